@@ -1,0 +1,197 @@
+package manifest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// maxBytes bounds every size: 1 TiB, far above any release and far below where
+// sums of sizes overflow.
+const maxBytes = 1 << 40
+
+var (
+	validFile   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,254}$`)
+	validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// reader takes the fields out of the decoded document and keeps the first error.
+type reader struct{ err error }
+
+func (r *reader) fail(at, format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...))
+	}
+}
+
+// checkEntry checks a name in an archive.
+func (r *reader) checkEntry(at, name string) {
+	switch {
+	case !fs.ValidPath(name) || name == ".":
+		r.fail(at, "not a plain relative path in the archive")
+	case strings.ContainsFunc(name, unicode.IsControl):
+		r.fail(at, "a name must not contain control characters")
+	case len(name) > 1024:
+		r.fail(at, "a name must not be longer than 1024 bytes")
+	}
+}
+
+func (r *reader) asObject(at string, v any) object {
+	o, ok := v.(object)
+	if !ok {
+		r.fail(at, "must be an object, not %s", kind(v))
+	}
+	return o
+}
+
+// fields is one object of the contract, with its place in the document.
+type fields struct {
+	*reader
+	at string
+	o  object
+}
+
+// fields refuses keys of o that only look like one of the known keys.
+func (r *reader) fields(at string, o object, known ...string) fields {
+	for _, want := range known {
+		for key := range o {
+			if key != want && strings.EqualFold(key, want) {
+				r.fail(join(at, want), "the key must be written exactly so, not %+q", key)
+			}
+		}
+	}
+	return fields{r, at, o}
+}
+
+func (f fields) has(key string) bool { _, ok := f.o[key]; return ok }
+
+func (f fields) object(key string) (at string, o object) {
+	at = join(f.at, key)
+	if !f.has(key) {
+		f.fail(at, "missing")
+		return at, nil
+	}
+	return at, f.asObject(at, f.o[key])
+}
+
+func (f fields) array(key string) (at string, a []any) {
+	at = join(f.at, key)
+	a, ok := f.o[key].([]any)
+	if !ok {
+		f.fail(at, "must be an array, not %s", kind(f.o[key]))
+	}
+	return at, a
+}
+
+func (f fields) bool(key string) bool {
+	b, ok := f.o[key].(bool)
+	if !ok {
+		f.fail(join(f.at, key), "must be true or false, not %s", kind(f.o[key]))
+	}
+	return b
+}
+
+// number takes plain decimals only: 1e3 and 1.0 are numbers to some readers and
+// not to others.
+func (f fields) number(key string, least, most int64) int64 {
+	at := join(f.at, key)
+	v, ok := f.o[key]
+	n, isNumber := v.(json.Number)
+	switch {
+	case !ok:
+		f.fail(at, "missing")
+		return 0
+	case !isNumber:
+		f.fail(at, "must be a number, not %s", kind(v))
+		return 0
+	}
+	i, err := n.Int64()
+	if err != nil || i < least || i > most || string(n) != strconv.FormatInt(i, 10) {
+		f.fail(at, "must be a plain whole number from %d to %d", least, most)
+	}
+	return i
+}
+
+func (f fields) string(key string) (at, s string) {
+	at = join(f.at, key)
+	v, ok := f.o[key]
+	if !ok {
+		f.fail(at, "missing")
+		return at, ""
+	}
+	s, ok = v.(string)
+	if !ok {
+		f.fail(at, "must be a string, not %s", kind(v))
+	}
+	return at, s
+}
+
+func (f fields) optional(key string, read func(string) string) string {
+	if !f.has(key) {
+		return ""
+	}
+	return read(key)
+}
+
+func (f fields) name(key string) string {
+	at, s := f.string(key)
+	if !ValidName(s) {
+		f.fail(at, "must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit")
+	}
+	return s
+}
+
+func (f fields) time(key string) string {
+	at, s := f.string(key)
+	if _, err := time.Parse(time.RFC3339, s); err != nil {
+		f.fail(at, "must be a time such as 2026-11-01T12:00:00Z")
+	}
+	return s
+}
+
+func (f fields) digest(key string) string {
+	at, s := f.string(key)
+	if !validDigest.MatchString(s) {
+		f.fail(at, "must be 64 lower-case hex digits")
+	}
+	return s
+}
+
+func (f fields) entry(key string) string {
+	at, s := f.string(key)
+	f.checkEntry(at, s)
+	return s
+}
+
+func (f fields) file(key string) string {
+	at, s := f.string(key)
+	if err := checkFile(s); err != nil {
+		f.fail(at, "%v", err)
+	}
+	return s
+}
+
+// checkFile takes a plain name that can stand in a URL and in a directory as it
+// is, or an http(s) URL.
+func checkFile(s string) error {
+	if validFile.MatchString(s) {
+		return nil
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return errors.New("must be a plain file name (letters, digits, . + _ ~ -) or an http(s) URL")
+	case u.User != nil:
+		return errors.New("a URL must not carry a user name or password")
+	case len(s) > 2048:
+		return errors.New("a URL must not be longer than 2048 bytes")
+	}
+	return nil
+}

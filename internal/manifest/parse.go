@@ -1,0 +1,100 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
+
+// ValidName reports whether s may be a version, a product or a platform key:
+// [A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}.
+func ValidName(s string) bool { return validName.MatchString(s) }
+
+// Parse reads one manifest. Fields it does not know are tolerated, so that an old
+// program can read a newer publisher's document; everything else that is not
+// exactly as the contract says is refused, with an error that names the field.
+func Parse(b []byte) (*Manifest, error) {
+	o, err := readObject(b)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{}
+	m := r.manifest(o)
+	if r.err != nil {
+		return nil, r.err
+	}
+	return m, nil
+}
+
+func (r *reader) manifest(o object) *Manifest {
+	f := r.fields("", o, "schema", "product", "version", "sequence", "released_at", "min_version",
+		"disabled", "rollout", "platforms")
+	m := &Manifest{Schema: Schema, Platforms: map[string]Platform{}}
+	if f.has("schema") {
+		// Before everything else: what a newer schema says elsewhere is not ours to judge.
+		m.Schema = int(f.number("schema", 1, math.MaxInt32))
+		if r.err == nil && m.Schema > Schema {
+			r.err = fmt.Errorf("manifest schema %d is newer than this program understands (%d)", m.Schema, Schema)
+			return m
+		}
+	}
+	m.Product = f.optional("product", f.name)
+	m.Version = f.name("version")
+	if f.has("sequence") {
+		m.Sequence = f.number("sequence", 0, math.MaxInt64)
+	}
+	m.ReleasedAt = f.optional("released_at", f.time)
+	m.MinVersion = f.optional("min_version", f.name)
+	m.Disabled = f.has("disabled") && f.bool("disabled")
+	if f.has("rollout") {
+		at, v := f.object("rollout")
+		m.Rollout = &Rollout{Percent: int(r.fields(at, v, "percent").number("percent", 0, 100))}
+	}
+	at, platforms := f.object("platforms")
+	if len(platforms) == 0 {
+		r.fail(at, "there must be at least one")
+	}
+	for _, key := range slices.Sorted(maps.Keys(platforms)) {
+		at := join(at, key)
+		if !ValidName(key) {
+			r.fail(at, "not a platform key such as linux-amd64")
+		}
+		m.Platforms[key] = r.platform(at, r.asObject(at, platforms[key]))
+	}
+	return m
+}
+
+func (r *reader) platform(at string, o object) Platform {
+	f := r.fields(at, o, "file", "sha256", "size", "unpacked_size", "contents", "deltas")
+	p := Platform{File: f.file("file"), SHA256: f.digest("sha256"), Size: f.number("size", 1, maxBytes)}
+	if f.has("unpacked_size") {
+		p.UnpackedSize = f.number("unpacked_size", 1, maxBytes)
+	}
+	if f.has("contents") {
+		at, contents := f.object("contents")
+		p.Contents = map[string]Content{}
+		for _, name := range slices.Sorted(maps.Keys(contents)) {
+			at := join(at, name)
+			r.checkEntry(at, name)
+			c := r.fields(at, r.asObject(at, contents[name]), "sha256", "size")
+			p.Contents[name] = Content{SHA256: c.digest("sha256"), Size: c.number("size", 0, maxBytes)}
+		}
+	}
+	if f.has("deltas") {
+		at, deltas := f.array("deltas")
+		for i, v := range deltas {
+			at := at + "[" + strconv.Itoa(i) + "]"
+			d := r.fields(at, r.asObject(at, v), "from_sha256", "entry", "file", "sha256", "size")
+			p.Deltas = append(p.Deltas, Delta{
+				FromSHA256: d.digest("from_sha256"), Entry: d.entry("entry"),
+				File: d.file("file"), SHA256: d.digest("sha256"), Size: d.number("size", 1, maxBytes),
+			})
+		}
+	}
+	return p
+}

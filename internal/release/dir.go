@@ -1,0 +1,179 @@
+package release
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// dir is the directory published into, locked.
+type dir struct{ *os.File }
+
+// openDir waits for other publishers and clears what a killed one left. The lock
+// is on the directory itself and goes with the process.
+func openDir(path string) (*dir, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	d := &dir{f}
+	if err == nil {
+		err = d.clear()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *dir) clear() error {
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), temporaryPrefix) {
+			if err := os.Remove(filepath.Join(d.Name(), e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const temporaryPrefix = ".publish-"
+
+// temporary is a file in the directory that has no name of its own yet.
+type temporary struct {
+	dir    *dir
+	path   string
+	name   string // that keep gives it
+	sha256 string
+	size   int64
+}
+
+// temporary copies r into a new file, readable by all and on the disk.
+func (d *dir) temporary(r io.Reader) (*temporary, error) {
+	f, err := os.CreateTemp(d.Name(), temporaryPrefix)
+	if err != nil {
+		return nil, err
+	}
+	t := &temporary{dir: d, path: f.Name()}
+	h := sha256.New()
+	t.size, err = io.Copy(io.MultiWriter(f, h), r)
+	t.sha256 = hex.EncodeToString(h.Sum(nil))
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		t.discard()
+		return nil, err
+	}
+	return t, nil
+}
+
+// copyOf copies an archive into the directory.
+func (d *dir) copyOf(path string) (*temporary, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return d.temporary(f)
+}
+
+// describe reads the archive as a machine would.
+func (t *temporary) describe() (manifest.Platform, error) {
+	p := manifest.Platform{File: t.name, SHA256: t.sha256, Size: t.size, Contents: map[string]manifest.Content{}}
+	f, err := os.Open(t.path)
+	if err != nil {
+		return p, err
+	}
+	defer f.Close()
+	files, err := archive.List(f, archive.Default)
+	if err != nil {
+		return p, err
+	}
+	for _, f := range files {
+		p.Contents[f.Name] = manifest.Content{SHA256: f.SHA256, Size: f.Size}
+		p.UnpackedSize += f.Size
+	}
+	if p.UnpackedSize == 0 {
+		return p, errors.New("there is nothing in it")
+	}
+	return p, nil
+}
+
+// keep gives the file its name, unless that very file is there already.
+func (t *temporary) keep() error {
+	if sum, err := digest(filepath.Join(t.dir.Name(), t.name)); err == nil && sum == t.sha256 {
+		return nil
+	}
+	return os.Rename(t.path, filepath.Join(t.dir.Name(), t.name))
+}
+
+// discard removes the file if it was not kept; if that fails the next run does it.
+func (t *temporary) discard() { os.Remove(t.path) }
+
+// replace writes a file in one step, after all that was kept before it.
+func (d *dir) replace(name string, text []byte) error {
+	t, err := d.temporary(bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	defer t.discard()
+	t.name = name
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	if err := t.keep(); err != nil {
+		return err
+	}
+	return d.Sync()
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// plain is the cause alone, for errors whose text already has the path.
+func plain(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

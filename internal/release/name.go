@@ -1,0 +1,45 @@
+package release
+
+import (
+	"errors"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// archiveName is what an archive's file name says.
+type archiveName struct {
+	product   string // machinemon-client
+	platform  string // linux-amd64
+	extension string // .tar.gz
+}
+
+var (
+	// Platforms as the machines name themselves (manifest.Host), with any separator.
+	platformName = regexp.MustCompile(`^(.*?)[-_.]?(linux|darwin)[-_.](386|amd64|arm64|armv5|armv6|armv7|loong64|mips64le|ppc64le|riscv64|s390x)` +
+		`(\.tar\.gz|\.tgz|\.tar\.zst|\.tzst)$`)
+	versionPart = regexp.MustCompile(`[-_.]v?[0-9].*$`)
+)
+
+// parseName reads names such as machinemon-client-linux-amd64.tar.gz and
+// node_exporter-1.9.1.linux-amd64.tar.gz.
+func parseName(path, version string) (archiveName, error) {
+	m := platformName.FindStringSubmatch(filepath.Base(path))
+	if m == nil {
+		return archiveName{}, errors.New("its name does not end in a platform and a format, such as -linux-amd64.tar.gz or _linux_armv7.tar.zst")
+	}
+	// The version as given may be of any form (build-17); others are known by their digits.
+	product := m[1]
+	for _, v := range []string{version, strings.TrimPrefix(version, "v")} {
+		for _, separator := range []string{"-", "_", "."} {
+			product = strings.TrimSuffix(product, separator+v)
+		}
+	}
+	product = versionPart.ReplaceAllString(product, "")
+	if !manifest.ValidName(product) {
+		return archiveName{}, errors.New("its name does not begin with a product's name")
+	}
+	return archiveName{product, m[2] + "-" + m[3], m[4]}, nil
+}
