@@ -1,0 +1,69 @@
+// Command swapper changes installed programs; see package swap. systemd units
+// start it: machinemon-fetch@ (begin), machinemon-swap@, machinemon-commit@,
+// machinemon-rollback@ and machinemon-update-recover.service.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/swap"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+var version = "unknown" // set by the linker
+
+const usage = `usage: swapper begin|swap|commit|rollback TARGET
+       swapper recover
+       swapper version`
+
+func main() {
+	// No handler for signals: to be killed by one is the honest exit status.
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	verb, name := "", ""
+	switch len(args) {
+	case 1:
+		verb = args[0]
+	case 2:
+		verb, name = args[0], args[1]
+	}
+	steps := map[string]func(*swap.Swapper, context.Context, string) error{
+		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
+		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback,
+	}
+	if verb == "version" && name == "" {
+		fmt.Println(version)
+		return 0
+	}
+	if verb == "recover" && name == "" {
+		steps[verb] = func(s *swap.Swapper, ctx context.Context, _ string) error { return s.Recover(ctx) }
+	}
+	step, ok := steps[verb]
+	if !ok || (name == "") != (verb == "recover") {
+		fmt.Fprintln(os.Stderr, usage)
+		return 2
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "swapper: needs root")
+		return 2
+	}
+	ctx := context.Background()
+	conn, err := systemd.Connect(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer conn.Close()
+	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Systemd: conn, Log: os.Stderr}
+	if err := step(s, ctx, name); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return swap.ExitStatus(err)
+	}
+	return 0
+}

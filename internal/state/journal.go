@@ -1,0 +1,161 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Phase is how far an open trial has come.
+type Phase string
+
+const (
+	// Prepared: everything new is staged and everything old is backed up;
+	// some of the renames may have happened.
+	Prepared Phase = "prepared"
+	// Trial: all files are the new ones, and the restart may have happened.
+	Trial Phase = "trial"
+)
+
+// Verdict ends a trial. It is written before anything it leads to.
+type Verdict string
+
+const (
+	Commit   Verdict = "commit"
+	Rollback Verdict = "rollback"
+)
+
+// Kind is what a transaction does to one file.
+type Kind string
+
+const (
+	Replace  Kind = "replace"  // a new file takes the place of the old one, or of none
+	Remove   Kind = "remove"   // the file goes: the release that is gone back to had none
+	Snapshot Kind = "snapshot" // the file stays as it is, but comes back at a rollback
+)
+
+// Change is one file of a transaction.
+type Change struct {
+	Kind   Kind   `json:"kind"`
+	To     string `json:"to"`
+	Staged string `json:"staged,omitempty"` // the new file before its rename
+	Backup string `json:"backup,omitempty"` // the old file; "" when there was none
+	Old    string `json:"old,omitempty"`    // sha256; "" when there was none
+	New    string `json:"new,omitempty"`    // sha256, of [Replace] only
+}
+
+// Journal is the open trial of a target: all that commit, rollback and recover
+// need, so that neither configuration nor network nor manifest is needed.
+type Journal struct {
+	Format     int       `json:"format"`
+	Attempt    string    `json:"attempt"`
+	Origin     Origin    `json:"origin"`
+	Target     string    `json:"target"`
+	Unit       string    `json:"unit"`
+	Main       string    `json:"main,omitempty"` // the file that the main process must run
+	From       string    `json:"from"`
+	Version    string    `json:"version"`
+	Sequence   int64     `json:"sequence,omitempty"`
+	Archive    string    `json:"archive,omitempty"`
+	Unsigned   bool      `json:"unsigned"`
+	GoingBack  bool      `json:"going_back,omitempty"` // the operator's rollback to the previous release
+	Started    time.Time `json:"started"`
+	Phase      Phase     `json:"phase"`
+	Verdict    Verdict   `json:"verdict,omitempty"`
+	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
+	Reason     string    `json:"reason,omitempty"`
+	Unproven   bool      `json:"unproven,omitempty"`
+	Reload     bool      `json:"reload,omitempty"`     // a unit file is among the changes
+	WasRunning bool      `json:"was_running"`          // the unit was active and stable before the swap
+	Dependents []string  `json:"dependents,omitempty"` // active before the swap, and stopped with the unit
+	Changes    []Change  `json:"changes"`
+	// Timeout is the health.timeout_seconds of the trial; the old version gets
+	// as long to come back.
+	Timeout time.Duration `json:"timeout"`
+	Settle  time.Duration `json:"settle"`
+}
+
+// Digest names a set of installed files by their bytes, whatever archive they
+// came in.
+func Digest(files []File) string {
+	rows := make([]string, 0, len(files))
+	for _, f := range files {
+		rows = append(rows, f.To+"\x00"+f.SHA256+"\n")
+	}
+	slices.Sort(rows)
+	sum := sha256.Sum256([]byte(strings.Join(rows, "")))
+	return hex.EncodeToString(sum[:])
+}
+
+// NewFiles are the files that the trial installs.
+func (j *Journal) NewFiles() []File {
+	var files []File
+	for _, c := range j.Changes {
+		if c.Kind == Replace {
+			files = append(files, File{To: c.To, SHA256: c.New})
+		}
+	}
+	return files
+}
+
+// OldFiles are the files that the trial replaces, with their backups. A file
+// that was not there has neither digest nor backup.
+func (j *Journal) OldFiles() []File {
+	var files []File
+	for _, c := range j.Changes {
+		if c.Kind != Snapshot {
+			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup})
+		}
+	}
+	return files
+}
+
+// Journal reads the open trial; nil when none is open.
+func (t Tree) Journal(target string) (*Journal, error) {
+	var j Journal
+	err := t.readJSON(t.journal(target), &j)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if j.Target != target {
+		return nil, fmt.Errorf("cannot read %s: it is of target %s", t.journal(target), j.Target)
+	}
+	return &j, nil
+}
+
+// SetJournal writes the open trial durably.
+func (t Tree) SetJournal(j *Journal) error {
+	j.Format = Format
+	return writeJSON(t.journal(j.Target), j, 0o644)
+}
+
+// CloseJournal ends the trial durably. It is the last step of both verdicts.
+func (t Tree) CloseJournal(target string) error {
+	if err := os.Remove(t.journal(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot close the journal of %s: %w", target, err)
+	}
+	return SyncDir(t.Dir(Swap, target))
+}
+
+// OpenTrials are the targets whose journal is open.
+func (t Tree) OpenTrials() ([]string, error) {
+	paths, err := filepath.Glob(t.journal("*"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range paths {
+		names = append(names, filepath.Base(filepath.Dir(p)))
+	}
+	return names, nil
+}

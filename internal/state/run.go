@@ -1,0 +1,138 @@
+package state
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Origin is who wanted an attempt.
+type Origin string
+
+const (
+	Operator Origin = "operator"
+	Schedule Origin = "schedule"
+)
+
+// Verb is what an attempt is to do.
+type Verb string
+
+const (
+	Apply  Verb = "apply"    // fetch, and install what is new
+	Check  Verb = "check"    // fetch the manifest and record what is available
+	GoBack Verb = "rollback" // install the previous release again
+)
+
+// Request is what the operator asked for. The command writes it just before it
+// starts the chain; [Tree.TakeRequest] lets it count once.
+type Request struct {
+	Format  int    `json:"format"`
+	Attempt string `json:"attempt"`
+	Verb    Verb   `json:"verb"`
+}
+
+// Order is what root decided about the attempt that now runs: the fetcher and
+// the swapper obey it, and a directive or a forged spool entry cannot change it.
+type Order struct {
+	Format    int    `json:"format"`
+	Attempt   string `json:"attempt"`
+	Origin    Origin `json:"origin"`
+	Verb      Verb   `json:"verb"`
+	Installed string `json:"installed"` // the version found on the machine; "" when unknown
+}
+
+// NewAttempt makes an ID: the time, for people, and eight random digits.
+func NewAttempt() string {
+	var b [4]byte
+	rand.Read(b[:]) // never fails: crypto/rand aborts the program instead
+	return time.Now().UTC().Format("20060102t150405") + "-" + hex.EncodeToString(b[:])
+}
+
+// SetRequest leaves a request for the attempt that starts next.
+func (t Tree) SetRequest(target string, r Request) error {
+	r.Format = Format
+	return writeJSON(filepath.Join(t.Run, "request", target+".json"), r, 0o644)
+}
+
+// TakeRequest takes the operator's request away, so that it counts once; nil
+// when there is none.
+func (t Tree) TakeRequest(target string) (*Request, error) {
+	path := filepath.Join(t.Run, "request", target+".json")
+	var r Request
+	err := t.readJSON(path, &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if rm := os.Remove(path); rm != nil && err == nil {
+		err = fmt.Errorf("cannot take the request %s: %w", path, cause(rm))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !ValidAttempt(r.Attempt) {
+		return nil, fmt.Errorf("cannot use the request %s: its attempt is no ID", path)
+	}
+	return &r, nil
+}
+
+// SetOrder records what root decided about the attempt that begins.
+func (t Tree) SetOrder(target string, o Order) error {
+	o.Format = Format
+	return writeJSON(filepath.Join(t.Run, "attempt", target+".json"), o, 0o644)
+}
+
+// Order reads the order of the running attempt.
+func (t Tree) Order(target string) (Order, error) {
+	var o Order
+	err := t.readJSON(filepath.Join(t.Run, "attempt", target+".json"), &o)
+	return o, err
+}
+
+// ErrLocked says that another process holds the lock.
+var ErrLocked = errors.New("another process is at work on it")
+
+// Lock takes the lock of a target, shared by begin, swap, commit, rollback,
+// deadline and recover. It waits for the holder when wait is set, else it
+// returns [ErrLocked]. The lock ends with the process, however that ends.
+func (t Tree) Lock(target string, wait bool) (release func(), err error) {
+	return t.flock(target, wait)
+}
+
+// LockOperator takes the lock that makes a second operator's command on the
+// same target give way with [ErrLocked].
+func (t Tree) LockOperator(target string) (release func(), err error) {
+	return t.flock(target+".operator", false)
+}
+
+func (t Tree) flock(name string, wait bool) (func(), error) {
+	path := filepath.Join(t.Run, "lock", name)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock %s: %w", path, cause(err))
+	}
+	how := unix.LOCK_EX
+	if !wait {
+		how |= unix.LOCK_NB
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == nil {
+		return func() { f.Close() }, nil
+	}
+	f.Close()
+	if err == unix.EWOULDBLOCK {
+		return nil, ErrLocked
+	}
+	return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+}

@@ -1,0 +1,249 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// What a spool entry holds, beside the files/ of a verified tree or the
+// payload of a bundle.
+const (
+	ManifestName = "manifest.json" // the manifest's own bytes
+	ReceiptName  = "receipt.json"
+	PayloadName  = "payload" // a bundle's archive
+)
+
+// Receipt goes with a spool entry. It is a locator, not evidence: it says where
+// things are and which attempt they belong to, and proves nothing.
+type Receipt struct {
+	Attempt  string        `json:"attempt"`
+	Platform string        `json:"platform"`
+	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree
+}
+
+// ReceiptFile says which file of a verified tree is which entry of the archive.
+type ReceiptFile struct {
+	Entry string `json:"entry"`
+	Name  string `json:"name"` // a plain name in the spool entry
+}
+
+// Spool is the ready/ directory of a role and target.
+//
+// The producer builds an entry under a name that begins with a dot, which
+// systemd's DirectoryNotEmpty= does not see, and renames it when it is durable.
+// The consumer renames it back to a dot name before it reads a byte: whatever
+// happens to the consumer then, the entry triggers nothing again. An entry that
+// stayed visible would restart the consumer until both units are dead.
+type Spool struct{ root *os.Root }
+
+// OpenSpool opens the spool, making it when make is set. Mode 0770: the
+// consumer's unit has the producer's group, and must be able to remove entries.
+func (t Tree) OpenSpool(r Role, target string, make bool) (*Spool, error) {
+	// Not ready/ itself: its owner could put a link there. os.Root keeps the
+	// walk inside the target's own directory, whose parents are root's.
+	dir, err := os.OpenRoot(t.Dir(r, target))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the spool of %s: %w", target, err)
+	}
+	defer dir.Close()
+	if make {
+		if err := mkdir(dir, "ready"); err != nil {
+			return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), cause(err))
+		}
+	}
+	root, err := dir.OpenRoot("ready")
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), cause(err))
+	}
+	return &Spool{root}, nil
+}
+
+func mkdir(root *os.Root, name string) error {
+	if err := root.Mkdir(name, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return root.Chmod(name, 0o770) // the unit's UMask= has taken the group's bits
+}
+
+// Close releases the directory.
+func (s *Spool) Close() error { return s.root.Close() }
+
+// Stage makes an empty, hidden entry for an attempt and opens it.
+func (s *Spool) Stage(attempt string) (*os.Root, error) {
+	name := "." + attempt
+	if err := s.root.RemoveAll(name); err != nil {
+		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+	}
+	if err := mkdir(s.root, name); err != nil {
+		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+	}
+	root, err := s.root.OpenRoot(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+	}
+	return root, nil
+}
+
+// Offer makes a staged entry durable and shows it to the consumer.
+func (s *Spool) Offer(attempt string) error {
+	for _, dir := range []string{"." + attempt, "."} {
+		if dir == "." {
+			if err := s.root.Rename("."+attempt, attempt); err != nil {
+				return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+			}
+		}
+		d, err := s.root.Open(dir)
+		if err != nil {
+			return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+		}
+		err = d.Sync()
+		d.Close()
+		if err != nil {
+			return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+		}
+	}
+	return nil
+}
+
+// Claim takes the newest entry: it is hidden, opened and returned with its
+// attempt. Everything else in the spool is removed, older entries and whatever
+// is no attempt at all. attempt is "" when there was nothing to claim.
+func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
+	names, err := s.names()
+	if err != nil {
+		return "", nil, err
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		if ValidAttempt(n) {
+			attempt = n
+		}
+	}
+	for _, n := range names {
+		if n == attempt {
+			continue
+		}
+		if err := s.root.RemoveAll(n); err != nil {
+			return "", nil, fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err))
+		}
+	}
+	if attempt == "" {
+		return "", nil, nil
+	}
+	if err := s.root.Rename(attempt, "."+attempt); err != nil {
+		return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
+	}
+	entry, err = s.root.OpenRoot("." + attempt)
+	if err != nil {
+		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, cause(err)), s.Consume(attempt))
+	}
+	return attempt, entry, nil
+}
+
+// Consume removes a claimed or staged entry.
+func (s *Spool) Consume(attempt string) error {
+	if err := s.root.RemoveAll("." + attempt); err != nil {
+		return fmt.Errorf("cannot consume %s: %w", attempt, cause(err))
+	}
+	return nil
+}
+
+func (s *Spool) names() ([]string, error) {
+	d, err := s.root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the spool: %w", cause(err))
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the spool: %w", cause(err))
+	}
+	return names, nil
+}
+
+// Pending tells whether an entry waits for its consumer.
+func (t Tree) Pending(r Role, target string) (bool, error) {
+	entries, err := os.ReadDir(t.Ready(r, target))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), cause(err))
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// WriteEntry writes a small file into a staged entry, readable by the consumer.
+func WriteEntry(entry *os.Root, name string, data []byte) error {
+	f, err := entry.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, cause(err))
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o640) // the unit's UMask= has taken the group's bit
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, cause(err))
+	}
+	return nil
+}
+
+// OpenEntry opens a regular file of a claimed entry; nothing planted under its
+// name can make it hang or lead elsewhere.
+func OpenEntry(entry *os.Root, name string) (*os.File, error) {
+	f, err := openRegular(entry, name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, cause(err))
+	}
+	return f, nil
+}
+
+// ReadEntry reads a small file of a claimed entry.
+func ReadEntry(entry *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := OpenEntry(entry, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := ReadAll(f, limit)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, cause(err))
+	}
+	return data, nil
+}
+
+// ReadReceipt reads the receipt of a claimed entry.
+func ReadReceipt(entry *os.Root) (Receipt, error) {
+	var r Receipt
+	data, err := ReadEntry(entry, ReceiptName, maxFile)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, errors.New("cannot read receipt.json: it is damaged")
+	}
+	return r, nil
+}
+
+// WriteReceipt writes the receipt of a staged entry.
+func WriteReceipt(entry *os.Root, r Receipt) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return WriteEntry(entry, ReceiptName, data)
+}

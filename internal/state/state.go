@@ -1,0 +1,165 @@
+// Package state owns everything the toolkit keeps on disk: its places, its
+// formats and how they are written.
+//
+//	/var/lib/machinemon-update/
+//	  fetch/T/              machinemon-fetch writes, everybody reads status.json
+//	    status.json           what was available, how each attempt ended here
+//	    manifest.json         the last manifest and its ETag (cache)
+//	    work/                 a download under way
+//	    ready/<attempt>/      a bundle for the verifier, who removes it
+//	  verify/T/             machinemon-verify writes
+//	    status.json
+//	    ready/<attempt>/      a verified tree for the swapper, who removes it
+//	  swap/T/               root writes
+//	    status.json           installed, previous and rejected releases
+//	    journal.json          the open trial; absent when none is open
+//	/run/machinemon-update/
+//	  request/T.json        what the operator asked for (root; taken once)
+//	  attempt/T.json        the order of the running attempt (root)
+//	  gate/T/               the gate's reports (machinemon-gate)
+//	  lock/                 flocks: one a target, and one for its operator (root)
+//
+// Trust: whoever reads another role's directory treats it as hostile. It goes
+// through [os.Root], caps every size, and believes only what it has checked
+// itself. Files in swap/, request/ and attempt/ are root's and are believed.
+//
+// Every write that must survive a power cut is a temporary file in the same
+// directory, fsync, rename, fsync of the directory: [WriteFile].
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// Format is the number that every file of this package carries. A file with a
+// higher one was written by a newer program and is refused by name.
+const Format = 1
+
+// maxFile bounds what is read of any state file: they are written by roles
+// that the reader does not trust.
+const maxFile = 4 << 20
+
+// Role names a worker and its directory.
+type Role string
+
+// The roles, in the order in which an attempt passes through them.
+const (
+	Fetch  Role = "fetch"
+	Verify Role = "verify"
+	Swap   Role = "swap"
+)
+
+// Tree is where the state lives. Programs use [System]; tests make their own.
+type Tree struct{ Var, Run string }
+
+// System is the tree of the running machine.
+var System = Tree{Var: "/var/lib/machinemon-update", Run: "/run/machinemon-update"}
+
+// Dir is the directory of one role and target.
+func (t Tree) Dir(r Role, target string) string { return filepath.Join(t.Var, string(r), target) }
+
+// Ready is the spool in which a role hands its results on.
+func (t Tree) Ready(r Role, target string) string { return filepath.Join(t.Dir(r, target), "ready") }
+
+// Gate is the directory of the gate's reports on a target.
+func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", target) }
+
+func (t Tree) status(r Role, target string) string {
+	return filepath.Join(t.Dir(r, target), "status.json")
+}
+
+func (t Tree) journal(target string) string {
+	return filepath.Join(t.Dir(Swap, target), "journal.json")
+}
+
+var attemptName = regexp.MustCompile(`^[0-9a-z-]{1,40}$`)
+
+// ValidAttempt tells whether s may be an attempt's ID, and so a spool entry.
+func ValidAttempt(s string) bool { return attemptName.MatchString(s) }
+
+// WriteFile writes data durably: after it returns nil a power cut cannot bring
+// the old content back, and at no moment is there a half-written file. The
+// mode is set whatever the umask.
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(path)
+	if err := renameio.WriteFile(path, data, mode,
+		renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode)); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, cause(err))
+	}
+	// renameio leaves out the directory, without which the rename may be lost.
+	return SyncDir(dir)
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("cannot sync %s: %w", dir, cause(err))
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", dir, cause(err))
+	}
+	return nil
+}
+
+// Free is how many bytes an unprivileged process may still write under dir.
+func Free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("cannot tell the free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// readFile reads a bounded regular file. A FIFO or device planted under the
+// name does not make it hang.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
+	}
+	defer f.Close()
+	data, err := ReadAll(f, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
+	}
+	return data, nil
+}
+
+// ReadAll reads an open regular file of at most limit bytes.
+func ReadAll(f *os.File, limit int64) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("it is not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("it is larger than %d bytes", limit)
+	}
+	return data, nil
+}
+
+// cause strips the path that os errors carry, since ours name it already.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,249 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// keep is how many attempts each role remembers.
+const keep = 50
+
+// Result is how an attempt ended, in the words that status and history print.
+type Result string
+
+// The results and, in [Result.Exit], the exit status that each means.
+const (
+	HandedOn       Result = "handed on" // not the end: the next role goes on
+	Current        Result = "already current"
+	Available      Result = "available"
+	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
+	Committed      Result = "committed"
+	Unproven       Result = "committed unproven" // every probe failed before the swap already
+	Failed         Result = "failed"
+	Misconfigured  Result = "misconfigured"
+	RolledBack     Result = "rolled back"
+	Interrupted    Result = "interrupted" // undone; says nothing about the release
+	RollbackFailed Result = "rollback failed"
+	Refused        Result = "refused"
+	NotDownloaded  Result = "not downloaded"
+	NotAttempted   Result = "not attempted"
+)
+
+// Exit is the exit status of the command for this result.
+func (r Result) Exit() int {
+	switch r {
+	case Current, Available, Adopted, Committed, Unproven:
+		return 0
+	case Misconfigured:
+		return 2
+	case RolledBack, Interrupted:
+		return 4
+	case RollbackFailed:
+		return 5
+	case Refused:
+		return 6
+	case NotDownloaded:
+		return 7
+	case NotAttempted:
+		return 8
+	}
+	return 1
+}
+
+// Attempt is one role's record of one attempt.
+type Attempt struct {
+	ID       string    `json:"id"`
+	Time     time.Time `json:"time"`             // when the role finished with it
+	Origin   Origin    `json:"origin,omitempty"` // who asked
+	From     string    `json:"from,omitempty"`   // the version installed before
+	Version  string    `json:"version,omitempty"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Stage    string    `json:"stage"` // the role, or "rollback"
+	Result   Result    `json:"result"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// Offer is the release that the last successful check found at the source.
+type Offer struct {
+	Version  string    `json:"version"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Checked  time.Time `json:"checked"`
+	Unsigned bool      `json:"unsigned"` // checksum trust: nothing but the transport vouches for it
+}
+
+// File is an installed file.
+type File struct {
+	To     string `json:"to"`
+	SHA256 string `json:"sha256"`
+	Backup string `json:"backup,omitempty"` // of a previous release: where its bytes are kept
+}
+
+// Release is what an attempt installed.
+type Release struct {
+	Version  string    `json:"version"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Files    []File    `json:"files"`
+	Since    time.Time `json:"since"`
+	Unsigned bool      `json:"unsigned"`
+}
+
+// Rejection remembers a release whose trial failed here.
+type Rejection struct {
+	Version  string    `json:"version"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Digest   string    `json:"digest"`  // [Digest] of its installed files
+	Archive  string    `json:"archive"` // sha256 of the archive it came in
+	Time     time.Time `json:"time"`
+	Reason   string    `json:"reason"`
+	// Interruptions counts the trials that were cut short; a release is
+	// rejected for them only when the count reaches [MaxInterruptions].
+	Interruptions int `json:"interruptions,omitempty"`
+}
+
+// MaxInterruptions is how often a trial that was cut short is tried again.
+const MaxInterruptions = 3
+
+// Status is a role's status.json. Offer and Cache are the fetcher's; Installed,
+// Previous and Rejected the swapper's.
+type Status struct {
+	Format    int         `json:"format"`
+	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
+	Offer     *Offer      `json:"offer,omitempty"`
+	Installed *Release    `json:"installed,omitempty"`
+	Previous  *Release    `json:"previous,omitempty"`
+	Rejected  []Rejection `json:"rejected,omitempty"`
+}
+
+// Status reads a role's status; one that was never written is empty.
+func (t Tree) Status(r Role, target string) (Status, error) {
+	var s Status
+	err := t.readJSON(t.status(r, target), &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Status{Format: Format}, nil
+	}
+	return s, err
+}
+
+// SetStatus writes a role's status durably and readable by everybody.
+func (t Tree) SetStatus(r Role, target string, s Status) error {
+	if n := len(s.Attempts); n > keep {
+		s.Attempts = s.Attempts[n-keep:]
+	}
+	if n := len(s.Rejected); n > keep {
+		s.Rejected = s.Rejected[n-keep:]
+	}
+	s.Format = Format
+	return writeJSON(t.status(r, target), s, 0o644)
+}
+
+// Record adds an attempt's record, replacing an earlier one of the same ID.
+func (s *Status) Record(a Attempt) {
+	if a.Time.IsZero() {
+		a.Time = time.Now().UTC()
+	}
+	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
+	s.Attempts = append(s.Attempts, a)
+}
+
+// Rejects finds the rejection of a release: the same installed bytes, or the
+// same archive, at no higher a sequence. Interruptions count from the third.
+func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
+	r := s.rejection(digest, archive)
+	if r == nil || sequence > r.Sequence {
+		return nil
+	}
+	if r.Interruptions > 0 && r.Interruptions < MaxInterruptions {
+		return nil
+	}
+	return r
+}
+
+// Reject remembers a failed trial. An interruption is counted on top of
+// earlier ones of the same release.
+func (s *Status) Reject(r Rejection, interrupted bool) {
+	var old Rejection
+	if p := s.rejection(r.Digest, r.Archive); p != nil {
+		old = *p
+	}
+	if interrupted {
+		r.Interruptions = 1
+		if old.Digest != "" && old.Sequence == r.Sequence {
+			if old.Interruptions == 0 { // rejected for good already
+				return
+			}
+			r.Interruptions += old.Interruptions
+		}
+	}
+	s.Rejected = slices.DeleteFunc(s.Rejected, func(b Rejection) bool { return b == old })
+	s.Rejected = append(s.Rejected, r)
+}
+
+func (s *Status) rejection(digest, archive string) *Rejection {
+	for i := range s.Rejected {
+		r := &s.Rejected[i]
+		if digest != "" && r.Digest == digest || archive != "" && r.Archive == archive {
+			return r
+		}
+	}
+	return nil
+}
+
+// History merges what the three roles recorded, oldest first: of each attempt
+// the record of the role that came furthest.
+func (t Tree) History(target string) ([]Attempt, error) {
+	merged := map[string]Attempt{}
+	first := map[string]time.Time{}
+	var failed error
+	for _, r := range []Role{Fetch, Verify, Swap} {
+		s, err := t.Status(r, target)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		for _, a := range s.Attempts {
+			if !ValidAttempt(a.ID) {
+				continue
+			}
+			if _, seen := first[a.ID]; !seen {
+				first[a.ID] = a.Time
+			}
+			merged[a.ID] = a
+		}
+	}
+	all := make([]Attempt, 0, len(merged))
+	for _, a := range merged {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b Attempt) int { return first[a.ID].Compare(first[b.ID]) })
+	return all, failed
+}
+
+func (t Tree) readJSON(path string, v any) error {
+	data, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	var head struct{ Format int }
+	if err := json.Unmarshal(data, &head); err != nil {
+		return fmt.Errorf("cannot read %s: it is damaged", path)
+	}
+	if head.Format > Format {
+		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d", path, head.Format, Format)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("cannot read %s: it is damaged", path)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any, mode fs.FileMode) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return WriteFile(path, append(data, '\n'), mode)
+}

@@ -1,0 +1,237 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Begin opens an attempt, before the fetcher runs. It finishes what an earlier
+// attempt left open, heals dead path units, takes the operator's request, and
+// writes the order that fetcher and swapper obey. An error means that no
+// attempt begins now; where an operator asked, it is recorded too.
+func (s *Swapper) Begin(ctx context.Context, name string) error {
+	if !target.ValidName(name) {
+		return fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
+	}
+	if err := s.makeStateDir(name); err != nil {
+		return err
+	}
+	release, err := s.Tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer func() { release() }()
+	req, err := s.Tree.TakeRequest(name)
+	if err != nil {
+		return err
+	}
+	order := state.Order{Attempt: state.NewAttempt(), Origin: state.Schedule, Verb: state.Check}
+	if req != nil {
+		order.Attempt, order.Origin, order.Verb = req.Attempt, state.Operator, req.Verb
+	}
+	unlock := func() { release(); release = func() {} }
+	if err := s.begin(ctx, name, &order, unlock); err != nil {
+		s.logf("%s: attempt %s does not begin: %v", name, order.Attempt, err)
+		if req == nil {
+			return err
+		}
+		return errors.Join(err, s.record(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
+			From: order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
+	}
+	s.logf("%s: attempt %s begins: %s by %s, installed %q", name, order.Attempt, order.Verb, order.Origin, order.Installed)
+	return nil
+}
+
+func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlock func()) error {
+	t, err := s.Targets.Load(name)
+	if err != nil {
+		return err
+	}
+	if t.Source.Type == "" {
+		return fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
+	}
+	if order.Origin == state.Schedule && t.AutoUpdateEnabled {
+		order.Verb = state.Apply
+	}
+	if err := s.settle(ctx, name, unlock); err != nil {
+		return err
+	}
+	if order.Verb == state.Apply {
+		if err := s.updatable(ctx, t); err != nil {
+			return err
+		}
+		if err := t.CheckDestinations(s.others(name)); err != nil {
+			return err
+		}
+		if err := s.letWrite(ctx, t); err != nil {
+			return err
+		}
+	}
+	st, err := s.Tree.Status(state.Swap, name)
+	if err != nil {
+		return err
+	}
+	order.Installed = Installed(ctx, t, st)
+	return s.Tree.SetOrder(name, *order)
+}
+
+// settle makes sure that nothing of an earlier attempt is under way. What is
+// alive is left alone and refuses the new attempt; what is dead is finished.
+func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error {
+	for _, step := range []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"} {
+		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
+		if err != nil {
+			return err
+		}
+		if !u.Settled() {
+			return fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+		}
+	}
+	for _, p := range []struct {
+		role state.Role
+		step string
+	}{{state.Fetch, "verify"}, {state.Verify, "swap"}} {
+		if err := s.heal(ctx, name, p.role, p.step); err != nil {
+			return err
+		}
+	}
+	j, err := s.Tree.Journal(name)
+	if err != nil || j == nil {
+		return err
+	}
+	s.logf("%s: the trial of attempt %s is still open and nobody is at work on it: finishing it", name, j.Attempt)
+	step := unitOf("rollback", name)
+	if j.Verdict == state.Commit {
+		step = unitOf("commit", name)
+	}
+	unlock() // the unit takes the same lock
+	if err := s.Systemd.ResetFailed(ctx, step); err != nil {
+		return err
+	}
+	err = s.Systemd.Start(ctx, step)
+	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
+		return fail(state.RollbackFailed, "cannot finish the open trial of %s: %w (hint: journalctl -u %s)", name, errors.Join(err, jerr, errors.New("it is still open")), step)
+	}
+	return err
+}
+
+// heal revives a dead path unit, which would leave the next bundle lying. What
+// lies in its spool is of an attempt that ended long ago.
+func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
+	path := "machinemon-" + step + "@" + name + ".path"
+	u, err := s.Systemd.Unit(ctx, path)
+	if err != nil {
+		return err
+	}
+	pending, err := s.Tree.Pending(role, name)
+	if err != nil {
+		return err
+	}
+	if u.Active == "active" {
+		if pending {
+			return fail(state.NotAttempted, "an attempt is under way already (%s has seen it)", path)
+		}
+		return nil
+	}
+	if pending {
+		if err := s.clear(role, name); err != nil {
+			return err
+		}
+	}
+	if err := s.Systemd.ResetFailed(ctx, unitOf(step, name), path); err != nil {
+		return err
+	}
+	s.logf("%s: %s was %s: starting it", name, path, u.Active)
+	return s.Systemd.Start(ctx, path)
+}
+
+func (s *Swapper) clear(role state.Role, name string) error {
+	spool, err := s.Tree.OpenSpool(role, name, false)
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	attempt, entry, err := spool.Claim()
+	if err != nil {
+		return err
+	}
+	if entry != nil {
+		entry.Close()
+	}
+	return spool.Consume(attempt)
+}
+
+// updatable refuses a unit that is not there or that somebody stopped on
+// purpose. A failed or crash-looping one is updated: that may be the cure.
+func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
+	u, err := s.Systemd.Unit(ctx, t.Unit)
+	switch {
+	case err != nil:
+		return err
+	case u.Load == "masked":
+		return fail(state.NotAttempted, "%s is masked", t.Unit)
+	case u.Load == "not-found":
+		return fail(state.NotAttempted, "%s is not installed", t.Unit)
+	case u.Load != "loaded":
+		return fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", t.Name, t.Unit, u.Load, t.Unit)
+	case u.Active == "inactive" && u.Job == 0:
+		return fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", t.Unit, t.Unit)
+	}
+	return nil
+}
+
+// letWrite reloads systemd when the target file is newer than what the
+// generator made of it: the swap unit may write only where it was told.
+func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
+	u, err := s.Systemd.Unit(ctx, unitOf("swap", t.Name))
+	if err != nil {
+		return err
+	}
+	paths := slices.Clone(t.Snapshot)
+	for _, i := range t.Install {
+		paths = append(paths, i.To)
+	}
+	for _, p := range paths {
+		if dir := filepath.Dir(p); !slices.ContainsFunc(u.Writable, func(w string) bool {
+			return strings.TrimLeft(w, "-+") == dir // a missing directory is no error
+		}) {
+			s.logf("%s: the target file has changed: reloading systemd", t.Name)
+			return s.Systemd.Reload(ctx)
+		}
+	}
+	return nil
+}
+
+// others loads the other targets, as far as they are valid: a broken one must
+// not keep this one from its update.
+func (s *Swapper) others(name string) []*target.Target {
+	names, err := s.Targets.Names()
+	if err != nil {
+		s.logf("%s: %v", name, err)
+	}
+	var all []*target.Target
+	for _, n := range names {
+		if n == name {
+			continue
+		}
+		t, err := s.Targets.Load(n)
+		if err != nil {
+			s.logf("%s: not comparing with target %s: %v", name, n, err)
+			continue
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// describe says what an attempt is about, for log lines.
+func describe(j *state.Journal) string {
+	return fmt.Sprintf("%s: attempt %s: %s", j.Target, j.Attempt, j.Version)
+}

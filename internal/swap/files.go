@@ -1,0 +1,182 @@
+package swap
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// sideName is the directory beside a destination that holds what waits to be
+// installed and what was installed before.
+const sideName = ".machinemon-update"
+
+// sideDir makes the side directory of a destination. An entry of that name that
+// is anything but root's own private directory is refused.
+func sideDir(to string) (string, error) {
+	dir := filepath.Join(filepath.Dir(to), sideName)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != uint32(os.Geteuid()) || st.Mode&0o077 != 0 {
+		return "", fmt.Errorf("%s is not a private directory of root", dir)
+	}
+	return dir, nil
+}
+
+// sidePath names a file in the side directory. A target's name cannot contain
+// an @, so the names of two targets never meet.
+func sidePath(dir, target, attempt string, index int, kind string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
+}
+
+// sweep removes what attempts of this target left in the side directories, but
+// for the backups of the previous release.
+func sweep(name string, destinations []string, previous *state.Release) error {
+	kept := map[string]bool{}
+	if previous != nil {
+		for _, f := range previous.Files {
+			kept[f.Backup] = true
+		}
+	}
+	for _, to := range destinations {
+		dir := filepath.Join(filepath.Dir(to), sideName)
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot clear %s: %w", dir, err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if strings.HasPrefix(e.Name(), name+"@") && !kept[path] {
+				if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("cannot clear %s: %w", path, err)
+				}
+			}
+		}
+		// Not empty when it holds backups, of this target or another: it stays.
+		_ = os.Remove(dir)
+	}
+	return nil
+}
+
+// digest is the sha256 of a regular file; "" when there is none.
+func digest(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", errors.Join(err, fmt.Errorf("%s is not a regular file", path))
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// copyFile copies at most limit bytes into a new file, durably, and returns
+// their digest.
+func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
+	f, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, limit+1))
+	if err != nil {
+		return "", err
+	}
+	if n > limit {
+		return "", fmt.Errorf("the file has grown beyond %d bytes", limit)
+	}
+	return hex.EncodeToString(h.Sum(nil)), f.Sync()
+}
+
+// dress gives a new file the owner, mode and SELinux label of the file that it
+// replaces, but for what the target file says.
+func dress(path, like string, want ownership) error {
+	mode, uid, gid := fs.FileMode(0o755), 0, 0
+	var st unix.Stat_t
+	switch err := unix.Lstat(like, &st); {
+	case err == nil:
+		mode, uid, gid = fs.FileMode(st.Mode&0o777), int(st.Uid), int(st.Gid)
+	case err != unix.ENOENT:
+		return &fs.PathError{Op: "stat", Path: like, Err: err}
+	}
+	if want.mode != nil {
+		mode = *want.mode
+	}
+	if want.uid >= 0 {
+		uid = want.uid
+	}
+	if want.gid >= 0 {
+		gid = want.gid
+	}
+	if err := os.Lchown(path, uid, gid); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return err
+	}
+	return relabel(path, like)
+}
+
+// ownership is what a target file says of an installed file; -1 and nil mean
+// "as it was".
+type ownership struct {
+	mode     *fs.FileMode
+	uid, gid int
+}
+
+const selinux = "security.selinux"
+
+// relabel copies the SELinux label. Machines without SELinux have none.
+func relabel(path, like string) error {
+	label := make([]byte, 4096)
+	n, err := unix.Lgetxattr(like, selinux, label)
+	if err != nil {
+		return nil
+	}
+	if err := unix.Lsetxattr(path, selinux, label[:n], 0); err != nil {
+		return fmt.Errorf("cannot label %s: %w", path, err)
+	}
+	return nil
+}
+
+// syncDirs makes the names in the directories of the changes durable.
+func syncDirs(changes []state.Change) error {
+	done := map[string]bool{}
+	for _, c := range changes {
+		for _, p := range []string{c.To, c.Staged, c.Backup} {
+			if d := filepath.Dir(p); p != "" && !done[d] {
+				done[d] = true
+				if err := state.SyncDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,56 @@
+package swap
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// preflight starts the new program harmlessly, before the swap: its
+// version_command, with the staged files in the places of the installed ones,
+// as a user who is thrown away, without network, state or capabilities. Only
+// what cannot be the fault of that strange place refuses the release: it cannot
+// be executed, it dies by a signal, or it says it is another version.
+func (sw *swapping) preflight(ctx context.Context) error {
+	argv := sw.target.Health.VersionCommand
+	if len(argv) == 0 {
+		return nil
+	}
+	trial := systemd.Trial{
+		Unit:   "machinemon-preflight@" + sw.name + ".service",
+		Argv:   argv,
+		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
+		Limit:  systemdOutput,
+	}
+	for _, c := range sw.journal.Changes {
+		// A file that is new to the machine has no place to be put over; what
+		// needs it will show in the trial.
+		if c.Kind == state.Replace && c.Old != "" {
+			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
+		}
+		if c.Kind == state.Replace && c.Old == "" && argv[0] == c.To {
+			return nil
+		}
+	}
+	r, err := sw.Systemd.Try(ctx, trial)
+	if err != nil {
+		return fail(state.Failed, "cannot run the pre-flight of %s: %w", sw.journal.Version, err)
+	}
+	switch {
+	case r.Exec:
+		return fail(state.Refused, "the new program cannot be executed: %s", r.Detail)
+	case r.Signal:
+		return fail(state.Refused, "the new program dies when started: %s", r.Detail)
+	case !manifest.Mentions(r.Output, sw.journal.Version):
+		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
+		if said == "" {
+			said = "no version"
+		}
+		return fail(state.Refused, "the new program says %s, the manifest %s", said, sw.journal.Version)
+	}
+	sw.logf("%s: pre-flight passed", describe(sw.journal))
+	return nil
+}

@@ -1,0 +1,58 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// Recover closes, at boot and before any target starts, the trials that a stop
+// of the machine left open: a verdict commit is carried out, everything else is
+// undone. Nothing is restarted, since nothing has started. One target's trouble
+// does not keep the others from recovery.
+func (s *Swapper) Recover(ctx context.Context) error {
+	names, err := s.Tree.OpenTrials()
+	for _, name := range names {
+		if rerr := s.recover(ctx, name); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+func (s *Swapper) recover(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, err := s.Tree.Journal(name)
+	if err != nil {
+		return fmt.Errorf("cannot recover %s: %w", name, err)
+	}
+	if j == nil {
+		return nil
+	}
+	if j.Verdict == state.Commit {
+		s.logf("%s: the machine stopped after the verdict: committing", describe(j))
+		return s.finishCommit(j)
+	}
+	if j.Verdict == "" {
+		j.Verdict, j.Reason = state.Rollback, "the machine stopped during the trial"
+		if err := s.Tree.SetJournal(j); err != nil {
+			return err
+		}
+	}
+	s.logf("%s: rolling back: %s", describe(j), j.Reason)
+	if _, err := s.restore(j); err != nil {
+		return s.failedRollback(j, err)
+	}
+	if j.Reload {
+		if err := s.Systemd.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	return s.closeRollback(ctx, j, nil)
+}

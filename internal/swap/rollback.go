@@ -1,0 +1,260 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// Rollback ends the trial with the old release. It needs the journal and the
+// gate's report, no configuration and no network. Without a trial, or after the
+// verdict commit, it does nothing; it may run any number of times.
+//
+// The journal is closed only after the old program was seen running, unless it
+// did not run before the trial either. Until then every later run tries again.
+func (s *Swapper) Rollback(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, err := s.Tree.Journal(name)
+	if err != nil || j == nil || j.Verdict == state.Commit {
+		return err
+	}
+	if err := s.decideRollback(j); err != nil {
+		return err
+	}
+	// When the deadline started this, the gate may hang. It has no say any more.
+	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	changed, err := s.restore(j)
+	if err != nil {
+		return s.failedRollback(j, err)
+	}
+	if j.Phase == state.Prepared && !changed {
+		return s.closeRollback(ctx, j, nil) // the old program never stopped
+	}
+	unit, err := s.Systemd.Unit(ctx, j.Unit)
+	if err == nil {
+		err = s.restart(ctx, j, unit.StopLimit+unit.StartLimit)
+	}
+	if err != nil {
+		return s.failedRollback(j, err)
+	}
+	after, err := s.look(ctx, j)
+	if err != nil {
+		return s.failedRollback(j, err)
+	}
+	if j.WasRunning && !after.Standing {
+		return s.failedRollback(j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
+	}
+	return s.closeRollback(ctx, j, after)
+}
+
+// decideRollback makes the verdict durable, with what is known of the reason.
+func (s *Swapper) decideRollback(j *state.Journal) error {
+	if j.Verdict != "" {
+		return nil
+	}
+	report, err := s.Tree.Report(j.Target, j.Attempt)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	j.Verdict = state.Rollback
+	switch {
+	case report != nil && report.Finding != state.Healthy:
+		j.Finding, j.Reason = report.Finding, report.Reason
+	case j.Phase == state.Prepared:
+		j.Reason = "the swap was interrupted"
+	default:
+		j.Reason = "the trial was interrupted"
+	}
+	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
+	return s.Tree.SetJournal(j)
+}
+
+// look lets the gate's user see how the old program fares.
+func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
+	step := unitOf("baseline", j.Target)
+	err := s.Systemd.ResetFailed(ctx, step)
+	if err == nil {
+		err = s.Systemd.Start(ctx, step)
+	}
+	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
+		return nil, err
+	}
+	after, rerr := s.Tree.Baseline(j.Target, j.Attempt, true)
+	if after != nil {
+		return after, nil
+	}
+	// The gate's user could not tell; systemd can, as far as it goes.
+	s.logf("%s: no look at the old program: %v", describe(j), errors.Join(err, rerr))
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return nil, err
+	}
+	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
+}
+
+// failedRollback says so and keeps the journal and every file. The next run,
+// at the latest the one at boot, tries again.
+func (s *Swapper) failedRollback(j *state.Journal, err error) error {
+	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
+	s.logf("%s: %s", describe(j), reason)
+	return errors.Join(&Failure{state.RollbackFailed, fmt.Errorf("cannot roll back %s: %w", j.Target, err)},
+		s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
+}
+
+// closeRollback records and closes a trial whose old files are back. after is
+// nil when nothing was looked at: the program never stopped, or is yet to start.
+func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline) error {
+	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will find no trial
+	}
+	st, err := s.Tree.Status(state.Swap, j.Target)
+	if err != nil {
+		return err
+	}
+	if !recorded(&st, j.Attempt) {
+		s.judge(j, after, &st)
+		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
+			return err
+		}
+	}
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
+	}
+	return sweep(j.Target, destinationsOf(j), st.Previous)
+}
+
+// judge decides whether the release is to blame. It is not when the gate could
+// not tell, when nobody judged it, or when the old program is no better.
+func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Status) {
+	before, err := s.Tree.Baseline(j.Target, j.Attempt, false)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	result, reason := state.RolledBack, j.Reason
+	finding := j.Finding
+	if after != nil {
+		if ill := illness(before, after); ill != "" {
+			reason += "; not rejected: the old version is not healthy either: " + ill
+			finding = ""
+		} else if p := cured(s, j, before, after); finding == state.Unsure && p != "" {
+			reason += "; the old version passes " + p
+			finding = state.Bad
+		}
+	}
+	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
+		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
+	switch finding {
+	case state.Bad:
+		st.Reject(r, false)
+	case state.Unsure:
+	default:
+		if j.Finding == "" {
+			result = state.Interrupted
+		}
+		st.Reject(r, true) // tried again, but not for ever
+	}
+	s.logf("%s: %s: %s", describe(j), result, reason)
+	st.Record(s.ended(j, "rollback", result, reason))
+}
+
+// illness says what is wrong with the old program, of what was right before.
+func illness(before, after *state.Baseline) string {
+	if !after.Standing {
+		return after.Detail
+	}
+	for _, p := range after.Probes {
+		if !p.Passed && passed(before, p.Probe, true) {
+			return p.Probe + ": " + p.Detail
+		}
+	}
+	return ""
+}
+
+// cured finds a probe that failed before the swap and during the trial and
+// passes now: the release is to blame for it after all.
+func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
+	report, err := s.Tree.Report(j.Target, j.Attempt)
+	if err != nil || report == nil {
+		return ""
+	}
+	for _, p := range report.Probes {
+		if !p.Passed && !passed(before, p.Probe, true) && passed(after, p.Probe, false) {
+			return p.Probe
+		}
+	}
+	return ""
+}
+
+// passed looks a probe up; unknown stands for what is not known.
+func passed(b *state.Baseline, probe string, unknown bool) bool {
+	if b != nil {
+		for _, p := range b.Probes {
+			if p.Probe == probe {
+				return p.Passed
+			}
+		}
+	}
+	return unknown
+}
+
+// restore brings the old files back and verifies each, in any state in which
+// the trial may have ended. It tells whether it changed anything.
+func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
+	var failed error
+	for i := len(j.Changes) - 1; i >= 0; i-- {
+		c := j.Changes[i]
+		did, err := putBack(c)
+		changed = changed || did
+		if err != nil {
+			// The others come back all the same: less is broken then.
+			failed = errors.Join(failed, fmt.Errorf("cannot restore %s: %w%s", c.To, cause(err), hint(err)))
+		}
+	}
+	return changed, errors.Join(failed, syncDirs(j.Changes))
+}
+
+func putBack(c state.Change) (changed bool, err error) {
+	now, err := digest(c.To)
+	if err != nil {
+		return false, err
+	}
+	if now == c.Old {
+		return false, nil
+	}
+	if c.Old == "" {
+		return true, os.Remove(c.To)
+	}
+	if kept, err := digest(c.Backup); err != nil {
+		return false, err
+	} else if kept != c.Old {
+		return false, fmt.Errorf("its backup %s is missing or damaged", c.Backup)
+	}
+	// A link is renamed, not the backup itself: until the journal is closed the
+	// backup stays where the journal says it is.
+	again := filepath.Join(filepath.Dir(c.Backup), strings.TrimSuffix(filepath.Base(c.Backup), ".old")+".back")
+	if err := os.Remove(again); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	if c.Kind == state.Snapshot {
+		err = copyWhole(again, c.Backup)
+	} else {
+		err = os.Link(c.Backup, again)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, os.Rename(again, c.To)
+}

@@ -1,0 +1,278 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Swap takes what the verifier, or the operator's wish to go back, has left for
+// a target, and starts its trial. It returns nil also when there was nothing to
+// do. After an error no trial is open, or the rollback unit closes it.
+func (s *Swapper) Swap(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	sw := &swapping{Swapper: s, name: name}
+	err = sw.run(ctx)
+	if sw.attempt.ID == "" {
+		return err // no attempt was there to be recorded
+	}
+	if err != nil {
+		sw.attempt.Result, sw.attempt.Reason = resultOf(err), err.Error()
+	}
+	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
+		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
+	}
+	s.logf("%s: attempt %s: %s %s", name, sw.attempt.ID, sw.attempt.Result, sw.attempt.Reason)
+	return errors.Join(err, s.record(name, sw.attempt))
+}
+
+// swapping is one attempt on its way to its trial.
+type swapping struct {
+	*Swapper
+	name    string
+	target  *target.Target
+	attempt state.Attempt
+	status  state.Status
+	journal *state.Journal
+	own     []ownership // of journal.Changes
+}
+
+func (sw *swapping) run(ctx context.Context) error {
+	attempt, entry, consume, err := sw.claim()
+	if err != nil || attempt == "" && entry == nil {
+		return err
+	}
+	defer func() {
+		if err := consume(); err != nil {
+			sw.logf("%s: %v", sw.name, err)
+		}
+	}()
+	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.Swap)}
+	if j, err := sw.Tree.Journal(sw.name); err != nil {
+		return err
+	} else if j != nil {
+		sw.attempt.ID = "" // the open trial is another attempt's; leave its records alone
+		return fail(state.NotAttempted, "cannot start attempt %s: the trial of attempt %s is still open", attempt, j.Attempt)
+	}
+	order, err := sw.Tree.Order(sw.name)
+	if err != nil {
+		return err
+	}
+	if order.Attempt != attempt {
+		return fail(state.Refused, "cannot install what the verifier handed on: root ordered attempt %s, not %s", order.Attempt, attempt)
+	}
+	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
+	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
+		return err
+	}
+	if order.Origin == state.Schedule && !sw.target.AutoUpdateEnabled {
+		return fail(state.NotAttempted, "auto_update_enabled is false")
+	}
+	if err := sw.updatable(ctx, sw.target); err != nil {
+		return err // it may have been stopped since the attempt began
+	}
+	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
+		return err
+	}
+	if sw.status, err = sw.Tree.Status(state.Swap, sw.name); err != nil {
+		return err
+	}
+	var destinations []string
+	for _, i := range sw.target.Install {
+		destinations = append(destinations, i.To)
+	}
+	if err := sweep(sw.name, append(destinations, sw.target.Snapshot...), sw.status.Previous); err != nil {
+		return err
+	}
+	sw.journal = &state.Journal{
+		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
+		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
+		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: true,
+		GoingBack: order.Verb == state.GoBack,
+	}
+	if sw.journal.GoingBack {
+		err = sw.planPrevious()
+	} else {
+		err = sw.planTree(entry)
+	}
+	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
+	if err == nil {
+		err = sw.try(ctx)
+	}
+	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
+		err = errors.Join(err, sweep(sw.name, append(destinations, sw.target.Snapshot...), sw.status.Previous))
+	}
+	return err
+}
+
+// try takes what is staged through the checks and into its trial.
+func (sw *swapping) try(ctx context.Context) error {
+	j := sw.journal
+	digest := state.Digest(j.NewFiles())
+	// Going back is the operator's word against an old verdict of this machine.
+	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
+		return fail(state.NotAttempted, "release %s was rejected here on %s: %s", j.Version, r.Time.Format(time.DateOnly), r.Reason)
+	}
+	if same, err := sw.inPlace(); err != nil {
+		return err
+	} else if same {
+		return sw.adopt()
+	}
+	if err := sw.preflight(ctx); err != nil {
+		return err
+	}
+	unit, err := sw.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	j.WasRunning = unit.Running()
+	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
+		return err
+	}
+	if err := sw.backUp(); err != nil {
+		return err
+	}
+	j.Phase = state.Prepared
+	if err := sw.Tree.SetJournal(j); err != nil {
+		return err
+	}
+	// From here on the journal is open: an error starts the rollback unit.
+	longest := unit.StopLimit + unit.StartLimit
+	if err := sw.arm(ctx, longest); err != nil {
+		return err
+	}
+	if err := sw.rename(); err != nil {
+		return err
+	}
+	j.Phase = state.Trial
+	if err := sw.Tree.SetJournal(j); err != nil {
+		return err
+	}
+	sw.logf("%s: installed, restarting %s", describe(j), j.Unit)
+	if err := sw.restart(ctx, j, longest); err != nil {
+		return err
+	}
+	// The restart took some of the time that the deadline had been given.
+	return sw.arm(ctx, 0)
+}
+
+// slack is what the deadline allows beyond the restart and the gate's own
+// limits: the gate waits up to a minute for a lost bus.
+const slack = 90 * time.Second
+
+func (sw *swapping) arm(ctx context.Context, restart time.Duration) error {
+	after := sw.journal.Timeout + sw.journal.Settle + restart + slack
+	return sw.Systemd.Arm(ctx, deadlineOf(sw.name), after)
+}
+
+// rename puts the new files in their places, the last step before the restart.
+func (sw *swapping) rename() error {
+	for _, c := range sw.journal.Changes {
+		var err error
+		switch c.Kind {
+		case state.Replace:
+			err = os.Rename(c.Staged, c.To)
+		case state.Remove:
+			err = os.Remove(c.To)
+		}
+		if err != nil {
+			return fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
+		}
+	}
+	return syncDirs(sw.journal.Changes)
+}
+
+// restart makes the unit run the files that are now in place. How the unit
+// fares is not judged here: the gate does that after a swap, and the baseline
+// after a rollback. A job that fails is not the end either, since Restart= may
+// bring the unit up a second later.
+func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit+slack)
+	defer cancel()
+	if j.Reload {
+		if err := s.Systemd.Reload(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
+		return err
+	}
+	if err := s.Systemd.Restart(ctx, j.Unit); err != nil {
+		if _, ok := errors.AsType[*systemd.JobError](err); !ok {
+			return err
+		}
+		s.logf("%s: %v", describe(j), err)
+	}
+	// Requires= stops the dependents with the unit, and nothing starts them again.
+	for _, d := range j.Dependents {
+		u, err := s.Systemd.Unit(ctx, d)
+		if err == nil && u.Active != "active" {
+			err = s.Systemd.Start(ctx, d)
+		}
+		if err != nil {
+			s.logf("%s: cannot bring back %s, which needs %s: %v", describe(j), d, j.Unit, err)
+		}
+	}
+	return nil
+}
+
+// running filters the units that are active now.
+func (s *Swapper) running(ctx context.Context, names []string) ([]string, error) {
+	var active []string
+	for _, n := range names {
+		u, err := s.Systemd.Unit(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		if u.Active == "active" {
+			active = append(active, n)
+		}
+	}
+	return active, nil
+}
+
+// inPlace tells whether every file is on disk already, byte for byte.
+func (sw *swapping) inPlace() (bool, error) {
+	for _, c := range sw.journal.Changes {
+		if c.Kind == state.Snapshot {
+			continue
+		}
+		if c.Kind == state.Remove || c.Old != c.New {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// adopt records a release whose bytes are installed already. Nothing restarts.
+func (sw *swapping) adopt() error {
+	j := sw.journal
+	sw.attempt.Result = state.Adopted
+	sw.attempt.Reason = "its files were installed already"
+	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence,
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+	return sw.Tree.SetStatus(state.Swap, sw.name, sw.status)
+}
+
+var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system"}
+
+// isUnitFile tells whether systemd reads the file, and so needs a daemon-reload.
+func isUnitFile(path string) bool {
+	for _, d := range unitDirs {
+		if strings.HasPrefix(filepath.Clean(path), d+"/") {
+			return true
+		}
+	}
+	return false
+}

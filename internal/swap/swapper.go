@@ -1,0 +1,126 @@
+// Package swap changes installed programs: a journalled transaction over one or
+// several files, from the verified tree to the verdict.
+//
+// It runs as root and is the sole writer of the installed files, of swap/T/
+// under the state directory, and of the 0700 directories .machinemon-update/
+// beside the installed files, where the new files wait and the old ones are
+// kept (a rename cannot cross mounts, so both must be on the destination's).
+//
+// Nothing that comes from another role is believed. A verified tree is bytes to
+// be copied, hashed and compared; the gate's report says only how the trial
+// went. What is believed is root's: target files, order, journal, status.
+//
+// A trial, step by step; whatever happens between two steps, the journal tells
+// rollback and recover how to get back:
+//
+//  1. copy the new files beside their destinations, hashing; check; pre-flight
+//  2. link (or copy) the old files to backups beside them
+//  3. write the journal: prepared; arm the deadline
+//  4. rename each new file to its destination
+//  5. write the journal: trial; restart the unit
+//  6. the gate watches; its exit status starts commit or rollback
+//  7. write the verdict into the journal; carry it out; record; close the journal
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Manager is what a swapper needs of systemd; *systemd.Conn is one.
+type Manager interface {
+	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Start(ctx context.Context, name string) error
+	Queue(ctx context.Context, name string) error
+	Restart(ctx context.Context, name string) error
+	Stop(ctx context.Context, name string) error
+	ResetFailed(ctx context.Context, names ...string) error
+	Reload(ctx context.Context) error
+	Arm(ctx context.Context, timer string, after time.Duration) error
+	Try(ctx context.Context, p systemd.Trial) (systemd.TrialResult, error)
+}
+
+// Swapper carries out the steps for the targets of one machine.
+type Swapper struct {
+	Tree    state.Tree
+	Targets target.Dirs
+	Systemd Manager
+	Log     io.Writer // one line a step, for the journal
+}
+
+func (s *Swapper) logf(format string, args ...any) {
+	fmt.Fprintf(s.Log, format+"\n", args...)
+}
+
+// Failure is an error with the result that it means for the attempt.
+type Failure struct {
+	Result state.Result
+	err    error
+}
+
+func (f *Failure) Error() string { return f.err.Error() }
+func (f *Failure) Unwrap() error { return f.err }
+
+func fail(r state.Result, format string, args ...any) error {
+	return &Failure{r, fmt.Errorf(format, args...)}
+}
+
+// resultOf is the result that an error means; plain errors mean "failed".
+func resultOf(err error) state.Result {
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f.Result
+	}
+	if _, ok := errors.AsType[*target.ConfigError](err); ok {
+		return state.Misconfigured
+	}
+	return state.Failed
+}
+
+// ExitStatus is the exit status that an error of this package means.
+func ExitStatus(err error) int {
+	if err == nil {
+		return 0
+	}
+	return resultOf(err).Exit()
+}
+
+func unitOf(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }
+
+// deadlineOf is the timer that bounds a trial. The service of that name is
+// another name of the rollback unit.
+func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".timer" }
+
+// record adds an attempt to the swapper's status.
+func (s *Swapper) record(name string, a state.Attempt) error {
+	st, err := s.Tree.Status(state.Swap, name)
+	if err != nil {
+		return err
+	}
+	st.Record(a)
+	return s.Tree.SetStatus(state.Swap, name, st)
+}
+
+// makeStateDir makes swap/T, which everybody may read. The units do it with
+// StateDirectory=; begin runs before any of them, and with their UMask=.
+func (s *Swapper) makeStateDir(name string) error {
+	dir := s.Tree.Dir(state.Swap, name)
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the state directory of %s: %w", name, err)
+	}
+	return nil
+}

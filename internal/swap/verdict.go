@@ -1,0 +1,143 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// Commit ends the trial with the new release, if the gate's report on this very
+// attempt is positive and the program that it saw still runs. The verdict is
+// durable before anything else happens. Without a trial it does nothing, and so
+// it may run any number of times.
+func (s *Swapper) Commit(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, err := s.Tree.Journal(name)
+	if err != nil || j == nil || j.Verdict == state.Rollback {
+		return err
+	}
+	if j.Verdict == "" {
+		report, err := s.Tree.Report(name, j.Attempt)
+		if err == nil {
+			err = s.proven(ctx, j, report)
+		}
+		if err != nil {
+			// Nobody is told by systemd: a failed commit has no OnFailure=,
+			// for a commit that is killed must be retried, not undone.
+			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
+		}
+		j.Verdict, j.Finding, j.Unproven, j.Reason = state.Commit, report.Finding, report.Unproven, report.Reason
+		if err := s.Tree.SetJournal(j); err != nil {
+			return err
+		}
+		s.logf("%s: verdict: commit", describe(j))
+	}
+	if err := s.Systemd.Stop(ctx, deadlineOf(name)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will find no trial
+	}
+	return s.finishCommit(j)
+}
+
+// proven holds the gate's report against what runs now.
+func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Report) error {
+	if report == nil || report.Finding != state.Healthy {
+		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
+	}
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	if !u.Running() || u.MainPID != report.MainPID {
+		return fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw %d", j.Target, j.Unit, u, u.MainPID, report.MainPID)
+	}
+	if j.Main == "" {
+		return nil
+	}
+	running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", u.MainPID))
+	if err != nil {
+		return fmt.Errorf("cannot commit %s: %w", j.Target, err)
+	}
+	if installed, err := os.Stat(j.Main); err != nil || !os.SameFile(running, installed) {
+		return errors.Join(err, fmt.Errorf("cannot commit %s: the main process of %s does not run %s", j.Target, j.Unit, j.Main))
+	}
+	return nil
+}
+
+// finishCommit carries a durable verdict out. Every step may be repeated.
+func (s *Swapper) finishCommit(j *state.Journal) error {
+	st, err := s.Tree.Status(state.Swap, j.Target)
+	if err != nil {
+		return err
+	}
+	if st.Installed == nil || !recorded(&st, j.Attempt) {
+		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		left := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
+		if st.Installed != nil && st.Installed.Version == j.From {
+			left.Sequence, left.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
+		}
+		result := state.Committed
+		if j.Unproven {
+			result = state.Unproven
+		}
+		reason := j.Reason
+		if j.GoingBack {
+			reason = "the operator went back from " + j.From
+			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
+				Digest: state.Digest(plain(left.Files)), Reason: "the operator went back to " + j.Version}, false)
+			left = nil // what was left behind is not kept for going back to
+		}
+		st.Installed, st.Previous = next, left
+		st.Record(s.ended(j, string(state.Swap), result, reason))
+		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
+			return err
+		}
+	}
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
+	}
+	s.logf("%s: committed", describe(j))
+	return sweep(j.Target, destinationsOf(j), st.Previous)
+}
+
+// plain drops the backups' places, which are no part of a release.
+func plain(files []state.File) []state.File {
+	var out []state.File
+	for _, f := range files {
+		if f.SHA256 != "" {
+			out = append(out, state.File{To: f.To, SHA256: f.SHA256})
+		}
+	}
+	return out
+}
+
+func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
+	return state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
+		Sequence: j.Sequence, Stage: stage, Result: r, Reason: reason}
+}
+
+// recorded tells whether the end of this attempt is in the status already: the
+// program was killed between the record and the closing of the journal.
+func recorded(st *state.Status, attempt string) bool {
+	for _, a := range st.Attempts {
+		if a.ID == attempt && a.Result != state.RollbackFailed {
+			return true
+		}
+	}
+	return false
+}
+
+func destinationsOf(j *state.Journal) []string {
+	var all []string
+	for _, c := range j.Changes {
+		all = append(all, c.To)
+	}
+	return all
+}

@@ -1,0 +1,218 @@
+// Package systemd makes the D-Bus calls that the toolkit needs, over
+// go-systemd, and adds the one thing that an updater cannot do without:
+// surviving `systemctl daemon-reexec`, which cuts every connection. A lost
+// connection is "unknown", never an answer: calls are made again on a new one.
+//
+// Programs that run as root talk to PID 1 over its private socket, which is
+// there when the system bus is not (early boot) and needs no policy. Others use
+// the system bus.
+//
+// It owns nothing on disk.
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// patience is how long a lost bus is waited for. A daemon-reexec takes well
+// under a second; a minute without PID 1 is no restart any more.
+const patience = time.Minute
+
+// Conn is a connection to systemd that renews itself.
+type Conn struct {
+	watched map[string]bool
+	ticks   chan struct{}
+
+	mu  sync.Mutex
+	cur *link
+}
+
+// link is one connection as long as it lasts.
+type link struct {
+	sd   *dbus.Conn
+	raw  []*godbus.Conn
+	stop context.CancelFunc
+}
+
+// Connect makes a connection. [Conn.Changes] will tell of changes to the
+// watched units.
+func Connect(ctx context.Context, watch ...string) (*Conn, error) {
+	c := &Conn{watched: map[string]bool{}, ticks: make(chan struct{}, 1)}
+	for _, w := range watch {
+		c.watched[w] = true
+	}
+	return c, c.do(ctx, func(*link) error { return nil })
+}
+
+// Close ends the connection.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur != nil {
+		c.cur.stop()
+		c.cur = nil
+	}
+}
+
+// Changes ticks after a watched unit has changed and after the connection was
+// renewed. Ticks coalesce: read the units again at each.
+func (c *Conn) Changes() <-chan struct{} { return c.ticks }
+
+func (c *Conn) tick() {
+	select {
+	case c.ticks <- struct{}{}:
+	default:
+	}
+}
+
+// do makes a call, on a new connection when the present one is lost, until the
+// call has an answer or patience or ctx ends. Calls must bear repetition: a lost
+// answer does not tell whether the call was carried out.
+func (c *Conn) do(ctx context.Context, call func(*link) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		l, err := c.link()
+		if err == nil {
+			err = call(l)
+		}
+		if err == nil || !lost(err) {
+			return err
+		}
+		c.drop(l)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("systemd does not answer: %w", err)
+		case <-time.After(pause): // PID 1 tells nobody when it listens again
+		}
+	}
+}
+
+func (c *Conn) link() (*link, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cur != nil {
+		return c.cur, nil
+	}
+	l := &link{}
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	sd, err := dbus.NewConnection(func() (*godbus.Conn, error) {
+		conn, err := dial(ctx)
+		if err == nil {
+			l.raw = append(l.raw, conn)
+		}
+		return conn, err
+	})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	l.sd = sd
+	if len(c.watched) > 0 {
+		if err := c.follow(ctx, l); err != nil {
+			stop()
+			return nil, err
+		}
+	}
+	c.cur = l
+	return l, nil
+}
+
+func (c *Conn) follow(ctx context.Context, l *link) error {
+	// go-systemd drops updates when the channel is full; the goroutine below
+	// only coalesces, so a burst of this size is not reached.
+	updates, dropped := make(chan *dbus.PropertiesUpdate, 4096), make(chan error, 1)
+	l.sd.SetPropertiesSubscriber(updates, dropped)
+	if err := l.sd.Subscribe(); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			select {
+			case u := <-updates:
+				if c.watched[u.UnitName] {
+					c.tick()
+				}
+			case <-dropped:
+				c.tick()
+			case <-l.lost():
+				c.tick()
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	c.tick()
+	return nil
+}
+
+func (c *Conn) drop(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l != nil && c.cur == l {
+		l.stop()
+		c.cur = nil
+	}
+}
+
+// lost is closed when the connection that carries the signals ends.
+func (l *link) lost() <-chan struct{} { return l.raw[len(l.raw)-1].Context().Done() }
+
+func dial(ctx context.Context) (*godbus.Conn, error) {
+	private := os.Geteuid() == 0
+	var conn *godbus.Conn
+	var err error
+	if private {
+		conn, err = godbus.Dial("unix:path=/run/systemd/private", godbus.WithContext(ctx))
+	} else {
+		conn, err = godbus.SystemBusPrivate(godbus.WithContext(ctx))
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))})
+	if err == nil && !private {
+		err = conn.Hello()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// lost tells errors of the connection from answers of systemd.
+func lost(err error) bool {
+	if errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN:
+			return true
+		}
+	}
+	var e godbus.Error
+	if errors.As(err, &e) {
+		switch e.Name {
+		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected",
+			"org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,247 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// Unit is what systemd says of a unit, in its own words (org.freedesktop.systemd1(5)).
+type Unit struct {
+	Name      string
+	Load      string // LoadState: loaded, not-found, masked, …
+	Active    string // ActiveState: active, inactive, failed, activating, …
+	Sub       string // SubState: running, dead, auto-restart, …
+	Result    string // success, exit-code, signal, timeout, …
+	MainPID   uint32
+	NRestarts uint32
+	ExecCode  int32 // CLD_EXITED, CLD_KILLED, …
+	ExecValue int32 // exit status or signal
+	Status    string
+	Job       uint32   // 0: none queued or running
+	Needs     []string // units that Require= it or BindTo= it, and so are stopped with it
+	Writable  []string // ReadWritePaths=
+	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
+	// [longest]: nobody waits for ever.
+	StartLimit, StopLimit time.Duration
+}
+
+// longest is what is waited for a unit whose own limits are higher or infinite.
+const longest = 15 * time.Minute
+
+// CLD_ codes of waitid(2), as ExecMainCode gives them.
+const (
+	cldExited = 1
+	cldKilled = 2
+	cldDumped = 3
+)
+
+// Settled tells whether nothing is under way for the unit.
+func (u Unit) Settled() bool {
+	return u.Job == 0 && (u.Active == "active" || u.Active == "inactive" || u.Active == "failed")
+}
+
+// Running tells whether the unit is active and its main process is there.
+func (u Unit) Running() bool { return u.Active == "active" && u.MainPID != 0 }
+
+// String is the state as `systemctl status` puts it.
+func (u Unit) String() string {
+	s := u.Active + " (" + u.Sub + ")"
+	switch u.ExecCode {
+	case cldExited:
+		if u.MainPID == 0 {
+			s += fmt.Sprintf(", its main process exited with status %d", u.ExecValue)
+		}
+	case cldKilled, cldDumped:
+		if u.MainPID == 0 {
+			s += fmt.Sprintf(", its main process was killed by signal %d", u.ExecValue)
+		}
+	}
+	return s
+}
+
+// Unit reads a unit's state. A unit that does not exist has Load "not-found".
+func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
+	var p map[string]any
+	err := c.do(ctx, func(l *link) (err error) {
+		p, err = l.sd.GetAllPropertiesContext(ctx, name)
+		return err
+	})
+	if err != nil {
+		return Unit{}, fmt.Errorf("cannot read the state of %s: %w", name, err)
+	}
+	u := Unit{Name: name}
+	u.Load, _ = p["LoadState"].(string)
+	u.Active, _ = p["ActiveState"].(string)
+	u.Sub, _ = p["SubState"].(string)
+	u.Result, _ = p["Result"].(string)
+	u.MainPID, _ = p["MainPID"].(uint32)
+	u.NRestarts, _ = p["NRestarts"].(uint32)
+	u.ExecCode, _ = p["ExecMainCode"].(int32)
+	u.ExecValue, _ = p["ExecMainStatus"].(int32)
+	u.Status, _ = p["StatusText"].(string)
+	if job, ok := p["Job"].([]any); ok && len(job) > 0 {
+		u.Job, _ = job[0].(uint32)
+	}
+	u.Writable, _ = p["ReadWritePaths"].([]string)
+	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
+	for _, by := range []string{"RequiredBy", "BoundBy"} {
+		names, _ := p[by].([]string)
+		u.Needs = append(u.Needs, names...)
+	}
+	return u, nil
+}
+
+func limit(usec any) time.Duration {
+	n, _ := usec.(uint64)
+	return min(time.Duration(min(n, uint64(longest.Microseconds())))*time.Microsecond, longest)
+}
+
+// JobError is a job that systemd ended otherwise than with success.
+type JobError struct{ Verb, Unit, Result string }
+
+func (e *JobError) Error() string {
+	return fmt.Sprintf("cannot %s %s: the job ended with %q", e.Verb, e.Unit, e.Result)
+}
+
+// Start starts a unit and waits for the job. A job whose end was not seen,
+// because the bus was lost, is no error: the caller reads the unit's state.
+func (c *Conn) Start(ctx context.Context, name string) error {
+	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StartUnitContext(ctx, name, "replace", done)
+		return err
+	})
+}
+
+// Queue starts a unit and does not wait.
+func (c *Conn) Queue(ctx context.Context, name string) error {
+	err := c.do(ctx, func(l *link) error {
+		_, err := l.sd.StartUnitContext(ctx, name, "replace", nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	return nil
+}
+
+// Restart is like Start.
+func (c *Conn) Restart(ctx context.Context, name string) error {
+	return c.job(ctx, "restart", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
+		return err
+	})
+}
+
+// Stop is like Start. A unit that is not loaded is stopped already.
+func (c *Conn) Stop(ctx context.Context, name string) error {
+	err := c.job(ctx, "stop", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StopUnitContext(ctx, name, "replace", done)
+		return err
+	})
+	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return nil
+	}
+	return err
+}
+
+func (c *Conn) job(ctx context.Context, verb, name string, queue func(*link, chan<- string) error) error {
+	done := make(chan string, 1)
+	var l *link
+	err := c.do(ctx, func(now *link) error {
+		l = now
+		return queue(now, done)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return &JobError{verb, name, result}
+		}
+		return nil
+	case <-l.lost():
+		c.drop(l)
+		return c.settle(ctx, name)
+	case <-ctx.Done():
+		return fmt.Errorf("cannot %s %s: %w", verb, name, context.Cause(ctx))
+	}
+}
+
+// settle waits for the end of a job whose signal may have been lost.
+func (c *Conn) settle(ctx context.Context, name string) error {
+	for {
+		u, err := c.Unit(ctx, name)
+		if err != nil || u.Job == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot await the job of %s: %w", name, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond): // the job's own signal may be gone
+		}
+	}
+}
+
+// ResetFailed lets failed units start again: after a crash loop a plain start
+// is refused by the start limit. Units that are not loaded need none.
+func (c *Conn) ResetFailed(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		err := c.do(ctx, func(l *link) error { return l.sd.ResetFailedUnitContext(ctx, name) })
+		if err != nil && !isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
+			return fmt.Errorf("cannot reset %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Reload makes systemd read its unit files again.
+func (c *Conn) Reload(ctx context.Context) error {
+	if err := c.do(ctx, func(l *link) error { return l.sd.ReloadContext(ctx) }); err != nil {
+		return fmt.Errorf("cannot reload systemd: %w", err)
+	}
+	return nil
+}
+
+// Arm starts a transient timer, which starts the service of the same name after
+// the given time, unless it is stopped before. A timer of that name is replaced.
+func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error {
+	if err := c.Stop(ctx, timer); err != nil {
+		return err
+	}
+	type monotonic struct {
+		Base string
+		USec uint64
+	}
+	return c.transient(ctx, timer, []dbus.Property{
+		dbus.PropDescription("Deadline of a trial"),
+		property("TimersMonotonic", []monotonic{{"OnActiveSec", uint64(after.Microseconds())}}),
+		property("AccuracyUSec", uint64(100_000)),
+		property("RemainAfterElapse", false),
+	})
+}
+
+func (c *Conn) transient(ctx context.Context, name string, props []dbus.Property) error {
+	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StartTransientUnitContext(ctx, name, "replace", props, done)
+		if isName(err, "org.freedesktop.systemd1.UnitExists") {
+			// Only after a lost answer: the first call was carried out.
+			_, err = l.sd.StartUnitContext(ctx, name, "replace", done)
+		}
+		return err
+	})
+}
+
+func property(name string, value any) dbus.Property {
+	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+func isName(err error, name string) bool {
+	var e godbus.Error
+	return errors.As(err, &e) && e.Name == name
+}
