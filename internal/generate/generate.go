@@ -1,0 +1,140 @@
+// Package generate derives systemd units from target files, at boot and at
+// every daemon-reload.
+//
+// It reads target files (through package target, which trusts only what root
+// alone can write) and writes below the one directory that systemd gives it
+// and empties before each run; nothing here outlives a reload. For every
+// valid target T there are
+//
+//	paths.target.wants/machinemon-verify@T.path      the chain's triggers
+//	paths.target.wants/machinemon-swap@T.path
+//	machinemon-swap@T.service.d/50-target.conf       what the swap may write
+//	UNIT.d/50-machinemon-update.conf                 start after recovery
+//
+// A target that cannot be used gets none of it, and never costs another
+// target its units.
+package generate
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// triggers are the path units of each target.
+var triggers = []string{"machinemon-verify", "machinemon-swap"}
+
+// unitDirs are where packages install units: /usr/lib, or /lib where
+// debhelper 13 of Debian 12 puts them.
+var unitDirs = []string{"/usr/lib/systemd/system", "/lib/systemd/system"}
+
+// Run writes the units of all targets in dirs below out, the generator's
+// "normal" directory. Each target that cannot be used is one line on log. The
+// error is about out: units of valid targets could not be written.
+func Run(dirs target.Dirs, out string, log io.Writer) error {
+	names, err := dirs.Names()
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, name := range names {
+		t, err := load(dirs, name)
+		if err != nil {
+			fmt.Fprintln(log, err)
+			continue
+		}
+		if err := write(dirs.Root, out, t); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("cannot generate units of target %s: %w", name, err))
+		}
+	}
+	return failed
+}
+
+// load keeps a panic in the TOML parser, a foreign library that is fed
+// whatever somebody wrote, from taking all other targets' units away.
+func load(dirs target.Dirs, name string) (t *target.Target, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			t, err = nil, fmt.Errorf("cannot use target %q: parsing it failed: %v", name, p)
+		}
+	}()
+	return dirs.Load(name)
+}
+
+func write(root, out string, t *target.Target) error {
+	for _, trigger := range triggers {
+		if err := enable(root, out, trigger, t.Name); err != nil {
+			return err
+		}
+	}
+	from := strings.Join(t.Fragments, ", ")
+	swap := "machinemon-swap@" + t.Name + ".service.d/50-target.conf"
+	if err := dropIn(out, swap, "# What an update of target "+t.Name+" replaces, from "+from+".\n[Service]\n"+writable(t)); err != nil {
+		return err
+	}
+	// recover runs before basic.target, which a unit without default
+	// dependencies does not wait for; for all others the line changes nothing.
+	// Targets may share a unit, so the text names none of them.
+	return dropIn(out, t.Unit+".d/50-machinemon-update.conf",
+		"# An update that a crash left open is undone before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n")
+}
+
+// enable makes the path unit start with paths.target.
+func enable(root, out, trigger, name string) error {
+	for _, dir := range unitDirs {
+		template := dir + "/" + trigger + "@.path"
+		_, err := os.Stat(root + template)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		link := filepath.Join(out, "paths.target.wants", trigger+"@"+name+".path")
+		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			return err
+		}
+		return os.Symlink(template, link)
+	}
+	return fmt.Errorf("%s@.path is not in %s", trigger, strings.Join(unitDirs, " or "))
+}
+
+func dropIn(out, name, text string) error {
+	file := filepath.Join(out, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+// writable lists the directories of all files that a swap writes. Backups and
+// temporaries are beside them. The "-" lets the swapper start without one and
+// report it, where systemd would only say 226/NAMESPACE.
+func writable(t *target.Target) string {
+	var dirs []string
+	for _, i := range t.Install {
+		dirs = append(dirs, filepath.Dir(i.To))
+	}
+	for _, file := range t.Snapshot {
+		dirs = append(dirs, filepath.Dir(file))
+	}
+	slices.Sort(dirs)
+	var b strings.Builder
+	for _, dir := range slices.Compact(dirs) {
+		b.WriteString("ReadWritePaths=" + quote("-"+dir) + "\n")
+	}
+	return b.String()
+}
+
+// quote makes one word of systemd.syntax(7) without specifiers. The path has
+// no control characters: target refuses them.
+func quote(path string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`).Replace(path) + `"`
+}

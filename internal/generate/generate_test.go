@@ -1,0 +1,202 @@
+package generate
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+const agent = `unit = "agent.service"
+[[install]]
+from = "agent"
+to = "/usr/local/bin/agent"
+`
+
+// agentUnits is what agent becomes, in the form of list.
+const agentUnits = `agent.service.d/50-machinemon-update.conf
+	# An update that a crash left open is undone before the program starts.
+	[Unit]
+	After=machinemon-update-recover.service
+machinemon-swap@agent.service.d/50-target.conf
+	# What an update of target agent replaces, from /etc/machinemon-update/targets.d/agent.toml.
+	[Service]
+	ReadWritePaths="-/usr/local/bin"
+paths.target.wants/machinemon-swap@agent.path -> /usr/lib/systemd/system/machinemon-swap@.path
+paths.target.wants/machinemon-verify@agent.path -> /usr/lib/systemd/system/machinemon-verify@.path
+`
+
+// tree makes a file system of target files in /etc and the installed units in
+// unitDir.
+func tree(t *testing.T, unitDir string, targets map[string]string) target.Dirs {
+	t.Helper()
+	d := target.DefaultDirs
+	d.Root = t.TempDir()
+	for _, trigger := range triggers {
+		put(t, d.Root+unitDir+"/"+trigger+"@.path", "")
+	}
+	for name, content := range targets {
+		put(t, d.Root+d.Admin+"/"+name, content)
+	}
+	return d
+}
+
+func put(t *testing.T, file, content string) {
+	t.Helper()
+	must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	must(t, os.WriteFile(file, []byte(content), 0o644))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// list shows a directory: files with their indented lines, links with where
+// they lead.
+func list(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if e.Type() == fs.ModeSymlink {
+			to, err := os.Readlink(path)
+			fmt.Fprintf(&b, "%s -> %s\n", name, to)
+			return err
+		}
+		content, err := os.ReadFile(path)
+		fmt.Fprintf(&b, "%s\n", name)
+		for line := range strings.Lines(string(content)) {
+			b.WriteString("\t" + line)
+		}
+		return err
+	}))
+	return b.String()
+}
+
+func TestRun(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		unitDir string
+		targets map[string]string
+		want    string
+		log     string
+	}{
+		{name: "no targets"},
+		{name: "one target", targets: map[string]string{"agent.toml": agent}, want: agentUnits},
+		{name: "units in /lib", unitDir: "/lib/systemd/system", targets: map[string]string{"agent.toml": agent},
+			want: strings.ReplaceAll(agentUnits, "/usr/lib/systemd", "/lib/systemd")},
+		{name: "several directories", targets: map[string]string{"x.toml": `unit = "x@1.service"
+install = [
+  { from = "a", to = "/opt/x/bin/a" },
+  { from = "b", to = "/opt/x/bin/b" },
+  { from = "unit", to = "/etc/systemd/system/x@.service" },
+]
+rollback.snapshot = ["/etc/x/config", "/opt/x/bin/state"]
+`, "x.toml.d/50-probe.toml": "[[health.probe]]\ntcp = 'localhost:1'"},
+			want: `machinemon-swap@x.service.d/50-target.conf
+	# What an update of target x replaces, from /etc/machinemon-update/targets.d/x.toml, /etc/machinemon-update/targets.d/x.toml.d/50-probe.toml.
+	[Service]
+	ReadWritePaths="-/etc/systemd/system"
+	ReadWritePaths="-/etc/x"
+	ReadWritePaths="-/opt/x/bin"
+paths.target.wants/machinemon-swap@x.path -> /usr/lib/systemd/system/machinemon-swap@.path
+paths.target.wants/machinemon-verify@x.path -> /usr/lib/systemd/system/machinemon-verify@.path
+x@1.service.d/50-machinemon-update.conf
+	# An update that a crash left open is undone before the program starts.
+	[Unit]
+	After=machinemon-update-recover.service
+`},
+		{name: "special characters", targets: map[string]string{"agent.toml": `unit = "agent.service"
+install = [{ from = "a", to = '/opt/50% "off"\x $HOME/a' }]
+`},
+			want: strings.ReplaceAll(agentUnits, `/usr/local/bin`, `/opt/50%% \"off\"\\x $HOME`)},
+		{name: "broken targets beside a good one", targets: map[string]string{
+			"agent.toml":  agent,
+			"aaa.toml":    "unit = ",
+			"zzz.toml":    agent + "colour = 'red'\n",
+			"status.toml": agent,
+			"A b.toml":    agent,
+			"huge.toml":   strings.Repeat("[", 70000),
+			"deep.toml":   "install = " + strings.Repeat("[", 60000),
+			"bare.toml":   "",
+		}, want: agentUnits,
+			log: `cannot use target "A b": is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)
+cannot use target aaa: /etc/machinemon-update/targets.d/aaa.toml:1: is not valid TOML: expected value, not end of input
+cannot use target bare: /etc/machinemon-update/targets.d/bare.toml: unit: is missing; it must be the name of a service (allowed: "NAME.service" or "NAME@INSTANCE.service") (hint: is the package installed that brings this target?)
+cannot use target deep: /etc/machinemon-update/targets.d/deep.toml:1: is not valid TOML: arrays and inline tables are nested more than the maximum of 10000 levels deep
+cannot use target huge: /etc/machinemon-update/targets.d/huge.toml: is larger than 64 KiB
+cannot use target status: is no name for a target, as it is a verb of the command
+cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colour: is not a known key (allowed: from, to, mode, owner, group, optional)
+`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if row.unitDir == "" {
+				row.unitDir = "/usr/lib/systemd/system"
+			}
+			d := tree(t, row.unitDir, row.targets)
+			out := t.TempDir()
+			var log bytes.Buffer
+			must(t, Run(d, out, &log))
+			if got := list(t, out); got != row.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, row.want)
+			}
+			if log.String() != row.log {
+				t.Errorf("got log:\n%s\nwant log:\n%s", log.String(), row.log)
+			}
+		})
+	}
+}
+
+// TestFIFO: opening a FIFO waits for a writer, and the boot with it.
+func TestFIFO(t *testing.T) {
+	d := tree(t, "/usr/lib/systemd/system", map[string]string{"agent.toml": agent})
+	must(t, syscall.Mkfifo(d.Root+d.Admin+"/aaa.toml", 0o644))
+	must(t, syscall.Mkfifo(d.Root+d.Admin+"/bbb.toml.d", 0o644))
+	out := t.TempDir()
+	done := make(chan error, 1)
+	go func() { done <- Run(d, out, t.Output()) }()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the generator hangs")
+	}
+	if got := list(t, out); got != agentUnits {
+		t.Errorf("got:\n%s\nwant:\n%s", got, agentUnits)
+	}
+}
+
+// TestUnwritable: what cannot be written is an error, unlike a target that
+// cannot be used.
+func TestUnwritable(t *testing.T) {
+	d := tree(t, "/usr/lib/systemd/system", map[string]string{"agent.toml": agent, "x.toml": strings.ReplaceAll(agent, "agent", "x")})
+	out := t.TempDir()
+	put(t, out+"/machinemon-swap@agent.service.d", "a file in the way")
+	err := Run(d, out, t.Output())
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot generate units of target agent: ") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(out + "/machinemon-swap@x.service.d/50-target.conf"); err != nil {
+		t.Errorf("the other target: %v", err)
+	}
+	if err := Run(tree(t, "/none", map[string]string{"agent.toml": agent}), t.TempDir(), t.Output()); err == nil ||
+		err.Error() != "cannot generate units of target agent: machinemon-verify@.path is not in /usr/lib/systemd/system or /lib/systemd/system" {
+		t.Errorf("no units installed: got %v", err)
+	}
+}

@@ -1,0 +1,285 @@
+package target
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func gid() string { return strconv.Itoa(os.Getgid()) }
+
+// Each row is a whole file, with %M for the minimal one (4 lines).
+func TestConfigErrors(t *testing.T) {
+	const (
+		url      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment)`
+		path     = `must be an absolute path (allowed: "/DIR/NAME", without . and .. elements, double slashes and control characters)`
+		service  = `must be the name of a service (allowed: "NAME.service" or "NAME@INSTANCE.service")`
+		install  = `must be a list of tables (allowed: [[install]] tables with from and to, at least one, at most 64)`
+		from     = `must be a file's name in the archive (allowed: a relative path without . and .. elements; {os} {arch} {version} are filled in)`
+		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
+		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
+		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, rollback, health)`
+		source   = `(allowed: type, url, path, insecure_skip_tls)`
+		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command)`
+		hostport = `must be a host and a port (allowed: "HOST:PORT")`
+		boolean  = `must be a boolean (allowed: true, false)`
+		main     = `must be one of the installed files (allowed: a "to" of [[install]], or "" when the main process is a wrapper)`
+		lines    = `must be text on one line (allowed: 1 to 200 characters)`
+		prod     = `must be a product's name (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
+		snaps    = `must be a list of absolute paths (allowed: each "/DIR/NAME", without . and .. elements, double slashes and control characters)`
+	)
+	for _, row := range []struct{ file, want, hint string }{
+		// Syntax. Messages must not show what the file holds.
+		{"unit = hunter2", ":1: is not valid TOML: unexpected character at start of value", ""},
+		{"%Msource.url = \"https://x\" hunter2", ":5: is not valid TOML: expected newline", ""},
+		{"%M[source]\nurl = \"https://user:hunter2", ":6: is not valid TOML: unterminated basic string", ""},
+		{"unit = 'a.service'\nunit = 'b.service'", ":2: is not valid TOML: key unit is already defined", ""},
+		{"%M[health]\n[health]", ":6: is not valid TOML: table health already exists", ""},
+		{"auto_update_check_every_seconds = 99999999999999999999\n%M", ":1: is not valid TOML: decimal number is too large to fit in a 64-bit signed integer", ""},
+		{"description = '\xff'", ":1: is not valid TOML: invalid UTF-8 character in literal string", ""},
+		{"\xff", ":1: is not valid TOML: invalid character at start of key", ""},
+		{"hunter2", ":1: is not valid TOML: expected '=' after key", ""},
+		{"\n<html>", ":2: is not valid TOML: invalid character at start of key", ""},
+		{"", ": unit: is missing; it " + service, "is the package installed that brings this target?"},
+
+		// Keys.
+		{"%M[helth]\n", ":5: helth: is not a known key " + top, ""},
+		{"Unit = 'x.service'", ":1: Unit: is not a known key " + top, ""},
+		{`"unit " = 'x'`, `:1: "unit ": is not a known key ` + top, ""},
+		{`"source.url" = 'x'`, `:1: "source.url": is not a known key ` + top, ""},
+		{`"a\nb" = 'x'`, `:1: "a\nb": is not a known key ` + top, ""},
+		{"%M[source]\n\nulr = 'x'", ":7: source.ulr: is not a known key " + source, ""},
+		{"source = { ulr = 'x' }", ":1: source.ulr: is not a known key " + source, ""},
+		{"%M[[health.probe]]\nhttp = 'http://x'\nport = 1", ":7: health.probe.port: is not a known key (allowed: http, expect_status, expect_body, tcp, unix, command)", ""},
+		{"%Mfile = 'x'", ":5: install.file: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
+		{strings.Repeat("k", 300) + " = 1", ":1: " + strings.Repeat("k", 100) + "…: is not a known key " + top, ""},
+
+		// Keys of later versions.
+		{"%M[hooks]\n", ":5: hooks: is not supported by this version " + top, ""},
+		{"%M[source]\nurl_from = { file = '/x' }", ":6: source.url_from: is not supported by this version " + source, ""},
+		{"%M[source.url_from]\nfile = '/x'", ":5: source.url_from: is not supported by this version " + source, ""},
+		{"%Mt.x=1\n[source]\nca_file = '/x'", ":5: install.t: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
+		{"[source]\ntoken_file = '/x'", ":2: source.token_file: is not supported by this version " + source, ""},
+		{"%M[source]\ntype = 'github'", `:6: source.type: "github" is not supported by this version (allowed: "manifest", "file")`, ""},
+		{"%M[trust]\nmode = 'tuf'\n", `:6: trust.mode: "tuf" is not supported by this version (allowed: "checksum")`, ""},
+		{"%M[trust]\nroot = '/x'", ":6: trust.root: is not supported by this version (allowed: mode, product, allow_unauthenticated)", ""},
+
+		// Types.
+		{"unit = 5", ":1: unit: " + service, ""},
+		{"unit.name = 'x'", ":1: unit: " + service, ""},
+		{"%M[health]\ntimeout_seconds = 2.5", ":6: health.timeout_seconds: must be a whole number of seconds (allowed: 1 to 3600)", ""},
+		{"%M[health]\ntimeout_seconds = '30'", ":6: health.timeout_seconds: must be a whole number of seconds (allowed: 1 to 3600)", ""},
+		{"auto_update_enabled = 'yes'", ":1: auto_update_enabled: " + boolean, ""},
+		{"source = 'x'", ":1: source: must be a table (allowed: [source])", ""},
+		{"[[source]]", ":1: source: must be a table (allowed: [source])", ""},
+		{"[install]", ":1: install: " + install, ""},
+		{"%M[install.x]", ":5: install: " + install, ""},
+		{"install = {}", ":1: install: " + install, ""},
+		{"install = ['x']", ":1: install: " + install, ""},
+		{"install.to = 'x'", ":1: install: " + install, ""},
+		{"%M[rollback]\nsnapshot = '/x'", ":6: rollback.snapshot: " + snaps, ""},
+		{"%M[rollback]\nsnapshot = ['/x', 1]", ":6: rollback.snapshot: " + snaps, ""},
+
+		// Values.
+		{"%M[health]\ntimeout_seconds = 0", ":6: health.timeout_seconds: must be a whole number of seconds (allowed: 1 to 3600)", ""},
+		{"%M[health]\nsettle_seconds = -1", ":6: health.settle_seconds: must be a whole number of seconds (allowed: 0 to 3600)", ""},
+		{"auto_update_check_every_seconds = 59\n%M", ":1: auto_update_check_every_seconds: must be a whole number of seconds (allowed: 60 to 31536000)", ""},
+		{"auto_update_check_every_seconds = 9223372036854775807\n%M", ":1: auto_update_check_every_seconds: must be a whole number of seconds (allowed: 60 to 31536000)", ""},
+		{"description = ''\n%M", ":1: description: " + lines, ""},
+		{"description = \"a\\nb\"\n%M", ":1: description: " + lines, ""},
+		{"unit = 'agent'", ":1: unit: " + service, ""},
+		{"unit = 'agent.timer'", ":1: unit: " + service, ""},
+		{"unit = '../x.service'", ":1: unit: " + service, ""},
+		{"unit = 'agent@.service'", ":1: unit: " + service, ""},
+		{"unit = 'machinemon-swap@agent.service'", ":1: unit: must not be a unit of machinemon-update itself", ""},
+		{"unit = 'machinemon-update.service'", ":1: unit: must not be a unit of machinemon-update itself", ""},
+		{"unit = 'machinemon-update-recover.service'", ":1: unit: must not be a unit of machinemon-update itself", ""},
+		{"unit = 'a.service'", ": install: " + install, ""},
+		{"unit = 'a.service'\ninstall = []", ":2: install: " + install, ""},
+		{"%M\n[[install]]\nfrom = 'x'", ":6: install.to: is missing; it " + path, ""},
+		{"%M[[install]]\nto = '/opt/x'", ":5: install.from: is missing; it " + from, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/usr/local/bin/agent'", ":7: install.to: is installed twice", ""},
+		{"%M[[install]]\nfrom = '../x'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = '/x'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = '-rf'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = ''\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = 'x-{arc}'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = \"x\\u0000\"\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = 'opt/x'", ":7: install.to: " + path, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/opt/../x'", ":7: install.to: " + path, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/opt//x'", ":7: install.to: " + path, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/opt/x/'", ":7: install.to: " + path, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = \"/opt/\\nx\"", ":7: install.to: " + path, ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/root/x'", ":7: install.to: must not be in /root", ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/tmp/x'", ":7: install.to: must not be in /tmp", ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/x'", ":7: install.to: must not be in / itself", ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/usr/lib/machinemon-update/swapper'", ":7: install.to: must not be in /usr/lib/machinemon-update", ""},
+		{"%M[[install]]\nfrom = 'x'\nto = '/opt/.machinemon-update/x'", ":7: install.to: must not be in .machinemon-update", ""},
+		{"%Mmode = '04755'", ":5: install.mode: " + mode, ""},
+		{"%Mmode = '0777'", ":5: install.mode: " + mode, ""},
+		{"%Mmode = '0x1'", ":5: install.mode: " + mode, ""},
+		{"%Mmode = 0o755", ":5: install.mode: " + mode, ""},
+		{"%Mowner = 'agent'", `:5: install.owner: must be root, who alone may write what is installed (allowed: "root")`, ""},
+		{"%Mgroup = '-x'", ":5: install.group: must be a group (allowed: a name or a number, in quotes)", ""},
+		{"%M[rollback]\nsnapshot = ['x']", ":6: rollback.snapshot: " + snaps, ""},
+		{"%M[rollback]\nsnapshot = ['/etc/x', '/etc/x']", ":6: rollback.snapshot: names a file twice", ""},
+		{"%M[rollback]\nsnapshot = ['/home/x/y']", ":6: rollback.snapshot: must not be in /home", ""},
+		{"%M[rollback]\nsnapshot = ['/usr/local/bin/agent']", ":6: rollback.snapshot: names an installed file, which a rollback restores anyway", ""},
+		{"%M[health]\nmain = '/usr/bin/python3'", ":6: health.main: " + main, ""},
+		{"%M[health]\nversion_command = ['agent', '--version']", ":6: health.version_command: " + command, ""},
+		{"%M[health]\nversion_command = [\"/bin/x\", \"\\u0000\"]", ":6: health.version_command: " + command, ""},
+		{"%M[health]\nversion_command = ['/open/x']", ":6: health.version_command: /open is writable by everyone", rootOnlyHint},
+		{"%M[[health.probe]]", ":5: health.probe: " + oneKind, ""},
+		{"%M[[health.probe]]\ntcp='x:1'\nunix='/x'", ":5: health.probe: " + oneKind, ""},
+		{"%M[[health.probe]]\ntcp='x:1'\n[[health.probe]]\nexpect_status=200", ":7: health.probe: " + oneKind, ""},
+		{"%M[[health.probe]]\nhttp='ftp://x'", ":6: health.probe.http: " + url, ""},
+		{"%M[[health.probe]]\nhttp='http://u:hunter2@x'", ":6: health.probe.http: " + url, ""},
+		{"%M[[health.probe]]\nhttp='http://x:0/'", ":6: health.probe.http: " + url, ""},
+		{"%M[[health.probe]]\nhttp='http:///x'", ":6: health.probe.http: " + url, ""},
+		{"%M[[health.probe]]\nhttp='http://x'\nexpect_status=99", ":7: health.probe.expect_status: must be an HTTP status (allowed: 100 to 599, only beside http)", ""},
+		{"%M[[health.probe]]\ntcp='x:1'\nexpect_status=200", ":7: health.probe.expect_status: must be an HTTP status (allowed: 100 to 599, only beside http)", ""},
+		{"%M[[health.probe]]\nhttp='http://x'\nexpect_body=''", ":7: health.probe.expect_body: must be text that the answer contains (allowed: 1 to 1024 characters, only beside http)", ""},
+		{"%M[[health.probe]]\ntcp='x'", ":6: health.probe.tcp: " + hostport, ""},
+		{"%M[[health.probe]]\ntcp=':80'", ":6: health.probe.tcp: " + hostport, ""},
+		{"%M[[health.probe]]\ntcp='x:http'", ":6: health.probe.tcp: " + hostport, ""},
+		{"%M[[health.probe]]\nunix='run/x'", ":6: health.probe.unix: " + path, ""},
+		{"%M[[health.probe]]\ncommand=[]", ":6: health.probe.command: " + command, ""},
+		{"%M[[health.probe]]\ncommand=['ping']", ":6: health.probe.command: " + command, ""},
+		{"%M[[health.probe]]\ncommand=['/open/x']", ":6: health.probe.command: /open is writable by everyone", rootOnlyHint},
+
+		// Source and trust.
+		{"%M[source]\ntype = 'ftp'", `:6: source.type: must be a type of source (allowed: "manifest", "file")`, ""},
+		{"%M[source]\nurl = 'https://u:hunter2@example.com/'", ":6: source.url: " + url, ""},
+		{"%M[source]\nurl = 'https:/x'", ":6: source.url: " + url, ""},
+		{"%M[source]\nurl = 'https://x/#y'", ":6: source.url: " + url, ""},
+		{"%M[source]\nurl = 'https://x:/'", ":6: source.url: " + url, ""},
+		{"%M[source]\npath = '/srv/releases'", `:6: source.path: does not belong to a source of type "manifest"`, "set source.type as well"},
+		{"%M[source]\ntype = 'file'\nurl = 'https://x'", `:7: source.url: does not belong to a source of type "file"`, "set source.type as well"},
+		{"%M[source]\ntype = 'file'\npath = 'releases'", ":7: source.path: " + path, ""},
+		{"%M[source]\ntype = 'file'\npath = '/open/x'", ":7: source.path: /open is writable by everyone", rootOnlyHint},
+		{"%M[source]\nurl = 'http://example.com/m.json'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
+		{"%M[source]\nurl = 'http://127.0.0.1.example.com/'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
+		{"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true", ":7: source.insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
+		{"%M[trust]\nmode = ''", `:6: trust.mode: must be a mode of trust (allowed: "checksum")`, ""},
+		{"%M[trust]\nproduct = ''", ":6: trust.product: " + prod, ""},
+		{"%M[trust]\nproduct = '-x'", ":6: trust.product: " + prod, ""},
+	} {
+		t.Run("", func(t *testing.T) {
+			file := strings.ReplaceAll(row.file, "%M", minimal)
+			d := tree(t, map[string]string{adminFile: file, "/open/x": ""})
+			must(t, os.Chmod(d.Root+"/open", 0o777))
+			refused(t, d, "agent", adminFile+row.want, row.hint)
+			if t.Failed() {
+				t.Logf("file:\n%s", file)
+			}
+		})
+	}
+}
+
+// TestErrorPosition: a value's error names the fragment that it came from.
+func TestErrorPosition(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		files map[string]string
+		want  string
+	}{
+		{"value of a drop-in", map[string]string{adminFile + ".d/x.toml": "\n[health]\nsettle_seconds = -1"}, adminFile + ".d/x.toml:3: health.settle_seconds: must be a whole number of seconds (allowed: 0 to 3600)"},
+		{"element of a replaced list", map[string]string{adminFile: "[[install]]\nfrom = 'x'\n"}, adminFile + ":1: install.to: is missing; it must be an absolute path (allowed: \"/DIR/NAME\", without . and .. elements, double slashes and control characters)"},
+		{"loopback of the vendor", map[string]string{adminFile: "[trust]\nproduct = 'x'", vendorFile + ".d/x.toml": "[source]\nurl='http://localhost/'"}, vendorFile + ".d/x.toml:2: source.url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + unauthenticatedHint + ")"},
+		{"type set below", map[string]string{adminFile: "source.type = 'file'", adminFile + ".d/x.toml": "source.url = 'https://x'"}, adminFile + ".d/x.toml:1: source.url: does not belong to a source of type \"file\" (hint: set source.type as well)"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.files[vendorFile] = minimal
+			_, err := tree(t, row.files).Load("agent")
+			if want := "cannot use target agent: " + row.want; err == nil || err.Error() != want {
+				t.Errorf("\n got %v\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+// TestAccepted are values near a refused one.
+func TestAccepted(t *testing.T) {
+	for _, file := range []string{
+		"%M[source]\nurl = 'http://127.0.0.1:8000/m.json'",
+		"%M[source]\nurl = 'http://localhost/m.json'",
+		"%M[source]\nurl = 'http://[::1]:8000/m.json'",
+		"%M[source]\nurl = 'http://example.com/'\n[trust]\nallow_unauthenticated = true",
+		"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true\n[trust]\nallow_unauthenticated = true",
+		"%M[source]\ntype = 'manifest'",
+		"%M[source]\ntype = 'file'",
+		"%M[source]\ntype = 'file'\npath = '/srv/not-mounted/x'",
+		"%M[health]\nversion_command = ['/usr/local/bin/not-installed']",
+		"%M[health]\nprobe = []",
+		"%Mmode = '0500'",
+		"install = [{from='x', to='/usr/local/bin/x'}]\nunit = 'machinemon-client.service'",
+		"install = [{from='x', to='/usr/local/bin/x'}]\nunit = 'machinemon-server.service'",
+		"install = [{from='x', to='/usr/local/bin/x'}]\nunit = 'a\\x2db@c:d.service'",
+		"install = [{from='x', to='/var/tmpfiles/x'}]\nunit = 'a.service'",
+	} {
+		file = strings.ReplaceAll(file, "%M", minimal)
+		if _, err := tree(t, map[string]string{adminFile: file}).Load("agent"); err != nil {
+			t.Errorf("%s\n%v", file, err)
+		}
+	}
+}
+
+// TestKeysMatchFragment: a key that only one of the two knows would be
+// refused with a wrong reason, or ignored.
+func TestKeysMatchFragment(t *testing.T) {
+	for _, k := range keys {
+		var line string
+		switch k.kind {
+		case text:
+			line = `"x"`
+		case integer:
+			line = "1"
+		case boolean:
+			line = "true"
+		case texts:
+			line = `["x"]`
+		case table:
+			line = "{}"
+		case tables:
+			line = "[{}]"
+		}
+		file := k.name + " = " + line
+		for _, list := range []string{"install", "health.probe"} {
+			if rest, ok := strings.CutPrefix(k.name, list+"."); ok {
+				file = "[[" + list + "]]\n" + rest + " = " + line
+			}
+		}
+		if _, lines, err := parse([]byte(file)); err != nil || len(lines) == 0 {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+// FuzzParse: whatever is in a file, it is refused with one line or decoded,
+// never a panic, which would cost other targets their units.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte("source = { type = 'file', path = '/x' }\n[[health.probe]]\ntcp = 'x:1'\n[health]\nmain=''"))
+	f.Add([]byte("install = [{from='{os}'}, {to=\"\\u0000\"}]\nrollback.snapshot = ['''x''']\n[hooks]"))
+	f.Add([]byte("\"\\U0010ffff\" = 1979-05-27T07:32:00Z"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		frag, lines, err := parse(data)
+		if err != nil {
+			if hasControl(err.Error()) {
+				t.Errorf("not one line: %q", err.Error())
+			}
+			return
+		}
+		m := merged{where: map[string]position{}}
+		m.add(frag, lines, "/etc/x.toml", 0)
+		v := validation{merged: m, dirs: DefaultDirs, check: checker{}}
+		target, err := v.target("x", []string{"/etc/x.toml"})
+		if (target == nil) == (err == nil) {
+			t.Errorf("got %v and %v", target, err)
+		}
+		if err != nil && hasControl(err.Error()) {
+			t.Errorf("not one line: %q", err.Error())
+		}
+	})
+}

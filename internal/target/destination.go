@@ -1,0 +1,211 @@
+package target
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// forbiddenDirs hold nothing that a release could sensibly install, belong to
+// users, or are ours.
+var forbiddenDirs = []string{
+	"/home", "/root", "/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev",
+	"/usr/lib/machinemon-update", "/var/lib/machinemon-update", "/etc/machinemon-update",
+}
+
+// backupDir is where the swap keeps backups and temporaries, beside each
+// destination.
+const backupDir = ".machinemon-update"
+
+// forbidden returns the directory in which path must not be, or "".
+func forbidden(path string) string {
+	for _, dir := range forbiddenDirs {
+		if within(path, dir) {
+			return dir
+		}
+	}
+	if filepath.Dir(path) == "/" {
+		return "/ itself"
+	}
+	if slices.Contains(strings.Split(path, "/"), backupDir) {
+		return backupDir
+	}
+	return ""
+}
+
+// CheckDestinations checks on this machine every file that an update of t
+// would write: the place must exist, be writable by root alone, and belong to
+// no one else. Files that do not exist yet are fine. all are the targets
+// whose files t must leave alone; t may be among them. The error is a
+// *ConfigError.
+func (t *Target) CheckDestinations(all []*Target) error {
+	var installed []string // resolved and as written, for dpkg
+	paths := map[string]string{}
+	for n, i := range t.Install {
+		path := fmt.Sprintf("install[%d].to", n)
+		resolved, problem, hint := t.check.destination(i.To)
+		if problem == "" {
+			problem, hint = t.check.replaceable(resolved)
+		}
+		if problem == "" {
+			problem = t.taken(resolved, all)
+		}
+		if problem != "" {
+			return t.refuse(path, problem, hint)
+		}
+		for _, alias := range aliases(i.To, resolved) {
+			installed = append(installed, alias)
+			paths[alias] = path
+		}
+	}
+	for _, file := range t.Snapshot {
+		resolved, problem, hint := t.check.destination(file)
+		if problem == "" {
+			problem = t.taken(resolved, all)
+		}
+		if problem != "" {
+			return t.refuse("rollback.snapshot", problem, hint)
+		}
+	}
+	file, pkg, err := t.check.packaged(installed)
+	if err != nil {
+		return t.refuse("", err.Error(), "")
+	}
+	if pkg != "" {
+		return t.refuse(paths[file], file+" belongs to the Debian package "+pkg, "a program that apt installs is updated by apt")
+	}
+	return nil
+}
+
+func (t *Target) refuse(path, problem, hint string) *ConfigError {
+	at := t.where[path]
+	return &ConfigError{Target: t.Name, File: at.file, Line: at.line, Key: withoutIndex(path), Problem: problem, Hint: hint}
+}
+
+// destination returns the file without symlinks in its parents, or why root
+// must not write it.
+func (c checker) destination(file string) (resolved, problem, hint string) {
+	dir, err := c.resolve(filepath.Dir(file))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", err.Error(), "create the directory first"
+	}
+	if err != nil {
+		return "", err.Error(), rootOnlyHint
+	}
+	resolved = filepath.Join(dir, filepath.Base(file))
+	if where := forbidden(resolved); where != "" {
+		return "", file + " is in " + where, ""
+	}
+	info, err := os.Lstat(c.root + resolved)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return resolved, "", ""
+	case err != nil:
+		return "", file + ": " + cause(err).Error(), ""
+	case info.Mode()&fs.ModeSymlink != 0:
+		return "", file + " is a symlink", "name the file that it leads to"
+	case !info.Mode().IsRegular():
+		return "", file + " is not a regular file", ""
+	}
+	if err := c.rootOnly(resolved); err != nil {
+		return "", err.Error(), rootOnlyHint
+	}
+	return resolved, "", ""
+}
+
+const capabilitiesHint = "give the unit what it needs by AmbientCapabilities= and Group= instead"
+
+// replaceable returns why a file has properties that a new one would lose.
+func (c checker) replaceable(file string) (problem, hint string) {
+	info, err := os.Lstat(c.root + file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", ""
+	case err != nil:
+		return file + ": " + cause(err).Error(), ""
+	case info.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0:
+		return file + " is setuid or setgid", capabilitiesHint
+	}
+	for _, attribute := range []struct{ name, problem string }{
+		{"security.capability", " has file capabilities"},
+		{"system.posix_acl_access", " has an ACL"},
+	} {
+		has, err := hasAttribute(c.root+file, attribute.name)
+		if err != nil {
+			return file + ": " + err.Error(), ""
+		}
+		if has {
+			return file + attribute.problem, capabilitiesHint
+		}
+	}
+	return "", ""
+}
+
+// taken returns which other target the file belongs to.
+func (t *Target) taken(file string, all []*Target) (problem string) {
+	for _, other := range all {
+		if other.Name == t.Name {
+			continue
+		}
+		theirs := slices.Clone(other.Snapshot)
+		for _, i := range other.Install {
+			theirs = append(theirs, i.To)
+		}
+		for _, f := range theirs {
+			// Whatever is wrong with their directory is their problem.
+			if dir, err := t.check.resolve(filepath.Dir(f)); err == nil {
+				f = filepath.Join(dir, filepath.Base(f))
+			}
+			if f == file {
+				return file + " belongs to target " + other.Name
+			}
+		}
+	}
+	return ""
+}
+
+// aliases returns the names under which dpkg may know a file: packages from
+// before /bin became a link to /usr/bin list /bin.
+func aliases(written, resolved string) []string {
+	names := []string{written, resolved}
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
+		if within(resolved, "/usr"+dir) {
+			names = append(names, strings.TrimPrefix(resolved, "/usr"))
+		}
+	}
+	return names
+}
+
+// packaged returns the first of files that a dpkg package owns, and the
+// package. Without dpkg there is none.
+func (c checker) packaged(files []string) (file, pkg string, err error) {
+	const info = "/var/lib/dpkg/info"
+	entries, err := os.ReadDir(c.root + info)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", fmt.Errorf("%s: %w", info, cause(err))
+	}
+	for _, e := range entries {
+		pkg, ok := strings.CutSuffix(e.Name(), ".list")
+		if !ok {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(c.root, info, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // dpkg replaced it just now
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), cause(err))
+		}
+		for _, file := range files {
+			if bytes.Contains(content, []byte("\n"+file+"\n")) || bytes.HasPrefix(content, []byte(file+"\n")) {
+				return file, pkg, nil
+			}
+		}
+	}
+	return "", "", nil
+}

@@ -1,0 +1,193 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFragment is the size in bytes beyond which a file is not a target file.
+const maxFragment = 64 << 10
+
+// targetName is what a name may be: it becomes a systemd instance, a file and
+// a directory.
+var targetName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// verbs are no names for targets, also those of later versions, so that no
+// target becomes unreachable by an upgrade.
+var verbs = []string{
+	"status", "apply", "check", "history", "rollback", "version", "hold", "unhold", "skip", "unskip",
+	"enable", "disable", "import", "trust", "drill", "directive", "completion", "help",
+}
+
+// ValidName tells whether a target may have this name, but for the verbs of the
+// command, which Load refuses.
+func ValidName(name string) bool { return targetName.MatchString(name) }
+
+// Names returns every target that a T.toml or T.toml.d names, sorted. Names
+// that no target may have are among them: Load says what is wrong.
+func (d Dirs) Names() ([]string, error) {
+	names := map[string]bool{}
+	for _, dir := range []string{d.Vendor, d.Admin} {
+		entries, err := os.ReadDir(filepath.Join(d.Root, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot list targets in %s: %w", dir, cause(err))
+		}
+		for _, e := range entries {
+			name, ok := strings.CutSuffix(e.Name(), ".toml")
+			if dropins, isDir := strings.CutSuffix(e.Name(), ".toml.d"); isDir && e.IsDir() {
+				name, ok = dropins, true
+			}
+			if ok && !strings.HasPrefix(name, ".") && name != "" {
+				names[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// Load reads, merges and validates the target's fragments. They and what they
+// make root run or read must be writable by root alone. The error is a
+// *ConfigError.
+func (d Dirs) Load(name string) (*Target, error) {
+	t, err := d.load(name)
+	if err != nil {
+		err.Target = printable(name)
+		return nil, err
+	}
+	return t, nil
+}
+
+func (d Dirs) load(name string) (*Target, *ConfigError) {
+	if !targetName.MatchString(name) {
+		return nil, &ConfigError{Problem: "is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)"}
+	}
+	if slices.Contains(verbs, name) {
+		return nil, &ConfigError{Problem: "is no name for a target, as it is a verb of the command"}
+	}
+	files, err := d.fragments(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, &ConfigError{
+			Problem: fmt.Sprintf("no %s.toml in %s or %s", name, d.Admin, d.Vendor),
+			Hint:    "`machinemon-update status` lists the targets",
+		}
+	}
+	m := merged{where: map[string]position{}}
+	for order, file := range files {
+		data, err := d.read(file)
+		if err != nil {
+			return nil, err
+		}
+		f, lines, err := parse(data)
+		if err != nil {
+			err.File = file
+			return nil, err
+		}
+		m.add(f, lines, file, order)
+	}
+	v := validation{merged: m, dirs: d, check: checker{root: d.Root}}
+	return v.target(name, files)
+}
+
+// fragments lists the target's files, the higher ones last: the vendor's
+// file, the administrator's, the vendor's drop-ins, the administrator's.
+func (d Dirs) fragments(name string) ([]string, *ConfigError) {
+	var files []string
+	for _, dir := range []string{d.Vendor, d.Admin} {
+		file := filepath.Join(dir, name+".toml")
+		switch _, err := os.Lstat(filepath.Join(d.Root, file)); {
+		case err == nil:
+			files = append(files, file)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, &ConfigError{File: file, Problem: "cannot be read: " + cause(err).Error()}
+		}
+	}
+	for _, dir := range []string{d.Vendor, d.Admin} {
+		dropins := filepath.Join(dir, name+".toml.d")
+		entries, err := os.ReadDir(filepath.Join(d.Root, dropins)) // sorted by name
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + cause(err).Error()}
+		}
+		for _, e := range entries {
+			if !strings.HasSuffix(e.Name(), ".toml") || strings.HasPrefix(e.Name(), ".") {
+				continue
+			}
+			if hasControl(e.Name()) {
+				return nil, &ConfigError{File: dropins, Problem: "holds a file with control characters in its name"}
+			}
+			files = append(files, filepath.Join(dropins, e.Name()))
+		}
+	}
+	return files, nil
+}
+
+// read returns the content of a fragment. A link, FIFO or endless file is
+// refused rather than followed, waited for or read.
+func (d Dirs) read(file string) ([]byte, *ConfigError) {
+	refuse := func(problem, hint string) ([]byte, *ConfigError) {
+		return nil, &ConfigError{File: file, Problem: problem, Hint: hint}
+	}
+	if err := (checker{root: d.Root}).rootOnly(filepath.Dir(file)); err != nil {
+		return refuse(err.Error(), rootOnlyHint)
+	}
+	f, err := os.OpenFile(filepath.Join(d.Root, file), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return refuse("must be a regular file, not a symlink", "")
+	case errors.Is(err, fs.ErrPermission):
+		return refuse("cannot be read: "+cause(err).Error(), "target files hold no secrets and are readable by everyone: chmod 0644")
+	case err != nil:
+		return refuse("cannot be read: "+cause(err).Error(), "")
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return refuse("cannot be read: "+cause(err).Error(), "")
+	case !info.Mode().IsRegular():
+		return refuse("must be a regular file", "")
+	}
+	if err := (checker{root: d.Root}).rootOnly(file); err != nil {
+		return refuse(err.Error(), rootOnlyHint)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFragment+1))
+	switch {
+	case err != nil:
+		return refuse("cannot be read: "+cause(err).Error(), "")
+	case len(data) > maxFragment:
+		return refuse(fmt.Sprintf("is larger than %d KiB", maxFragment>>10), "")
+	}
+	return data, nil
+}
+
+// cause takes the operation and the path, which our errors name themselves,
+// off an error of package os.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// printable is the name as an error may print it: file names can hold
+// anything.
+func printable(name string) string {
+	if targetName.MatchString(name) {
+		return name
+	}
+	return shown(strconv.QuoteToASCII(name))
+}

@@ -1,0 +1,126 @@
+package target
+
+import (
+	"slices"
+	"strings"
+)
+
+// A kind is the TOML type of a key.
+type kind int
+
+const (
+	text kind = iota
+	integer
+	boolean
+	texts
+	table
+	tables
+)
+
+// A key is one that a target file may hold. Its problem is told in the same
+// words whether the type or the value is wrong: `must be` must (allowed:
+// allowed).
+type key struct {
+	name    string
+	kind    kind
+	must    string
+	allowed string
+}
+
+func (k key) problem() string {
+	return "must be " + k.must + " (allowed: " + k.allowed + ")"
+}
+
+const (
+	pathMust       = "an absolute path"
+	pathAllowed    = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
+	commandMust    = "a command as a list of strings"
+	commandAllowed = `["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters`
+	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
+	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
+	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command"
+)
+
+// keys is the contract of a target file, in the order of its documentation.
+var keys = []key{
+	{"description", text, "text on one line", "1 to 200 characters"},
+	{"unit", text, "the name of a service", `"NAME.service" or "NAME@INSTANCE.service"`},
+	{"auto_update_enabled", boolean, "a boolean", "true, false"},
+	{"auto_update_check_every_seconds", integer, "a whole number of seconds", "60 to 31536000"},
+
+	{"source", table, "a table", "[source]"},
+	{"source.type", text, "a type of source", `"manifest", "file"`},
+	{"source.url", text, "a URL", urlAllowed},
+	{"source.path", text, pathMust, pathAllowed},
+	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
+
+	{"trust", table, "a table", "[trust]"},
+	{"trust.mode", text, "a mode of trust", `"checksum"`},
+	{"trust.product", text, "a product's name", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
+	{"trust.allow_unauthenticated", boolean, "a boolean", "true, false"},
+
+	{"install", tables, "a list of tables", installAllowed},
+	{"install.from", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} are filled in`},
+	{"install.to", text, pathMust, pathAllowed},
+	{"install.mode", text, "an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`},
+	{"install.owner", text, "root, who alone may write what is installed", `"root"`},
+	{"install.group", text, "a group", "a name or a number, in quotes"},
+	{"install.optional", boolean, "a boolean", "true, false"},
+
+	{"rollback", table, "a table", "[rollback]"},
+	{"rollback.snapshot", texts, "a list of absolute paths", "each " + pathAllowed},
+
+	{"health", table, "a table", "[health]"},
+	{"health.timeout_seconds", integer, "a whole number of seconds", "1 to 3600"},
+	{"health.settle_seconds", integer, "a whole number of seconds", "0 to 3600"},
+	{"health.main", text, "one of the installed files", `a "to" of [[install]], or "" when the main process is a wrapper`},
+	{"health.version_command", texts, commandMust, commandAllowed},
+	{"health.probe", tables, "a list of tables", probeAllowed},
+	{"health.probe.http", text, "a URL", urlAllowed},
+	{"health.probe.expect_status", integer, "an HTTP status", "100 to 599, only beside http"},
+	{"health.probe.expect_body", text, "text that the answer contains", "1 to 1024 characters, only beside http"},
+	{"health.probe.tcp", text, "a host and a port", `"HOST:PORT"`},
+	{"health.probe.unix", text, pathMust, pathAllowed},
+	{"health.probe.command", texts, commandMust, commandAllowed},
+}
+
+// later are keys of the target file that this version does not know yet. They
+// are told apart from typing errors.
+var later = []string{
+	"install_manifest", "hooks",
+	"source.url_from", "source.ca_file", "source.proxy",
+	"source.repo", "source.asset", "source.api_url", "source.token_file",
+	"trust.root",
+}
+
+var keyByName = func() map[string]key {
+	byName := make(map[string]key, len(keys))
+	for _, k := range keys {
+		byName[k.name] = k
+	}
+	return byName
+}()
+
+// unknown is the problem with a key of table parent ("" is the top) that is
+// not in keys.
+func unknown(parent, name string) string {
+	problem := "is not a known key"
+	if slices.Contains(later, dot(parent, name)) {
+		problem = "is not supported by this version"
+	}
+	var allowed []string
+	for _, k := range keys {
+		if rest, ok := strings.CutPrefix(k.name, dot(parent, "")); ok && !strings.Contains(rest, ".") {
+			allowed = append(allowed, rest)
+		}
+	}
+	return problem + " (allowed: " + strings.Join(allowed, ", ") + ")"
+}
+
+// dot joins the name of a table, "" for the top, and a key in it.
+func dot(table, name string) string {
+	if table == "" {
+		return name
+	}
+	return table + "." + name
+}

@@ -1,0 +1,340 @@
+package target
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	vendorFile = "/usr/lib/machinemon-update/targets.d/agent.toml"
+	adminFile  = "/etc/machinemon-update/targets.d/agent.toml"
+)
+
+// minimal is the least that a target file must say.
+const minimal = `unit = "agent.service"
+[[install]]
+from = "agent"
+to = "/usr/local/bin/agent"
+`
+
+// tree makes a file system of files and the directories that targets need.
+func tree(t *testing.T, files map[string]string) Dirs {
+	t.Helper()
+	d := DefaultDirs
+	d.Root = t.TempDir()
+	for _, dir := range []string{d.Vendor, d.Admin, "/usr/local/bin", "/usr/bin", "/opt/agent", "/srv/releases"} {
+		if err := os.MkdirAll(d.Root+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range files {
+		put(t, d.Root+name, content)
+	}
+	return d
+}
+
+func put(t *testing.T, file, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pointer[T any](v T) *T { return &v }
+
+func TestLoadDefaults(t *testing.T) {
+	got, err := tree(t, map[string]string{adminFile: minimal}).Load("agent")
+	must(t, err)
+	got.check, got.where = checker{}, nil
+	want := &Target{
+		Name:        "agent",
+		Description: "agent",
+		Unit:        "agent.service",
+		CheckEvery:  time.Hour,
+		Trust:       Trust{Mode: "checksum"},
+		Install:     []Install{{From: "agent", To: "/usr/local/bin/agent"}},
+		Health:      Health{Timeout: 30 * time.Second, Settle: 5 * time.Second, Main: "/usr/local/bin/agent"},
+		Fragments:   []string{adminFile},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestLoadEveryKey(t *testing.T) {
+	d := tree(t, map[string]string{adminFile: `
+description = "Agent, the first"
+unit = "agent@1.service"
+auto_update_enabled = true
+auto_update_check_every_seconds = 60
+source = { type = "manifest", url = "https://example.com/m.json?x=1", insecure_skip_tls = true }
+trust.mode = "checksum"
+trust.product = "agent"
+trust.allow_unauthenticated = true
+install = [
+  { from = "agent-{version}/agent-{os}-{arch}", to = "/usr/local/bin/agent", mode = "0755", owner = "root", group = "adm" },
+  { from = "agent.service", to = "/opt/agent/agent.service", mode = "644", optional = true },
+]
+[rollback]
+snapshot = ["/etc/agent/config"]
+[health]
+timeout_seconds = 3600
+settle_seconds = 0
+main = ""
+version_command = ["/usr/local/bin/agent", "--version"]
+[[health.probe]]
+http = "http://[::1]:8080/healthz"
+[[health.probe]]
+http = "https://example.com"
+expect_status = 401
+expect_body = "no"
+[[health.probe]]
+tcp = "[::1]:80"
+[[health.probe]]
+unix = "/run/agent.sock"
+[[health.probe]]
+command = ["/usr/local/bin/agent", "ping"]
+`})
+	got, err := d.Load("agent")
+	must(t, err)
+	got.check, got.where = checker{}, nil
+	want := &Target{
+		Name:              "agent",
+		Description:       "Agent, the first",
+		Unit:              "agent@1.service",
+		AutoUpdateEnabled: true,
+		CheckEvery:        time.Minute,
+		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, URLFromAdmin: true},
+		Trust:             Trust{Mode: "checksum", Product: "agent", AllowUnauthenticated: true},
+		Install: []Install{
+			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},
+			{From: "agent.service", To: "/opt/agent/agent.service", Mode: pointer(fs.FileMode(0o644)), Optional: true},
+		},
+		Snapshot: []string{"/etc/agent/config"},
+		Health: Health{
+			Timeout:        time.Hour,
+			VersionCommand: []string{"/usr/local/bin/agent", "--version"},
+			Probes: []Probe{
+				{HTTP: "http://[::1]:8080/healthz", ExpectStatus: 200},
+				{HTTP: "https://example.com", ExpectStatus: 401, ExpectBody: "no"},
+				{TCP: "[::1]:80"},
+				{Unix: "/run/agent.sock"},
+				{Command: []string{"/usr/local/bin/agent", "ping"}},
+			},
+		},
+		Fragments: []string{adminFile},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if got, want := got.Install[0].Name("linux-armv7", "v1.2"), "agent-v1.2/agent-linux-armv7"; got != want {
+		t.Errorf("Name = %q, want %q", got, want)
+	}
+}
+
+func TestProbeString(t *testing.T) {
+	for _, row := range []struct {
+		probe Probe
+		want  string
+	}{
+		{Probe{HTTP: "http://127.0.0.1:8080/healthz?token=secret"}, "http http://127.0.0.1:8080/healthz"},
+		{Probe{TCP: "[::1]:80"}, "tcp [::1]:80"},
+		{Probe{Unix: "/run/x.sock"}, "unix /run/x.sock"},
+		{Probe{Command: []string{"/usr/bin/x", "--password=secret"}}, "command /usr/bin/x"},
+	} {
+		if got := row.probe.String(); got != row.want {
+			t.Errorf("got %q, want %q", got, row.want)
+		}
+	}
+}
+
+// TestPrecedence gives each of four keys a value in one fragment more.
+func TestPrecedence(t *testing.T) {
+	d := tree(t, map[string]string{
+		vendorFile: minimal + `[health]
+timeout_seconds = 1
+settle_seconds = 1
+version_command = ["/bin/a"]
+[[health.probe]]
+tcp = "localhost:1"
+[[health.probe]]
+tcp = "localhost:2"
+[rollback]
+snapshot = ["/etc/a"]
+[source]
+url = "https://vendor.example.com/"
+[trust]
+product = "vendor"
+`,
+		adminFile:                     "[health]\ntimeout_seconds = 2\nsettle_seconds = 2\nversion_command = []\n[source]\nurl='https://admin.example.com/'\n",
+		vendorFile + ".d/50-b.toml":   "[health]\nsettle_seconds = 3\n[rollback]\nsnapshot = []\n",
+		adminFile + ".d/10-a.toml":    "[health]\nsettle_seconds = 4\n[trust]\nproduct = 'ten'\n",
+		adminFile + ".d/20-b.toml":    "trust.product = 'twenty'\n[[health.probe]]\ntcp = 'localhost:3'\n",
+		adminFile + ".d/30.toml.bak":  "broken",
+		adminFile + ".d/.hidden.toml": "broken",
+	})
+	got, err := d.Load("agent")
+	must(t, err)
+	want := Health{Timeout: 2 * time.Second, Settle: 4 * time.Second, Main: "/usr/local/bin/agent", VersionCommand: []string{}, Probes: []Probe{{TCP: "localhost:3"}}}
+	if !reflect.DeepEqual(got.Health, want) {
+		t.Errorf("health: got %+v, want %+v", got.Health, want)
+	}
+	if len(got.Snapshot) != 0 || got.Trust.Product != "twenty" || got.Source.URL != "https://admin.example.com/" || !got.Source.URLFromAdmin {
+		t.Errorf("got %+v %+v %+v", got.Snapshot, got.Trust, got.Source)
+	}
+	files := []string{vendorFile, adminFile, vendorFile + ".d/50-b.toml", adminFile + ".d/10-a.toml", adminFile + ".d/20-b.toml"}
+	if !reflect.DeepEqual(got.Fragments, files) {
+		t.Errorf("fragments: got %q, want %q", got.Fragments, files)
+	}
+}
+
+// TestSourceTypeOverride: an administrator may turn a manifest source into a
+// file source without a way to unset the package's url.
+func TestSourceTypeOverride(t *testing.T) {
+	d := tree(t, map[string]string{
+		vendorFile: minimal + "[source]\nurl = 'https://example.com/'\n",
+		adminFile:  "[source]\ntype = 'file'\npath = '/srv/releases'\n",
+	})
+	got, err := d.Load("agent")
+	must(t, err)
+	if want := (Source{Type: "file", Path: "/srv/releases"}); got.Source != want {
+		t.Errorf("got %+v, want %+v", got.Source, want)
+	}
+}
+
+func TestNames(t *testing.T) {
+	d := tree(t, map[string]string{
+		"/usr/lib/machinemon-update/targets.d/b.toml":          "",
+		"/usr/lib/machinemon-update/targets.d/a.toml":          "",
+		"/etc/machinemon-update/targets.d/a.toml":              "",
+		"/etc/machinemon-update/targets.d/c.toml.d/50.toml":    "",
+		"/etc/machinemon-update/targets.d/Bad Name.toml":       "",
+		"/etc/machinemon-update/targets.d/README":              "",
+		"/etc/machinemon-update/targets.d/.hidden.toml":        "",
+		"/etc/machinemon-update/targets.d/d.toml.dpkg-old":     "",
+		"/etc/machinemon-update/targets.d/not-a-directory.d/x": "",
+	})
+	got, err := d.Names()
+	must(t, err)
+	if want := []string{"Bad Name", "a", "b", "c"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	got, err = Dirs{Root: d.Root, Vendor: "/none", Admin: "/none"}.Names()
+	if err != nil || len(got) != 0 {
+		t.Errorf("missing directories: got %q, %v", got, err)
+	}
+}
+
+// TestFragmentFile refuses what is not a plain small file, without waiting
+// for it.
+func TestFragmentFile(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		plant func(t *testing.T, file string)
+		want  string
+		hint  string
+	}{
+		{"fifo", func(t *testing.T, file string) { must(t, syscall.Mkfifo(file, 0o644)) }, adminFile + ": must be a regular file", ""},
+		{"symlink", func(t *testing.T, file string) { must(t, os.Symlink("/etc/passwd", file)) }, adminFile + ": must be a regular file, not a symlink", ""},
+		{"device", func(t *testing.T, file string) { must(t, os.Symlink("/dev/zero", file)) }, adminFile + ": must be a regular file, not a symlink", ""},
+		{"directory", func(t *testing.T, file string) { must(t, os.Mkdir(file, 0o755)) }, adminFile + ": must be a regular file", ""},
+		{"huge", func(t *testing.T, file string) { put(t, file, strings.Repeat("#", 64<<10+1)) }, adminFile + ": is larger than 64 KiB", ""},
+		{"writable", func(t *testing.T, file string) { put(t, file, minimal); must(t, os.Chmod(file, 0o646)) }, adminFile + ": " + adminFile + " is writable by everyone", rootOnlyHint},
+		{"group", func(t *testing.T, file string) { put(t, file, minimal); must(t, os.Chmod(file, 0o664)) }, adminFile + ": " + adminFile + " is writable by its group " + gid(), rootOnlyHint},
+		{"directory writable", func(t *testing.T, file string) {
+			put(t, file, minimal)
+			must(t, os.Chmod(filepath.Dir(file), 0o777))
+		}, adminFile + ": /etc/machinemon-update/targets.d is writable by everyone", rootOnlyHint},
+		{"parent writable", func(t *testing.T, file string) {
+			put(t, file, minimal)
+			must(t, os.Chmod(filepath.Dir(filepath.Dir(file)), 0o757))
+		}, adminFile + ": /etc/machinemon-update is writable by everyone", rootOnlyHint},
+		{"drop-ins are a fifo", func(t *testing.T, file string) {
+			put(t, file, minimal)
+			must(t, syscall.Mkfifo(file+".d", 0o644))
+		}, adminFile + ".d: cannot be read: not a directory", ""},
+		{"drop-in with a newline", func(t *testing.T, file string) { put(t, file+".d/a\nb.toml", "") }, adminFile + ".d: holds a file with control characters in its name", ""},
+		{"drop-in is a fifo", func(t *testing.T, file string) {
+			put(t, file, minimal)
+			must(t, os.Mkdir(file+".d", 0o755))
+			must(t, syscall.Mkfifo(file+".d/x.toml", 0o644))
+		}, adminFile + ".d/x.toml: must be a regular file", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := tree(t, nil)
+			row.plant(t, d.Root+adminFile)
+			refused(t, d, "agent", row.want, row.hint)
+		})
+	}
+}
+
+// TestFragmentOwner is TestFragmentFile for what only root can plant.
+func TestFragmentOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("giving files away takes root")
+	}
+	d := tree(t, map[string]string{adminFile: minimal})
+	must(t, os.Chown(d.Root+adminFile, 1000, 0))
+	refused(t, d, "agent", adminFile+": "+adminFile+" is owned by user 1000, not by root", rootOnlyHint)
+}
+
+func TestLoadName(t *testing.T) {
+	const rule = "is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)"
+	for _, row := range []struct{ name, want string }{
+		{"none", "cannot use target none: no none.toml in /etc/machinemon-update/targets.d or /usr/lib/machinemon-update/targets.d (hint: `machinemon-update status` lists the targets)"},
+		{"", `cannot use target "": ` + rule},
+		{"Agent", `cannot use target "Agent": ` + rule},
+		{"../agent", `cannot use target "../agent": ` + rule},
+		{"-x", `cannot use target "-x": ` + rule},
+		{"a\nb", `cannot use target "a\nb": ` + rule},
+		{strings.Repeat("a", 65), `cannot use target "` + strings.Repeat("a", 65) + `": ` + rule},
+		{"rollback", "cannot use target rollback: is no name for a target, as it is a verb of the command"},
+		{"drill", "cannot use target drill: is no name for a target, as it is a verb of the command"},
+	} {
+		_, err := tree(t, nil).Load(row.name)
+		if err == nil || err.Error() != row.want {
+			t.Errorf("Load(%q)\n got %v\nwant %s", row.name, err, row.want)
+		}
+	}
+}
+
+// refused asserts the whole text of Load's refusal.
+func refused(t *testing.T, d Dirs, name, want, hint string) {
+	t.Helper()
+	_, err := d.Load(name)
+	var ce *ConfigError
+	if !errors.As(err, &ce) {
+		t.Fatalf("got %v, want a ConfigError: %s", err, want)
+	}
+	if want = "cannot use target " + name + ": " + withHint(want, hint); ce.Error() != want {
+		t.Errorf("\n got %s\nwant %s", ce, want)
+	}
+	if ce.Hint != hint {
+		t.Errorf("\n got hint %q\nwant hint %q", ce.Hint, hint)
+	}
+}
+
+// withHint is an error's text with its hint.
+func withHint(text, hint string) string {
+	if hint == "" {
+		return text
+	}
+	return text + " (hint: " + hint + ")"
+}

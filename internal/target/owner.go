@@ -1,0 +1,184 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const rootOnlyHint = "it and its parents must be writable by root alone: chown root:root, chmod go-w"
+
+// CheckRootOnly returns an error, which names the place, unless the path and
+// all its parents can be written by root alone. Symlinks on the way are
+// followed and their targets checked. Group staff may write /usr/local and
+// what is below, as Debian has it. When the path does not exist, the error is
+// fs.ErrNotExist and all parents that do exist are good.
+func CheckRootOnly(path string) error {
+	return checker{}.rootOnly(path)
+}
+
+// A checker looks at the file system below root; "" is the machine's own,
+// whose files root must own. Any other root's files must belong to the owner
+// of root.
+type checker struct{ root string }
+
+func (c checker) rootOnly(path string) error {
+	_, err := c.resolve(path)
+	return err
+}
+
+// maxSymlinks is Linux's own limit in one path (MAXSYMLINKS of path_resolution(7)).
+const maxSymlinks = 40
+
+// resolve checks each component of an absolute path and returns the path
+// without symlinks. Nobody but root can change a path that passed.
+func (c checker) resolve(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%q is not an absolute path", path)
+	}
+	owner, err := c.owner()
+	if err != nil {
+		return "", err
+	}
+	if _, err := c.component("/", owner); err != nil {
+		return "", err
+	}
+	at, links := "/", 0
+	todo := strings.Split(path, "/")
+	for len(todo) > 0 {
+		name := todo[0]
+		todo = todo[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, name)
+		link, err := c.component(next, owner)
+		if err != nil {
+			return next, err
+		}
+		if link == "" {
+			at = next
+			continue
+		}
+		if links++; links > maxSymlinks {
+			return "", fmt.Errorf("%s: %w", path, unix.ELOOP)
+		}
+		if filepath.IsAbs(link) {
+			at = "/"
+		}
+		todo = append(strings.Split(link, "/"), todo...)
+	}
+	return at, nil
+}
+
+// component checks one file or directory and returns where it leads if it is
+// a symlink. A symlink has no permissions: its directory's count.
+func (c checker) component(path string, owner uint32) (link string, err error) {
+	info, err := os.Lstat(c.root + path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, cause(err))
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	if stat.Uid != owner {
+		return "", fmt.Errorf("%s is owned by user %d, not by root", path, stat.Uid)
+	}
+	mode := info.Mode()
+	switch {
+	case mode&fs.ModeSymlink != 0:
+		link, err := os.Readlink(c.root + path)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, cause(err))
+		}
+		return link, nil
+	case mode.Perm()&0o002 != 0:
+		return "", fmt.Errorf("%s is writable by everyone", path)
+	case mode.Perm()&0o020 != 0:
+		// With an ACL these bits are its mask, so they count also for group root.
+		if !within(path, "/usr/local") || !isStaff(stat.Gid) {
+			return "", fmt.Errorf("%s is writable by its group %d", path, stat.Gid)
+		}
+		acl, err := hasAttribute(c.root+path, "system.posix_acl_access")
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
+		if acl {
+			return "", fmt.Errorf("%s has an ACL that lets others write", path)
+		}
+	}
+	return "", nil
+}
+
+func (c checker) owner() (uint32, error) {
+	if c.root == "" {
+		return 0, nil
+	}
+	info, err := os.Stat(c.root)
+	if err != nil {
+		return 0, err
+	}
+	return info.Sys().(*syscall.Stat_t).Uid, nil
+}
+
+const (
+	debianStaff = 50    // base-passwd's static gid
+	overflowGID = 65534 // what user_namespaces(7) shows for a gid that is not mapped
+)
+
+// isStaff tells whether gid is group staff. In the user namespace of the
+// fetcher and the verifier staff is not mapped, and cannot be told from other
+// groups; they get the benefit of the doubt, since they neither run nor
+// replace anything below /usr/local, and those who do check outside of it.
+func isStaff(gid uint32) bool {
+	staff := uint32(debianStaff)
+	if g, err := user.LookupGroup("staff"); err == nil {
+		if n, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
+			staff = uint32(n)
+		}
+	}
+	return gid == staff || gid == overflowGID && !mapped(staff)
+}
+
+// mapped tells whether the process's user namespace knows the gid.
+func mapped(gid uint32) bool {
+	data, err := os.ReadFile("/proc/self/gid_map")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(data)) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
+			return true
+		}
+		// gid is an ID of the outer namespace: the system's, which has the
+		// group file.
+		if uint64(gid) >= outside && uint64(gid) < outside+count {
+			return true
+		}
+	}
+	return false
+}
+
+// within tells whether path is dir or below it. Both are clean.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+func hasAttribute(path, name string) (bool, error) {
+	size, err := unix.Lgetxattr(path, name, nil)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return false, nil
+	}
+	return size > 0, err
+}

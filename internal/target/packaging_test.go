@@ -1,0 +1,74 @@
+package target
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"testing"
+)
+
+func shipped(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile("../../packaging/" + file)
+	must(t, err)
+	return string(content)
+}
+
+// TestShippedTargets: what the packages bring loads, updates nothing by
+// itself, and takes the one key that an operator has to add.
+func TestShippedTargets(t *testing.T) {
+	for _, row := range []struct{ name, unit, product string }{
+		{"agent", "machinemon-client.service", "machinemon-client"},
+		{"server", "machinemon-server.service", "machinemon-server"},
+	} {
+		d := tree(t, map[string]string{DefaultDirs.Vendor + "/" + row.name + ".toml": shipped(t, "targets.d/"+row.name+".toml")})
+		got, err := d.Load(row.name)
+		must(t, err)
+		if got.Unit != row.unit || got.Trust.Product != row.product || got.AutoUpdateEnabled || got.Source.Type != SourceNone {
+			t.Errorf("%s: got %+v", row.name, got)
+		}
+		put(t, d.Root+d.Admin+"/"+row.name+".toml", "[source]\nurl = \"https://monitor.example.com/m.json\"\n")
+		got, err = d.Load(row.name)
+		must(t, err)
+		if got.Source.Type != SourceManifest {
+			t.Errorf("%s: got %+v", row.name, got.Source)
+		}
+	}
+}
+
+// TestExample: the example loads, shows every key, and its commented keys are
+// valid where they stand and hold the defaults.
+func TestExample(t *testing.T) {
+	example := shipped(t, "examples/daemon.toml")
+	load := func(content string) *Target {
+		got, err := tree(t, map[string]string{adminFile: content}).Load("agent")
+		must(t, err)
+		return got
+	}
+	asShipped := load(example)
+	commented := regexp.MustCompile(`(?m)^# ([a-z_]+ = )`)
+	all := commented.ReplaceAllString(example, "$1")
+	_, lines, wrong := parse([]byte(all))
+	if wrong != nil {
+		t.Fatal(wrong)
+	}
+	for _, k := range keys {
+		found := false
+		for path := range lines {
+			found = found || withoutIndex(path) == k.name
+		}
+		if !found {
+			t.Errorf("%s is not in the example", k.name)
+		}
+	}
+	// path belongs to another type of source, and so cannot be uncommented
+	// with the rest; mode, owner and expect_body have no default to show.
+	for _, name := range []string{"path", "mode", "owner", "group", "expect_body"} {
+		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
+	}
+	uncommented := load(all)
+	asShipped.where, uncommented.where, asShipped.check, uncommented.check = nil, nil, checker{}, checker{}
+	if !reflect.DeepEqual(uncommented, asShipped) {
+		t.Errorf("defaults differ:\n got %+v\nwant %+v", uncommented, asShipped)
+	}
+}

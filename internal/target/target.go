@@ -1,0 +1,186 @@
+// Package target turns the TOML files of a target into a validated Target.
+//
+// On disk a target T is a set of fragments: T.toml and the drop-ins
+// T.toml.d/*.toml, in the vendor's directory (owned by the packages) and in
+// the administrator's (owned by the operator). This package only reads them.
+//
+// Trusted is what root alone can write: every fragment, every file that a
+// fragment makes root run or read, and all their parents are checked before
+// they are used. Nothing in a fragment is believed about the machine; what a
+// target may overwrite is checked against the machine by CheckDestinations.
+// A fragment may hold secrets by mistake, so errors name file, line and key,
+// and never quote a value.
+//
+// The way of a file is fragment → merged → Target, and only the last leaves
+// the package.
+package target
+
+import (
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Dirs says where target files are.
+type Dirs struct {
+	// Root is the file system that Vendor, Admin and the paths in target
+	// files belong to; "" is the machine's own. Ownership is checked below
+	// Root and against Root's own owner, so that tests can use a tree of
+	// theirs.
+	Root string
+
+	Vendor string // fragments of the packages
+	Admin  string // fragments of the operator; override the vendor's key by key
+}
+
+// DefaultDirs is where an installed machinemon-update looks.
+var DefaultDirs = Dirs{
+	Vendor: "/usr/lib/machinemon-update/targets.d",
+	Admin:  "/etc/machinemon-update/targets.d",
+}
+
+// A Target is one managed program: its systemd unit, the files it installs,
+// where releases come from and how health is judged. Load has validated it.
+type Target struct {
+	Name        string
+	Description string
+	Unit        string // the service that runs the program
+
+	AutoUpdateEnabled bool          // scheduled runs and directives may install
+	CheckEvery        time.Duration // between scheduled checks, at least a minute
+
+	Source   Source
+	Trust    Trust
+	Install  []Install // at least one
+	Snapshot []string  // files saved before the swap and restored by a rollback
+	Health   Health
+
+	Fragments []string // the files that made it up; later ones override earlier ones
+
+	check checker
+	where map[string]position // of each key, for errors
+}
+
+// The values of Source.Type.
+const (
+	SourceNone     = ""         // not configured yet
+	SourceManifest = "manifest" // URL names the manifest
+	SourceFile     = "file"     // Path names a directory, manifest or archive
+)
+
+// Source is where releases come from.
+type Source struct {
+	Type            string
+	URL             string // http or https, without user or password
+	Path            string // absolute
+	InsecureSkipTLS bool   // do not verify the server's certificate
+	URLFromAdmin    bool   // URL was written in the administrator's directory
+}
+
+// TrustChecksum is the only Trust.Mode of this version: digests from the
+// manifest, believed because of the transport it came over.
+const TrustChecksum = "checksum"
+
+// Trust is how a release is authenticated.
+type Trust struct {
+	Mode                 string
+	Product              string // must equal the manifest's, when set
+	AllowUnauthenticated bool   // accept a transport that anybody on the path can change
+}
+
+// Install is one file of the release and its place on this machine.
+type Install struct {
+	From     string       // name in the archive, with placeholders; see Name
+	To       string       // absolute
+	Mode     *fs.FileMode // permission bits; nil keeps the existing file's
+	Owner    *string      // name or number; nil keeps the existing file's
+	Group    *string      // name or number; nil keeps the existing file's
+	Optional bool         // a release without it is complete
+}
+
+// Name is the entry's name in the archive of version for platform, a key of
+// the manifest such as "linux-armv7".
+func (i Install) Name(platform, version string) string {
+	os, arch, _ := strings.Cut(platform, "-")
+	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version).Replace(i.From)
+}
+
+// Health is how a trial is judged.
+type Health struct {
+	Timeout time.Duration // all probes must pass within it
+	Settle  time.Duration // and keep passing this long, without a restart
+
+	// Main is the installed file that the unit's main process must run, ""
+	// where that is a wrapper and says nothing.
+	Main string
+
+	VersionCommand []string // its output must contain the new version; may be nil
+	Probes         []Probe
+}
+
+// A Probe asks the program whether it works. Exactly one of HTTP, TCP, Unix
+// and Command is set.
+type Probe struct {
+	HTTP         string // URL to GET
+	ExpectStatus int    // of HTTP
+	ExpectBody   string // text that the answer to HTTP must contain
+
+	TCP     string // host:port to connect to
+	Unix    string // socket to connect to
+	Command []string
+}
+
+// String names the probe in reports, for example "tcp 127.0.0.1:8080". A
+// command's arguments and a URL's query are left out: they may hold secrets.
+func (p Probe) String() string {
+	switch {
+	case p.HTTP != "":
+		u, err := url.Parse(p.HTTP)
+		if err != nil {
+			return "http"
+		}
+		u.RawQuery = ""
+		return "http " + u.Redacted()
+	case p.TCP != "":
+		return "tcp " + p.TCP
+	case p.Unix != "":
+		return "unix " + p.Unix
+	case len(p.Command) > 0:
+		return "command " + p.Command[0]
+	}
+	return "empty probe"
+}
+
+// A ConfigError is a fault in a target's configuration that an operator can
+// correct. It disables this target only.
+type ConfigError struct {
+	Target  string
+	File    string // "" when no file is at fault
+	Line    int    // 0 when no line is at fault
+	Key     string // dotted, "" when no key is at fault
+	Problem string
+	Hint    string // what to do about it; "" when Problem says so
+}
+
+// Error is one line, with the hint at its end.
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	b.WriteString("cannot use target " + e.Target + ": ")
+	if e.File != "" {
+		b.WriteString(e.File)
+		if e.Line > 0 {
+			fmt.Fprintf(&b, ":%d", e.Line)
+		}
+		b.WriteString(": ")
+	}
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	b.WriteString(e.Problem)
+	if e.Hint != "" {
+		b.WriteString(" (hint: " + e.Hint + ")")
+	}
+	return b.String()
+}
