@@ -148,8 +148,9 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	// From here on the journal is open: an error starts the rollback unit.
-	longest := unit.StopLimit + unit.StartLimit
-	if err := sw.arm(ctx, longest); err != nil {
+	limit := unit.StopLimit + unit.StartLimit
+	deadline := j.Timeout + j.Settle + limit + slack
+	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
 	}
 	if err := sw.rename(); err != nil {
@@ -160,21 +161,12 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	sw.logf("%s: installed, restarting %s", describe(j), j.Unit)
-	if err := sw.restart(ctx, j, longest); err != nil {
-		return err
-	}
-	// The restart took some of the time that the deadline had been given.
-	return sw.arm(ctx, 0)
+	return sw.restart(ctx, j, limit)
 }
 
 // slack is what the deadline allows beyond the restart and the gate's own
 // limits: the gate waits up to a minute for a lost bus.
 const slack = 90 * time.Second
-
-func (sw *swapping) arm(ctx context.Context, restart time.Duration) error {
-	after := sw.journal.Timeout + sw.journal.Settle + restart + slack
-	return sw.Systemd.Arm(ctx, deadlineOf(sw.name), after)
-}
 
 // rename puts the new files in their places, the last step before the restart.
 func (sw *swapping) rename() error {
