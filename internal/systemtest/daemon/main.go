@@ -1,0 +1,94 @@
+// Testd is the daemon that the system tests update. How it behaves is linked
+// in, as it would be in a real release:
+//
+//	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
+//
+// A good one serves /healthz and /version on $TESTD_ADDRESS and tells systemd
+// READY=1 once it does. Whatever its behaviour, --version is answered first.
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+var (
+	version   = "0.0.0"
+	behaviour = "good"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		if behaviour == "version-lies" {
+			version = "0.0.0-lie"
+		}
+		fmt.Printf("testd %s (commit none)\n", version)
+		return
+	}
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "testd:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	healthz := http.StatusOK
+	switch behaviour {
+	case "good", "version-lies":
+	case "exit0-at-once":
+		return nil
+	case "exit1-at-once":
+		return fmt.Errorf("this release exits at once")
+	case "exit-after-3s": // well until then
+		time.AfterFunc(3*time.Second, func() { os.Exit(1) })
+	case "never-listen": // nor READY=1
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		<-stop
+		return nil
+	case "ignore-sigterm":
+		signal.Ignore(syscall.SIGTERM)
+	case "answer-500":
+		healthz = http.StatusInternalServerError
+	default:
+		return fmt.Errorf("no such behaviour: %s", behaviour)
+	}
+
+	address := os.Getenv("TESTD_ADDRESS")
+	if address == "" {
+		address = "127.0.0.1:9200"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	if err := notifyReady(); err != nil {
+		return err
+	}
+	http.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(healthz)
+		fmt.Fprintln(w, `{"status":"ok"}`)
+	})
+	http.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, version) })
+	return http.Serve(l, nil)
+}
+
+// notifyReady does what sd_notify(3) describes, where the unit is Type=notify.
+func notifyReady() error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return nil
+	}
+	c, err := net.Dial("unixgram", socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("READY=1"))
+	return err
+}

@@ -1,0 +1,34 @@
+// Package systemtest tests the installed packages on a booted systemd.
+//
+//	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR]
+//
+// needs the packages in dist/ (make deb leaves them there), mmdebstrap and
+// systemd-nspawn. The first run makes a base image and keeps it in the cache.
+// TestMain installs the packages by apt on a booted machine, once; each test
+// then boots a machine of its own on top of that, in less than a second:
+//
+//	func TestYankedBeforeTheVerdict(t *testing.T) {
+//		t.Parallel()
+//		m := boot(t)
+//		m.installTestd("1.0.0", testdUnit) // the daemon in package daemon, by hand
+//		m.target(testdTarget)              // /etc/machinemon-update/targets.d/testd.toml
+//		dir := t.TempDir()
+//		m.publish(dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
+//		server := m.serve(dir)             // inside; server.Break(path, releases.Cut(1000))
+//
+//		since := m.cursor()
+//		apply := m.start("machinemon-update", "apply", "testd")
+//		m.awaitEvent(since, "machinemon-swap@testd.service started")
+//		m.Yank()                           // the power goes: every process dies at once
+//		m.wait(apply)                      // the command died with the machine
+//		…                                  // m.readFile and m.Stat see the disk
+//		m.boot()                           // the power is back: same disk
+//		m.assertOrder(since, "machinemon-update-recover.service started", "testd.service started")
+//		m.awaitTestd("1.0.0")
+//	}
+//
+// Methods of box in lower case fail the test instead of returning an error;
+// the others are package machine's. Every call ends, at the latest, after
+// machine.RunTimeout. A machine has a loopback network of its own and no other.
+// When a test fails, its machine's unit states and journal are in the log.
+package systemtest

@@ -1,0 +1,193 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+)
+
+var (
+	release = flag.String("release", "bookworm", "the Debian `release` to boot")
+	debs    = flag.String("debs", "../../dist", "the `directory` of the packages to install")
+)
+
+var lab *machine.Lab
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	packages, err := filepath.Glob(filepath.Join(*debs, "*.deb"))
+	if err == nil && len(packages) == 0 {
+		err = fmt.Errorf("no packages in %s: run make deb", *debs)
+	}
+	if err == nil {
+		lab, err = machine.NewLab(ctx, machine.Options{Release: *release, Debs: packages, Logf: logf})
+	}
+	if err != nil {
+		logf("%v", err)
+		return 1
+	}
+	ignore := context.AfterFunc(ctx, func() {
+		lab.Close() // ends the machines; the tests in them cannot
+		os.Exit(130)
+	})
+	status := m.Run()
+	ignore()
+	if err := lab.Close(); err != nil {
+		logf("%v", err)
+		return 1
+	}
+	return status
+}
+
+func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, "systemtest: "+format+"\n", args...) }
+
+// box is a machine whose methods fail the test instead of returning errors.
+type box struct {
+	*machine.Machine
+	t *testing.T
+}
+
+// boot returns a fresh machine with the packages installed.
+func boot(t *testing.T) *box {
+	t.Helper()
+	m, err := lab.New(t.Context(), t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{m, t}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.dump()
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// dump logs what a person would look at first. t.Context is over by now.
+func (b *box) dump() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, argv := range [][]string{
+		{"systemctl", "list-units", "--all", "--no-pager", "--plain", "machinemon-*", "testd*"},
+		{"systemctl", "--failed", "--no-pager", "--plain"},
+		{"journalctl", "--no-pager", "--output=short-precise", "--boot=all", "--lines=300"},
+	} {
+		r, err := b.Machine.Run(ctx, argv...)
+		b.t.Logf("%s: %q exited %d, %v\n%s%s", b.Name, argv, r.Code, err, r.Stdout, r.Stderr)
+	}
+}
+
+func (b *box) ok(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// run runs a command and returns how it ended, whatever its exit status.
+func (b *box) run(argv ...string) machine.Result {
+	b.t.Helper()
+	r, err := b.Machine.Run(b.t.Context(), argv...)
+	b.ok(err)
+	return r
+}
+
+// must runs a command that exits 0 and returns its standard output.
+func (b *box) must(argv ...string) string {
+	b.t.Helper()
+	r := b.run(argv...)
+	if r.Code != 0 {
+		b.t.Fatalf("%q exited %d:\n%s%s", argv, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// start runs a command in the background.
+func (b *box) start(argv ...string) *machine.Process {
+	b.t.Helper()
+	p, err := b.Machine.Start(argv...)
+	b.ok(err)
+	return p
+}
+
+// wait waits for a command that start started.
+func (b *box) wait(p *machine.Process) machine.Result {
+	b.t.Helper()
+	r, err := p.Wait(b.t.Context())
+	b.ok(err)
+	return r
+}
+
+// boot boots the machine again after Yank or powerOff.
+func (b *box) boot() {
+	b.t.Helper()
+	b.ok(b.Machine.Boot(b.t.Context()))
+}
+
+func (b *box) powerOff() {
+	b.t.Helper()
+	b.ok(b.Machine.PowerOff(b.t.Context()))
+}
+
+func (b *box) writeFile(name, content string, mode os.FileMode) {
+	b.t.Helper()
+	b.ok(b.Machine.WriteFile(name, []byte(content), mode))
+}
+
+func (b *box) readFile(name string) string {
+	b.t.Helper()
+	content, err := b.Machine.ReadFile(name)
+	b.ok(err)
+	return string(content)
+}
+
+// cursor marks the present end of the journal.
+func (b *box) cursor() machine.Cursor {
+	b.t.Helper()
+	c, err := b.Machine.JournalCursor(b.t.Context())
+	b.ok(err)
+	return c
+}
+
+// await returns the first journal entry after the cursor that matches.
+func (b *box) await(after machine.Cursor, match func(machine.Entry) bool) machine.Entry {
+	b.t.Helper()
+	e, err := b.Machine.AwaitJournal(b.t.Context(), after, match)
+	b.ok(err)
+	return e
+}
+
+// awaitEvent waits for an event such as "demo.service started".
+func (b *box) awaitEvent(after machine.Cursor, event string) {
+	b.t.Helper()
+	b.ok(b.Machine.AwaitEvent(b.t.Context(), after, event))
+}
+
+// assertOrder fails unless these events are in the journal in this order.
+func (b *box) assertOrder(after machine.Cursor, want ...string) {
+	b.t.Helper()
+	events, err := b.Machine.UnitEvents(b.t.Context(), after)
+	b.ok(err)
+	if err := machine.InOrder(events, want...); err != nil {
+		b.t.Error(err)
+	}
+}

@@ -1,0 +1,94 @@
+package machine
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// basePackages are in every image: what a plain Debian server has and what
+// our packages depend on, as machines have no network to fetch it over.
+var basePackages = []string{
+	"systemd", "systemd-sysv", "dbus", "ca-certificates", "iproute2", "procps", "e2fsprogs", "passwd",
+}
+
+// maskedUnits would take apt's lock or fill the journal, and no test is about them.
+var maskedUnits = []string{
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
+	"console-getty.service",
+}
+
+// CacheDir is where images and runs live.
+func CacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "machinemon-update"), nil
+}
+
+// baseImage returns the directory of a base system of the Debian release, and
+// makes it when it is missing.
+func baseImage(ctx context.Context, cache, release string) (string, error) {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%q\n%q", release, basePackages, maskedUnits))
+	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%x", release, key[:6]))
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return dir, err
+	}
+
+	temp := dir + ".tmp"
+	if err := os.RemoveAll(temp); err != nil { // of a maker that was killed
+		return "", err
+	}
+	args := []string{"mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--include=" + strings.Join(basePackages, ",")}
+	for _, unit := range maskedUnits {
+		args = append(args, fmt.Sprintf(`--customize-hook=ln -s /dev/null "$1"/etc/systemd/system/%s`, unit))
+	}
+	if err := contained(ctx, append(args, release, temp)...); err != nil {
+		return "", fmt.Errorf("cannot make a base image of %s: %w", release, err)
+	}
+	return dir, os.Rename(temp, dir)
+}
+
+// contained runs a command, with all that it starts, in a process namespace
+// that ends with it or with us.
+func contained(ctx context.Context, argv ...string) error {
+	k, err := newKeeper()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	var stderr bytes.Buffer
+	err = k.do(func() error {
+		args := append([]string{"-c", `mount -t proc proc /proc && "$@"; exit $?`, "sh"}, argv...)
+		cmd := exec.CommandContext(ctx, "/bin/sh", args...)
+		cmd.Stderr = &stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		return cmd.Run()
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", argv[0], err, stderr.Bytes())
+	}
+	return nil
+}

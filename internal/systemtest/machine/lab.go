@@ -1,0 +1,238 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say what every machine of a Lab has.
+type Options struct {
+	Release string   // Debian's name for it; "bookworm" when empty
+	Debs    []string // package files to install; none is allowed
+	Logf    func(format string, args ...any)
+}
+
+// Lab is one run's set of machines: an image with the packages installed, and
+// the directory that holds everything that the run writes.
+type Lab struct {
+	dir    string
+	cgroup string
+	lock   *os.File
+	lower  []string // the overlay's lower directories, uppermost first
+	count  atomic.Int64
+}
+
+// NewLab clears what killed runs left, makes the base image if it is missing
+// and installs the packages on it, by apt on a booted machine.
+func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("cannot boot machines: only root can (overlayfs, namespaces, mmdebstrap); run it with sudo")
+	}
+	if o.Release == "" {
+		o.Release = "bookworm"
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	runs := filepath.Join(cache, "runs")
+	if err := os.MkdirAll(runs, 0o755); err != nil {
+		return nil, err
+	}
+	if err := sweep(runs); err != nil {
+		return nil, fmt.Errorf("cannot clear an earlier run: %w", err)
+	}
+
+	start := time.Now()
+	base, err := baseImage(ctx, cache, o.Release)
+	if err != nil {
+		return nil, err
+	}
+	o.Logf("base image: %s (%s)", filepath.Base(base), since(start))
+
+	l := &Lab{lower: []string{base}}
+	if err := l.claim(runs); err != nil {
+		return nil, fmt.Errorf("cannot start a run in %s: %w", runs, err)
+	}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	start = time.Now()
+	if err := l.install(ctx, o.Debs); err != nil {
+		return nil, err
+	}
+	o.Logf("installed %d packages (%s)", len(o.Debs), since(start))
+	return l, nil
+}
+
+func since(start time.Time) time.Duration { return time.Since(start).Round(10 * time.Millisecond) }
+
+// claim makes the run's directory and cgroup and locks them as ours.
+func (l *Lab) claim(runs string) error {
+	// Sweepers take this lock too: a run without a held lock is never a new one.
+	guard, err := lockFile(runs+".lock", unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	if l.dir, err = os.MkdirTemp(runs, ""); err != nil {
+		return err
+	}
+	if err := os.Chmod(l.dir, 0o755); err != nil {
+		return err
+	}
+	if l.lock, err = lockFile(filepath.Join(l.dir, "lock"), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	own, err := ownCgroup("self")
+	if err != nil {
+		return err
+	}
+	l.cgroup = filepath.Join(own, "machinemon-run-"+filepath.Base(l.dir))
+	if err := os.WriteFile(filepath.Join(l.dir, "cgroup"), []byte(l.cgroup), 0o644); err != nil {
+		return err
+	}
+	return os.Mkdir(l.cgroup, 0o755)
+}
+
+// sweep removes the runs whose process is no more.
+func sweep(runs string) error {
+	guard, err := lockFile(runs+".lock", unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	entries, err := os.ReadDir(runs)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(runs, e.Name())
+		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			continue // its run is alive
+		}
+		if err != nil {
+			return err
+		}
+		err = removeRun(dir)
+		lock.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeRun(dir string) error {
+	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	if err == nil {
+		err = removeCgroup(string(cgroup))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+func lockFile(name string, how int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// install puts the packages into a layer that all later machines stand on.
+func (l *Lab) install(ctx context.Context, debs []string) error {
+	if len(debs) == 0 {
+		return nil
+	}
+	m, err := l.New(ctx, "install")
+	if err != nil {
+		return err
+	}
+	argv := []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet", "--no-install-recommends"}
+	for _, deb := range debs {
+		inside := path.Join("/srv/debs", filepath.Base(deb))
+		b, err := os.ReadFile(deb)
+		if err == nil {
+			err = m.WriteFile(inside, b, 0o644)
+		}
+		if err != nil {
+			m.Close()
+			return err
+		}
+		argv = append(argv, inside)
+	}
+	r, err := m.Run(ctx, argv...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("apt-get install exited %d:\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if err == nil {
+		err = m.Root().RemoveAll("srv/debs")
+	}
+	if err == nil {
+		err = m.PowerOff(ctx)
+	}
+	if err != nil {
+		m.Close()
+		return fmt.Errorf("cannot install the packages: %w", err)
+	}
+	l.lower = append([]string{m.upper()}, l.lower...)
+	return m.detach()
+}
+
+// New boots a fresh machine. Its name gets a number, so it may repeat.
+func (l *Lab) New(ctx context.Context, name string) (*Machine, error) {
+	name = fmt.Sprintf("%s-%d", hostname(name), l.count.Add(1))
+	m, err := newMachine(name, filepath.Join(l.dir, name), filepath.Join(l.cgroup, name), l.lower)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.Boot(ctx); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// hostname makes a name that nspawn accepts for a machine (machine names are host names).
+func hostname(s string) string {
+	s = strings.Trim(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, s), "-")
+	return s[:min(len(s), 40)]
+}
+
+// Installed returns the path, on this host, of a file that the packages
+// installed, to run a static program from them outside of any machine.
+func (l *Lab) Installed(name string) string { return filepath.Join(l.lower[0], name) }
+
+// Close removes everything of the run. Its machines must be closed before.
+func (l *Lab) Close() error {
+	defer l.lock.Close()
+	return removeRun(l.dir)
+}

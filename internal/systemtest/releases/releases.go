@@ -1,0 +1,92 @@
+// Package releases makes releases for the system tests and serves them, with
+// faults where a test asks for them. What it publishes is made by the real
+// machinemon-release.
+package releases
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Daemon is one build of the test daemon. Behaviour is one of the daemon's
+// ("good" when empty), Arch a GOARCH (this host's when empty).
+type Daemon struct{ Version, Behaviour, Arch string }
+
+// Build builds the daemon and returns it.
+func (d Daemon) Build(ctx context.Context) ([]byte, error) {
+	temp, err := os.CreateTemp("", "testd-")
+	if err != nil {
+		return nil, err
+	}
+	temp.Close()
+	defer os.Remove(temp.Name())
+	flags := "-s -w -X main.version=" + d.Version
+	if d.Behaviour != "" {
+		flags += " -X main.behaviour=" + d.Behaviour
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", temp.Name(), "-ldflags", flags,
+		"github.com/machinemon/machinemon-update/internal/systemtest/daemon")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if d.Arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+d.Arch)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("cannot build the test daemon %+v: %w\n%s", d, err, out)
+	}
+	return os.ReadFile(temp.Name())
+}
+
+// File is one regular file in an archive.
+type File struct {
+	Name    string
+	Content []byte
+}
+
+// Pack writes an archive, its format by its name: .tar.gz or .tar.zst.
+func Pack(archive string, files ...File) (err error) {
+	f, err := os.Create(archive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var packed io.WriteCloser
+	switch {
+	case strings.HasSuffix(archive, ".tar.gz"):
+		packed = gzip.NewWriter(f)
+	case strings.HasSuffix(archive, ".tar.zst"):
+		if packed, err = zstd.NewWriter(f); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("cannot pack %s: not .tar.gz or .tar.zst", archive)
+	}
+	w := tar.NewWriter(packed)
+	for _, file := range files {
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: file.Name, Mode: 0o755, Size: int64(len(file.Content))}
+		if err := w.WriteHeader(header); err != nil {
+			return err
+		}
+		if _, err := w.Write(file.Content); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.Close(), packed.Close())
+}
+
+// Publish runs machinemon-release, the program at this path, on the archives.
+func Publish(ctx context.Context, program, dir, version string, archives ...string) error {
+	args := append([]string{"publish", dir, "--version", version}, archives...)
+	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot publish %s: %w\n%s", version, err, out)
+	}
+	return nil
+}

@@ -1,0 +1,197 @@
+package releases
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Server serves a directory of releases as a good static server does: with
+// strong ETags, ranges and conditional requests.
+type Server struct {
+	http http.Server
+	dir  *os.Root
+
+	mu       sync.Mutex
+	faults   map[string]Fault
+	requests []Request
+}
+
+// Request is one that was answered. Status is 0 if nothing was sent.
+type Request struct {
+	Path   string
+	Status int
+	Bytes  int64
+}
+
+// Fault answers a request in place of the server, whose own answer is good.
+type Fault func(w http.ResponseWriter, r *http.Request, good http.Handler)
+
+// Serve serves dir on l until Close.
+func Serve(l net.Listener, dir string) (*Server, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: root, faults: make(map[string]Fault)}
+	s.http.Handler = http.HandlerFunc(s.serve)
+	go s.http.Serve(l) // ends with an error that tells nothing: Close was called
+	return s, nil
+}
+
+// Close cuts every connection.
+func (s *Server) Close() error {
+	s.dir.Close()
+	return s.http.Close()
+}
+
+// Break has a fault answer requests for the path, such as "/manifest.json",
+// until Mend.
+func (s *Server) Break(path string, f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults[path] = f
+}
+
+// Mend takes the path's fault away.
+func (s *Server) Mend(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.faults, path)
+}
+
+// Requests returns what has been asked for, in the order of the answers' ends.
+func (s *Server) Requests() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	fault := s.faults[r.URL.Path]
+	s.mu.Unlock()
+	counted := &counter{ResponseWriter: w}
+	defer func() { // also when a fault panics to cut the connection
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.requests = append(s.requests, Request{r.URL.Path, counted.status, counted.bytes})
+	}()
+	if fault != nil {
+		fault(counted, r, http.HandlerFunc(s.good))
+		return
+	}
+	s.good(counted, r)
+}
+
+func (s *Server) good(w http.ResponseWriter, r *http.Request) {
+	content, err := s.dir.ReadFile(strings.TrimPrefix(r.URL.Path, "/"))
+	if err != nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(content)))
+	http.ServeContent(w, r, r.URL.Path, time.Time{}, bytes.NewReader(content))
+}
+
+// Status answers with a bare status, such as 404.
+func Status(code int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		http.Error(w, http.StatusText(code), code)
+	}
+}
+
+// Content answers with other bytes than the file's.
+func Content(b []byte) Fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) { w.Write(b) }
+}
+
+// Cut lets n bytes of the good answer's body through, then cuts the connection.
+func Cut(n int64) Fault {
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		good.ServeHTTP(&paced{ResponseWriter: w, each: func(sent int64) {
+			if sent >= n {
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}
+		}}, r)
+	}
+}
+
+// Slow waits after every KiB of the good answer's body.
+func Slow(pause time.Duration) Fault {
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		good.ServeHTTP(&paced{ResponseWriter: w, each: func(int64) {
+			http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(pause):
+			case <-r.Context().Done():
+			}
+		}}, r)
+	}
+}
+
+// Hang sends nothing until the client gives up. The channel, if any, is
+// closed when the request has come: the moment to pull a plug.
+func Hang(came chan<- struct{}) Fault {
+	var once sync.Once
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		once.Do(func() {
+			if came != nil {
+				close(came)
+			}
+		})
+		<-r.Context().Done()
+	}
+}
+
+// paced passes a body on in pieces of at most 1 KiB and calls each after every one.
+type paced struct {
+	http.ResponseWriter
+	sent int64
+	each func(sent int64)
+}
+
+func (p *paced) Write(b []byte) (written int, err error) {
+	for piece := range slices.Chunk(b, 1024) {
+		n, err := p.ResponseWriter.Write(piece)
+		written += n
+		p.sent += int64(n)
+		if err != nil {
+			return written, err
+		}
+		p.each(p.sent)
+	}
+	return written, nil
+}
+
+// counter sees what a handler answers.
+type counter struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (c *counter) WriteHeader(code int) {
+	c.status = code
+	c.ResponseWriter.WriteHeader(code)
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	if c.status == 0 {
+		c.status = http.StatusOK
+	}
+	n, err := c.ResponseWriter.Write(b)
+	c.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }

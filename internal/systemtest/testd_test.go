@@ -1,0 +1,219 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"io"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const (
+	testdPath    = "/usr/local/bin/testd"
+	testdAddress = "127.0.0.1:9200"
+	releasesAt   = "127.0.0.1:9000"
+)
+
+const testdUnit = `[Unit]
+Description=Test daemon
+[Service]
+ExecStart=/usr/local/bin/testd
+Restart=on-failure
+[Install]
+WantedBy=multi-user.target
+`
+
+const testdTarget = `unit = "testd.service"
+[source]
+url = "http://` + releasesAt + `/client-manifest.json"
+[[install]]
+from = "testd"
+to = "` + testdPath + `"
+[health]
+timeout_seconds = 10
+settle_seconds = 1
+version_command = ["` + testdPath + `", "--version"]
+[[health.probe]]
+http = "http://` + testdAddress + `/healthz"
+`
+
+var builds sync.Map // releases.Daemon → func() ([]byte, error)
+
+// build builds each daemon once a run.
+func build(t *testing.T, d releases.Daemon) []byte {
+	t.Helper()
+	once, _ := builds.LoadOrStore(d, sync.OnceValues(func() ([]byte, error) { return d.Build(t.Context()) }))
+	content, err := once.(func() ([]byte, error))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// installTestd puts a daemon of this version in place, by hand as an operator
+// would, and starts its unit.
+func (b *box) installTestd(version, unit string) {
+	b.t.Helper()
+	b.writeFile(testdPath, string(build(b.t, releases.Daemon{Version: version})), 0o755)
+	b.writeFile("/etc/systemd/system/testd.service", unit, 0o644)
+	b.must("systemctl", "daemon-reload")
+	b.must("systemctl", "enable", "--quiet", "--now", "testd.service")
+	b.awaitTestd(version)
+}
+
+// target makes testd a target, by this target file.
+func (b *box) target(file string) {
+	b.t.Helper()
+	b.writeFile("/etc/machinemon-update/targets.d/testd.toml", file, 0o644)
+	b.must("systemctl", "daemon-reload")
+	b.must("systemctl", "start", "paths.target")
+}
+
+// publish adds a release of the daemon to dir, by machinemon-release.
+func (b *box) publish(dir string, d releases.Daemon) {
+	b.t.Helper()
+	b.publishFiles(dir, d.Version, releases.File{Name: "testd", Content: build(b.t, d)})
+}
+
+// publishFiles adds a release of these files, whatever they are.
+func (b *box) publishFiles(dir, version string, files ...releases.File) {
+	b.t.Helper()
+	archive := filepath.Join(b.t.TempDir(), "testd-linux-amd64.tar.gz")
+	b.ok(releases.Pack(archive, files...))
+	b.ok(releases.Publish(b.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, archive))
+}
+
+// serve serves dir on the machine's loopback. After Yank and boot it must be
+// called again: the machine has another loopback then.
+func (b *box) serve(dir string) *releases.Server {
+	b.t.Helper()
+	l, err := b.Listen("tcp", releasesAt)
+	b.ok(err)
+	s, err := releases.Serve(l, dir)
+	b.ok(err)
+	b.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// get asks the daemon for a page and returns the status and the body's text.
+func (b *box) get(path string) (int, string, error) {
+	client := http.Client{Transport: &http.Transport{DialContext: b.Dial, DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	r, err := client.Get("http://" + testdAddress + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	return r.StatusCode, strings.TrimSpace(string(body)), err
+}
+
+// awaitTestd waits until the daemon of this version serves; a Type=simple
+// unit has no event for that.
+func (b *box) awaitTestd(version string) {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), "testd "+version+" serves", func() bool {
+		status, got, err := b.get("/version")
+		return err == nil && status == http.StatusOK && got == version
+	}))
+}
+
+func TestDaemonBehaviours(t *testing.T) {
+	t.Parallel()
+	m := boot(t)
+	m.installTestd("1.0.0", testdUnit)
+	if got := m.must(testdPath, "--version"); got != "testd 1.0.0 (commit none)\n" {
+		t.Errorf("--version: %q", got)
+	}
+	if status, body, err := m.get("/healthz"); status != 200 || body != `{"status":"ok"}` || err != nil {
+		t.Errorf("/healthz: %d, %q, %v", status, body, err)
+	}
+	m.must("systemctl", "stop", "testd.service")
+
+	codes := map[string]int{"exit1-at-once": 1, "exit0-at-once": 0, "exit-after-3s": 1, "never-listen": 124}
+	running := make(map[string]*machine.Process)
+	for behaviour := range codes {
+		path := "/usr/local/bin/" + behaviour
+		m.writeFile(path, string(build(t, releases.Daemon{Version: "1.1.0", Behaviour: behaviour})), 0o755)
+		running[behaviour] = m.start("timeout", "5", path)
+	}
+	for behaviour, code := range codes {
+		if r := m.wait(running[behaviour]); r.Code != code {
+			t.Errorf("%s: %+v, want exit %d", behaviour, r, code)
+		}
+	}
+	m.writeFile(testdPath, string(build(t, releases.Daemon{Version: "1.1.0", Behaviour: "version-lies"})), 0o755)
+	if got := m.must(testdPath, "--version"); strings.Contains(got, "1.1.0") {
+		t.Errorf("version-lies says %q", got)
+	}
+	m.writeFile(testdPath, string(build(t, releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"})), 0o755)
+	since := m.cursor()
+	m.writeFile("/etc/systemd/system/testd.service", strings.Replace(testdUnit, "[Service]", "[Service]\nType=notify", 1), 0o644)
+	m.must("systemctl", "daemon-reload")
+	m.must("systemctl", "start", "testd.service") // waits for READY=1
+	if status, _, err := m.get("/healthz"); status != 500 || err != nil {
+		t.Errorf("answer-500: %d, %v", status, err)
+	}
+	m.writeFile(testdPath, string(build(t, releases.Daemon{Version: "1.1.0", Behaviour: "ignore-sigterm"})), 0o755)
+	m.must("systemctl", "restart", "testd.service")
+	m.must("systemctl", "kill", "testd.service") // SIGTERM
+	if _, got, err := m.get("/version"); got != "1.1.0" || err != nil {
+		t.Errorf("ignore-sigterm: %q, %v", got, err)
+	}
+	m.assertOrder(since, "testd.service starting", "testd.service started", "testd.service stopping", "testd.service stopped", "testd.service started")
+}
+
+// The fixture as a whole: a target, a release made by machinemon-release, and a server inside.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	m := boot(t)
+	m.installTestd("1.0.0", testdUnit)
+	m.target(testdTarget)
+	dir := t.TempDir()
+	m.publish(dir, releases.Daemon{Version: "1.1.0"})
+	server := m.serve(dir)
+
+	since := m.cursor()
+	for range 2 {
+		if r := m.run("machinemon-update", "check", "testd"); r.Code != 3 || !strings.Contains(r.Stdout, "1.1.0") {
+			t.Errorf("check: %+v", r)
+		}
+	}
+	m.assertOrder(since, "machinemon-fetch@testd.service starting", "machinemon-fetch@testd.service started")
+	var got []int
+	for _, r := range server.Requests() {
+		if r.Path == "/client-manifest.json" {
+			got = append(got, r.Status)
+		}
+	}
+	if want := []int{200, 304}; !slices.Equal(got, want) {
+		t.Errorf("the manifest was answered with %v, want %v", got, want)
+	}
+	m.awaitTestd("1.0.0")
+}
+
+// What an update is measured against: the outage of a plain restart. Not
+// parallel, as it measures.
+func TestOutageOfPlainRestart(t *testing.T) {
+	m := boot(t)
+	m.installTestd("1.0.0", testdUnit)
+	for range 5 {
+		p, err := m.Probe(testdAddress, "/healthz", 2*time.Millisecond)
+		m.ok(err)
+		m.must("systemctl", "restart", "testd.service")
+		m.awaitTestd("1.0.0")
+		m.must("systemctl", "reset-failed", "testd.service") // restarts count towards the start limit
+		out := p.Stop()
+		t.Logf("%+v", out)
+		if out.Failed == 0 || out.Longest > time.Second {
+			t.Errorf("the prober saw %+v", out)
+		}
+	}
+}
