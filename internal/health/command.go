@@ -1,0 +1,118 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+const (
+	keptOutput = 64 << 10 // bytes of a command's output that are looked at
+	shownTail  = 500      // bytes of it that a reason quotes
+	// graceForOutput is how long output is awaited from children that a
+	// command leaves behind.
+	graceForOutput = 100 * time.Millisecond
+)
+
+// versionProber asks the installed program for its version.
+func versionProber(argv []string, version string) prober {
+	return prober{
+		name:  "version_command " + argv[0],
+		limit: commandLimit,
+		once:  true,
+		try: func(ctx context.Context) error {
+			output, err := command(ctx, argv)
+			if manifest.Mentions(output, version) {
+				return nil // programs print their version and exit 1
+			}
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("its output does not contain %s%s", version, quoted(output))
+		},
+	}
+}
+
+// command runs a command of the target and returns the end of its output. Its
+// whole process group is gone when it returns. The error says how it ended.
+func command(ctx context.Context, argv []string) (output string, err error) {
+	out := &tail{limit: keptOutput}
+	done := make(chan error, 1)
+	go func() {
+		// Capabilities belong to a thread, and a child has those of the thread
+		// that started it. This one is never unlocked, so that it ends with the
+		// goroutine and serves nobody else.
+		runtime.LockOSThread()
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+			done <- fmt.Errorf("cannot drop the capabilities: %w", err)
+			return
+		}
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Dir = "/"
+		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+		cmd.Stdout, cmd.Stderr = out, out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
+		cmd.WaitDelay = graceForOutput
+		err := cmd.Run()
+		if cmd.Process != nil {
+			// The children that are left. The number is the group's as long as
+			// one of them lives; should it be anybody else's, the gate's user
+			// may not harm him.
+			if kill := killGroup(cmd.Process.Pid); err == nil {
+				err = kill
+			}
+		}
+		done <- err
+	}()
+	err = <-done
+	output = string(out.data)
+	var exit *exec.ExitError
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return output, nil
+	case errors.As(err, &exit) && exit.Exited():
+		return output, fmt.Errorf("exited with status %d%s", exit.ExitCode(), quoted(output))
+	case errors.As(err, &exit):
+		signal := exit.Sys().(syscall.WaitStatus).Signal()
+		return output, fmt.Errorf("was killed by %s%s", unix.SignalName(signal), quoted(output))
+	}
+	return output, plain(err)
+}
+
+func killGroup(pid int) error {
+	if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+		return err
+	}
+	return nil
+}
+
+// quoted is the end of a command's output, as the end of a reason.
+func quoted(output string) string {
+	if line := oneLine(output[max(0, len(output)-shownTail):]); line != "" {
+		return ": " + line
+	}
+	return ""
+}
+
+// tail keeps the last bytes that are written to it.
+type tail struct {
+	data  []byte
+	limit int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.data = append(t.data, p...)
+	if over := len(t.data) - t.limit; over > 0 {
+		t.data = append(t.data[:0], t.data[over:]...)
+	}
+	return len(p), nil
+}

@@ -1,0 +1,170 @@
+// Package health finds out how a target fares: before a swap, during a trial,
+// and after a rollback.
+//
+// It owns nothing on disk. What it finds goes, through package state, into
+// /run/machinemon-update/gate/T/, which belongs to machinemon-gate, the user
+// that its program runs as. From there commit and rollback read it.
+//
+// Trusted are the journal and the order, which are root's, the target files,
+// which root alone can write, and what systemd and /proc say. The managed
+// program is not: its answers are bounded in size and time, never followed
+// elsewhere, and reach a report as one printable line. The commands of a target
+// run without the capability that lets the gate read /proc/PID/exe.
+//
+// A judgement is a state machine, [trial], that is fed with what was seen of
+// the unit, with the outcomes of probes, and with the time; [watch] is the loop
+// around it.
+package health
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+const (
+	// beforeTimeout is how long a healthy program may need to pass its probes
+	// before the swap. Nothing is down meanwhile.
+	beforeTimeout = 2 * time.Second
+	// afterSettle is how long at most an old program is watched after a
+	// rollback: it has shown before that it can keep running.
+	afterSettle = time.Second
+)
+
+// Gate judges targets.
+type Gate struct {
+	tree    state.Tree
+	dirs    target.Dirs
+	say     func(status string)
+	connect func(ctx context.Context, unit string) (manager, error)
+}
+
+// NewGate makes a gate that asks the running systemd. Say is told how far a
+// judgement has come.
+func NewGate(tree state.Tree, dirs target.Dirs, say func(status string)) Gate {
+	return Gate{tree, dirs, say, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}
+}
+
+// manager is systemd, as far as a judgement needs it.
+type manager interface {
+	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Changes() <-chan struct{}
+	Close()
+}
+
+// Baseline finds out how the target fares without a trial and writes it down:
+// before the swap, or after a rollback when the open journal's verdict is one.
+func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error) {
+	j, err := g.tree.Journal(name)
+	if err != nil {
+		return state.Baseline{}, err
+	}
+	t, err := g.dirs.Load(name)
+	if err != nil {
+		return state.Baseline{}, err
+	}
+	p := plan{unit: t.Unit, main: t.Health.Main, timeout: beforeTimeout, probes: probers(t.Health)}
+	b := state.Baseline{}
+	after := j != nil && j.Verdict == state.Rollback
+	if j != nil {
+		b.Attempt = j.Attempt
+	} else {
+		o, err := g.tree.Order(name)
+		if err != nil {
+			return state.Baseline{}, err
+		}
+		b.Attempt = o.Attempt
+	}
+	if after {
+		before, err := g.tree.Baseline(name, j.Attempt, false)
+		if err != nil {
+			return state.Baseline{}, err
+		}
+		p.unit, p.main = j.Unit, j.Main
+		p.timeout, p.settle = j.Timeout, min(j.Settle, afterSettle)
+		p.excuse(before)
+	}
+	out, err := g.judge(ctx, p)
+	if err != nil {
+		return state.Baseline{}, err
+	}
+	b.Standing, b.Detail, b.Probes = out.standing, out.why, out.probes
+	return b, g.tree.SetBaseline(name, b, after)
+}
+
+// Judge judges the open trial and writes the report; it returns nil when there
+// is no trial to judge.
+func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
+	j, err := g.tree.Journal(name)
+	if err != nil {
+		return nil, err
+	}
+	if j == nil || j.Phase != state.Trial || j.Verdict != "" {
+		return nil, nil
+	}
+	t, err := g.dirs.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	before, err := g.tree.Baseline(name, j.Attempt, false)
+	if err != nil {
+		return nil, err
+	}
+	p := plan{unit: j.Unit, main: j.Main, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health), strict: true}
+	p.excuse(before)
+	// Before the swap it would have told of another version.
+	if argv := t.Health.VersionCommand; len(argv) > 0 {
+		p.probes = append(p.probes, versionProber(argv, j.Version))
+	}
+	out, err := g.judge(ctx, p)
+	if err != nil {
+		out = outcome{finding: state.Unsure, reason: oneLine(err.Error())}
+	}
+	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
+		Unproven: out.unproven, MainPID: out.pid, Probes: out.tried()}
+	return r, g.tree.SetReport(name, *r)
+}
+
+// judge brings a judgement to its end. The error is that there is no systemd.
+func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
+	start := time.Now()
+	m, err := g.connect(ctx, p.unit)
+	if err != nil {
+		return outcome{}, fmt.Errorf("cannot ask systemd for %s: %w", p.unit, err)
+	}
+	defer m.Close()
+	look := func(ctx context.Context) (sight, error) { return look(ctx, m, p.unit, p.main) }
+	return watch(ctx, newTrial(p, start), look, m.Changes(), g.say), nil
+}
+
+// plan is what a judgement goes by.
+type plan struct {
+	unit, main      string // main is "" where any main process will do
+	timeout, settle time.Duration
+	probes          []prober
+	// before is what was wrong with the unit before the swap.
+	before string
+	// strict is the trial of a new release: no restart is forgiven, and a probe
+	// that is excused still gets the whole timeout to prove the release.
+	strict bool
+}
+
+// excuse takes over what did not work before the swap. Without a baseline
+// nothing is excused.
+func (p *plan) excuse(before *state.Baseline) {
+	if before == nil {
+		return
+	}
+	if !before.Standing {
+		p.before = before.Detail
+	}
+	for i, r := range before.Probes {
+		if i < len(p.probes) && p.probes[i].name == r.Probe {
+			p.probes[i].excused = !r.Passed
+		}
+	}
+}

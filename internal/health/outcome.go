@@ -1,0 +1,106 @@
+package health
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// outcome is the end of a judgement.
+type outcome struct {
+	finding  state.Finding
+	reason   string
+	unproven bool
+	standing bool
+	why      string // why it is not standing
+	pid      uint32
+	probes   []state.ProbeResult
+	untried  []bool // of probes
+}
+
+// finish ends the judgement.
+func (t *trial) finish(f state.Finding, reason string) {
+	o := &outcome{finding: f, reason: oneLine(reason), standing: t.stand == upright, why: oneLine(t.why), pid: t.pid}
+	proven := len(t.probes) == 0
+	for _, p := range t.probes {
+		r := state.ProbeResult{Probe: p.name, Passed: p.passed, Detail: p.detail}
+		if p.tries == 0 {
+			r.Detail = "not tried"
+		}
+		o.probes = append(o.probes, r)
+		o.untried = append(o.untried, p.tries == 0)
+		proven = proven || !p.dropped
+	}
+	o.unproven = f == state.Healthy && !proven
+	t.end = o
+}
+
+// status says in one line how far the judgement has come.
+func (t *trial) status(now time.Time) string {
+	switch {
+	case t.stand != upright:
+		return "waiting for " + t.unit + ": " + t.why
+	case !t.settling.IsZero():
+		return "settling: " + seconds(max(0, t.settled().Sub(now))) + " left"
+	}
+	passed, first := 0, ""
+	for _, p := range t.probes {
+		if p.passed {
+			passed++
+		} else if first == "" {
+			first = p.name
+		}
+	}
+	return fmt.Sprintf("waiting for %s (%d of %d probes pass)", first, passed, len(t.probes))
+}
+
+// lasted says how far into the trial something happened.
+func (t *trial) lasted(now time.Time) string {
+	if d := now.Sub(t.start); d >= time.Second {
+		return " after " + seconds(d)
+	}
+	return " at once"
+}
+
+// tried are the probes that the judgement came to. The others say nothing.
+func (o outcome) tried() []state.ProbeResult {
+	var rs []state.ProbeResult
+	for i, r := range o.probes {
+		if !o.untried[i] {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+// Summary is a baseline in one line of a log.
+func Summary(b state.Baseline) string {
+	passed := 0
+	for _, p := range b.Probes {
+		if p.Passed {
+			passed++
+		}
+	}
+	line := fmt.Sprintf("%d of %d probes pass", passed, len(b.Probes))
+	if !b.Standing {
+		line += "; the unit is not as it must be: " + b.Detail
+	}
+	return line
+}
+
+// Verdict is a report in one line of a log.
+func Verdict(r state.Report) string {
+	switch {
+	case r.Unproven:
+		return string(r.Finding) + ", unproven: every probe failed before the swap and fails now"
+	case r.Reason != "":
+		return string(r.Finding) + ": " + r.Reason
+	}
+	return string(r.Finding)
+}
+
+// seconds is a duration as people say it: "30 s", "0.3 s".
+func seconds(d time.Duration) string {
+	return fmt.Sprintf("%g s", d.Round(100*time.Millisecond).Seconds())
+}

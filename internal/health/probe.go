@@ -1,0 +1,130 @@
+package health
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+const (
+	answerLimit  = 2 * time.Second  // of a connection or a request
+	commandLimit = 10 * time.Second // of a command, which may be a script
+	maxBody      = 1 << 20          // bytes of an answer that are looked at
+	maxLine      = 700              // bytes of a reason
+)
+
+// prober can try one probe.
+type prober struct {
+	name    string // in the target file's words
+	limit   time.Duration
+	excused bool // it failed before the swap
+	once    bool // having passed, it would pass again
+	// try returns nil when the probe passes, and else why not: in a few words,
+	// without the probe's name.
+	try func(ctx context.Context) error
+}
+
+func probers(h target.Health) []prober {
+	var all []prober
+	for _, p := range h.Probes {
+		n := prober{name: p.String(), limit: answerLimit}
+		switch {
+		case p.HTTP != "":
+			n.try = func(ctx context.Context) error { return get(ctx, p) }
+		case p.TCP != "":
+			n.try = func(ctx context.Context) error { return connect(ctx, "tcp", p.TCP) }
+		case p.Unix != "":
+			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
+		default:
+			n.limit = commandLimit
+			n.try = func(ctx context.Context) error {
+				_, err := command(ctx, p.Command)
+				return err
+			}
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+func connect(ctx context.Context, network, address string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return plain(err)
+	}
+	return conn.Close()
+}
+
+// web asks the program itself: over a new connection each time, through no
+// proxy, and a redirect is an answer like any other.
+var web = http.Client{
+	Transport: &http.Transport{
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+func get(ctx context.Context, p target.Probe) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.HTTP, nil)
+	if err != nil {
+		return plain(err)
+	}
+	req.Header.Set("User-Agent", "machinemon-update health-gate")
+	resp, err := web.Do(req)
+	if err != nil {
+		return plain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != p.ExpectStatus {
+		return fmt.Errorf("status %d instead of %d", resp.StatusCode, p.ExpectStatus)
+	}
+	if p.ExpectBody == "" {
+		return nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if bytes.Contains(body, []byte(p.ExpectBody)) {
+		return nil
+	}
+	if err != nil {
+		return plain(err)
+	}
+	return errors.New("its answer does not contain the expected text")
+}
+
+// plain takes off an error what the probe's name tells already, and the URL,
+// whose query may hold a secret.
+func plain(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	return errors.New(oneLine(err.Error()))
+}
+
+// oneLine makes text of unknown origin fit for a report, a log and a terminal.
+func oneLine(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+	if len(s) > maxLine {
+		s = strings.ToValidUTF8(s[:maxLine], "") + "…"
+	}
+	return s
+}

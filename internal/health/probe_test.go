@@ -1,0 +1,200 @@
+package health
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// outcomeOf makes one try of a probe, as the loop does.
+func outcomeOf(p prober, limit time.Duration) string {
+	if err := try(context.Background(), p, limit); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func TestProbes(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("all is well")) })
+	mux.HandleFunc("/500", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
+	mux.HandleFunc("/429", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(429) })
+	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ok", 302) })
+	mux.HandleFunc("/hangs", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("/drips", func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			w.Write([]byte("."))
+			w.(http.Flusher).Flush()
+		}
+	})
+	web := httptest.NewServer(mux)
+	defer web.Close()
+	tls := httptest.NewUnstartedServer(mux)
+	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
+	tls.StartTLS()
+	defer tls.Close()
+	garbage := serve(t, "tcp", "127.0.0.1:0", func(c net.Conn) { c.Write([]byte("SSH-2.0-\x1b[31mred\n\n")) })
+	resets := serve(t, "tcp", "127.0.0.1:0", func(c net.Conn) {})
+	socket := filepath.Join(t.TempDir(), "s")
+	serve(t, "unix", socket, func(c net.Conn) {})
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	// A proxy that would make every probe pass.
+	t.Setenv("HTTP_PROXY", web.URL)
+	t.Setenv("http_proxy", web.URL)
+
+	for _, c := range []struct {
+		probe target.Probe
+		want  string // contained; "" passes
+	}{
+		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 200}, ""},
+		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 200, ExpectBody: "well"}, ""},
+		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 200, ExpectBody: "secret"}, "does not contain the expected text"},
+		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 204}, "status 200 instead of 204"},
+		{target.Probe{HTTP: web.URL + "/500", ExpectStatus: 200}, "status 500 instead of 200"},
+		{target.Probe{HTTP: web.URL + "/429", ExpectStatus: 200}, "status 429 instead of 200"},
+		{target.Probe{HTTP: web.URL + "/moved", ExpectStatus: 200}, "status 302 instead of 200"},
+		{target.Probe{HTTP: web.URL + "/moved", ExpectStatus: 302}, ""},
+		{target.Probe{HTTP: web.URL + "/hangs", ExpectStatus: 200}, "no answer within 0.3 s"},
+		{target.Probe{HTTP: web.URL + "/drips", ExpectStatus: 200, ExpectBody: "!"}, ""}, // either limit may come first
+		{target.Probe{HTTP: tls.URL + "/ok", ExpectStatus: 200}, "certificate"},
+		{target.Probe{HTTP: "http://" + garbage + "/?token=hunter2", ExpectStatus: 200}, "malformed HTTP"},
+		{target.Probe{HTTP: "http://" + resets + "/?token=hunter2", ExpectStatus: 200}, "EOF"},
+		{target.Probe{HTTP: "http://" + closed.Addr().String() + "/?token=hunter2", ExpectStatus: 200}, "connection refused"},
+		{target.Probe{TCP: garbage}, ""},
+		{target.Probe{TCP: closed.Addr().String()}, "connection refused"},
+		{target.Probe{TCP: "no.such.host.invalid:1"}, "no"},
+		{target.Probe{Unix: socket}, ""},
+		{target.Probe{Unix: socket + "x"}, "no such file or directory"},
+		{target.Probe{Command: []string{"/bin/true"}}, ""},
+	} {
+		p := probers(target.Health{Probes: []target.Probe{c.probe}})[0]
+		got := outcomeOf(p, 300*ms)
+		if strings.Contains(c.probe.HTTP, "/drips") {
+			if got == "" {
+				t.Error("an endless answer passed")
+			}
+			continue
+		}
+		if !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: %q, want %q", c.probe, got, c.want)
+		}
+		if strings.ContainsAny(got, "\x1b\n") || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: unfit for a report: %q", c.probe, got)
+		}
+	}
+}
+
+// serve answers every connection and closes it.
+func serve(t *testing.T, network, address string, answer func(net.Conn)) string {
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.SetReadDeadline(time.Now().Add(100 * ms)) // a tcp probe says nothing
+			c.Read(make([]byte, 4096))
+			answer(c)
+			c.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
+
+func TestCommand(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	for _, c := range []struct {
+		name, script, want string
+		most               time.Duration
+	}{
+		{"passes", "exit 0", "", 2 * time.Second},
+		{"fails", "echo oh no >&2; exit 3", "exited with status 3: oh no", 2 * time.Second},
+		{"fails silently", "exit 1", "exited with status 1", 2 * time.Second},
+		{"is killed", "kill -SEGV $$", "was killed by SIGSEGV", 2 * time.Second},
+		{"hangs and ignores SIGTERM", "trap '' TERM; sleep 60 & wait; sleep 60", "no answer within 0.5 s", 2 * time.Second},
+		{"leaves a child that holds its output", "sleep 60 & echo $! >" + pidFile + "; exit 0", "", 2 * time.Second},
+		{"leaves a child and fails", "sleep 60 & echo broken; exit 2", "exited with status 2: broken", 2 * time.Second},
+		{"writes without end", "yes", "no answer within 0.5 s", 2 * time.Second},
+		{"sees a minimal environment", `[ -z "$NOTIFY_SOCKET$HOME" ] && [ "$PWD" = / ] && [ -n "$PATH" ]`, "", 2 * time.Second},
+		{"has no ambient capability", "grep -q '^CapAmb:\t0*$' /proc/self/status", "", 2 * time.Second},
+		{"colours its output", `printf 'a\033[31mb\nc\000d'; exit 1`, "exited with status 1: a [31mb c d", 2 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			begin := time.Now()
+			p := probers(target.Health{Probes: []target.Probe{{Command: sh(c.script)}}})[0]
+			if got := outcomeOf(p, 500*ms); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+			if took := time.Since(begin); took > c.most {
+				t.Errorf("took %s", took)
+			}
+		})
+	}
+	data, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begin := time.Now(); alive(child); time.Sleep(5 * ms) {
+		if time.Since(begin) > 2*time.Second {
+			t.Fatalf("the child %d that the command left behind still runs", child)
+		}
+	}
+	if got := outcomeOf(probers(target.Health{Probes: []target.Probe{{Command: []string{"/nonexistent"}}}})[0], time.Second); got != "no such file or directory" {
+		t.Errorf("missing command: %q", got)
+	}
+	_, err = command(t.Context(), sh("head -c 5000 /dev/zero | tr '\\0' x; exit 1"))
+	if err == nil || len(err.Error()) > shownTail+50 {
+		t.Errorf("a long output is quoted at length: %v", err)
+	}
+}
+
+// alive tells whether a process runs; one that nobody has waited for does not.
+func alive(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && syscall.Kill(pid, 0) == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+func TestVersionCommand(t *testing.T) {
+	for _, c := range []struct{ script, version, want string }{
+		{"echo node_exporter, version 1.9.1 '(branch: HEAD)'", "1.9.1", ""},
+		{"echo v1.9.1", "1.9.1", ""},
+		{"echo x 1.9.1", "v1.9.1", ""},
+		{"echo 1.9.1 >&2; exit 2", "1.9.1", ""},
+		{"echo 1.9.10", "1.9.1", "its output does not contain 1.9.1: 1.9.10"},
+		{"echo 1.9.1-rc1", "1.9.1", "its output does not contain 1.9.1: 1.9.1-rc1"},
+		{"exit 4", "1.9.1", "exited with status 4"},
+		{"true", "1.9.1", "its output does not contain 1.9.1"},
+	} {
+		if got := outcomeOf(versionProber(sh(c.script), c.version), 2*time.Second); got != c.want {
+			t.Errorf("%s: %q, want %q", c.script, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+const ms = time.Millisecond
+
+// seenAt is what systemd tells from a moment on.
+type seenAt struct {
+	at  time.Duration
+	is  sight
+	err error
+}
+
+// answers is what a probe answers from a moment on.
+type answers struct {
+	at    time.Duration
+	err   error
+	hangs bool
+}
+
+func unit(active, sub string, pid uint32) sight {
+	return sight{Unit: systemd.Unit{Load: "loaded", Active: active, Sub: sub, MainPID: pid, Result: "success"}}
+}
+
+func (s sight) exited(result string, code, value int32) sight {
+	s.Result, s.ExecCode, s.ExecValue = result, code, value
+	return s
+}
+
+func (s sight) restarted(n uint32) sight { s.NRestarts = n; return s }
+func (s sight) job() sight               { s.Job = 7; return s }
+func (s sight) runs(text string) sight   { s.foreign = text; return s }
+
+var (
+	up       = unit("active", "running", 10)
+	starting = unit("activating", "start", 10)
+	crashed  = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 1)
+	failed   = unit("failed", "failed", 0).exited("exit-code", cldExited, 2)
+	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
+
+	refused = errors.New("connection refused")
+	bash    = "its main process runs /usr/bin/bash, not /opt/x"
+)
+
+func always(err error) []answers { return []answers{{0, err, false}} }
+
+// TestTrial plays what happens to a unit and its probes against the clock.
+func TestTrial(t *testing.T) {
+	type scenario struct {
+		name     string
+		units    []seenAt
+		probes   map[string][]answers // "a", "b"…: in order of their names
+		excused  string               // names of those that failed before
+		before   string               // what was wrong before
+		lenient  bool                 // not strict: a baseline
+		settle   time.Duration        // 5 s unless told
+		finding  state.Finding
+		reason   string // contained
+		unproven bool
+		fallen   bool // the outcome must not be standing
+		tried    int  // probes, where it matters
+		from, to time.Duration
+	}
+	steady := []seenAt{{0, up, nil}}
+	good := map[string][]answers{"a": always(nil)}
+	for _, c := range []scenario{
+		{name: "healthy", units: steady, probes: good, finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "healthy, no settling", units: steady, probes: good, settle: -1, finding: state.Healthy, to: 1 * ms},
+		{name: "no probes", units: steady, finding: state.Healthy, from: 5 * time.Second, to: 5 * time.Second},
+		{name: "listens after a second", units: steady, probes: map[string][]answers{"a": {{0, refused, false}, {1 * time.Second, nil, false}}},
+			finding: state.Healthy, from: 6 * time.Second, to: 7 * time.Second},
+		{name: "starts slowly", units: []seenAt{{0, starting, nil}, {20 * time.Second, up, nil}}, probes: good,
+			finding: state.Healthy, from: 25 * time.Second, to: 25100 * ms},
+		{name: "starts for ever", units: []seenAt{{0, starting, nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "not healthy within 30 s: it is still starting (start)", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "is being executed", units: []seenAt{{0, up.runs("its main process runs /usr/lib/systemd/systemd, not /opt/x"), nil}, {5 * ms, up, nil}}, probes: good,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "reloads itself", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("reloading", "reload", 10), nil}, {3 * time.Second, up, nil}}, probes: good,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+
+		{name: "crashes at once", units: []seenAt{{0, crashed, nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "its main process exited with status 1 at once", to: 0},
+		{name: "crashes at once, no restart", units: []seenAt{{0, failed, nil}}, fallen: true,
+			finding: state.Bad, reason: "exited with status 2 at once", to: 0},
+		{name: "exits 0 at once", units: []seenAt{{0, ended, nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "exited with status 0 at once", to: 0},
+		{name: "exits 0 and remains", units: []seenAt{{0, unit("active", "exited", 0).exited("success", cldExited, 0), nil}}, fallen: true,
+			finding: state.Bad, reason: "exited with status 0", to: 0},
+		{name: "cannot be executed", units: []seenAt{{0, unit("failed", "failed", 0).exited("exit-code", cldExited, 203), nil}}, fallen: true,
+			finding: state.Bad, reason: "could not be executed (status 203/EXEC)", to: 0},
+		{name: "crashed before the gate came", units: []seenAt{{0, up.restarted(1), nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "ended and systemd restarted it at once", to: 0},
+		{name: "fails while starting", units: []seenAt{{0, starting, nil}, {3 * time.Second, failed, nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "status 2 after 3 s", from: 3 * time.Second, to: 3 * time.Second},
+		{name: "crashes in the settle time", units: []seenAt{{0, up, nil}, {3 * time.Second, crashed, nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "status 1 after 3 s", from: 3 * time.Second, to: 3 * time.Second},
+		{name: "its sockets close before it is gone", fallen: true,
+			units:   []seenAt{{0, up, nil}, {2030 * ms, unit("failed", "failed", 0).exited("signal", cldKilled, 11), nil}},
+			probes:  map[string][]answers{"a": {{0, nil, false}, {1990 * ms, refused, false}}},
+			finding: state.Bad, reason: "killed by SIGSEGV after 2 s", from: 2 * time.Second, to: 2100 * ms},
+		{name: "restarted too fast to be seen down", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 11).restarted(1), nil}}, fallen: true,
+			finding: state.Bad, reason: "systemd restarted it after 2 s", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "watchdog", units: []seenAt{{0, up, nil}, {4 * time.Second, unit("failed", "failed", 0).exited("watchdog", cldDumped, 6), nil}}, fallen: true,
+			finding: state.Bad, reason: "killed by SIGABRT (systemd says: watchdog) after 4 s", from: 4 * time.Second, to: 4 * time.Second},
+		{name: "unit file gone", units: []seenAt{{0, sight{Unit: systemd.Unit{Load: "not-found", Active: "inactive", Sub: "dead"}}, nil}}, fallen: true,
+			finding: state.Bad, reason: "its unit file is not-found", to: 0},
+
+		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(refused)},
+			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "answers 500", units: steady, probes: map[string][]answers{"a": always(errors.New("status 500 instead of 200"))},
+			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "hangs", units: steady, probes: map[string][]answers{"a": {{0, nil, true}}},
+			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "flaps in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, refused, false}, {2600 * ms, nil, false}}},
+			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", from: 2 * time.Second, to: 2700 * ms},
+		{name: "hangs at the end of the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {4400 * ms, nil, true}}},
+			finding: state.Bad, reason: "settle time: no answer within 2 s", from: 6 * time.Second, to: 7 * time.Second},
+
+		{name: "failed before, passes now", units: steady, probes: map[string][]answers{"a": {{0, refused, false}, {3 * time.Second, nil, false}}}, excused: "a",
+			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
+		{name: "failed before and now, another passes", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(nil)}, excused: "a",
+			finding: state.Healthy, from: 35 * time.Second, to: 35100 * ms},
+		{name: "failed before and now, another fails", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(refused)}, excused: "a",
+			finding: state.Bad, reason: "b did not pass", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "failed before, flaps now", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, refused, false}}, "b": always(nil)}, excused: "a",
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "none left", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(refused)}, excused: "ab",
+			finding: state.Healthy, unproven: true, from: 35 * time.Second, to: 35100 * ms},
+		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(refused)}, excused: "a", fallen: true,
+			finding: state.Bad, reason: "status 1 after 31 s", from: 31 * time.Second, to: 31 * time.Second},
+
+		{name: "runs another file", units: []seenAt{{0, up.runs(bash), nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "not healthy within 30 s: " + bash, from: 30 * time.Second, to: 30 * time.Second},
+		{name: "ran another file before as well", units: []seenAt{{0, up.runs(bash), nil}}, before: bash, fallen: true,
+			finding: state.Unsure, reason: bash + ", as before the swap: set health.main", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "never started, nor before", units: []seenAt{{0, starting, nil}}, before: "it is still starting (start)", fallen: true,
+			finding: state.Bad, reason: "still starting", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "becomes another program", units: []seenAt{{0, up, nil}, {2 * time.Second, up.runs(bash), nil}}, fallen: true,
+			finding: state.Bad, reason: bash + " after 2 s", from: 2 * time.Second, to: 2 * time.Second},
+
+		{name: "bus lost at first", units: []seenAt{{0, sight{}, errors.New("systemd does not answer: EOF")}}, fallen: true,
+			finding: state.Unsure, reason: "systemd does not answer", to: 0},
+		{name: "bus lost in the settle time", units: []seenAt{{0, up, nil}, {3 * time.Second, sight{}, errors.New("systemd does not answer: EOF")}}, probes: good, fallen: true,
+			finding: state.Unsure, reason: "systemd does not answer", from: 3 * time.Second, to: 3 * time.Second},
+		{name: "ends while it is looked at", units: []seenAt{{0, sight{}, errVanished}, {2 * ms, failed, nil}}, fallen: true,
+			finding: state.Bad, reason: "status 2 at once", to: 2 * ms},
+		{name: "an operator stops it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("deactivating", "stop-sigterm", 10).job(), nil}}, probes: good, fallen: true,
+			finding: state.Unsure, reason: "somebody else is stopping or restarting it", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "an operator restarts it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 12), nil}}, fallen: true,
+			finding: state.Unsure, reason: "changed from 10 to 12", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", cldKilled, 15), nil}}, fallen: true,
+			finding: state.Unsure, reason: "SIGTERM", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "systemd's SIGTERM after a start timeout", units: []seenAt{{0, starting, nil}, {9 * time.Second, unit("failed", "failed", 0).exited("timeout", cldKilled, 15), nil}}, fallen: true,
+			finding: state.Bad, reason: "killed by SIGTERM (systemd says: timeout) after 9 s", from: 9 * time.Second, to: 9 * time.Second},
+		{name: "our own restart is not over", units: []seenAt{{0, unit("deactivating", "stop-sigterm", 9).job(), nil}, {1 * time.Second, up, nil}}, probes: good,
+			finding: state.Healthy, from: 6 * time.Second, to: 6100 * ms},
+
+		{name: "baseline: a failed probe is not waited for", lenient: true, units: steady, settle: time.Second,
+			probes: map[string][]answers{"a": always(refused), "b": {{0, refused, false}, {1 * time.Second, nil, false}}}, excused: "a",
+			finding: state.Healthy, from: 2 * time.Second, to: 2500 * ms},
+		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true,
+			finding: state.Bad, reason: bash, from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
+			finding: state.Healthy, from: time.Second, to: time.Second},
+		{name: "baseline: another restart", lenient: true, units: []seenAt{{0, up.restarted(4), nil}, {500 * ms, up.restarted(5), nil}}, settle: time.Second, fallen: true,
+			finding: state.Bad, reason: "systemd restarted it", from: 500 * ms, to: 500 * ms},
+		{name: "baseline: the other file is no worse than before", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, before: bash, settle: time.Second,
+			finding: state.Healthy, from: time.Second, to: time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				p := plan{unit: "x.service", timeout: 30 * time.Second, settle: 5 * time.Second, before: c.before, strict: !c.lenient}
+				if c.settle != 0 {
+					p.settle = max(c.settle, 0)
+				}
+				for _, name := range []string{"a", "b"} {
+					if script := c.probes[name]; script != nil {
+						p.probes = append(p.probes, prober{name: name, limit: answerLimit, excused: strings.Contains(c.excused, name),
+							try: func(ctx context.Context) error { return answer(ctx, script, time.Since(start)) }})
+					}
+				}
+				changes := make(chan struct{}, 1)
+				for _, u := range c.units[1:] {
+					time.AfterFunc(u.at, func() { changes <- struct{}{} })
+				}
+				look := func(context.Context) (sight, error) {
+					u := current(c.units, time.Since(start), func(u seenAt) time.Duration { return u.at })
+					return u.is, u.err
+				}
+				out := watch(t.Context(), newTrial(p, start), look, changes, func(string) {})
+				took := time.Since(start)
+				if out.finding != c.finding || !strings.Contains(out.reason, c.reason) || (out.reason == "") != (c.reason == "") {
+					t.Errorf("finding %q, reason %q, want %q, %q", out.finding, out.reason, c.finding, c.reason)
+				}
+				if out.unproven != c.unproven {
+					t.Errorf("unproven: %v", out.unproven)
+				}
+				if out.standing == c.fallen || (out.why == "") == c.fallen {
+					t.Errorf("standing: %v, %q", out.standing, out.why)
+				}
+				if tried := len(out.tried()); c.tried > 0 && tried != c.tried {
+					t.Errorf("%d probes were tried, want %d", tried, c.tried)
+				}
+				if took < c.from || took > c.to {
+					t.Errorf("took %s, want %s to %s", took, c.from, c.to)
+				}
+				if c.finding == state.Healthy && out.pid != 10 {
+					t.Errorf("main process %d", out.pid)
+				}
+				time.Sleep(time.Minute) // let the remaining changes come, and find nobody blocked
+			})
+		})
+	}
+}
+
+func current[T any](script []T, now time.Duration, at func(T) time.Duration) T {
+	i := len(script) - 1
+	for i > 0 && at(script[i]) > now {
+		i--
+	}
+	return script[i]
+}
+
+func answer(ctx context.Context, script []answers, now time.Duration) error {
+	a := current(script, now, func(a answers) time.Duration { return a.at })
+	if a.hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return a.err
+}
+
+// The first tries come fast, for the outage is as long as they are late; later
+// ones do not burden the machine.
+func TestTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var at []time.Duration
+		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context) error {
+			at = append(at, time.Since(start))
+			if time.Since(start) < 5*time.Second {
+				return refused
+			}
+			return nil
+		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context) error { return nil }}}}
+		tried := 0
+		p.probes[1].try = func(context.Context) error { tried++; return nil }
+		var said []string
+		watch(t.Context(), newTrial(p, start), func(context.Context) (sight, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
+		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}
+		if !slices.Equal(at, want) {
+			t.Errorf("tries at %v, want %v", at, want)
+		}
+		if tried != 1 {
+			t.Errorf("version_command ran %d times", tried)
+		}
+		wantSaid := []string{"waiting for a (0 of 2 probes pass)", "waiting for a (1 of 2 probes pass)", "settling: 1 s left", "settling: 0.5 s left"}
+		if !slices.Equal(said, wantSaid) {
+			t.Errorf("said %q, want %q", said, wantSaid)
+		}
+	})
+}
+
+// A probe that was never tried says nothing, and must not look failed.
+func TestTried(t *testing.T) {
+	tr := newTrial(plan{strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
+	tr.sees(tr.start, up)
+	tr.due(tr.start)
+	tr.hears(tr.start, 1, refused)
+	tr.lost(errors.New("bus"))
+	if got := tr.end.tried(); len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
+		t.Errorf("tried: %v of %v", got, tr.end.probes)
+	}
+}
