@@ -12,7 +12,18 @@ import (
 // of the machine left open: a verdict commit is carried out, everything else is
 // undone. Nothing is restarted, since nothing has started. One target's trouble
 // does not keep the others from recovery.
+//
+// On a machine that is up it does nothing: a trial that is open then may be
+// alive, and starting basic.target by hand starts recover, too.
 func (s *Swapper) Recover(ctx context.Context) error {
+	booting, err := s.Systemd.Booting(ctx)
+	if err != nil {
+		return err
+	}
+	if !booting {
+		s.logf("the machine is up: open trials are left to their own units")
+		return nil
+	}
 	names, err := s.Tree.OpenTrials()
 	for _, name := range names {
 		if rerr := s.recover(ctx, name); rerr != nil {

@@ -1,0 +1,103 @@
+# A fresh Debian 12 or 13 with Go and make is enough: "make test" and
+# "make demo", as root, install the rest ("deps").
+#
+#   build    build/: the programs
+#   check    formatting, vet, staticcheck, shellcheck, units, packages
+#   test     all of it: check, the tests, and the tests on a booted systemd
+#   demo     an update and a rollback on a throwaway machine
+#   deb      dist/: the packages
+#   install  what was built, into DESTDIR
+#   clean
+
+VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+
+COMMANDS := machinemon-release machinemon-update
+WORKERS  := fetcher health-gate swapper verifier
+PROGRAMS := $(COMMANDS) $(WORKERS) generator
+UNITS    := $(wildcard units/*.service units/*.path units/*.timer)
+SCRIPTS  := .ci/run packaging/check-debs packaging/check-units $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What Debian has of what check, deb, demo and test use. Modules come over
+# https, hence the certificates.
+DEPS := ca-certificates debhelper lintian mmdebstrap shellcheck systemd-container
+
+# Static programs, and no C compiler needed anywhere.
+export CGO_ENABLED := 0
+# The version is the changelog's. Without this the programs would depend on
+# git, and their bytes on the state of the checkout.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+# After "su" root may lack these, and dpkg refuses to work without.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: build check test demo deb install clean deps
+# In the order written. The go command uses all cores by itself.
+.NOTPARALLEL:
+
+build:
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/ $(PROGRAMS:%=./cmd/%)
+
+check: deb build
+	test -z "$$(gofmt -l cmd internal | tee /dev/stderr)"
+	go vet -tags systemd ./...
+	go run $(STATICCHECK) -tags systemd ./...
+	shellcheck $(SCRIPTS)
+	packaging/check-units $(UNITS)
+	packaging/check-debs dist/*.deb
+	lintian --allow-root --fail-on error dist/*.deb
+
+test: check
+	go test ./...
+	go test -count=1 -tags systemd -timeout 25m ./internal/systemtest/...
+
+demo: deb
+	go run ./internal/systemtest/demo
+
+# In a copy, since the build leaves files in the tree and in its parent. The
+# build dependencies are not checked: they would include a C compiler.
+deb: deps
+	rm -rf build/deb dist
+	mkdir -p build/deb/source dist
+	tar -c --exclude=./.git --exclude=./build --exclude=./dist . | tar -x -C build/deb/source
+	cd build/deb/source && dpkg-buildpackage --build=binary --no-check-builddeps --no-sign
+	mv build/deb/*.deb dist/
+	rm -r build/deb
+
+# Without "build" before it: root may have no Go.
+install:
+	install -d $(DESTDIR)/usr/bin $(DESTDIR)/usr/lib/machinemon-update/targets.d \
+		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
+		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d
+	install $(COMMANDS:%=build/%) $(DESTDIR)/usr/bin
+	install $(WORKERS:%=build/%) $(DESTDIR)/usr/lib/machinemon-update
+	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
+	install -m 644 packaging/targets.d/*.toml $(DESTDIR)/usr/lib/machinemon-update/targets.d
+	install -m 644 $(UNITS) $(DESTDIR)/usr/lib/systemd/system
+	# Every boot, and nothing to enable: a boot must never meet an open trial.
+	ln -sf ../machinemon-update-recover.service $(DESTDIR)/usr/lib/systemd/system/basic.target.wants
+	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
+	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
+	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d
+
+# The licences of what is linked in ask that their notices travel with it.
+build/third-party-notices: go.mod
+	mkdir -p build
+	{ echo "go $$(go env GOROOT)" && \
+	  go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%) | sort -u; } | \
+	while read -r module dir; do \
+		printf '\n==== %s ====\n\n' "$$module" && cat "$$dir"/LICENSE* || exit 1; \
+	done > $@.tmp
+	mv $@.tmp $@
+
+clean:
+	rm -rf build dist
+
+deps:
+	@missing=$$(for p in $(DEPS); do \
+		dpkg-query -Wf '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q ^ii || echo $$p; done); \
+	[ -n "$$missing" ] || exit 0; \
+	set -- $$missing; \
+	[ "$$(id -u)" = 0 ] || { echo "cannot install $$*: only root can; run: sudo make deps" >&2; exit 1; }; \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$$@"; } || \
+	{ echo "cannot install $$*: apt-get failed (see above); it needs a Debian mirror" >&2; exit 1; }
