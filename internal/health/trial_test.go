@@ -49,7 +49,7 @@ var (
 	failed   = unit("failed", "failed", 0).exited("exit-code", cldExited, 2)
 	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
 
-	refused = errors.New("connection refused")
+	errRefused = errors.New("connection refused")
 	bash    = "its main process runs /usr/bin/bash, not /opt/x"
 )
 
@@ -78,7 +78,7 @@ func TestTrial(t *testing.T) {
 		{name: "healthy", units: steady, probes: good, finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
 		{name: "healthy, no settling", units: steady, probes: good, settle: -1, finding: state.Healthy, to: 1 * ms},
 		{name: "no probes", units: steady, finding: state.Healthy, from: 5 * time.Second, to: 5 * time.Second},
-		{name: "listens after a second", units: steady, probes: map[string][]answers{"a": {{0, refused, false}, {1 * time.Second, nil, false}}},
+		{name: "listens after a second", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {1 * time.Second, nil, false}}},
 			finding: state.Healthy, from: 6 * time.Second, to: 7 * time.Second},
 		{name: "starts slowly", units: []seenAt{{0, starting, nil}, {20 * time.Second, up, nil}}, probes: good,
 			finding: state.Healthy, from: 25 * time.Second, to: 25100 * ms},
@@ -107,7 +107,7 @@ func TestTrial(t *testing.T) {
 			finding: state.Bad, reason: "status 1 after 3 s", from: 3 * time.Second, to: 3 * time.Second},
 		{name: "its sockets close before it is gone", fallen: true,
 			units:   []seenAt{{0, up, nil}, {2030 * ms, unit("failed", "failed", 0).exited("signal", cldKilled, 11), nil}},
-			probes:  map[string][]answers{"a": {{0, nil, false}, {1990 * ms, refused, false}}},
+			probes:  map[string][]answers{"a": {{0, nil, false}, {1990 * ms, errRefused, false}}},
 			finding: state.Bad, reason: "killed by SIGSEGV after 2 s", from: 2 * time.Second, to: 2100 * ms},
 		{name: "restarted too fast to be seen down", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 11).restarted(1), nil}}, fallen: true,
 			finding: state.Bad, reason: "systemd restarted it after 2 s", from: 2 * time.Second, to: 2 * time.Second},
@@ -116,28 +116,28 @@ func TestTrial(t *testing.T) {
 		{name: "unit file gone", units: []seenAt{{0, sight{Unit: systemd.Unit{Load: "not-found", Active: "inactive", Sub: "dead"}}, nil}}, fallen: true,
 			finding: state.Bad, reason: "its unit file is not-found", to: 0},
 
-		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(refused)},
+		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(errRefused)},
 			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "answers 500", units: steady, probes: map[string][]answers{"a": always(errors.New("status 500 instead of 200"))},
 			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "hangs", units: steady, probes: map[string][]answers{"a": {{0, nil, true}}},
 			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", from: 30 * time.Second, to: 30 * time.Second},
-		{name: "flaps in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, refused, false}, {2600 * ms, nil, false}}},
+		{name: "flaps in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}, {2600 * ms, nil, false}}},
 			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", from: 2 * time.Second, to: 2700 * ms},
 		{name: "hangs at the end of the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {4400 * ms, nil, true}}},
 			finding: state.Bad, reason: "settle time: no answer within 2 s", from: 6 * time.Second, to: 7 * time.Second},
 
-		{name: "failed before, passes now", units: steady, probes: map[string][]answers{"a": {{0, refused, false}, {3 * time.Second, nil, false}}}, excused: "a",
+		{name: "failed before, passes now", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a",
 			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
-		{name: "failed before and now, another passes", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(nil)}, excused: "a",
+		{name: "failed before and now, another passes", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 35 * time.Second, to: 35100 * ms},
-		{name: "failed before and now, another fails", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(refused)}, excused: "a",
+		{name: "failed before and now, another fails", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "a",
 			finding: state.Bad, reason: "b did not pass", from: 30 * time.Second, to: 30 * time.Second},
-		{name: "failed before, flaps now", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, refused, false}}, "b": always(nil)}, excused: "a",
+		{name: "failed before, flaps now", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}, "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
-		{name: "none left", units: steady, probes: map[string][]answers{"a": always(refused), "b": always(refused)}, excused: "ab",
+		{name: "none left", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "ab",
 			finding: state.Healthy, unproven: true, from: 35 * time.Second, to: 35100 * ms},
-		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(refused)}, excused: "a", fallen: true,
+		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", fallen: true,
 			finding: state.Bad, reason: "status 1 after 31 s", from: 31 * time.Second, to: 31 * time.Second},
 
 		{name: "runs another file", units: []seenAt{{0, up.runs(bash), nil}}, probes: good, fallen: true,
@@ -167,7 +167,7 @@ func TestTrial(t *testing.T) {
 			finding: state.Healthy, from: 6 * time.Second, to: 6100 * ms},
 
 		{name: "baseline: a failed probe is not waited for", lenient: true, units: steady, settle: time.Second,
-			probes: map[string][]answers{"a": always(refused), "b": {{0, refused, false}, {1 * time.Second, nil, false}}}, excused: "a",
+			probes: map[string][]answers{"a": always(errRefused), "b": {{0, errRefused, false}, {1 * time.Second, nil, false}}}, excused: "a",
 			finding: state.Healthy, from: 2 * time.Second, to: 2500 * ms},
 		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true,
 			finding: state.Bad, reason: bash, from: 30 * time.Second, to: 30 * time.Second},
@@ -251,7 +251,7 @@ func TestTries(t *testing.T) {
 		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context) error {
 			at = append(at, time.Since(start))
 			if time.Since(start) < 5*time.Second {
-				return refused
+				return errRefused
 			}
 			return nil
 		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context) error { return nil }}}}
@@ -278,7 +278,7 @@ func TestTried(t *testing.T) {
 	tr := newTrial(plan{strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
 	tr.sees(tr.start, up)
 	tr.due(tr.start)
-	tr.hears(tr.start, 1, refused)
+	tr.hears(tr.start, 1, errRefused)
 	tr.lost(errors.New("bus"))
 	if got := tr.end.tried(); len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
 		t.Errorf("tried: %v of %v", got, tr.end.probes)
