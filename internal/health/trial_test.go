@@ -50,7 +50,7 @@ var (
 	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
 
 	errRefused = errors.New("connection refused")
-	bash    = "its main process runs /usr/bin/bash, not /opt/x"
+	bash       = "its main process runs /usr/bin/bash, not /opt/x"
 )
 
 func always(err error) []answers { return []answers{{0, err, false}} }

@@ -3,12 +3,16 @@ package state
 import (
 	"errors"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 func openRegular(root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, errors.New("it is a symbolic link")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -21,4 +25,16 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// openDir opens a directory that another role may have replaced.
+// [os.Root.OpenRoot] opens whatever is there, and hangs on a FIFO; this refuses
+// everything but a directory, and follows no link.
+func openDir(root *os.Root, name string) (*os.Root, error) {
+	d, err := root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(d.Fd())))
 }

@@ -56,7 +56,7 @@ func (t Tree) OpenSpool(r Role, target string, make bool) (*Spool, error) {
 			return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), cause(err))
 		}
 	}
-	root, err := dir.OpenRoot("ready")
+	root, err := openDir(dir, "ready")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), cause(err))
 	}
@@ -73,16 +73,25 @@ func mkdir(root *os.Root, name string) error {
 // Close releases the directory.
 func (s *Spool) Close() error { return s.root.Close() }
 
-// Stage makes an empty, hidden entry for an attempt and opens it.
+// Stage makes an empty, hidden entry for an attempt and opens it. Hidden ones
+// that killed producers and consumers left are removed: no other is alive.
 func (s *Spool) Stage(attempt string) (*os.Root, error) {
 	name := "." + attempt
-	if err := s.root.RemoveAll(name); err != nil {
-		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+	names, err := s.names()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, ".") {
+			if err := s.root.RemoveAll(n); err != nil {
+				return nil, fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err))
+			}
+		}
 	}
 	if err := mkdir(s.root, name); err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
 	}
-	root, err := s.root.OpenRoot(name)
+	root, err := openDir(s.root, name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
 	}
@@ -112,7 +121,8 @@ func (s *Spool) Offer(attempt string) error {
 
 // Claim takes the newest entry: it is hidden, opened and returned with its
 // attempt. Everything else in the spool is removed, older entries and whatever
-// is no attempt at all. attempt is "" when there was nothing to claim.
+// is no attempt at all; what cannot be removed is at least hidden, for it would
+// start the consumer again. attempt is "" when there was nothing to claim.
 func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
 	names, err := s.names()
 	if err != nil {
@@ -124,21 +134,31 @@ func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
 			attempt = n
 		}
 	}
+	if attempt != "" {
+		// A leftover of that name would be in the way of the rename.
+		if err := s.root.RemoveAll("." + attempt); err != nil {
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
+		}
+		if err := s.root.Rename(attempt, "."+attempt); err != nil {
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
+		}
+	}
 	for _, n := range names {
-		if n == attempt {
+		if n == attempt || n == "."+attempt {
 			continue
 		}
-		if err := s.root.RemoveAll(n); err != nil {
-			return "", nil, fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err))
+		err := s.root.RemoveAll(n)
+		if err != nil && !strings.HasPrefix(n, ".") {
+			err = s.root.Rename(n, ".stuck-"+n)
+		}
+		if err != nil && !strings.HasPrefix(n, ".") {
+			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err)), s.Consume(attempt))
 		}
 	}
 	if attempt == "" {
 		return "", nil, nil
 	}
-	if err := s.root.Rename(attempt, "."+attempt); err != nil {
-		return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
-	}
-	entry, err = s.root.OpenRoot("." + attempt)
+	entry, err = openDir(s.root, "."+attempt)
 	if err != nil {
 		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, cause(err)), s.Consume(attempt))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 )
@@ -128,6 +129,24 @@ func (t Tree) Status(r Role, target string) (Status, error) {
 	return s, err
 }
 
+// Update changes a role's own status durably. A status that is damaged is put
+// aside, since nothing could be recorded any more otherwise.
+func (t Tree) Update(r Role, target string, change func(*Status)) error {
+	s, err := t.Status(r, target)
+	if errors.Is(err, errDamaged) {
+		path := t.status(r, target)
+		if err := os.Rename(path, path+".damaged"); err != nil {
+			return fmt.Errorf("cannot put %s aside: %w", path, cause(err))
+		}
+		s, err = Status{}, nil
+	}
+	if err != nil {
+		return err
+	}
+	change(&s)
+	return t.SetStatus(r, target, s)
+}
+
 // SetStatus writes a role's status durably and readable by everybody.
 func (t Tree) SetStatus(r Role, target string, s Status) error {
 	if n := len(s.Attempts); n > keep {
@@ -222,6 +241,9 @@ func (t Tree) History(target string) ([]Attempt, error) {
 	return all, failed
 }
 
+// errDamaged says that a file is not what this package wrote.
+var errDamaged = errors.New("it is damaged")
+
 func (t Tree) readJSON(path string, v any) error {
 	data, err := readFile(path)
 	if err != nil {
@@ -229,13 +251,13 @@ func (t Tree) readJSON(path string, v any) error {
 	}
 	var head struct{ Format int }
 	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("cannot read %s: it is damaged", path)
+		return fmt.Errorf("cannot read %s: %w", path, errDamaged)
 	}
 	if head.Format > Format {
 		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d", path, head.Format, Format)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("cannot read %s: it is damaged", path)
+		return fmt.Errorf("cannot read %s: %w", path, errDamaged)
 	}
 	return nil
 }

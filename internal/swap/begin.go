@@ -18,7 +18,7 @@ import (
 // attempt begins now; where an operator asked, it is recorded too.
 func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
-		return fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
+		return state.Fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
 	}
 	if err := s.makeStateDir(name); err != nil {
 		return err
@@ -55,7 +55,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		return err
 	}
 	if t.Source.Type == "" {
-		return fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
+		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
 	}
 	if order.Origin == state.Schedule && t.AutoUpdateEnabled {
 		order.Verb = state.Apply
@@ -91,7 +91,7 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 			return err
 		}
 		if !u.Settled() {
-			return fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+			return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 		}
 	}
 	for _, p := range []struct {
@@ -117,7 +117,7 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 	}
 	err = s.Systemd.Start(ctx, step)
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
-		return fail(state.RollbackFailed, "cannot finish the open trial of %s: %w (hint: journalctl -u %s)", name, errors.Join(err, jerr, errors.New("it is still open")), step)
+		return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w (hint: journalctl -u %s)", name, errors.Join(err, jerr, errors.New("it is still open")), step)
 	}
 	return err
 }
@@ -136,7 +136,7 @@ func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step s
 	}
 	if u.Active == "active" {
 		if pending {
-			return fail(state.NotAttempted, "an attempt is under way already (%s has seen it)", path)
+			return state.Fail(state.NotAttempted, "an attempt is under way already (%s has seen it)", path)
 		}
 		return nil
 	}
@@ -176,13 +176,13 @@ func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
 	case err != nil:
 		return err
 	case u.Load == "masked":
-		return fail(state.NotAttempted, "%s is masked", t.Unit)
+		return state.Fail(state.NotAttempted, "%s is masked", t.Unit)
 	case u.Load == "not-found":
-		return fail(state.NotAttempted, "%s is not installed", t.Unit)
+		return state.Fail(state.NotAttempted, "%s is not installed", t.Unit)
 	case u.Load != "loaded":
-		return fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", t.Name, t.Unit, u.Load, t.Unit)
+		return state.Fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", t.Name, t.Unit, u.Load, t.Unit)
 	case u.Active == "inactive" && u.Job == 0:
-		return fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", t.Unit, t.Unit)
+		return state.Fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", t.Unit, t.Unit)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -11,10 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
-
-	"crypto/sha256"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -24,17 +24,45 @@ import (
 // childEnv makes the test binary a swapper that can be killed: "VERB DIR".
 const childEnv = "MACHINEMON_TEST_SWAPPER"
 
+// base holds the machines of all tests. It is not below /tmp, where a target
+// may install nothing.
+var base string
+
 func TestMain(m *testing.M) {
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
+		useBase(filepath.Dir(dir))
 		r := open(dir)
 		r.sw.Log = io.Discard
+		if err := beTraced(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		if err := r.do(verb); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(ExitStatus(err))
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		if os.Geteuid() == 0 {
+			dir, err := os.MkdirTemp("/opt", "machinemon-update-test-")
+			if err == nil {
+				err = os.Chmod(dir, 0o755)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			defer os.RemoveAll(dir)
+			useBase(dir)
+		}
+		return m.Run()
+	}())
+}
+
+func useBase(dir string) {
+	base = dir
+	unitDirs = append(unitDirs, filepath.Join(base, "units"))
 }
 
 // file is an installed file as it is on disk.
@@ -44,8 +72,8 @@ type file struct {
 	gid     int
 }
 
-// The files of the releases of target agent. The daemon rewrites its
-// configuration, which is a snapshot, when it starts.
+// The files of target agent before and after release v2. The daemon rewrites
+// its configuration, of which a snapshot is taken, when it starts.
 var (
 	oldFiles = map[string]file{
 		"bin/agent":           {"agent 1", 0o750, 12},
@@ -58,59 +86,344 @@ var (
 		"units/agent.service": {"unit 2", 0o644, 0},
 		"etc/config":          {"config of agent 2", 0o640, 12},
 	}
+	release1 = map[string]string{"agent": "agent 1", "agent.service": "unit 1"}
 	release2 = map[string]string{"agent": "agent 2", "extra": "extra 2", "agent.service": "unit 2"}
 	release3 = map[string]string{"agent": "agent 3", "agent.service": "unit 1"}
 )
 
-// rig is a machine with the target agent on it, all of it below dir.
+// rig is a machine with the target agent on it, all of it below dir but for
+// its unit files.
 type rig struct {
 	dir  string
 	tree state.Tree
 	sys  *machine
 	sw   *Swapper
+	log  *strings.Builder
 }
 
-// newRig makes a machine on which release v1 is installed. It is not below
-// /tmp, for a target may install nothing there.
+var rigs atomic.Int32
+
+// newRig makes a machine on which release v1 is installed and runs.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: targets and what they install must belong to root")
+	if base == "" {
+		t.Skip("needs root: target files and what they install must belong to root")
 	}
-	dir, err := os.MkdirTemp("/opt", "machinemon-update-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	r := open(dir)
-	r.makeRun(t)
+	r := open(fmt.Sprintf("%s/%d", base, rigs.Add(1)))
 	for _, d := range []string{"bin", "units", "etc", "targets", "admin", "releases", "machine",
 		"var/fetch/agent", "var/verify/agent", "var/swap/agent"} {
 		must(t, os.MkdirAll(r.at(d), 0o755))
 	}
+	r.makeRun(t)
+	t.Cleanup(func() {
+		must(t, os.RemoveAll(r.dir))
+		must(t, os.RemoveAll(r.at("units")))
+	})
 	r.configure(t, "")
 	release := &state.Release{Version: "v1", Sequence: 1}
 	for _, name := range slices.Sorted(maps.Keys(oldFiles)) {
-		f := oldFiles[name]
-		must(t, os.WriteFile(r.at(name), []byte(f.content), f.mode))
-		must(t, os.Chmod(r.at(name), f.mode))
-		must(t, os.Chown(r.at(name), 0, f.gid))
+		r.put(t, name, oldFiles[name])
 		if name != "etc/config" {
-			release.Files = append(release.Files, state.File{To: r.at(name), SHA256: sum(f.content)})
+			release.Files = append(release.Files, state.File{To: r.at(name), SHA256: sum(oldFiles[name].content)})
 		}
 	}
 	must(t, r.tree.SetStatus(state.Swap, "agent", state.Status{Installed: release}))
-	r.sys.set("running", "agent 1")
-	r.sys.set("loaded", "unit 1")
+	must(t, r.sys.set("running", "agent 1"))
+	must(t, r.sys.set("loaded", "unit 1"))
 	return r
 }
 
 // open returns the machine below dir, in whatever state it is.
 func open(dir string) *rig {
-	r := &rig{dir: dir, tree: state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}}
-	r.sys = &machine{rig: r, pid: 4242, fails: map[string]error{}}
-	r.sw = &Swapper{Tree: r.tree, Targets: target.Dirs{Vendor: r.at("targets"), Admin: r.at("admin")},
-		Systemd: r.sys, Log: &strings.Builder{}}
-	unitDirs = []string{"/etc/systemd/system", "/opt"}
-	isUnit = func(path string) bool { return filepath.Dir(path) == r.at("units") }
+	r := &rig{dir: dir, log: &strings.Builder{},
+		tree: state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}}
+	r.sys = newMachine(r)
+	r.sw = &Swapper{Tree: r.tree, Systemd: r.sys, Log: r.log,
+		Targets: target.Dirs{Vendor: r.at("targets"), Admin: r.at("admin")}}
 	return r
+}
+
+// at is the place of a file of the machine.
+func (r *rig) at(name string) string {
+	if rest, ok := strings.CutPrefix(name, "units"); ok {
+		return filepath.Join(filepath.Dir(r.dir), "units", filepath.Base(r.dir), rest)
+	}
+	return filepath.Join(r.dir, name)
+}
+
+func (r *rig) makeRun(t *testing.T) {
+	t.Helper()
+	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
+		must(t, os.MkdirAll(filepath.Join(r.tree.Run, d), 0o755))
+	}
+}
+
+// configure writes the target file; more is appended to it.
+func (r *rig) configure(t *testing.T, more string) {
+	t.Helper()
+	content := fmt.Sprintf(`unit = "agent.service"
+auto_update_enabled = true
+[source]
+type = "file"
+path = %q
+[[install]]
+from = "agent"
+to = %q
+[[install]]
+from = "extra"
+to = %q
+optional = true
+[[install]]
+from = "agent.service"
+to = %q
+[rollback]
+snapshot = [%q]
+[health]
+timeout_seconds = 30
+settle_seconds = 5
+`, r.at("releases"), r.at("bin/agent"), r.at("bin/extra"), r.at("units/agent.service"), r.at("etc/config"))
+	if !strings.Contains(more, "main =") {
+		content += "main = ''\n"
+	}
+	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(content+more), 0o644))
+}
+
+func (r *rig) put(t *testing.T, name string, f file) {
+	t.Helper()
+	must(t, os.WriteFile(r.at(name), []byte(f.content), 0o600))
+	must(t, os.Chown(r.at(name), 0, f.gid))
+	must(t, os.Chmod(r.at(name), f.mode))
+}
+
+// offer does the verifier's part: a tree with the release in the spool, and
+// root's order for it. The archive is named by its version.
+func (r *rig) offer(t *testing.T, attempt, version string, sequence int64, files map[string]string) {
+	t.Helper()
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: "v1"}))
+	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
+	r.spool(t, attempt, version, sequence, files, nil)
+}
+
+// spool leaves a verified tree; change may damage it before it is offered.
+func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
+	t.Helper()
+	spool, err := r.tree.OpenSpool(state.Verify, "agent", true)
+	must(t, err)
+	defer spool.Close()
+	entry, err := spool.Stage(attempt)
+	must(t, err)
+	defer entry.Close()
+	p := manifest.Platform{File: "agent.tar.gz", SHA256: sum(version), Size: 1, Contents: map[string]manifest.Content{}}
+	receipt := state.Receipt{Attempt: attempt, Platform: manifest.Host()}
+	for i, name := range slices.Sorted(maps.Keys(files)) {
+		plain := fmt.Sprint(i)
+		must(t, state.WriteEntry(entry, plain, []byte(files[name])))
+		receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: name, Name: plain})
+		p.Contents[name] = manifest.Content{SHA256: sum(files[name]), Size: int64(len(files[name]))}
+	}
+	must(t, state.WriteReceipt(entry, receipt))
+	m := &manifest.Manifest{Schema: 1, Product: "agent", Version: version, Sequence: sequence,
+		Platforms: map[string]manifest.Platform{manifest.Host(): p}}
+	if change != nil {
+		change(filepath.Join(r.tree.Ready(state.Verify, "agent"), "."+attempt), m)
+	}
+	raw, err := m.Marshal()
+	must(t, err)
+	must(t, state.WriteEntry(entry, state.ManifestName, raw))
+	must(t, spool.Offer(attempt))
+}
+
+// gate leaves the gate's report on the attempt.
+func (r *rig) gate(t *testing.T, attempt string, f state.Finding, reason string) {
+	t.Helper()
+	must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: f, Reason: reason, MainPID: r.sys.pid}))
+}
+
+// reboot is what a power cut leaves: /run is empty, nothing runs, and systemd
+// has loaded the unit file as it lies there.
+func (r *rig) reboot(t *testing.T) {
+	t.Helper()
+	must(t, os.RemoveAll(r.tree.Run))
+	r.makeRun(t)
+	must(t, os.RemoveAll(r.at("machine")))
+	must(t, os.Mkdir(r.at("machine"), 0o755))
+	must(t, r.sys.Reload(t.Context()))
+}
+
+// do runs a step as the swapper's command line would.
+func (r *rig) do(verb string) error {
+	ctx := context.Background()
+	switch verb {
+	case "begin":
+		return r.sw.Begin(ctx, "agent")
+	case "swap":
+		return r.sw.Swap(ctx, "agent")
+	case "commit":
+		return r.sw.Commit(ctx, "agent")
+	case "rollback":
+		return r.sw.Rollback(ctx, "agent")
+	case "recover":
+		return r.sw.Recover(ctx)
+	}
+	panic(verb)
+}
+
+// step runs a step that must succeed.
+func (r *rig) step(t *testing.T, verb string) {
+	t.Helper()
+	if err := r.do(verb); err != nil {
+		t.Fatalf("%s: %v\n%s", verb, err, r.log)
+	}
+}
+
+// fails runs a step whose error must mean want and name all of the words.
+func (r *rig) fails(t *testing.T, verb string, want state.Result, words ...string) {
+	t.Helper()
+	err := r.do(verb)
+	if err == nil {
+		t.Fatalf("%s succeeded, want %q", verb, want)
+	}
+	if got := resultOf(err); got != want {
+		t.Errorf("%s: result %q, want %q: %v", verb, got, want, err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%s: error %q lacks %q", verb, err, w)
+		}
+	}
+}
+
+func (r *rig) status(t *testing.T) state.Status {
+	t.Helper()
+	st, err := r.tree.Status(state.Swap, "agent")
+	must(t, err)
+	return st
+}
+
+// last is the newest attempt of the swapper's status.
+func (r *rig) last(t *testing.T) state.Attempt {
+	t.Helper()
+	all := r.status(t).Attempts
+	if len(all) == 0 {
+		t.Fatalf("no attempt is recorded\n%s", r.log)
+	}
+	return all[len(all)-1]
+}
+
+// ended checks the record of the newest attempt.
+func (r *rig) ended(t *testing.T, attempt string, want state.Result, words ...string) {
+	t.Helper()
+	a := r.last(t)
+	if a.ID != attempt || a.Result != want {
+		t.Errorf("recorded attempt %s: %s (%s), want %s: %s", a.ID, a.Result, a.Reason, attempt, want)
+	}
+	for _, w := range words {
+		if !strings.Contains(a.Reason, w) {
+			t.Errorf("recorded reason %q lacks %q", a.Reason, w)
+		}
+	}
+}
+
+// installed reads the files that releases of the target consist of, and its
+// configuration.
+func (r *rig) installed(t *testing.T) map[string]file {
+	t.Helper()
+	all := map[string]file{}
+	for _, name := range []string{"bin/agent", "bin/extra", "units/agent.service", "etc/config"} {
+		info, err := os.Lstat(r.at(name))
+		if os.IsNotExist(err) {
+			continue
+		}
+		must(t, err)
+		content, err := os.ReadFile(r.at(name))
+		must(t, err)
+		all[name] = file{string(content), info.Mode(), int(info.Sys().(*syscall.Stat_t).Gid)}
+	}
+	return all
+}
+
+func (r *rig) want(t *testing.T, want map[string]file) {
+	t.Helper()
+	got := r.installed(t)
+	for _, name := range []string{"bin/agent", "bin/extra", "units/agent.service", "etc/config"} {
+		if got[name] != want[name] {
+			t.Errorf("%s is %q %v group %d, want %q %v group %d", name, got[name].content, got[name].mode, got[name].gid,
+				want[name].content, want[name].mode, want[name].gid)
+		}
+	}
+}
+
+// beside lists what is in the side directories.
+func (r *rig) beside(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, d := range []string{"bin", "units", "etc"} {
+		dir := filepath.Join(r.at(d), sideName)
+		entries, err := os.ReadDir(dir)
+		if !os.IsNotExist(err) {
+			must(t, err)
+		}
+		for _, e := range entries {
+			all = append(all, filepath.Join(dir, e.Name()))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// closed checks what holds after every verdict: no trial, no deadline, the
+// program runs the installed files, and beside those is nothing but the
+// previous release.
+func (r *rig) closed(t *testing.T) {
+	t.Helper()
+	if open, err := r.tree.OpenTrials(); err != nil || len(open) > 0 {
+		t.Errorf("open trials: %v, %v", open, err)
+	}
+	if r.sys.get("deadline") != "" {
+		t.Error("the deadline is still armed")
+	}
+	now := r.installed(t)
+	if got := r.sys.get("running"); got != now["bin/agent"].content && got != "" {
+		t.Errorf("the unit runs %q, installed is %q", got, now["bin/agent"].content)
+	}
+	if got := r.sys.get("loaded"); got != now["units/agent.service"].content {
+		t.Errorf("systemd has loaded %q, installed is %q", got, now["units/agent.service"].content)
+	}
+	st := r.status(t)
+	var kept []string
+	if st.Previous != nil {
+		for _, f := range st.Previous.Files {
+			if f.Backup == "" {
+				continue
+			}
+			kept = append(kept, f.Backup)
+			content, err := os.ReadFile(f.Backup)
+			if err != nil || sum(string(content)) != f.SHA256 {
+				t.Errorf("the backup of %s is damaged: %q, %v", f.To, content, err)
+			}
+		}
+	}
+	slices.Sort(kept)
+	if got := r.beside(t); !slices.Equal(got, kept) {
+		t.Errorf("beside the installed files are\n%q, want\n%q", got, kept)
+	}
+	if st.Installed != nil {
+		for _, f := range st.Installed.Files {
+			if got, err := digest(f.To); err != nil || got != f.SHA256 {
+				t.Errorf("%s is not as the status says: %v", f.To, err)
+			}
+		}
+	}
+}
+
+func sum(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:])
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

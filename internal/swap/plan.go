@@ -69,25 +69,25 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	}
 	m, err := manifest.Parse(raw)
 	if err != nil {
-		return fail(state.Refused, "cannot use the manifest: %w", err)
+		return state.Fail(state.Refused, "cannot use the manifest: %w", err)
 	}
 	j, t := sw.journal, sw.target
 	j.Version, j.Sequence = m.Version, m.Sequence
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
-		return fail(state.Refused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
+		return state.Fail(state.Refused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}
 	if m.Disabled {
-		return fail(state.NotAttempted, "the publisher has disabled updates")
+		return state.Fail(state.NotAttempted, "the publisher has disabled updates")
 	}
 	host := manifest.Host()
 	p, err := m.Platform(host)
 	if err != nil {
-		return fail(state.Refused, "cannot use the manifest: %w", err)
+		return state.Fail(state.Refused, "cannot use the manifest: %w", err)
 	}
 	j.Archive = p.SHA256
 	receipt, err := state.ReadReceipt(entry)
 	if err != nil {
-		return fail(state.Refused, "%w", err)
+		return state.Fail(state.Refused, "%w", err)
 	}
 	where := map[string]string{}
 	for _, f := range receipt.Files {
@@ -100,15 +100,15 @@ func (sw *swapping) planTree(entry *os.Root) error {
 			continue
 		}
 		if !ok {
-			return fail(state.Refused, "cannot find %s in the release", name)
+			return state.Fail(state.Refused, "cannot find %s in the release", name)
 		}
 		want, listed := p.Contents[name]
 		if len(p.Contents) > 0 && !listed {
-			return fail(state.Refused, "cannot install %s: the manifest's contents do not list it", name)
+			return state.Fail(state.Refused, "cannot install %s: the manifest's contents do not list it", name)
 		}
 		own, err := ownershipOf(inst)
 		if err != nil {
-			return fail(state.Misconfigured, "cannot install %s: %w", inst.To, err)
+			return state.Fail(state.Misconfigured, "cannot install %s: %w", inst.To, err)
 		}
 		c, err := sw.stage(inst.To, len(j.Changes), own, func(staged string, room int64) (string, error) {
 			return stageEntry(entry, from, staged, want, listed, room)
@@ -117,7 +117,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 			return err
 		}
 		if listed && c.New != want.SHA256 {
-			return fail(state.Refused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
+			return state.Fail(state.Refused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
 		}
 		sw.add(c, own)
 	}
@@ -149,7 +149,7 @@ func stageEntry(entry *os.Root, from, staged string, want manifest.Content, list
 func (sw *swapping) planPrevious() error {
 	prev := sw.status.Previous
 	if prev == nil {
-		return fail(state.NotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
+		return state.Fail(state.NotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
 	for _, f := range prev.Files {
@@ -172,7 +172,7 @@ func (sw *swapping) planPrevious() error {
 			return err
 		}
 		if c.New != f.SHA256 {
-			return fail(state.Refused, "cannot go back: the backup %s was changed", f.Backup)
+			return state.Fail(state.Refused, "cannot go back: the backup %s was changed", f.Backup)
 		}
 		sw.add(c, own)
 	}

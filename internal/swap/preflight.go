@@ -37,19 +37,19 @@ func (sw *swapping) preflight(ctx context.Context) error {
 	}
 	r, err := sw.Systemd.Try(ctx, trial)
 	if err != nil {
-		return fail(state.Failed, "cannot run the pre-flight of %s: %w", sw.journal.Version, err)
+		return state.Fail(state.Failed, "cannot run the pre-flight of %s: %w", sw.journal.Version, err)
 	}
 	switch {
 	case r.Exec:
-		return fail(state.Refused, "the new program cannot be executed: %s", r.Detail)
+		return state.Fail(state.Refused, "the new program cannot be executed: %s", r.Detail)
 	case r.Signal:
-		return fail(state.Refused, "the new program dies when started: %s", r.Detail)
+		return state.Fail(state.Refused, "the new program dies when started: %s", r.Detail)
 	case !manifest.Mentions(r.Output, sw.journal.Version):
 		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
 		if said == "" {
 			said = "no version"
 		}
-		return fail(state.Refused, "the new program says %s, the manifest %s", said, sw.journal.Version)
+		return state.Fail(state.Refused, "the new program says %s, the manifest %s", said, sw.journal.Version)
 	}
 	sw.logf("%s: pre-flight passed", describe(sw.journal))
 	return nil

@@ -110,7 +110,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 func (s *Swapper) failedRollback(j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
 	s.logf("%s: %s", describe(j), reason)
-	return errors.Join(&Failure{state.RollbackFailed, fmt.Errorf("cannot roll back %s: %w", j.Target, err)},
+	return errors.Join(state.Fail(state.RollbackFailed, "cannot roll back %s: %w", j.Target, err),
 		s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
 }
 

@@ -63,21 +63,21 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err
 	} else if j != nil {
 		sw.attempt.ID = "" // the open trial is another attempt's; leave its records alone
-		return fail(state.NotAttempted, "cannot start attempt %s: the trial of attempt %s is still open", attempt, j.Attempt)
+		return state.Fail(state.NotAttempted, "cannot start attempt %s: the trial of attempt %s is still open", attempt, j.Attempt)
 	}
 	order, err := sw.Tree.Order(sw.name)
 	if err != nil {
 		return err
 	}
 	if order.Attempt != attempt {
-		return fail(state.Refused, "cannot install what the verifier handed on: root ordered attempt %s, not %s", order.Attempt, attempt)
+		return state.Fail(state.Refused, "cannot install what the verifier handed on: root ordered attempt %s, not %s", order.Attempt, attempt)
 	}
 	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
 	}
 	if order.Origin == state.Schedule && !sw.target.AutoUpdateEnabled {
-		return fail(state.NotAttempted, "auto_update_enabled is false")
+		return state.Fail(state.NotAttempted, "auto_update_enabled is false")
 	}
 	if err := sw.updatable(ctx, sw.target); err != nil {
 		return err // it may have been stopped since the attempt began
@@ -122,7 +122,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	digest := state.Digest(j.NewFiles())
 	// Going back is the operator's word against an old verdict of this machine.
 	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
-		return fail(state.NotAttempted, "release %s was rejected here on %s: %s", j.Version, r.Time.Format(time.DateOnly), r.Reason)
+		return state.Fail(state.NotAttempted, "release %s was rejected here on %s: %s", j.Version, r.Time.Format(time.DateOnly), r.Reason)
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err
@@ -179,7 +179,7 @@ func (sw *swapping) rename() error {
 			err = os.Remove(c.To)
 		}
 		if err != nil {
-			return fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
+			return state.Fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
 		}
 	}
 	return syncDirs(sw.journal.Changes)

@@ -61,28 +61,12 @@ func (s *Swapper) logf(format string, args ...any) {
 	fmt.Fprintf(s.Log, format+"\n", args...)
 }
 
-// Failure is an error with the result that it means for the attempt.
-type Failure struct {
-	Result state.Result
-	err    error
-}
-
-func (f *Failure) Error() string { return f.err.Error() }
-func (f *Failure) Unwrap() error { return f.err }
-
-func fail(r state.Result, format string, args ...any) error {
-	return &Failure{r, fmt.Errorf(format, args...)}
-}
-
-// resultOf is the result that an error means; plain errors mean "failed".
+// resultOf is the result that an error means.
 func resultOf(err error) state.Result {
-	if f, ok := errors.AsType[*Failure](err); ok {
-		return f.Result
-	}
 	if _, ok := errors.AsType[*target.ConfigError](err); ok {
 		return state.Misconfigured
 	}
-	return state.Failed
+	return state.ResultOf(err)
 }
 
 // ExitStatus is the exit status that an error of this package means.
@@ -101,12 +85,7 @@ func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".t
 
 // record adds an attempt to the swapper's status.
 func (s *Swapper) record(name string, a state.Attempt) error {
-	st, err := s.Tree.Status(state.Swap, name)
-	if err != nil {
-		return err
-	}
-	st.Record(a)
-	return s.Tree.SetStatus(state.Swap, name, st)
+	return s.Tree.Update(state.Swap, name, func(st *state.Status) { st.Record(a) })
 }
 
 // makeStateDir makes swap/T, which everybody may read. The units do it with

@@ -1,0 +1,57 @@
+// Fetcher runs in machinemon-fetch@T.service: it brings the release that the
+// source of target T offers to the verifier, as far as the order of the attempt
+// wants it. Its exit status is that of the result, and 0 for what it handed on.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: fetcher TARGET (run by machinemon-fetch@TARGET.service)")
+		os.Exit(2)
+	}
+	// No signal is caught: one that ends the program ends it by that signal, and
+	// never looks like success.
+	a, err := fetch.Run(context.Background(), state.System, target.DefaultDirs, os.Args[1], progress())
+	if a.ID != "" {
+		line := fmt.Sprintf("%s: attempt %s: %s", os.Args[1], a.ID, a.Result)
+		if a.Version != "" {
+			line += " " + a.Version
+		}
+		if a.Reason != "" {
+			line += ": " + a.Reason
+		}
+		fmt.Fprintln(os.Stderr, line)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case a.Result != state.HandedOn:
+		os.Exit(a.Result.Exit())
+	}
+}
+
+// progress sets the unit's status text. When that fails once it says so and
+// stops trying: a download is not worth less without it.
+func progress() func(done, total int64) {
+	broken := false
+	return func(done, total int64) {
+		if broken {
+			return
+		}
+		if err := systemd.Notify(systemd.ProgressText(done, total)); err != nil {
+			broken = true
+			fmt.Fprintf(os.Stderr, "cannot report progress: %v\n", err)
+		}
+	}
+}

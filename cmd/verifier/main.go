@@ -1,0 +1,41 @@
+// Verifier runs in machinemon-verify@T.service: it turns the newest bundle of
+// target T into a verified tree for the swapper, or refuses it. Its exit status
+// is that of the result, and 0 for what it handed on or when there was nothing
+// to do.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/verify"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: verifier TARGET (run by machinemon-verify@TARGET.service)")
+		os.Exit(2)
+	}
+	// No signal is caught: one that ends the program ends it by that signal, and
+	// never looks like success.
+	a, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
+	if a.ID != "" {
+		line := fmt.Sprintf("%s: attempt %s: %s", os.Args[1], a.ID, a.Result)
+		if a.Version != "" {
+			line += " " + a.Version
+		}
+		if a.Reason != "" {
+			line += ": " + a.Reason
+		}
+		fmt.Fprintln(os.Stderr, line)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case a.ID != "" && a.Result != state.HandedOn:
+		os.Exit(a.Result.Exit())
+	}
+}

@@ -1,0 +1,172 @@
+// Package fetch brings a release from its source to the verifier.
+//
+// It runs as machinemon-fetch, the only role with a network, and owns fetch/T
+// of the state: the cached manifest, status.json and the spool, in which each
+// bundle is the manifest's own bytes, the archive and a receipt. It obeys the
+// order that root wrote for the attempt and reads, but never writes, the
+// swapper's status.
+//
+// Trust: the mode "checksum" is sha256 and size from the manifest, and the
+// manifest is believed because of the transport it came over. That detects
+// corruption and an altered archive; whoever holds the manifest's host holds
+// the release. [target.Dirs.Load] refuses a transport that anybody on the path
+// can change, and no redirect here leads from a better transport to a worse
+// one. Everything a server sends is capped in size and in time.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Run carries out the order for a target and records how that ended before it
+// returns. The error is for what could not even be recorded; every other
+// failure is in the attempt's Result and Reason. report is told of the archive's
+// bytes, at most ten times a second.
+func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, error) {
+	order, err := tree.Order(name)
+	if err != nil {
+		return state.Attempt{Result: state.Failed}, err
+	}
+	if !state.ValidAttempt(order.Attempt) {
+		return state.Attempt{Result: state.Failed}, fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
+	}
+	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly}
+	t, err := dirs.Load(name)
+	if err != nil {
+		return f.record(nil, state.Misconfigured, err)
+	}
+	return f.run(ctx, t)
+}
+
+// Look reads the manifest that the source offers now, and refuses one that is
+// not for this target and machine. It neither uses nor leaves any state, so any
+// user may call it. The manifest may be Disabled.
+func Look(ctx context.Context, t *target.Target) (*manifest.Manifest, error) {
+	src, err := newSource(t, "", defaultLimits, target.CheckRootOnly)
+	if err != nil {
+		return nil, err
+	}
+	r, err := look(ctx, src, t.Trust.Product)
+	if err != nil {
+		return nil, err
+	}
+	return r.manifest, nil
+}
+
+func refused(format string, args ...any) error {
+	return state.Fail(state.Refused, format, args...)
+}
+
+func notDownloaded(format string, args ...any) error {
+	return state.Fail(state.NotDownloaded, format, args...)
+}
+
+type fetcher struct {
+	tree     state.Tree
+	name     string
+	order    state.Order
+	report   func(done, total int64)
+	limits   limits
+	rootOnly func(path string) error
+}
+
+func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
+	r, result, err := f.fetch(ctx, t)
+	return f.record(r, result, err)
+}
+
+// fetch takes the attempt as far as this role can. The release is nil until a
+// manifest for this target and machine was read.
+func (f *fetcher) fetch(ctx context.Context, t *target.Target) (*release, state.Result, error) {
+	src, err := newSource(t, f.tree.Dir(state.Fetch, f.name), f.limits, f.rootOnly)
+	if err != nil {
+		return nil, state.Failed, err
+	}
+	r, err := look(ctx, src, t.Trust.Product)
+	if err != nil {
+		return nil, state.Failed, err
+	}
+	if r.manifest.Disabled {
+		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
+	}
+	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) {
+		return r, state.Current, nil
+	}
+	rejection, err := f.rejection(t.Install, r)
+	if err != nil {
+		return r, state.Failed, err
+	}
+	if rejection != nil {
+		return r, state.NotAttempted, fmt.Errorf("%s was rejected on %s: %s", r.manifest.Version,
+			rejection.Time.UTC().Format("2006-01-02 15:04 UTC"), rejection.Reason)
+	}
+	if f.order.Verb == state.Check {
+		return r, state.Available, nil
+	}
+	if err := f.download(ctx, src, r); err != nil {
+		return r, state.Failed, err
+	}
+	return r, state.HandedOn, nil
+}
+
+// rejection finds the failed trial of this release; nil when there is none.
+func (f *fetcher) rejection(installs []target.Install, r *release) (*state.Rejection, error) {
+	s, err := f.tree.Status(state.Swap, f.name)
+	if err != nil {
+		return nil, err
+	}
+	digest := installedDigest(installs, r)
+	return s.Rejects(digest, r.platform.SHA256, r.manifest.Sequence), nil
+}
+
+// installedDigest is the [state.Digest] of the files that a release would
+// install; "" when its manifest does not list them.
+func installedDigest(installs []target.Install, r *release) string {
+	var files []state.File
+	for _, i := range installs {
+		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
+		if listed {
+			files = append(files, state.File{To: i.To, SHA256: c.SHA256})
+		} else if !i.Optional {
+			return ""
+		}
+	}
+	if len(files) == 0 {
+		return ""
+	}
+	return state.Digest(files)
+}
+
+// record writes how the attempt ended. Without a usable manifest the offer of
+// an earlier check stands; a disabled one takes it back.
+func (f *fetcher) record(r *release, result state.Result, end error) (state.Attempt, error) {
+	a := state.Attempt{
+		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
+		Stage: string(state.Fetch), Result: result,
+	}
+	if end != nil {
+		a.Reason = end.Error()
+		if f, ok := errors.AsType[*state.Failure](end); ok {
+			a.Result = f.Result
+		}
+	}
+	if r != nil {
+		a.Version, a.Sequence = r.manifest.Version, r.manifest.Sequence
+	}
+	return a, f.tree.Update(state.Fetch, f.name, func(s *state.Status) {
+		if r != nil {
+			s.Offer = nil
+			if !r.manifest.Disabled {
+				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: true}
+			}
+		}
+		s.Record(a)
+	})
+}

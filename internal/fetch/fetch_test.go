@@ -1,0 +1,239 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+func TestHandedOn(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077)) // the unit's
+	b := newBench(t, serve(t, newSite(t)))
+	before := time.Now()
+	a := b.run(t, b.order(state.Apply, "v1"))
+	if a.Result != state.HandedOn || a.Reason != "" || a.ID != attempt || a.Stage != "fetch" ||
+		a.Origin != state.Operator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
+		t.Errorf("%+v", a)
+	}
+	if o := b.status(t).Offer; o == nil || o.Version != "v2" || o.Sequence != 7 || !o.Unsigned || o.Checked.Before(before.Add(-time.Second)) {
+		t.Errorf("offer %+v", o)
+	}
+	if got := b.spool(t); !slices.Equal(got, []string{attempt}) {
+		t.Fatalf("in the spool: %v", got)
+	}
+	dir := filepath.Join(b.tree.Ready(state.Fetch, "agent"), attempt)
+	for name, want := range map[string]string{
+		"payload":       string(payload),
+		"manifest.json": string(marshal(t, release1())),
+		"receipt.json":  `{"attempt":"` + attempt + `","platform":"` + manifest.Host() + `"}`,
+	} {
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || string(got) != want {
+			t.Errorf("%s: %.80q, %v", name, got, err)
+		}
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o640 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+	if n := len(b.reports); n == 0 || b.reports[n-1] != int64(len(payload)) {
+		t.Errorf("reports %v", b.reports)
+	}
+}
+
+func TestDecisions(t *testing.T) {
+	disabled := func(m *manifest.Manifest) { m.Disabled = true }
+	rejection := state.Rejection{Version: "v2", Sequence: 7, Reason: "it did not answer",
+		Time:    time.Date(2026, 10, 31, 23, 59, 0, 0, time.UTC),
+		Archive: manifest.Digest(payload),
+		Digest:  state.Digest([]state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("agent"))}})}
+	sameBytes, sameArchive, older, once := rejection, rejection, rejection, rejection
+	sameBytes.Archive, sameArchive.Digest = "another", "another"
+	older.Sequence = 6
+	once.Interruptions = 1
+	elsewhere := sameBytes
+	elsewhere.Digest = state.Digest([]state.File{{To: "/opt/agent", SHA256: manifest.Digest([]byte("agent"))}})
+
+	for _, c := range []struct {
+		name      string
+		edit      func(m *manifest.Manifest)
+		verb      state.Verb
+		installed string
+		rejected  *state.Rejection
+		result    state.Result
+		text      string
+		offer     bool
+	}{
+		{name: "current", verb: state.Apply, installed: "v2", result: state.Current, offer: true},
+		{name: "current without v", verb: state.Apply, installed: "2", result: state.Current, offer: true},
+		{name: "check, current", verb: state.Check, installed: "v2", result: state.Current, offer: true},
+		{name: "check, available", verb: state.Check, installed: "v1", result: state.Available, offer: true},
+		{name: "check, unknown", verb: state.Check, result: state.Available, offer: true},
+		{name: "apply, unknown", verb: state.Apply, result: state.HandedOn, offer: true},
+		{name: "no number in the version", edit: func(m *manifest.Manifest) { m.Version = "v" }, verb: state.Check, result: state.Available, offer: true},
+		{name: "older", verb: state.Apply, installed: "v3", result: state.HandedOn, offer: true},
+		{name: "disabled", edit: disabled, verb: state.Apply, installed: "v1", result: state.NotAttempted, text: "the publisher has disabled updates"},
+		{name: "check, disabled", edit: disabled, verb: state.Check, installed: "v1", result: state.NotAttempted, text: "disabled"},
+		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "v2 was rejected on 2026-10-31 23:59 UTC: it did not answer", offer: true},
+		{name: "check, rejected", verb: state.Check, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "rejected", offer: true},
+		{name: "same bytes rejected", verb: state.Apply, installed: "v1", rejected: &sameBytes, result: state.NotAttempted, text: "rejected", offer: true},
+		{name: "same archive rejected", verb: state.Apply, installed: "v1", rejected: &sameArchive, result: state.NotAttempted, text: "rejected", offer: true},
+		{name: "rejected at an older sequence", verb: state.Apply, installed: "v1", rejected: &older, result: state.HandedOn, offer: true},
+		{name: "interrupted once", verb: state.Apply, installed: "v1", rejected: &once, result: state.HandedOn, offer: true},
+		{name: "rejected at another place", verb: state.Apply, installed: "v1", rejected: &elsewhere, result: state.HandedOn, offer: true},
+		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, verb: state.Apply, result: state.Refused, text: `it is of product "server", this target takes "agent"`},
+		{name: "another platform", edit: func(m *manifest.Manifest) {
+			m.Platforms = map[string]manifest.Platform{"linux-mips64le": m.Platforms[manifest.Host()]}
+		}, verb: state.Apply, result: state.Refused, text: "nothing for " + manifest.Host()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := release1()
+			if c.edit != nil {
+				c.edit(m)
+			}
+			s := newSite(t)
+			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
+			b := newBench(t, serve(t, s))
+			if c.rejected != nil {
+				if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Rejected: []state.Rejection{*c.rejected}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a := b.run(t, b.order(c.verb, c.installed))
+			if c.result != state.HandedOn {
+				b.mustFail(t, a, c.result, c.text)
+			} else if a.Result != c.result || len(b.spool(t)) != 1 {
+				t.Errorf("%+v", a)
+			}
+			if (b.status(t).Offer != nil) != c.offer {
+				t.Errorf("offer %+v", b.status(t).Offer)
+			}
+		})
+	}
+}
+
+func TestOfferStands(t *testing.T) {
+	s := newSite(t)
+	b := newBench(t, serve(t, s))
+	b.run(t, b.order(state.Check, "v1"))
+	s["/client-manifest.json"] = status(500)
+	b.run(t, b.order(state.Check, "v1"))
+	if b.status(t).Offer == nil {
+		t.Error("a failed check took the offer back")
+	}
+	m := release1()
+	m.Disabled = true
+	s["/client-manifest.json"] = bytesHandler(marshal(t, m))
+	b.run(t, b.order(state.Check, "v1"))
+	if o := b.status(t).Offer; o != nil {
+		t.Errorf("disabled, and still on offer: %+v", o)
+	}
+}
+
+// A second run after a failed one finds nothing in its way.
+func TestNextRun(t *testing.T) {
+	s := newSite(t)
+	honest := s["/agent.tar.gz"]
+	b := newBench(t, serve(t, s))
+	for _, bad := range []string{"xx", strings.Repeat("x", len(payload))} {
+		s["/agent.tar.gz"] = bytesHandler([]byte(bad))
+		b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "the manifest says")
+	}
+	s["/agent.tar.gz"] = honest
+	if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+		t.Errorf("%+v", a)
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "write", Path: "/var/x", Err: syscall.ENOSPC}
+}
+
+// A full disk is not the network's fault.
+func TestDiskFull(t *testing.T) {
+	f := &fetcher{report: func(int64, int64) {}}
+	_, err := f.receive(fullDisk{}, strings.NewReader("abc"), 3, "x.tar.gz")
+	if _, ok := errors.AsType[*state.Failure](err); ok || err == nil || err.Error() != "cannot store x.tar.gz: no space left on device" {
+		t.Error(err)
+	}
+}
+
+func TestRun(t *testing.T) {
+	b := newBench(t, "http://127.0.0.1:9")
+	dirs := target.Dirs{Root: t.TempDir(), Vendor: "/vendor", Admin: "/admin"}
+	run := func() (state.Attempt, error) {
+		return Run(context.Background(), b.tree, dirs, "agent", func(int64, int64) {})
+	}
+	if a, err := run(); err == nil || a.Result.Exit() == 0 {
+		t.Errorf("without an order: %+v, %v", a, err)
+	}
+	if err := b.tree.SetOrder("agent", state.Order{Attempt: "../../x", Verb: state.Apply}); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := run(); err == nil || a.Result.Exit() == 0 {
+		t.Errorf("attempt with a path: %+v, %v", a, err)
+	}
+	if err := b.tree.SetOrder("agent", b.order(state.Apply, "v1")); err != nil {
+		t.Fatal(err)
+	}
+	a, err := run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustFail(t, a, state.Misconfigured, "cannot use target agent")
+	if s := b.status(t); len(s.Attempts) != 1 || s.Attempts[0].Result != state.Misconfigured {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestNoSource(t *testing.T) {
+	b := newBench(t, "")
+	b.target.Source = target.Source{}
+	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Misconfigured, "it has no source")
+}
+
+func TestLook(t *testing.T) {
+	s := newSite(t)
+	b := newBench(t, serve(t, s))
+	m, err := Look(context.Background(), b.target)
+	if err != nil || m.Version != "v2" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	b.target.Trust.Product = "server"
+	if _, err := Look(context.Background(), b.target); err == nil || !strings.Contains(err.Error(), "product") {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Look(ctx, b.target); err == nil {
+		t.Error("looked although it was called off")
+	}
+}
+
+// Called off, an attempt is no success.
+func TestCancelled(t *testing.T) {
+	s := newSite(t)
+	s["/agent.tar.gz"] = raw(fmt.Sprintf("%sContent-Length: %d\r\n\r\nabc", head, len(payload)), true)
+	ctx, cancel := context.WithCancel(context.Background())
+	b := newBench(t, serve(t, s))
+	f := &fetcher{tree: b.tree, name: "agent", order: b.order(state.Apply, "v1"), limits: b.limits,
+		report: func(int64, int64) { cancel() }}
+	a, err := f.run(ctx, b.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustFail(t, a, state.NotDownloaded, "context canceled")
+}

@@ -1,0 +1,121 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// disk is a release on this machine: a directory with a manifest and the
+// archives it names, or one such manifest, or one such archive. Whoever can
+// write there can install what they like, so that must be root alone.
+type disk struct {
+	path     string
+	rootOnly func(path string) error
+	dir      string // of the manifest, known once it was read
+	archived string // the archive that path names, if it names one
+}
+
+func (d *disk) manifest(context.Context) ([]byte, string, error) {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return nil, "", unreadable(d.path, err)
+	}
+	name := manifest.FileName
+	switch {
+	case info.IsDir():
+		d.dir = d.path
+	case strings.HasSuffix(d.path, ".json"):
+		d.dir, name = filepath.Split(d.path)
+	default:
+		d.dir, d.archived = filepath.Split(d.path)
+	}
+	path := filepath.Join(d.dir, name)
+	f, err := d.open(name)
+	if errors.Is(err, fs.ErrNotExist) && d.archived != "" {
+		return nil, "", notDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.path, name)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	raw, err := readManifest(f)
+	if err != nil {
+		return nil, "", unreadable(path, err)
+	}
+	return raw, path, nil
+}
+
+func (d *disk) archive(_ context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
+	path := filepath.Join(d.dir, p.File)
+	if strings.Contains(p.File, "/") {
+		return nil, "", refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
+	}
+	if d.archived != "" && d.archived != p.File {
+		return nil, "", refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
+			d.path, manifest.FileName, p.File)
+	}
+	f, err := d.open(p.File)
+	if err != nil {
+		return nil, "", err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != p.Size {
+		err = refused("it has %d bytes, the manifest says %d", info.Size(), p.Size)
+	}
+	if err != nil {
+		f.Close()
+		return nil, "", unreadable(path, err)
+	}
+	return f, path, nil
+}
+
+// open opens a regular file of the directory that root alone can write.
+func (d *disk) open(name string) (*os.File, error) {
+	path := filepath.Join(d.dir, name)
+	root, err := os.OpenRoot(d.dir)
+	if err != nil {
+		return nil, unreadable(d.dir, err)
+	}
+	defer root.Close()
+	f, err := state.OpenEntry(root, name)
+	if err != nil {
+		return nil, unreadable(path, errors.Unwrap(err))
+	}
+	if err := d.rootOnly(path); err != nil {
+		f.Close()
+		return nil, state.Fail(state.Misconfigured,
+			"cannot use %s: %w (hint: root alone may write it and its parents: chown root:root, chmod go-w)", path, err)
+	}
+	return f, nil
+}
+
+// unreadable says that a file of the source could not be read: NotDownloaded,
+// unless err is decided already.
+func unreadable(path string, err error) error {
+	result := state.NotDownloaded
+	if o, ok := errors.AsType[*state.Failure](err); ok {
+		result = o.Result
+	}
+	err = cause(err)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w (the user machinemon-fetch must be able to read it)", err)
+	}
+	return state.Fail(result, "cannot read %s: %w", path, err)
+}
+
+// cause strips the path that os errors carry, since ours name it already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}

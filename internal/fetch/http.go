@@ -1,0 +1,286 @@
+package fetch
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// limits bound the time that a server may take.
+type limits struct {
+	dial     time.Duration
+	tls      time.Duration
+	headers  time.Duration // from the request to the last header of the answer
+	manifest time.Duration // for all of a manifest
+	stall    time.Duration // for minFlow bytes of an archive
+}
+
+var defaultLimits = limits{
+	dial:     10 * time.Second,
+	tls:      10 * time.Second,
+	headers:  30 * time.Second,
+	manifest: time.Minute,
+	stall:    30 * time.Second,
+}
+
+const (
+	// minFlow is how many bytes of an archive must come within limits.stall. A
+	// server that sends a byte a second is as stuck as one that sends none.
+	minFlow      = 4 << 10
+	maxRedirects = 5
+	maxHeaders   = 64 << 10 // bytes
+)
+
+// web is a manifest on a web server, and the archives it names.
+type web struct {
+	url       *url.URL // as configured
+	base      *url.URL // where the manifest was found, after redirects
+	anybody   bool     // the operator accepts a transport that anybody can change
+	cache     cache
+	limits    limits
+	transport *http.Transport
+}
+
+func newWeb(t *target.Target, dir string, l limits) (*web, error) {
+	u, err := url.Parse(t.Source.URL)
+	if err != nil {
+		return nil, state.Fail(state.Misconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
+	}
+	h1 := new(http.Protocols)
+	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
+	return &web{
+		url:     u,
+		anybody: t.Trust.AllowUnauthenticated,
+		cache:   cache{dir: dir, url: u.String(), insecure: t.Source.InsecureSkipTLS},
+		limits:  l,
+		transport: &http.Transport{
+			Proxy:                  nil, // the environment is no authority
+			Protocols:              h1,
+			DialContext:            (&net.Dialer{Timeout: l.dial}).DialContext,
+			TLSHandshakeTimeout:    l.tls,
+			ResponseHeaderTimeout:  l.headers,
+			MaxResponseHeaderBytes: maxHeaders,
+			DisableCompression:     true, // a small answer must not become a large one
+			DisableKeepAlives:      true,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.Source.InsecureSkipTLS},
+		},
+	}, nil
+}
+
+// manifest gets the manifest, or the cached one when the server says that it
+// has not changed.
+//
+// A redirect may lead it to another host: each hop is vouched for by the one
+// before, and none is less authenticated than the first. Where it ends is the
+// base of the archive's address, because the two are published side by side.
+func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, w.limits.manifest,
+		fmt.Errorf("it took longer than %v", w.limits.manifest))
+	defer cancel()
+	known := w.cache.load()
+	resp, err := w.get(ctx, w.url, known.ETag, w.safeHop)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	w.base = resp.Request.URL
+	name := show(w.base)
+	if resp.StatusCode == http.StatusNotModified && known.ETag != "" {
+		return known.Manifest, name, nil
+	}
+	if err := whole(resp); err != nil {
+		return nil, "", failed(ctx, w.base, err)
+	}
+	raw, err := readManifest(resp.Body)
+	if err != nil {
+		return nil, "", failed(ctx, w.base, err)
+	}
+	return raw, name, w.cache.keep(raw, resp.Header.Get("ETag"))
+}
+
+// archive asks for an archive. It stays on the origin where the manifest was
+// found, through redirects too: whoever writes a manifest does not get to send
+// this machine's requests elsewhere.
+func (w *web) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
+	u, err := w.base.Parse(p.File)
+	if err != nil {
+		return nil, "", refused("cannot use %s: the archive's address is not valid", show(w.base))
+	}
+	if err := w.sameOrigin(u); err != nil {
+		return nil, "", failed(ctx, u, err)
+	}
+	ctx, body := newFlow(ctx, w.limits.stall)
+	resp, err := w.get(ctx, u, "", w.sameOrigin)
+	if err != nil {
+		body.stop()
+		return nil, "", err
+	}
+	body.ReadCloser = resp.Body
+	if err = whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != p.Size {
+		err = refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, p.Size)
+	}
+	if err != nil {
+		err = failed(ctx, resp.Request.URL, err)
+		body.Close()
+		return nil, "", err
+	}
+	return body, show(resp.Request.URL), nil
+}
+
+// get asks for u, conditionally when etag is not empty. allow judges the address
+// of each redirect.
+func (w *web) get(ctx context.Context, u *url.URL, etag string, allow func(*url.URL) error) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, notDownloaded("cannot download %s: its address is not valid", show(u))
+	}
+	req.Header.Set("User-Agent", "machinemon-update")
+	req.Header.Set("Accept-Encoding", "identity")
+	if etag != "" {
+		req.Header.Set("If-None-Match", etag)
+	}
+	client := http.Client{Transport: w.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+		if len(via) > maxRedirects {
+			return fmt.Errorf("it was redirected more than %d times", maxRedirects)
+		}
+		next.Header.Del("Referer") // its query is nobody's business
+		if err := secureHop(via[len(via)-1].URL, next.URL); err != nil {
+			return err
+		}
+		return allow(next.URL)
+	}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, failed(ctx, u, err)
+	}
+	return resp, nil
+}
+
+// secureHop refuses what no redirect may do.
+func secureHop(from, to *url.URL) error {
+	switch {
+	case to.User != nil:
+		return refused("it was redirected to an address with a user name")
+	case to.Scheme != "https" && to.Scheme != "http":
+		return refused("it was redirected to %s, which is neither https nor http", show(to))
+	case from.Scheme == "https" && to.Scheme != "https":
+		return refused("it was redirected from https to %s", show(to))
+	}
+	return nil
+}
+
+// safeHop also refuses plain http elsewhere, unless the operator accepts that:
+// http from this very machine is trusted, and would lead out of it.
+func (w *web) safeHop(to *url.URL) error {
+	if to.Scheme == "http" && !w.anybody && origin(to) != origin(w.url) {
+		return refused("it was redirected to %s, which is not authenticated", show(to))
+	}
+	return nil
+}
+
+func (w *web) sameOrigin(to *url.URL) error {
+	if origin(to) != origin(w.base) {
+		return refused("it is not on the manifest's origin %s", origin(w.base))
+	}
+	return nil
+}
+
+// origin is scheme, host and port.
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// whole accepts nothing but a whole and plain answer.
+func whole(resp *http.Response) error {
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	}
+	if e := resp.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return refused("the server sent it with a Content-Encoding, which was not asked for")
+	}
+	return nil
+}
+
+// show is an address for messages: queries and passwords may be secrets.
+func show(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// failed says that u could not be downloaded: NotDownloaded, unless err is
+// decided already.
+func failed(ctx context.Context, u *url.URL, err error) error {
+	result := state.NotDownloaded
+	if o, ok := errors.AsType[*state.Failure](err); ok {
+		result = o.Result
+	}
+	return state.Fail(result, "cannot download %s: %w", show(u), netCause(ctx, err))
+}
+
+// netCause is err without the address, which the message has already.
+func netCause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c // a limit of ours, or the caller's
+	}
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		err = ue.Err
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the connection was cut")
+	}
+	return err
+}
+
+// flow is the body of an archive. Its context ends when fewer than minFlow
+// bytes come within the limit.
+type flow struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	limit  time.Duration
+	timer  *time.Timer
+	fresh  int // bytes since the timer was set
+}
+
+func newFlow(ctx context.Context, limit time.Duration) (context.Context, *flow) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stalled := fmt.Errorf("it stalled: fewer than %d bytes came in %v", minFlow, limit)
+	return ctx, &flow{ctx: ctx, cancel: cancel, limit: limit,
+		timer: time.AfterFunc(limit, func() { cancel(stalled) })}
+}
+
+func (f *flow) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if f.fresh += n; f.fresh >= minFlow {
+		f.fresh = 0
+		f.timer.Reset(f.limit)
+	}
+	if err != nil && err != io.EOF {
+		err = netCause(f.ctx, err)
+	}
+	return n, err
+}
+
+func (f *flow) Close() error {
+	f.stop()
+	return f.ReadCloser.Close()
+}
+
+func (f *flow) stop() {
+	f.timer.Stop()
+	f.cancel(nil)
+}

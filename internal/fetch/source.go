@@ -1,0 +1,75 @@
+package fetch
+
+import (
+	"context"
+	"io"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// source is where a release comes from. The names that its methods return are
+// for messages, and hold neither passwords nor queries.
+type source interface {
+	// manifest reads the document and returns its own bytes.
+	manifest(ctx context.Context) (raw []byte, name string, err error)
+	// archive opens a file of the manifest that was just read. Errors of its
+	// Read are the source's, not the disk's.
+	archive(ctx context.Context, p manifest.Platform) (body io.ReadCloser, name string, err error)
+}
+
+// newSource makes the source of a target. cache is the directory of the cached
+// manifest, "" for none.
+func newSource(t *target.Target, cache string, l limits, rootOnly func(string) error) (source, error) {
+	switch t.Source.Type {
+	case target.SourceManifest:
+		return newWeb(t, cache, l)
+	case target.SourceFile:
+		return &disk{path: t.Source.Path, rootOnly: rootOnly}, nil
+	case target.SourceNone:
+		return nil, state.Fail(state.Misconfigured,
+			"cannot fetch %s: it has no source (set [source] url in its target file)", t.Name)
+	}
+	return nil, state.Fail(state.Misconfigured,
+		"cannot fetch %s: a source of type %q is not supported by this version", t.Name, t.Source.Type)
+}
+
+// release is what the source offers this machine.
+type release struct {
+	raw      []byte // the manifest's own bytes
+	manifest *manifest.Manifest
+	key      string // of the platform
+	platform manifest.Platform
+}
+
+// look reads the manifest, and refuses one of another product or without this
+// machine's platform.
+func look(ctx context.Context, src source, product string) (*release, error) {
+	raw, name, err := src.manifest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.Parse(raw)
+	if err != nil {
+		return nil, refused("cannot use %s: %w", name, err)
+	}
+	if product != "" && m.Product != product {
+		return nil, refused("cannot use %s: it is of product %q, this target takes %q", name, m.Product, product)
+	}
+	key := manifest.Host()
+	p, err := m.Platform(key)
+	if err != nil {
+		return nil, refused("cannot use %s: %w", name, err)
+	}
+	return &release{raw: raw, manifest: m, key: key, platform: p}, nil
+}
+
+// readManifest reads at most what a manifest may have.
+func readManifest(r io.Reader) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, manifest.MaxSize+1))
+	if err == nil && len(raw) > manifest.MaxSize {
+		err = state.Fail(state.Refused, "it is larger than %d bytes", manifest.MaxSize)
+	}
+	return raw, err
+}

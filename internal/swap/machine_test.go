@@ -1,0 +1,196 @@
+package swap
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// machine is a systemd for tests. What outlives a killed swapper is in files:
+// which program runs, which unit file is loaded, whether the deadline is armed.
+type machine struct {
+	*rig
+	pid   uint32
+	units map[string]systemd.Unit // other than a running unit or an idle worker
+	calls []string                // "verb unit", in order
+	fails map[string]error        // by call
+	on    map[string]func()       // by call, before it does anything
+	after state.Baseline          // what the gate's user sees after a rollback
+	tried systemd.TrialResult
+	armed time.Duration
+	up    bool // the machine has booted, and targets run
+	trial systemd.Trial
+}
+
+func newMachine(r *rig) *machine {
+	return &machine{rig: r, pid: 4242, units: map[string]systemd.Unit{}, fails: map[string]error{},
+		on: map[string]func(){}, after: state.Baseline{Standing: true}}
+}
+
+func (m *machine) set(name, value string) error {
+	path := m.at("machine/" + name)
+	if err := os.WriteFile(path+".tmp", []byte(value), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func (m *machine) get(name string) string {
+	b, _ := os.ReadFile(m.at("machine/" + name)) // not there means ""
+	return string(b)
+}
+
+func (m *machine) call(verb, name string) error {
+	c := strings.TrimSpace(verb + " " + name)
+	m.calls = append(m.calls, c)
+	if f := m.on[c]; f != nil {
+		f()
+	}
+	return m.fails[c]
+}
+
+// called tells how often a call was made.
+func (m *machine) called(call string) int {
+	n := 0
+	for _, c := range m.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	if err := m.fails["unit "+name]; err != nil {
+		return systemd.Unit{}, err
+	}
+	if u, ok := m.units[name]; ok {
+		u.Name = name
+		return u, nil
+	}
+	u := systemd.Unit{Name: name, Load: "loaded", Active: "inactive", Sub: "dead", StartLimit: time.Second, StopLimit: time.Second}
+	switch {
+	case name == "agent.service":
+		u.Active, u.Sub, u.MainPID, u.Needs = "active", "running", m.pid, []string{"needs.service", "idle.service"}
+	case strings.HasSuffix(name, ".path"):
+		u.Active, u.Sub = "active", "waiting"
+	case name == "machinemon-swap@agent.service":
+		u.Writable = []string{m.at("bin"), "-" + m.at("units"), m.at("etc")}
+	case name == "needs.service" && m.get("needs") != "stopped":
+		u.Active, u.Sub = "active", "running"
+	}
+	return u, nil
+}
+
+func (m *machine) Start(_ context.Context, name string) error {
+	if err := m.call("start", name); err != nil {
+		return err
+	}
+	switch name {
+	case "needs.service":
+		return m.set("needs", "")
+	case "machinemon-baseline@agent.service":
+		j, err := m.tree.Journal("agent")
+		if err != nil || j == nil {
+			return err
+		}
+		b := m.after
+		b.Attempt = j.Attempt
+		return m.tree.SetBaseline("agent", b, true)
+	case "machinemon-rollback@agent.service":
+		return m.sw.Rollback(context.Background(), "agent")
+	case "machinemon-commit@agent.service":
+		return m.sw.Commit(context.Background(), "agent")
+	}
+	return nil
+}
+
+// Restart starts the installed program, which migrates its configuration.
+func (m *machine) Restart(_ context.Context, name string) error {
+	err := m.call("restart", name)
+	if err != nil {
+		if _, ok := err.(*systemd.JobError); !ok {
+			return err
+		}
+	}
+	program, rerr := os.ReadFile(m.at("bin/agent"))
+	if rerr != nil {
+		return rerr
+	}
+	if rerr := m.set("needs", "stopped"); rerr != nil { // by its Requires=
+		return rerr
+	}
+	if rerr := m.set("running", string(program)); rerr != nil {
+		return rerr
+	}
+	if rerr := os.WriteFile(m.at("etc/config"), []byte("config of "+string(program)), 0o600); rerr != nil {
+		return rerr
+	}
+	return err
+}
+
+func (m *machine) Reload(context.Context) error {
+	if err := m.call("reload", ""); err != nil {
+		return err
+	}
+	file, err := os.ReadFile(m.at("units/agent.service"))
+	if err != nil {
+		return err
+	}
+	return m.set("loaded", string(file))
+}
+
+func (m *machine) Arm(_ context.Context, timer string, after time.Duration) error {
+	if err := m.call("arm", timer); err != nil {
+		return err
+	}
+	m.armed = after
+	return m.set("deadline", timer)
+}
+
+func (m *machine) Stop(_ context.Context, name string) error {
+	if err := m.call("stop", name); err != nil {
+		return err
+	}
+	if name == m.get("deadline") {
+		return os.Remove(m.at("machine/deadline"))
+	}
+	return nil
+}
+
+func (m *machine) Queue(_ context.Context, name string) error { return m.call("queue", name) }
+
+func (m *machine) ResetFailed(_ context.Context, names ...string) error {
+	for _, n := range names {
+		if err := m.call("reset", n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *machine) Try(_ context.Context, p systemd.Trial) (systemd.TrialResult, error) {
+	m.trial = p
+	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
+}
+
+func (m *machine) Booting(context.Context) (bool, error) { return !m.up, m.call("booting", "") }
+
+// order tells whether the calls were made in this order, others between them.
+func (m *machine) order(calls ...string) bool {
+	rest := m.calls
+	for _, c := range calls {
+		i := slices.Index(rest, c)
+		if i < 0 {
+			return false
+		}
+		rest = rest[i+1:]
+	}
+	return true
+}

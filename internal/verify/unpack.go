@@ -1,0 +1,185 @@
+package verify
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// handOn unpacks the archive into a tree, checks it and offers it to the
+// swapper. When it fails nothing stays in the spool.
+func (v *verifier) handOn(installs []target.Install, payload *os.File) (err error) {
+	spool, err := v.tree.OpenSpool(state.Verify, v.name, true)
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	tree, err := spool.Stage(v.attempt)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		tree.Close()
+		if err == nil {
+			return
+		}
+		if failed := spool.Consume(v.attempt); failed != nil {
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+	}()
+	receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
+	if receipt.Files, err = v.unpack(installs, payload, tree); err != nil {
+		return err
+	}
+	for _, i := range installs {
+		if err := v.check(i, receipt.Files, tree); err != nil {
+			return err
+		}
+	}
+	if err := state.WriteEntry(tree, state.ManifestName, v.raw); err != nil {
+		return err
+	}
+	if err := state.WriteReceipt(tree, receipt); err != nil {
+		return err
+	}
+	return spool.Offer(v.attempt)
+}
+
+// unpack extracts what the target installs, as "0", "1" and so on, and compares
+// it with the manifest's contents.
+func (v *verifier) unpack(installs []target.Install, payload *os.File, into *os.Root) ([]state.ReceiptFile, error) {
+	want := map[string]string{}
+	needed := map[string]bool{}
+	for _, i := range installs {
+		entry := i.Name(v.key, v.manifest.Version)
+		if want[entry] == "" {
+			want[entry] = strconv.Itoa(len(want))
+		}
+		needed[entry] = needed[entry] || !i.Optional
+	}
+	limits, err := v.limits()
+	if err != nil {
+		return nil, err
+	}
+	files, err := archive.Extract(payload, into, want, limits)
+	if missing, ok := errors.AsType[*archive.MissingError](err); ok {
+		missing.Names = slices.DeleteFunc(missing.Names, func(entry string) bool {
+			_, listed := v.platform.Contents[entry]
+			return !needed[entry] && !listed
+		})
+		if len(missing.Names) == 0 {
+			err = nil
+		}
+	}
+	if err != nil {
+		result := state.Refused
+		if _, onDisk := errors.AsType[*fs.PathError](err); onDisk {
+			result = state.Failed
+		}
+		return nil, state.Fail(result, "cannot unpack %s: %w", v.platform.File, err)
+	}
+	var listed []state.ReceiptFile
+	for _, f := range files {
+		if err := v.compare(f); err != nil {
+			return nil, err
+		}
+		listed = append(listed, state.ReceiptFile{Entry: f.Name, Name: want[f.Name]})
+	}
+	return listed, nil
+}
+
+// limits are the manifest's unpacked_size, or else [archive.Default] within half
+// of what is free: the swapper makes a copy, too.
+func (v *verifier) limits() (archive.Limits, error) {
+	l := archive.Default
+	if v.platform.UnpackedSize > 0 {
+		l.Unpacked = v.platform.UnpackedSize
+		return l, nil
+	}
+	free, err := v.free()
+	l.Unpacked = min(l.Unpacked, free/2)
+	return l, err
+}
+
+// compare refuses a file that is not the one in the manifest's contents. A
+// manifest without any vouches for the archive as a whole.
+func (v *verifier) compare(f archive.File) error {
+	if len(v.platform.Contents) == 0 {
+		return nil
+	}
+	c, listed := v.platform.Contents[f.Name]
+	if !listed {
+		return refused("cannot use %s: the manifest's contents do not list its entry %s", v.platform.File, f.Name)
+	}
+	if c.Size != f.Size || c.SHA256 != f.SHA256 {
+		return refused("cannot use %s: its entry %s is not the one in the manifest's contents", v.platform.File, f.Name)
+	}
+	return nil
+}
+
+// check refuses a program that cannot run here, and one of a kind other than
+// the file whose place it would take.
+func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *os.Root) error {
+	entry := i.Name(v.key, v.manifest.Version)
+	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
+	if at < 0 {
+		return nil // optional, and not in this release
+	}
+	f, err := state.OpenEntry(tree, files[at].Name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := archive.CheckArch(f, v.key); err != nil {
+		return refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
+	}
+	was, is := installedKind(i.To), kindOf(f)
+	if was == program && is != program || was == text && is == program {
+		return refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
+	}
+	return nil
+}
+
+// kind is what a file is, roughly.
+type kind string
+
+const (
+	program kind = "an ELF file"
+	text    kind = "text"
+	other   kind = "neither ELF nor text" // or nothing at all; a damaged file may be replaced by anything
+)
+
+// installedKind is other for a file that is not there or cannot be read here.
+func installedKind(path string) kind {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return other
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return other
+	}
+	return kindOf(f)
+}
+
+func kindOf(f *os.File) kind {
+	if archive.IsELF(f) {
+		return program
+	}
+	head := make([]byte, 512)
+	n, _ := f.ReadAt(head, 0) // a short file is judged by what it has
+	if n == 0 || bytes.IndexByte(head[:n], 0) >= 0 {
+		return other
+	}
+	return text
+}

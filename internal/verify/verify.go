@@ -1,0 +1,140 @@
+// Package verify turns a bundle into a verified tree, or refuses it.
+//
+// It runs as machinemon-verify, without a network, and owns verify/T of the
+// state: status.json and the spool, in which each entry is the manifest's own
+// bytes, the files that the target installs under plain names, and a receipt.
+// It takes bundles from the fetcher's spool and removes each one that it took,
+// whatever becomes of it.
+//
+// Trust: the fetcher's bytes are believed only as far as they can be checked
+// here. The receipt says nothing but which attempt the bundle is of; platform,
+// product and digests are looked up in the manifest again, and the archive is
+// hashed while it is copied, so that what was hashed is what is unpacked.
+package verify
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Run verifies the newest bundle of a target and records how that ended before
+// it returns. The attempt has no ID when there was nothing to do. The error is
+// for what could not even be recorded, or be cleared away; every other failure
+// is in the attempt's Result and Reason.
+func Run(tree state.Tree, dirs target.Dirs, name string) (state.Attempt, error) {
+	return run(tree, name, func() (*target.Target, error) { return dirs.Load(name) })
+}
+
+func run(tree state.Tree, name string, load func() (*target.Target, error)) (state.Attempt, error) {
+	in, err := tree.OpenSpool(state.Fetch, name, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return state.Attempt{}, nil
+	}
+	if err != nil {
+		return state.Attempt{Result: state.Failed}, err
+	}
+	defer in.Close()
+	attempt, bundle, err := in.Claim()
+	if attempt == "" {
+		return state.Attempt{Result: state.Failed}, err
+	}
+	v := verifier{tree: tree, name: name, attempt: attempt}
+	if err != nil {
+		return v.record(state.Failed, err)
+	}
+	result, end := v.verify(bundle, load)
+	cleared := errors.Join(bundle.Close(), in.Consume(attempt))
+	a, err := v.record(result, end)
+	return a, errors.Join(err, cleared)
+}
+
+func refused(format string, args ...any) error {
+	return state.Fail(state.Refused, format, args...)
+}
+
+type verifier struct {
+	tree    state.Tree
+	name    string
+	attempt string
+
+	// What was read of the bundle; nil and empty until then.
+	manifest *manifest.Manifest
+	raw      []byte // its own bytes
+	key      string // of this machine's platform
+	platform manifest.Platform
+}
+
+func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) (state.Result, error) {
+	t, err := load()
+	if err != nil {
+		return state.Misconfigured, err
+	}
+	if err := v.read(bundle, t.Trust.Product); err != nil {
+		return state.Failed, err
+	}
+	payload, err := v.copyPayload(bundle)
+	if err != nil {
+		return state.Failed, err
+	}
+	defer payload.Close()
+	if err := v.handOn(t.Install, payload); err != nil {
+		return state.Failed, err
+	}
+	return state.HandedOn, nil
+}
+
+// read reads receipt and manifest, and chooses the platform by this machine.
+func (v *verifier) read(bundle *os.Root, product string) error {
+	receipt, err := state.ReadReceipt(bundle)
+	if err != nil {
+		return refused("%w", err)
+	}
+	if receipt.Attempt != v.attempt {
+		return refused("cannot use the bundle: its receipt is of another attempt")
+	}
+	raw, err := state.ReadEntry(bundle, state.ManifestName, manifest.MaxSize)
+	if err != nil {
+		return refused("%w", err)
+	}
+	m, err := manifest.Parse(raw)
+	if err != nil {
+		return refused("cannot use the manifest: %w", err)
+	}
+	v.manifest, v.raw, v.key = m, raw, manifest.Host()
+	if product != "" && m.Product != product {
+		return refused("cannot use the manifest: it is of product %q, this target takes %q", m.Product, product)
+	}
+	if v.platform, err = m.Platform(v.key); err != nil {
+		return refused("cannot use the manifest: %w", err)
+	}
+	return nil
+}
+
+// record writes how the attempt ended here.
+func (v *verifier) record(result state.Result, end error) (state.Attempt, error) {
+	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.Verify), Result: result}
+	if end != nil {
+		a.Reason = end.Error()
+		if f, ok := errors.AsType[*state.Failure](end); ok {
+			a.Result = f.Result
+		}
+	}
+	if v.manifest != nil {
+		a.Version, a.Sequence = v.manifest.Version, v.manifest.Sequence
+	}
+	// The order is gone after a reboot: then the record does without.
+	order, err := v.tree.Order(v.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return a, err
+	}
+	if order.Attempt == v.attempt {
+		a.Origin, a.From = order.Origin, order.Installed
+	}
+	return a, v.tree.Update(state.Verify, v.name, func(s *state.Status) { s.Record(a) })
+}
