@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -26,7 +27,7 @@ import (
 const (
 	exitUsage     = 2
 	exitAvailable = 3
-	// exitDetached is the shell's convention for an end by SIGINT: the update
+	// exitDetached is the shell's convention for an end by SIGINT: the attempt
 	// goes on, and its end is not known.
 	exitDetached = 130
 )
@@ -37,7 +38,7 @@ type app struct {
 	targets  target.Dirs
 	out, err io.Writer
 	json     bool
-	terminal bool // err is one: progress may be drawn
+	terminal *os.File // err, when it is one: progress may be drawn
 	root     bool
 	exit     int
 }
@@ -45,8 +46,8 @@ type app struct {
 // usageError is an error with exit status 2.
 type usageError struct{ error }
 
-const long = `machinemon-update updates daemons that are shipped as tarballs: verified, atomic,
-watched, and rolled back when the new version is not healthy.
+const long = `machinemon-update updates daemons that are shipped as tarballs: verified,
+atomic, watched, and rolled back when the new version is not healthy.
 
   machinemon-update                      show every target
   sudo machinemon-update apply agent     update the target "agent" now
@@ -58,52 +59,71 @@ A target is a file in /etc/machinemon-update/targets.d or
 Exit status: 0 done or already current; 1 failed, nothing changed; 2 usage or
 configuration error; 3 (check) an update is available; 4 failed and rolled back;
 5 failed, and so did the rollback; 6 refused: verification failed; 7 could not
-download; 8 not attempted.`
+download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.`
 
 // Main runs the command and returns its exit status.
 func Main(args []string, version string) int {
 	a := &app{
-		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr,
-		terminal: term.IsTerminal(int(os.Stderr.Fd())), root: os.Geteuid() == 0,
+		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
+	}
+	if term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb" {
+		a.terminal = os.Stderr
 	}
 	return a.main(args, version)
 }
 
 func (a *app) main(args []string, version string) int {
 	root := &cobra.Command{
-		Use: "machinemon-update", Short: "update daemons that are shipped as tarballs", Long: long,
+		Use: "machinemon-update", Short: "Update daemons that are shipped as tarballs", Long: long,
 		SilenceUsage: true, SilenceErrors: true, Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return a.status(nil) },
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetArgs(args)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (hint: machinemon-update --help)", err)}
+	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	add := func(use, short string, args cobra.PositionalArgs, run func([]string) error) {
-		root.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, ValidArgsFunction: a.complete,
-			RunE: func(_ *cobra.Command, args []string) error { return run(args) }})
+	add := func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) {
+		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: short + "." + more, Args: args, ValidArgsFunction: complete,
+			DisableFlagsInUseLine: true, RunE: func(_ *cobra.Command, args []string) error { return run(args) }})
 	}
-	add("status [TARGET...]", "show what is installed, what is available and how the last attempt went", cobra.ArbitraryArgs, a.status)
-	add("apply [TARGET...]", "update the targets now (no target: all of them)", cobra.ArbitraryArgs, a.apply)
-	add("check [TARGET...]", "ask the sources what is available; exit status 3 if there is an update", cobra.ArbitraryArgs, a.check)
-	add("history TARGET", "show the attempts on a target, newest first", oneTarget, a.history)
-	add("rollback TARGET", "go back to the previous release, and reject the one that it leaves", oneTarget, a.rollback)
-	add("version", "print the version of this program", noArgs, func([]string) error {
+	add("status [TARGET...]", "Show what is installed, and how the last attempt went", `
+"unsigned" under TRUST: nothing but the connection to the source vouches for a
+release.`, cobra.ArbitraryArgs, a.completeAny, a.status)
+	add("apply [TARGET...]", "Update the targets now (no target: all of them)", `
+One target after the other, whatever auto_update_enabled says. A release that
+was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:
+the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, a.apply)
+	add("check [TARGET...]", "Ask the sources what is available (no target: all of them)", `
+Installs nothing; exit status 3 says that there is an update. What root finds is
+recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
+	add("history TARGET", "Show the attempts on a target, newest first", `
+The ID of an attempt is in its log lines:
+  journalctl -u 'machinemon-*@TARGET.service'`, oneTarget, a.completeOne, a.history)
+	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
+One previous release is kept. "apply" does not install a rejected release again;
+it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)
+	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(a.err, "machinemon-update: %s\n", clean(err.Error()))
-		var usage usageError
-		var config *target.ConfigError
-		switch {
-		case errors.As(err, &usage), errors.As(err, &config), strings.HasPrefix(err.Error(), "unknown command"):
-			return exitUsage
-		case a.exit == 0:
-			return 1
-		}
+		a.worst(exitOf(err))
 	}
 	return a.exit
+}
+
+// exitOf is the exit status that an error of the command itself means.
+func exitOf(err error) int {
+	var usage usageError
+	var config *target.ConfigError
+	if errors.As(err, &usage) || errors.As(err, &config) ||
+		strings.HasPrefix(err.Error(), "unknown command") { // cobra's own, of its verb completion
+		return exitUsage
+	}
+	return 1
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
@@ -120,12 +140,22 @@ func oneTarget(c *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *app) complete(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+// completeAny offers the targets that were not named yet.
+func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
 	names, err := a.targets.Names()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
+	names = slices.DeleteFunc(names, func(n string) bool { return !target.ValidName(n) || slices.Contains(named, n) })
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeOne offers the targets as the only argument.
+func (a *app) completeOne(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(named) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeAny(c, named, begun)
 }
 
 // choose returns the named targets, or all.
@@ -140,7 +170,7 @@ func (a *app) choose(names []string) ([]string, error) {
 	var chosen []string
 	for _, n := range names {
 		if !slices.Contains(all, n) {
-			return nil, usageError{fmt.Errorf("cannot find target %q: no file in %s or %s describes it", n, a.targets.Admin, a.targets.Vendor)}
+			return nil, usageError{fmt.Errorf("cannot find target %q: no file in %s or %s describes it (hint: machinemon-update status lists the targets)", n, a.targets.Admin, a.targets.Vendor)}
 		}
 		if !slices.Contains(chosen, n) {
 			chosen = append(chosen, n)
@@ -149,11 +179,17 @@ func (a *app) choose(names []string) ([]string, error) {
 	return chosen, nil
 }
 
-func (a *app) needRoot(verb string) error {
+// noTargets says that nothing is configured.
+func (a *app) noTargets() string {
+	return fmt.Sprintf("no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
+}
+
+func (a *app) needRoot(verb string, args []string) error {
 	if a.root {
 		return nil
 	}
-	return usageError{fmt.Errorf("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, verb)}
+	again := strings.Join(append([]string{verb}, args...), " ")
+	return usageError{fmt.Errorf("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)}
 }
 
 // severity orders exit statuses from the worst to the best.
@@ -166,12 +202,12 @@ func (a *app) worst(exit int) {
 	}
 }
 
-// clean takes out what could steer a terminal.
+// clean makes one line of s, and takes out what could steer a terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, s)
+	}, strings.ReplaceAll(s, "\n", "; "))
 }

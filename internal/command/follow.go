@@ -2,13 +2,10 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -20,47 +17,66 @@ var steps = []struct{ unit, word string }{
 	{"health-gate", "watching"}, {"commit", "committing"}, {"rollback", "rolling back"},
 }
 
+// observer is what a follower needs of systemd; *systemd.Conn is one.
+type observer interface {
+	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Changes() <-chan struct{}
+}
+
 // follower watches one attempt through the chain. The roles' records are the
 // truth; the units only tell when to read them, and that somebody died.
 type follower struct {
-	*app
-	conn    *systemd.Conn
-	name    string
-	attempt string
-	said    string
-	bar     *progressbar.ProgressBar
+	tree     state.Tree
+	conn     observer
+	name     string
+	attempt  string
+	first    string    // the unit that the attempt began with
+	progress *progress // nil: nobody is told
 }
 
-func (f *follower) units() []string {
+// unitsOf are the units of the chain for a target, the services in the order of
+// steps.
+func unitsOf(name string) []string {
 	var names []string
 	for _, s := range steps {
-		names = append(names, unit(s.unit, f.name))
+		names = append(names, unit(s.unit, name))
 	}
-	return append(names, path("verify", f.name), path("swap", f.name))
+	return append(names, path("verify", name), path("swap", name))
 }
 
+// follow returns the end of the attempt.
 func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
-	defer f.endBar()
-	for {
-		at, over, err := f.recorded()
-		if over || err != nil {
-			return at, err
+	if f.progress != nil {
+		defer f.progress.end()
+	}
+	var units []systemd.Unit
+	for idle := 0; ; {
+		at, over, unread := f.recorded()
+		if over {
+			return at, nil
 		}
-		units, err := f.read(ctx)
-		if err != nil {
-			return at, err
-		}
-		idle, err := f.idle(units)
-		if err != nil {
-			return at, err
-		}
-		if idle {
-			// Whoever ended between the two looks has recorded its end before.
-			if at, over, err := f.recorded(); over || err != nil {
-				return at, err
+		// Units and spools are not read in one instant: a worker may have started
+		// and claimed an entry in between, and would be overlooked but for the
+		// second look. Whoever ended before it has recorded that.
+		if idle == 2 {
+			if unread != nil {
+				return at, unread
 			}
 			return f.orphan(units), nil
 		}
+		var err error
+		if units, err = f.read(ctx); err != nil {
+			return at, err
+		}
+		nobody, err := f.idle(units)
+		if err != nil {
+			return at, err
+		}
+		if nobody {
+			idle++
+			continue
+		}
+		idle = 0
 		f.show(units)
 		select {
 		case <-f.conn.Changes():
@@ -70,7 +86,8 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	}
 }
 
-// recorded looks for the end of the attempt in the roles' records.
+// recorded looks for the end of the attempt in the roles' records. The error is
+// of records that could not be read; the end may be in the others.
 func (f *follower) recorded() (state.Attempt, bool, error) {
 	all, err := f.tree.History(f.name)
 	i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == f.attempt })
@@ -82,7 +99,7 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 
 func (f *follower) read(ctx context.Context) ([]systemd.Unit, error) {
 	var units []systemd.Unit
-	for _, name := range f.units() {
+	for _, name := range unitsOf(f.name) {
 		u, err := f.conn.Unit(ctx, name)
 		if err != nil {
 			return nil, err
@@ -115,58 +132,45 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	return j == nil, err
 }
 
-// orphan is the end of an attempt whose worker died without a record.
+// orphan is the end of an attempt whose worker died without a record. That is
+// the first failed one: the attempt came no further, so what failed further on
+// failed in an earlier attempt. A failed baseline stops nobody.
 func (f *follower) orphan(units []systemd.Unit) state.Attempt {
-	at := state.Attempt{ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed}
-	reason := errors.New("the chain stopped without a word")
+	reason := "the chain stopped and none of its units failed"
+	begun := false
 	for _, u := range units {
-		if u.Active == "failed" {
-			reason = fmt.Errorf("%s failed (%s): %s", u.Name, u.Result, u)
+		begun = begun || u.Name == f.first
+		if begun && u.Active == "failed" && u.Name != unit("baseline", f.name) {
+			reason = fmt.Sprintf("%s failed (%s): %s", u.Name, u.Result, u)
+			break
 		}
 	}
-	at.Reason = fmt.Sprintf("%v; nothing was changed (hint: journalctl -u 'machinemon-*@%s.service')", reason, f.name)
-	return at
+	return state.Attempt{
+		ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed,
+		Reason: fmt.Sprintf("%s; nothing was changed (hint: journalctl -u 'machinemon-*@%s.service')", reason, f.name),
+	}
 }
 
-// show tells a person what goes on: a bar for the download on a terminal, a
-// line for each step otherwise.
+// show tells of the step that came furthest: the one before it may be about to
+// end.
 func (f *follower) show(units []systemd.Unit) {
-	if f.json {
+	if f.progress == nil {
 		return
 	}
-	for i, s := range steps {
+	for i, s := range slices.Backward(steps) {
 		u := units[i]
 		if s.word == "" || u.Active != "activating" {
 			continue
 		}
-		if done, total, ok := systemd.ParseProgress(u.Status); ok && f.terminal {
-			f.draw(done, total)
-			continue
+		done, total, ok := systemd.ParseProgress(u.Status)
+		switch {
+		case ok:
+			f.progress.download(s.word, done, total)
+		case s.unit == "fetch": // its user is not believed
+			f.progress.step(s.word, "")
+		default:
+			f.progress.step(s.word, u.Status)
 		}
-		line := f.name + ": " + s.word
-		if f.terminal && u.Status != "" && s.unit != "fetch" {
-			line += ": " + u.Status
-		}
-		if line != f.said {
-			f.endBar()
-			f.said = line
-			fmt.Fprintln(f.err, clean(line))
-		}
-	}
-}
-
-func (f *follower) draw(done, total int64) {
-	if f.bar == nil {
-		f.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(f.err),
-			progressbar.OptionSetDescription(f.name+": downloading"), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())
-	}
-	_ = f.bar.Set64(min(done, total)) // only a terminal that went away fails
-}
-
-func (f *follower) endBar() {
-	if f.bar != nil {
-		_ = f.bar.Clear()
-		f.bar = nil
+		return
 	}
 }

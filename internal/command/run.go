@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/fetch"
-	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -25,46 +24,55 @@ type outcomeOf struct {
 }
 
 func (a *app) apply(args []string) error {
-	if err := a.needRoot("apply"); err != nil {
+	if err := a.needRoot("apply", args); err != nil {
 		return err
 	}
-	return a.each(args, state.Apply)
+	return a.each(args, a.ask(state.Apply))
 }
 
+// check asks the chain, which records what it finds; those who may not start
+// units just look.
 func (a *app) check(args []string) error {
 	if a.root {
-		return a.each(args, state.Check)
+		return a.each(args, a.ask(state.Check))
 	}
-	return a.look(args)
+	return a.each(args, a.look)
 }
 
 func (a *app) rollback(args []string) error {
-	if err := a.needRoot("rollback"); err != nil {
+	if err := a.needRoot("rollback", args); err != nil {
 		return err
 	}
-	return a.each(args, state.GoBack)
+	return a.each(args, a.ask(state.GoBack))
 }
 
 // each runs one attempt after the other: a machine's daemons should not all
 // restart at once.
-func (a *app) each(args []string, verb state.Verb) error {
+func (a *app) each(args []string, run func(context.Context, string) (state.Attempt, error)) error {
 	names, err := a.choose(args)
 	if err != nil {
 		return err
+	}
+	if len(names) == 0 && !a.json {
+		return a.print(nil, a.noTargets())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	outcomes := []outcomeOf{}
 	for _, name := range names {
-		started := time.Now()
-		at, err := a.attempt(ctx, name, verb)
-		if err != nil && ctx.Err() != nil {
-			fmt.Fprintf(a.err, "%s: detached, the update goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status tells how it went)\n", name, name)
+		if ctx.Err() != nil {
 			a.exit = exitDetached
-			return nil
+			break
 		}
+		started := time.Now()
+		at, err := run(ctx, name)
 		if err != nil {
-			at = state.Attempt{ID: at.ID, Result: state.Failed, Reason: err.Error()}
+			if ctx.Err() != nil {
+				fmt.Fprintf(a.err, "%s: %s\n", name, clean(err.Error()))
+				a.exit = exitDetached
+				break
+			}
+			at.Time, at.Result, at.Reason = time.Now().UTC(), state.Failed, err.Error()
 		}
 		o := outcomeOf{name, at.Result.Exit(), at}
 		if at.Result == state.Available {
@@ -82,24 +90,35 @@ func (a *app) each(args []string, verb state.Verb) error {
 	return nil
 }
 
+// summary is the end of an attempt in one line.
 func summary(name string, at state.Attempt, took time.Duration) string {
 	s := name + ": " + outcome(at)
+	if at.Reason != "" {
+		s += ": " + at.Reason
+	}
 	switch at.Result {
 	case state.Committed, state.Unproven:
 		s += fmt.Sprintf(" (was %s) in %.1f s", or(at.From, "unknown"), took.Seconds())
+	case state.Current:
+		s += fmt.Sprintf(" (%s)", or(at.Version, at.From))
 	case state.Available:
 		s += fmt.Sprintf(" (installed: %s)", or(at.From, "unknown"))
 	case state.RolledBack, state.Interrupted:
 		s += fmt.Sprintf(" (%s runs again)", or(at.From, "what ran before"))
 	case state.RollbackFailed:
-		s += " (hint: manual intervention; journalctl -u machinemon-rollback@" + name + ".service)"
+		s += " (hint: manual intervention is needed; see journalctl -u machinemon-rollback@" + name + ".service)"
 	}
 	return s
 }
 
+// ask makes each ask the chain for attempts of a kind.
+func (a *app) ask(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
+	return func(ctx context.Context, name string) (state.Attempt, error) { return a.attempt(ctx, name, verb) }
+}
+
 // attempt asks the chain for an attempt and follows it to its end.
 func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.Attempt, error) {
-	at := state.Attempt{ID: state.NewAttempt(), Origin: state.Operator}
+	at := state.Attempt{ID: state.NewAttempt(), Origin: state.Operator, Time: time.Now().UTC()}
 	not := func(reason string) (state.Attempt, error) {
 		at.Result, at.Reason = state.NotAttempted, reason
 		return at, nil
@@ -112,26 +131,29 @@ func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.
 		return at, err
 	}
 	defer unlock()
-	f := &follower{app: a, name: name, attempt: at.ID}
-	conn, err := systemd.Connect(ctx, f.units()...)
+	conn, err := systemd.Connect(ctx, unitsOf(name)...)
 	if err != nil {
 		return at, err
 	}
 	defer conn.Close()
-	f.conn = conn
 	first := unit("fetch", name)
 	if verb == state.GoBack {
 		first = unit("swap", name)
-		if j, err := a.tree.Journal(name); err != nil || j != nil {
-			return not("a trial is open")
+		if j, err := a.tree.Journal(name); err != nil {
+			return at, err
+		} else if j != nil {
+			return not(j.Version + " is on trial")
 		}
 	}
 	// A job that is under way would swallow ours, and our request would wait
-	// for an attempt that nobody asked for.
-	if u, err := conn.Unit(ctx, first); err != nil {
-		return at, err
-	} else if !u.Settled() {
-		return not("an attempt is under way already (" + first + ")")
+	// for an attempt that nobody asked for. A later step that is under way would
+	// refuse ours, but not before it has let go of the target's lock.
+	for _, name := range unitsOf(name) {
+		if u, err := conn.Unit(ctx, name); err != nil {
+			return at, err
+		} else if !u.Settled() {
+			return not("an attempt is under way already (" + name + ")")
+		}
 	}
 	if err := conn.ResetFailed(ctx, first); err != nil {
 		return at, err
@@ -143,63 +165,35 @@ func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.
 		_, terr := a.tree.TakeRequest(name) // nobody will
 		return at, errors.Join(err, terr)
 	}
-	return f.follow(ctx)
+	f := &follower{tree: a.tree, conn: conn, name: name, attempt: at.ID, first: first}
+	if !a.json {
+		f.progress = &progress{to: a.err, terminal: a.terminal, name: name}
+	}
+	end, err := f.follow(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status tells how it went)", name)
+	}
+	return end, err
 }
 
 // look is `check` for those who may not start units: it reads the manifest
 // itself and records nothing.
-func (a *app) look(args []string) error {
-	names, err := a.choose(args)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	outcomes := []outcomeOf{}
-	for _, name := range names {
-		at := a.lookAt(ctx, name)
-		o := outcomeOf{name, at.Result.Exit(), at}
-		if at.Result == state.Available {
-			o.Exit = exitAvailable
-		}
-		a.worst(o.Exit)
-		outcomes = append(outcomes, o)
-		if !a.json {
-			fmt.Fprintln(a.out, clean(summary(name, at, 0)))
-		}
-	}
-	if a.json {
-		return a.print(map[string]any{"targets": outcomes}, "")
-	}
-	return nil
-}
-
-func (a *app) lookAt(ctx context.Context, name string) state.Attempt {
+func (a *app) look(ctx context.Context, name string) (state.Attempt, error) {
 	at := state.Attempt{Origin: state.Operator, Stage: string(state.Fetch), Time: time.Now().UTC()}
 	t, err := a.targets.Load(name)
-	if err == nil && t.Source.Type == "" {
-		err = fmt.Errorf("cannot check %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)
-	}
 	if err != nil {
 		at.Result, at.Reason = state.Misconfigured, err.Error()
-		return at
+		return at, nil
 	}
 	st, err := a.tree.Status(state.Swap, name)
 	if err != nil {
-		at.Result, at.Reason = state.Failed, err.Error()
-		return at
+		return at, err
 	}
-	at.From = swap.Installed(ctx, t, st)
-	m, err := fetch.Look(ctx, t)
-	if err != nil {
-		at.Result, at.Reason = state.NotDownloaded, err.Error()
-		return at
+	at = fetch.Look(ctx, a.tree, t, swap.Installed(ctx, t, st))
+	if ctx.Err() != nil {
+		return at, errors.New("interrupted")
 	}
-	at.Version, at.Sequence, at.Result = m.Version, m.Sequence, state.Available
-	if manifest.SameVersion(m.Version, at.From) {
-		at.Result = state.Current
-	}
-	return at
+	return at, nil
 }
 
 func unit(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }

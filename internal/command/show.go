@@ -3,12 +3,15 @@ package command
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
@@ -37,37 +40,37 @@ func (a *app) status(args []string) error {
 	}
 	all := []targetStatus{}
 	for _, n := range names {
-		s := a.statusOf(n)
-		if s.Error != "" {
-			a.worst(exitUsage)
-		}
-		all = append(all, s)
+		all = append(all, a.statusOf(n))
 	}
 	var b strings.Builder
 	if len(all) == 0 {
-		fmt.Fprintf(&b, "no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
+		b.WriteString(a.noTargets())
 	} else {
-		rows := [][]string{{"TARGET", "INSTALLED", "AVAILABLE", "TRUST", "LAST ATTEMPT", "RESULT"}}
+		rows := []row{{cells: []string{"TARGET", "INSTALLED", "AVAILABLE", "TRUST", "LAST ATTEMPT", "RESULT"}}}
 		for _, s := range all {
 			rows = append(rows, s.row())
 		}
-		table(&b, rows)
+		b.WriteString(table(rows))
 	}
 	return a.print(map[string]any{"targets": all}, b.String())
 }
 
 func (a *app) statusOf(name string) targetStatus {
 	s := targetStatus{Target: name, Installed: "unknown"}
+	failed := func(err error) {
+		a.worst(exitOf(err))
+		s.Error = strings.TrimPrefix(s.Error+"; "+err.Error(), "; ")
+	}
 	t, err := a.targets.Load(name)
 	if err != nil {
-		s.Error = err.Error()
+		failed(err)
 		return s
 	}
 	s.Description, s.Unit = t.Description, t.Unit
 	s.Unsigned = t.Trust.Mode == "checksum"
 	st, err := a.tree.Status(state.Swap, name)
 	if err != nil {
-		s.Error = err.Error()
+		failed(err)
 		return s
 	}
 	if v := swap.Installed(context.Background(), t, st); v != "" {
@@ -81,19 +84,18 @@ func (a *app) statusOf(name string) targetStatus {
 			s.Rejected = append(s.Rejected, r.Version)
 		}
 	}
-	if fs, err := a.tree.Status(state.Fetch, name); err != nil {
-		s.Error = err.Error()
-	} else if fs.Offer != nil {
+	// The history reads this again, and says what is wrong with it.
+	if fs, err := a.tree.Status(state.Fetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
 	}
 	if j, err := a.tree.Journal(name); err != nil {
-		s.Error = err.Error()
+		failed(err)
 	} else if j != nil {
 		s.Trial = j.Version
 	}
 	h, err := a.tree.History(name)
 	if err != nil {
-		s.Error = err.Error()
+		failed(err)
 	}
 	if n := len(h); n > 0 {
 		s.Last = &h[n-1]
@@ -101,67 +103,56 @@ func (a *app) statusOf(name string) targetStatus {
 	return s
 }
 
-func (s targetStatus) row() []string {
-	r := []string{s.Target, s.Installed, "-", "-", "-", "-"}
-	if s.Available != "" {
-		r[2] = s.Available
-	}
+func (s targetStatus) row() row {
+	r := row{cells: []string{s.Target, s.Installed, or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
-		r[3] = "unsigned"
+		r.cells[3] = "unsigned"
 	}
 	if s.Last != nil {
-		r[4] = s.Last.Time.Local().Format("2006-01-02 15:04")
-		r[5] = outcome(*s.Last)
+		r.cells[4] = s.Last.Time.Local().Format(minutes)
+		r.cells[5], r.note = outcome(*s.Last), s.Last.Reason
 	}
-	if s.Trial != "" {
-		r[5] = s.Trial + " is on trial"
+	// After a failed rollback the trial is open too; what to do is in the reason.
+	if s.Trial != "" && (s.Last == nil || s.Last.Result != state.RollbackFailed) {
+		r.cells[5], r.note = s.Trial+" is on trial", ""
 	}
 	if s.Error != "" {
-		r[5] = s.Error
+		r.note = s.Error
 	}
 	return r
 }
 
-// outcome is result and reason in one line.
+// outcome is the result and what it is about.
 func outcome(a state.Attempt) string {
-	s := string(a.Result)
-	if a.Version != "" && a.Result != state.Current {
-		s += " " + a.Version
+	if a.Version == "" || a.Result == state.Current {
+		return string(a.Result)
 	}
-	if a.Reason != "" {
-		s += ": " + a.Reason
-	}
-	return s
+	return string(a.Result) + " " + a.Version
 }
+
+// minutes is how times are shown.
+const minutes = "2006-01-02 15:04"
 
 func (a *app) history(args []string) error {
 	names, err := a.choose(args)
 	if err != nil {
 		return err
 	}
-	attempts, err := a.tree.History(names[0])
-	if err != nil {
-		return err
-	}
+	// What one role's damaged record leaves is shown all the same.
+	attempts, unread := a.tree.History(names[0])
 	slices.Reverse(attempts)
-	var b strings.Builder
+	var text string
 	if len(attempts) == 0 {
-		fmt.Fprintf(&b, "no attempts on %s yet\n", names[0])
+		text = fmt.Sprintf("no attempts on %s yet\n", names[0])
 	} else {
-		rows := [][]string{{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}
+		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
-			result := string(at.Result)
-			if at.Reason != "" {
-				result += ": " + at.Reason
-			}
-			rows = append(rows, []string{at.Time.Local().Format(time.DateTime), at.ID, string(at.Origin), or(at.From, "-"), or(at.Version, "-"), result})
+			rows = append(rows, row{note: at.Reason, cells: []string{at.Time.Local().Format(minutes), at.ID,
+				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}})
 		}
-		table(&b, rows)
+		text = table(rows)
 	}
-	if attempts == nil {
-		attempts = []state.Attempt{}
-	}
-	return a.print(map[string]any{"target": names[0], "attempts": attempts}, b.String())
+	return errors.Join(a.print(map[string]any{"target": names[0], "attempts": attempts}, text), unread)
 }
 
 func or(s, otherwise string) string {
@@ -181,17 +172,50 @@ func (a *app) print(v any, text string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "%s\n", data)
+	_, err = fmt.Fprintln(a.out, escape(string(data)))
 	return err
 }
 
-func table(w io.Writer, rows [][]string) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, r := range rows {
-		for i, c := range r {
-			r[i] = clean(c)
+// escape finishes what encoding/json leaves as it is, although a terminal may
+// obey it, such as U+009B. Such characters can only be in strings.
+func escape(doc string) string {
+	var b strings.Builder
+	for _, r := range doc {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
 		}
-		fmt.Fprintln(tw, strings.Join(r, "\t"))
+	}
+	return b.String()
+}
+
+// row is a row of a table, and what is to be said about it on a line of its own:
+// it would not fit beside the rest on 80 columns.
+type row struct {
+	cells []string
+	note  string
+}
+
+func table(rows []row) string {
+	var cells, b strings.Builder
+	tw := tabwriter.NewWriter(&cells, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		for i, c := range r.cells {
+			r.cells[i] = clean(c)
+		}
+		fmt.Fprintln(tw, strings.Join(r.cells, "\t"))
 	}
 	tw.Flush()
+	for i, line := range slices.Collect(strings.Lines(cells.String())) {
+		b.WriteString(line)
+		if rows[i].note != "" {
+			fmt.Fprintf(&b, "  %s\n", clean(rows[i].note))
+		}
+	}
+	return b.String()
 }

@@ -45,19 +45,13 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 	return f.run(ctx, t)
 }
 
-// Look reads the manifest that the source offers now, and refuses one that is
-// not for this target and machine. It neither uses nor leaves any state, so any
-// user may call it. The manifest may be Disabled.
-func Look(ctx context.Context, t *target.Target) (*manifest.Manifest, error) {
-	src, err := newSource(t, "", defaultLimits, target.CheckRootOnly)
-	if err != nil {
-		return nil, err
-	}
-	r, err := look(ctx, src, t.Trust.Product)
-	if err != nil {
-		return nil, err
-	}
-	return r.manifest, nil
+// Look is a check by somebody who may not start the chain. It ends as the
+// operator's check would that finds this version installed ("" when unknown),
+// but neither uses the cache nor leaves anything behind.
+func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
+	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly,
+		order: state.Order{Origin: state.Operator, Verb: state.Check, Installed: installed}}
+	return f.ended(f.fetch(ctx, t, ""))
 }
 
 func refused(format string, args ...any) error {
@@ -78,14 +72,14 @@ type fetcher struct {
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
-	r, result, err := f.fetch(ctx, t)
+	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.Fetch, f.name))
 	return f.record(r, result, err)
 }
 
 // fetch takes the attempt as far as this role can. The release is nil until a
-// manifest for this target and machine was read.
-func (f *fetcher) fetch(ctx context.Context, t *target.Target) (*release, state.Result, error) {
-	src, err := newSource(t, f.tree.Dir(state.Fetch, f.name), f.limits, f.rootOnly)
+// manifest for this target and machine was read. cache is as for newSource.
+func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
+	src, err := newSource(t, cache, f.limits, f.rootOnly)
 	if err != nil {
 		return nil, state.Failed, err
 	}
@@ -104,7 +98,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target) (*release, state.
 		return r, state.Failed, err
 	}
 	if rejection != nil {
-		return r, state.NotAttempted, fmt.Errorf("%s was rejected on %s: %s", r.manifest.Version,
+		return r, state.NotAttempted, fmt.Errorf("it was rejected on %s: %s",
 			rejection.Time.UTC().Format("2006-01-02 15:04 UTC"), rejection.Reason)
 	}
 	if f.order.Verb == state.Check {
@@ -144,9 +138,8 @@ func installedDigest(installs []target.Install, r *release) string {
 	return state.Digest(files)
 }
 
-// record writes how the attempt ended. Without a usable manifest the offer of
-// an earlier check stands; a disabled one takes it back.
-func (f *fetcher) record(r *release, result state.Result, end error) (state.Attempt, error) {
+// ended is the attempt's record.
+func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
 		Stage: string(state.Fetch), Result: result,
@@ -160,6 +153,13 @@ func (f *fetcher) record(r *release, result state.Result, end error) (state.Atte
 	if r != nil {
 		a.Version, a.Sequence = r.manifest.Version, r.manifest.Sequence
 	}
+	return a
+}
+
+// record writes how the attempt ended. Without a usable manifest the offer of
+// an earlier check stands; a disabled one takes it back.
+func (f *fetcher) record(r *release, result state.Result, end error) (state.Attempt, error) {
+	a := f.ended(r, result, end)
 	return a, f.tree.Update(state.Fetch, f.name, func(s *state.Status) {
 		if r != nil {
 			s.Offer = nil

@@ -85,7 +85,7 @@ func TestDecisions(t *testing.T) {
 		{name: "older", verb: state.Apply, installed: "v3", result: state.HandedOn, offer: true},
 		{name: "disabled", edit: disabled, verb: state.Apply, installed: "v1", result: state.NotAttempted, text: "the publisher has disabled updates"},
 		{name: "check, disabled", edit: disabled, verb: state.Check, installed: "v1", result: state.NotAttempted, text: "disabled"},
-		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "v2 was rejected on 2026-10-31 23:59 UTC: it did not answer", offer: true},
+		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer", offer: true},
 		{name: "check, rejected", verb: state.Check, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "rejected", offer: true},
 		{name: "same bytes rejected", verb: state.Apply, installed: "v1", rejected: &sameBytes, result: state.NotAttempted, text: "rejected", offer: true},
 		{name: "same archive rejected", verb: state.Apply, installed: "v1", rejected: &sameArchive, result: state.NotAttempted, text: "rejected", offer: true},
@@ -202,24 +202,47 @@ func TestRun(t *testing.T) {
 func TestNoSource(t *testing.T) {
 	b := newBench(t, "")
 	b.target.Source = target.Source{}
-	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Misconfigured, "it has no source")
+	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Misconfigured, "no source is configured")
 }
 
+// A look ends as the operator's check does, and leaves nothing behind.
 func TestLook(t *testing.T) {
-	s := newSite(t)
-	b := newBench(t, serve(t, s))
-	m, err := Look(context.Background(), b.target)
-	if err != nil || m.Version != "v2" {
-		t.Errorf("%+v, %v", m, err)
+	for _, c := range []struct {
+		name      string
+		edit      func(m *manifest.Manifest)
+		installed string
+	}{
+		{name: "available", installed: "v1"},
+		{name: "unknown"},
+		{name: "current", installed: "v2"},
+		{name: "disabled", edit: func(m *manifest.Manifest) { m.Disabled = true }, installed: "v1"},
+		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, installed: "v1"},
+		{name: "no version", edit: func(m *manifest.Manifest) { m.Version = "" }, installed: "v1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := release1()
+			if c.edit != nil {
+				c.edit(m)
+			}
+			s := newSite(t)
+			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
+			b := newBench(t, serve(t, s))
+			got := Look(t.Context(), b.tree, b.target, c.installed)
+			if _, err := os.Stat(filepath.Join(b.tree.Dir(state.Fetch, "agent"), "status.json")); !os.IsNotExist(err) {
+				t.Errorf("a look left a status: %v", err)
+			}
+			want := b.run(t, b.order(state.Check, c.installed))
+			got.ID, got.Time = want.ID, want.Time
+			if got != want {
+				t.Errorf("a look ended with %+v\na check with %+v", got, want)
+			}
+		})
 	}
-	b.target.Trust.Product = "server"
-	if _, err := Look(context.Background(), b.target); err == nil || !strings.Contains(err.Error(), "product") {
-		t.Error(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
+	b := newBench(t, serve(t, newSite(t)))
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Look(ctx, b.target); err == nil {
-		t.Error("looked although it was called off")
+	if a := Look(ctx, b.tree, b.target, ""); a.Result != state.NotDownloaded {
+		t.Errorf("called off: %+v", a)
 	}
 }
 

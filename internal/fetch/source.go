@@ -29,7 +29,7 @@ func newSource(t *target.Target, cache string, l limits, rootOnly func(string) e
 		return &disk{path: t.Source.Path, rootOnly: rootOnly}, nil
 	case target.SourceNone:
 		return nil, state.Fail(state.Misconfigured,
-			"cannot fetch %s: it has no source (set [source] url in its target file)", t.Name)
+			"cannot fetch %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", t.Name, t.Name)
 	}
 	return nil, state.Fail(state.Misconfigured,
 		"cannot fetch %s: a source of type %q is not supported by this version", t.Name, t.Source.Type)

@@ -1,0 +1,89 @@
+package command
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"machinemon-update": program})
+}
+
+// program is the command on a machine whose files are below $WORK: state in
+// var and run, target files in etc and usr. AS_ROOT=1 makes it believe that it
+// is root.
+func program() {
+	work := os.Getenv("WORK")
+	dirs := target.DefaultDirs
+	dirs.Root = work
+	a := &app{
+		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
+		targets: dirs, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
+	}
+	os.Exit(a.main(os.Args[1:], "1.2.3"))
+}
+
+// The scripts have two commands more than testscript:
+//
+//	exits STATUS [ARGUMENT...]   machinemon-update ends with this status
+//	expand FILE...               put ${URL}, ${PLATFORM} and ${WORK} in
+//
+// URL is a server of the files in $WORK/site.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			site := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "site"))))
+			env.Defer(site.Close)
+			env.Setenv("URL", site.URL)
+			env.Setenv("PLATFORM", manifest.Host())
+			env.Setenv("TZ", "UTC")
+			env.Setenv("ESC", "\x1b")
+			env.Setenv("CSI", "\u009b")
+			return os.Chmod(env.WorkDir, 0o755) // target files count only where root alone may write
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "expand": expand},
+	})
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: exits STATUS [ARGUMENT...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec("machinemon-update", args[1:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: expand FILE...")
+	}
+	for _, f := range args {
+		text := os.Expand(ts.ReadFile(f), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(f), []byte(text), 0o644))
+	}
+}

@@ -1,0 +1,268 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+func TestIdle(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		set    func(b *bench)
+		idle   bool
+		failed bool
+	}{
+		{name: "nobody", set: func(*bench) {}, idle: true},
+		{name: "a failed unit", set: func(b *bench) { b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "failed"} }, idle: true},
+		{name: "at work", set: func(b *bench) { b.systemd.units[unit("health-gate", "agent")] = systemd.Unit{Active: "activating"} }},
+		{name: "the baseline at work", set: func(b *bench) { b.systemd.units[unit("baseline", "agent")] = systemd.Unit{Active: "activating"} }},
+		{name: "about to start", set: func(b *bench) { b.systemd.units[unit("commit", "agent")] = systemd.Unit{Active: "inactive", Job: 7} }},
+		{name: "to be retried", set: func(b *bench) {
+			b.systemd.units[unit("rollback", "agent")] = systemd.Unit{Active: "activating", Sub: "auto-restart"}
+		}},
+		{name: "a bundle waits", set: func(b *bench) { b.offer(state.Fetch, attempt) }},
+		{name: "a verified tree waits", set: func(b *bench) { b.offer(state.Verify, attempt) }},
+		{name: "a bundle waits for nobody", set: func(b *bench) {
+			b.offer(state.Fetch, attempt)
+			b.systemd.units[path("verify", "agent")] = systemd.Unit{Active: "failed"}
+		}, idle: true},
+		{name: "a verified tree waits for nobody", set: func(b *bench) {
+			b.offer(state.Verify, attempt)
+			b.systemd.units[path("swap", "agent")] = systemd.Unit{Active: "inactive"}
+		}, idle: true},
+		{name: "a bundle waits, the other path unit is dead", set: func(b *bench) {
+			b.offer(state.Fetch, attempt)
+			b.systemd.units[path("swap", "agent")] = systemd.Unit{Active: "failed"}
+		}},
+		{name: "a claimed entry was left", set: func(b *bench) { b.offer(state.Fetch, "."+attempt) }, idle: true},
+		{name: "an open trial", set: (*bench).openTrial},
+		{name: "a damaged journal", set: func(b *bench) {
+			b.write(filepath.Join(b.tree.Dir(state.Swap, "agent"), "journal.json"), "{")
+		}, failed: true},
+		{name: "a spool that is a file", set: func(b *bench) {
+			b.t.Chdir(b.tree.Dir(state.Verify, "agent"))
+			if err := os.Remove("ready"); err != nil {
+				b.t.Fatal(err)
+			}
+			b.write("ready", "")
+		}, failed: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			c.set(b)
+			units, err := b.read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			idle, err := b.idle(units)
+			if (err != nil) != c.failed || err == nil && idle != c.idle {
+				t.Errorf("idle %v, %v; want %v, an error: %v", idle, err, c.idle, c.failed)
+			}
+		})
+	}
+}
+
+func TestRecorded(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		set    func(b *bench)
+		result state.Result
+		over   bool
+		failed bool
+	}{
+		{name: "nothing", set: func(*bench) {}},
+		{name: "another attempt", set: func(b *bench) {
+			b.record(state.Swap, state.Attempt{ID: "20261101t120000-00000001", Result: state.Committed})
+		}},
+		{name: "handed on", set: func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+		}, result: state.HandedOn},
+		{name: "handed on twice", set: func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.HandedOn})
+		}, result: state.HandedOn},
+		{name: "over", set: func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused})
+		}, result: state.Refused, over: true},
+		{name: "over, one record damaged", set: func(b *bench) {
+			b.damage(state.Fetch)
+			b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Committed})
+		}, result: state.Committed, over: true, failed: true},
+		{name: "damaged", set: func(b *bench) { b.damage(state.Verify) }, failed: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			c.set(b)
+			at, over, err := b.recorded()
+			if at.ID != attempt || at.Result != c.result || over != c.over || (err != nil) != c.failed {
+				t.Errorf("%+v, over %v, %v", at, over, err)
+			}
+		})
+	}
+}
+
+func TestOrphan(t *testing.T) {
+	killed := systemd.Unit{Active: "failed", Sub: "failed", Result: "signal", ExecCode: 2, ExecValue: 9}
+	for _, c := range []struct {
+		name   string
+		first  string
+		failed []string
+		want   string
+	}{
+		{"none", "fetch", nil, "the chain stopped and none of its units failed; nothing was changed (hint: journalctl -u 'machinemon-*@agent.service')"},
+		{"verifier", "fetch", []string{"machinemon-verify@agent.service"},
+			"machinemon-verify@agent.service failed (signal): failed (failed), its main process was killed by signal 9; nothing was changed"},
+		{"the path unit", "fetch", []string{"machinemon-verify@agent.path"}, "machinemon-verify@agent.path failed "},
+		{"an older failure further on", "fetch", []string{"machinemon-verify@agent.service", "machinemon-rollback@agent.service"}, "machinemon-verify@agent.service failed "},
+		{"the baseline stops nobody", "fetch", []string{"machinemon-baseline@agent.service", "machinemon-swap@agent.service"}, "machinemon-swap@agent.service failed "},
+		{"an older failure before the first", "swap", []string{"machinemon-fetch@agent.service", "machinemon-swap@agent.service"}, "machinemon-swap@agent.service failed "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			b.first = unit(c.first, "agent")
+			for _, name := range c.failed {
+				b.systemd.units[name] = killed
+			}
+			units, err := b.read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := b.orphan(units)
+			if at.ID != attempt || at.Result != state.Failed || at.Time.IsZero() || !strings.HasPrefix(at.Reason, c.want) {
+				t.Errorf("%+v\nwant %s", at, c.want)
+			}
+		})
+	}
+}
+
+func TestFollow(t *testing.T) {
+	verify, fetching := unit("verify", "agent"), systemd.Unit{Active: "activating"}
+	lastRead := path("swap", "agent") // of a look at the units
+	for _, c := range []struct {
+		name   string
+		set    func(b *bench)
+		result state.Result
+		reason string
+	}{
+		{"over already", func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.Current})
+		}, state.Current, ""},
+		{"over after a change", func(b *bench) {
+			b.systemd.units[unit("fetch", "agent")] = fetching
+			b.systemd.read = func(look int, name string) {
+				if look == 2 && name == lastRead {
+					b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.NotDownloaded})
+				}
+				if name == lastRead {
+					b.systemd.ticks <- struct{}{}
+				}
+			}
+		}, state.NotDownloaded, ""},
+		{"nobody", func(*bench) {}, state.Failed, "none of its units failed"},
+		// The verifier starts and claims the bundle after the units were read
+		// and before the spool is.
+		{"claimed in between", func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.offer(state.Fetch, attempt)
+			b.systemd.read = func(look int, name string) {
+				switch {
+				case look == 1 && name == lastRead:
+					b.claim(state.Fetch)
+					b.systemd.units[verify] = systemd.Unit{Active: "activating"}
+				case look == 2 && name == lastRead:
+					b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused, Reason: "too old"})
+					b.systemd.ticks <- struct{}{}
+				}
+			}
+		}, state.Refused, "too old"},
+		// And the same again with the swapper.
+		{"claimed in between, twice", func(b *bench) {
+			b.offer(state.Fetch, attempt)
+			b.systemd.read = func(look int, name string) {
+				switch {
+				case look == 1 && name == lastRead:
+					b.claim(state.Fetch)
+					b.systemd.units[verify] = systemd.Unit{Active: "activating"}
+				case look == 2 && name == lastRead:
+					b.offer(state.Verify, attempt)
+					delete(b.systemd.units, verify)
+					b.systemd.ticks <- struct{}{}
+				case look == 3 && name == lastRead:
+					b.claim(state.Verify)
+					b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "activating"}
+				case look == 4 && name == lastRead:
+					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Failed, Reason: "too old"})
+					b.systemd.ticks <- struct{}{}
+				}
+			}
+		}, state.Failed, "too old"},
+		// As before, but the verifier is done by the time of the second look.
+		{"ended in between", func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.systemd.read = func(look int, name string) {
+				if look == 2 && name == verify {
+					b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused, Reason: "too old"})
+				}
+			}
+		}, state.Refused, "too old"},
+		{"a damaged record beside the end", func(b *bench) {
+			b.damage(state.Fetch)
+			b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Committed})
+		}, state.Committed, ""},
+		{"a damaged record while somebody works", func(b *bench) {
+			b.damage(state.Fetch)
+			b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "activating"}
+			b.systemd.read = func(look int, name string) {
+				if name == lastRead {
+					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.RolledBack})
+					b.systemd.ticks <- struct{}{}
+				}
+			}
+		}, state.RolledBack, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			c.set(b)
+			at, err := b.follow(t.Context())
+			if err != nil || at.ID != attempt || at.Result != c.result || !strings.Contains(at.Reason, c.reason) {
+				t.Errorf("%+v, %v", at, err)
+			}
+		})
+	}
+
+	t.Run("damaged, and nobody at work", func(t *testing.T) {
+		b := newBench(t)
+		b.damage(state.Verify)
+		if at, err := b.follow(t.Context()); err == nil || !strings.Contains(err.Error(), "it is damaged") {
+			t.Errorf("%+v, %v", at, err)
+		}
+	})
+	t.Run("systemd does not answer", func(t *testing.T) {
+		b := newBench(t)
+		b.systemd.err = errors.New("gone")
+		if at, err := b.follow(t.Context()); !errors.Is(err, b.systemd.err) {
+			t.Errorf("%+v, %v", at, err)
+		}
+	})
+	t.Run("left", func(t *testing.T) {
+		b := newBench(t)
+		b.openTrial()
+		ctx, cancel := context.WithCancel(t.Context())
+		b.systemd.read = func(_ int, name string) {
+			if name == lastRead {
+				cancel()
+			}
+		}
+		if at, err := b.follow(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v, %v", at, err)
+		}
+	})
+}
