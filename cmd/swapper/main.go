@@ -63,6 +63,11 @@ func run(args []string) int {
 	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Systemd: conn, Log: os.Stderr}
 	if err := step(s, ctx, name); err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		if verb == "begin" {
+			// SuccessExitStatus= of the unit holds for its ExecCondition= too: with
+			// a status from there the fetcher would run all the same.
+			return 1
+		}
 		return swap.ExitStatus(err)
 	}
 	return 0

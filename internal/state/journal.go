@@ -68,6 +68,7 @@ type Journal struct {
 	GoingBack  bool      `json:"going_back,omitempty"` // the operator's rollback to the previous release
 	Started    time.Time `json:"started"`
 	Phase      Phase     `json:"phase"`
+	Failure    string    `json:"failure,omitempty"` // why the swap stopped half-way; "" when it was killed, or did not stop
 	Verdict    Verdict   `json:"verdict,omitempty"`
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`

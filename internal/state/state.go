@@ -91,12 +91,25 @@ func ValidAttempt(s string) bool { return attemptName.MatchString(s) }
 // mode is set whatever the umask.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(path)
-	if err := renameio.WriteFile(path, data, mode,
-		renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode)); err != nil {
+	if err := replace(path, dir, data, mode); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, cause(err))
 	}
 	// renameio leaves out the directory, without which the rename may be lost.
 	return SyncDir(dir)
+}
+
+// replace does what renameio.WriteFile does, but for keeping the mode of the
+// file that was there.
+func replace(path, dir string, data []byte, mode fs.FileMode) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup() // after success it does nothing
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
 }
 
 // SyncDir makes the names in a directory durable.

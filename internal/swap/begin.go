@@ -54,9 +54,6 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if err != nil {
 		return err
 	}
-	if t.Source.Type == "" {
-		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
-	}
 	if order.Origin == state.Schedule && t.AutoUpdateEnabled {
 		order.Verb = state.Apply
 	}
@@ -64,9 +61,15 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		return err
 	}
 	if order.Verb == state.Apply {
+		// Before the source: who has not installed the unit need not configure it.
 		if err := s.updatable(ctx, t); err != nil {
 			return err
 		}
+	}
+	if t.Source.Type == "" {
+		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
+	}
+	if order.Verb == state.Apply {
 		if err := t.CheckDestinations(s.others(name)); err != nil {
 			return err
 		}
@@ -117,7 +120,7 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 	}
 	err = s.Systemd.Start(ctx, step)
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
-		return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w (hint: journalctl -u %s)", name, errors.Join(err, jerr, errors.New("it is still open")), step)
+		return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w", name, errors.Join(err, jerr, errors.New("it is still open")))
 	}
 	return err
 }
@@ -159,13 +162,10 @@ func (s *Swapper) clear(role state.Role, name string) error {
 	}
 	defer spool.Close()
 	attempt, entry, err := spool.Claim()
-	if err != nil {
-		return err
+	if entry == nil {
+		return err // nothing was there, or no directory: it is gone
 	}
-	if entry != nil {
-		entry.Close()
-	}
-	return spool.Consume(attempt)
+	return errors.Join(entry.Close(), spool.Consume(attempt))
 }
 
 // updatable refuses a unit that is not there or that somebody stopped on

@@ -143,6 +143,16 @@ func dress(path, like string, want ownership) error {
 	return relabel(path, like)
 }
 
+// dressedLike tells whether a file has the owner and mode of another. Where one
+// of them is missing there is nothing to differ.
+func dressedLike(path, like string) bool {
+	var a, b unix.Stat_t
+	if unix.Lstat(path, &a) != nil || unix.Lstat(like, &b) != nil {
+		return true
+	}
+	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid
+}
+
 // ownership is what a target file says of an installed file; -1 and nil mean
 // "as it was".
 type ownership struct {

@@ -1,161 +1,254 @@
 package swap
 
 import (
-	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"reflect"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// A durable step is a system call that changes what a machine's files are
-// after the swapper is gone.
-type durable struct{ call, path, to string }
-
-func (d durable) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
-
-// durableCalls are the system calls by which this program changes files.
-var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
-	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_FSYNC, unix.SYS_WRITE}
-
-// beTraced makes every durable step of this process stop for its tracer. All
-// other system calls go at full speed.
-func beTraced() error {
-	const nr, flags = 0, 16 + 2*8 // in struct seccomp_data of seccomp(2)
-	trace := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_TRACE}
-	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
-	}
-	filter := []unix.SockFilter{load(nr)}
-	for _, c := range durableCalls {
-		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: c, Jf: 1}, trace)
-	}
-	filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_OPENAT, Jf: 3},
-		load(flags), unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: unix.O_CREAT, Jf: 1}, trace, allow)
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&program))); errno != 0 {
-		return errno
-	}
-	return nil
+func trial(t *testing.T, r *rig) {
+	r.offer(t, "a1", "v2", 2, release2)
+	r.step(t, "swap")
 }
 
-// trace runs a step in a process of its own and kills it just before its n-th
-// durable step, for n > 0. It returns the steps that it came to.
-func (r *rig) trace(t *testing.T, verb string, n int) (steps []durable, killed bool) {
+func badTrial(t *testing.T, r *rig) {
+	trial(t, r)
+	r.gate(t, "a1", state.Bad, "it is bad")
+}
+
+func goodTrial(t *testing.T, r *rig) {
+	trial(t, r)
+	r.gate(t, "a1", state.Healthy, "")
+}
+
+func committed(t *testing.T, r *rig) {
+	goodTrial(t, r)
+	r.step(t, "commit")
+}
+
+func goBack(t *testing.T, r *rig) {
+	committed(t, r)
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
+}
+
+// TestKilled kills each step of the swapper before each of its durable steps,
+// lets what systemd starts next carry on, and wants all files old or all files
+// new, the trial closed and recorded once, and nothing left lying.
+func TestKilled(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		prepare func(*testing.T, *rig)
+		verb    string // killed
+		then    string // carries on; recover after a power cut
+		attempt string
+		want    map[string]file
+		result  state.Result
+	}{
+		{"swap, then its failure handler", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) },
+			"swap", "rollback", "a1", oldFiles, state.Interrupted},
+		{"swap, then a boot", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) },
+			"swap", "recover", "a1", oldFiles, state.Interrupted},
+		{"rollback, then again", badTrial, "rollback", "rollback", "a1", oldFiles, state.RolledBack},
+		{"rollback, then a boot", badTrial, "rollback", "recover", "a1", oldFiles, state.RolledBack},
+		{"commit, then again", goodTrial, "commit", "commit", "a1", newFiles, state.Committed},
+		{"commit, then a boot", goodTrial, "commit", "recover", "a1", newFiles, state.Committed},
+		{"recover, then again", func(t *testing.T, r *rig) { trial(t, r); r.reboot(t) },
+			"recover", "recover", "a1", oldFiles, state.Interrupted},
+		{"going back, then its failure handler", goBack, "swap", "rollback", "b1", newFiles, state.Interrupted},
+		{"commit of going back, then again", func(t *testing.T, r *rig) {
+			goBack(t, r)
+			r.step(t, "swap")
+			r.gate(t, "b1", state.Healthy, "")
+		}, "commit", "commit", "b1", oldFiles, state.Committed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for n := 1; ; n++ {
+				r := newRig(t)
+				c.prepare(t, r)
+				before, files := r.status(t), r.installed(t)
+				steps, killed := r.trace(t, c.verb, n)
+				if !killed {
+					if n < 10 {
+						t.Fatalf("only %d durable steps were seen: %q", n-1, steps)
+					}
+					return
+				}
+				where := "before " + strings.ReplaceAll(steps[n-1].String(), r.dir+"/", "")
+				ok := t.Run(fmt.Sprint(n), func(t *testing.T) {
+					j, err := r.tree.Journal("agent")
+					must(t, err)
+					if c.verb == "swap" && j == nil && !maps.Equal(r.installed(t), files) {
+						t.Error("files were changed without a journal")
+					}
+					if c.verb == "swap" && !maps.Equal(r.installed(t), files) && r.sys.get("deadline") == "" {
+						t.Error("files were changed without a deadline")
+					}
+					want, result := c.want, c.result
+					if c.then == "recover" {
+						r.reboot(t)
+						if j != nil && j.Verdict == "" { // and the gate's report is lost
+							want, result = files, state.Interrupted
+							if c.verb != "swap" {
+								want = oldFiles
+							}
+						}
+					}
+					r.step(t, c.then)
+					r.want(t, want)
+					if j == nil && c.verb == "swap" {
+						// Nobody knows of it but the debris, which the next one clears.
+						if after := r.status(t); !reflect.DeepEqual(after, before) {
+							t.Errorf("the status has changed: %+v", after)
+						}
+					} else {
+						r.ended(t, c.attempt, result)
+					}
+					if j != nil {
+						r.closed(t)
+					}
+					once := r.picture(t)
+					r.step(t, c.then)
+					if again := r.picture(t); !reflect.DeepEqual(again, once) {
+						t.Errorf("the second %s made\n%q of\n%q", c.then, again, once)
+					}
+					if result == state.Interrupted && j != nil {
+						if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 1 {
+							t.Errorf("an interruption is not counted once: %+v", st.Rejected)
+						}
+					}
+					if st := r.status(t); result == state.Committed && c.attempt == "a1" && (st.Previous == nil || st.Previous.Sequence != 1) {
+						t.Errorf("the previous release is %+v", st.Previous)
+					}
+					if j == nil {
+						r.offer(t, "z1", "v3", 3, release3)
+						r.step(t, "swap")
+						r.gate(t, "z1", state.Healthy, "")
+						r.step(t, "commit")
+						r.ended(t, "z1", state.Committed)
+						r.closed(t)
+					}
+				})
+				if !ok {
+					t.Fatalf("killed %s", where)
+				}
+			}
+		})
+	}
+}
+
+// picture is everything on disk that must not change when a step is repeated.
+func (r *rig) picture(t *testing.T) map[string]string {
 	t.Helper()
-	runtime.LockOSThread() // the tracer is a thread
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{childEnv + "=" + verb + " " + r.dir}
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
-	if err := cmd.Start(); err != nil {
-		t.Skipf("cannot trace a process here: %v", err)
+	p := map[string]string{"running": r.sys.get("running"), "loaded": r.sys.get("loaded"), "deadline": r.sys.get("deadline")}
+	for name, f := range r.installed(t) {
+		p[name] = fmt.Sprint(f)
 	}
-	defer cmd.Process.Release()
-	main := cmd.Process.Pid
-	var ws unix.WaitStatus
-	if _, err := unix.Wait4(main, &ws, unix.WALL, nil); err != nil {
-		t.Fatal(err)
-	}
-	must(t, unix.PtraceSetOptions(main, unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_TRACESECCOMP|unix.PTRACE_O_EXITKILL))
-	must(t, unix.PtraceCont(main, 0))
-	for {
-		pid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
-		if err == unix.EINTR {
-			continue
-		}
+	for _, path := range append(r.beside(t), filepath.Join(r.tree.Dir(state.Swap, "agent"), "status.json")) {
+		content, err := os.ReadFile(path)
 		must(t, err)
-		if pid == main && (ws.Exited() || ws.Signaled()) {
-			if !killed && ws.ExitStatus() != 0 {
-				t.Fatalf("%s: exit status %d", verb, ws.ExitStatus())
+		p[path] = string(content)
+	}
+	return p
+}
+
+// TestOrder looks at the order of the durable steps: a power cut, unlike a
+// kill, loses what was not synced.
+func TestOrder(t *testing.T) {
+	const journal = "var/swap/agent/journal.json"
+	var (
+		newMain   = durable{"rename", "bin/.machinemon-update/agent@a1.0.new", "bin/agent"}
+		newUnit   = durable{"rename", "units/.machinemon-update/agent@a1.2.new", "units/agent.service"}
+		syncState = durable{call: "sync", path: "var/swap/agent"}
+		restart   = durable{"rename", "machine/running.tmp", "machine/running"}
+		closing   = durable{call: "unlink", path: journal}
+		write     = durable{"rename", "*", journal}
+		record    = durable{"rename", "*", "var/swap/agent/status.json"}
+		arm       = durable{"rename", "machine/deadline.tmp", "machine/deadline"}
+	)
+	for _, c := range []struct {
+		verb    string
+		prepare func(*testing.T, *rig)
+		chains  map[string][]durable
+	}{
+		{"swap", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) }, map[string][]durable{
+			"new bytes, owner and mode before the journal": {
+				{call: "write", path: "bin/.machinemon-update/agent@a1.0.new"},
+				{call: "chmod", path: "bin/.machinemon-update/agent@a1.0.new"},
+				{call: "sync", path: "bin/.machinemon-update/agent@a1.0.new"}, write, newMain},
+			"backups before the journal": {
+				{"link", "bin/agent", "bin/.machinemon-update/agent@a1.0.old"},
+				{call: "sync", path: "bin"}, {call: "sync", path: "bin/.machinemon-update"}, write, newMain},
+			"a snapshot before the journal": {
+				{call: "write", path: "etc/.machinemon-update/agent@a1.3.old"},
+				{call: "chmod", path: "etc/.machinemon-update/agent@a1.3.old"},
+				{call: "sync", path: "etc/.machinemon-update/agent@a1.3.old"},
+				{call: "sync", path: "etc/.machinemon-update"}, write, newMain},
+			"journal, deadline, renames, journal, restart": {
+				write, syncState, arm, newMain, newUnit, {call: "sync", path: "bin"}, write, syncState, restart},
+			"hidden before it is read": {
+				{"rename", "var/verify/agent/ready/a1", "var/verify/agent/ready/.a1"},
+				{call: "create", path: "bin/.machinemon-update/agent@a1.0.new"}},
+			"the units' directory before the second journal": {newUnit, {call: "sync", path: "units"}, write},
+		}},
+		{"rollback", badTrial, map[string][]durable{
+			"verdict, files, restart, record, closing": {
+				write, syncState, {"rename", "bin/.machinemon-update/agent@a1.0.back", "bin/agent"},
+				{call: "sync", path: "bin"}, restart, record, syncState, closing, syncState,
+				{call: "unlink", path: "bin/.machinemon-update/agent@a1.0.old"}},
+			"a snapshot's bytes before its rename": {
+				{call: "write", path: "etc/.machinemon-update/agent@a1.3.back"},
+				{call: "sync", path: "etc/.machinemon-update/agent@a1.3.back"},
+				{"rename", "etc/.machinemon-update/agent@a1.3.back", "etc/config"},
+				{call: "sync", path: "etc"}, closing},
+		}},
+		{"commit", goodTrial, map[string][]durable{
+			"verdict, record, closing, clearing": {
+				write, syncState, record, syncState, closing, syncState,
+				{call: "unlink", path: "etc/.machinemon-update/agent@a1.3.old"}},
+		}},
+	} {
+		t.Run(c.verb, func(t *testing.T) {
+			r := newRig(t)
+			c.prepare(t, r)
+			steps, _ := r.trace(t, c.verb, 0)
+			short := func(p string) string {
+				if rest, ok := strings.CutPrefix(p, r.at("units")); ok {
+					return "units" + rest
+				}
+				return strings.TrimPrefix(p, r.dir+"/")
 			}
-			return steps, killed
-		}
-		if !ws.Stopped() {
-			continue
-		}
-		signal := 0
-		switch s := ws.StopSignal(); {
-		case s == unix.SIGTRAP && ws.TrapCause() == unix.PTRACE_EVENT_SECCOMP:
-			step, mine := r.entered(pid)
-			if !mine || killed {
-				break
+			for i := range steps {
+				steps[i].path, steps[i].to = short(steps[i].path), short(steps[i].to)
 			}
-			steps = append(steps, step)
-			if len(steps) == n {
-				killed = true
-				must(t, unix.Kill(main, unix.SIGKILL))
+			for name, chain := range c.chains {
+				rest := steps
+				for _, want := range chain {
+					i := slices.IndexFunc(rest, func(d durable) bool {
+						return d.call == want.call && d.to == want.to && (want.path == "*" || d.path == want.path)
+					})
+					if i < 0 {
+						t.Errorf("%s: %q is missing, or too early, in\n%s", name, want, join(steps))
+						break
+					}
+					rest = rest[i+1:]
+				}
 			}
-		case s == unix.SIGTRAP && ws.TrapCause() > 0, s == unix.SIGSTOP: // a new thread
-		default:
-			signal = int(s)
-		}
-		if err := unix.PtraceCont(pid, signal); err != nil && err != unix.ESRCH { // it was killed
-			t.Fatal(err)
-		}
+		})
 	}
 }
 
-// entered reads the durable step that a stopped thread is about to make, and
-// tells whether it is one to be counted.
-func (r *rig) entered(pid int) (durable, bool) {
-	var info [96]byte // at least struct ptrace_syscall_info of ptrace(2)
-	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	if errno != 0 {
-		return durable{}, false
+func join(steps []durable) string {
+	var b strings.Builder
+	for _, s := range steps {
+		b.WriteString(s.String() + "\n")
 	}
-	word := func(i int) uint64 { return binary.NativeEndian.Uint64(info[24+8*i:]) } // number, arguments
-	of := func(fd uint64) string {
-		p, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, int32(fd))) // "" when it is closed
-		return p
-	}
-	name := func(dir, addr uint64) string {
-		b := make([]byte, 512)
-		mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-		if err != nil {
-			return ""
-		}
-		defer mem.Close()
-		k, _ := mem.ReadAt(b, int64(addr)) // short at the end of a mapping
-		s, _, _ := strings.Cut(string(b[:k]), "\x00")
-		if int32(dir) != unix.AT_FDCWD && !filepath.IsAbs(s) {
-			s = filepath.Join(of(dir), s)
-		}
-		return s
-	}
-	var d durable
-	switch nr := word(0); nr {
-	case unix.SYS_RENAMEAT:
-		d = durable{"rename", name(word(1), word(2)), name(word(3), word(4))}
-	case unix.SYS_LINKAT:
-		d = durable{"link", name(word(1), word(2)), name(word(3), word(4))}
-	case unix.SYS_UNLINKAT:
-		d = durable{call: "unlink", path: name(word(1), word(2))}
-	case unix.SYS_MKDIRAT:
-		d = durable{call: "mkdir", path: name(word(1), word(2))}
-	case unix.SYS_FCHMODAT:
-		d = durable{call: "chmod", path: name(word(1), word(2))}
-	case unix.SYS_OPENAT:
-		d = durable{call: "create", path: name(word(1), word(2))}
-	case unix.SYS_FCHMOD:
-		d = durable{call: "chmod", path: of(word(1))}
-	case unix.SYS_FSYNC:
-		d = durable{call: "sync", path: of(word(1))}
-	case unix.SYS_WRITE:
-		d = durable{call: "write", path: of(word(1))}
-	}
-	mine := strings.HasPrefix(d.path, r.dir+"/") || strings.HasPrefix(d.path, r.at("units"))
-	// Of what systemd does, only whether it did it.
-	machinery := strings.HasPrefix(d.path, r.at("machine/")) && d.call != "rename"
-	return d, mine && !machinery
+	return b.String()
 }

@@ -73,6 +73,8 @@ func (s *Swapper) decideRollback(j *state.Journal) error {
 	switch {
 	case report != nil && report.Finding != state.Healthy:
 		j.Finding, j.Reason = report.Finding, report.Reason
+	case j.Failure != "":
+		j.Reason = j.Failure
 	case j.Phase == state.Prepared:
 		j.Reason = "the swap was interrupted"
 	default:
@@ -156,10 +158,12 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 	}
 	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
 		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
-	switch finding {
-	case state.Bad:
+	switch {
+	case finding == state.Bad:
 		st.Reject(r, false)
-	case state.Unsure:
+	case finding == state.Unsure:
+	case j.Failure != "" && j.Phase == state.Prepared && after == nil:
+		result = state.Failed // nothing was changed: the same as a failure before the journal
 	default:
 		if j.Finding == "" {
 			result = state.Interrupted
@@ -231,7 +235,7 @@ func putBack(c state.Change) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if now == c.Old {
+	if now == c.Old && dressedLike(c.To, c.Backup) {
 		return false, nil
 	}
 	if c.Old == "" {

@@ -65,6 +65,13 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // the open trial is another attempt's; leave its records alone
 		return state.Fail(state.NotAttempted, "cannot start attempt %s: the trial of attempt %s is still open", attempt, j.Attempt)
 	}
+	if sw.status, err = sw.Tree.Status(state.Swap, sw.name); err != nil {
+		return err
+	}
+	if recorded(&sw.status, attempt) {
+		sw.attempt.ID = "" // its record says how it really ended
+		return state.Fail(state.Refused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
+	}
 	order, err := sw.Tree.Order(sw.name)
 	if err != nil {
 		return err
@@ -83,9 +90,6 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err // it may have been stopped since the attempt began
 	}
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
-		return err
-	}
-	if sw.status, err = sw.Tree.Status(state.Swap, sw.name); err != nil {
 		return err
 	}
 	var destinations []string
@@ -122,7 +126,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	digest := state.Digest(j.NewFiles())
 	// Going back is the operator's word against an old verdict of this machine.
 	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
-		return state.Fail(state.NotAttempted, "release %s was rejected here on %s: %s", j.Version, r.Time.Format(time.DateOnly), r.Reason)
+		return state.Fail(state.NotAttempted, "it was rejected on %s: %s", r.Time.Format(time.DateOnly), r.Reason)
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err
@@ -136,7 +140,12 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.WasRunning = unit.Running()
+	// A crash loop looks like running now and then. The baseline has watched.
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err
 	}
@@ -147,8 +156,18 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
-	// From here on the journal is open: an error starts the rollback unit.
-	limit := unit.StopLimit + unit.StartLimit
+	// From here on the journal is open: an error starts the rollback unit, which
+	// knows nothing but what is in there.
+	if err := sw.begun(ctx, unit.StopLimit+unit.StartLimit); err != nil {
+		j.Failure = err.Error()
+		return errors.Join(err, sw.Tree.SetJournal(j))
+	}
+	return nil
+}
+
+// begun goes from the open journal to the restart, which takes at most limit.
+func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
+	j := sw.journal
 	deadline := j.Timeout + j.Settle + limit + slack
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
@@ -176,7 +195,9 @@ func (sw *swapping) rename() error {
 		case state.Replace:
 			err = os.Rename(c.Staged, c.To)
 		case state.Remove:
-			err = os.Remove(c.To)
+			if err = os.Remove(c.To); errors.Is(err, os.ErrNotExist) {
+				err = nil
+			}
 		}
 		if err != nil {
 			return state.Fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))

@@ -45,10 +45,11 @@ func (d Daemon) Build(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(temp.Name())
 }
 
-// File is one regular file in an archive.
+// File is one regular file in an archive, or a symbolic link if it has a Link.
 type File struct {
 	Name    string
 	Content []byte
+	Link    string
 }
 
 // Pack writes an archive, its format by its name: .tar.gz or .tar.zst.
@@ -72,6 +73,9 @@ func Pack(archive string, files ...File) (err error) {
 	w := tar.NewWriter(packed)
 	for _, file := range files {
 		header := &tar.Header{Typeflag: tar.TypeReg, Name: file.Name, Mode: 0o755, Size: int64(len(file.Content))}
+		if file.Link != "" {
+			header.Typeflag, header.Linkname = tar.TypeSymlink, file.Link
+		}
 		if err := w.WriteHeader(header); err != nil {
 			return err
 		}

@@ -1,0 +1,151 @@
+// Package internal_test holds the module to its layout.
+package internal_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/machinemon/machinemon-update/"
+
+// pkg is what `go list -json` says of a package.
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+	Standard   bool
+}
+
+func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module) }
+
+// list lists the packages of the module, without their tests.
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps,Standard", "./...")
+	cmd.Dir = ".."
+	var failure strings.Builder
+	cmd.Stderr = &failure
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v: %s", err, failure.String())
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+var (
+	// A step is what a program does; it may be built on the lower packages.
+	steps = []string{"command", "fetch", "generate", "health", "release", "swap", "verify"}
+	lower = []string{"archive", "manifest", "state", "systemd", "target", "trust"}
+	// Steps that a step may import all the same.
+	between = map[string][]string{"command": {"fetch", "swap"}}
+)
+
+// allowed says why a package of ours must not import another; "" when it may.
+func allowed(from, to string) (problem string) {
+	step := strings.TrimPrefix(to, "internal/")
+	me := strings.TrimPrefix(from, "internal/")
+	switch {
+	case strings.HasPrefix(to, "cmd/"):
+		return "nothing imports a program"
+	case strings.HasPrefix(to, "internal/systemtest") && !strings.HasPrefix(from, "internal/systemtest"):
+		return "only system tests import their helpers"
+	case strings.HasPrefix(from, "cmd/"), strings.HasPrefix(from, "internal/systemtest"):
+		return ""
+	case step == "command":
+		return "only cmd imports it"
+	case slices.Contains(lower, me) && slices.Contains(steps, step):
+		return "a lower package imports no step"
+	case slices.Contains(steps, me) && slices.Contains(steps, step) && !slices.Contains(between[me], step):
+		return "no step imports another"
+	}
+	return ""
+}
+
+// TestLayout holds the imports to one direction: cmd, then a step, then the
+// lower packages.
+func TestLayout(t *testing.T) {
+	for _, p := range list(t) {
+		from := p.name()
+		if dir, name := path.Split(from); dir == "internal/" && name != "systemtest" && !slices.Contains(steps, name) && !slices.Contains(lower, name) {
+			t.Errorf("%s is neither a step nor a lower package: say which, in this test", from)
+		}
+		for _, imported := range p.Imports {
+			if to, ours := strings.CutPrefix(imported, module); ours {
+				if problem := allowed(from, to); problem != "" {
+					t.Errorf("%s imports %s: %s", from, to, problem)
+				}
+			}
+			if from == "internal/manifest" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+				t.Errorf("%s imports %s: it is pure, and uses the standard library only", from, imported)
+			}
+			parser := imported == "archive/tar" || strings.HasPrefix(imported, "github.com/klauspost/compress")
+			if parser && from != "internal/archive" && !strings.HasPrefix(from, "internal/systemtest") {
+				t.Errorf("%s imports %s: only internal/archive parses archives", from, imported)
+			}
+		}
+	}
+}
+
+// TestLinked: what the workers must not have in them.
+func TestLinked(t *testing.T) {
+	const cobra = "github.com/spf13/cobra"
+	seen := 0
+	for _, p := range list(t) {
+		never := map[string][]string{
+			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/swap"},
+			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
+			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
+			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive"},
+			"cmd/generator":   {cobra, "net/http"},
+		}[p.name()]
+		if never != nil {
+			seen++
+		}
+		for _, n := range never {
+			if slices.Contains(p.Deps, n) {
+				t.Errorf("%s links %s, by way of %s", p.name(), n, by(t, p, n))
+			}
+		}
+	}
+	if seen != 5 {
+		t.Errorf("%d of 5 workers were found", seen)
+	}
+}
+
+// by names the packages that import what a program must not link.
+func by(t *testing.T, program pkg, never string) string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports", "./"+program.name())
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); err != nil {
+			break
+		}
+		if slices.Contains(p.Imports, never) {
+			all = append(all, p.ImportPath)
+		}
+	}
+	return strings.Join(all, ", ")
+}

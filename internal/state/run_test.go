@@ -1,0 +1,134 @@
+package state
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestRequest(t *testing.T) {
+	tree := newTree(t)
+	must(t, tree.SetRequest("agent", Request{Attempt: "op-1", Verb: GoBack}))
+	if r, err := tree.TakeRequest("other"); err != nil || r != nil {
+		t.Errorf("another target's: %+v, %v", r, err)
+	}
+	if r, err := tree.TakeRequest("agent"); err != nil || r == nil || r.Attempt != "op-1" || r.Verb != GoBack {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
+		t.Errorf("taken twice: %+v, %v", r, err)
+	}
+	// What cannot be used is taken away all the same, and refused once.
+	path := filepath.Join(tree.Run, "request/agent.json")
+	for _, bad := range []string{"rot", `{"format":1,"attempt":"../x"}`, `{"format":1}`, `{"format":9,"attempt":"a"}`} {
+		must(t, os.WriteFile(path, []byte(bad), 0o644))
+		if r, err := tree.TakeRequest("agent"); err == nil || r != nil {
+			t.Errorf("%s: %+v, %v", bad, r, err)
+		}
+		if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
+			t.Errorf("%s: the second time: %+v, %v", bad, r, err)
+		}
+	}
+}
+
+func TestOrder(t *testing.T) {
+	tree := newTree(t)
+	want := Order{Attempt: "a1", Origin: Schedule, Verb: Check, Installed: "v1"}
+	must(t, tree.SetOrder("agent", want))
+	want.Format = Format
+	if got, err := tree.Order("agent"); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestNewAttempt(t *testing.T) {
+	a, b := NewAttempt(), NewAttempt()
+	if !ValidAttempt(a) || a == b || a[:8] != time.Now().UTC().Format("20060102") {
+		t.Errorf("%q, %q", a, b)
+	}
+	for _, bad := range []string{"", ".", "..", ".a", "a/b", "A", "a\n", "a.new", "é", "0123456789012345678901234567890123456789x"} {
+		if ValidAttempt(bad) {
+			t.Errorf("%q is an ID", bad)
+		}
+	}
+}
+
+const lockEnv = "MACHINEMON_TEST_LOCK"
+
+// TestMain makes the test binary a program that holds a lock until its
+// standard input ends.
+func TestMain(m *testing.M) {
+	if run := os.Getenv(lockEnv); run != "" {
+		if _, err := (Tree{Run: run}).Lock("agent", false); err != nil {
+			os.Exit(1)
+		}
+		os.Stdout.WriteString("locked\n")
+		os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func TestLock(t *testing.T) {
+	tree := newTree(t)
+	release, err := tree.Lock("agent", false)
+	must(t, err)
+	if _, err := tree.Lock("agent", false); !errors.Is(err, ErrLocked) {
+		t.Errorf("locked twice: %v", err)
+	}
+	for name, lock := range map[string]func() (func(), error){
+		"another target": func() (func(), error) { return tree.Lock("other", false) },
+		"the operator's": func() (func(), error) { return tree.LockOperator("agent") },
+	} {
+		if free, err := lock(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else {
+			free()
+		}
+	}
+	got := make(chan error)
+	go func() {
+		free, err := tree.Lock("agent", true)
+		if err == nil {
+			free()
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Errorf("did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // it waits
+	}
+	release()
+	must(t, <-got)
+	must(t, os.RemoveAll(tree.Run))
+	_, err = tree.Lock("agent", false)
+	wantError(t, err, "cannot lock "+tree.Run+"/lock/agent")
+}
+
+// TestLockEnds: a lock is gone with its process, however that ends.
+func TestLockEnds(t *testing.T) {
+	tree := newTree(t)
+	holder := exec.Command("/proc/self/exe")
+	holder.Env = []string{lockEnv + "=" + tree.Run}
+	in, err := holder.StdinPipe()
+	must(t, err)
+	defer in.Close()
+	out, err := holder.StdoutPipe()
+	must(t, err)
+	must(t, holder.Start())
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tree.Lock("agent", false); !errors.Is(err, ErrLocked) {
+		t.Errorf("while another process holds it: %v", err)
+	}
+	must(t, holder.Process.Kill())
+	_ = holder.Wait() // "signal: killed"
+	release, err := tree.Lock("agent", false)
+	must(t, err)
+	release()
+}

@@ -1,0 +1,187 @@
+package state
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+// pending must tell what systemd's DirectoryNotEmpty= sees.
+func pending(t *testing.T, tree Tree, want bool) {
+	t.Helper()
+	if got, err := tree.Pending(Fetch, "agent"); err != nil || got != want {
+		t.Errorf("pending: %v, %v; want %v", got, err, want)
+	}
+}
+
+func TestSpool(t *testing.T) {
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	tree := newTree(t)
+	pending(t, tree, false)
+	_, err := tree.OpenSpool(Fetch, "agent", false)
+	wantError(t, err, "cannot open "+tree.Ready(Fetch, "agent"))
+	producer, err := tree.OpenSpool(Fetch, "agent", true)
+	must(t, err)
+	defer producer.Close()
+	for range 2 { // what a killed producer left is made anew
+		entry, err := producer.Stage("a1")
+		must(t, err)
+		must(t, WriteEntry(entry, "payload", []byte("bytes")))
+		must(t, WriteReceipt(entry, Receipt{Attempt: "a1", Platform: "linux-amd64", Files: []ReceiptFile{{"agent", "0"}}}))
+		wantError(t, WriteEntry(entry, "payload", nil), "cannot write payload", "file exists")
+		must(t, entry.Close())
+	}
+	pending(t, tree, false)
+	must(t, producer.Offer("a1"))
+	pending(t, tree, true)
+	ready := tree.Ready(Fetch, "agent")
+	for path, mode := range map[string]os.FileMode{ready: os.ModeDir | 0o770, ready + "/a1": os.ModeDir | 0o770, ready + "/a1/payload": 0o640} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
+			t.Errorf("%s is %v, want %v: its consumer has the group only", path, info.Mode(), mode)
+		}
+	}
+
+	consumer, err := tree.OpenSpool(Fetch, "agent", false)
+	must(t, err)
+	defer consumer.Close()
+	attempt, entry, err := consumer.Claim()
+	if err != nil || attempt != "a1" || entry == nil {
+		t.Fatalf("claimed %q, %v", attempt, err)
+	}
+	defer entry.Close()
+	pending(t, tree, false) // before a byte was read
+	if got, err := ReadEntry(entry, "payload", 5); err != nil || string(got) != "bytes" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	_, err = ReadEntry(entry, "payload", 4)
+	wantError(t, err, "cannot read payload", "larger than 4 bytes")
+	if r, err := ReadReceipt(entry); err != nil || r.Attempt != "a1" || len(r.Files) != 1 || r.Files[0].Name != "0" {
+		t.Errorf("receipt %+v, %v", r, err)
+	}
+	must(t, consumer.Consume("a1"))
+	must(t, consumer.Consume("a1"))
+	if left := names(t, ready); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	if attempt, entry, err := consumer.Claim(); attempt != "" || entry != nil || err != nil {
+		t.Errorf("claimed %q of nothing, %v", attempt, err)
+	}
+	wantError(t, producer.Offer("a9"), "cannot hand on a9")
+}
+
+// TestClaimHostile: whatever the producer may leave, a claim ends, follows
+// nothing, and leaves nothing in sight.
+func TestClaimHostile(t *testing.T) {
+	mkdir := func(name string) func(string) error {
+		return func(ready string) error { return os.MkdirAll(filepath.Join(ready, name), 0o755) }
+	}
+	for name, c := range map[string]struct {
+		plant []func(ready string) error
+		want  string // attempt
+		fails bool
+	}{
+		"the newest of several":   {plant: []func(string) error{mkdir("20260101t000000-1"), mkdir("20260102t000000-1"), mkdir("20251231t000000-1")}, want: "20260102t000000-1"},
+		"debris":                  {plant: []func(string) error{mkdir(".a0/x"), mkdir("a1"), mkdir(".a1/left")}, want: "a1"},
+		"names that are none":     {plant: []func(string) error{mkdir("A"), mkdir("a b"), mkdir("x.new"), mkdir("é\n")}},
+		"a link out":              {plant: []func(string) error{func(r string) error { return os.Symlink("/etc", r+"/a1") }}, want: "a1", fails: true},
+		"a link to nowhere":       {plant: []func(string) error{func(r string) error { return os.Symlink("none", r+"/a1") }}, want: "a1", fails: true},
+		"a FIFO":                  {plant: []func(string) error{func(r string) error { return unix.Mkfifo(r+"/a1", 0o666) }}, want: "a1", fails: true},
+		"a file":                  {plant: []func(string) error{func(r string) error { return os.WriteFile(r+"/a1", nil, 0o644) }}, want: "a1", fails: true},
+		"nothing to be listed":    {plant: []func(string) error{mkdir("a1/sub"), func(r string) error { return os.Chmod(r+"/a1", 0) }}, want: "a1"},
+		"a link for older debris": {plant: []func(string) error{mkdir("b1"), func(r string) error { return os.Symlink("../precious", r+"/a1") }}, want: "b1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "nothing to be listed" && os.Geteuid() != 0 {
+				t.Skip("needs root, as the swapper is")
+			}
+			tree := newTree(t)
+			ready := tree.Ready(Fetch, "agent")
+			must(t, os.MkdirAll(filepath.Join(tree.Dir(Fetch, "agent"), "precious/x"), 0o755))
+			must(t, os.Mkdir(ready, 0o770))
+			for _, p := range c.plant {
+				must(t, p(ready))
+			}
+			spool, err := tree.OpenSpool(Fetch, "agent", false)
+			must(t, err)
+			defer spool.Close()
+			within(t, func() {
+				attempt, entry, err := spool.Claim()
+				if attempt != c.want || (err != nil) != c.fails || (entry != nil) != (c.want != "" && !c.fails) {
+					t.Errorf("claimed %q, %v, %v", attempt, entry != nil, err)
+				}
+				if entry != nil {
+					must(t, entry.Close())
+					must(t, spool.Consume(attempt))
+				}
+			})
+			if left := names(t, ready); len(left) > 0 {
+				t.Errorf("left: %q", left)
+			}
+			if _, err := os.Stat(filepath.Join(tree.Dir(Fetch, "agent"), "precious/x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("ready is a link", func(t *testing.T) {
+		tree := newTree(t)
+		must(t, os.Symlink("/etc", tree.Ready(Fetch, "agent")))
+		for _, create := range []bool{true, false} {
+			_, err := tree.OpenSpool(Fetch, "agent", create)
+			wantError(t, err, tree.Ready(Fetch, "agent"))
+		}
+	})
+	t.Run("ready is a FIFO", func(t *testing.T) {
+		tree := newTree(t)
+		must(t, unix.Mkfifo(tree.Ready(Fetch, "agent"), 0o666))
+		within(t, func() {
+			_, err := tree.OpenSpool(Fetch, "agent", false)
+			wantError(t, err, tree.Ready(Fetch, "agent"))
+		})
+	})
+}
+
+// TestEntryHostile: what may stand in an entry under a name that is read.
+func TestEntryHostile(t *testing.T) {
+	for name, plant := range map[string]func(path string) error{
+		"a FIFO":      func(p string) error { return unix.Mkfifo(p, 0o666) },
+		"a link out":  func(p string) error { return os.Symlink("/etc/passwd", p) },
+		"a way out":   func(p string) error { return os.Symlink("../../secret", p) },
+		"a directory": func(p string) error { return os.Mkdir(p, 0o755) },
+		"a loop":      func(p string) error { return os.Symlink("receipt.json", p) },
+		"zeroes":      func(p string) error { return os.WriteFile(p, make([]byte, 100), 0o644) },
+		"too large":   func(p string) error { return os.WriteFile(p, make([]byte, maxFile+1), 0o644) },
+		"nothing":     func(string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, os.WriteFile(dir+"/secret", []byte("{}"), 0o600))
+			must(t, os.MkdirAll(dir+"/ready/entry", 0o755))
+			must(t, plant(dir+"/ready/entry/receipt.json"))
+			entry, err := os.OpenRoot(dir + "/ready/entry")
+			must(t, err)
+			defer entry.Close()
+			within(t, func() {
+				r, err := ReadReceipt(entry)
+				wantError(t, err, "cannot read receipt.json")
+				if fmt.Sprint(r) != fmt.Sprint(Receipt{}) {
+					t.Errorf("receipt %+v", r)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,224 @@
+package state
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// newTree makes an empty tree with the directories that units and tmpfiles.d
+// make for target agent.
+func newTree(t *testing.T) Tree {
+	t.Helper()
+	dir := t.TempDir()
+	tree := Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}
+	for _, r := range []Role{Fetch, Verify, Swap} {
+		must(t, os.MkdirAll(tree.Dir(r, "agent"), 0o755))
+	}
+	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
+		must(t, os.MkdirAll(filepath.Join(tree.Run, d), 0o755))
+	}
+	return tree
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within fails a test that hangs, as on the open of a FIFO.
+func within(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it hangs")
+	}
+}
+
+func wantError(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Error("no error")
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q lacks %q", err, w)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") || strings.Count(err.Error(), "cannot") > 1 {
+		t.Errorf("error %q is not one line with one cannot", err)
+	}
+}
+
+func TestWriteFile(t *testing.T) {
+	old := unix.Umask(0o077)
+	defer unix.Umask(old)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	for _, mode := range []fs.FileMode{0o644, 0o600, 0o640} {
+		must(t, WriteFile(path, []byte(mode.String()), mode))
+		info, err := os.Stat(path)
+		must(t, err)
+		got, err := os.ReadFile(path)
+		if err != nil || info.Mode() != mode || string(got) != mode.String() {
+			t.Errorf("got %v %q %v, want %v", info.Mode(), got, err, mode)
+		}
+	}
+	// What stood in its way is replaced, not followed.
+	must(t, os.Remove(path))
+	must(t, os.WriteFile(dir+"/precious", []byte("p"), 0o600))
+	must(t, os.Symlink("precious", path))
+	must(t, WriteFile(path, []byte("new"), 0o644))
+	if got, err := os.ReadFile(dir + "/precious"); err != nil || string(got) != "p" {
+		t.Errorf("a link was written through: %q, %v", got, err)
+	}
+	// A reader that has the old file open keeps it: there is no moment with half a file.
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	must(t, WriteFile(path, []byte("newer"), 0o644))
+	if got, err := ReadAll(f, 10); err != nil || string(got) != "new" {
+		t.Errorf("the open file has become %q, %v", got, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	wantError(t, WriteFile(dir+"/none/x", nil, 0o644), "cannot write "+dir+"/none/x", "no such file")
+}
+
+// TestDamagedFiles: every file of ours, in every state in which a power cut, a
+// newer program or another role may leave it, is refused by name.
+func TestDamagedFiles(t *testing.T) {
+	reads := map[string]struct {
+		path string
+		read func(Tree) error
+	}{
+		"status":   {"var/swap/agent/status.json", func(t Tree) error { _, err := t.Status(Swap, "agent"); return err }},
+		"journal":  {"var/swap/agent/journal.json", func(t Tree) error { _, err := t.Journal("agent"); return err }},
+		"history":  {"var/fetch/agent/status.json", func(t Tree) error { _, err := t.History("agent"); return err }},
+		"request":  {"run/request/agent.json", func(t Tree) error { _, err := t.TakeRequest("agent"); return err }},
+		"order":    {"run/attempt/agent.json", func(t Tree) error { _, err := t.Order("agent"); return err }},
+		"report":   {"run/gate/agent/report.json", func(t Tree) error { _, err := t.Report("agent", "a"); return err }},
+		"baseline": {"run/gate/agent/baseline.json", func(t Tree) error { _, err := t.Baseline("agent", "a", false); return err }},
+		"after":    {"run/gate/agent/after.json", func(t Tree) error { _, err := t.Baseline("agent", "a", true); return err }},
+	}
+	plants := map[string]struct {
+		plant func(path string) error
+		words string
+	}{
+		"newer":       {content(`{"format":2,"attempt":"a","target":"agent"}`), "its format 2 is newer than this program's 1"},
+		"truncated":   {content(`{"format":1,"attempt":"a","tar`), "damaged"},
+		"empty":       {content(""), "damaged"},
+		"zeroed":      {content(strings.Repeat("\x00", 4096)), "damaged"},
+		"wrong types": {content(`{"format":1,"attempt":7,"attempts":"x","target":[]}`), "damaged"},
+		"no object":   {content(`[1]`), "damaged"},
+		"trailing":    {content(`{"format":1} {}`), "damaged"},
+		"a FIFO":      {func(path string) error { return unix.Mkfifo(path, 0o666) }, "not a regular file"},
+		"a link":      {func(path string) error { return os.Symlink("/etc/passwd", path) }, "symbolic links"},
+		"a directory": {func(path string) error { return os.Mkdir(path, 0o755) }, "not a regular file"},
+		"huge":        {func(path string) error { return os.WriteFile(path, make([]byte, maxFile+1), 0o644) }, "larger than"},
+	}
+	for file, f := range reads {
+		for damage, p := range plants {
+			t.Run(file+" "+damage, func(t *testing.T) {
+				tree := newTree(t)
+				path := filepath.Join(filepath.Dir(tree.Var), f.path)
+				must(t, p.plant(path))
+				within(t, func() { wantError(t, f.read(tree), "cannot read "+path, p.words) })
+			})
+		}
+		t.Run(file+" absent", func(t *testing.T) {
+			err := f.read(newTree(t))
+			if file == "order" {
+				wantError(t, err, "cannot read", "attempt/agent.json: no such file")
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func content(s string) func(string) error {
+	return func(path string) error { return os.WriteFile(path, []byte(s), 0o644) }
+}
+
+func TestJournal(t *testing.T) {
+	tree := newTree(t)
+	j := &Journal{Attempt: "a1", Target: "agent", Phase: Trial, Timeout: time.Second, Changes: []Change{
+		{Kind: Replace, To: "/b", New: "n", Old: "o", Backup: "/x/b"}, {Kind: Replace, To: "/a", New: "m"},
+		{Kind: Remove, To: "/c", Old: "p", Backup: "/x/c"}, {Kind: Snapshot, To: "/d", Old: "q", Backup: "/x/d"}}}
+	must(t, tree.SetJournal(j))
+	got, err := tree.Journal("agent")
+	must(t, err)
+	if fmt.Sprint(got) != fmt.Sprint(j) || got.Format != Format {
+		t.Errorf("got %+v, want %+v", got, j)
+	}
+	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n } {/a m }]" {
+		t.Errorf("new files %s", files)
+	}
+	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b} {/a  } {/c p /x/c}]" {
+		t.Errorf("old files %s", files)
+	}
+	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {
+		t.Errorf("open trials %v, %v", open, err)
+	}
+	must(t, os.Mkdir(tree.Dir(Swap, "other"), 0o755))
+	must(t, os.Rename(tree.journal("agent"), tree.journal("other")))
+	_, err = tree.Journal("other")
+	wantError(t, err, "it is of target agent")
+	must(t, tree.CloseJournal("other"))
+	must(t, tree.CloseJournal("other"))
+	if open, err := tree.OpenTrials(); err != nil || len(open) != 0 {
+		t.Errorf("open trials %v, %v", open, err)
+	}
+}
+
+// TestDigest: the same for the same bytes in the same places, and for nothing else.
+func TestDigest(t *testing.T) {
+	a, b := File{To: "/a", SHA256: "1"}, File{To: "/b", SHA256: "2"}
+	want := Digest([]File{a, b})
+	if Digest([]File{b, a}) != want || Digest([]File{{To: "/a", SHA256: "1", Backup: "/x"}, b}) != want {
+		t.Error("order or backups count")
+	}
+	for _, other := range [][]File{nil, {a}, {{To: "/a", SHA256: "2"}, {To: "/b", SHA256: "1"}}, {a, b, b}} {
+		if Digest(other) == want {
+			t.Errorf("%v has the same digest", other)
+		}
+	}
+}
+
+func TestGate(t *testing.T) {
+	tree := newTree(t)
+	must(t, tree.SetReport("agent", Report{Attempt: "a1", Finding: Bad, Reason: "x", MainPID: 7, Probes: []ProbeResult{{Probe: "p", Detail: "d"}}}))
+	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "before"}, false))
+	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "after"}, true))
+	if r, err := tree.Report("agent", "a1"); err != nil || r == nil || r.Finding != Bad || r.MainPID != 7 || r.Probes[0].Detail != "d" {
+		t.Errorf("report %+v, %v", r, err)
+	}
+	for after, want := range map[bool]string{false: "before", true: "after"} {
+		if b, err := tree.Baseline("agent", "a1", after); err != nil || b == nil || b.Detail != want {
+			t.Errorf("baseline %+v, %v", b, err)
+		}
+		if b, err := tree.Baseline("agent", "a2", after); err != nil || b != nil {
+			t.Errorf("another attempt's baseline counts: %+v, %v", b, err)
+		}
+	}
+	if r, err := tree.Report("agent", "a2"); err != nil || r != nil {
+		t.Errorf("another attempt's report counts: %+v, %v", r, err)
+	}
+}

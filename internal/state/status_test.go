@@ -1,0 +1,126 @@
+package state
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestStatus(t *testing.T) {
+	tree := newTree(t)
+	if s, err := tree.Status(Swap, "agent"); err != nil || len(s.Attempts) != 0 {
+		t.Errorf("never written: %+v, %v", s, err)
+	}
+	var s Status
+	for i := range keep + 7 {
+		s.Record(Attempt{ID: fmt.Sprintf("a%03d", i), Result: Failed})
+		s.Reject(Rejection{Digest: fmt.Sprint(i), Sequence: 1}, false)
+	}
+	must(t, tree.SetStatus(Swap, "agent", s))
+	got, err := tree.Status(Swap, "agent")
+	must(t, err)
+	if len(got.Attempts) != keep || got.Attempts[0].ID != "a007" || len(got.Rejected) != keep || got.Rejected[0].Digest != "7" {
+		t.Errorf("kept %d attempts from %s, %d rejections from %s", len(got.Attempts), got.Attempts[0].ID, len(got.Rejected), got.Rejected[0].Digest)
+	}
+	if info, err := os.Stat(tree.status(Swap, "agent")); err != nil || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if got.Attempts[0].Time.IsZero() {
+		t.Error("no time")
+	}
+	got.Record(Attempt{ID: "a010", Result: Committed})
+	if last := got.Attempts[keep-1]; len(got.Attempts) != keep || last.ID != "a010" || last.Result != Committed {
+		t.Errorf("a second record of an attempt: %d, %+v", len(got.Attempts), last)
+	}
+}
+
+func TestExit(t *testing.T) {
+	for want, results := range map[int][]Result{
+		0: {Current, Available, Adopted, Committed, Unproven}, 1: {Failed, HandedOn, "", "nonsense"}, 2: {Misconfigured},
+		4: {RolledBack, Interrupted}, 5: {RollbackFailed}, 6: {Refused}, 7: {NotDownloaded}, 8: {NotAttempted},
+	} {
+		for _, r := range results {
+			if got := r.Exit(); got != want {
+				t.Errorf("%q: %d, want %d", r, got, want)
+			}
+		}
+	}
+}
+
+func TestRejects(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		reject   []Rejection // with Interruptions: an interrupted trial
+		digest   string
+		archive  string
+		sequence int64
+		want     bool
+	}{
+		{name: "nothing", digest: "d", archive: "x", sequence: 1},
+		{name: "the same", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "x", sequence: 5, want: true},
+		{name: "the same bytes in another archive", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "y", sequence: 5, want: true},
+		{name: "other bytes of the same archive", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "e", archive: "x", sequence: 5, want: true},
+		{name: "a lower sequence", reject: []Rejection{{Digest: "d", Sequence: 5}}, digest: "d", sequence: 4, want: true},
+		{name: "no sequence", reject: []Rejection{{Digest: "d"}}, digest: "d", want: true},
+		{name: "a higher sequence", reject: []Rejection{{Digest: "d", Sequence: 5}}, digest: "d", sequence: 6},
+		{name: "another release", reject: []Rejection{{Digest: "d", Archive: "x"}}, digest: "e", archive: "y"},
+		{name: "no archive is no archive", reject: []Rejection{{Digest: "d"}}, digest: "e"},
+		{name: "no digest is no digest", reject: []Rejection{{Archive: "x"}}, archive: "y"},
+		{name: "interrupted twice", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}}, digest: "d"},
+		{name: "interrupted three times", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}}, digest: "d", want: true},
+		{name: "three times, but not the same release", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}, {Digest: "e", Interruptions: 1}}, digest: "d"},
+		{name: "counted anew at a new sequence", reject: []Rejection{{Digest: "d", Sequence: 1, Interruptions: 1}, {Digest: "d", Sequence: 1, Interruptions: 1}, {Digest: "d", Sequence: 2, Interruptions: 1}}, digest: "d", sequence: 2},
+		{name: "bad after an interruption", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d"}}, digest: "d", want: true},
+		{name: "an interruption changes no rejection", reject: []Rejection{{Digest: "d"}, {Digest: "d", Interruptions: 1}}, digest: "d", want: true},
+		{name: "rejected again at a higher sequence", reject: []Rejection{{Digest: "d", Sequence: 1}, {Digest: "d", Sequence: 2}}, digest: "d", sequence: 2, want: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := Status{Rejected: []Rejection{{Digest: "unrelated", Archive: "unrelated", Time: time.Now()}}}
+			for _, r := range c.reject {
+				interrupted := r.Interruptions > 0
+				r.Interruptions, r.Time = 0, time.Now()
+				s.Reject(r, interrupted)
+			}
+			if got := s.Rejects(c.digest, c.archive, c.sequence); (got != nil) != c.want {
+				t.Errorf("got %+v of %+v", got, s.Rejected)
+			}
+			if s.Rejects("unrelated", "", 0) == nil {
+				t.Error("an unrelated rejection is gone")
+			}
+		})
+	}
+}
+
+func TestHistory(t *testing.T) {
+	tree := newTree(t)
+	at := func(minute int) time.Time { return time.Date(2026, 11, 1, 0, minute, 0, 0, time.UTC) }
+	for role, attempts := range map[Role][]Attempt{
+		Fetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: HandedOn}, {ID: "b", Time: at(2), Stage: "fetch", Result: HandedOn},
+			{ID: "c", Time: at(3), Stage: "fetch", Result: NotDownloaded}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
+		Verify: {{ID: "b", Time: at(8), Stage: "verify", Result: Refused}, {ID: "a", Time: at(9), Stage: "verify", Result: HandedOn}},
+		Swap:   {{ID: "a", Time: at(20), Stage: "swap", Result: Committed}, {ID: "d", Time: at(0), Stage: "begin", Result: NotAttempted}},
+	} {
+		must(t, tree.SetStatus(role, "agent", Status{Attempts: attempts}))
+	}
+	list := func() string {
+		all, err := tree.History("agent")
+		var rows []string
+		for _, a := range all {
+			rows = append(rows, a.ID+" "+a.Stage+" "+string(a.Result))
+		}
+		if err != nil {
+			rows = append(rows, "error")
+		}
+		return strings.Join(rows, ", ")
+	}
+	if got, want := list(), "d begin not attempted, a swap committed, b verify refused, c fetch not downloaded"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	// One role's trouble does not hide what the others know.
+	must(t, os.WriteFile(tree.status(Verify, "agent"), []byte("rot"), 0o644))
+	if got, want := list(), "d begin not attempted, a swap committed, b fetch handed on, c fetch not downloaded, error"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}

@@ -1,0 +1,205 @@
+package swap
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+func (r *rig) order(t *testing.T) state.Order {
+	t.Helper()
+	o, err := r.tree.Order("agent")
+	must(t, err)
+	return o
+}
+
+// TestBegin: what root decides about an attempt.
+func TestBegin(t *testing.T) {
+	t.Run("schedule", func(t *testing.T) {
+		r := newRig(t)
+		r.step(t, "begin")
+		first := r.order(t)
+		if first.Origin != state.Schedule || first.Verb != state.Apply || first.Installed != "v1" || !state.ValidAttempt(first.Attempt) {
+			t.Errorf("order %+v", first)
+		}
+		r.configure(t, "")
+		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
+		r.step(t, "begin")
+		if o := r.order(t); o.Verb != state.Check || o.Attempt == first.Attempt {
+			t.Errorf("order %+v", o)
+		}
+	})
+	t.Run("operator, once", func(t *testing.T) {
+		r := newRig(t)
+		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.step(t, "begin")
+		if o := r.order(t); o.Attempt != "op-1" || o.Origin != state.Operator || o.Verb != state.Apply {
+			t.Errorf("order %+v", o)
+		}
+		r.step(t, "begin")
+		if o := r.order(t); o.Attempt == "op-1" || o.Verb != state.Check {
+			t.Errorf("order %+v", o)
+		}
+	})
+	t.Run("refused, and recorded where an operator asked", func(t *testing.T) {
+		r := newRig(t)
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "inactive"}
+		r.fails(t, "begin", state.NotAttempted, "is stopped")
+		if len(r.status(t).Attempts) > 0 {
+			t.Error("a scheduled run was recorded")
+		}
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.fails(t, "begin", state.NotAttempted, "is stopped")
+		r.ended(t, "op-1", state.NotAttempted, "is stopped")
+		// To look what there is needs no unit.
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-2", Verb: state.Check}))
+		r.step(t, "begin")
+	})
+	t.Run("a failed unit is updated", func(t *testing.T) {
+		r := newRig(t)
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
+		r.step(t, "begin")
+	})
+	t.Run("no source", func(t *testing.T) {
+		r := newRig(t)
+		content, err := os.ReadFile(r.at("targets/agent.toml"))
+		must(t, err)
+		_, rest, _ := strings.Cut(string(content), "[[install]]")
+		must(t, os.WriteFile(r.at("targets/agent.toml"), []byte("unit = 'agent.service'\n[[install]]"+rest), 0o644))
+		r.fails(t, "begin", state.Misconfigured, "no source is configured")
+	})
+	t.Run("a name that is none", func(t *testing.T) {
+		r := newRig(t)
+		for _, name := range []string{"", "../agent", "Agent", "a@b", "a\nb"} {
+			if err := r.sw.Begin(t.Context(), name); ExitStatus(err) != 2 {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
+	})
+	t.Run("the target file is newer than its units", func(t *testing.T) {
+		r := newRig(t)
+		r.step(t, "begin")
+		if r.sys.called("reload") > 0 {
+			t.Error("systemd was reloaded for nothing")
+		}
+		r.sys.units["machinemon-swap@agent.service"] = systemd.Unit{Active: "inactive", Writable: []string{r.at("bin"), r.at("units")}}
+		r.step(t, "begin")
+		if r.sys.called("reload") != 1 {
+			t.Errorf("calls: %q", r.sys.calls)
+		}
+	})
+}
+
+// TestBeginSettles: nothing begins while something is under way, and what is
+// dead is finished first.
+func TestBeginSettles(t *testing.T) {
+	t.Run("alive", func(t *testing.T) {
+		for _, step := range []string{"verify", "swap", "health-gate", "commit", "rollback", "baseline"} {
+			r := newRig(t)
+			badTrial(t, r)
+			r.sys.units[unitOf(step, "agent")] = systemd.Unit{Active: "activating"}
+			r.fails(t, "begin", state.NotAttempted, "under way", unitOf(step, "agent"))
+			r.want(t, newFiles)
+		}
+	})
+	t.Run("open trial", func(t *testing.T) {
+		r := newRig(t)
+		badTrial(t, r)
+		r.step(t, "begin")
+		r.want(t, oldFiles)
+		r.closed(t)
+		r.ended(t, "a1", state.RolledBack)
+	})
+	t.Run("open commit", func(t *testing.T) {
+		r := newRig(t)
+		goodTrial(t, r)
+		j, err := r.tree.Journal("agent")
+		must(t, err)
+		j.Verdict = state.Commit
+		must(t, r.tree.SetJournal(j))
+		r.step(t, "begin")
+		r.want(t, newFiles)
+		r.closed(t)
+		if got := r.order(t).Installed; got != "v2" {
+			t.Errorf("installed %q", got)
+		}
+	})
+	t.Run("bundle under way", func(t *testing.T) {
+		r := newRig(t)
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "begin", state.NotAttempted, "under way")
+	})
+	t.Run("dead path unit", func(t *testing.T) {
+		for _, entry := range []string{"", "a1", "NO ID", "a FIFO"} {
+			r := newRig(t)
+			ready := r.tree.Ready(state.Verify, "agent")
+			must(t, os.Mkdir(ready, 0o770))
+			switch entry {
+			case "":
+			case "a FIFO":
+				must(t, fifo(ready+"/fifo"))
+			default:
+				must(t, os.Mkdir(ready+"/"+entry, 0o755))
+			}
+			r.sys.units["machinemon-swap@agent.path"] = systemd.Unit{Active: "failed"}
+			err := r.do("begin")
+			if entry == "a FIFO" { // said once, and gone
+				if err == nil || !strings.Contains(err.Error(), "not a directory") {
+					t.Errorf("%q: %v", entry, err)
+				}
+				err = r.do("begin")
+			}
+			if err != nil {
+				t.Errorf("%q: %v", entry, err)
+				continue
+			}
+			if !r.sys.order("reset machinemon-swap@agent.service", "reset machinemon-swap@agent.path", "start machinemon-swap@agent.path") {
+				t.Errorf("%q: calls %q", entry, r.sys.calls)
+			}
+			if left, err := os.ReadDir(ready); err != nil || len(left) > 0 {
+				t.Errorf("%q: the spool holds %v, %v", entry, left, err)
+			}
+			if slices.Contains(r.sys.calls, "start machinemon-verify@agent.path") {
+				t.Errorf("%q: a path unit that is alive was started", entry)
+			}
+		}
+	})
+	t.Run("systemd is gone", func(t *testing.T) {
+		r := newRig(t)
+		r.sys.fails["unit machinemon-verify@agent.service"] = errors.New("no answer")
+		r.fails(t, "begin", state.Failed, "no answer")
+	})
+}
+
+// TestInstalled: whose word counts for the installed version.
+func TestInstalled(t *testing.T) {
+	r := newRig(t)
+	ask := func() string {
+		tt, err := r.sw.Targets.Load("agent")
+		must(t, err)
+		return Installed(t.Context(), tt, r.status(t))
+	}
+	if got := ask(); got != "v1" {
+		t.Errorf("by the record: %q", got)
+	}
+	r.put(t, "bin/agent", file{"#!/bin/sh\nid -u\necho agent 9.8.7\nexit 1\n", 0o755, 0})
+	if got := ask(); got != "" {
+		t.Errorf("changed by hand: %q", got)
+	}
+	r.configure(t, "version_command = ['"+r.at("bin/agent")+"', '--version']\n")
+	if got := ask(); got != "9.8.7" {
+		t.Errorf("by the program: %q", got)
+	}
+	r.put(t, "bin/agent", file{"#!/bin/sh\necho \"v$(id -u).$(id -g).0\"\nsleep 60 &\nyes | head -c 1000000\n", 0o755, 0})
+	within(t, func() {
+		if got := ask(); got != "v65534.65534.0" {
+			t.Errorf("not asked as nobody: %q", got)
+		}
+	})
+}

@@ -1,0 +1,550 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+func TestCommit(t *testing.T) {
+	r := newRig(t)
+	goodTrial(t, r)
+	r.want(t, newFiles)
+	if !r.sys.order("arm machinemon-deadline@agent.timer", "reload", "reset agent.service", "restart agent.service", "start needs.service") || r.sys.called("arm machinemon-deadline@agent.timer") != 1 {
+		t.Errorf("calls: %q", r.sys.calls)
+	}
+	if least := 35 * time.Second; r.sys.armed < least {
+		t.Errorf("the deadline is after %s, the gate may take %s", r.sys.armed, least)
+	}
+	if r.sys.called("start idle.service") != 0 {
+		t.Error("a dependent that was not active was started")
+	}
+	r.step(t, "commit")
+	r.ended(t, "a1", state.Committed)
+	r.closed(t)
+	st := r.status(t)
+	if st.Installed.Version != "v2" || st.Installed.Sequence != 2 || len(st.Installed.Files) != 3 {
+		t.Errorf("installed: %+v", st.Installed)
+	}
+	if p := st.Previous; p == nil || p.Version != "v1" || p.Sequence != 1 || len(p.Files) != 3 {
+		t.Fatalf("previous: %+v", p)
+	}
+	r.step(t, "commit")
+	r.step(t, "rollback") // the verdict stands
+	r.want(t, newFiles)
+	if n := r.sys.called("restart agent.service"); n != 1 {
+		t.Errorf("restarted %d times", n)
+	}
+	// One previous release is kept, not two.
+	r.offer(t, "a2", "v3", 3, release3)
+	r.step(t, "swap")
+	r.gate(t, "a2", state.Healthy, "")
+	r.step(t, "commit")
+	r.closed(t)
+	if st := r.status(t); st.Previous.Version != "v1" && len(st.Previous.Files) != 2 {
+		t.Errorf("previous: %+v", st.Previous)
+	}
+}
+
+func TestUnproven(t *testing.T) {
+	r := newRig(t)
+	trial(t, r)
+	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.Healthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
+	r.step(t, "commit")
+	r.ended(t, "a1", state.Unproven, "no probe was left")
+}
+
+func TestGoingBack(t *testing.T) {
+	r := newRig(t)
+	goBack(t, r)
+	r.step(t, "swap")
+	if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Version != "v1" || j.From != "v2" {
+		t.Fatalf("journal: %+v, %v", j, err)
+	}
+	r.gate(t, "b1", state.Healthy, "")
+	r.step(t, "commit")
+	r.ended(t, "b1", state.Committed, "went back from v2")
+	r.want(t, oldFiles)
+	r.closed(t)
+	if st := r.status(t); st.Previous != nil || st.Installed.Version != "v1" {
+		t.Errorf("status: %+v", st)
+	}
+	r.offer(t, "c1", "v2", 2, release2)
+	r.fails(t, "swap", state.NotAttempted, "v2 was rejected here", "went back to v1")
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.GoBack}))
+	r.fails(t, "swap", state.NotAttempted, "no previous release of agent is kept")
+	r.want(t, oldFiles)
+}
+
+// TestGoingBackWithoutAFile: somebody deleted a file that the previous release
+// did not have, which is what going back would have done.
+func TestGoingBackWithoutAFile(t *testing.T) {
+	r := newRig(t)
+	goBack(t, r)
+	must(t, os.Remove(r.at("bin/extra")))
+	r.step(t, "swap")
+	r.gate(t, "b1", state.Healthy, "")
+	r.step(t, "commit")
+	r.want(t, oldFiles)
+	r.closed(t)
+}
+
+func TestGoingBackToAChangedBackup(t *testing.T) {
+	r := newRig(t)
+	goBack(t, r)
+	must(t, os.WriteFile(r.status(t).Previous.Files[0].Backup, []byte("another"), 0o755))
+	r.fails(t, "swap", state.Refused, "was changed")
+	r.want(t, newFiles)
+}
+
+// TestRolledBack: which trials reject their release.
+func TestRolledBack(t *testing.T) {
+	probe := func(passed bool) []state.ProbeResult {
+		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
+	}
+	for _, c := range []struct {
+		name    string
+		before  []state.ProbeResult
+		finding state.Finding // "": no report
+		during  []state.ProbeResult
+		after   state.Baseline
+		stopped bool // the unit did not run before the swap
+		result  state.Result
+		reject  bool
+		reason  string
+	}{
+		{name: "bad", finding: state.Bad, after: state.Baseline{Standing: true}, result: state.RolledBack, reject: true, reason: "judged"},
+		{name: "bad, and the old one passes", before: probe(true), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
+		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either"},
+		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true},
+		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack},
+		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
+		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.Interrupted, reason: "the trial was interrupted"},
+		{name: "did not run before, nor now", finding: state.Bad, after: state.Baseline{Detail: "failed"}, stopped: true,
+			result: state.RolledBack, reason: "not healthy either: failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.offer(t, "a1", "v2", 2, release2)
+			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}, false))
+			if c.stopped {
+				r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
+			}
+			r.sys.after = c.after
+			r.step(t, "swap")
+			if c.finding != "" {
+				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during}))
+			}
+			r.step(t, "rollback")
+			r.want(t, oldFiles)
+			r.closed(t)
+			r.ended(t, "a1", c.result, c.reason)
+			// The same bytes in another archive, under another name.
+			r.offer(t, "a2", "v2-again", 2, release2)
+			if c.reject {
+				r.fails(t, "swap", state.NotAttempted, "v2-again was rejected here on")
+				r.want(t, oldFiles)
+				r.ended(t, "a2", state.NotAttempted)
+				r.offer(t, "a3", "v2", 3, release2)
+			}
+			r.step(t, "swap") // is tried
+			r.want(t, newFiles)
+		})
+	}
+}
+
+func TestInterruptedThreeTimes(t *testing.T) {
+	r := newRig(t)
+	for i := range state.MaxInterruptions {
+		r.offer(t, fmt.Sprintf("a%d", i), "v2", 2, release2)
+		r.step(t, "swap")
+		r.step(t, "rollback")
+		r.ended(t, fmt.Sprintf("a%d", i), state.Interrupted)
+	}
+	r.offer(t, "b1", "v2", 2, release2)
+	r.fails(t, "swap", state.NotAttempted, "rejected")
+	r.offer(t, "b2", "v2", 3, release2)
+	r.step(t, "swap")
+}
+
+// TestRollbackFails: the journal stays open and every file is kept until the
+// old program runs.
+func TestRollbackFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		breaks func(*testing.T, *rig)
+		mends  func(*testing.T, *rig)
+		words  []string
+	}{
+		"the old program does not come up": {
+			func(t *testing.T, r *rig) { r.sys.after = state.Baseline{Detail: "failed (dead)"} },
+			func(t *testing.T, r *rig) { r.sys.after = state.Baseline{Standing: true} },
+			[]string{"the old files are back", "failed (dead)"}},
+		"systemd is gone": {
+			func(t *testing.T, r *rig) { r.sys.fails["restart agent.service"] = errors.New("no answer") },
+			func(t *testing.T, r *rig) { r.sys.fails = map[string]error{} }, []string{"no answer"}},
+		"a damaged backup": {
+			func(t *testing.T, r *rig) { r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"rot", 0o755, 0}) },
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"agent 1", 0o750, 12})
+			},
+			[]string{"cannot restore", "bin/agent", "missing or damaged"}},
+		"a FIFO in the place": {
+			func(t *testing.T, r *rig) {
+				must(t, os.Remove(r.at("bin/agent")))
+				must(t, fifo(r.at("bin/agent")))
+			},
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/agent"))) },
+			[]string{"cannot restore", "bin/agent", "not a regular file"}},
+		"a link in the place": {
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/real", oldFiles["bin/agent"])
+				must(t, os.Remove(r.at("bin/agent")))
+				must(t, os.Symlink("real", r.at("bin/agent")))
+			},
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/agent"))) },
+			[]string{"cannot restore", "bin/agent", "symbolic links"}},
+		"a lost backup": {
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/.machinemon-update/agent@a1.0.old"))) },
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"agent 1", 0o750, 12})
+			},
+			[]string{"cannot restore", "missing or damaged"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			badTrial(t, r)
+			c.breaks(t, r)
+			beside := r.beside(t)
+			for range 2 {
+				within(t, func() { r.fails(t, "rollback", state.RollbackFailed, c.words...) })
+				r.ended(t, "a1", state.RollbackFailed, append(c.words, "it is bad")...)
+				if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Verdict != state.Rollback {
+					t.Fatalf("journal: %+v, %v", j, err)
+				}
+				for _, b := range beside {
+					if !strings.HasSuffix(b, ".new") && !slices.Contains(r.beside(t), b) {
+						t.Errorf("%s is gone", b)
+					}
+				}
+				if r.sys.get("deadline") == "" {
+					t.Error("the deadline is disarmed, and the trial open")
+				}
+				// What could be restored is.
+				if got := r.installed(t)["units/agent.service"]; got != oldFiles["units/agent.service"] {
+					t.Errorf("the unit file is %+v", got)
+				}
+			}
+			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
+				t.Errorf("status: %+v", st)
+			}
+			r.fails(t, "begin", state.RollbackFailed, "it is still open")
+			r.offer(t, "a2", "v3", 3, release3)
+			r.fails(t, "swap", state.NotAttempted, "trial of attempt a1 is still open")
+			c.mends(t, r)
+			r.step(t, "rollback")
+			r.want(t, oldFiles)
+			r.closed(t)
+			r.ended(t, "a1", state.RolledBack)
+		})
+	}
+}
+
+// TestNoLook: without the gate's user systemd's own view decides.
+func TestNoLook(t *testing.T) {
+	for _, active := range []string{"active", "failed"} {
+		r := newRig(t)
+		badTrial(t, r)
+		r.sys.fails["start machinemon-baseline@agent.service"] = &systemd.JobError{Verb: "start", Result: "failed"}
+		if active == "active" {
+			r.step(t, "rollback")
+			r.closed(t)
+			continue
+		}
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}
+		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+	}
+}
+
+func TestDependents(t *testing.T) {
+	r := newRig(t)
+	badTrial(t, r)
+	if got := r.sys.get("needs"); got != "" {
+		t.Errorf("needs.service is %s during the trial", got)
+	}
+	r.step(t, "rollback")
+	if got := r.sys.get("needs"); got != "" {
+		t.Errorf("needs.service is %s after the rollback", got)
+	}
+	r = newRig(t)
+	must(t, r.sys.set("needs", "stopped"))
+	badTrial(t, r)
+	r.step(t, "rollback")
+	if r.sys.called("start needs.service") != 0 {
+		t.Error("a unit that was stopped on purpose was started")
+	}
+	// Its own trouble is not the release's.
+	r = newRig(t)
+	r.sys.fails["start needs.service"] = errors.New("it is ill")
+	trial(t, r)
+	if !strings.Contains(r.log.String(), "cannot bring back needs.service") {
+		t.Errorf("log: %s", r.log)
+	}
+}
+
+// TestRestartFails: a failed job is not the end, systemd out of reach is.
+func TestRestartFails(t *testing.T) {
+	r := newRig(t)
+	r.sys.fails["restart agent.service"] = &systemd.JobError{Verb: "restart", Unit: "agent.service", Result: "failed"}
+	goodTrial(t, r)
+	r.step(t, "commit")
+	r.closed(t)
+
+	for _, call := range []string{"restart agent.service", "reset agent.service", "reload", "arm machinemon-deadline@agent.timer"} {
+		r = newRig(t)
+		r.sys.fails[call] = errors.New("no answer")
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "swap", state.Failed, "no answer")
+		if j, err := r.tree.Journal("agent"); err != nil || j == nil {
+			t.Fatalf("%s: journal %v, %v", call, j, err)
+		}
+		if call[:3] == "arm" {
+			r.want(t, oldFiles) // without a deadline nothing is renamed
+		}
+		r.sys.fails = map[string]error{}
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.closed(t)
+		result := state.Interrupted
+		if call[:3] == "arm" {
+			result = state.Failed // nothing was changed
+		}
+		r.ended(t, "a1", result, "no answer")
+		if st := r.status(t); (len(st.Rejected) == 0) != (result == state.Failed) {
+			t.Errorf("%s: rejections %+v", call, st.Rejected)
+		}
+		if call[:3] == "arm" && r.sys.called("restart agent.service") != 0 {
+			t.Error("a program was restarted that had never been touched")
+		}
+	}
+}
+
+func TestReloadOnlyForUnitFiles(t *testing.T) {
+	r := newRig(t)
+	r.offer(t, "a1", "v3", 3, release3)
+	r.step(t, "swap")
+	if r.sys.called("reload") != 0 {
+		t.Error("systemd was reloaded, and no unit file has changed")
+	}
+	r.step(t, "rollback")
+	r.closed(t)
+}
+
+func TestAdopt(t *testing.T) {
+	r := newRig(t)
+	r.offer(t, "a1", "v1-rebuilt", 7, release1)
+	r.step(t, "swap")
+	r.ended(t, "a1", state.Adopted)
+	r.want(t, oldFiles)
+	r.closed(t)
+	if st := r.status(t); st.Installed.Version != "v1-rebuilt" || st.Installed.Sequence != 7 {
+		t.Errorf("installed: %+v", st.Installed)
+	}
+	for _, c := range r.sys.calls {
+		if strings.HasPrefix(c, "restart") || strings.HasPrefix(c, "arm") {
+			t.Errorf("call %q", c)
+		}
+	}
+}
+
+// TestCommitRefused: only the program that the gate saw may be committed.
+func TestCommitRefused(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	must(t, err)
+	program, err := os.ReadFile(sleep)
+	must(t, err)
+	for name, c := range map[string]struct {
+		breaks func(*testing.T, *rig)
+		want   string // "" is committed
+	}{
+		"nothing": {func(*testing.T, *rig) {}, ""},
+		"no report": {func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Gate("agent")+"/report.json")) },
+			"no report of a healthy trial of attempt a1"},
+		"another attempt's": {func(t *testing.T, r *rig) { r.gate(t, "a0", state.Healthy, "") }, "no report of a healthy trial"},
+		"cannot tell":       {func(t *testing.T, r *rig) { r.gate(t, "a1", state.Unsure, "") }, "no report of a healthy trial"},
+		"a damaged report": {func(t *testing.T, r *rig) {
+			must(t, os.WriteFile(r.tree.Gate("agent")+"/report.json", []byte("{"), 0o644))
+		}, "it is damaged"},
+		"another process": {func(t *testing.T, r *rig) {
+			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.Healthy, MainPID: r.sys.pid + 1}))
+		}, "the gate saw"},
+		"it does not run": {func(t *testing.T, r *rig) {
+			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart", MainPID: r.sys.pid}
+		}, "activating (auto-restart)"},
+		"another file": {func(t *testing.T, r *rig) {
+			r.sys.pid = uint32(os.Getpid())
+			r.gate(t, "a1", state.Healthy, "")
+		}, "does not run"},
+		"the file was replaced": {func(t *testing.T, r *rig) {
+			must(t, os.Remove(r.at("bin/agent")))
+			must(t, os.WriteFile(r.at("bin/agent"), program, 0o755))
+		}, "does not run"},
+		"no such process": {func(t *testing.T, r *rig) {
+			r.sys.pid = 1 << 30
+			r.gate(t, "a1", state.Healthy, "")
+		}, "no such file"},
+		"systemd is gone": {func(t *testing.T, r *rig) { r.sys.fails["unit agent.service"] = errors.New("no answer") }, "no answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.configure(t, fmt.Sprintf("main = %q\n", r.at("bin/agent")))
+			r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
+			r.step(t, "swap")
+			daemon := exec.Command(r.at("bin/agent"), "100")
+			must(t, daemon.Start())
+			t.Cleanup(func() {
+				_ = daemon.Process.Kill()
+				_ = daemon.Wait()
+			})
+			r.sys.pid = uint32(daemon.Process.Pid)
+			r.gate(t, "a1", state.Healthy, "")
+			c.breaks(t, r)
+			if c.want == "" {
+				r.step(t, "commit")
+				r.ended(t, "a1", state.Committed)
+				r.closed(t)
+				return
+			}
+			r.fails(t, "commit", state.Failed, c.want)
+			j, err := r.tree.Journal("agent")
+			if err != nil || j == nil || j.Verdict != "" {
+				t.Errorf("journal: %+v, %v", j, err)
+			}
+			if r.sys.called("queue machinemon-rollback@agent.service") != 1 {
+				t.Errorf("the rollback was not started: %q", r.sys.calls)
+			}
+		})
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	for name, c := range map[string]struct {
+		result systemd.TrialResult
+		fails  error
+		want   state.Result // "" goes on
+		words  string
+	}{
+		"the version":       {result: systemd.TrialResult{Output: "agent version 2.0.0 (linux)"}},
+		"with exit 1":       {result: systemd.TrialResult{Output: "v2.0.0", Detail: "exit status 1"}},
+		"another version":   {result: systemd.TrialResult{Output: "agent 2.0.01"}, want: state.Refused, words: "says 2.0.01, the manifest v2.0.0"},
+		"no version":        {want: state.Refused, words: "says no version"},
+		"cannot be run":     {result: systemd.TrialResult{Exec: true, Detail: "wrong"}, want: state.Refused, words: "cannot be executed: wrong"},
+		"dies":              {result: systemd.TrialResult{Signal: true, Output: "v2.0.0", Detail: "SIGILL"}, want: state.Refused, words: "SIGILL"},
+		"cannot be started": {fails: errors.New("no answer"), want: state.Failed, words: "no answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+			r.sys.tried, r.sys.fails["try agent"] = c.result, c.fails
+			r.offer(t, "a1", "v2.0.0", 2, release2)
+			if c.want == "" {
+				r.step(t, "swap")
+				r.want(t, newFiles)
+				if over := r.sys.trial.Over; len(over) != 2 || over[0][1] != r.at("bin/agent") || !strings.HasSuffix(over[0][0], "agent@a1.0.new") {
+					t.Errorf("put over: %q", over)
+				}
+				return
+			}
+			r.fails(t, "swap", c.want, c.words)
+			r.untouched(t)
+			if st := r.status(t); len(st.Rejected) > 0 {
+				t.Errorf("rejected without a trial: %+v", st.Rejected)
+			}
+		})
+	}
+}
+
+func TestRecover(t *testing.T) {
+	t.Run("on a machine that is up", func(t *testing.T) {
+		r := newRig(t)
+		trial(t, r)
+		r.sys.up = true
+		r.step(t, "recover")
+		r.want(t, newFiles)
+		if open, err := r.tree.OpenTrials(); err != nil || len(open) != 1 {
+			t.Errorf("open trials: %v, %v", open, err)
+		}
+	})
+	t.Run("nothing is restarted", func(t *testing.T) {
+		r := newRig(t)
+		trial(t, r)
+		r.reboot(t)
+		r.sys.calls = nil
+		r.step(t, "recover")
+		r.want(t, oldFiles)
+		if r.sys.called("restart agent.service") != 0 || r.sys.called("reload") != 1 {
+			t.Errorf("calls: %q", r.sys.calls)
+		}
+		r.ended(t, "a1", state.Interrupted, "the machine stopped during the trial")
+	})
+	t.Run("one target's trouble", func(t *testing.T) {
+		r := newRig(t)
+		trial(t, r)
+		for _, name := range []string{"aaa", "zzz"} {
+			must(t, os.Mkdir(r.tree.Dir(state.Swap, name), 0o755))
+			must(t, os.WriteFile(r.tree.Dir(state.Swap, name)+"/journal.json", []byte("rot"), 0o644))
+		}
+		r.reboot(t)
+		r.fails(t, "recover", state.Failed, "cannot recover aaa", "cannot recover zzz")
+		r.want(t, oldFiles)
+		if open, err := r.tree.OpenTrials(); err != nil || !slices.Equal(open, []string{"aaa", "zzz"}) {
+			t.Errorf("open trials: %v, %v", open, err)
+		}
+	})
+}
+
+// TestModeOfEqualBytes: a rollback brings back owner and mode, too, of files
+// whose bytes are the same.
+func TestModeOfEqualBytes(t *testing.T) {
+	r := newRig(t)
+	r.offer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2", "agent.service": "unit 1"})
+	r.configure(t, "") // the unit file's mode is given below
+	content, err := os.ReadFile(r.at("targets/agent.toml"))
+	must(t, err)
+	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.Replace(string(content), "\n[rollback]", "\nmode = '0600'\n[rollback]", 1)), 0o644))
+	r.step(t, "swap")
+	if got := r.installed(t)["units/agent.service"].mode; got != 0o600 {
+		t.Fatalf("mode %v", got)
+	}
+	must(t, os.WriteFile(r.at("etc/config"), []byte(oldFiles["etc/config"].content), 0))
+	must(t, os.Chmod(r.at("etc/config"), 0o666)) // by the new program
+	r.step(t, "rollback")
+	r.want(t, oldFiles)
+	r.closed(t)
+}
+
+// untouched is what every failure before the trial must leave.
+func (r *rig) untouched(t *testing.T) {
+	t.Helper()
+	r.want(t, oldFiles)
+	r.closed(t)
+	if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+		t.Errorf("an entry is still in sight: %v, %v", pending, err)
+	}
+	for _, c := range r.sys.calls {
+		if strings.HasPrefix(c, "restart") {
+			t.Errorf("call %q", c)
+		}
+	}
+}

@@ -1,0 +1,137 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const (
+	mountReadOnly = "mountpoint -q /usr/local/bin || { mount --bind /usr/local/bin /usr/local/bin && mount -o remount,bind,ro /usr/local/bin; }"
+	unmount       = "umount --lazy /usr/local/bin" // testd may run from it
+)
+
+// A destination that cannot be written costs the attempt. Once it can, the
+// same release installs.
+func TestUnwritableDestination(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	const immutable = ": operation not permitted (hint: is the file immutable?"
+	for i, test := range []struct{ name, obstruct, cure, stage, says string }{
+		{"immutable directory", "chattr +i /usr/local/bin", "chattr -i /usr/local/bin", "swap", "cannot stage " + testdPath + ": .machinemon-update" + immutable},
+		{"immutable file", "chattr +i " + testdPath, "chattr -i " + testdPath, "swap", "cannot back up " + testdPath + immutable},
+		// Now that there is a directory beside the file, the rename fails: the last step that changes nothing.
+		{"rename", "chattr +i /usr/local/bin", "chattr -i /usr/local/bin", "rollback", "cannot install " + testdPath + immutable},
+		{"read-only", mountReadOnly, unmount, "swap", "read-only file system (hint: "},
+	} {
+		c.step(test.name, func() {
+			old, version := fmt.Sprintf("1.%d.0", i), fmt.Sprintf("1.%d.0", i+1)
+			backup := fmt.Sprintf("1.%d.0", i-1)
+			if i == 0 {
+				backup = ""
+			}
+			c.publish(c.dir, releases.Daemon{Version: version})
+			if r := c.run("sh", "-c", test.obstruct); r.Code != 0 {
+				c.t.Skipf("this host's file system cannot do it: %s", r.Stderr)
+			}
+			c.t.Cleanup(func() { c.Machine.Start("sh", "-c", test.cure) }) // nobody could clear the disk else
+			since, pid := c.cursor(), c.mainPID()
+			c.apply(1, "failed "+version+": ", test.says)
+			c.assertUntouched(since)
+			if now := c.mainPID(); now != pid {
+				c.t.Errorf("the main process was %s and is %s", pid, now)
+			}
+			c.assertRuns(releases.Daemon{Version: old})
+			c.assertLast(test.stage, "failed", old, version)
+			c.assertClosed(backup, "machinemon-swap@testd.service")
+
+			c.must("sh", "-c", test.cure)
+			c.apply(0, "committed "+version)
+			c.assertRuns(releases.Daemon{Version: version})
+			c.assertClosed(old)
+		})
+	}
+}
+
+// A rollback that fails says so, keeps what it needs, and is completed by the
+// next apply once the obstacle is gone.
+func TestFailedRollback(t *testing.T) {
+	t.Parallel()
+	const (
+		license = "/etc/testd.license"
+		trap    = "/etc/systemd/system/testd.service.d/trap.conf"
+	)
+	old := string(build(t, releases.Daemon{Version: "1.0.0"}))
+	bad := releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"}
+	// The trap is a command that runs when the new release starts.
+	spring := func(command string) string { return "[Service]\nExecStartPre=+/bin/sh -c '" + command + "'\n" }
+	for _, test := range []struct {
+		name     string
+		trap     string
+		cure     func(c *chain)
+		says     string
+		new, old string // what is in the place and in the backup meanwhile
+	}{
+		{"read-only destination", spring(mountReadOnly), func(c *chain) { c.must("sh", "-c", unmount) },
+			"cannot restore " + testdPath + ": testd@", digest(string(build(t, bad))), digest(old)},
+		{"damaged backup", spring("echo damaged | tee " + testdSide + "/*.old"), func(c *chain) { c.writeFile(testdPath, old, 0o755) },
+			"is missing or damaged", digest(string(build(t, bad))), digest("damaged\n")},
+		{"old version cannot run", spring("rm " + license), func(c *chain) { c.writeFile(license, "", 0o644) },
+			"the old files are back, but testd.service does not run", digest(old), digest(old)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newChain(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 2", 1))
+			c.publish(c.dir, bad)
+			c.writeFile(license, "", 0o644)
+			c.writeFile(trap, test.trap, 0o644)
+			c.must("systemctl", "daemon-reload")
+
+			since := c.cursor()
+			c.apply(5, "rollback failed 1.1.0: ", test.says, "manual intervention")
+			c.assertOrder(since, inChain("swap starting", "testd started", "swap started", "health-gate failed", "rollback starting", "rollback failed")...)
+			c.assertOpen(test.new, test.old)
+			c.apply(5, "rollback failed: cannot finish the open trial of testd", "manual intervention") // nothing has changed
+			c.assertOpen(test.new, test.old)
+
+			c.ok(c.Root().Remove(trap[1:]))
+			c.must("systemctl", "daemon-reload")
+			test.cure(c)
+			since = c.cursor()
+			c.apply(8, "not attempted 1.1.0", "rejected")
+			c.assertOrder(since, inChain("fetch starting", "rollback starting", "testd started", "rollback started")...)
+			c.assertRuns(releases.Daemon{Version: "1.0.0"})
+			c.assertClosed("", "machinemon-health-gate@testd.service")
+
+			c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+			c.apply(0, "committed 1.2.0 (was 1.0.0)")
+			c.assertRuns(releases.Daemon{Version: "1.2.0"})
+			c.assertClosed("1.0.0")
+		})
+	}
+}
+
+// assertOpen fails unless the trial of 1.1.0 is open, everybody can see why,
+// and both files are there with these digests.
+func (c *chain) assertOpen(installed, backup string) {
+	c.t.Helper()
+	if _, err := c.Stat(testdJournal); err != nil {
+		c.t.Errorf("the journal is not kept: %v", err)
+	}
+	if s := c.status(); s.Trial != "1.1.0" || s.Last.Result != "rollback failed" || s.Last.Reason == "" {
+		c.t.Errorf("status shows %+v", s)
+	}
+	if got := digest(c.readFile(testdPath)); got != installed {
+		c.t.Errorf("%s has sha256 %s, want %s", testdPath, got, installed)
+	}
+	for _, name := range c.list(testdSide) {
+		if got := digest(c.readFile(testdSide + "/" + name)); strings.HasSuffix(name, ".old") && got == backup {
+			return
+		}
+	}
+	c.t.Errorf("the backup with sha256 %s is not in %q", backup, c.list(testdSide))
+}
