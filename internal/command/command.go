@@ -14,7 +14,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -109,7 +108,7 @@ it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
 	if err := root.Execute(); err != nil {
-		fmt.Fprintf(a.err, "machinemon-update: %s\n", clean(err.Error()))
+		fmt.Fprintf(a.err, "machinemon-update: %s\n", state.Printable(err.Error()))
 		a.worst(exitOf(err))
 	}
 	return a.exit
@@ -200,14 +199,4 @@ func (a *app) worst(exit int) {
 	if slices.Index(severity, exit) < slices.Index(severity, a.exit) {
 		a.exit = exit
 	}
-}
-
-// clean makes one line of s, and takes out what could steer a terminal.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ReplaceAll(s, "\n", "; "))
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,13 +36,13 @@ type follower struct {
 }
 
 // unitsOf are the units of the chain for a target, the services in the order of
-// steps.
+// steps, then what triggers them.
 func unitsOf(name string) []string {
 	var names []string
 	for _, s := range steps {
 		names = append(names, unit(s.unit, name))
 	}
-	return append(names, path("verify", name), path("swap", name))
+	return append(names, path("verify", name), path("swap", name), deadline(name))
 }
 
 // follow returns the end of the attempt.
@@ -62,7 +63,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 			if unread != nil {
 				return at, unread
 			}
-			return f.orphan(units), nil
+			return f.orphan(units)
 		}
 		var err error
 		if units, err = f.read(ctx); err != nil {
@@ -114,9 +115,8 @@ func (f *follower) read(ctx context.Context) ([]systemd.Unit, error) {
 func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	dead := map[string]bool{}
 	for _, u := range units {
-		if strings.HasSuffix(u.Name, ".path") {
-			dead[u.Name] = u.Active != "active"
-		} else if !u.Settled() {
+		dead[u.Name] = u.Active != "active"
+		if strings.HasSuffix(u.Name, ".service") && !u.Settled() {
 			return false, nil
 		}
 	}
@@ -126,16 +126,16 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 			return false, err
 		}
 	}
-	// An open trial has a gate, a verdict's unit or a deadline; each of them
-	// ends in a record.
+	// An open trial that nobody works on has its deadline still.
 	j, err := f.tree.Journal(f.name)
-	return j == nil, err
+	return j == nil || dead[deadline(f.name)], err
 }
 
 // orphan is the end of an attempt whose worker died without a record. That is
 // the first failed one: the attempt came no further, so what failed further on
 // failed in an earlier attempt. A failed baseline stops nobody.
-func (f *follower) orphan(units []systemd.Unit) state.Attempt {
+func (f *follower) orphan(units []systemd.Unit) (state.Attempt, error) {
+	at := state.Attempt{ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed}
 	reason := "the chain stopped and none of its units failed"
 	begun := false
 	for _, u := range units {
@@ -145,10 +145,18 @@ func (f *follower) orphan(units []systemd.Unit) state.Attempt {
 			break
 		}
 	}
-	return state.Attempt{
-		ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed,
-		Reason: fmt.Sprintf("%s; nothing was changed (hint: journalctl -u 'machinemon-*@%s.service')", reason, f.name),
+	changed := "nothing was changed"
+	j, err := f.tree.Journal(f.name)
+	if j != nil {
+		at.Result, changed = state.RollbackFailed, "the trial of "+j.Version+" is still open"
 	}
+	at.Reason = fmt.Sprintf("%s; %s (hint: journalctl -u 'machinemon-*@%s.service')", reason, changed, f.name)
+	// Nobody has taken the request, nor shall anybody later.
+	if r, rerr := f.tree.Request(f.name); rerr == nil && r != nil && r.Attempt == f.attempt {
+		_, rerr = f.tree.TakeRequest(f.name)
+		err = errors.Join(err, rerr)
+	}
+	return at, err
 }
 
 // show tells of the step that came furthest: the one before it may be about to

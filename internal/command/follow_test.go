@@ -42,7 +42,11 @@ func TestIdle(t *testing.T) {
 			b.systemd.units[path("swap", "agent")] = systemd.Unit{Active: "failed"}
 		}},
 		{name: "a claimed entry was left", set: func(b *bench) { b.offer(state.Fetch, "."+attempt) }, idle: true},
-		{name: "an open trial", set: (*bench).openTrial},
+		{name: "an open trial", set: func(b *bench) {
+			b.openTrial()
+			b.systemd.units[deadline("agent")] = systemd.Unit{Active: "active"}
+		}},
+		{name: "an open trial without a deadline", set: (*bench).openTrial, idle: true},
 		{name: "a damaged journal", set: func(b *bench) {
 			b.write(filepath.Join(b.tree.Dir(state.Swap, "agent"), "journal.json"), "{")
 		}, failed: true},
@@ -135,7 +139,10 @@ func TestOrphan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			at := b.orphan(units)
+			at, err := b.orphan(units)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if at.ID != attempt || at.Result != state.Failed || at.Time.IsZero() || !strings.HasPrefix(at.Reason, c.want) {
 				t.Errorf("%+v\nwant %s", at, c.want)
 			}
@@ -145,7 +152,7 @@ func TestOrphan(t *testing.T) {
 
 func TestFollow(t *testing.T) {
 	verify, fetching := unit("verify", "agent"), systemd.Unit{Active: "activating"}
-	lastRead := path("swap", "agent") // of a look at the units
+	lastRead := deadline("agent") // of a look at the units
 	for _, c := range []struct {
 		name   string
 		set    func(b *bench)
@@ -255,6 +262,7 @@ func TestFollow(t *testing.T) {
 	t.Run("left", func(t *testing.T) {
 		b := newBench(t)
 		b.openTrial()
+		b.systemd.units[deadline("agent")] = systemd.Unit{Active: "active"}
 		ctx, cancel := context.WithCancel(t.Context())
 		b.systemd.read = func(_ int, name string) {
 			if name == lastRead {

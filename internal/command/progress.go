@@ -7,6 +7,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // progress tells a person how an attempt goes: on a terminal with one line that
@@ -29,7 +31,7 @@ func (p *progress) step(word, status string) {
 	if p.terminal == nil {
 		if line != p.said {
 			p.said = line
-			fmt.Fprintln(p.to, clean(line))
+			fmt.Fprintln(p.to, state.Printable(line))
 		}
 		return
 	}
@@ -38,7 +40,7 @@ func (p *progress) step(word, status string) {
 	}
 	p.bar = nil
 	p.erase()
-	cells := []rune(clean(line))
+	cells := []rune(state.Printable(line))
 	fmt.Fprint(p.terminal, string(cells[:min(len(cells), p.columns()-1)]))
 }
 

@@ -68,7 +68,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		at, err := run(ctx, name)
 		if err != nil {
 			if ctx.Err() != nil {
-				fmt.Fprintf(a.err, "%s: %s\n", name, clean(err.Error()))
+				fmt.Fprintf(a.err, "%s: %s\n", name, state.Printable(err.Error()))
 				a.exit = exitDetached
 				break
 			}
@@ -81,7 +81,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		a.worst(o.Exit)
 		outcomes = append(outcomes, o)
 		if !a.json {
-			fmt.Fprintln(a.out, clean(summary(name, at, time.Since(started))))
+			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
 		}
 	}
 	if a.json {
@@ -197,6 +197,8 @@ func (a *app) look(ctx context.Context, name string) (state.Attempt, error) {
 }
 
 func unit(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }
+
+func deadline(name string) string { return "machinemon-deadline@" + name + ".timer" }
 
 func path(step, name string) string {
 	return strings.TrimSuffix(unit(step, name), "service") + "path"

@@ -206,7 +206,7 @@ func table(rows []row) string {
 	tw := tabwriter.NewWriter(&cells, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
 		for i, c := range r.cells {
-			r.cells[i] = clean(c)
+			r.cells[i] = state.Printable(c)
 		}
 		fmt.Fprintln(tw, strings.Join(r.cells, "\t"))
 	}
@@ -214,7 +214,7 @@ func table(rows []row) string {
 	for i, line := range slices.Collect(strings.Lines(cells.String())) {
 		b.WriteString(line)
 		if rows[i].note != "" {
-			fmt.Fprintf(&b, "  %s\n", clean(rows[i].note))
+			fmt.Fprintf(&b, "  %s\n", state.Printable(rows[i].note))
 		}
 	}
 	return b.String()

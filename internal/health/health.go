@@ -73,11 +73,9 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	if j != nil {
 		b.Attempt = j.Attempt
 	} else {
-		o, err := g.tree.Order(name)
-		if err != nil {
+		if b.Attempt, err = g.next(name); err != nil {
 			return state.Baseline{}, err
 		}
-		b.Attempt = o.Attempt
 	}
 	if after {
 		before, err := g.tree.Baseline(name, j.Attempt, false)
@@ -94,6 +92,17 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	}
 	b.Standing, b.Detail, b.Probes = out.standing, out.why, out.probes
 	return b, g.tree.SetBaseline(name, b, after)
+}
+
+// next is the attempt that the swapper is about to start: an operator's wish to
+// go back waits as a request, everything else has its order.
+func (g Gate) next(name string) (string, error) {
+	r, err := g.tree.Request(name)
+	if err == nil && r != nil && r.Verb == state.GoBack {
+		return r.Attempt, nil
+	}
+	o, err := g.tree.Order(name)
+	return o.Attempt, err
 }
 
 // Judge judges the open trial and writes the report; it returns nil when there

@@ -68,6 +68,8 @@ func (t Tree) Baseline(target, attempt string, after bool) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.Detail = Line(b.Detail)
+	lines(b.Probes)
 	return &b, nil
 }
 
@@ -76,6 +78,12 @@ func (t Tree) baseline(target string, after bool) string {
 		return filepath.Join(t.Gate(target), afterName)
 	}
 	return filepath.Join(t.Gate(target), beforeName)
+}
+
+func lines(probes []ProbeResult) {
+	for i := range probes {
+		probes[i].Detail = Line(probes[i].Detail)
+	}
 }
 
 // SetReport writes the gate's report.
@@ -94,5 +102,7 @@ func (t Tree) Report(target, attempt string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.Reason = Line(r.Reason)
+	lines(r.Probes)
 	return &r, nil
 }

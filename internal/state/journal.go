@@ -148,6 +148,15 @@ func (t Tree) CloseJournal(target string) error {
 	return SyncDir(t.Dir(Swap, target))
 }
 
+// PutJournalAside renames a damaged journal, so that it is in nobody's way.
+func (t Tree) PutJournalAside(target string) (path string, err error) {
+	path = t.journal(target) + ".damaged"
+	if err := os.Rename(t.journal(target), path); err != nil {
+		return "", fmt.Errorf("cannot put the journal of %s aside: %w", target, cause(err))
+	}
+	return path, SyncDir(t.Dir(Swap, target))
+}
+
 // OpenTrials are the targets whose journal is open.
 func (t Tree) OpenTrials() ([]string, error) {
 	paths, err := filepath.Glob(t.journal("*"))

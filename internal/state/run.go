@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,12 @@ type Request struct {
 	Format  int    `json:"format"`
 	Attempt string `json:"attempt"`
 	Verb    Verb   `json:"verb"`
+	// Time is when it was made: one that a killed command left behind lapses.
+	Time time.Time `json:"time"`
 }
+
+// lapse is how old a request may be. Its taker starts at once.
+const lapse = 5 * time.Minute
 
 // Order is what root decided about the attempt that now runs: the fetcher and
 // the swapper obey it, and a directive or a forged spool entry cannot change it.
@@ -48,26 +54,39 @@ type Order struct {
 	Installed string `json:"installed"` // the version found on the machine; "" when unknown
 }
 
-// NewAttempt makes an ID: the time, for people, and eight random digits.
+// NewAttempt makes an ID: the time and eight random digits. IDs sort as their
+// attempts began; two of one target are never within a millisecond.
 func NewAttempt() string {
 	var b [4]byte
 	rand.Read(b[:]) // never fails: crypto/rand aborts the program instead
-	return time.Now().UTC().Format("20060102t150405") + "-" + hex.EncodeToString(b[:])
+	now := time.Now().UTC().Format("20060102t150405.000")
+	return strings.Replace(now, ".", "", 1) + "-" + hex.EncodeToString(b[:])
 }
 
 // SetRequest leaves a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
-	r.Format = Format
-	return writeJSON(filepath.Join(t.Run, "request", target+".json"), r, 0o644)
+	r.Format, r.Time = Format, time.Now().UTC()
+	return writeJSON(t.request(target), r, 0o644)
+}
+
+func (t Tree) request(target string) string { return filepath.Join(t.Run, "request", target+".json") }
+
+// Request is the operator's waiting request; nil when there is none.
+func (t Tree) Request(target string) (*Request, error) {
+	var r Request
+	err := t.readJSON(t.request(target), &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return &r, err
 }
 
 // TakeRequest takes the operator's request away, so that it counts once; nil
-// when there is none.
+// when there is none, or one that has lapsed.
 func (t Tree) TakeRequest(target string) (*Request, error) {
-	path := filepath.Join(t.Run, "request", target+".json")
-	var r Request
-	err := t.readJSON(path, &r)
-	if errors.Is(err, fs.ErrNotExist) {
+	path := t.request(target)
+	r, err := t.Request(target)
+	if err == nil && r == nil {
 		return nil, nil
 	}
 	if rm := os.Remove(path); rm != nil && err == nil {
@@ -79,13 +98,40 @@ func (t Tree) TakeRequest(target string) (*Request, error) {
 	if !ValidAttempt(r.Attempt) {
 		return nil, fmt.Errorf("cannot use the request %s: its attempt is no ID", path)
 	}
-	return &r, nil
+	if time.Since(r.Time).Abs() > lapse {
+		return nil, nil
+	}
+	return r, nil
 }
 
 // SetOrder records what root decided about the attempt that begins.
 func (t Tree) SetOrder(target string, o Order) error {
 	o.Format = Format
 	return writeJSON(filepath.Join(t.Run, "attempt", target+".json"), o, 0o644)
+}
+
+// TakeOrder takes the order away, so that it counts once, and keeps it as the
+// sign that the attempt's trial began since the boot.
+func (t Tree) TakeOrder(target string) (Order, error) {
+	o, err := t.Order(target)
+	if err != nil {
+		return o, err
+	}
+	path := filepath.Join(t.Run, "attempt", target+".json")
+	if err := os.Rename(path, t.taken(target)); err != nil {
+		return o, fmt.Errorf("cannot take the order %s: %w", path, cause(err))
+	}
+	return o, nil
+}
+
+// OrderTaken tells whether the attempt's order was taken since the boot.
+func (t Tree) OrderTaken(target, attempt string) bool {
+	var o Order
+	return t.readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
+}
+
+func (t Tree) taken(target string) string {
+	return filepath.Join(t.Run, "attempt", target+".taken.json")
 }
 
 // Order reads the order of the running attempt.

@@ -21,6 +21,16 @@ func TestRequest(t *testing.T) {
 	if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
 		t.Errorf("taken twice: %+v, %v", r, err)
 	}
+	// One that a killed command left behind, or the clock at 2100.
+	for _, past := range []time.Duration{lapse + time.Minute, -lapse - time.Minute} {
+		old := Request{Format: Format, Attempt: "op-2", Verb: Apply, Time: time.Now().Add(-past)}
+		must(t, writeJSON(tree.request("agent"), old, 0o644))
+		for range 2 {
+			if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
+				t.Errorf("%s old: %+v, %v", past, r, err)
+			}
+		}
+	}
 	// What cannot be used is taken away all the same, and refused once.
 	path := filepath.Join(tree.Run, "request/agent.json")
 	for _, bad := range []string{"rot", `{"format":1,"attempt":"../x"}`, `{"format":1}`, `{"format":9,"attempt":"a"}`} {
@@ -44,10 +54,34 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+func TestTakeOrder(t *testing.T) {
+	tree := newTree(t)
+	must(t, tree.SetOrder("agent", Order{Attempt: "a1"}))
+	if tree.OrderTaken("agent", "a1") {
+		t.Error("taken before it was taken")
+	}
+	if o, err := tree.TakeOrder("agent"); err != nil || o.Attempt != "a1" {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	if !tree.OrderTaken("agent", "a1") || tree.OrderTaken("agent", "a0") || tree.OrderTaken("other", "a1") {
+		t.Error("it is not known which order was taken")
+	}
+	_, err := tree.TakeOrder("agent")
+	wantError(t, err, "cannot read", "no such file")
+}
+
 func TestNewAttempt(t *testing.T) {
 	a, b := NewAttempt(), NewAttempt()
 	if !ValidAttempt(a) || a == b || a[:8] != time.Now().UTC().Format("20060102") {
 		t.Errorf("%q, %q", a, b)
+	}
+	// Attempts that begin within one second sort in that order.
+	start, c := time.Now(), a
+	for c[:len("20060102t150405000")] == a[:len("20060102t150405000")] {
+		c = NewAttempt()
+	}
+	if took := time.Since(start); c < a || took > 500*time.Millisecond {
+		t.Errorf("%q comes before %q, or the time in it changed only after %s", c, a, took)
 	}
 	for _, bad := range []string{"", ".", "..", ".a", "a/b", "A", "a\n", "a.new", "é", "0123456789012345678901234567890123456789x"} {
 		if ValidAttempt(bad) {

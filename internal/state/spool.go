@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -196,7 +197,8 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), cause(err))
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") {
+		// What is no attempt triggers nothing, or is cleared away at once.
+		if ValidAttempt(e.Name()) {
 			return true, nil
 		}
 	}
@@ -246,6 +248,8 @@ func ReadEntry(entry *os.Root, name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+var treeName = regexp.MustCompile(`^[0-9]{1,4}$`)
+
 // ReadReceipt reads the receipt of a claimed entry.
 func ReadReceipt(entry *os.Root) (Receipt, error) {
 	var r Receipt
@@ -255,6 +259,11 @@ func ReadReceipt(entry *os.Root) (Receipt, error) {
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, errors.New("cannot read receipt.json: it is damaged")
+	}
+	for _, f := range r.Files {
+		if !treeName.MatchString(f.Name) {
+			return r, errors.New("cannot read receipt.json: a file's name in the tree is not a number")
+		}
 	}
 	return r, nil
 }

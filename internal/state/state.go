@@ -35,6 +35,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"unicode"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -163,9 +165,33 @@ func ReadAll(f *os.File, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("it is larger than %d bytes", limit)
+		return nil, fmt.Errorf("%w than %d bytes", errTooLarge, limit)
 	}
 	return data, nil
+}
+
+var errTooLarge = errors.New("it is larger")
+
+// longestLine is how many bytes of a reason are kept, in root's files too:
+// strangers' texts end up in them.
+const longestLine = 1000
+
+// Line makes a text fit for a record: one line of bounded length.
+func Line(s string) string {
+	if len(s) > longestLine {
+		s = strings.ToValidUTF8(s[:longestLine], "") + "…"
+	}
+	return Printable(s)
+}
+
+// Printable makes one line of s and takes out what could steer a terminal.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ReplaceAll(s, "\n", "; "))
 }
 
 // cause strips the path that os errors carry, since ours name it already.

@@ -131,7 +131,7 @@ func TestDamagedFiles(t *testing.T) {
 		"a FIFO":      {func(path string) error { return unix.Mkfifo(path, 0o666) }, "not a regular file"},
 		"a link":      {func(path string) error { return os.Symlink("/etc/passwd", path) }, "symbolic links"},
 		"a directory": {func(path string) error { return os.Mkdir(path, 0o755) }, "not a regular file"},
-		"huge":        {func(path string) error { return os.WriteFile(path, make([]byte, maxFile+1), 0o644) }, "larger than"},
+		"huge":        {func(path string) error { return os.WriteFile(path, make([]byte, maxFile+1), 0o644) }, "damaged"},
 	}
 	for file, f := range reads {
 		for damage, p := range plants {
@@ -155,6 +155,22 @@ func TestDamagedFiles(t *testing.T) {
 
 func content(s string) func(string) error {
 	return func(path string) error { return os.WriteFile(path, []byte(s), 0o644) }
+}
+
+func TestLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain, with ünïcode":             "plain, with ünïcode",
+		"two\nlines\tand \x1b[31mred\x00": "two lines and  [31mred ",
+		"bad \xff utf-8":                  "bad ? utf-8",
+		"":                                "",
+	} {
+		if got := Line(text); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+	if got := Line(strings.Repeat("x", 1<<20)); len(got) > longestLine+10 {
+		t.Errorf("%d bytes are left", len(got))
+	}
 }
 
 func TestJournal(t *testing.T) {
@@ -181,6 +197,11 @@ func TestJournal(t *testing.T) {
 	must(t, os.Rename(tree.journal("agent"), tree.journal("other")))
 	_, err = tree.Journal("other")
 	wantError(t, err, "it is of target agent")
+	aside, err := tree.PutJournalAside("other")
+	must(t, err)
+	if _, err := os.Stat(aside); err != nil || aside == tree.journal("other") {
+		t.Errorf("put aside as %s: %v", aside, err)
+	}
 	must(t, tree.CloseJournal("other"))
 	must(t, tree.CloseJournal("other"))
 	if open, err := tree.OpenTrials(); err != nil || len(open) != 0 {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -133,7 +134,7 @@ func (t Tree) Status(r Role, target string) (Status, error) {
 // aside, since nothing could be recorded any more otherwise.
 func (t Tree) Update(r Role, target string, change func(*Status)) error {
 	s, err := t.Status(r, target)
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, ErrDamaged) {
 		path := t.status(r, target)
 		if err := os.Rename(path, path+".damaged"); err != nil {
 			return fmt.Errorf("cannot put %s aside: %w", path, cause(err))
@@ -164,6 +165,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
+	a.Reason = Line(a.Reason)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	s.Attempts = append(s.Attempts, a)
 }
@@ -211,11 +213,19 @@ func (s *Status) rejection(digest, archive string) *Rejection {
 	return nil
 }
 
-// History merges what the three roles recorded, oldest first: of each attempt
-// the record of the role that came furthest.
+// ends are the results that an attempt can have with each role. The records of
+// the first two are not believed when they tell of more.
+var ends = map[Role][]Result{
+	Fetch:  {Current, Available, Failed, Misconfigured, Refused, NotDownloaded, NotAttempted},
+	Verify: {Failed, Misconfigured, Refused},
+	Swap: {Adopted, Committed, Unproven, Failed, Misconfigured, RolledBack, Interrupted,
+		RollbackFailed, Refused, NotAttempted},
+}
+
+// History merges what the three roles recorded, in the order in which the
+// attempts began: of each the record of the role that came furthest.
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[string]Attempt{}
-	first := map[string]time.Time{}
 	var failed error
 	for _, r := range []Role{Fetch, Verify, Swap} {
 		s, err := t.Status(r, target)
@@ -223,13 +233,14 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		for _, a := range s.Attempts {
+		for _, a := range s.Attempts[max(0, len(s.Attempts)-keep):] {
 			if !ValidAttempt(a.ID) {
 				continue
 			}
-			if _, seen := first[a.ID]; !seen {
-				first[a.ID] = a.Time
+			if !slices.Contains(ends[r], a.Result) {
+				a.Result = HandedOn // it cannot end there so
 			}
+			a.Reason = Line(a.Reason)
 			merged[a.ID] = a
 		}
 	}
@@ -237,27 +248,30 @@ func (t Tree) History(target string) ([]Attempt, error) {
 	for _, a := range merged {
 		all = append(all, a)
 	}
-	slices.SortFunc(all, func(a, b Attempt) int { return first[a.ID].Compare(first[b.ID]) })
+	slices.SortFunc(all, func(a, b Attempt) int { return strings.Compare(a.ID, b.ID) })
 	return all, failed
 }
 
-// errDamaged says that a file is not what this package wrote.
-var errDamaged = errors.New("it is damaged")
+// ErrDamaged says that a file is not what this package wrote.
+var ErrDamaged = errors.New("it is damaged")
 
 func (t Tree) readJSON(path string, v any) error {
 	data, err := readFile(path)
+	if errors.Is(err, errTooLarge) {
+		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
+	}
 	if err != nil {
 		return err
 	}
 	var head struct{ Format int }
 	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, errDamaged)
+		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}
 	if head.Format > Format {
 		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d", path, head.Format, Format)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, errDamaged)
+		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}
 	return nil
 }

@@ -98,12 +98,13 @@ func TestHistory(t *testing.T) {
 	at := func(minute int) time.Time { return time.Date(2026, 11, 1, 0, minute, 0, 0, time.UTC) }
 	for role, attempts := range map[Role][]Attempt{
 		Fetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: HandedOn}, {ID: "b", Time: at(2), Stage: "fetch", Result: HandedOn},
-			{ID: "c", Time: at(3), Stage: "fetch", Result: NotDownloaded}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
+			{ID: "c", Time: at(3), Stage: "fetch", Result: NotDownloaded}, {ID: "e", Time: at(4), Stage: "fetch", Result: Committed}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
 		Verify: {{ID: "b", Time: at(8), Stage: "verify", Result: Refused}, {ID: "a", Time: at(9), Stage: "verify", Result: HandedOn}},
 		Swap:   {{ID: "a", Time: at(20), Stage: "swap", Result: Committed}, {ID: "d", Time: at(0), Stage: "begin", Result: NotAttempted}},
 	} {
 		must(t, tree.SetStatus(role, "agent", Status{Attempts: attempts}))
 	}
+	// A role is not believed when it tells of an end that it cannot bring about.
 	list := func() string {
 		all, err := tree.History("agent")
 		var rows []string
@@ -115,12 +116,12 @@ func TestHistory(t *testing.T) {
 		}
 		return strings.Join(rows, ", ")
 	}
-	if got, want := list(), "d begin not attempted, a swap committed, b verify refused, c fetch not downloaded"; got != want {
+	if got, want := list(), "a swap committed, b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// One role's trouble does not hide what the others know.
 	must(t, os.WriteFile(tree.status(Verify, "agent"), []byte("rot"), 0o644))
-	if got, want := list(), "d begin not attempted, a swap committed, b fetch handed on, c fetch not downloaded, error"; got != want {
+	if got, want := list(), "a swap committed, b fetch handed on, c fetch not downloaded, d begin not attempted, e fetch handed on, error"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

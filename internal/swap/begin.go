@@ -32,6 +32,9 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if req != nil && req.Verb == state.GoBack {
+		req = nil // the swapper's, and its command has ended
+	}
 	order := state.Order{Attempt: state.NewAttempt(), Origin: state.Schedule, Verb: state.Check}
 	if req != nil {
 		order.Attempt, order.Origin, order.Verb = req.Attempt, state.Operator, req.Verb
@@ -50,15 +53,15 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 }
 
 func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlock func()) error {
+	if err := s.settle(ctx, name, unlock); err != nil {
+		return err
+	}
 	t, err := s.Targets.Load(name)
 	if err != nil {
 		return err
 	}
 	if order.Origin == state.Schedule && t.AutoUpdateEnabled {
 		order.Verb = state.Apply
-	}
-	if err := s.settle(ctx, name, unlock); err != nil {
-		return err
 	}
 	if order.Verb == state.Apply {
 		// Before the source: who has not installed the unit need not configure it.
@@ -105,7 +108,7 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 			return err
 		}
 	}
-	j, err := s.Tree.Journal(name)
+	j, err := s.journal(name)
 	if err != nil || j == nil {
 		return err
 	}

@@ -162,7 +162,8 @@ func TestBeginSettles(t *testing.T) {
 			if !r.sys.order("reset machinemon-swap@agent.service", "reset machinemon-swap@agent.path", "start machinemon-swap@agent.path") {
 				t.Errorf("%q: calls %q", entry, r.sys.calls)
 			}
-			if left, err := os.ReadDir(ready); err != nil || len(left) > 0 {
+			// What is no attempt is the swapper's to clear, which it triggers.
+			if left, err := os.ReadDir(ready); err != nil || len(left) > 0 && entry != "NO ID" {
 				t.Errorf("%q: the spool holds %v, %v", entry, left, err)
 			}
 			if slices.Contains(r.sys.calls, "start machinemon-verify@agent.path") {

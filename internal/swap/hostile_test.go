@@ -53,7 +53,13 @@ func TestRefused(t *testing.T) {
 	}{
 		{name: "no order", rig: func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Run+"/attempt/agent.json")) },
 			result: state.Failed, words: "attempt/agent.json: no such file"},
-		{name: "order of another attempt", rig: order("b7", state.Operator), result: state.Refused, words: "root ordered attempt b7, not a1"},
+		{name: "order of another attempt", rig: order("b7", state.Operator), result: state.Refused, words: "root ordered to apply in attempt b7"},
+		{name: "order to look only", rig: func(t *testing.T, r *rig) {
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.Check}))
+		}, result: state.Refused, words: "root ordered to check"},
+		{name: "order to go back", rig: func(t *testing.T, r *rig) {
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.GoBack}))
+		}, result: state.Refused, words: "root ordered to rollback"},
 		{name: "schedule without auto_update_enabled", rig: func(t *testing.T, r *rig) {
 			order("a1", state.Schedule)(t, r)
 			content, err := os.ReadFile(r.at("targets/agent.toml"))
@@ -97,7 +103,7 @@ func TestRefused(t *testing.T) {
 		}, result: state.Refused, words: "the manifest says"},
 		{name: "a name that leads out", tree: func(t *testing.T, r *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/receipt.json", []byte(`{"files":[{"entry":"agent","name":"../../../../../../bin/agent"},{"entry":"agent.service","name":"2"}]}`), 0o644))
-		}, result: state.Failed, words: "escapes"},
+		}, result: state.Refused, words: "not a number"},
 		{name: "a FIFO for the receipt", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			replace(t, entry, "receipt.json", fifo)
 		}, result: state.Refused, words: "receipt.json"},

@@ -24,7 +24,6 @@ type machine struct {
 	after state.Baseline          // what the gate's user sees after a rollback
 	tried systemd.TrialResult
 	armed time.Duration
-	up    bool // the machine has booted, and targets run
 	trial systemd.Trial
 }
 
@@ -179,8 +178,6 @@ func (m *machine) Try(_ context.Context, p systemd.Trial) (systemd.TrialResult, 
 	m.trial = p
 	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
 }
-
-func (m *machine) Booting(context.Context) (bool, error) { return !m.up, m.call("booting", "") }
 
 // order tells whether the calls were made in this order, others between them.
 func (m *machine) order(calls ...string) bool {

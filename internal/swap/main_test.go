@@ -335,8 +335,11 @@ func (r *rig) installed(t *testing.T) map[string]file {
 			continue
 		}
 		must(t, err)
-		content, err := os.ReadFile(r.at(name))
-		must(t, err)
+		var content []byte
+		if info.Mode().IsRegular() { // else it might be a FIFO
+			content, err = os.ReadFile(r.at(name))
+			must(t, err)
+		}
 		all[name] = file{string(content), info.Mode(), int(info.Sys().(*syscall.Stat_t).Gid)}
 	}
 	return all

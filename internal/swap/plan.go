@@ -24,22 +24,21 @@ const largest = 4 << 30
 // back. entry is nil for the latter; both are empty when there is neither.
 func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() error, err error) {
 	none := func() error { return nil }
-	pending, err := sw.Tree.Pending(state.Verify, sw.name)
-	if err != nil {
+	// Not only when an attempt is pending: whatever lies there has triggered this.
+	spool, err := sw.Tree.OpenSpool(state.Verify, sw.name, false)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, none, err
 	}
-	if pending {
-		spool, err := sw.Tree.OpenSpool(state.Verify, sw.name, false)
-		if err != nil {
-			return "", nil, none, err
-		}
+	if err == nil {
 		attempt, entry, err = spool.Claim()
-		if err != nil || entry == nil {
-			return attempt, entry, none, errors.Join(err, spool.Close())
+		if entry != nil {
+			return attempt, entry, func() error {
+				return errors.Join(entry.Close(), spool.Consume(attempt), spool.Close())
+			}, nil
 		}
-		return attempt, entry, func() error {
-			return errors.Join(entry.Close(), spool.Consume(attempt), spool.Close())
-		}, nil
+		if err := errors.Join(err, spool.Close()); err != nil {
+			return attempt, nil, none, err
+		}
 	}
 	req, err := sw.Tree.TakeRequest(sw.name)
 	if err != nil || req == nil {
@@ -134,9 +133,9 @@ func stageEntry(entry *os.Root, from, staged string, want manifest.Content, list
 	if err != nil {
 		return "", err
 	}
-	limit := int64(largest)
+	limit := info.Size() // a file that grows meanwhile could fill the disk
 	if listed {
-		limit = want.Size
+		limit = min(limit, want.Size)
 	}
 	if need := info.Size(); need > room {
 		return "", fmt.Errorf("it needs %d bytes, %d are free", need, room)
@@ -248,11 +247,7 @@ func (sw *swapping) backUp() error {
 		dir, err := sideDir(c.To)
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
-			if c.Kind == state.Snapshot {
-				err = copyWhole(c.Backup, c.To)
-			} else {
-				err = os.Link(c.To, c.Backup)
-			}
+			err = keep(c)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot back up %s: %w%s", c.To, cause(err), hint(err))
@@ -261,20 +256,38 @@ func (sw *swapping) backUp() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// copyWhole copies content, owner, mode and label, durably.
-func copyWhole(dst, src string) error {
+// keep makes the backup. The pre-flight took its time, in which the file may
+// have been written: a rollback must find exactly what the journal says.
+func keep(c *state.Change) (err error) {
+	if c.Kind == state.Snapshot {
+		c.Old, err = copyWhole(c.Backup, c.To)
+		return err
+	}
+	if err := os.Link(c.To, c.Backup); err != nil {
+		return err
+	}
+	kept, err := digest(c.Backup)
+	if err == nil && kept != c.Old {
+		err = errors.New("it was changed meanwhile")
+	}
+	return err
+}
+
+// copyWhole copies content, owner, mode and label, durably, and returns the
+// digest of what it copied.
+func copyWhole(dst, src string) (sum string, err error) {
 	f, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer f.Close()
-	if _, err := copyFile(dst, f, largest); err != nil {
-		return err
+	if sum, err = copyFile(dst, f, largest); err != nil {
+		return "", err
 	}
 	if err := dress(dst, src, ownership{uid: -1, gid: -1}); err != nil {
-		return err
+		return "", err
 	}
-	return syncFile(dst)
+	return sum, syncFile(dst)
 }
 
 func syncFile(path string) error {

@@ -2,6 +2,8 @@ package swap
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -31,8 +33,13 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		if c.Kind == state.Replace && c.Old != "" {
 			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
 		}
-		if c.Kind == state.Replace && c.Old == "" && argv[0] == c.To {
-			return nil
+		if c.Kind == state.Replace && argv[0] == c.To {
+			if c.Old == "" {
+				return nil
+			}
+			if info, err := os.Stat(c.Staged); err != nil || info.Mode()&0o001 == 0 {
+				return errors.Join(err, state.Fail(state.Misconfigured, "cannot run version_command of %s: not everybody may execute %s (hint: chmod o+x, or leave version_command out)", sw.name, c.To))
+			}
 		}
 	}
 	r, err := sw.Systemd.Try(ctx, trial)

@@ -3,7 +3,6 @@ package swap
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -13,17 +12,9 @@ import (
 // undone. Nothing is restarted, since nothing has started. One target's trouble
 // does not keep the others from recovery.
 //
-// On a machine that is up it does nothing: a trial that is open then may be
-// alive, and starting basic.target by hand starts recover, too.
+// A trial that began since the boot is left to its own units: starting
+// basic.target by hand, or leaving rescue.target, starts recover, too.
 func (s *Swapper) Recover(ctx context.Context) error {
-	booting, err := s.Systemd.Booting(ctx)
-	if err != nil {
-		return err
-	}
-	if !booting {
-		s.logf("the machine is up: open trials are left to their own units")
-		return nil
-	}
 	names, err := s.Tree.OpenTrials()
 	for _, name := range names {
 		if rerr := s.recover(ctx, name); rerr != nil {
@@ -39,11 +30,12 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	j, err := s.Tree.Journal(name)
-	if err != nil {
-		return fmt.Errorf("cannot recover %s: %w", name, err)
+	j, err := s.journal(name)
+	if err != nil || j == nil {
+		return err
 	}
-	if j == nil {
+	if s.Tree.OrderTaken(name, j.Attempt) {
+		s.logf("%s: the trial began since the boot: left alone", describe(j))
 		return nil
 	}
 	if j.Verdict == state.Commit {
@@ -53,7 +45,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	if j.Verdict == "" {
 		j.Verdict, j.Reason = state.Rollback, "the machine stopped during the trial"
 		if err := s.Tree.SetJournal(j); err != nil {
-			return err
+			s.logf("%s: %v", describe(j), err) // as in decideRollback
 		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)

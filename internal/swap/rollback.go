@@ -25,13 +25,11 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	j, err := s.Tree.Journal(name)
+	j, err := s.journal(name)
 	if err != nil || j == nil || j.Verdict == state.Commit {
 		return err
 	}
-	if err := s.decideRollback(j); err != nil {
-		return err
-	}
+	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -61,9 +59,9 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(j *state.Journal) error {
+func (s *Swapper) decideRollback(j *state.Journal) {
 	if j.Verdict != "" {
-		return nil
+		return
 	}
 	report, err := s.Tree.Report(j.Target, j.Attempt)
 	if err != nil {
@@ -81,7 +79,11 @@ func (s *Swapper) decideRollback(j *state.Journal) error {
 		j.Reason = "the trial was interrupted"
 	}
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
-	return s.Tree.SetJournal(j)
+	if err := s.Tree.SetJournal(j); err != nil {
+		// A full disk may be the release's own doing. Going back needs no space,
+		// and a trial without a verdict is rolled back anyway.
+		s.logf("%s: %v", describe(j), err)
+	}
 }
 
 // look lets the gate's user see how the old program fares.
@@ -219,15 +221,28 @@ func passed(b *state.Baseline, probe string, unknown bool) bool {
 func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 	var failed error
 	for i := len(j.Changes) - 1; i >= 0; i-- {
-		c := j.Changes[i]
-		did, err := putBack(c)
-		changed = changed || did
-		if err != nil {
+		if c := j.Changes[i]; c.Kind != state.Snapshot {
+			did, err := putBack(c)
+			changed = changed || did
 			// The others come back all the same: less is broken then.
-			failed = errors.Join(failed, fmt.Errorf("cannot restore %s: %w%s", c.To, cause(err), hint(err)))
+			failed = errors.Join(failed, unrestored(c, err))
+		}
+	}
+	// While the old program still runs, what it wrote since is its own.
+	for _, c := range j.Changes {
+		if c.Kind == state.Snapshot && (changed || j.Phase == state.Trial) {
+			_, err := putBack(c)
+			failed = errors.Join(failed, unrestored(c, err))
 		}
 	}
 	return changed, errors.Join(failed, syncDirs(j.Changes))
+}
+
+func unrestored(c state.Change, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot restore %s: %w%s", c.To, cause(err), hint(err))
 }
 
 func putBack(c state.Change) (changed bool, err error) {
@@ -253,7 +268,7 @@ func putBack(c state.Change) (changed bool, err error) {
 		return false, err
 	}
 	if c.Kind == state.Snapshot {
-		err = copyWhole(again, c.Backup)
+		_, err = copyWhole(again, c.Backup)
 	} else {
 		err = os.Link(c.Backup, again)
 	}

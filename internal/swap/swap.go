@@ -59,11 +59,13 @@ func (sw *swapping) run(ctx context.Context) error {
 		}
 	}()
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.Swap)}
-	if j, err := sw.Tree.Journal(sw.name); err != nil {
+	if j, err := sw.Swapper.journal(sw.name); err != nil {
 		return err
 	} else if j != nil {
-		sw.attempt.ID = "" // the open trial is another attempt's; leave its records alone
-		return state.Fail(state.NotAttempted, "cannot start attempt %s: the trial of attempt %s is still open", attempt, j.Attempt)
+		// No failure: that would roll the open trial back.
+		sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, attempt, j.Attempt)
+		sw.attempt.ID = ""
+		return nil
 	}
 	if sw.status, err = sw.Tree.Status(state.Swap, sw.name); err != nil {
 		return err
@@ -72,12 +74,12 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // its record says how it really ended
 		return state.Fail(state.Refused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
-	order, err := sw.Tree.Order(sw.name)
+	order, err := sw.Tree.TakeOrder(sw.name)
 	if err != nil {
 		return err
 	}
-	if order.Attempt != attempt {
-		return state.Fail(state.Refused, "cannot install what the verifier handed on: root ordered attempt %s, not %s", order.Attempt, attempt)
+	if order.Attempt != attempt || order.Verb == state.Check || (order.Verb == state.GoBack) != (entry == nil) {
+		return state.Fail(state.Refused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
 	}
 	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
@@ -169,6 +171,10 @@ func (sw *swapping) try(ctx context.Context) error {
 func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 	j := sw.journal
 	deadline := j.Timeout + j.Settle + limit + slack
+	// Whatever happened before, these must be free to start now.
+	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name)); err != nil {
+		return err
+	}
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
 	}

@@ -44,7 +44,6 @@ type Manager interface {
 	Stop(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, names ...string) error
 	Reload(ctx context.Context) error
-	Booting(ctx context.Context) (bool, error)
 	Arm(ctx context.Context, timer string, after time.Duration) error
 	Try(ctx context.Context, p systemd.Trial) (systemd.TrialResult, error)
 }
@@ -88,6 +87,22 @@ func (s *Swapper) record(name string, a state.Attempt) error {
 	return s.Tree.Update(state.Swap, name, func(st *state.Status) { st.Record(a) })
 }
 
+// journal reads the open trial. One that is damaged tells nothing any more: it
+// is put aside, and the operator is told to look.
+func (s *Swapper) journal(name string) (*state.Journal, error) {
+	j, err := s.Tree.Journal(name)
+	if !errors.Is(err, state.ErrDamaged) {
+		return j, err
+	}
+	aside, err := s.Tree.PutJournalAside(name)
+	if err != nil {
+		return nil, err
+	}
+	err = state.Fail(state.RollbackFailed, "cannot close the open trial of %s: its journal is damaged (hint: it is now %s; see which files are installed)", name, aside)
+	return nil, errors.Join(err, s.record(name, state.Attempt{ID: state.NewAttempt(), Origin: state.Schedule,
+		Stage: "rollback", Result: state.RollbackFailed, Reason: err.Error()}))
+}
+
 // makeStateDir makes swap/T, which everybody may read. The units do it with
 // StateDirectory=; begin runs before any of them, and with their UMask=.
 func (s *Swapper) makeStateDir(name string) error {
@@ -98,6 +113,9 @@ func (s *Swapper) makeStateDir(name string) error {
 	}
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		err = state.SyncDir(s.Tree.Var + "/" + string(state.Swap))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make the state directory of %s: %w", name, err)

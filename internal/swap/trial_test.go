@@ -78,7 +78,7 @@ func TestGoingBack(t *testing.T) {
 		t.Errorf("status: %+v", st)
 	}
 	r.offer(t, "c1", "v2", 2, release2)
-	r.fails(t, "swap", state.NotAttempted, "v2 was rejected here", "went back to v1")
+	r.fails(t, "swap", state.NotAttempted, "it was rejected on", "went back to v1")
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.GoBack}))
 	r.fails(t, "swap", state.NotAttempted, "no previous release of agent is kept")
 	r.want(t, oldFiles)
@@ -154,7 +154,7 @@ func TestRolledBack(t *testing.T) {
 			// The same bytes in another archive, under another name.
 			r.offer(t, "a2", "v2-again", 2, release2)
 			if c.reject {
-				r.fails(t, "swap", state.NotAttempted, "v2-again was rejected here on")
+				r.fails(t, "swap", state.NotAttempted, "it was rejected on")
 				r.want(t, oldFiles)
 				r.ended(t, "a2", state.NotAttempted)
 				r.offer(t, "a3", "v2", 3, release2)
@@ -251,7 +251,10 @@ func TestRollbackFails(t *testing.T) {
 			}
 			r.fails(t, "begin", state.RollbackFailed, "it is still open")
 			r.offer(t, "a2", "v3", 3, release3)
-			r.fails(t, "swap", state.NotAttempted, "trial of attempt a1 is still open")
+			r.step(t, "swap") // no failure, for that would start a rollback
+			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+				t.Errorf("the dropped entry is still in sight: %v", err)
+			}
 			c.mends(t, r)
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
@@ -456,17 +459,18 @@ func TestPreflight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+			must(t, os.Chmod(r.at("bin/agent"), 0o755))
 			r.sys.tried, r.sys.fails["try agent"] = c.result, c.fails
 			r.offer(t, "a1", "v2.0.0", 2, release2)
 			if c.want == "" {
 				r.step(t, "swap")
-				r.want(t, newFiles)
 				if over := r.sys.trial.Over; len(over) != 2 || over[0][1] != r.at("bin/agent") || !strings.HasSuffix(over[0][0], "agent@a1.0.new") {
 					t.Errorf("put over: %q", over)
 				}
 				return
 			}
 			r.fails(t, "swap", c.want, c.words)
+			must(t, os.Chmod(r.at("bin/agent"), 0o750))
 			r.untouched(t)
 			if st := r.status(t); len(st.Rejected) > 0 {
 				t.Errorf("rejected without a trial: %+v", st.Rejected)
@@ -475,11 +479,19 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
+// TestPreflightAsNobody: the pre-flight's user must be able to run it.
+func TestPreflightAsNobody(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.Misconfigured, "not everybody may execute", "chmod o+x")
+	r.untouched(t)
+}
+
 func TestRecover(t *testing.T) {
-	t.Run("on a machine that is up", func(t *testing.T) {
+	t.Run("of a trial that began since the boot", func(t *testing.T) {
 		r := newRig(t)
 		trial(t, r)
-		r.sys.up = true
 		r.step(t, "recover")
 		r.want(t, newFiles)
 		if open, err := r.tree.OpenTrials(); err != nil || len(open) != 1 {
@@ -506,11 +518,14 @@ func TestRecover(t *testing.T) {
 			must(t, os.WriteFile(r.tree.Dir(state.Swap, name)+"/journal.json", []byte("rot"), 0o644))
 		}
 		r.reboot(t)
-		r.fails(t, "recover", state.Failed, "cannot recover aaa", "cannot recover zzz")
+		r.fails(t, "recover", state.RollbackFailed, "open trial of aaa", "open trial of zzz", "damaged")
 		r.want(t, oldFiles)
-		if open, err := r.tree.OpenTrials(); err != nil || !slices.Equal(open, []string{"aaa", "zzz"}) {
-			t.Errorf("open trials: %v, %v", open, err)
+		for _, name := range []string{"aaa", "zzz"} {
+			if aside, err := os.ReadFile(r.tree.Dir(state.Swap, name) + "/journal.json.damaged"); err != nil || string(aside) != "rot" {
+				t.Errorf("the damaged journal is not put aside: %q, %v", aside, err)
+			}
 		}
+		r.step(t, "recover")
 	})
 }
 

@@ -20,7 +20,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
-	j, err := s.Tree.Journal(name)
+	j, err := s.journal(name)
 	if err != nil || j == nil || j.Verdict == state.Rollback {
 		return err
 	}

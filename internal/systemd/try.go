@@ -78,6 +78,8 @@ func (c *Conn) Try(ctx context.Context, t Trial) (TrialResult, error) {
 		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update", "-/run/machinemon-update", "-/run/systemd/private", "-/run/dbus"}),
 		property("LimitFSIZE", uint64(1<<20)), // of its output; a flood is a signal
 		property("LimitCORE", uint64(0)),
+		property("KillSignal", int32(unix.SIGKILL)), // it has nothing to put in order
+		property("OOMScoreAdjust", int32(1000)),     // before any program that does a service
 		property("TasksMax", uint64(256)),
 	}
 	if len(binds) > 0 {

@@ -200,21 +200,6 @@ func (c *Conn) ResetFailed(ctx context.Context, names ...string) error {
 	return nil
 }
 
-// Booting tells whether the machine is on its way up and the default target's
-// units are yet to start (SystemState of org.freedesktop.systemd1(5)).
-func (c *Conn) Booting(ctx context.Context) (bool, error) {
-	var p *dbus.Property
-	err := c.do(ctx, func(l *link) (err error) {
-		p, err = l.sd.SystemStateContext(ctx)
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("cannot read the state of the system: %w", err)
-	}
-	s, _ := p.Value.Value().(string)
-	return s == "initializing" || s == "starting", nil
-}
-
 // Reload makes systemd read its unit files again.
 func (c *Conn) Reload(ctx context.Context) error {
 	if err := c.do(ctx, func(l *link) error { return l.sd.ReloadContext(ctx) }); err != nil {

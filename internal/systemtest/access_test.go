@@ -1,0 +1,114 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// asUser runs a command with the user and the groups given, and no others.
+func asUser(user, groups string, argv ...string) []string {
+	who := []string{"setpriv", "--reuid=" + user, "--regid=" + groups, "--clear-groups", "--"}
+	if first, others, more := strings.Cut(groups, ","); more {
+		who = []string{"setpriv", "--reuid=" + user, "--regid=" + first, "--groups=" + others, "--"}
+	}
+	return append(who, argv...)
+}
+
+// Everybody may look; only root changes anything.
+func TestOtherUsers(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0")
+	nobody := func(argv ...string) []string { return asUser("nobody", "nogroup", argv...) }
+
+	for _, argv := range [][]string{{"machinemon-update", "status"}, {"machinemon-update", "status", "--json"},
+		{"machinemon-update", "history", "testd"}, {"machinemon-update", "history", "--json", "testd"}, {"machinemon-update", "version"}} {
+		want, got := c.run(argv...), c.run(nobody(argv...)...)
+		if got != want || got.Stdout == "" {
+			t.Errorf("%q: nobody sees %+v\nroot sees %+v", argv, got, want)
+		}
+	}
+	if r := c.run(nobody("machinemon-update", "check", "testd")...); r.Code != 0 || !strings.Contains(r.Stdout, "already current") {
+		t.Errorf("check: %+v", r)
+	}
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	if r := c.run(nobody("machinemon-update", "check", "testd")...); r.Code != 3 || !strings.Contains(r.Stdout, "available 1.2.0 (installed: 1.1.0)") {
+		t.Errorf("check: %+v", r)
+	}
+	since := c.cursor()
+	for _, verb := range []string{"apply", "rollback"} {
+		if r := c.run(nobody("machinemon-update", verb, "testd")...); r.Code != 2 || !strings.Contains(r.Stderr, "cannot "+verb) || !strings.Contains(r.Stderr, "hint: sudo machinemon-update "+verb) {
+			t.Errorf("%s: %+v", verb, r)
+		}
+	}
+	if r := c.run(nobody("systemctl", "start", "machinemon-update.service")...); r.Code == 0 {
+		t.Errorf("systemctl start: %+v", r)
+	}
+	c.assertNever(since, inChain("fetch starting")[0])
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0")
+}
+
+// Nobody writes what is not his: others nothing at all, a role no more than
+// its own directories, and what its unit must empty.
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0")
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
+	c.apply(4, "rolled back 1.2.0")
+	const state, run = "/var/lib/machinemon-update", "/run/machinemon-update"
+	for _, test := range []struct {
+		user, groups string
+		may          []string // and what is below
+	}{
+		{"nobody", "nogroup", nil},
+		{"machinemon-fetch", "machinemon-fetch", []string{state + "/fetch/testd"}},
+		{"machinemon-verify", "machinemon-verify,machinemon-fetch", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
+		{"machinemon-gate", "machinemon-gate", []string{run + "/gate/testd"}},
+	} {
+		found := c.run(asUser(test.user, test.groups, "find", state, run, "/etc/machinemon-update", "/usr/lib/machinemon-update",
+			"/usr/bin/machinemon-update", "/usr/local/bin", "/etc/systemd/system", "-writable", "!", "-type", "l")...)
+		writable := strings.Fields(found.Stdout)
+		for _, path := range writable {
+			if !slices.ContainsFunc(test.may, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }) {
+				t.Errorf("%s may write %s", test.user, path)
+			}
+		}
+		for _, dir := range test.may {
+			if !slices.Contains(writable, dir) {
+				t.Errorf("%s may not write %s", test.user, dir)
+			}
+		}
+	}
+	// What was installed before, or is to be, is nobody's business.
+	if r := c.run(asUser("nobody", "nogroup", "ls", testdSide)...); r.Code == 0 {
+		t.Errorf("nobody sees %s", r.Stdout)
+	}
+}
+
+// When nothing is to be done nothing of ours is there: no process, and no unit
+// that is active but the path units.
+func TestNothingIsResident(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	for _, d := range []releases.Daemon{{Version: "1.1.0"}, {Version: "1.2.0", Behaviour: "exit1-at-once"}} {
+		c.publish(c.dir, d)
+		c.run("machinemon-update", "apply", "testd")
+		for line := range strings.Lines(c.must("systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading", "machinemon-*")) {
+			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") {
+				t.Errorf("after %s: %s", d.Version, line)
+			}
+		}
+		if r := c.run("sh", "-c", "readlink /proc/[0-9]*/exe | grep -E 'machinemon|\\.machinemon-update'"); r.Code != 1 {
+			t.Errorf("after %s: %+v", d.Version, r)
+		}
+	}
+}

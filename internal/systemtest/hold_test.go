@@ -1,0 +1,184 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+)
+
+// A hold stops the chain at a known point, from outside, for as long as a file
+// exists inside the machine. What a test does meanwhile hits that point every
+// time, on fast machines and on slow ones.
+type hold string
+
+const (
+	// The swap has staged everything and awaits its pre-flight; there is no journal.
+	atPreflight hold = "preflight"
+	// The journal says prepared and the swap awaits its deadline timer; nothing is renamed.
+	atArming hold = "arming"
+	// The journal says trial and the swap, or the rollback, awaits testd's restart.
+	atRestart hold = "restart"
+	// The verdict is durable, and commit or rollback awaits the timer's stop
+	// before it records the end and closes the journal. [chain.close] sets it.
+	atClosing hold = "closing"
+)
+
+func (h hold) file() string { return "/run/hold-" + string(h) }
+
+// waits is a command that lasts as long as the hold.
+func (h hold) waits() string {
+	return "/bin/sh -c 'while [ -e " + h.file() + " ]; do sleep 0.02; done'"
+}
+
+// heldUnit is testdUnit, with a start that can be held.
+var heldUnit = strings.Replace(testdUnit, "[Service]\n", "[Service]\nExecStartPre="+atRestart.waits()+"\n", 1)
+
+// holdable installs the places where the chain can be held; nothing is held
+// yet. The timer of the trial is made to wait by ordering alone: its start for
+// a unit that is starting before it, its stop for one that is stopped before it.
+func (b *box) holdable() {
+	b.t.Helper()
+	for name, content := range map[string]string{
+		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
+		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +
+			"[Service]\nType=oneshot\nExecStart=" + atArming.waits() + "\n",
+		"hold-closing.service": "[Unit]\nAfter=machinemon-deadline@testd.timer\n" +
+			"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=" + atClosing.waits() + "\nTimeoutStopSec=infinity\n",
+	} {
+		b.writeFile("/etc/systemd/system/"+name, content, 0o644)
+	}
+	b.must("systemctl", "daemon-reload")
+}
+
+func (b *box) hold(h hold) {
+	b.t.Helper()
+	b.writeFile(h.file(), "", 0o644)
+	switch h {
+	case atArming:
+		b.must("systemctl", "start", "--no-block", "hold-arming.service")
+	case atClosing:
+		b.must("systemctl", "start", "hold-closing.service")
+		b.must("systemctl", "stop", "--no-block", "hold-closing.service")
+	}
+}
+
+func (b *box) letGo(h hold) {
+	b.t.Helper()
+	b.must("rm", h.file())
+}
+
+// awaitHeld waits until the chain is at the point where h holds it.
+func (b *box) awaitHeld(since machine.Cursor, h hold) {
+	b.t.Helper()
+	switch h {
+	case atPreflight:
+		b.awaitEvent(since, inChain("preflight starting")[0])
+	case atArming:
+		b.awaitJournal(`"phase": "prepared"`)
+	case atRestart:
+		b.awaitEvent(since, "testd.service starting")
+	case atClosing:
+		b.awaitJournal(`"verdict": "`)
+		// The verdict is written before the timer is stopped.
+		b.awaitProperty("machinemon-deadline@testd.timer", "Job", func(job string) bool { return job != "" && job != "0" })
+	}
+}
+
+// awaitJournal waits until the open trial's journal has this in it.
+func (b *box) awaitJournal(text string) {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), "the journal has "+text, func() bool {
+		content, err := b.ReadFile(testdJournal)
+		return err == nil && strings.Contains(string(content), text)
+	}))
+}
+
+func (b *box) property(unit, name string) string {
+	b.t.Helper()
+	return strings.TrimSpace(b.must("systemctl", "show", "--property="+name, "--value", unit))
+}
+
+// awaitProperty is for properties whose changes no journal entry announces.
+func (b *box) awaitProperty(unit, name string, is func(value string) bool) {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), name+" of "+unit+" is as expected", func() bool { return is(b.property(unit, name)) }))
+}
+
+// longTrial is a target whose healthy trial lasts until somebody ends it.
+var longTrial = strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 50", 1)
+
+// awaitTrial waits until the gate has found everything right and settles.
+func (b *box) awaitTrial() {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), "the trial settles", func() bool {
+		// The text outlives the process that said it.
+		shown := b.must("systemctl", "show", "--property=ActiveState,StatusText", unitOf("health-gate"))
+		return strings.Contains(shown, "ActiveState=activating") && strings.Contains(shown, "StatusText=settling")
+	}))
+}
+
+// archive is the path on the server of the archive of this version.
+func (c *chain) archive(version string) string {
+	c.t.Helper()
+	names, err := filepath.Glob(filepath.Join(c.dir, "testd-"+version+"-*.tar.gz"))
+	c.ok(err)
+	if len(names) != 1 {
+		c.t.Fatalf("archives of %s: %q", version, names)
+	}
+	return "/" + filepath.Base(names[0])
+}
+
+// breakUntil holds requests for a path: came is closed at the first, and the
+// good answers begin when goOn is closed.
+func (c *chain) breakUntil(path string) (came, goOn chan struct{}) {
+	came, goOn = make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(came) })
+	c.server.Break(path, func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		once()
+		select {
+		case <-goOn:
+			good.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	return came, goOn
+}
+
+// arrived waits for a request that breakUntil holds.
+func (b *box) arrived(came chan struct{}) {
+	b.t.Helper()
+	select {
+	case <-came:
+	case <-time.After(machine.RunTimeout):
+		b.t.Fatal("the request did not come")
+	}
+}
+
+// newHeldChain is newChain with holds.
+func newHeldChain(t *testing.T, target string) *chain {
+	t.Helper()
+	c := newChain(t, heldUnit, target)
+	c.holdable()
+	return c
+}
+
+func unitOf(step string) string { return "machinemon-" + step + "@testd.service" }
+
+// kill kills the worker that runs in a unit of the chain.
+func (b *box) kill(step string) {
+	b.t.Helper()
+	b.must("systemctl", "kill", "--signal=KILL", "--kill-whom=main", unitOf(step))
+}
+
+// startApply runs `machinemon-update apply testd` in the background.
+func (b *box) startApply() *machine.Process {
+	b.t.Helper()
+	return b.start("machinemon-update", "apply", "testd")
+}

@@ -1,0 +1,222 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// A worker that dies before the journal is open has changed nothing, the
+// command names its unit, and the next run succeeds.
+func TestKilledBeforeTheTrial(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"fetch", "verify", "swap"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			c := newHeldChain(t, testdTarget)
+			release := []releases.File{{Name: "testd", Content: build(t, releases.Daemon{Version: "1.1.0"})}}
+			if step == "verify" { // has work for long enough to be seen at it
+				release = append(release, releases.File{Name: "bulk", Content: make([]byte, 128<<20)})
+			}
+			c.publishFiles(c.dir, "1.1.0", release...)
+			came := make(chan struct{})
+			if step == "fetch" {
+				c.server.Break(c.archive("1.1.0"), releases.Hang(came))
+			}
+			c.hold(atPreflight)
+
+			since := c.cursor()
+			apply := c.startApply()
+			switch step {
+			case "fetch":
+				c.arrived(came)
+			case "verify":
+				c.awaitUnpacking()
+			case "swap":
+				c.awaitHeld(since, atPreflight)
+			}
+			c.kill(step)
+			c.said(c.wait(apply), 1, "failed: machinemon-"+step+"@testd.service failed (signal)", "nothing was changed", "journalctl -u")
+			c.assertOrder(since, inChain(step+" starting", step+" failed")...)
+			c.assertUntouched(since)
+			c.assertRuns(releases.Daemon{Version: "1.0.0"})
+			if _, err := c.Stat(testdJournal); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("there is a journal: %v", err)
+			}
+
+			c.server.Mend(c.archive("1.1.0"))
+			c.letGo(atPreflight)
+			c.apply(0, "committed 1.1.0 (was 1.0.0)")
+			c.assertRuns(releases.Daemon{Version: "1.1.0"})
+			c.assertClosed("1.0.0")
+		})
+	}
+}
+
+// awaitUnpacking waits until the verifier is at work on its tree.
+func (b *box) awaitUnpacking() {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), "the verifier unpacks", func() bool {
+		return len(b.list("/var/lib/machinemon-update/verify/testd/ready")) > 0
+	}))
+}
+
+// A baseline only helps: without one the trial is held to more, and goes on.
+func TestKilledBaseline(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget+"[[health.probe]]\nhttp = \"http://"+releasesAt+"/ready\"\n")
+	c.ok(os.WriteFile(filepath.Join(c.dir, "ready"), nil, 0o644))
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	came := make(chan struct{})
+	c.server.Break("/ready", releases.Hang(came))
+
+	since := c.cursor()
+	apply := c.startApply()
+	c.arrived(came)
+	c.kill("baseline")
+	c.server.Mend("/ready")
+	c.said(c.wait(apply), 0, "committed 1.1.0 (was 1.0.0)")
+	c.assertOrder(since, inChain("baseline starting", "baseline failed", "swap starting", "testd started", "commit started")...)
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0", unitOf("baseline"))
+}
+
+// Whoever dies, or is stopped, during the trial leaves it to the rollback.
+// That says nothing about the release: it may be tried again.
+func TestKilledInTheTrial(t *testing.T) {
+	t.Parallel()
+	stop := func(step string) func(c *chain) {
+		return func(c *chain) { c.must("systemctl", "stop", unitOf(step)) }
+	}
+	kill := func(step string) func(c *chain) {
+		return func(c *chain) { c.kill(step) }
+	}
+	for _, test := range []struct {
+		name, step string
+		at         hold
+		end        func(c *chain)
+		restarts   bool // testd has to go back to its old file
+	}{
+		{"swap killed before the first rename", "swap", atArming, kill("swap"), false},
+		{"swap killed at the restart", "swap", atRestart, kill("swap"), true},
+		{"swap stopped at the restart", "swap", atRestart, stop("swap"), true},
+		{"gate killed", "health-gate", "", kill("health-gate"), true},
+		{"gate stopped", "health-gate", "", stop("health-gate"), true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newHeldChain(t, longTrial)
+			c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+			if test.at != "" {
+				c.hold(test.at)
+			}
+			since := c.cursor()
+			apply := c.startApply()
+			if test.at != "" {
+				c.awaitHeld(since, test.at)
+			} else {
+				c.awaitTrial()
+			}
+			test.end(c)
+			if test.at != "" {
+				c.letGo(test.at)
+			}
+			c.said(c.wait(apply), 4, "interrupted 1.1.0: the ", " was interrupted", "(1.0.0 runs again)")
+			c.assertOrder(since, inChain(test.step+" starting", test.step+" failed", "rollback starting", "rollback started")...)
+			if test.restarts {
+				c.assertOrder(since, inChain(test.step+" failed", "rollback starting", "testd started", "rollback started")...)
+			} else {
+				c.assertUntouched(since)
+			}
+			c.assertNever(since, inChain("commit starting")[0])
+			c.assertRuns(releases.Daemon{Version: "1.0.0"})
+			c.assertLast("rollback", "interrupted", "1.0.0", "1.1.0")
+			if test.step == "swap" {
+				c.assertDebris()
+			} else {
+				c.assertClosed("", unitOf(test.step))
+			}
+			if s := c.status(); len(s.Rejected) > 0 {
+				t.Errorf("rejected: %q", s.Rejected)
+			}
+
+			c.target(testdTarget)
+			c.apply(0, "committed 1.1.0 (was 1.0.0)")
+			c.assertRuns(releases.Daemon{Version: "1.1.0"})
+			c.assertClosed("1.0.0")
+		})
+	}
+}
+
+// assertNever fails if this happened.
+func (b *box) assertNever(since machine.Cursor, event string) {
+	b.t.Helper()
+	events, err := b.UnitEvents(b.t.Context(), since)
+	b.ok(err)
+	if machine.InOrder(events, event) == nil {
+		b.t.Errorf("%s", event)
+	}
+}
+
+// assertDebris is assertClosed after the death of a swap, whose bundle lies
+// hidden, and so starts nobody, until the next swap clears it.
+func (b *box) assertDebris() {
+	b.t.Helper()
+	for _, name := range b.list("/var/lib/machinemon-update/verify/testd/ready") {
+		if name[0] != '.' {
+			b.t.Errorf("the spool of verify shows %s", name)
+		}
+	}
+	if b.status().Trial != "" || len(b.side()) > 0 {
+		b.t.Errorf("a trial is open: %+v, with %q", b.status(), b.side())
+	}
+}
+
+// A verdict's unit that dies is started again and completes.
+func TestKilledVerdict(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, behaviour, step string
+		at                    hold
+		exit                  int
+		says, backup, failed  string
+	}{
+		{"commit", "", "commit", atClosing, 0, "committed 1.1.0", "1.0.0", ""},
+		{"rollback at the restart", "never-listen", "rollback", atRestart, 4, "rolled back 1.1.0", "", unitOf("health-gate")},
+		{"rollback before it is recorded", "never-listen", "rollback", atClosing, 4, "rolled back 1.1.0", "", unitOf("health-gate")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newHeldChain(t, strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget))
+			runs := releases.Daemon{Version: "1.0.0"}
+			if test.exit == 0 {
+				runs.Version = "1.1.0"
+			}
+			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: test.behaviour})
+			since := c.cursor()
+			apply := c.startApply()
+			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.hold(test.at) // three seconds are left for it
+			from := c.cursor()
+			c.awaitHeld(from, test.at)
+			c.kill(test.step)
+			c.awaitEvent(from, inChain(test.step + " restarting")[0])
+			c.letGo(test.at)
+			c.said(c.wait(apply), test.exit, test.says)
+			c.assertOrder(since, inChain(test.step+" starting", test.step+" failed", test.step+" starting", test.step+" started")...)
+			c.assertRuns(runs)
+			c.assertClosed(test.backup, strings.Fields(test.failed)...)
+			if n := len(c.history()); n != 1 {
+				t.Errorf("history has %d attempts", n)
+			}
+		})
+	}
+}

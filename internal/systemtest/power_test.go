@@ -1,0 +1,159 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// bootAndServe brings the power back, and the server with it.
+func (c *chain) bootAndServe() {
+	c.t.Helper()
+	c.boot()
+	c.server = c.serve(c.dir)
+}
+
+// recoverFirst are the events of a boot that closes a trial before the daemon starts.
+var recoverFirst = []string{"machinemon-update-recover.service starting", "machinemon-update-recover.service started", "testd.service started"}
+
+// The machine stops between the swap and the verdict, at once or in order:
+// before the daemon starts again its old version is back.
+func TestStoppedInTheTrial(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		at   hold // "" is the settle time
+		stop func(b *box)
+	}{
+		{"yanked before the first rename", atArming, (*box).yank},
+		{"yanked at the restart", atRestart, (*box).yank},
+		{"yanked under the gate", "", (*box).yank},
+		{"powered off under the gate", "", (*box).powerOff},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newHeldChain(t, longTrial)
+			good := releases.Daemon{Version: "1.1.0"}
+			c.publish(c.dir, good)
+			if test.at != "" {
+				c.hold(test.at)
+			}
+			since := c.cursor()
+			apply := c.startApply()
+			if test.at != "" {
+				c.awaitHeld(since, test.at)
+			} else {
+				c.awaitTrial()
+			}
+			test.stop(c.box)
+			c.wait(apply) // died with the machine
+			onDisk, want := digest(c.readFile(testdPath)), digest(string(build(t, good)))
+			if (onDisk == want) != (test.at != atArming) {
+				t.Errorf("when the power went, %s had sha256 %s, and the release %s", testdPath, onDisk, want)
+			}
+			if _, err := c.Stat(testdJournal); err != nil {
+				t.Errorf("when the power went: %v", err)
+			}
+
+			c.bootAndServe()
+			c.assertOrder(since, recoverFirst...)
+			c.assertNever(since, inChain("commit starting")[0])
+			c.assertRuns(releases.Daemon{Version: "1.0.0"})
+			c.assertLast("rollback", "interrupted", "1.0.0", "1.1.0")
+			if s := c.status(); s.Last.Reason != "the machine stopped during the trial" || len(s.Rejected) > 0 {
+				t.Errorf("status shows %+v", s)
+			}
+			c.assertDebris()
+
+			c.target(testdTarget)
+			c.apply(0, "committed 1.1.0 (was 1.0.0)")
+			c.assertRuns(good)
+			c.assertClosed("1.0.0")
+		})
+	}
+}
+
+func (b *box) yank() { b.Yank() }
+
+// After the verdict nothing but an operator goes back.
+func TestYankedAfterTheVerdict(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, behaviour, runs, backup, result string
+	}{
+		{"commit", "", "1.1.0", "1.0.0", "committed"},
+		{"rollback", "never-listen", "1.0.0", "", "rolled back"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newHeldChain(t, strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget))
+			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: test.behaviour})
+			since := c.cursor()
+			apply := c.startApply()
+			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.hold(atClosing) // three seconds are left for it
+			c.awaitHeld(since, atClosing)
+			c.Yank()
+			c.wait(apply)
+
+			c.bootAndServe()
+			c.assertOrder(since, recoverFirst...)
+			c.assertRuns(releases.Daemon{Version: test.runs})
+			c.assertClosed(test.backup)
+			last := c.status().Last
+			if last.Result != test.result || last.Version != "1.1.0" || len(c.history()) != 1 {
+				t.Errorf("history shows %+v", c.history())
+			}
+		})
+	}
+}
+
+// A release whose trial is cut short again and again may be what does it.
+func TestRejectedAfterThreeInterruptions(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, longTrial)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	for n, interrupt := range []func(*machine.Process){
+		func(apply *machine.Process) { c.kill("health-gate"); c.said(c.wait(apply), 4, "interrupted 1.1.0") },
+		func(apply *machine.Process) { c.Yank(); c.wait(apply); c.bootAndServe() },
+		func(apply *machine.Process) { c.powerOff(); c.wait(apply); c.bootAndServe() },
+	} {
+		if s := c.status(); len(s.Rejected) > 0 {
+			t.Fatalf("after %d interruptions: %+v", n, s)
+		}
+		apply := c.startApply()
+		c.awaitTrial()
+		interrupt(apply)
+		c.assertRuns(releases.Daemon{Version: "1.0.0"})
+		c.assertLast("rollback", "interrupted", "1.0.0", "1.1.0")
+	}
+	c.assertRejected("1.1.0")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.target(testdTarget)
+	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+}
+
+// Where no trial is open a boot costs nothing.
+func TestBootWithoutTrial(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0")
+	since := c.cursor()
+	c.powerOff()
+	if _, err := c.Stat(testdJournal); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a journal on the disk: %v", err)
+	}
+	c.bootAndServe()
+	c.assertOrder(since, "machinemon-update-recover.service skipped", "testd.service started")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0")
+	c.apply(0, "already current")
+}
