@@ -191,7 +191,7 @@ func Printable(s string) string {
 			return ' '
 		}
 		return r
-	}, strings.ReplaceAll(s, "\n", "; "))
+	}, strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\n", "; "))
 }
 
 // cause strips the path that os errors carry, since ours name it already.

@@ -160,7 +160,7 @@ func content(s string) func(string) error {
 func TestLine(t *testing.T) {
 	for text, want := range map[string]string{
 		"plain, with ünïcode":             "plain, with ünïcode",
-		"two\nlines\tand \x1b[31mred\x00": "two lines and  [31mred ",
+		"two\nlines\tand \x1b[31mred\x00": "two; lines and  [31mred ",
 		"bad \xff utf-8":                  "bad ? utf-8",
 		"":                                "",
 	} {
