@@ -20,7 +20,7 @@ var outageRounds = flag.Int("outage", 0, "measure outages in so many `rounds`")
 // take turns on one machine. Figures mean something only where nothing else
 // runs, so this is left out unless it is asked for:
 //
-//	sudo go test -tags systemd -run '^TestOutage$' -outage 5 -v ./internal/systemtest
+//	sudo go test -tags systemd -run '^TestOutage$' -v ./internal/systemtest -outage 5
 func TestOutage(t *testing.T) {
 	if *outageRounds == 0 {
 		t.Skip("measures; run it alone with -outage 5")
