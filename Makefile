@@ -39,7 +39,7 @@ build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/ $(PROGRAMS:%=./cmd/%)
 
 check: deb build
-	test -z "$$(gofmt -l cmd internal | tee /dev/stderr)"
+	! gofmt -l cmd internal | grep .
 	go vet -tags systemd ./...
 	go run $(STATICCHECK) -tags systemd ./...
 	shellcheck $(SCRIPTS)
