@@ -22,14 +22,7 @@ func main() {
 	// never looks like success.
 	a, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
 	if a.ID != "" {
-		line := fmt.Sprintf("%s: attempt %s: %s", os.Args[1], a.ID, a.Result)
-		if a.Version != "" {
-			line += " " + a.Version
-		}
-		if a.Reason != "" {
-			line += ": " + a.Reason
-		}
-		fmt.Fprintln(os.Stderr, line)
+		fmt.Fprintln(os.Stderr, a.Line(os.Args[1]))
 	}
 	switch {
 	case err != nil:

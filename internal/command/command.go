@@ -1,8 +1,10 @@
 // Package command is the operator's command: it asks the chain to do its work,
 // follows it, and shows what the roles recorded.
 //
-// It changes no installed file and writes no state. As root it leaves requests
-// in /run/machinemon-update/request and starts units; everybody else may look.
+// It changes no installed file. As root it leaves requests in
+// /run/machinemon-update/request and starts units, writes the operator's word
+// (holds, rejections) into the swapper's status under the target's lock, and
+// auto_update_enabled into a drop-in of the target file; everybody else may look.
 // What it shows of the fetcher's and the verifier's records was written by
 // roles that are not believed, and is printed without control characters.
 package command
@@ -39,6 +41,7 @@ type app struct {
 	json     bool
 	terminal *os.File // err, when it is one: progress may be drawn
 	root     bool
+	reload   func() error // tells systemd of changed targets
 	exit     int
 }
 
@@ -63,7 +66,7 @@ download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.`
 // Main runs the command and returns its exit status.
 func Main(args []string, version string) int {
 	a := &app{
-		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
+		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0, reload: reloadSystemd,
 	}
 	if term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb" {
 		a.terminal = os.Stderr
@@ -104,6 +107,17 @@ The ID of an attempt is in its log lines:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" does not install a rejected release again;
 it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)
+	add("enable TARGET...", "Let scheduled runs install what they find", `
+They check by themselves every auto_update_check_every_seconds, and otherwise
+only tell what is available. A drop-in beside the target file says so.`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate(names, true) })
+	add("disable TARGET...", "Let scheduled runs only tell what is available", "", someTargets, a.completeAny,
+		func(names []string) error { return a.setAutoUpdate(names, false) })
+	add("hold TARGET...", "Keep targets from every update and rollback until unhold", `
+Checks go on.`, someTargets, a.completeAny, a.hold)
+	add("unhold TARGET...", "Let held targets be updated again", "", someTargets, a.completeAny, a.unhold)
+	add("skip TARGET...", "Reject the release that the last check found", `
+Another release is installed as usual.`, someTargets, a.completeAny, a.skip)
+	add("unskip TARGET...", "Forget which releases were rejected, by a failed trial or by skip", "", someTargets, a.completeAny, a.unskip)
 	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
@@ -128,6 +142,13 @@ func exitOf(err error) int {
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usageError{fmt.Errorf("unknown command %q (hint: machinemon-update --help)", args[0])}
+	}
+	return nil
+}
+
+func someTargets(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError{fmt.Errorf("%s needs a target (hint: machinemon-update status lists them)", c.Name())}
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ func program() {
 	a := &app{
 		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
 		targets: dirs, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
+		reload: func() error { return nil },
 	}
 	os.Exit(a.main(os.Args[1:], "1.2.3"))
 }

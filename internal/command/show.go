@@ -25,10 +25,12 @@ type targetStatus struct {
 	Installed   string         `json:"installed"` // "unknown" when neither record nor program tells
 	Available   string         `json:"available,omitempty"`
 	Checked     *time.Time     `json:"checked,omitempty"`
+	AutoUpdate  bool           `json:"auto_update"` // scheduled runs install
 	Unsigned    bool           `json:"unsigned"`
 	Previous    string         `json:"previous,omitempty"` // what `rollback` would go back to
 	Rejected    []string       `json:"rejected,omitempty"` // versions
 	Trial       string         `json:"trial,omitempty"`    // the version on trial
+	Held        *time.Time     `json:"held,omitempty"`     // since when
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
 }
@@ -67,7 +69,7 @@ func (a *app) statusOf(name string) targetStatus {
 		return s
 	}
 	s.Description, s.Unit = t.Description, t.Unit
-	s.Unsigned = t.Trust.Mode == "checksum"
+	s.Unsigned, s.AutoUpdate = t.Trust.Mode == "checksum", t.AutoUpdateEnabled
 	st, err := a.tree.Status(state.Swap, name)
 	if err != nil {
 		failed(err)
@@ -75,6 +77,9 @@ func (a *app) statusOf(name string) targetStatus {
 	}
 	if v := swap.Installed(context.Background(), t, st); v != "" {
 		s.Installed = v
+	}
+	if st.Held != nil {
+		s.Held = &st.Held.Since
 	}
 	if st.Previous != nil {
 		s.Previous = st.Previous.Version
@@ -115,6 +120,9 @@ func (s targetStatus) row() row {
 	// After a failed rollback the trial is open too; what to do is in the reason.
 	if s.Trial != "" && (s.Last == nil || s.Last.Result != state.RollbackFailed) {
 		r.cells[5], r.note = s.Trial+" is on trial", ""
+	}
+	if s.Held != nil {
+		r.cells[5], r.note = "held since "+s.Held.Local().Format(minutes), ""
 	}
 	if s.Error != "" {
 		r.note = s.Error

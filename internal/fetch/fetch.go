@@ -69,6 +69,7 @@ type fetcher struct {
 	report   func(done, total int64)
 	limits   limits
 	rootOnly func(path string) error
+	digest   string // of the files that the release would install; "" when its manifest does not list them
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
@@ -83,17 +84,21 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err != nil {
 		return nil, state.Failed, err
 	}
+	if err := f.backoff(t, ""); err != nil {
+		return nil, state.Failed, err
+	}
 	r, err := look(ctx, src, t.Trust.Product)
 	if err != nil {
 		return nil, state.Failed, err
 	}
+	f.digest = installedDigest(t.Install, r)
 	if r.manifest.Disabled {
 		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
 	}
 	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) {
 		return r, state.Current, nil
 	}
-	rejection, err := f.rejection(t.Install, r)
+	rejection, err := f.rejection(r)
 	if err != nil {
 		return r, state.Failed, err
 	}
@@ -104,20 +109,38 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if f.order.Verb == state.Check {
 		return r, state.Available, nil
 	}
+	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
+		return r, state.Failed, err
+	}
 	if err := f.download(ctx, src, r); err != nil {
 		return r, state.Failed, err
 	}
 	return r, state.HandedOn, nil
 }
 
+// backoff keeps a scheduled attempt from what failed a while ago. A person who
+// asks gets an attempt.
+func (f *fetcher) backoff(t *target.Target, manifest string) error {
+	if f.order.Origin != state.Schedule {
+		return nil
+	}
+	history, err := f.tree.History(f.name)
+	if err != nil {
+		return err
+	}
+	if until := state.Backoff(history, manifest, t.CheckEvery); time.Now().Before(until) {
+		return state.Fail(state.NotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
+	}
+	return nil
+}
+
 // rejection finds the failed trial of this release; nil when there is none.
-func (f *fetcher) rejection(installs []target.Install, r *release) (*state.Rejection, error) {
+func (f *fetcher) rejection(r *release) (*state.Rejection, error) {
 	s, err := f.tree.Status(state.Swap, f.name)
 	if err != nil {
 		return nil, err
 	}
-	digest := installedDigest(installs, r)
-	return s.Rejects(digest, r.platform.SHA256, r.manifest.Sequence), nil
+	return s.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence), nil
 }
 
 // installedDigest is the [state.Digest] of the files that a release would
@@ -151,7 +174,7 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 		}
 	}
 	if r != nil {
-		a.Version, a.Sequence = r.manifest.Version, r.manifest.Sequence
+		a.Version, a.Sequence, a.Manifest = r.manifest.Version, r.manifest.Sequence, manifest.Digest(r.raw)
 	}
 	return a
 }
@@ -164,7 +187,8 @@ func (f *fetcher) record(r *release, result state.Result, end error) (state.Atte
 		if r != nil {
 			s.Offer = nil
 			if !r.manifest.Disabled {
-				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: true}
+				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: true,
+					Digest: f.digest, Archive: r.platform.SHA256}
 			}
 		}
 		s.Record(a)

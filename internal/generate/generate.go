@@ -8,6 +8,8 @@
 //
 //	paths.target.wants/machinemon-verify@T.path      the chain's triggers
 //	paths.target.wants/machinemon-swap@T.path
+//	timers.target.wants/machinemon-fetch@T.timer     where a source is configured
+//	machinemon-fetch@T.timer.d/50-target.conf        its schedule
 //	machinemon-swap@T.service.d/50-target.conf       what the swap may write
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -19,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,12 +29,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// triggers are the path units of each target.
-var triggers = []string{"machinemon-verify", "machinemon-swap"}
-
-// unitDirs are where packages install units: /usr/lib, or /lib where
-// debhelper 13 of Debian 12 puts them.
-var unitDirs = []string{"/usr/lib/systemd/system", "/lib/systemd/system"}
+// unitDir is where our package installs its units, on every Debian.
+const unitDir = "/usr/lib/systemd/system"
 
 // Run writes the units of all targets in dirs below out, the generator's
 // "normal" directory. Each target that cannot be used is one line on log. The
@@ -69,12 +66,21 @@ func load(dirs target.Dirs, name string) (t *target.Target, err error) {
 }
 
 func write(root, out string, t *target.Target) error {
-	for _, trigger := range triggers {
-		if err := enable(root, out, trigger, t.Name); err != nil {
+	for _, step := range []string{"verify", "swap"} {
+		if err := enable(root, out, "paths.target", "machinemon-"+step+"@", t.Name, ".path"); err != nil {
 			return err
 		}
 	}
 	from := strings.Join(t.Fragments, ", ")
+	if t.Source.Type != "" {
+		if err := enable(root, out, "timers.target", "machinemon-fetch@", t.Name, ".timer"); err != nil {
+			return err
+		}
+		text := "# The schedule of target " + t.Name + ", from " + from + ".\n[Timer]\n" + schedule(t)
+		if err := dropIn(out, "machinemon-fetch@"+t.Name+".timer.d/50-target.conf", text); err != nil {
+			return err
+		}
+	}
 	swap := "machinemon-swap@" + t.Name + ".service.d/50-target.conf"
 	if err := dropIn(out, swap, "# What an update of target "+t.Name+" replaces, from "+from+".\n[Service]\n"+writable(t)); err != nil {
 		return err
@@ -86,24 +92,25 @@ func write(root, out string, t *target.Target) error {
 		"# An update that a crash left open is undone before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n")
 }
 
-// enable makes the path unit start with paths.target.
-func enable(root, out, trigger, name string) error {
-	for _, dir := range unitDirs {
-		template := dir + "/" + trigger + "@.path"
-		_, err := os.Stat(root + template)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		link := filepath.Join(out, "paths.target.wants", trigger+"@"+name+".path")
-		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-			return err
-		}
-		return os.Symlink(template, link)
+// enable makes an instance of a template start with a target unit.
+func enable(root, out, with, prefix, name, suffix string) error {
+	template := unitDir + "/" + prefix + suffix
+	if _, err := os.Stat(root + template); err != nil {
+		return fmt.Errorf("%s%s is not in %s", prefix, suffix, unitDir)
 	}
-	return fmt.Errorf("%s@.path is not in %s", trigger, strings.Join(unitDirs, " or "))
+	link := filepath.Join(out, with+".wants", prefix+name+suffix)
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(template, link)
+}
+
+// schedule spreads the checks: each waits up to a tenth of the interval longer,
+// at most half an hour, and is rolled anew every time. A delay derived from the
+// machine's ID would gather cloned machines.
+func schedule(t *target.Target) string {
+	every := int(t.CheckEvery.Seconds())
+	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
 }
 
 func dropIn(out, name, text string) error {

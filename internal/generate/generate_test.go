@@ -33,14 +33,23 @@ paths.target.wants/machinemon-swap@agent.path -> /usr/lib/systemd/system/machine
 paths.target.wants/machinemon-verify@agent.path -> /usr/lib/systemd/system/machinemon-verify@.path
 `
 
+// scheduled is agentUnits with a source, which comes from a drop-in.
+func scheduled(every, delay int) string {
+	const from = "/etc/machinemon-update/targets.d/agent.toml"
+	units := strings.ReplaceAll(agentUnits, from, from+", "+from+".d/x.toml")
+	timer := fmt.Sprintf("machinemon-fetch@agent.timer.d/50-target.conf\n\t# The schedule of target agent, from %s, %s.d/x.toml.\n\t[Timer]\n\tOnUnitInactiveSec=%ds\n\tRandomizedDelaySec=%ds\n", from, from, every, delay)
+	return strings.Replace(units, "machinemon-swap@agent.service.d", timer+"machinemon-swap@agent.service.d", 1) +
+		"timers.target.wants/machinemon-fetch@agent.timer -> /usr/lib/systemd/system/machinemon-fetch@.timer\n"
+}
+
 // tree makes a file system of target files in /etc and the installed units in
-// unitDir.
-func tree(t *testing.T, unitDir string, targets map[string]string) target.Dirs {
+// /usr/lib.
+func tree(t *testing.T, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
 	d.Root = t.TempDir()
-	for _, trigger := range triggers {
-		put(t, d.Root+unitDir+"/"+trigger+"@.path", "")
+	for _, template := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-fetch@.timer"} {
+		put(t, d.Root+unitDir+"/"+template, "")
 	}
 	for name, content := range targets {
 		put(t, d.Root+d.Admin+"/"+name, content)
@@ -92,15 +101,18 @@ func list(t *testing.T, dir string) string {
 func TestRun(t *testing.T) {
 	for _, row := range []struct {
 		name    string
-		unitDir string
 		targets map[string]string
 		want    string
 		log     string
 	}{
 		{name: "no targets"},
 		{name: "one target", targets: map[string]string{"agent.toml": agent}, want: agentUnits},
-		{name: "units in /lib", unitDir: "/lib/systemd/system", targets: map[string]string{"agent.toml": agent},
-			want: strings.ReplaceAll(agentUnits, "/usr/lib/systemd", "/lib/systemd")},
+		{name: "a source", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\n"},
+			want: scheduled(3600, 360)},
+		{name: "a short interval", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nauto_update_check_every_seconds = 61\n"},
+			want: scheduled(61, 6)},
+		{name: "a long interval", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nauto_update_check_every_seconds = 604800\n"},
+			want: scheduled(604800, 1800)},
 		{name: "several directories", targets: map[string]string{"x.toml": `unit = "x@1.service"
 install = [
   { from = "a", to = "/opt/x/bin/a" },
@@ -146,10 +158,7 @@ cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colo
 `},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if row.unitDir == "" {
-				row.unitDir = "/usr/lib/systemd/system"
-			}
-			d := tree(t, row.unitDir, row.targets)
+			d := tree(t, row.targets)
 			out := t.TempDir()
 			var log bytes.Buffer
 			must(t, Run(d, out, &log))
@@ -165,7 +174,7 @@ cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colo
 
 // TestFIFO: opening a FIFO waits for a writer, and the boot with it.
 func TestFIFO(t *testing.T) {
-	d := tree(t, "/usr/lib/systemd/system", map[string]string{"agent.toml": agent})
+	d := tree(t, map[string]string{"agent.toml": agent})
 	must(t, syscall.Mkfifo(d.Root+d.Admin+"/aaa.toml", 0o644))
 	must(t, syscall.Mkfifo(d.Root+d.Admin+"/bbb.toml.d", 0o644))
 	out := t.TempDir()
@@ -185,7 +194,7 @@ func TestFIFO(t *testing.T) {
 // TestUnwritable: what cannot be written is an error, unlike a target that
 // cannot be used.
 func TestUnwritable(t *testing.T) {
-	d := tree(t, "/usr/lib/systemd/system", map[string]string{"agent.toml": agent, "x.toml": strings.ReplaceAll(agent, "agent", "x")})
+	d := tree(t, map[string]string{"agent.toml": agent, "x.toml": strings.ReplaceAll(agent, "agent", "x")})
 	out := t.TempDir()
 	put(t, out+"/machinemon-swap@agent.service.d", "a file in the way")
 	err := Run(d, out, t.Output())
@@ -195,8 +204,10 @@ func TestUnwritable(t *testing.T) {
 	if _, err := os.Stat(out + "/machinemon-swap@x.service.d/50-target.conf"); err != nil {
 		t.Errorf("the other target: %v", err)
 	}
-	if err := Run(tree(t, "/none", map[string]string{"agent.toml": agent}), t.TempDir(), t.Output()); err == nil ||
-		err.Error() != "cannot generate units of target agent: machinemon-verify@.path is not in /usr/lib/systemd/system or /lib/systemd/system" {
+	d = tree(t, map[string]string{"agent.toml": agent})
+	must(t, os.RemoveAll(d.Root+unitDir))
+	if err := Run(d, t.TempDir(), t.Output()); err == nil ||
+		err.Error() != "cannot generate units of target agent: machinemon-verify@.path is not in /usr/lib/systemd/system" {
 		t.Errorf("no units installed: got %v", err)
 	}
 }

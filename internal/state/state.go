@@ -50,6 +50,24 @@ const Format = 1
 // that the reader does not trust.
 const maxFile = 4 << 20
 
+// MakeSwapDir makes swap/T, which everybody may read. The units do it with
+// StateDirectory=; begin and the command run before any of them, and with any
+// umask.
+func (t Tree) MakeSwapDir(target string) error {
+	dir := t.Dir(Swap, target)
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", dir, cause(err))
+	}
+	return SyncDir(filepath.Dir(dir))
+}
+
 // Role names a worker and its directory.
 type Role string
 

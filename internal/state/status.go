@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -64,9 +63,22 @@ type Attempt struct {
 	From     string    `json:"from,omitempty"`   // the version installed before
 	Version  string    `json:"version,omitempty"`
 	Sequence int64     `json:"sequence,omitempty"`
-	Stage    string    `json:"stage"` // the role, or "rollback"
+	Manifest string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
+	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
+}
+
+// Line is what the log says of the end of an attempt.
+func (a Attempt) Line(target string) string {
+	line := fmt.Sprintf("%s: attempt %s: %s", target, a.ID, a.Result)
+	if a.Version != "" {
+		line += " " + a.Version
+	}
+	if a.Reason != "" {
+		line += ": " + a.Reason
+	}
+	return line
 }
 
 // Offer is the release that the last successful check found at the source.
@@ -75,6 +87,9 @@ type Offer struct {
 	Sequence int64     `json:"sequence,omitempty"`
 	Checked  time.Time `json:"checked"`
 	Unsigned bool      `json:"unsigned"` // checksum trust: nothing but the transport vouches for it
+	// What a rejection would be remembered by; see [Rejection].
+	Digest  string `json:"digest,omitempty"`
+	Archive string `json:"archive"`
 }
 
 // File is an installed file.
@@ -109,8 +124,8 @@ type Rejection struct {
 // MaxInterruptions is how often a trial that was cut short is tried again.
 const MaxInterruptions = 3
 
-// Status is a role's status.json. Offer and Cache are the fetcher's; Installed,
-// Previous and Rejected the swapper's.
+// Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
+// Rejected and Held the swapper's.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -118,6 +133,12 @@ type Status struct {
 	Installed *Release    `json:"installed,omitempty"`
 	Previous  *Release    `json:"previous,omitempty"`
 	Rejected  []Rejection `json:"rejected,omitempty"`
+	Held      *Hold       `json:"held,omitempty"`
+}
+
+// Hold is the operator's "do not update this target".
+type Hold struct {
+	Since time.Time `json:"since"`
 }
 
 // Status reads a role's status; one that was never written is empty.
@@ -160,13 +181,22 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 	return writeJSON(t.status(r, target), s, 0o644)
 }
 
-// Record adds an attempt's record, replacing an earlier one of the same ID.
+// Record adds an attempt's record, replacing an earlier one of the same ID. A
+// scheduled attempt that ended just as the one before takes its place: a year of
+// "already current" must not push out what happened.
 func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
 	a.Reason = Line(a.Reason)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
+	if n := len(s.Attempts); n > 0 && a.Origin == Schedule {
+		b := s.Attempts[n-1]
+		b.ID, b.Time = a.ID, a.Time
+		if a == b {
+			s.Attempts = s.Attempts[:n-1]
+		}
+	}
 	s.Attempts = append(s.Attempts, a)
 }
 
@@ -211,45 +241,6 @@ func (s *Status) rejection(digest, archive string) *Rejection {
 		}
 	}
 	return nil
-}
-
-// ends are the results that an attempt can have with each role. The records of
-// the first two are not believed when they tell of more.
-var ends = map[Role][]Result{
-	Fetch:  {Current, Available, Failed, Misconfigured, Refused, NotDownloaded, NotAttempted},
-	Verify: {Failed, Misconfigured, Refused},
-	Swap: {Adopted, Committed, Unproven, Failed, Misconfigured, RolledBack, Interrupted,
-		RollbackFailed, Refused, NotAttempted},
-}
-
-// History merges what the three roles recorded, in the order in which the
-// attempts began: of each the record of the role that came furthest.
-func (t Tree) History(target string) ([]Attempt, error) {
-	merged := map[string]Attempt{}
-	var failed error
-	for _, r := range []Role{Fetch, Verify, Swap} {
-		s, err := t.Status(r, target)
-		if err != nil {
-			failed = errors.Join(failed, err)
-			continue
-		}
-		for _, a := range s.Attempts[max(0, len(s.Attempts)-keep):] {
-			if !ValidAttempt(a.ID) {
-				continue
-			}
-			if !slices.Contains(ends[r], a.Result) {
-				a.Result = HandedOn // it cannot end there so
-			}
-			a.Reason = Line(a.Reason)
-			merged[a.ID] = a
-		}
-	}
-	all := make([]Attempt, 0, len(merged))
-	for _, a := range merged {
-		all = append(all, a)
-	}
-	slices.SortFunc(all, func(a, b Attempt) int { return strings.Compare(a.ID, b.ID) })
-	return all, failed
 }
 
 // ErrDamaged says that a file is not what this package wrote.

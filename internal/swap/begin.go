@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -20,7 +21,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
 		return state.Fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
 	}
-	if err := s.makeStateDir(name); err != nil {
+	if err := s.Tree.MakeSwapDir(name); err != nil {
 		return err
 	}
 	release, err := s.Tree.Lock(name, true)
@@ -60,8 +61,20 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if err != nil {
 		return err
 	}
-	if order.Origin == state.Schedule && t.AutoUpdateEnabled {
+	st, err := s.Tree.Status(state.Swap, name)
+	if err != nil {
+		return err
+	}
+	held := free(&st)
+	switch {
+	case order.Origin == state.Schedule && held == nil && t.AutoUpdateEnabled:
 		order.Verb = state.Apply
+		if st.Installed != nil && !unchanged(st.Installed) {
+			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, st.Installed.Version, name)
+			order.Verb = state.Check
+		}
+	case order.Verb == state.Apply && held != nil:
+		return held
 	}
 	if order.Verb == state.Apply {
 		// Before the source: who has not installed the unit need not configure it.
@@ -80,12 +93,16 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	st, err := s.Tree.Status(state.Swap, name)
-	if err != nil {
-		return err
-	}
 	order.Installed = Installed(ctx, t, st)
 	return s.Tree.SetOrder(name, *order)
+}
+
+// free refuses a target that the operator holds.
+func free(st *state.Status) error {
+	if st.Held == nil {
+		return nil
+	}
+	return state.Fail(state.NotAttempted, "it is held since %s (hint: machinemon-update unhold)", st.Held.Since.Format(time.DateOnly))
 }
 
 // settle makes sure that nothing of an earlier attempt is under way. What is

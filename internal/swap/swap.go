@@ -33,7 +33,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
 		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
 	}
-	s.logf("%s: attempt %s: %s %s", name, sw.attempt.ID, sw.attempt.Result, sw.attempt.Reason)
+	s.logf("%s", sw.attempt.Line(name))
 	return errors.Join(err, s.record(name, sw.attempt))
 }
 
@@ -45,7 +45,6 @@ type swapping struct {
 	attempt state.Attempt
 	status  state.Status
 	journal *state.Journal
-	own     []ownership // of journal.Changes
 }
 
 func (sw *swapping) run(ctx context.Context) error {
@@ -73,6 +72,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	if recorded(&sw.status, attempt) {
 		sw.attempt.ID = "" // its record says how it really ended
 		return state.Fail(state.Refused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
+	}
+	if err := free(&sw.status); err != nil {
+		return err // held since the attempt began
 	}
 	order, err := sw.Tree.TakeOrder(sw.name)
 	if err != nil {

@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -101,24 +100,4 @@ func (s *Swapper) journal(name string) (*state.Journal, error) {
 	err = state.Fail(state.RollbackFailed, "cannot close the open trial of %s: its journal is damaged (hint: it is now %s; see which files are installed)", name, aside)
 	return nil, errors.Join(err, s.record(name, state.Attempt{ID: state.NewAttempt(), Origin: state.Schedule,
 		Stage: "rollback", Result: state.RollbackFailed, Reason: err.Error()}))
-}
-
-// makeStateDir makes swap/T, which everybody may read. The units do it with
-// StateDirectory=; begin runs before any of them, and with their UMask=.
-func (s *Swapper) makeStateDir(name string) error {
-	dir := s.Tree.Dir(state.Swap, name)
-	err := os.Mkdir(dir, 0o755)
-	if errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		err = state.SyncDir(s.Tree.Var + "/" + string(state.Swap))
-	}
-	if err != nil {
-		return fmt.Errorf("cannot make the state directory of %s: %w", name, err)
-	}
-	return nil
 }

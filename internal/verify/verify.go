@@ -126,7 +126,7 @@ func (v *verifier) record(result state.Result, end error) (state.Attempt, error)
 		}
 	}
 	if v.manifest != nil {
-		a.Version, a.Sequence = v.manifest.Version, v.manifest.Sequence
+		a.Version, a.Sequence, a.Manifest = v.manifest.Version, v.manifest.Sequence, manifest.Digest(v.raw)
 	}
 	// The order is gone after a reboot: then the record does without.
 	order, err := v.tree.Order(v.name)

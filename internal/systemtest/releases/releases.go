@@ -18,8 +18,8 @@ import (
 )
 
 // Daemon is one build of the test daemon. Behaviour is one of the daemon's
-// ("good" when empty), Arch a GOARCH (this host's when empty).
-type Daemon struct{ Version, Behaviour, Arch string }
+// ("good" when empty).
+type Daemon struct{ Version, Behaviour string }
 
 // Build builds the daemon and returns it.
 func (d Daemon) Build(ctx context.Context) ([]byte, error) {
@@ -36,9 +36,6 @@ func (d Daemon) Build(ctx context.Context) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", temp.Name(), "-ldflags", flags,
 		"github.com/machinemon/machinemon-update/internal/systemtest/daemon")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if d.Arch != "" {
-		cmd.Env = append(cmd.Env, "GOARCH="+d.Arch)
-	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot build the test daemon %+v: %w\n%s", d, err, out)
 	}

@@ -1,0 +1,49 @@
+package state
+
+import (
+	"hash/fnv"
+	"slices"
+	"time"
+)
+
+// longestBackoff bounds how long a failing release is left alone.
+const longestBackoff = 24 * time.Hour
+
+// failures are the ends before a trial that back off.
+var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
+
+// Backoff is the time before which scheduled attempts leave a manifest alone,
+// after it failed to come as far as a trial; zero when it did not. every is the
+// target's auto_update_check_every_seconds: the first retry waits so long, each
+// further one twice as long as the one before, and up to a tenth more, so that
+// machines that failed together do not come back together. manifest is the
+// sha256 of its bytes; "" stands for manifests that could not be had at all.
+func Backoff(history []Attempt, manifest string, every time.Duration) time.Time {
+	n := 0
+	var last Attempt
+	for _, a := range slices.Backward(history) {
+		if a.Result == NotAttempted || a.Result == HandedOn {
+			continue // says nothing
+		}
+		if a.Manifest != manifest || !slices.Contains(failures, a.Result) {
+			break
+		}
+		if n == 0 {
+			last = a
+		}
+		n++
+	}
+	if n == 0 {
+		return time.Time{}
+	}
+	wait := every
+	for range n - 1 {
+		wait = min(2*wait, max(every, longestBackoff))
+	}
+	if n > 1 {
+		h := fnv.New32a()
+		h.Write([]byte(last.ID))
+		wait += wait / 10 * time.Duration(h.Sum32()%100) / 100
+	}
+	return last.Time.Add(wait)
+}

@@ -1,0 +1,78 @@
+package state
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestBackoff(t *testing.T) {
+	last := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	of := func(manifest string, results ...Result) (h []Attempt) {
+		for i, r := range results {
+			h = append(h, Attempt{ID: fmt.Sprint("a-", i), Manifest: manifest, Result: r,
+				Time: last.Add(time.Duration(i+1-len(results)) * time.Hour)})
+		}
+		return h
+	}
+	for _, c := range []struct {
+		name     string
+		history  []Attempt
+		from, to time.Duration // after the last one; zero: no wait
+	}{
+		{name: "no history"},
+		{name: "installed", history: of("m", Committed)},
+		{name: "one failure", history: of("m", NotDownloaded), from: time.Hour, to: time.Hour},
+		{name: "two", history: of("m", NotDownloaded, Refused), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "three", history: of("m", Failed, Misconfigured, Refused), from: 4 * time.Hour, to: 264 * time.Minute},
+		{name: "a hundred", history: of("m", make100(Failed)...), from: 24 * time.Hour, to: 1584 * time.Minute},
+		{name: "not attempted says nothing", history: of("m", Failed, Failed, NotAttempted), from: time.Hour, to: 72 * time.Minute},
+		{name: "a success in between", history: of("m", Failed, Failed, Current, Failed), from: time.Hour, to: time.Hour},
+		{name: "a trial is no failure before one", history: of("m", RolledBack)},
+		{name: "another manifest", history: of("n", Failed, Failed)},
+		{name: "another manifest last", history: append(of("m", Failed), of("n", Failed)...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			until := Backoff(c.history, "m", time.Hour)
+			if c.from == 0 {
+				if !until.IsZero() {
+					t.Errorf("waits until %s", until)
+				}
+				return
+			}
+			if wait := until.Sub(last); wait < c.from || wait > c.to {
+				t.Errorf("waits %s, want %s to %s", wait, c.from, c.to)
+			}
+		})
+	}
+	// A day is the most, but never less than the interval that was asked for.
+	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour).Sub(last); got < 48*time.Hour {
+		t.Errorf("waits %s, less than the interval", got)
+	}
+}
+
+func make100(r Result) []Result {
+	all := make([]Result, 100)
+	for i := range all {
+		all[i] = r
+	}
+	return all
+}
+
+// A year of checks that find nothing must not push out what happened.
+func TestRecordRepeated(t *testing.T) {
+	var s Status
+	s.Record(Attempt{ID: "a", Origin: Schedule, Result: Failed, Reason: "x"})
+	for i := range 100 {
+		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: Schedule, Result: Current, Version: "v1"})
+	}
+	s.Record(Attempt{ID: "c", Origin: Operator, Result: Current, Version: "v1"})
+	s.Record(Attempt{ID: "d", Origin: Operator, Result: Current, Version: "v1"})
+	var ids []string
+	for _, a := range s.Attempts {
+		ids = append(ids, a.ID)
+	}
+	if got := fmt.Sprint(ids); got != "[a b-99 c d]" {
+		t.Errorf("kept %s", got)
+	}
+}

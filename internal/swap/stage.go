@@ -1,0 +1,169 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// stage brings a new file beside its destination and dresses it.
+func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
+	c := state.Change{Kind: state.Replace, To: to}
+	failed := func(err error) (state.Change, error) {
+		return c, fmt.Errorf("cannot stage %s: %w%s", to, cause(err), hint(err))
+	}
+	dir, err := sideDir(to)
+	if err != nil {
+		return failed(err)
+	}
+	room, err := state.Free(dir)
+	if err != nil {
+		return failed(err)
+	}
+	c.Staged = sidePath(dir, sw.name, sw.journal.Attempt, index, "new")
+	if c.New, err = bring(c.Staged, room); err != nil {
+		return failed(err)
+	}
+	if c.Old, err = digest(to); err != nil {
+		return failed(err)
+	}
+	if sw.journal.GoingBack {
+		return c, nil // a link to the backup, which kept owner and mode
+	}
+	if err := dress(c.Staged, to, own); err != nil {
+		return failed(err)
+	}
+	f, err := os.Open(c.Staged)
+	if err != nil {
+		return failed(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil { // owner and mode, too
+		return failed(err)
+	}
+	return c, nil
+}
+
+// backUp keeps the old files: links where the destination gets a new file, and
+// copies of snapshots, which programs may write in place.
+func (sw *swapping) backUp() error {
+	for i := range sw.journal.Changes {
+		c := &sw.journal.Changes[i]
+		if c.Old == "" {
+			continue
+		}
+		dir, err := sideDir(c.To)
+		if err == nil {
+			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
+			err = keep(c)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot back up %s: %w%s", c.To, cause(err), hint(err))
+		}
+	}
+	return syncDirs(sw.journal.Changes)
+}
+
+// keep makes the backup. The pre-flight took its time, in which the file may
+// have been written: a rollback must find exactly what the journal says.
+func keep(c *state.Change) (err error) {
+	if c.Kind == state.Snapshot {
+		c.Old, err = copyWhole(c.Backup, c.To)
+		return err
+	}
+	if err := os.Link(c.To, c.Backup); err != nil {
+		return err
+	}
+	kept, err := digest(c.Backup)
+	if err == nil && kept != c.Old {
+		err = errors.New("it was changed meanwhile")
+	}
+	return err
+}
+
+// copyWhole copies content, owner, mode and label, durably, and returns the
+// digest of what it copied.
+func copyWhole(dst, src string) (sum string, err error) {
+	f, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if sum, err = copyFile(dst, f, largest); err != nil {
+		return "", err
+	}
+	if err := dress(dst, src, ownership{uid: -1, gid: -1}); err != nil {
+		return "", err
+	}
+	return sum, syncFile(dst)
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func ownershipOf(i target.Install) (ownership, error) {
+	own := ownership{mode: i.Mode, uid: -1, gid: -1}
+	if i.Owner != nil {
+		u, err := user.Lookup(*i.Owner)
+		if err != nil {
+			return own, err
+		}
+		if own.uid, err = strconv.Atoi(u.Uid); err != nil {
+			return own, err
+		}
+	}
+	if i.Group != nil {
+		g, err := user.LookupGroup(*i.Group)
+		if err != nil {
+			return own, err
+		}
+		if own.gid, err = strconv.Atoi(g.Gid); err != nil {
+			return own, err
+		}
+	}
+	return own, nil
+}
+
+// cause strips paths that our own messages name already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
+	}
+	if le, ok := errors.AsType[*os.LinkError](err); ok {
+		return le.Err
+	}
+	return err
+}
+
+// hint says what can be done about the usual obstacles.
+func hint(err error) string {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok {
+		return ""
+	}
+	switch errno {
+	case syscall.EROFS:
+		return " (hint: the file system is mounted read-only; or the target file is newer than systemd's view of it: systemctl daemon-reload)"
+	case syscall.EPERM:
+		return " (hint: is the file immutable? lsattr tells, chattr -i changes it)"
+	case syscall.ENOSPC, syscall.EDQUOT:
+		return " (hint: df tells what is full)"
+	}
+	return ""
+}
