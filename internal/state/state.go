@@ -118,6 +118,24 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return SyncDir(dir)
 }
 
+// Tidy removes what writes that were killed have left beside the swapper's own
+// files. The caller holds the target's lock.
+func (t Tree) Tidy(target string) error {
+	dir := t.Dir(Swap, target)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
+	}
+	for _, e := range entries {
+		if n := e.Name(); strings.HasPrefix(n, ".status.json") || strings.HasPrefix(n, ".journal.json") {
+			if err := os.Remove(filepath.Join(dir, n)); err != nil {
+				return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
+			}
+		}
+	}
+	return nil
+}
+
 // replace does what renameio.WriteFile does, but for keeping the mode of the
 // file that was there.
 func replace(path, dir string, data []byte, mode fs.FileMode) error {

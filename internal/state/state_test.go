@@ -243,3 +243,27 @@ func TestGate(t *testing.T) {
 		t.Errorf("another attempt's report counts: %+v, %v", r, err)
 	}
 }
+
+func TestTidy(t *testing.T) {
+	tree := Tree{Var: t.TempDir()}
+	dir := tree.Dir(Swap, "agent")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"status.json", "journal.json", ".status.json123", ".journal.json456", "other"} {
+		if err := os.WriteFile(filepath.Join(dir, n), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Tidy("agent"); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if got := strings.Join(left, " "); err != nil || got != "journal.json other status.json" {
+		t.Errorf("left %s, %v", got, err)
+	}
+}

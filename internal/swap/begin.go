@@ -54,6 +54,9 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 }
 
 func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlock func()) error {
+	if err := s.Tree.Tidy(name); err != nil {
+		return err
+	}
 	if err := s.settle(ctx, name, unlock); err != nil {
 		return err
 	}

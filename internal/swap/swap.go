@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,11 +97,8 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
 		return err
 	}
-	var destinations []string
-	for _, i := range sw.target.Install {
-		destinations = append(destinations, i.To)
-	}
-	if err := sweep(sw.name, append(destinations, sw.target.Snapshot...), sw.status.Previous); err != nil {
+	destinations := sw.everywhere()
+	if err := sweep(sw.name, destinations, sw.status.Previous); err != nil {
 		return err
 	}
 	sw.journal = &state.Journal{
@@ -119,9 +117,26 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = sw.try(ctx)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
-		err = errors.Join(err, sweep(sw.name, append(destinations, sw.target.Snapshot...), sw.status.Previous))
+		err = errors.Join(err, sweep(sw.name, destinations, sw.status.Previous))
 	}
 	return err
+}
+
+// everywhere are the places of the target's files, also of those that its file
+// does not name any more: their backups are left there.
+func (sw *swapping) everywhere() []string {
+	all := slices.Clone(sw.target.Snapshot)
+	for _, i := range sw.target.Install {
+		all = append(all, i.To)
+	}
+	for _, r := range []*state.Release{sw.status.Installed, sw.status.Previous} {
+		if r != nil {
+			for _, f := range r.Files {
+				all = append(all, f.To)
+			}
+		}
+	}
+	return all
 }
 
 // try takes what is staged through the checks and into its trial.
