@@ -146,13 +146,16 @@ func TestBootWithoutTrial(t *testing.T) {
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	c.apply(0, "committed 1.1.0")
-	since := c.cursor()
 	c.powerOff()
 	if _, err := c.Stat(testdJournal); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a journal on the disk: %v", err)
 	}
 	c.bootAndServe()
-	c.assertOrder(since, "machinemon-update-recover.service skipped", "testd.service started")
+	// Looked at, and found nothing to do. Not from the journal: 257 says it before
+	// journald listens.
+	if got := c.must("systemctl", "show", "machinemon-update-recover.service", "--property=ConditionResult", "--property=ConditionTimestampMonotonic"); !strings.Contains(got, "ConditionResult=no\n") || strings.Contains(got, "ConditionTimestampMonotonic=0\n") {
+		t.Errorf("recover: %s", got)
+	}
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	c.assertClosed("1.0.0")
 	c.apply(0, "already current")
