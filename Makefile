@@ -2,7 +2,7 @@
 # "make demo", as root, install the rest ("deps").
 #
 #   build    build/: the programs
-#   check    formatting, vet, staticcheck, shellcheck, units, packages
+#   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
 #   test     all of it: check, the tests, and the tests on a booted systemd
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
@@ -15,13 +15,14 @@ COMMANDS := machinemon-release machinemon-update
 WORKERS  := fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer)
+MAN      := $(wildcard packaging/man/*.[1-8])
 SCRIPTS  := .ci/run packaging/check-debs packaging/check-units $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # What Debian has of what check, deb, demo and test use. Modules come over
 # https, hence the certificates.
-DEPS := ca-certificates debhelper lintian mmdebstrap shellcheck systemd-container
+DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
 # Static programs, and no C compiler needed anywhere.
 export CGO_ENABLED := 0
@@ -44,6 +45,11 @@ check: deb build
 	go run $(STATICCHECK) -tags systemd ./...
 	shellcheck $(SCRIPTS)
 	packaging/check-units $(UNITS)
+	for page in $(MAN); do \
+		said=$$(MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$$page" 2>&1 >/dev/null) && [ -z "$$said" ] || \
+			{ echo "$$page: $$said" >&2; exit 1; }; \
+		lexgrog "$$page" || exit 1; \
+	done
 	packaging/check-debs dist/*.deb
 	lintian --allow-root --fail-on error dist/*.deb
 
@@ -79,6 +85,7 @@ install:
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d
+	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)/usr/share/man/man$${page##*.} "$$page" || exit 1; done
 
 # The licences of what is linked in ask that their notices travel with it.
 build/third-party-notices: go.mod
