@@ -98,7 +98,7 @@ func publishCommand(began *bool) *cobra.Command {
 	}
 	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
-	c.Flags().StringVar(&q.MinVersion, "min-version", "", "oldest `version` still acceptable (min_version)")
+	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
 	if err := c.MarkFlagRequired("version"); err != nil {
 		panic(err) // the flag is defined two lines up
 	}

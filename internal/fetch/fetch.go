@@ -95,14 +95,14 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if r.manifest.Disabled {
 		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
 	}
-	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) {
-		return r, state.Current, nil
-	}
-	rejection, err := f.rejection(r)
+	known, err := f.tree.Status(state.Swap, f.name)
 	if err != nil {
 		return r, state.Failed, err
 	}
-	if rejection != nil {
+	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) && !f.rebuilt(r, known.Installed) {
+		return r, state.Current, nil
+	}
+	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
 		return r, state.NotAttempted, fmt.Errorf("it was rejected on %s: %s",
 			rejection.Time.UTC().Format("2006-01-02 15:04 UTC"), rejection.Reason)
 	}
@@ -134,13 +134,12 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 	return nil
 }
 
-// rejection finds the failed trial of this release; nil when there is none.
-func (f *fetcher) rejection(r *release) (*state.Rejection, error) {
-	s, err := f.tree.Status(state.Swap, f.name)
-	if err != nil {
-		return nil, err
-	}
-	return s.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence), nil
+// rebuilt tells whether the publisher has put other bytes under the version that
+// is installed, which makes the sequence grow. Where it is not known which bytes
+// are installed, the version decides alone.
+func (f *fetcher) rebuilt(r *release, installed *state.Release) bool {
+	return installed != nil && manifest.SameVersion(installed.Version, r.manifest.Version) &&
+		r.manifest.Sequence > installed.Sequence && f.digest != "" && f.digest != state.Digest(installed.Files)
 }
 
 // installedDigest is the [state.Digest] of the files that a release would

@@ -123,6 +123,46 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
+// The publisher put other bytes under the installed version, or did not.
+func TestRebuilt(t *testing.T) {
+	same := []state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("agent"))}}
+	other := []state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("before"))}}
+	sequence := release1().Sequence
+	for _, c := range []struct {
+		name      string
+		installed *state.Release
+		edit      func(m *manifest.Manifest)
+		result    state.Result
+	}{
+		{"nothing known", nil, nil, state.Current},
+		{"the same bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: same}, nil, state.Current},
+		{"other bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: other}, nil, state.Available},
+		{"other bytes, same sequence", &state.Release{Version: "v2", Sequence: sequence, Files: other}, nil, state.Current},
+		{"the record is of another version", &state.Release{Version: "v1", Sequence: sequence - 1, Files: other}, nil, state.Current},
+		{"the manifest lists no contents", &state.Release{Version: "v2", Sequence: sequence - 1, Files: other}, func(m *manifest.Manifest) {
+			p := m.Platforms[manifest.Host()]
+			p.Contents = nil
+			m.Platforms[manifest.Host()] = p
+		}, state.Current},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := release1()
+			if c.edit != nil {
+				c.edit(m)
+			}
+			s := newSite(t)
+			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
+			b := newBench(t, serve(t, s))
+			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Installed: c.installed}); err != nil {
+				t.Fatal(err)
+			}
+			if a := b.run(t, b.order(state.Check, "v2")); a.Result != c.result {
+				t.Errorf("%+v, want %s", a, c.result)
+			}
+		})
+	}
+}
+
 func TestOfferStands(t *testing.T) {
 	s := newSite(t)
 	b := newBench(t, serve(t, s))
