@@ -163,6 +163,33 @@ func TestRebuilt(t *testing.T) {
 	}
 }
 
+// What failed is left alone by the schedule, until another manifest is there or
+// a person asks.
+func TestBackoff(t *testing.T) {
+	s := newSite(t)
+	b := newBench(t, serve(t, s))
+	b.target.CheckEvery = time.Hour
+	scheduled := b.order(state.Apply, "v1")
+	scheduled.Origin = state.Schedule
+
+	good := s["/client-manifest.json"]
+	s["/client-manifest.json"] = status(500)
+	b.mustFail(t, b.run(t, scheduled), state.NotDownloaded, "500")
+	s["/client-manifest.json"] = good
+	scheduled.Attempt += "-2"
+	b.mustFail(t, b.run(t, scheduled), state.NotAttempted, "backing off until")
+
+	asked := b.order(state.Check, "v1")
+	asked.Attempt += "-3"
+	if a := b.run(t, asked); a.Result != state.Available {
+		t.Errorf("a person's check: %+v", a)
+	}
+	scheduled.Attempt += "-4"
+	if a := b.run(t, scheduled); a.Result != state.HandedOn {
+		t.Errorf("after a check that went well: %+v", a)
+	}
+}
+
 func TestOfferStands(t *testing.T) {
 	s := newSite(t)
 	b := newBench(t, serve(t, s))

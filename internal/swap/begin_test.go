@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -65,6 +66,40 @@ func TestBegin(t *testing.T) {
 		r := newRig(t)
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
 		r.step(t, "begin")
+	})
+	t.Run("held", func(t *testing.T) {
+		r := newRig(t)
+		hold := func(h *state.Hold) {
+			must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = h }))
+		}
+		r.offer(t, "a1", "v2", 2, release2) // and held after it was ordered
+		hold(&state.Hold{Since: time.Now()})
+		r.fails(t, "swap", state.NotAttempted, "it is held since")
+		r.want(t, oldFiles)
+		r.step(t, "begin") // the schedule looks on
+		if o := r.order(t); o.Verb != state.Check {
+			t.Errorf("order %+v", o)
+		}
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.fails(t, "begin", state.NotAttempted, "it is held since")
+		hold(nil)
+		r.step(t, "begin")
+		if o := r.order(t); o.Verb != state.Apply {
+			t.Errorf("order %+v", o)
+		}
+	})
+	t.Run("changed by hand", func(t *testing.T) {
+		r := newRig(t)
+		must(t, os.WriteFile(r.at("bin/agent"), []byte("by hand"), 0o755))
+		r.step(t, "begin")
+		if o := r.order(t); o.Verb != state.Check {
+			t.Errorf("order %+v", o)
+		}
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.step(t, "begin")
+		if o := r.order(t); o.Verb != state.Apply {
+			t.Errorf("order %+v", o)
+		}
 	})
 	t.Run("no source", func(t *testing.T) {
 		r := newRig(t)
