@@ -1,6 +1,6 @@
 // Fetcher runs in machinemon-fetch@T.service: it brings the release that the
 // source of target T offers to the verifier, as far as the order of the attempt
-// wants it. Its exit status is that of the result, and 0 for what it handed on.
+// wants it.
 package main
 
 import (
@@ -21,17 +21,14 @@ func main() {
 	}
 	// No signal is caught: one that ends the program ends it by that signal, and
 	// never looks like success.
-	a, err := fetch.Run(context.Background(), state.System, target.DefaultDirs, os.Args[1], progress())
+	a, exit, err := fetch.Run(context.Background(), state.System, target.DefaultDirs, os.Args[1], progress())
 	if a.ID != "" {
 		fmt.Fprintln(os.Stderr, a.Line(os.Args[1]))
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	case a.Result != state.HandedOn:
-		os.Exit(a.Result.Exit())
 	}
+	os.Exit(exit)
 }
 
 // progress sets the unit's status text. When that fails once it says so and

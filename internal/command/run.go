@@ -149,9 +149,16 @@ func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.
 	// for an attempt that nobody asked for. A later step that is under way would
 	// refuse ours, but not before it has let go of the target's lock.
 	for _, name := range unitsOf(name) {
-		if u, err := conn.Unit(ctx, name); err != nil {
+		u, err := conn.Unit(ctx, name)
+		if err == nil && u.Sub == "auto-restart" { // it waits for the network, and has begun nothing
+			if err = conn.Stop(ctx, name); err == nil {
+				u, err = conn.Unit(ctx, name)
+			}
+		}
+		if err != nil {
 			return at, err
-		} else if !u.Settled() {
+		}
+		if !u.Settled() {
 			return not("an attempt is under way already (" + name + ")")
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -25,24 +26,39 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
+// Again is the exit status of a fetcher that systemd is to start again in a
+// minute; RestartForceExitStatus= in its unit (EX_TEMPFAIL of sysexits.h).
+const Again = 75
+
 // Run carries out the order for a target and records how that ended before it
-// returns. The error is for what could not even be recorded; every other
+// returns. The exit status is that of the result, 0 for what was handed on, or
+// [Again]. The error is for what could not even be recorded; every other
 // failure is in the attempt's Result and Reason. report is told of the archive's
 // bytes, at most ten times a second.
-func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, error) {
+func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (a state.Attempt, exit int, err error) {
 	order, err := tree.Order(name)
-	if err != nil {
-		return state.Attempt{Result: state.Failed}, err
+	if err == nil && !state.ValidAttempt(order.Attempt) {
+		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
-	if !state.ValidAttempt(order.Attempt) {
-		return state.Attempt{Result: state.Failed}, fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
+	if err != nil {
+		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
 	}
 	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly}
 	t, err := dirs.Load(name)
 	if err != nil {
-		return f.record(nil, state.Misconfigured, err)
+		a, err = f.record(nil, state.Misconfigured, err)
+	} else {
+		a, err = f.run(ctx, t)
 	}
-	return f.run(ctx, t)
+	switch {
+	case err != nil:
+		return a, state.Failed.Exit(), err
+	case a.Result == state.HandedOn:
+		return a, 0, nil
+	case a.Result == state.NotDownloaded && order.Booted:
+		return a, Again, nil
+	}
+	return a, a.Result.Exit(), nil
 }
 
 // Look is a check by somebody who may not start the chain. It ends as the
@@ -127,6 +143,9 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 	history, err := f.tree.History(f.name)
 	if err != nil {
 		return err
+	}
+	if f.order.Booted { // the network may have come meanwhile
+		history = slices.DeleteFunc(history, func(a state.Attempt) bool { return a.Result == state.NotDownloaded })
 	}
 	if until := state.Backoff(history, manifest, t.CheckEvery); time.Now().Before(until) {
 		return state.Fail(state.NotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))

@@ -239,31 +239,68 @@ func TestDiskFull(t *testing.T) {
 }
 
 func TestRun(t *testing.T) {
-	b := newBench(t, "http://127.0.0.1:9")
+	b := newBench(t, "")
 	dirs := target.Dirs{Root: t.TempDir(), Vendor: "/vendor", Admin: "/admin"}
-	run := func() (state.Attempt, error) {
+	run := func() (state.Attempt, int, error) {
 		return Run(context.Background(), b.tree, dirs, "agent", func(int64, int64) {})
 	}
-	if a, err := run(); err == nil || a.Result.Exit() == 0 {
-		t.Errorf("without an order: %+v, %v", a, err)
+	order := func(o state.Order) {
+		t.Helper()
+		if err := b.tree.SetOrder("agent", o); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := b.tree.SetOrder("agent", state.Order{Attempt: "../../x", Verb: state.Apply}); err != nil {
-		t.Fatal(err)
+	ends := func(want state.Result, wantExit int, reason string) {
+		t.Helper()
+		a, exit, err := run()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.mustFail(t, a, want, reason)
+		if exit != wantExit {
+			t.Errorf("exit status %d, want %d: %+v", exit, wantExit, a)
+		}
 	}
-	if a, err := run(); err == nil || a.Result.Exit() == 0 {
-		t.Errorf("attempt with a path: %+v, %v", a, err)
+	if _, exit, err := run(); err == nil || exit != 1 {
+		t.Errorf("without an order: exit %d, %v", exit, err)
 	}
-	if err := b.tree.SetOrder("agent", b.order(state.Apply, "v1")); err != nil {
-		t.Fatal(err)
+	order(state.Order{Attempt: "../../x", Verb: state.Apply})
+	if _, exit, err := run(); err == nil || exit != 1 {
+		t.Errorf("attempt with a path: exit %d, %v", exit, err)
 	}
-	a, err := run()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.mustFail(t, a, state.Misconfigured, "cannot use target agent")
+	order(b.order(state.Apply, "v1"))
+	ends(state.Misconfigured, 2, "cannot use target agent")
 	if s := b.status(t); len(s.Attempts) != 1 || s.Attempts[0].Result != state.Misconfigured {
 		t.Errorf("%+v", s)
 	}
+
+	// The network is not there yet. Downloads that failed before do not count.
+	if err := os.Remove(filepath.Join(b.tree.Dir(state.Fetch, "agent"), "status.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dirs.Root+"/admin", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dirs.Root+"/admin/agent.toml", []byte(`unit = "agent.service"
+source.url = "http://127.0.0.1:9/client-manifest.json"
+install = [{ from = "agent", to = "/usr/local/bin/agent" }]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []state.Order{
+		{Attempt: "a-1", Origin: state.Schedule, Verb: state.Apply},
+		{Attempt: "a-2", Origin: state.Schedule, Verb: state.Apply, Booted: true},
+		{Attempt: "a-3", Origin: state.Schedule, Verb: state.Check, Booted: true},
+	} {
+		order(o)
+		exit := Again
+		if !o.Booted {
+			exit = 7
+		}
+		ends(state.NotDownloaded, exit, "connection refused")
+	}
+	order(state.Order{Attempt: "a-4", Origin: state.Schedule, Verb: state.Apply})
+	ends(state.NotAttempted, 8, "backing off until")
 }
 
 func TestNoSource(t *testing.T) {

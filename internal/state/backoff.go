@@ -16,11 +16,13 @@ var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 // after it failed to come as far as a trial; zero when it did not. every is the
 // target's auto_update_check_every_seconds: the first retry waits so long, each
 // further one twice as long as the one before, and up to a tenth more, so that
-// machines that failed together do not come back together. manifest is the
-// sha256 of its bytes; "" stands for manifests that could not be had at all.
+// machines that failed together do not come back together. Failures within one
+// interval, after a boot or at an impatient operator's hands, count as one.
+// manifest is the sha256 of its bytes; "" stands for manifests that could not
+// be had at all.
 func Backoff(history []Attempt, manifest string, every time.Duration) time.Time {
 	n := 0
-	var last Attempt
+	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
 		if a.Result == NotAttempted || a.Result == HandedOn {
 			continue // says nothing
@@ -30,7 +32,10 @@ func Backoff(history []Attempt, manifest string, every time.Duration) time.Time 
 		}
 		if n == 0 {
 			last = a
+		} else if counted.Time.Sub(a.Time) < every {
+			continue
 		}
+		counted = a
 		n++
 	}
 	if n == 0 {

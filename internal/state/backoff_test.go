@@ -45,6 +45,14 @@ func TestBackoff(t *testing.T) {
 			}
 		})
 	}
+	// A minute apart after a boot, or asked for again and again: one failure.
+	h := of("m", Failed, Failed, NotDownloaded, NotDownloaded, NotDownloaded)
+	for i := range h {
+		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
+	}
+	if got := Backoff(h, "m", time.Hour).Sub(last); got != time.Hour {
+		t.Errorf("after five failures in as many minutes it waits %s", got)
+	}
 	// A day is the most, but never less than the interval that was asked for.
 	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)

@@ -52,6 +52,9 @@ type Order struct {
 	Origin    Origin `json:"origin"`
 	Verb      Verb   `json:"verb"`
 	Installed string `json:"installed"` // the version found on the machine; "" when unknown
+	// Booted says that the machine has just booted, and its network may come
+	// late: what cannot be downloaded is tried again in a minute.
+	Booted bool `json:"booted,omitempty"`
 }
 
 // NewAttempt makes an ID: the time and eight random digits. IDs sort as their

@@ -13,6 +13,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
+// lateNetwork is how long after a boot the network may take to come.
+const lateNetwork = 10 * time.Minute
+
 // Begin opens an attempt, before the fetcher runs. It finishes what an earlier
 // attempt left open, heals dead path units, takes the operator's request, and
 // writes the order that fetcher and swapper obey. An error means that no
@@ -75,6 +78,9 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		if st.Installed != nil && !unchanged(st.Installed) {
 			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, st.Installed.Version, name)
 			order.Verb = state.Check
+		} else if err := s.updatable(ctx, t); resultOf(err) == state.NotAttempted {
+			s.logf("%s: only checking: %v", name, err)
+			order.Verb = state.Check
 		}
 	case order.Verb == state.Apply && held != nil:
 		return held
@@ -95,6 +101,13 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		if err := s.letWrite(ctx, t); err != nil {
 			return err
 		}
+	}
+	if order.Origin == state.Schedule {
+		up, err := s.Systemd.Uptime(ctx)
+		if err != nil {
+			return err
+		}
+		order.Booted = up < lateNetwork
 	}
 	order.Installed = Installed(ctx, t, st)
 	return s.Tree.SetOrder(name, *order)

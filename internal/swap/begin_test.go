@@ -51,16 +51,38 @@ func TestBegin(t *testing.T) {
 	t.Run("refused, and recorded where an operator asked", func(t *testing.T) {
 		r := newRig(t)
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "inactive"}
-		r.fails(t, "begin", state.NotAttempted, "is stopped")
-		if len(r.status(t).Attempts) > 0 {
-			t.Error("a scheduled run was recorded")
-		}
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
 		r.fails(t, "begin", state.NotAttempted, "is stopped")
 		r.ended(t, "op-1", state.NotAttempted, "is stopped")
 		// To look what there is needs no unit.
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-2", Verb: state.Check}))
 		r.step(t, "begin")
+	})
+	t.Run("the schedule only looks where nothing can be updated", func(t *testing.T) {
+		r := newRig(t)
+		for _, u := range []systemd.Unit{{Load: "loaded", Active: "inactive"}, {Load: "masked", Active: "inactive"}, {Load: "not-found", Active: "inactive"}} {
+			r.sys.units["agent.service"] = u
+			r.step(t, "begin")
+			if o := r.order(t); o.Verb != state.Check {
+				t.Errorf("%+v: order %+v", u, o)
+			}
+		}
+	})
+	t.Run("after a boot", func(t *testing.T) {
+		r := newRig(t)
+		for up, want := range map[time.Duration]bool{time.Minute: true, 9 * time.Minute: true, 10 * time.Minute: false, 240 * time.Hour: false} {
+			r.sys.up = up
+			r.step(t, "begin")
+			if o := r.order(t); o.Booted != want {
+				t.Errorf("up for %s: order %+v", up, o)
+			}
+		}
+		r.sys.up = time.Minute
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.step(t, "begin") // a person is told at once
+		if r.order(t).Booted {
+			t.Error("an operator's attempt is to be made again")
+		}
 	})
 	t.Run("a failed unit is updated", func(t *testing.T) {
 		r := newRig(t)

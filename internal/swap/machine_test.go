@@ -24,6 +24,7 @@ type machine struct {
 	after state.Baseline          // what the gate's user sees after a rollback
 	tried systemd.TrialResult
 	armed time.Duration
+	up    time.Duration
 	trial systemd.Trial
 }
 
@@ -64,6 +65,8 @@ func (m *machine) called(call string) int {
 	}
 	return n
 }
+
+func (m *machine) Uptime(context.Context) (time.Duration, error) { return m.up, m.call("uptime", "") }
 
 func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	if err := m.fails["unit "+name]; err != nil {

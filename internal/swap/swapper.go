@@ -43,6 +43,7 @@ type Manager interface {
 	Stop(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, names ...string) error
 	Reload(ctx context.Context) error
+	Uptime(ctx context.Context) (time.Duration, error)
 	Arm(ctx context.Context, timer string, after time.Duration) error
 	Try(ctx context.Context, p systemd.Trial) (systemd.TrialResult, error)
 }
