@@ -53,7 +53,7 @@ var (
 	steps = []string{"command", "fetch", "generate", "health", "release", "swap", "verify"}
 	lower = []string{"archive", "manifest", "state", "systemd", "target", "trust"}
 	// Steps that a step may import all the same.
-	between = map[string][]string{"command": {"fetch", "swap"}}
+	between = map[string][]string{"command": {"fetch", "generate", "swap"}}
 )
 
 // allowed says why a package of ours must not import another; "" when it may.

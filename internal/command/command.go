@@ -10,6 +10,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +18,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/util"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/generate"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -42,7 +45,10 @@ type app struct {
 	terminal *os.File // err, when it is one: progress may be drawn
 	root     bool
 	reload   func() error // tells systemd of changed targets
-	exit     int
+	// machine looks at systemd, for status; nil where systemd does not run.
+	machine   func(context.Context) (machine, error)
+	generated string // where systemd keeps what the generator made
+	exit      int
 }
 
 // usageError is an error with exit status 2.
@@ -67,6 +73,9 @@ download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.`
 func Main(args []string, version string) int {
 	a := &app{
 		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0, reload: reloadSystemd,
+	}
+	if util.IsRunningSystemd() {
+		a.machine, a.generated = connect, generate.Dir
 	}
 	if term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb" {
 		a.terminal = os.Stderr

@@ -31,6 +31,9 @@ type targetStatus struct {
 	Rejected    []string       `json:"rejected,omitempty"` // versions
 	Trial       string         `json:"trial,omitempty"`    // the version on trial
 	Held        *time.Time     `json:"held,omitempty"`     // since when
+	NextCheck   *time.Time     `json:"next_check,omitempty"`
+	WhyNot      string         `json:"why_not,omitempty"` // what keeps scheduled runs from installing what is available
+	Pending     bool           `json:"pending,omitempty"` // the target file was edited since systemd's last daemon-reload
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
 }
@@ -105,6 +108,9 @@ func (a *app) statusOf(name string) targetStatus {
 	if n := len(h); n > 0 {
 		s.Last = &h[n-1]
 	}
+	if err := a.outlook(&s, t, &st, h); err != nil {
+		failed(err)
+	}
 	return s
 }
 
@@ -113,19 +119,30 @@ func (s targetStatus) row() row {
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
 	}
+	reason := ""
 	if s.Last != nil {
 		r.cells[4] = s.Last.Time.Local().Format(minutes)
-		r.cells[5], r.note = outcome(*s.Last), s.Last.Reason
+		r.cells[5], reason = outcome(*s.Last), s.Last.Reason
 	}
 	// After a failed rollback the trial is open too; what to do is in the reason.
 	if s.Trial != "" && (s.Last == nil || s.Last.Result != state.RollbackFailed) {
-		r.cells[5], r.note = s.Trial+" is on trial", ""
+		r.cells[5], reason = s.Trial+" is on trial", ""
 	}
 	if s.Held != nil {
-		r.cells[5], r.note = "held since "+s.Held.Local().Format(minutes), ""
+		r.cells[5], reason = "held since "+s.Held.Local().Format(minutes), ""
 	}
-	if s.Error != "" {
-		r.note = s.Error
+	r.note(s.Error)
+	if s.Error == "" {
+		r.note(reason)
+	}
+	if s.WhyNot != reason && s.Held == nil {
+		r.note(s.WhyNot)
+	}
+	if s.Pending {
+		r.note("the target file was edited: systemd will know after systemctl daemon-reload")
+	}
+	if s.NextCheck != nil {
+		r.note("next check: " + s.NextCheck.Local().Format(minutes))
 	}
 	return r
 }
@@ -155,8 +172,10 @@ func (a *app) history(args []string) error {
 	} else {
 		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
-			rows = append(rows, row{note: at.Reason, cells: []string{at.Time.Local().Format(minutes), at.ID,
-				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}})
+			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
+				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}}
+			r.note(at.Reason)
+			rows = append(rows, r)
 		}
 		text = table(rows)
 	}
@@ -202,11 +221,14 @@ func escape(doc string) string {
 	return b.String()
 }
 
-// row is a row of a table, and what is to be said about it on a line of its own:
+// row is a row of a table, and what is to be said about it on lines of their own:
 // it would not fit beside the rest on 80 columns.
-type row struct {
-	cells []string
-	note  string
+type row struct{ cells, notes []string }
+
+func (r *row) note(s string) {
+	if s != "" {
+		r.notes = append(r.notes, s)
+	}
 }
 
 func table(rows []row) string {
@@ -221,8 +243,8 @@ func table(rows []row) string {
 	tw.Flush()
 	for i, line := range slices.Collect(strings.Lines(cells.String())) {
 		b.WriteString(line)
-		if rows[i].note != "" {
-			fmt.Fprintf(&b, "  %s\n", state.Printable(rows[i].note))
+		for _, n := range rows[i].notes {
+			fmt.Fprintf(&b, "  %s\n", state.Printable(n))
 		}
 	}
 	return b.String()

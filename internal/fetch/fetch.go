@@ -27,7 +27,7 @@ import (
 )
 
 // Again is the exit status of a fetcher that systemd is to start again in a
-// minute; RestartForceExitStatus= in its unit (EX_TEMPFAIL of sysexits.h).
+// minute (EX_TEMPFAIL of sysexits.h); Restart= in its unit says the same.
 const Again = 75
 
 // Run carries out the order for a target and records how that ended before it
@@ -119,8 +119,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.Current, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, fmt.Errorf("it was rejected on %s: %s",
-			rejection.Time.UTC().Format("2006-01-02 15:04 UTC"), rejection.Reason)
+		return r, state.NotAttempted, errors.New(rejection.Refusal())
 	}
 	if f.order.Verb == state.Check {
 		return r, state.Available, nil

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,9 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/target"
 )
+
+// Dir is where systemd keeps what generators make, the "normal" directory.
+const Dir = "/run/systemd/generator"
 
 // unitDir is where our package installs its units, on every Debian.
 const unitDir = "/usr/lib/systemd/system"
@@ -65,44 +69,94 @@ func load(dirs target.Dirs, name string) (t *target.Target, err error) {
 	return dirs.Load(name)
 }
 
-func write(root, out string, t *target.Target) error {
-	for _, step := range []string{"verify", "swap"} {
-		if err := enable(root, out, "paths.target", "machinemon-"+step+"@", t.Name, ".path"); err != nil {
-			return err
-		}
-	}
+// unit is a file that the generator makes: a link to what our package installed,
+// or a drop-in. Neither means that there is to be none.
+type unit struct{ link, text string }
+
+// units are the files of a target, by their names below the output directory.
+func units(t *target.Target) map[string]unit {
 	from := strings.Join(t.Fragments, ", ")
+	m := map[string]unit{
+		"machinemon-swap@" + t.Name + ".service.d/50-target.conf": {
+			text: "# What an update of target " + t.Name + " replaces, from " + from + ".\n[Service]\n" + writable(t)},
+		// recover runs before basic.target, which a unit without default
+		// dependencies does not wait for; for all others the line changes nothing.
+		// Targets may share a unit, so the text names none of them.
+		t.Unit + ".d/50-machinemon-update.conf": {
+			text: "# An update that a crash left open is undone before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n"},
+	}
+	for _, step := range []string{"verify", "swap"} {
+		m["paths.target.wants/machinemon-"+step+"@"+t.Name+".path"] = unit{link: unitDir + "/machinemon-" + step + "@.path"}
+	}
+	var timer, times unit
 	if t.Source.Type != "" {
-		if err := enable(root, out, "timers.target", "machinemon-fetch@", t.Name, ".timer"); err != nil {
-			return err
-		}
-		text := "# The schedule of target " + t.Name + ", from " + from + ".\n[Timer]\n" + schedule(t)
-		if err := dropIn(out, "machinemon-fetch@"+t.Name+".timer.d/50-target.conf", text); err != nil {
-			return err
-		}
+		timer.link = unitDir + "/machinemon-fetch@.timer"
+		times.text = "# The schedule of target " + t.Name + ", from " + from + ".\n[Timer]\n" + schedule(t)
 	}
-	swap := "machinemon-swap@" + t.Name + ".service.d/50-target.conf"
-	if err := dropIn(out, swap, "# What an update of target "+t.Name+" replaces, from "+from+".\n[Service]\n"+writable(t)); err != nil {
-		return err
-	}
-	// recover runs before basic.target, which a unit without default
-	// dependencies does not wait for; for all others the line changes nothing.
-	// Targets may share a unit, so the text names none of them.
-	return dropIn(out, t.Unit+".d/50-machinemon-update.conf",
-		"# An update that a crash left open is undone before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n")
+	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
+	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
+	return m
 }
 
-// enable makes an instance of a template start with a target unit.
-func enable(root, out, with, prefix, name, suffix string) error {
-	template := unitDir + "/" + prefix + suffix
-	if _, err := os.Stat(root + template); err != nil {
-		return fmt.Errorf("%s%s is not in %s", prefix, suffix, unitDir)
+func write(root, out string, t *target.Target) error {
+	for name, u := range units(t) {
+		if u == (unit{}) {
+			continue
+		}
+		file := filepath.Join(out, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if u.link == "" {
+			if err := os.WriteFile(file, []byte(u.text), 0o644); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := os.Stat(root + u.link); err != nil {
+			return fmt.Errorf("%s is not in %s", filepath.Base(u.link), unitDir)
+		}
+		if err := os.Symlink(u.link, file); err != nil {
+			return err
+		}
 	}
-	link := filepath.Join(out, with+".wants", prefix+name+suffix)
-	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-		return err
+	return nil
+}
+
+// Pending tells whether the target file says something that systemd was not told
+// yet: out is not what [Run] would make of it. That is so from an edit to the next
+// daemon-reload.
+func Pending(out string, t *target.Target) (bool, error) {
+	for name, want := range units(t) {
+		file := filepath.Join(out, name)
+		var got unit
+		var err error
+		if want.link != "" {
+			got.link, err = os.Readlink(file)
+		} else {
+			var text []byte
+			text, err = os.ReadFile(file)
+			got.text = string(text)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("cannot tell what the generator made of target %s: %w", t.Name, err)
+		}
+		if got.link != want.link || settings(got.text) != settings(want.text) {
+			return true, nil
+		}
 	}
-	return os.Symlink(template, link)
+	return false, nil
+}
+
+// settings leaves out the comments, in which the names of all fragments are.
+func settings(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // schedule spreads the checks: each waits up to a tenth of the interval longer,
@@ -111,14 +165,6 @@ func enable(root, out, with, prefix, name, suffix string) error {
 func schedule(t *target.Target) string {
 	every := int(t.CheckEvery.Seconds())
 	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
-}
-
-func dropIn(out, name, text string) error {
-	file := filepath.Join(out, name)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(file, []byte(text), 0o644)
 }
 
 // writable lists the directories of all files that a swap writes. Backups and

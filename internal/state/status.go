@@ -121,6 +121,11 @@ type Rejection struct {
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
+// Refusal says why a rejected release is not installed.
+func (r *Rejection) Refusal() string {
+	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
+}
+
 // MaxInterruptions is how often a trial that was cut short is tried again.
 const MaxInterruptions = 3
 

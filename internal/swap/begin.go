@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -75,7 +76,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	switch {
 	case order.Origin == state.Schedule && held == nil && t.AutoUpdateEnabled:
 		order.Verb = state.Apply
-		if st.Installed != nil && !unchanged(st.Installed) {
+		if st.Installed != nil && !Unchanged(st.Installed) {
 			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, st.Installed.Version, name)
 			order.Verb = state.Check
 		} else if err := s.updatable(ctx, t); resultOf(err) == state.NotAttempted {
@@ -204,21 +205,26 @@ func (s *Swapper) clear(role state.Role, name string) error {
 	return errors.Join(entry.Close(), spool.Consume(attempt))
 }
 
-// updatable refuses a unit that is not there or that somebody stopped on
-// purpose. A failed or crash-looping one is updated: that may be the cure.
 func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
 	u, err := s.Systemd.Unit(ctx, t.Unit)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	return Updatable(u, t.Name)
+}
+
+// Updatable refuses a unit that is not there or that somebody stopped on
+// purpose. A failed or crash-looping one is updated: that may be the cure.
+func Updatable(u systemd.Unit, name string) error {
+	switch {
 	case u.Load == "masked":
-		return state.Fail(state.NotAttempted, "%s is masked", t.Unit)
+		return state.Fail(state.NotAttempted, "%s is masked", u.Name)
 	case u.Load == "not-found":
-		return state.Fail(state.NotAttempted, "%s is not installed", t.Unit)
+		return state.Fail(state.NotAttempted, "%s is not installed", u.Name)
 	case u.Load != "loaded":
-		return state.Fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", t.Name, t.Unit, u.Load, t.Unit)
+		return state.Fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
 	case u.Active == "inactive" && u.Job == 0:
-		return state.Fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", t.Unit, t.Unit)
+		return state.Fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
 	}
 	return nil
 }

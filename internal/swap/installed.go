@@ -19,14 +19,14 @@ const nobody = 65534
 // Installed is the version that is on the machine: what our record says as long
 // as the files' digests match it, else what the program itself says, else "".
 func Installed(ctx context.Context, t *target.Target, st state.Status) string {
-	if r := st.Installed; r != nil && unchanged(r) {
+	if r := st.Installed; r != nil && Unchanged(r) {
 		return r.Version
 	}
 	return askVersion(ctx, t)
 }
 
-// unchanged tells whether the files of a release are on disk as it left them.
-func unchanged(r *state.Release) bool {
+// Unchanged tells whether the files of a release are on disk as it left them.
+func Unchanged(r *state.Release) bool {
 	for _, f := range r.Files {
 		if got, err := digest(f.To); err != nil || got != f.SHA256 {
 			return false

@@ -145,7 +145,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	digest := state.Digest(j.NewFiles())
 	// Going back is the operator's word against an old verdict of this machine.
 	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
-		return state.Fail(state.NotAttempted, "it was rejected on %s: %s", r.Time.Format(time.DateOnly), r.Reason)
+		return state.Fail(state.NotAttempted, "%s", r.Refusal())
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err

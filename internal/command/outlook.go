@@ -1,0 +1,95 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/generate"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/swap"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// machine is what status needs of systemd; *systemd.Conn is one.
+type machine interface {
+	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	NextElapse(ctx context.Context, timer string) (time.Time, error)
+	Close()
+}
+
+func connect(ctx context.Context) (machine, error) { return systemd.Connect(ctx) }
+
+// outlook tells what will happen by itself: when the source is asked next, and
+// what keeps what is available from being installed then.
+func (a *app) outlook(s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
+	var u systemd.Unit
+	if a.machine != nil {
+		ctx := context.Background()
+		m, err := a.machine(ctx)
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		if u, err = m.Unit(ctx, t.Unit); err != nil {
+			return err
+		}
+		next, err := m.NextElapse(ctx, timer(t.Name))
+		if err != nil {
+			return err
+		}
+		if !next.IsZero() {
+			s.NextCheck = &next
+		}
+		if s.Pending, err = generate.Pending(a.generated, t); err != nil {
+			return err
+		}
+	}
+	if s.Available == "" || s.Trial != "" || s.Installed != "unknown" && manifest.SameVersion(s.Available, s.Installed) {
+		return nil
+	}
+	fs, err := a.tree.Status(state.Fetch, t.Name)
+	if err != nil || fs.Offer == nil {
+		return err
+	}
+	s.WhyNot = whyNot(t, u, st, fs, history)
+	return nil
+}
+
+// whyNot is the reason for which a scheduled run would not install what is on
+// offer, the operator's own first; "" when there is none. The chain decides
+// anew, by the same rules, when it runs.
+func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status, history []state.Attempt) string {
+	o := fs.Offer
+	if st.Held != nil {
+		return "it is held since " + st.Held.Since.Local().Format(minutes)
+	}
+	if r := st.Rejects(o.Digest, o.Archive, o.Sequence); r != nil {
+		return r.Refusal()
+	}
+	if !t.AutoUpdateEnabled {
+		return fmt.Sprintf("scheduled runs only check (hint: machinemon-update apply %s)", t.Name)
+	}
+	if st.Installed != nil && !swap.Unchanged(st.Installed) {
+		return fmt.Sprintf("the installed files were changed by hand (hint: machinemon-update apply %s)", t.Name)
+	}
+	if u.Name != "" {
+		if err := swap.Updatable(u, t.Name); err != nil {
+			return err.Error()
+		}
+	}
+	digest := ""
+	if n := len(fs.Attempts); n > 0 {
+		digest = fs.Attempts[n-1].Manifest
+	}
+	for _, manifest := range []string{"", digest} {
+		if until := state.Backoff(history, manifest, t.CheckEvery); time.Now().Before(until) {
+			return "it failed before: backing off until " + until.Local().Format(minutes)
+		}
+	}
+	return ""
+}
+
+func timer(name string) string { return "machinemon-fetch@" + name + ".timer" }

@@ -1,0 +1,123 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/generate"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// fakeMachine is a systemd that knows one unit and one timer.
+type fakeMachine struct {
+	unit systemd.Unit
+	next time.Time
+	err  error
+}
+
+func (m fakeMachine) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	m.unit.Name = name
+	return m.unit, m.err
+}
+func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { return m.next, m.err }
+func (fakeMachine) Close()                                                  {}
+
+// TestOutlook: what status says of the next scheduled run.
+func TestOutlook(t *testing.T) {
+	running := systemd.Unit{Load: "loaded", Active: "active"}
+	next := time.Date(2026, 11, 1, 13, 0, 0, 0, time.UTC)
+	nextCheck := "next check: " + next.Local().Format(minutes)
+	const on = "auto_update_enabled = true\n"
+	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
+	for _, c := range []struct {
+		name        string
+		more        string // of the target file
+		unit        systemd.Unit
+		next        time.Time
+		fetch, swap func(*state.Status)
+		want        string // of the notes, one a line
+	}{
+		{name: "nothing is available", more: on, unit: running, next: next, want: nextCheck},
+		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
+		{name: "no timer", more: on, unit: running, fetch: offer},
+		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: machinemon-update apply agent)"},
+		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
+			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
+			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
+		}},
+		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
+			s.Installed = &state.Release{Version: "1.0.0", Files: []state.File{{To: "/nonexistent", SHA256: "x"}}}
+		}, want: "the installed files were changed by hand (hint: machinemon-update apply agent)"},
+		{name: "stopped", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive"}, fetch: offer,
+			want: "agent.service is stopped (hint: systemctl start agent.service)"},
+		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed"},
+		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
+			offer(s)
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: time.Now(), Manifest: "m", Result: state.NotDownloaded, Reason: "no route"}}
+		}, want: "no route\nit failed before: backing off until " + time.Now().Add(time.Hour).Format(minutes)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, _, _ := newApp(t)
+			target := "unit = 'agent.service'\nsource.url = 'https://x/m.json'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n" + c.more
+			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), target)
+			a.generated = t.TempDir()
+			a.machine = func(context.Context) (machine, error) { return fakeMachine{unit: c.unit, next: c.next}, nil }
+			// The units as systemd made them, from then on.
+			templates := filepath.Join(a.targets.Root, "usr/lib/systemd/system")
+			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-fetch@.timer"} {
+				write(t, filepath.Join(templates, u), "")
+			}
+			ok(t, generate.Run(a.targets, a.generated, t.Output()))
+			for role, change := range map[state.Role]func(*state.Status){state.Fetch: c.fetch, state.Swap: c.swap} {
+				ok(t, os.MkdirAll(a.tree.Dir(role, "agent"), 0o755))
+				if change != nil {
+					ok(t, a.tree.Update(role, "agent", change))
+				}
+			}
+			s := a.statusOf("agent")
+			if got := strings.Join(s.row().notes, "\n"); got != c.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, c.want)
+			}
+			if a.exit != 0 || s.Error != "" {
+				t.Errorf("exit status %d: %s", a.exit, s.Error)
+			}
+			// A comment is no news to systemd, another interval is.
+			file := filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml")
+			write(t, file, "# A comment.\n"+target)
+			if s := a.statusOf("agent"); s.Pending {
+				t.Error("a comment is pending")
+			}
+			write(t, file, "auto_update_check_every_seconds = 60\n"+target)
+			if s := a.statusOf("agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "systemctl daemon-reload") {
+				t.Errorf("an edit is not pending: %+v", s)
+			}
+		})
+	}
+	a, _, _ := newApp(t)
+	write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), "unit = 'agent.service'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n")
+	a.machine = func(context.Context) (machine, error) { return fakeMachine{err: errors.New("no answer")}, nil }
+	if s := a.statusOf("agent"); s.Error != "no answer" || a.exit != 1 {
+		t.Errorf("exit status %d: %+v", a.exit, s)
+	}
+}
+
+func write(t *testing.T, file, content string) {
+	t.Helper()
+	ok(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	ok(t, os.WriteFile(file, []byte(content), 0o644))
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
