@@ -116,6 +116,9 @@ The ID of an attempt is in its log lines:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" does not install a rejected release again;
 it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)
+	add("import TARGET FILE", "Install a release from a file, on a machine without a network", `
+FILE is a manifest with its archive beside it, such an archive, or a directory
+with both. The release is verified and watched as by apply.`, targetAndFile, a.completeImport, a.importFile)
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
 only tell what is available. A drop-in beside the target file says so.`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate(names, true) })
@@ -167,6 +170,21 @@ func oneTarget(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s needs exactly one target (hint: machinemon-update status lists them)", c.Name())}
 	}
 	return nil
+}
+
+func targetAndFile(c *cobra.Command, args []string) error {
+	if len(args) != 2 {
+		return usageError{fmt.Errorf("%s needs a target and a file (hint: machinemon-update status lists the targets)", c.Name())}
+	}
+	return nil
+}
+
+// completeImport offers the targets, then files.
+func (a *app) completeImport(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(named) == 1 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.completeOne(c, named, begun)
 }
 
 // completeAny offers the targets that were not named yet.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -44,6 +45,32 @@ func (a *app) rollback(args []string) error {
 		return err
 	}
 	return a.each(args, a.ask(state.GoBack))
+}
+
+// importFile is apply with the release in a file in place of the source's.
+func (a *app) importFile(args []string) error {
+	if err := a.needRoot("import", args); err != nil {
+		return err
+	}
+	path, err := filepath.Abs(args[1])
+	if err != nil {
+		return fmt.Errorf("cannot import %s: %w", args[1], err)
+	}
+	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
+		copied := false
+		at, err := a.attempt(ctx, name, state.Request{Verb: state.Apply, Import: true}, func() error {
+			copied = true
+			if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
+				return err
+			}
+			return fetch.Import(ctx, path, a.tree.Import(name))
+		})
+		// Who detached leaves it to the attempt; the next one removes it.
+		if copied && err == nil {
+			err = a.tree.DropImport(name)
+		}
+		return at, err
+	})
 }
 
 // each runs one attempt after the other: a machine's daemons should not all
@@ -113,11 +140,14 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 
 // ask makes each ask the chain for attempts of a kind.
 func (a *app) ask(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
-	return func(ctx context.Context, name string) (state.Attempt, error) { return a.attempt(ctx, name, verb) }
+	return func(ctx context.Context, name string) (state.Attempt, error) {
+		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
+	}
 }
 
-// attempt asks the chain for an attempt and follows it to its end.
-func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.Attempt, error) {
+// attempt asks the chain for an attempt and follows it to its end. prepare makes
+// ready what the request is about, once nothing else is under way.
+func (a *app) attempt(ctx context.Context, name string, req state.Request, prepare func() error) (state.Attempt, error) {
 	at := state.Attempt{ID: state.NewAttempt(), Origin: state.Operator, Time: time.Now().UTC()}
 	not := func(reason string) (state.Attempt, error) {
 		at.Result, at.Reason = state.NotAttempted, reason
@@ -137,7 +167,7 @@ func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.
 	}
 	defer conn.Close()
 	first := unit("fetch", name)
-	if verb == state.GoBack {
+	if req.Verb == state.GoBack {
 		first = unit("swap", name)
 		if j, err := a.tree.Journal(name); err != nil {
 			return at, err
@@ -165,7 +195,12 @@ func (a *app) attempt(ctx context.Context, name string, verb state.Verb) (state.
 	if err := conn.ResetFailed(ctx, first); err != nil {
 		return at, err
 	}
-	if err := a.tree.SetRequest(name, state.Request{Attempt: at.ID, Verb: verb}); err != nil {
+	if err := prepare(); err != nil {
+		at.Result, at.Reason = state.ResultOf(err), err.Error()
+		return at, nil
+	}
+	req.Attempt = at.ID
+	if err := a.tree.SetRequest(name, req); err != nil {
 		return at, err
 	}
 	if err := conn.Queue(ctx, first); err != nil {

@@ -97,6 +97,9 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 // manifest for this target and machine was read. cache is as for newSource.
 func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
 	src, err := newSource(t, cache, f.limits, f.rootOnly)
+	if f.order.Import {
+		src, err = &disk{path: f.tree.Import(f.name), rootOnly: f.rootOnly}, nil
+	}
 	if err != nil {
 		return nil, state.Failed, err
 	}

@@ -37,6 +37,7 @@ type Request struct {
 	Format  int    `json:"format"`
 	Attempt string `json:"attempt"`
 	Verb    Verb   `json:"verb"`
+	Import  bool   `json:"import,omitempty"` // from [Tree.Import], not from the source
 	// Time is when it was made: one that a killed command left behind lapses.
 	Time time.Time `json:"time"`
 }
@@ -51,6 +52,7 @@ type Order struct {
 	Attempt   string `json:"attempt"`
 	Origin    Origin `json:"origin"`
 	Verb      Verb   `json:"verb"`
+	Import    bool   `json:"import,omitempty"`
 	Installed string `json:"installed"` // the version found on the machine; "" when unknown
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.

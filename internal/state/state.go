@@ -13,6 +13,7 @@
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases
 //	    journal.json          the open trial; absent when none is open
+//	    import/               a release that the operator brought, for the fetcher
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; taken once)
 //	  attempt/T.json        the order of the running attempt (root)
@@ -89,6 +90,17 @@ func (t Tree) Dir(r Role, target string) string { return filepath.Join(t.Var, st
 
 // Ready is the spool in which a role hands its results on.
 func (t Tree) Ready(r Role, target string) string { return filepath.Join(t.Dir(r, target), "ready") }
+
+// Import is where a release waits that the operator brought in a file.
+func (t Tree) Import(target string) string { return filepath.Join(t.Dir(Swap, target), "import") }
+
+// DropImport removes it.
+func (t Tree) DropImport(target string) error {
+	if err := os.RemoveAll(t.Import(target)); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", t.Import(target), cause(err))
+	}
+	return nil
+}
 
 // Gate is the directory of the gate's reports on a target.
 func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", target) }

@@ -42,7 +42,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	}
 	order := state.Order{Attempt: state.NewAttempt(), Origin: state.Schedule, Verb: state.Check}
 	if req != nil {
-		order.Attempt, order.Origin, order.Verb = req.Attempt, state.Operator, req.Verb
+		order.Attempt, order.Origin, order.Verb, order.Import = req.Attempt, state.Operator, req.Verb, req.Import
 	}
 	unlock := func() { release(); release = func() {} }
 	if err := s.begin(ctx, name, &order, unlock); err != nil {
@@ -60,6 +60,11 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlock func()) error {
 	if err := s.Tree.Tidy(name); err != nil {
 		return err
+	}
+	if !order.Import {
+		if err := s.Tree.DropImport(name); err != nil { // a killed command's
+			return err
+		}
 	}
 	if err := s.settle(ctx, name, unlock); err != nil {
 		return err
@@ -92,7 +97,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	if t.Source.Type == "" {
+	if t.Source.Type == "" && !order.Import {
 		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
 	}
 	if order.Verb == state.Apply {

@@ -131,6 +131,26 @@ func TestBegin(t *testing.T) {
 		must(t, os.WriteFile(r.at("targets/agent.toml"), []byte("unit = 'agent.service'\n[[install]]"+rest), 0o644))
 		r.fails(t, "begin", state.Misconfigured, "no source is configured")
 	})
+	t.Run("import", func(t *testing.T) {
+		r := newRig(t)
+		left := r.tree.Import("agent")
+		must(t, os.MkdirAll(left, 0o755))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply, Import: true}))
+		r.step(t, "begin")
+		if o := r.order(t); !o.Import || o.Verb != state.Apply {
+			t.Errorf("order %+v", o)
+		}
+		if _, err := os.Stat(left); err != nil {
+			t.Errorf("what was brought is gone: %v", err)
+		}
+		r.step(t, "begin")
+		if o := r.order(t); o.Import {
+			t.Errorf("order %+v", o)
+		}
+		if _, err := os.Stat(left); err == nil {
+			t.Error("what a killed command left is still there")
+		}
+	})
 	t.Run("a name that is none", func(t *testing.T) {
 		r := newRig(t)
 		for _, name := range []string{"", "../agent", "Agent", "a@b", "a\nb"} {

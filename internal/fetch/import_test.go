@@ -1,0 +1,79 @@
+package fetch
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// TestImport: what an operator brings goes the way of every release, whatever
+// the target's own source is.
+func TestImport(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	for _, c := range []struct {
+		name   string
+		path   string // in the directory
+		edit   func(m *manifest.Manifest)
+		result state.Result // of the copy, or of the attempt
+		text   string
+	}{
+		{"a directory", "", nil, state.HandedOn, ""},
+		{"a manifest", "client-manifest.json", nil, state.HandedOn, ""},
+		{"an archive", "agent.tar.gz", nil, state.HandedOn, ""},
+		{"nothing there", "nowhere", nil, state.NotDownloaded, "no such file"},
+		{"an archive elsewhere", "", func(m *manifest.Manifest) {
+			edit(m, func(p *manifest.Platform) { p.File = "https://example.com/agent.tar.gz" })
+		}, state.Refused, "not beside it"},
+		{"another size", "", func(m *manifest.Manifest) {
+			edit(m, func(p *manifest.Platform) { p.Size++ })
+		}, state.Refused, "the manifest says"},
+		{"another product", "", func(m *manifest.Manifest) { m.Product = "server" }, state.Refused, `of product "server"`},
+		{"another digest", "", func(m *manifest.Manifest) {
+			edit(m, func(p *manifest.Platform) { p.SHA256 = manifest.Digest([]byte("x")) })
+		}, state.Refused, "its sha256 is"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := release1()
+			if c.edit != nil {
+				c.edit(m)
+			}
+			from := t.TempDir()
+			for name, content := range map[string][]byte{"client-manifest.json": marshal(t, m), "agent.tar.gz": payload} {
+				if err := os.WriteFile(filepath.Join(from, name), content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := newBench(t, "http://127.0.0.1:9")
+			if err := b.tree.MakeSwapDir("agent"); err != nil {
+				t.Fatal(err)
+			}
+			if err := Import(t.Context(), filepath.Join(from, c.path), b.tree.Import("agent")); err != nil {
+				a := state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}
+				b.mustFail(t, a, c.result, c.text)
+				return
+			}
+			for _, name := range []string{"", "client-manifest.json", "agent.tar.gz"} {
+				if info, err := os.Stat(filepath.Join(b.tree.Import("agent"), name)); err != nil || info.Mode().Perm()&0o044 != 0o044 {
+					t.Errorf("%s: the fetcher may not read it: %v, %v", name, info.Mode(), err)
+				}
+			}
+			o := b.order(state.Apply, "v1")
+			o.Import = true
+			a := b.run(t, o)
+			if c.result == state.HandedOn {
+				if a.Result != c.result || a.Version != "v2" {
+					t.Errorf("%+v", a)
+				}
+			} else {
+				b.mustFail(t, a, c.result, c.text)
+			}
+			if err := b.tree.DropImport("agent"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
