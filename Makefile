@@ -74,7 +74,7 @@ deb: deps
 install:
 	install -d $(DESTDIR)/usr/bin $(DESTDIR)/usr/lib/machinemon-update/targets.d \
 		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
-		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d
+		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d
 	install $(COMMANDS:%=build/%) $(DESTDIR)/usr/bin
 	install $(WORKERS:%=build/%) $(DESTDIR)/usr/lib/machinemon-update
 	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
@@ -82,6 +82,8 @@ install:
 	install -m 644 $(UNITS) $(DESTDIR)/usr/lib/systemd/system
 	# Every boot, and nothing to enable: a boot must never meet an open trial.
 	ln -sf ../machinemon-update-recover.service $(DESTDIR)/usr/lib/systemd/system/basic.target.wants
+	# systemd's own trigger tells the journal of it.
+	install -m 644 packaging/catalog/*.catalog $(DESTDIR)/usr/lib/systemd/catalog
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -21,27 +22,16 @@ func main() {
 	}
 	// No signal is caught: one that ends the program ends it by that signal, and
 	// never looks like success.
-	a, exit, err := fetch.Run(context.Background(), state.System, target.DefaultDirs, os.Args[1], progress())
+	lines := log.New("fetch", os.Args[1])
+	log.Status("asking the source")
+	a, exit, err := fetch.Run(context.Background(), state.System, target.DefaultDirs, os.Args[1], func(done, total int64) {
+		log.Status(systemd.ProgressText(done, total))
+	})
 	if a.ID != "" {
-		fmt.Fprintln(os.Stderr, a.Line(os.Args[1]))
+		lines.Ended(a)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		lines.Error(err)
 	}
 	os.Exit(exit)
-}
-
-// progress sets the unit's status text. When that fails once it says so and
-// stops trying: a download is not worth less without it.
-func progress() func(done, total int64) {
-	broken := false
-	return func(done, total int64) {
-		if broken {
-			return
-		}
-		if err := systemd.Notify(systemd.ProgressText(done, total)); err != nil {
-			broken = true
-			fmt.Fprintf(os.Stderr, "cannot report progress: %v\n", err)
-		}
-	}
 }

@@ -15,8 +15,8 @@ import (
 	"os"
 
 	"github.com/machinemon/machinemon-update/internal/health"
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -28,27 +28,31 @@ const usage = `usage: health-gate baseline TARGET (run by machinemon-baseline@TA
 // never looks like a verdict.
 func main() {
 	if len(os.Args) != 3 {
-		fail(usage)
+		usageError()
 	}
-	g := health.NewGate(state.System, target.DefaultDirs, say)
-	switch name := os.Args[2]; os.Args[1] {
+	verb, name := os.Args[1], os.Args[2]
+	lines := log.New(map[string]string{"baseline": "baseline", "gate": "health-gate"}[verb], name)
+	g := health.NewGate(state.System, target.DefaultDirs, lines)
+	switch verb {
 	case "baseline":
 		b, err := g.Baseline(context.Background(), name)
 		if err != nil {
-			fail(err.Error() + "\n")
+			lines.Error(err)
+			os.Exit(2)
 		}
-		fmt.Fprintf(os.Stderr, "%s: attempt %s: %s\n", name, b.Attempt, health.Summary(b))
+		lines.Printf("%s: attempt %s: %s", name, b.Attempt, health.Summary(b))
 	case "gate":
 		r, err := g.Judge(context.Background(), name)
 		if err != nil {
-			fail(err.Error() + "\n")
+			lines.Error(err)
+			os.Exit(2)
 		}
 		if r != nil {
-			fmt.Fprintf(os.Stderr, "%s: attempt %s: %s\n", name, r.Attempt, health.Verdict(*r))
+			lines.Printf("%s: attempt %s: %s", name, r.Attempt, health.Verdict(*r))
 			os.Exit(status(r.Finding))
 		}
 	default:
-		fail(usage)
+		usageError()
 	}
 }
 
@@ -63,13 +67,7 @@ func status(f state.Finding) int {
 	return 3
 }
 
-func fail(text string) {
-	fmt.Fprint(os.Stderr, text)
+func usageError() {
+	fmt.Fprint(os.Stderr, usage)
 	os.Exit(2)
-}
-
-func say(status string) {
-	if err := systemd.Notify(status); err != nil {
-		fmt.Fprintf(os.Stderr, "cannot tell systemd the status: %v\n", err)
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -53,16 +54,17 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "swapper: needs root")
 		return 2
 	}
+	lines := log.New(verb, name)
 	ctx := context.Background()
 	conn, err := systemd.Connect(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		lines.Error(err)
 		return 1
 	}
 	defer conn.Close()
-	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Systemd: conn, Log: os.Stderr}
+	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Systemd: conn, Log: lines}
 	if err := step(s, ctx, name); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		lines.Error(err)
 		if verb == "begin" {
 			// SuccessExitStatus= of the unit holds for its ExecCondition= too: with
 			// a status from there the fetcher would run all the same.

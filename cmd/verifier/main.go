@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/verify"
@@ -20,13 +21,14 @@ func main() {
 	}
 	// No signal is caught: one that ends the program ends it by that signal, and
 	// never looks like success.
+	lines := log.New("verify", os.Args[1])
 	a, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
 	if a.ID != "" {
-		fmt.Fprintln(os.Stderr, a.Line(os.Args[1]))
+		lines.Ended(a)
 	}
 	switch {
 	case err != nil:
-		fmt.Fprintln(os.Stderr, err)
+		lines.Error(err)
 		os.Exit(1)
 	case a.ID != "" && a.Result != state.HandedOn:
 		os.Exit(a.Result.Exit())

@@ -111,8 +111,8 @@ the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, a.apply)
 Installs nothing; exit status 3 says that there is an update. What root finds is
 recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
 	add("history TARGET", "Show the attempts on a target, newest first", `
-The ID of an attempt is in its log lines:
-  journalctl -u 'machinemon-*@TARGET.service'`, oneTarget, a.completeOne, a.history)
+The log of one of them, by its ID:
+  journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, a.completeOne, a.history)
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" does not install a rejected release again;
 it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)

@@ -8,6 +8,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -28,19 +29,21 @@ const besideBar = 50
 // step tells what is being done. status, which may be empty, says more.
 func (p *progress) step(word, status string) {
 	line := p.name + ": " + word
+	full := line
+	if status != "" {
+		full += ": " + status
+	}
 	if p.terminal == nil {
+		log.Status(full) // of machinemon-update.service
 		if line != p.said {
 			p.said = line
 			fmt.Fprintln(p.to, state.Printable(line))
 		}
 		return
 	}
-	if status != "" {
-		line += ": " + status
-	}
 	p.bar = nil
 	p.erase()
-	cells := []rune(state.Printable(line))
+	cells := []rune(state.Printable(full))
 	fmt.Fprint(p.terminal, string(cells[:min(len(cells), p.columns()-1)]))
 }
 

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -39,14 +40,14 @@ const (
 type Gate struct {
 	tree    state.Tree
 	dirs    target.Dirs
-	say     func(status string)
+	log     *log.Log
 	connect func(ctx context.Context, unit string) (manager, error)
 }
 
-// NewGate makes a gate that asks the running systemd. Say is told how far a
-// judgement has come.
-func NewGate(tree state.Tree, dirs target.Dirs, say func(status string)) Gate {
-	return Gate{tree, dirs, say, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}
+// NewGate makes a gate that asks the running systemd. The log is told which
+// attempt it judges.
+func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) Gate {
+	return Gate{tree, dirs, log, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}
 }
 
 // manager is systemd, as far as a judgement needs it.
@@ -71,12 +72,13 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	b := state.Baseline{}
 	after := j != nil && j.Verdict == state.Rollback
 	if j != nil {
-		b.Attempt = j.Attempt
+		b.Attempt, g.log.Version = j.Attempt, j.Version
 	} else {
 		if b.Attempt, err = g.next(name); err != nil {
 			return state.Baseline{}, err
 		}
 	}
+	g.log.Attempt = b.Attempt
 	if after {
 		before, err := g.tree.Baseline(name, j.Attempt, false)
 		if err != nil {
@@ -115,6 +117,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if j == nil || j.Phase != state.Trial || j.Verdict != "" {
 		return nil, nil
 	}
+	g.log.Attempt, g.log.Version = j.Attempt, j.Version
 	t, err := g.dirs.Load(name)
 	if err != nil {
 		return nil, err
@@ -147,7 +150,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	}
 	defer m.Close()
 	look := func(ctx context.Context) (sight, error) { return look(ctx, m, p.unit, p.main) }
-	return watch(ctx, newTrial(p, start), look, m.Changes(), g.say), nil
+	return watch(ctx, newTrial(p, start), look, m.Changes(), log.Status), nil
 }
 
 // plan is what a judgement goes by.

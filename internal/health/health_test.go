@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -131,7 +133,7 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 	if err := os.WriteFile(filepath.Join(dir, "etc", "x.toml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.Gate = NewGate(tree, target.Dirs{Root: dir, Vendor: "/usr", Admin: "/etc"}, func(string) {})
+	b.Gate = NewGate(tree, target.Dirs{Root: dir, Vendor: "/usr", Admin: "/etc"}, log.Plain(io.Discard))
 	b.connect = func(context.Context, string) (manager, error) {
 		if m == nil {
 			return nil, errors.New("systemd does not answer")

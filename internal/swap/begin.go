@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -44,16 +45,17 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if req != nil {
 		order.Attempt, order.Origin, order.Verb, order.Import = req.Attempt, state.Operator, req.Verb, req.Import
 	}
+	s.Log.Attempt = order.Attempt
 	unlock := func() { release(); release = func() {} }
 	if err := s.begin(ctx, name, &order, unlock); err != nil {
-		s.logf("%s: attempt %s does not begin: %v", name, order.Attempt, err)
+		s.Log.Event(log.Event(resultOf(err)), "%s: attempt %s does not begin: %v", name, order.Attempt, err)
 		if req == nil {
 			return err
 		}
 		return errors.Join(err, s.record(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
 			From: order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
 	}
-	s.logf("%s: attempt %s begins: %s by %s, installed %q", name, order.Attempt, order.Verb, order.Origin, order.Installed)
+	s.Log.Event(log.Begins, "%s: attempt %s begins: %s by %s, installed %q", name, order.Attempt, order.Verb, order.Origin, order.Installed)
 	return nil
 }
 

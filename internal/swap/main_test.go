@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
 		useBase(filepath.Dir(dir))
 		r := open(dir)
-		r.sw.Log = io.Discard
+		r.sw.Log = log.Plain(io.Discard)
 		if err := beTraced(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -138,7 +139,7 @@ func open(dir string) *rig {
 	r := &rig{dir: dir, log: &strings.Builder{},
 		tree: state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}}
 	r.sys = newMachine(r)
-	r.sw = &Swapper{Tree: r.tree, Systemd: r.sys, Log: r.log,
+	r.sw = &Swapper{Tree: r.tree, Systemd: r.sys, Log: log.Plain(r.log),
 		Targets: target.Dirs{Vendor: r.at("targets"), Admin: r.at("admin")}}
 	return r
 }

@@ -30,10 +30,13 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		return err
 	}
 	defer release()
+	s.Log.Target = name
+	defer func() { s.Log.Target, s.Log.Attempt, s.Log.Version = "", "", "" }()
 	j, err := s.journal(name)
 	if err != nil || j == nil {
 		return err
 	}
+	s.about(j)
 	if s.Tree.OrderTaken(name, j.Attempt) {
 		s.logf("%s: the trial began since the boot: left alone", describe(j))
 		return nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -29,11 +30,13 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if err != nil || j == nil || j.Verdict == state.Commit {
 		return err
 	}
+	s.about(j)
 	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
+	log.Status("restoring the old files")
 	changed, err := s.restore(j)
 	if err != nil {
 		return s.failedRollback(j, err)
@@ -88,6 +91,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 
 // look lets the gate's user see how the old program fares.
 func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
+	log.Status("watching whether " + j.Unit + " runs")
 	step := unitOf("baseline", j.Target)
 	err := s.Systemd.ResetFailed(ctx, step)
 	if err == nil {
@@ -113,7 +117,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 // at the latest the one at boot, tries again.
 func (s *Swapper) failedRollback(j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
-	s.logf("%s: %s", describe(j), reason)
+	s.Log.Event(log.Event(state.RollbackFailed), "%s: %s", describe(j), reason)
 	return errors.Join(state.Fail(state.RollbackFailed, "cannot roll back %s: %w", j.Target, err),
 		s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
 }
@@ -172,7 +176,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 		}
 		st.Reject(r, true) // tried again, but not for ever
 	}
-	s.logf("%s: %s: %s", describe(j), result, reason)
+	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
 	st.Record(s.ended(j, "rollback", result, reason))
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -34,7 +35,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
 		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
 	}
-	s.logf("%s", sw.attempt.Line(name))
+	s.Log.Ended(sw.attempt)
 	return errors.Join(err, s.record(name, sw.attempt))
 }
 
@@ -59,6 +60,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		}
 	}()
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.Swap)}
+	sw.Log.Attempt = attempt
 	if j, err := sw.Swapper.journal(sw.name); err != nil {
 		return err
 	} else if j != nil {
@@ -107,12 +109,14 @@ func (sw *swapping) run(ctx context.Context) error {
 		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: true,
 		GoingBack: order.Verb == state.GoBack,
 	}
+	log.Status("copying the new files")
 	if sw.journal.GoingBack {
 		err = sw.planPrevious()
 	} else {
 		err = sw.planTree(entry)
 	}
 	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
+	sw.about(sw.journal)
 	if err == nil {
 		err = sw.try(ctx)
 	}
@@ -152,6 +156,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	} else if same {
 		return sw.adopt()
 	}
+	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
 		return err
 	}
@@ -168,6 +173,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err
 	}
+	log.Status("backing up the old files")
 	if err := sw.backUp(); err != nil {
 		return err
 	}
@@ -202,7 +208,7 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
-	sw.logf("%s: installed, restarting %s", describe(j), j.Unit)
+	sw.Log.Event(log.OnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
 	return sw.restart(ctx, j, limit)
 }
 
@@ -234,6 +240,7 @@ func (sw *swapping) rename() error {
 // after a rollback. A job that fails is not the end either, since Restart= may
 // bring the unit up a second later.
 func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Duration) error {
+	log.Status("restarting " + j.Unit)
 	ctx, cancel := context.WithTimeout(ctx, limit+slack)
 	defer cancel()
 	if j.Reload {

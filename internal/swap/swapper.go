@@ -25,10 +25,9 @@ package swap
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -53,12 +52,13 @@ type Swapper struct {
 	Tree    state.Tree
 	Targets target.Dirs
 	Systemd Manager
-	Log     io.Writer // one line a step, for the journal
+	Log     *log.Log
 }
 
-func (s *Swapper) logf(format string, args ...any) {
-	fmt.Fprintf(s.Log, format+"\n", args...)
-}
+func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }
+
+// about makes the lines that follow ones about the trial.
+func (s *Swapper) about(j *state.Journal) { s.Log.Attempt, s.Log.Version = j.Attempt, j.Version }
 
 // resultOf is the result that an error means.
 func resultOf(err error) state.Result {
@@ -99,6 +99,9 @@ func (s *Swapper) journal(name string) (*state.Journal, error) {
 		return nil, err
 	}
 	err = state.Fail(state.RollbackFailed, "cannot close the open trial of %s: its journal is damaged (hint: it is now %s; see which files are installed)", name, aside)
-	return nil, errors.Join(err, s.record(name, state.Attempt{ID: state.NewAttempt(), Origin: state.Schedule,
-		Stage: "rollback", Result: state.RollbackFailed, Reason: err.Error()}))
+	a := state.Attempt{ID: state.NewAttempt(), Origin: state.Schedule,
+		Stage: "rollback", Result: state.RollbackFailed, Reason: err.Error()}
+	of := *s.Log // whoever asks may be at work on another attempt
+	of.Ended(a)
+	return nil, errors.Join(err, s.record(name, a))
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -24,6 +25,8 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	if err != nil || j == nil || j.Verdict == state.Rollback {
 		return err
 	}
+	s.about(j)
+	log.Status("committing " + j.Version)
 	if j.Verdict == "" {
 		report, err := s.Tree.Report(name, j.Attempt)
 		if err == nil {
@@ -77,15 +80,15 @@ func (s *Swapper) finishCommit(j *state.Journal) error {
 	if err != nil {
 		return err
 	}
+	result := state.Committed
+	if j.Unproven {
+		result = state.Unproven
+	}
 	if st.Installed == nil || !recorded(&st, j.Attempt) {
 		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 		left := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 		if st.Installed != nil && st.Installed.Version == j.From {
 			left.Sequence, left.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
-		}
-		result := state.Committed
-		if j.Unproven {
-			result = state.Unproven
 		}
 		reason := j.Reason
 		if j.GoingBack {
@@ -100,10 +103,11 @@ func (s *Swapper) finishCommit(j *state.Journal) error {
 			return err
 		}
 	}
+	// Killed here, it is said twice rather than never.
+	s.Log.Event(log.Event(result), "%s: %s", describe(j), result)
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	s.logf("%s: committed", describe(j))
 	return sweep(j.Target, destinationsOf(j), st.Previous)
 }
 

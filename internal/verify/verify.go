@@ -18,6 +18,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -78,11 +79,13 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 	if err := v.read(bundle, t.Trust.Product); err != nil {
 		return state.Failed, err
 	}
+	log.Status("checking the archive")
 	payload, err := v.copyPayload(bundle)
 	if err != nil {
 		return state.Failed, err
 	}
 	defer payload.Close()
+	log.Status("unpacking")
 	if err := v.handOn(t.Install, payload); err != nil {
 		return state.Failed, err
 	}

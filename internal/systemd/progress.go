@@ -1,17 +1,6 @@
 package systemd
 
-import (
-	"fmt"
-
-	"github.com/coreos/go-systemd/v22/daemon"
-)
-
-// Notify sets the unit's STATUS= text, which `systemctl status` shows. Outside
-// a unit that listens it does nothing.
-func Notify(status string) error {
-	_, err := daemon.SdNotify(false, "STATUS="+status)
-	return err
-}
+import "fmt"
 
 const progress = "downloading: %d of %d bytes"
 
