@@ -1,7 +1,7 @@
 # A fresh Debian 12 or 13 with Go and make is enough: "make test" and
 # "make demo", as root, install the rest ("deps").
 #
-#   build    build/: the programs
+#   build    build/: the programs, and the shells' completion of them
 #   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
 #   test     all of it: check, the tests, and the tests on a booted systemd
 #   demo     an update and a rollback on a throwaway machine
@@ -38,6 +38,11 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/ $(PROGRAMS:%=./cmd/%)
+	# By a program for this machine: what was built may be for another.
+	mkdir -p build/completion
+	for c in $(COMMANDS); do for shell in bash zsh fish; do \
+		env -u GOOS -u GOARCH -u GOARM go run ./cmd/$$c completion $$shell > build/completion/$$c.$$shell || exit 1; \
+	done; done
 
 check: deb build
 	! gofmt -l cmd internal | grep .
@@ -87,6 +92,11 @@ install:
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d
+	for c in $(COMMANDS); do \
+		install -D -m 644 build/completion/$$c.bash $(DESTDIR)/usr/share/bash-completion/completions/$$c && \
+		install -D -m 644 build/completion/$$c.zsh $(DESTDIR)/usr/share/zsh/vendor-completions/_$$c && \
+		install -D -m 644 build/completion/$$c.fish $(DESTDIR)/usr/share/fish/vendor_completions.d/$$c.fish || exit 1; \
+	done
 	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)/usr/share/man/man$${page##*.} "$$page" || exit 1; done
 
 # The licences of what is linked in ask that their notices travel with it.
