@@ -1,6 +1,7 @@
 // Command swapper changes installed programs; see package swap. systemd units
 // start it: machinemon-fetch@ (begin), machinemon-swap@, machinemon-commit@,
-// machinemon-rollback@ and machinemon-update-recover.service.
+// machinemon-rollback@ and machinemon-update-recover.service. The removal of
+// the package calls it, too (leave).
 package main
 
 import (
@@ -18,7 +19,7 @@ import (
 var version = "unknown" // set by the linker
 
 const usage = `usage: swapper begin|swap|commit|rollback TARGET
-       swapper recover
+       swapper recover|leave
        swapper version`
 
 func main() {
@@ -42,11 +43,14 @@ func run(args []string) int {
 		fmt.Println(version)
 		return 0
 	}
-	if verb == "recover" && name == "" {
-		steps[verb] = func(s *swap.Swapper, ctx context.Context, _ string) error { return s.Recover(ctx) }
+	if name == "" {
+		steps = map[string]func(*swap.Swapper, context.Context, string) error{
+			"recover": func(s *swap.Swapper, ctx context.Context, _ string) error { return s.Recover(ctx) },
+			"leave":   func(s *swap.Swapper, ctx context.Context, _ string) error { return s.Leave(ctx) },
+		}
 	}
 	step, ok := steps[verb]
-	if !ok || (name == "") != (verb == "recover") {
+	if !ok {
 		fmt.Fprintln(os.Stderr, usage)
 		return 2
 	}
@@ -56,13 +60,16 @@ func run(args []string) int {
 	}
 	lines := log.New(verb, name)
 	ctx := context.Background()
-	conn, err := systemd.Connect(ctx)
-	if err != nil {
-		lines.Error(err)
-		return 1
+	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Log: lines}
+	if verb != "leave" || systemd.Running() {
+		conn, err := systemd.Connect(ctx)
+		if err != nil {
+			lines.Error(err)
+			return 1
+		}
+		defer conn.Close()
+		s.Systemd = conn
 	}
-	defer conn.Close()
-	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Systemd: conn, Log: lines}
 	if err := step(s, ctx, name); err != nil {
 		lines.Error(err)
 		if verb == "begin" {

@@ -14,11 +14,13 @@
 //	    status.json           installed, previous and rejected releases
 //	    journal.json          the open trial; absent when none is open
 //	    import/               a release that the operator brought, for the fetcher
+//	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; taken once)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  lock/                 flocks: one a target, and one for its operator (root)
+//	  leaving               while the package is being removed (root)
 //
 // Trust: whoever reads another role's directory treats it as hostile. It goes
 // through [os.Root], caps every size, and believes only what it has checked

@@ -26,6 +26,9 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
 		return state.Fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
 	}
+	if err := s.Tree.Leaving(); err != nil {
+		return err
+	}
 	if err := s.Tree.MakeSwapDir(name); err != nil {
 		return err
 	}
@@ -149,24 +152,38 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 			return err
 		}
 	}
-	j, err := s.journal(name)
-	if err != nil || j == nil {
+	if j, err := s.journal(name); err != nil || j == nil {
 		return err
 	}
-	s.logf("%s: the trial of attempt %s is still open and nobody is at work on it: finishing it", name, j.Attempt)
-	step := unitOf("rollback", name)
-	if j.Verdict == state.Commit {
-		step = unitOf("commit", name)
+	unlock() // the units take the same lock
+	return s.finish(ctx, name)
+}
+
+// finish closes the target's open trial, if there is one: a verdict commit is
+// carried out, everything else is rolled back.
+func (s *Swapper) finish(ctx context.Context, name string) error {
+	var err error
+	for step := ""; ; {
+		j, jerr := s.journal(name)
+		if jerr != nil || j == nil {
+			return jerr
+		}
+		next := unitOf("rollback", name)
+		if j.Verdict == state.Commit {
+			next = unitOf("commit", name)
+		}
+		if next == step {
+			return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w", name, errors.Join(err, errors.New("it is still open")))
+		}
+		step = next
+		s.logf("%s: the trial of attempt %s is still open: starting %s", name, j.Attempt, step)
+		if err := s.Systemd.ResetFailed(ctx, step); err != nil {
+			return err
+		}
+		// Whether it did its work is in the journal. A rollback leaves it open for
+		// a commit that was decided a moment before.
+		err = s.Systemd.Start(ctx, step)
 	}
-	unlock() // the unit takes the same lock
-	if err := s.Systemd.ResetFailed(ctx, step); err != nil {
-		return err
-	}
-	err = s.Systemd.Start(ctx, step)
-	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
-		return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w", name, errors.Join(err, jerr, errors.New("it is still open")))
-	}
-	return err
 }
 
 // heal revives a dead path unit, which would leave the next bundle lying. What

@@ -18,6 +18,7 @@ type machine struct {
 	*rig
 	pid   uint32
 	units map[string]systemd.Unit // other than a running unit or an idle worker
+	alive map[string][]string     // by pattern
 	calls []string                // "verb unit", in order
 	fails map[string]error        // by call
 	on    map[string]func()       // by call, before it does anything
@@ -164,6 +165,14 @@ func (m *machine) Stop(_ context.Context, name string) error {
 		return os.Remove(m.at("machine/deadline"))
 	}
 	return nil
+}
+
+func (m *machine) Alive(_ context.Context, patterns ...string) ([]string, error) {
+	var names []string
+	for _, p := range patterns {
+		names = append(names, m.alive[p]...)
+	}
+	return names, m.call("list", strings.Join(patterns, " "))
 }
 
 func (m *machine) Queue(_ context.Context, name string) error { return m.call("queue", name) }

@@ -265,6 +265,8 @@ func (r *rig) do(verb string) error {
 		return r.sw.Rollback(ctx, "agent")
 	case "recover":
 		return r.sw.Recover(ctx)
+	case "leave":
+		return r.sw.Leave(ctx)
 	}
 	panic(verb)
 }

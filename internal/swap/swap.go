@@ -61,6 +61,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	}()
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.Swap)}
 	sw.Log.Attempt = attempt
+	if err := sw.Tree.Leaving(); err != nil {
+		return err
+	}
 	if j, err := sw.Swapper.journal(sw.name); err != nil {
 		return err
 	} else if j != nil {
@@ -99,7 +102,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
 		return err
 	}
-	destinations := sw.everywhere()
+	destinations := everywhere(sw.target, &sw.status)
 	if err := sweep(sw.name, destinations, sw.status.Previous); err != nil {
 		return err
 	}
@@ -127,13 +130,17 @@ func (sw *swapping) run(ctx context.Context) error {
 }
 
 // everywhere are the places of the target's files, also of those that its file
-// does not name any more: their backups are left there.
-func (sw *swapping) everywhere() []string {
-	all := slices.Clone(sw.target.Snapshot)
-	for _, i := range sw.target.Install {
-		all = append(all, i.To)
+// does not name any more: their backups are left there. t is nil where there is
+// no usable target file at all.
+func everywhere(t *target.Target, st *state.Status) []string {
+	var all []string
+	if t != nil {
+		all = slices.Clone(t.Snapshot)
+		for _, i := range t.Install {
+			all = append(all, i.To)
+		}
 	}
-	for _, r := range []*state.Release{sw.status.Installed, sw.status.Previous} {
+	for _, r := range []*state.Release{st.Installed, st.Previous} {
 		if r != nil {
 			for _, f := range r.Files {
 				all = append(all, f.To)

@@ -36,6 +36,7 @@ import (
 // Manager is what a swapper needs of systemd; *systemd.Conn is one.
 type Manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Alive(ctx context.Context, patterns ...string) ([]string, error)
 	Start(ctx context.Context, name string) error
 	Queue(ctx context.Context, name string) error
 	Restart(ctx context.Context, name string) error
@@ -51,7 +52,7 @@ type Manager interface {
 type Swapper struct {
 	Tree    state.Tree
 	Targets target.Dirs
-	Systemd Manager
+	Systemd Manager // nil where none runs, for [Swapper.Leave] alone
 	Log     *log.Log
 }
 

@@ -45,6 +45,12 @@ type link struct {
 	stop context.CancelFunc
 }
 
+// Running tells whether systemd is this machine's init: not so in a chroot.
+func Running() bool {
+	_, err := os.Lstat("/run/systemd/system") // sd_booted(3)
+	return err == nil
+}
+
 // Connect makes a connection. [Conn.Changes] will tell of changes to the
 // watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {

@@ -96,6 +96,26 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, nil
 }
 
+// Alive returns the names of the units that match a pattern and are active, on
+// the way to it or from it, or have a job.
+func (c *Conn) Alive(ctx context.Context, patterns ...string) ([]string, error) {
+	var units []dbus.UnitStatus
+	err := c.do(ctx, func(l *link) (err error) {
+		units, err = l.sd.ListUnitsByPatternsContext(ctx, nil, patterns)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list units: %w", err)
+	}
+	var names []string
+	for _, u := range units {
+		if u.JobId != 0 || u.ActiveState != "inactive" && u.ActiveState != "failed" {
+			names = append(names, u.Name)
+		}
+	}
+	return names, nil
+}
+
 func limit(usec any) time.Duration {
 	n, _ := usec.(uint64)
 	return min(time.Duration(min(n, uint64(longest.Microseconds())))*time.Microsecond, longest)

@@ -66,6 +66,26 @@ type box struct {
 // boot returns a fresh machine with the packages installed.
 func boot(t *testing.T) *box {
 	t.Helper()
+	return bootIn(t, lab)
+}
+
+// bootBare returns a fresh machine that has never seen our packages.
+func bootBare(t *testing.T) *box {
+	t.Helper()
+	bare, err := machine.NewLab(t.Context(), machine.Options{Release: *release, Logf: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := bare.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return bootIn(t, bare)
+}
+
+func bootIn(t *testing.T, lab *machine.Lab) *box {
+	t.Helper()
 	m, err := lab.New(t.Context(), t.Name())
 	if err != nil {
 		t.Fatal(err)
