@@ -19,6 +19,8 @@ import (
 type hold string
 
 const (
+	// The bundle is handed on and the verifier has not begun.
+	atVerify hold = "verify"
 	// The swap has staged everything and awaits its pre-flight; there is no journal.
 	atPreflight hold = "preflight"
 	// The journal says prepared and the swap awaits its deadline timer; nothing is renamed.
@@ -46,6 +48,7 @@ var heldUnit = strings.Replace(testdUnit, "[Service]\n", "[Service]\nExecStartPr
 func (b *box) holdable() {
 	b.t.Helper()
 	for name, content := range map[string]string{
+		"machinemon-verify@testd.service.d/hold.conf":    "[Service]\nExecStartPre=" + atVerify.waits() + "\n",
 		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +
 			"[Service]\nType=oneshot\nExecStart=" + atArming.waits() + "\n",
@@ -78,6 +81,8 @@ func (b *box) letGo(h hold) {
 func (b *box) awaitHeld(since machine.Cursor, h hold) {
 	b.t.Helper()
 	switch h {
+	case atVerify:
+		b.awaitEvent(since, inChain("verify starting")[0])
 	case atPreflight:
 		b.awaitEvent(since, inChain("preflight starting")[0])
 	case atArming:
