@@ -24,8 +24,8 @@ func Backoff(history []Attempt, manifest string, every time.Duration) time.Time 
 	n := 0
 	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == NotAttempted || a.Result == HandedOn {
-			continue // says nothing
+		if a.Result == NotAttempted || a.Result == HandedOn || a.Stage == "begin" {
+			continue // says nothing of the source
 		}
 		if a.Manifest != manifest || !slices.Contains(failures, a.Result) {
 			break

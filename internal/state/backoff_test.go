@@ -53,6 +53,11 @@ func TestBackoff(t *testing.T) {
 	if got := Backoff(h, "m", time.Hour).Sub(last); got != time.Hour {
 		t.Errorf("after five failures in as many minutes it waits %s", got)
 	}
+	// What did not begin has asked no source.
+	h = of("m", Current, Misconfigured)
+	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour).IsZero() {
+		t.Error("waits after an attempt that did not begin")
+	}
 	// A day is the most, but never less than the interval that was asked for.
 	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)
