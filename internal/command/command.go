@@ -3,8 +3,8 @@
 //
 // It changes no installed file. As root it leaves requests in
 // /run/machinemon-update/request and starts units, writes the operator's word
-// (holds, rejections) into the swapper's status under the target's lock, and
-// auto_update_enabled into a drop-in of the target file; everybody else may look.
+// (holds, rejections, the source that it enables) into the swapper's status under
+// the target's lock, and auto_update_enabled into a drop-in of the target file; everybody else may look.
 // What it shows of the fetcher's and the verifier's records was written by
 // roles that are not believed, and is printed without control characters.
 package command

@@ -134,6 +134,19 @@ func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
 	if on && t.Source.Type == "" {
 		return "", usageError{fmt.Errorf("cannot enable %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)}
 	}
+	if on && t.Source.From != nil {
+		if err := t.Resolve(); err != nil {
+			return "", err
+		}
+		// Before the drop-in: what is enabled has a source.
+		_, err := a.decideOne(name, func(_ string, s *state.Status) (string, error) {
+			s.Use(t.Source.URL, t.Source.InsecureSkipTLS)
+			return "", nil
+		})
+		if err != nil {
+			return "", err
+		}
+	}
 	dir := filepath.Join(a.targets.Root, a.targets.Admin, name+".toml.d")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("cannot %s %s: %w", verb, name, err)

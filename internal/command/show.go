@@ -32,8 +32,10 @@ type targetStatus struct {
 	Trial       string         `json:"trial,omitempty"`    // the version on trial
 	Held        *time.Time     `json:"held,omitempty"`     // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
-	WhyNot      string         `json:"why_not,omitempty"` // what keeps scheduled runs from installing what is available
-	Pending     bool           `json:"pending,omitempty"` // the target file was edited since systemd's last daemon-reload
+	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
+	Pending     bool           `json:"pending,omitempty"`        // the target file was edited since systemd's last daemon-reload
+	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
+	Changed     string         `json:"source_changed,omitempty"` // how that differs now
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
 }
@@ -83,6 +85,9 @@ func (a *app) statusOf(name string) targetStatus {
 	}
 	if st.Held != nil {
 		s.Held = &st.Held.Since
+	}
+	if t.Source.From != nil {
+		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
 	}
 	if st.Previous != nil {
 		s.Previous = st.Previous.Version
@@ -138,6 +143,7 @@ func (s targetStatus) row() row {
 	if s.WhyNot != reason && s.Held == nil {
 		r.note(s.WhyNot)
 	}
+	r.note(s.Changed)
 	if s.Pending {
 		r.note("the target file was edited: systemd will know after systemctl daemon-reload")
 	}

@@ -96,6 +96,18 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 // fetch takes the attempt as far as this role can. The release is nil until a
 // manifest for this target and machine was read. cache is as for newSource.
 func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
+	known, err := f.tree.Status(state.Swap, f.name)
+	if err != nil {
+		return nil, state.Failed, err
+	}
+	if t.Source.From != nil && !f.order.Import {
+		if known.Source == nil {
+			return nil, state.NotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
+		}
+		if err := t.Derive(known.Source.URL, known.Source.InsecureSkipTLS); err != nil {
+			return nil, state.Misconfigured, err
+		}
+	}
 	src, err := newSource(t, cache, f.limits, f.rootOnly)
 	if f.order.Import {
 		src, err = &disk{path: f.tree.Import(f.name), rootOnly: f.rootOnly}, nil
@@ -113,10 +125,6 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	f.digest = installedDigest(t.Install, r)
 	if r.manifest.Disabled {
 		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
-	}
-	known, err := f.tree.Status(state.Swap, f.name)
-	if err != nil {
-		return r, state.Failed, err
 	}
 	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) && !f.rebuilt(r, known.Installed) {
 		return r, state.Current, nil

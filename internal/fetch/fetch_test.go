@@ -350,6 +350,45 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// Where the target file does not name the source, what root found counts, as
+// far as the target file of today allows it.
+func TestFoundByRoot(t *testing.T) {
+	url := serve(t, newSite(t)) + "/client-manifest.json"
+	for _, c := range []struct {
+		name   string
+		found  *state.Source
+		allow  bool
+		result state.Result
+		text   string
+	}{
+		{"nothing yet", nil, true, state.NotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it in /root/client.toml)"},
+		{"something", &state.Source{URL: url}, true, state.HandedOn, ""},
+		{"no longer allowed", &state.Source{URL: url}, false, state.Misconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},
+		{"no certificate checked, no longer allowed", &state.Source{URL: "https://x/", InsecureSkipTLS: true}, false, state.Misconfigured, "/root/client.toml: insecure_skip_tls: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, "")
+			b.target.Source.URL, b.target.Source.From = "", &target.URLFrom{File: "/root/client.toml", Key: "server_url", Append: "/x"}
+			b.target.Trust.AllowUnauthenticated = c.allow
+			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Source: c.found}); err != nil {
+				t.Fatal(err)
+			}
+			look := Look(t.Context(), b.tree, b.target, "v1")
+			a := b.run(t, b.order(state.Apply, "v1"))
+			if c.result == state.HandedOn {
+				if a.Result != c.result || look.Result != state.Available {
+					t.Errorf("%+v, a look: %+v", a, look)
+				}
+				return
+			}
+			b.mustFail(t, a, c.result, c.text)
+			if look.Result != a.Result || look.Reason != a.Reason {
+				t.Errorf("a look: %+v, want %+v", look, a)
+			}
+		})
+	}
+}
+
 // Called off, an attempt is no success.
 func TestCancelled(t *testing.T) {
 	s := newSite(t)

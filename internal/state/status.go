@@ -130,7 +130,7 @@ func (r *Rejection) Refusal() string {
 const MaxInterruptions = 3
 
 // Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
-// Rejected and Held the swapper's.
+// Rejected, Held and Source the swapper's.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -139,11 +139,32 @@ type Status struct {
 	Previous  *Release    `json:"previous,omitempty"`
 	Rejected  []Rejection `json:"rejected,omitempty"`
 	Held      *Hold       `json:"held,omitempty"`
+	Source    *Source     `json:"source,omitempty"`
 }
 
 // Hold is the operator's "do not update this target".
 type Hold struct {
 	Since time.Time `json:"since"`
+}
+
+// Source is what root found where the target's source.url_from points, when the
+// operator last asked: the fetcher uses it, who may not read that file.
+type Source struct {
+	URL             string    `json:"url"`
+	InsecureSkipTLS bool      `json:"insecure_skip_tls"`
+	Since           time.Time `json:"since"`
+}
+
+// Uses tells whether the source is known to be this one.
+func (s *Status) Uses(url string, insecure bool) bool {
+	return s.Source != nil && s.Source.URL == url && s.Source.InsecureSkipTLS == insecure
+}
+
+// Use keeps a source, from now on if it was another one.
+func (s *Status) Use(url string, insecure bool) {
+	if !s.Uses(url, insecure) {
+		s.Source = &Source{URL: url, InsecureSkipTLS: insecure, Since: time.Now().UTC()}
+	}
 }
 
 // Status reads a role's status; one that was never written is empty.

@@ -125,3 +125,27 @@ func TestHistory(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// A source is another one when its URL or its TLS flag is.
+func TestUse(t *testing.T) {
+	var s Status
+	for _, c := range []struct {
+		url      string
+		insecure bool
+		another  bool
+	}{
+		{"https://a/", false, true},
+		{"https://a/", false, false},
+		{"https://a/", true, true},
+		{"https://b/", true, true},
+	} {
+		was := s.Source
+		if s.Uses(c.url, c.insecure) == c.another {
+			t.Errorf("%+v is or is not %s, %t", was, c.url, c.insecure)
+		}
+		s.Use(c.url, c.insecure)
+		if (s.Source != was) != c.another || !s.Uses(c.url, c.insecure) || s.Source.Since.IsZero() {
+			t.Errorf("from %+v to %+v", was, s.Source)
+		}
+	}
+}

@@ -105,6 +105,13 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if t.Source.Type == "" && !order.Import {
 		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
 	}
+	// A person's word is needed for another source; scheduled attempts use what
+	// was found then.
+	if order.Origin == state.Operator && t.Source.From != nil && !order.Import {
+		if err := s.resolve(t, &st); err != nil {
+			return err
+		}
+	}
 	if order.Verb == state.Apply {
 		if err := t.CheckDestinations(s.others(name)); err != nil {
 			return err
@@ -122,6 +129,18 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	}
 	order.Installed = Installed(ctx, t, st)
 	return s.Tree.SetOrder(name, *order)
+}
+
+// resolve keeps what the file of source.url_from says now.
+func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
+	if err := t.Resolve(); err != nil {
+		return err
+	}
+	if st.Uses(t.Source.URL, t.Source.InsecureSkipTLS) {
+		return nil
+	}
+	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.From.File)
+	return s.Tree.Update(state.Swap, t.Name, func(st *state.Status) { st.Use(t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
 // free refuses a target that the operator holds.

@@ -151,6 +151,55 @@ func TestBegin(t *testing.T) {
 			t.Error("what a killed command left is still there")
 		}
 	})
+	t.Run("source from another file", func(t *testing.T) {
+		r := newRig(t)
+		client := r.at("etc/client.toml")
+		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("[source]\ntype = 'manifest'\nurl_from = { file = '"+client+"', key = 'server_url', append = '/m.json' }\n"), 0o644))
+		asks := func(verb state.Verb) {
+			t.Helper()
+			must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: verb}))
+		}
+		uses := func(url string) *state.Source {
+			t.Helper()
+			s := r.status(t).Source
+			if url == "" && s != nil || url != "" && (s == nil || s.URL != url || time.Since(s.Since) > time.Hour) {
+				t.Errorf("the source is %+v, want %q", s, url)
+			}
+			return s
+		}
+		r.step(t, "begin") // the schedule needs no file, and reads none
+		uses("")
+		asks(state.Apply)
+		r.fails(t, "begin", state.Misconfigured, client+": does not exist")
+		r.ended(t, "op-1", state.Misconfigured, "does not exist")
+		must(t, os.WriteFile(client, []byte("server_url = 'https://one.example.com'\npassword = 'hunter2'\n"), 0o600))
+		asks(state.Check)
+		r.step(t, "begin")
+		one := uses("https://one.example.com/m.json")
+		asks(state.Apply)
+		r.step(t, "begin")
+		if again := uses(one.URL); again.Since != one.Since {
+			t.Errorf("known since %v, now since %v", one.Since, again.Since)
+		}
+		must(t, os.WriteFile(client, []byte("server_url = 'https://two.example.com'\n"), 0o600))
+		r.step(t, "begin")
+		uses(one.URL)
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "inactive"}
+		asks(state.Apply)
+		r.fails(t, "begin", state.NotAttempted, "is stopped")
+		uses(one.URL)
+		delete(r.sys.units, "agent.service")
+		asks(state.Apply)
+		r.step(t, "begin")
+		uses("https://two.example.com/m.json")
+		must(t, os.WriteFile(client, []byte("server_url = 'https://u:hunter2@two.example.com'\n"), 0o600))
+		asks(state.Apply)
+		r.fails(t, "begin", state.Misconfigured, client+": server_url: must be a URL")
+		uses("https://two.example.com/m.json")
+		if log := r.log.String(); strings.Contains(log, "hunter2") || !strings.Contains(log, "agent: its source is https://two.example.com/m.json, as "+client+" says") {
+			t.Errorf("log:\n%s", log)
+		}
+	})
 	t.Run("a name that is none", func(t *testing.T) {
 		r := newRig(t)
 		for _, name := range []string{"", "../agent", "Agent", "a@b", "a\nb"} {

@@ -20,8 +20,10 @@ func TestConfigErrors(t *testing.T) {
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
 		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, rollback, health)`
-		source   = `(allowed: type, url, path, insecure_skip_tls)`
+		source   = `(allowed: type, url, url_from, path, insecure_skip_tls)`
 		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command)`
+		fileKey  = `must be the name of a key of that file (allowed: 1 to 100 of A-Z a-z 0-9 _ -)`
+		below    = `must be the manifest's path below that URL (allowed: "/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes)`
 		hostport = `must be a host and a port (allowed: "HOST:PORT")`
 		boolean  = `must be a boolean (allowed: true, false)`
 		main     = `must be one of the installed files (allowed: a "to" of [[install]], or "" when the main process is a wrapper)`
@@ -57,8 +59,6 @@ func TestConfigErrors(t *testing.T) {
 
 		// Keys of later versions.
 		{"%M[hooks]\n", ":5: hooks: is not supported by this version " + top, ""},
-		{"%M[source]\nurl_from = { file = '/x' }", ":6: source.url_from: is not supported by this version " + source, ""},
-		{"%M[source.url_from]\nfile = '/x'", ":5: source.url_from: is not supported by this version " + source, ""},
 		{"%Mt.x=1\n[source]\nca_file = '/x'", ":5: install.t: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
 		{"[source]\ntoken_file = '/x'", ":2: source.token_file: is not supported by this version " + source, ""},
 		{"%M[source]\ntype = 'github'", `:6: source.type: "github" is not supported by this version (allowed: "manifest", "file")`, ""},
@@ -161,6 +161,19 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[source]\nurl = 'http://example.com/m.json'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
 		{"%M[source]\nurl = 'http://127.0.0.1.example.com/'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
 		{"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true", ":7: source.insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
+		{"%M[source]\nurl_from = '/x'", `:6: source.url_from: must be a table (allowed: { file = "/DIR/NAME", key = "NAME", append = "/PATH" })`, ""},
+		{"%M[source.url_from]\nkey = 'x'\nappend = '/x'", ":5: source.url_from.file: is missing; it " + path, ""},
+		{"%M[source.url_from]\nfile = '/x'\nappend = '/x'", ":5: source.url_from.key: is missing; it " + fileKey, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'", ":5: source.url_from.append: is missing; it " + below, ""},
+		{"%M[source.url_from]\nfile = '../x'\nkey = 'x'\nappend = '/x'", ":6: source.url_from.file: " + path, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x.y'\nappend = '/x'", ":7: source.url_from.key: " + fileKey, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = 'x'", ":8: source.url_from.append: " + below, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = '/../x'", ":8: source.url_from.append: " + below, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = '/x?y'", ":8: source.url_from.append: " + below, ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nurl = 'x'", ":8: source.url_from.url: is not a known key (allowed: file, key, append)", ""},
+		{"%M[source]\nurl = 'https://x'\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":7: source.url_from: stands beside source.url", "remove one of them"},
+		{"%M[source]\ninsecure_skip_tls = false\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":6: source.insecure_skip_tls: does not belong to source.url_from, whose file says it", "set source.url as well"},
+		{"%M[source]\ntype = 'file'\nurl_from = { file = '/x', key = 'x', append = '/x' }", `:7: source.url_from: does not belong to a source of type "file"`, "set source.type as well"},
 		{"%M[trust]\nmode = ''", `:6: trust.mode: must be a mode of trust (allowed: "checksum")`, ""},
 		{"%M[trust]\nproduct = ''", ":6: trust.product: " + prod, ""},
 		{"%M[trust]\nproduct = '-x'", ":6: trust.product: " + prod, ""},
@@ -208,6 +221,7 @@ func TestAccepted(t *testing.T) {
 		"%M[source]\nurl = 'http://example.com/'\n[trust]\nallow_unauthenticated = true",
 		"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true\n[trust]\nallow_unauthenticated = true",
 		"%M[source]\ntype = 'manifest'",
+		"%M[source]\nurl_from = { file = '/root/not-there', key = 'x', append = '/x' }",
 		"%M[source]\ntype = 'file'",
 		"%M[source]\ntype = 'file'\npath = '/srv/not-mounted/x'",
 		"%M[health]\nversion_command = ['/usr/local/bin/not-installed']",

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFragment is the size in bytes beyond which a file is not a target file.
+// maxFragment is the size in bytes beyond which a file is not read: neither a
+// target file nor one that source.url_from names is as large.
 const maxFragment = 64 << 10
 
 // targetName is what a name may be: it becomes a systemd instance, a file and
@@ -86,8 +87,9 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 		}
 	}
 	m := merged{where: map[string]position{}}
+	check := checker{root: d.Root}
 	for order, file := range files {
-		data, err := d.read(file)
+		data, err := check.read(file, "target files hold no secrets and are readable by everyone: chmod 0644")
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +100,7 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 		}
 		m.add(f, lines, file, order)
 	}
-	v := validation{merged: m, dirs: d, check: checker{root: d.Root}}
+	v := validation{merged: m, dirs: d, check: check}
 	return v.target(name, files)
 }
 
@@ -134,21 +136,22 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 	return files, nil
 }
 
-// read returns the content of a fragment. A link, FIFO or endless file is
-// refused rather than followed, waited for or read.
-func (d Dirs) read(file string) ([]byte, *ConfigError) {
+// read returns the content of a file that root alone can write. A link, FIFO or
+// endless file is refused rather than followed, waited for or read. unreadable
+// is the hint for those who may not read it.
+func (c checker) read(file, unreadable string) ([]byte, *ConfigError) {
 	refuse := func(problem, hint string) ([]byte, *ConfigError) {
 		return nil, &ConfigError{File: file, Problem: problem, Hint: hint}
 	}
-	if err := (checker{root: d.Root}).rootOnly(filepath.Dir(file)); err != nil {
+	if err := c.rootOnly(filepath.Dir(file)); err != nil {
 		return refuse(err.Error(), rootOnlyHint)
 	}
-	f, err := os.OpenFile(filepath.Join(d.Root, file), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(filepath.Join(c.root, file), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return refuse("must be a regular file, not a symlink", "")
 	case errors.Is(err, fs.ErrPermission):
-		return refuse("cannot be read: "+cause(err).Error(), "target files hold no secrets and are readable by everyone: chmod 0644")
+		return refuse("cannot be read: "+cause(err).Error(), unreadable)
 	case err != nil:
 		return refuse("cannot be read: "+cause(err).Error(), "")
 	}
@@ -160,7 +163,7 @@ func (d Dirs) read(file string) ([]byte, *ConfigError) {
 	case !info.Mode().IsRegular():
 		return refuse("must be a regular file", "")
 	}
-	if err := (checker{root: d.Root}).rootOnly(file); err != nil {
+	if err := c.rootOnly(file); err != nil {
 		return refuse(err.Error(), rootOnlyHint)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFragment+1))

@@ -22,6 +22,12 @@ type fragment struct {
 		URL             *string `toml:"url"`
 		Path            *string `toml:"path"`
 		InsecureSkipTLS *bool   `toml:"insecure_skip_tls"`
+
+		URLFrom struct {
+			File   *string `toml:"file"`
+			Key    *string `toml:"key"`
+			Append *string `toml:"append"`
+		} `toml:"url_from"`
 	} `toml:"source"`
 
 	Trust struct {
@@ -105,6 +111,9 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Source.URL, high.Source.URL)
 	over(&f.Source.Path, high.Source.Path)
 	over(&f.Source.InsecureSkipTLS, high.Source.InsecureSkipTLS)
+	over(&f.Source.URLFrom.File, high.Source.URLFrom.File)
+	over(&f.Source.URLFrom.Key, high.Source.URLFrom.Key)
+	over(&f.Source.URLFrom.Append, high.Source.URLFrom.Append)
 	over(&f.Trust.Mode, high.Trust.Mode)
 	over(&f.Trust.Product, high.Trust.Product)
 	over(&f.Trust.AllowUnauthenticated, high.Trust.AllowUnauthenticated)

@@ -51,6 +51,10 @@ var keys = []key{
 	{"source", table, "a table", "[source]"},
 	{"source.type", text, "a type of source", `"manifest", "file"`},
 	{"source.url", text, "a URL", urlAllowed},
+	{"source.url_from", table, "a table", `{ file = "/DIR/NAME", key = "NAME", append = "/PATH" }`},
+	{"source.url_from.file", text, pathMust, pathAllowed},
+	{"source.url_from.key", text, "the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -"},
+	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
 	{"source.path", text, pathMust, pathAllowed},
 	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
 
@@ -88,7 +92,7 @@ var keys = []key{
 // are told apart from typing errors.
 var later = []string{
 	"install_manifest", "hooks",
-	"source.url_from", "source.ca_file", "source.proxy",
+	"source.ca_file", "source.proxy",
 	"source.repo", "source.asset", "source.api_url", "source.token_file",
 	"trust.root",
 }

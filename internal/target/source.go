@@ -17,6 +17,9 @@ func (v *validation) source() Source {
 	switch s.Type {
 	case SourceManifest:
 		foreign = []string{"source.path"}
+		if s.From = v.urlFrom(); s.From != nil {
+			break
+		}
 		if k.URL == nil {
 			s.Type = SourceNone
 			break
@@ -28,7 +31,7 @@ func (v *validation) source() Source {
 			v.bad("source.url")
 		}
 	case SourceFile:
-		foreign = []string{"source.url", "source.insecure_skip_tls"}
+		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls"}
 		if k.Path == nil {
 			s.Type = SourceNone
 			break
@@ -77,8 +80,8 @@ const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = tru
 // Any local user can take a free loopback port, so plain http to it counts
 // only when the administrator wrote it.
 func (v *validation) authenticated(t *Target) {
-	if t.Source.Type != SourceManifest || t.Trust.AllowUnauthenticated {
-		return
+	if t.Source.Type != SourceManifest || t.Trust.AllowUnauthenticated || t.Source.From != nil {
+		return // a derived URL is checked by Derive
 	}
 	u, err := url.Parse(t.Source.URL)
 	if err != nil {

@@ -73,10 +73,12 @@ const (
 // Source is where releases come from.
 type Source struct {
 	Type            string
-	URL             string // http or https, without user or password
+	URL             string // http or https, without user or password; "" until Resolve or Derive, where From is set
 	Path            string // absolute
 	InsecureSkipTLS bool   // do not verify the server's certificate
 	URLFromAdmin    bool   // URL was written in the administrator's directory
+
+	From *URLFrom // where root finds URL and InsecureSkipTLS, if the target file does not say
 }
 
 // TrustChecksum is the only Trust.Mode of this version: digests from the

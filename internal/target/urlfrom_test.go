@@ -1,0 +1,203 @@
+package target
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// clientFile is where the agent target finds its server.
+const clientFile = "/root/.config/machinemon/client.toml"
+
+const fromClient = minimal + `[source]
+url_from = { file = "` + clientFile + `", key = "server_url", append = "/download/m.json" }
+`
+
+// A client's configuration as MachineMon writes it.
+const client = `server_url = "https://monitor.example.com"
+password = "hunter2"
+check_in_interval = 120
+insecure_skip_tls = false
+
+[[process]]
+friendly_name = "nginx"
+`
+
+func resolve(t *testing.T, d Dirs) (*Target, error) {
+	t.Helper()
+	got, err := d.Load("agent")
+	must(t, err)
+	if got.Source.Type != SourceManifest || got.Source.URL != "" || got.Source.From == nil {
+		t.Fatalf("loaded: %+v", got.Source)
+	}
+	return got, got.Resolve()
+}
+
+func TestResolve(t *testing.T) {
+	const allow = "[trust]\nallow_unauthenticated = true\n"
+	for _, row := range []struct {
+		name, target, client, want string
+		insecure                   bool
+	}{
+		{"as written by the client", "", client, "https://monitor.example.com/download/m.json", false},
+		{"slash at the end", "", "server_url = 'https://monitor.example.com/'", "https://monitor.example.com/download/m.json", false},
+		{"base path", "", "server_url = 'https://example.com:8443/mon'", "https://example.com:8443/mon/download/m.json", false},
+		{"base path with slashes at the end", "", "server_url = 'https://example.com/mon//'", "https://example.com/mon/download/m.json", false},
+		{"http, allowed", allow, "server_url = 'http://example.com'", "http://example.com/download/m.json", false},
+		{"loopback http, allowed", allow, "server_url = 'http://127.0.0.1:8080'", "http://127.0.0.1:8080/download/m.json", false},
+		{"any certificate, allowed", allow, "server_url = 'https://x'\ninsecure_skip_tls = true", "https://x/download/m.json", true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			got, err := resolve(t, tree(t, map[string]string{vendorFile: fromClient + row.target, clientFile: row.client}))
+			must(t, err)
+			if got.Source.URL != row.want || got.Source.InsecureSkipTLS != row.insecure || got.Source.URLFromAdmin {
+				t.Errorf("got %+v", got.Source)
+			}
+		})
+	}
+}
+
+// What the file may not be, and may not say. No error shows what it holds.
+func TestResolveRefuses(t *testing.T) {
+	const (
+		url  = clientFile + ": server_url: must be a URL (allowed: \"https://HOST/PATH\" or \"http://HOST/PATH\", without user, password, query and fragment)"
+		toml = ": is not valid TOML"
+	)
+	content := func(text string) func(*testing.T, string) {
+		return func(t *testing.T, file string) { put(t, file, text) }
+	}
+	for _, row := range []struct {
+		name  string
+		spoil func(t *testing.T, file string)
+		want  string
+		hint  string
+	}{
+		{"not there", func(t *testing.T, file string) { must(t, os.Remove(file)) }, clientFile + ": does not exist", "configure the program of agent.service, or set source.url"},
+		{"no directory", func(t *testing.T, file string) { must(t, os.RemoveAll(strings.TrimSuffix(file, clientFile)+"/root")) }, clientFile + ": does not exist", "configure the program of agent.service, or set source.url"},
+		{"symlink", func(t *testing.T, file string) {
+			must(t, os.Rename(file, file+"1"))
+			must(t, os.Symlink("client.toml1", file))
+		}, clientFile + ": must be a regular file, not a symlink", ""},
+		{"dangling symlink", func(t *testing.T, file string) {
+			must(t, os.Remove(file))
+			must(t, os.Symlink("client.toml1", file))
+		}, clientFile + ": must be a regular file, not a symlink", ""},
+		{"fifo", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, syscall.Mkfifo(file, 0o600)) }, clientFile + ": must be a regular file", ""},
+		{"directory", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, os.Mkdir(file, 0o755)) }, clientFile + ": must be a regular file", ""},
+		{"too large", content(client + strings.Repeat("#hunter2\n", 8000)), clientFile + ": is larger than 64 KiB", ""},
+		{"of another user", func(t *testing.T, file string) { must(t, os.Chown(file, 1000, 0)) }, clientFile + ": " + clientFile + " is owned by user 1000, not by root", rootOnlyHint},
+		{"writable by everyone", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o606)) }, clientFile + ": " + clientFile + " is writable by everyone", rootOnlyHint},
+		{"writable by its group", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o660)) }, clientFile + ": " + clientFile + " is writable by its group " + gid(), rootOnlyHint},
+		{"in a directory of another user", func(t *testing.T, file string) { must(t, os.Chown(strings.TrimSuffix(file, "/client.toml"), 1000, 0)) },
+			clientFile + ": /root/.config/machinemon is owned by user 1000, not by root", rootOnlyHint},
+		{"below a directory writable by everyone", func(t *testing.T, file string) {
+			must(t, os.Chmod(strings.TrimSuffix(file, "/machinemon/client.toml"), 0o777))
+		}, clientFile + ": /root/.config is writable by everyone", rootOnlyHint},
+		{"by way of a symlink to one", func(t *testing.T, file string) {
+			config := strings.TrimSuffix(file, "/machinemon/client.toml")
+			open := strings.TrimSuffix(config, "/root/.config") + "/open"
+			must(t, os.Rename(config, open))
+			must(t, os.Chmod(open, 0o777))
+			must(t, os.Symlink("../open", config))
+		}, clientFile + ": /open is writable by everyone", rootOnlyHint},
+
+		{"empty", content(""), clientFile + ": server_url: is missing; it must be a URL (allowed: " + baseAllowed + ")", ""},
+		{"not TOML", content("password = hunter2\n"), clientFile + ":1" + toml, ""},
+		{"not closed", content("\npassword = \"hunter2\n"), clientFile + ":2" + toml, ""},
+		{"twice, of which one is a password", content("hunter2 = 1\nhunter2 = 2\n"), clientFile + ":2" + toml, ""},
+		{"twice", content(client[:strings.Index(client, "\n[[")] + "server_url = 'https://evil.example.com'\n"), clientFile + ":5" + toml, ""},
+		{"not UTF-8", content("password = 'hunter2\xff'\n"), clientFile + ":1" + toml, ""},
+		{"another case", content("Server_URL = 'https://x'\n"), clientFile + ": server_url: is missing; it must be a URL (allowed: " + baseAllowed + ")", ""},
+		{"in a table", content("[client]\nserver_url = 'https://x'\n"), clientFile + ": server_url: is missing; it must be a URL (allowed: " + baseAllowed + ")", ""},
+		{"number", content("server_url = 5\n"), url, ""},
+		{"list", content("server_url = ['https://x']\n"), url, ""},
+		{"nothing", content("server_url = ''\n"), url, ""},
+		{"no scheme", content("server_url = 'monitor.example.com'\n"), url, ""},
+		{"another scheme", content("server_url = 'file:///hunter2'\n"), url, ""},
+		{"password", content("server_url = 'https://me:hunter2@example.com'\n"), url, ""},
+		{"query", content("server_url = 'https://example.com/?token=hunter2'\n"), url, ""},
+		{"empty query", content("server_url = 'https://example.com/?'\n"), url, ""},
+		{"fragment", content("server_url = 'https://example.com/#hunter2'\n"), url, ""},
+		{"two lines", content("server_url = \"https://example.com/\\nhunter2\"\n"), url, ""},
+		{"endless", content("server_url = 'https://example.com/" + strings.Repeat("x", 2048) + "'\n"), url, ""},
+		{"flag that is none", content("server_url = 'https://x'\ninsecure_skip_tls = 'hunter2'\n"), clientFile + ": insecure_skip_tls: must be a boolean (allowed: true, false)", ""},
+
+		{"http", content("server_url = 'http://example.com'\n"), clientFile + ": server_url: checksum trust is refused over plain http", unauthenticatedHint},
+		{"loopback http", content("server_url = 'http://127.0.0.1:8080'\n"), clientFile + ": server_url: checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint},
+		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			// url_from in the administrator's directory makes a loopback URL no better.
+			d := tree(t, map[string]string{adminFile: fromClient, clientFile: client})
+			row.spoil(t, d.Root+clientFile)
+			got, err := resolve(t, d)
+			if err == nil || strings.Contains(err.Error(), "hunter2") || got.Source.URL != "" {
+				t.Fatalf("%v, %+v", err, got.Source)
+			}
+			want := (&ConfigError{Target: "agent", Problem: row.want, Hint: row.hint}).Error()
+			if err.Error() != want {
+				t.Errorf("\n got %v\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+// Of url and url_from the higher fragment's counts; the keys of url_from are
+// overridden one by one.
+func TestURLFromPrecedence(t *testing.T) {
+	const below = "[source]\nurl = 'https://vendor.example.com/'\n"
+	from := URLFrom{clientFile, "server_url", "/download/m.json"}
+	elsewhere := from
+	elsewhere.File = "/etc/machinemon/client.toml"
+	for _, row := range []struct {
+		name, vendor, admin, dropin string
+		url                         string
+		from                        *URLFrom
+	}{
+		{"vendor's url_from", fromClient, "", "", "", &from},
+		{"the operator's url", fromClient, "source.url = 'https://me.example.com/'", "", "https://me.example.com/", nil},
+		{"and its flag", fromClient, "source.url = 'https://me.example.com/'\nsource.insecure_skip_tls = true\ntrust.allow_unauthenticated = true", "", "https://me.example.com/", nil},
+		{"an operator's loopback url", fromClient, "source.url = 'http://localhost/'", "", "http://localhost/", nil},
+		{"another file", fromClient, "source.url_from.file = '/etc/machinemon/client.toml'", "", "", &elsewhere},
+		{"url_from above url", minimal + below, strings.TrimPrefix(fromClient, minimal), "", "", &from},
+		{"url above both", fromClient, "source.url_from.file = '/x'", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},
+		{"a broken one that is overridden", fromClient, "source.url_from.key = ''", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			got, err := tree(t, map[string]string{vendorFile: row.vendor, adminFile: row.admin, adminFile + ".d/x.toml": row.dropin}).Load("agent")
+			must(t, err)
+			if got.Source.URL != row.url || (got.Source.From == nil) != (row.from == nil) || row.from != nil && *got.Source.From != *row.from {
+				t.Errorf("got %+v, %+v", got.Source, got.Source.From)
+			}
+		})
+	}
+	d := tree(t, map[string]string{vendorFile: fromClient, adminFile: "source = { type = 'file', path = '/srv/releases' }"})
+	if got, err := d.Load("agent"); err != nil || got.Source.Type != SourceFile || got.Source.From != nil {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// What was found earlier is judged by the target file of today.
+func TestDerive(t *testing.T) {
+	got, err := tree(t, map[string]string{vendorFile: fromClient}).Load("agent")
+	must(t, err)
+	for _, row := range []struct {
+		url      string
+		insecure bool
+		ok       bool
+	}{
+		{"https://example.com/download/m.json", false, true},
+		{"https://example.com/download/m.json", true, false},
+		{"http://example.com/download/m.json", false, false},
+		{"http://[::1]/download/m.json", false, false},
+		{"https://me:hunter2@example.com/m.json", false, false},
+		{"", false, false},
+	} {
+		got.Source.URL, got.Source.InsecureSkipTLS = "", false
+		err := got.Derive(row.url, row.insecure)
+		if (err == nil) != row.ok || (got.Source.URL == row.url) != row.ok && row.url != "" {
+			t.Errorf("%s, %t: %v, %+v", row.url, row.insecure, err, got.Source)
+		}
+	}
+}
