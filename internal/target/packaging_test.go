@@ -15,24 +15,34 @@ func shipped(t *testing.T, file string) string {
 }
 
 // TestShippedTargets: what the packages bring loads, updates nothing by
-// itself, and takes the one key that an operator has to add.
+// itself, and has another source once an operator sets one.
 func TestShippedTargets(t *testing.T) {
-	for _, row := range []struct{ name, unit, product string }{
-		{"agent", "machinemon-client.service", "machinemon-client"},
-		{"server", "machinemon-server.service", "machinemon-server"},
+	for _, row := range []struct {
+		name, unit, product string
+		source              Source
+	}{
+		{"agent", "machinemon-client.service", "machinemon-client", Source{Type: SourceManifest,
+			From: &URLFrom{"/root/.config/machinemon/client.toml", "server_url", "/download/client-manifest.json"}}},
+		{"server", "machinemon-server.service", "machinemon-server", Source{}},
 	} {
 		d := tree(t, map[string]string{DefaultDirs.Vendor + "/" + row.name + ".toml": shipped(t, "targets.d/"+row.name+".toml")})
 		got, err := d.Load(row.name)
 		must(t, err)
-		if got.Unit != row.unit || got.Trust.Product != row.product || got.AutoUpdateEnabled || got.Source.Type != SourceNone {
+		if got.Unit != row.unit || got.Trust.Product != row.product || got.AutoUpdateEnabled || !reflect.DeepEqual(got.Source, row.source) {
 			t.Errorf("%s: got %+v", row.name, got)
 		}
 		put(t, d.Root+d.Admin+"/"+row.name+".toml", "[source]\nurl = \"https://monitor.example.com/m.json\"\n")
 		got, err = d.Load(row.name)
 		must(t, err)
-		if got.Source.Type != SourceManifest {
+		if want := (Source{Type: SourceManifest, URL: "https://monitor.example.com/m.json", URLFromAdmin: true}); !reflect.DeepEqual(got.Source, want) {
 			t.Errorf("%s: got %+v", row.name, got.Source)
 		}
+	}
+	server := tree(t, map[string]string{vendorFile: shipped(t, "targets.d/server.toml")})
+	got, err := server.Load("agent")
+	must(t, err)
+	if len(got.Health.Probes) != 1 || got.Health.Probes[0].HTTP != "http://127.0.0.1:8080/healthz" {
+		t.Errorf("the server's probes are %v", got.Health.Probes)
 	}
 }
 

@@ -1,0 +1,228 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const (
+	clientPath   = "/usr/local/bin/machinemon-client"
+	clientConfig = "/root/.config/machinemon/client.toml"
+	monitor      = "monitor.example.com" // both servers' name; they differ in the port
+	password     = "correct-horse-battery"
+)
+
+// agent is a machine with a stand-in for MachineMon's client, in the way in
+// which that installs itself, and the shipped target of it.
+type agent struct {
+	*box
+	certificate tls.Certificate
+}
+
+func newAgent(t *testing.T) *agent {
+	t.Helper()
+	a := &agent{box: boot(t)}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	a.ok(err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{monitor}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	a.ok(err)
+	a.certificate = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	a.writeFile("/etc/ssl/certs/ca-certificates.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
+	a.writeFile("/etc/hosts", "127.0.0.1 localhost "+monitor+"\n", 0o644)
+	return a
+}
+
+// install puts the client in place, without its configuration.
+func (a *agent) install(version string) {
+	a.t.Helper()
+	a.writeFile(clientPath, string(build(a.t, releases.Daemon{Version: version})), 0o755)
+	a.writeFile("/etc/systemd/system/machinemon-client.service", strings.ReplaceAll(testdUnit, testdPath, clientPath), 0o644)
+	a.must("systemctl", "daemon-reload")
+	a.must("systemctl", "start", "machinemon-client.service")
+	a.awaitTestd(version)
+}
+
+// configure writes the client's configuration for the server on a port.
+func (a *agent) configure(port int, more string) {
+	a.t.Helper()
+	a.writeFile(clientConfig, fmt.Sprintf("server_url = \"https://%s:%d/mon/\"\npassword = %q\n%s", monitor, port, password, more), 0o600)
+}
+
+// source is a MachineMon server of the releases in dir, over https.
+func (a *agent) source(port int) (server *releases.Server, dir string) {
+	a.t.Helper()
+	root := a.t.TempDir()
+	dir = filepath.Join(root, "mon", "download")
+	a.ok(os.MkdirAll(dir, 0o755))
+	l, err := a.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	a.ok(err)
+	server, err = releases.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{a.certificate}}), root)
+	a.ok(err)
+	a.t.Cleanup(func() { server.Close() })
+	return server, dir
+}
+
+// release publishes a version of the client in dir.
+func (a *agent) release(dir, version string) {
+	a.t.Helper()
+	const name = "machinemon-client-linux-amd64"
+	archive := filepath.Join(a.t.TempDir(), name+".tar.gz")
+	a.ok(releases.Pack(archive, releases.File{Name: name, Content: build(a.t, releases.Daemon{Version: version})}))
+	a.ok(releases.Publish(a.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, archive))
+}
+
+// tick is one run of what the timer starts.
+func (a *agent) tick() {
+	a.t.Helper()
+	a.must("systemctl", "start", "machinemon-fetch@agent.service")
+}
+
+// asks runs the command, which must end with this status and say this somewhere.
+func (a *agent) asks(exit int, says string, argv ...string) {
+	a.t.Helper()
+	r := a.run(append([]string{"machinemon-update"}, argv...)...)
+	if r.Code != exit || !strings.Contains(r.Stdout+r.Stderr, says) {
+		a.t.Errorf("%q ended with %d, want %d and %q:\n%s%s", argv, r.Code, exit, says, r.Stdout, r.Stderr)
+	}
+}
+
+// uses asserts what status shows of the source.
+func (a *agent) uses(url, changed string) {
+	a.t.Helper()
+	var all struct {
+		Targets []struct {
+			Source  struct{ URL string }
+			Changed string `json:"source_changed"`
+		}
+	}
+	a.ok(json.Unmarshal([]byte(a.must("machinemon-update", "status", "--json", "agent")), &all))
+	if len(all.Targets) != 1 || all.Targets[0].Source.URL != url || !strings.Contains(all.Targets[0].Changed, changed) || changed == "" && all.Targets[0].Changed != "" {
+		a.t.Errorf("status shows %+v, want %q and %q", all.Targets, url, changed)
+	}
+}
+
+// A machine that got the agent's package and no agent: nothing fails, nothing
+// happens, and who asks is told.
+func TestNoAgent(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t)
+	a.must("systemctl", "is-active", "machinemon-fetch@agent.timer")
+	a.tick()
+	a.must("systemctl", "start", "machinemon-update.service")
+	a.asks(8, "machinemon-client.service is not installed", "apply", "agent")
+	a.asks(2, clientConfig+": does not exist (hint: configure the program of machinemon-client.service, or set source.url)", "check", "agent")
+	a.asks(2, clientConfig+": does not exist", "enable", "agent")
+	a.asks(0, clientConfig+": does not exist", "status", "agent")
+	a.uses("", clientConfig+": does not exist")
+	if failed := a.must("systemctl", "--failed", "--no-legend"); failed != "" {
+		t.Errorf("failed: %s", failed)
+	}
+	// Installed, and its file not there yet: now that is worth a failure.
+	a.install("1.0.0")
+	a.asks(2, clientConfig+": does not exist", "apply", "agent")
+	a.tick()
+}
+
+// The agent's source is where its own configuration leads, once root has looked.
+func TestSourceOfAgent(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t)
+	a.install("1.0.0")
+	a.configure(9001, "[[process]]\nfriendly_name = \"nginx\"\n")
+	const one, two = "https://" + monitor + ":9001/mon/download/client-manifest.json", "https://" + monitor + ":9002/mon/download/client-manifest.json"
+	first, firstDir := a.source(9001)
+	a.release(firstDir, "1.1.0")
+
+	// Nobody has said yet that this may be asked.
+	a.tick()
+	a.asks(0, "no source is known yet (hint: machinemon-update check agent, by root, finds it in "+clientConfig+")", "history", "agent")
+	a.uses("", "no source is used yet: "+clientConfig+" now says "+one)
+	if r := first.Requests(); len(r) > 0 {
+		t.Errorf("asked: %+v", r)
+	}
+
+	a.asks(0, "scheduled runs install", "enable", "agent")
+	a.must("systemctl", "stop", "machinemon-fetch@agent.timer") // no more than the runs below
+	a.uses(one, "")
+	since := a.cursor()
+	a.tick()
+	a.awaitEvent(since, "machinemon-commit@agent.service started")
+	a.awaitTestd("1.1.0")
+	// Whoever may look may also ask; and learns nothing of the file.
+	if r := a.run("runuser", "-u", "nobody", "--", "machinemon-update", "check", "agent"); r.Code != 0 || r.Stdout != "agent: already current (1.1.0)\n" {
+		t.Errorf("nobody's check: %+v", r)
+	}
+
+	// The agent moves to another server: updates follow when a person says so.
+	second, secondDir := a.source(9002)
+	a.release(secondDir, "1.3.0")
+	a.release(firstDir, "1.2.0")
+	a.configure(9002, "")
+	a.uses(one, "scheduled runs use "+one+": "+clientConfig+" now says "+two)
+	if out := a.must("runuser", "-u", "nobody", "--", "machinemon-update", "status", "agent"); strings.Contains(out, "9002") {
+		t.Errorf("nobody is told: %s", out)
+	}
+	since = a.cursor()
+	a.tick()
+	a.awaitEvent(since, "machinemon-commit@agent.service started")
+	a.awaitTestd("1.2.0")
+	if r := second.Requests(); len(r) > 0 {
+		t.Errorf("asked: %+v", r)
+	}
+	a.asks(0, "committed 1.3.0 (was 1.2.0)", "apply", "agent")
+	a.uses(two, "")
+	a.awaitTestd("1.3.0")
+
+	// What cannot be trusted changes nothing of that.
+	requests := len(second.Requests())
+	a.configure(9001, "insecure_skip_tls = true\n")
+	a.asks(2, clientConfig+": insecure_skip_tls: checksum trust needs a server that proves who it is", "apply", "agent")
+	a.configure(9001, "")
+	a.must("chmod", "g+w", clientConfig)
+	a.asks(2, clientConfig+" is writable by its group", "enable", "agent")
+	a.must("chmod", "o+w", "/root/.config")
+	a.asks(2, "/root/.config is writable by everyone", "apply", "agent")
+	a.must("chmod", "o-w", "/root/.config")
+	a.must("sh", "-c", "mv "+clientConfig+" /root/real.toml && ln -s /root/real.toml "+clientConfig)
+	a.asks(2, clientConfig+": must be a regular file, not a symlink", "check", "agent")
+	a.must("rm", clientConfig)
+	a.writeFile(clientConfig, "password = "+password+"\n", 0o600)
+	a.asks(2, clientConfig+":1: is not valid TOML", "apply", "agent")
+	a.uses(two, "is not valid TOML")
+	if n := len(second.Requests()); n != requests {
+		t.Errorf("asked: %+v", second.Requests()[requests:])
+	}
+	a.tick()
+	if n := len(second.Requests()); n == requests {
+		t.Error("the scheduled run did not ask")
+	}
+	a.asks(0, "already current", "history", "agent")
+
+	// The password has gone nowhere.
+	for _, where := range []string{"grep -rl " + password + " /var/lib/machinemon-update /run /etc /tmp", "journalctl --boot=all --output=export | grep " + password} {
+		if r := a.run("sh", "-c", where); r.Stdout != "" || r.Code != 1 {
+			t.Errorf("%s: %+v", where, r)
+		}
+	}
+	if failed := a.must("systemctl", "--failed", "--no-legend"); failed != "" {
+		t.Errorf("failed: %s", failed)
+	}
+}
