@@ -14,7 +14,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 COMMANDS := machinemon-release machinemon-update
 WORKERS  := fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
-UNITS    := $(wildcard units/*.service units/*.path units/*.timer)
+UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target)
 MAN      := $(wildcard packaging/man/*.[1-8])
 SCRIPTS  := .ci/run packaging/check-debs packaging/check-units $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 

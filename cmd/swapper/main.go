@@ -1,7 +1,7 @@
 // Command swapper changes installed programs; see package swap. systemd units
-// start it: machinemon-fetch@ (begin), machinemon-swap@, machinemon-commit@,
-// machinemon-rollback@ and machinemon-update-recover.service. The removal of
-// the package calls it, too (leave).
+// start it: machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
+// machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service.
+// The removal of the package calls it, too (leave).
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 
 var version = "unknown" // set by the linker
 
-const usage = `usage: swapper begin|swap|commit|rollback TARGET
+const usage = `usage: swapper directive|begin|swap|commit|rollback TARGET
        swapper recover|leave
        swapper version`
 
@@ -36,7 +36,8 @@ func run(args []string) int {
 		verb, name = args[0], args[1]
 	}
 	steps := map[string]func(*swap.Swapper, context.Context, string) error{
-		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
+		"directive": (*swap.Swapper).Directive,
+		"begin":     (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
 		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback,
 	}
 	if verb == "version" && name == "" {

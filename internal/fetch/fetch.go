@@ -144,10 +144,10 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	return r, state.HandedOn, nil
 }
 
-// backoff keeps a scheduled attempt from what failed a while ago. A person who
-// asks gets an attempt.
+// backoff keeps an attempt from what failed a while ago. A person who asks gets
+// one.
 func (f *fetcher) backoff(t *target.Target, manifest string) error {
-	if f.order.Origin != state.Schedule {
+	if f.order.Origin == state.Operator {
 		return nil
 	}
 	history, err := f.tree.History(f.name)

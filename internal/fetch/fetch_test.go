@@ -178,6 +178,10 @@ func TestBackoff(t *testing.T) {
 	s["/client-manifest.json"] = good
 	scheduled.Attempt += "-2"
 	b.mustFail(t, b.run(t, scheduled), state.NotAttempted, "backing off until")
+	announced := b.order(state.Apply, "v1")
+	announced.Origin = state.Directive
+	announced.Attempt += "-2b"
+	b.mustFail(t, b.run(t, announced), state.NotAttempted, "backing off until")
 
 	asked := b.order(state.Check, "v1")
 	asked.Attempt += "-3"

@@ -9,6 +9,7 @@
 //	paths.target.wants/machinemon-verify@T.path      the chain's triggers
 //	paths.target.wants/machinemon-swap@T.path
 //	timers.target.wants/machinemon-fetch@T.timer     where a source is configured
+//	paths.target.wants/machinemon-directive@T.path   the same
 //	machinemon-fetch@T.timer.d/50-target.conf        its schedule
 //	machinemon-swap@T.service.d/50-target.conf       what the swap may write
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
@@ -88,13 +89,15 @@ func units(t *target.Target) map[string]unit {
 	for _, step := range []string{"verify", "swap"} {
 		m["paths.target.wants/machinemon-"+step+"@"+t.Name+".path"] = unit{link: unitDir + "/machinemon-" + step + "@.path"}
 	}
-	var timer, times unit
+	var timer, times, directives unit
 	if t.Source.Type != "" {
 		timer.link = unitDir + "/machinemon-fetch@.timer"
 		times.text = "# The schedule of target " + t.Name + ", from " + from + ".\n[Timer]\n" + schedule(t)
+		directives.link = unitDir + "/machinemon-directive@.path"
 	}
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
+	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
 	return m
 }
 

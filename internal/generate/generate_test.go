@@ -38,6 +38,7 @@ func scheduled(every, delay int) string {
 	const from = "/etc/machinemon-update/targets.d/agent.toml"
 	units := strings.ReplaceAll(agentUnits, from, from+", "+from+".d/x.toml")
 	timer := fmt.Sprintf("machinemon-fetch@agent.timer.d/50-target.conf\n\t# The schedule of target agent, from %s, %s.d/x.toml.\n\t[Timer]\n\tOnUnitInactiveSec=%ds\n\tRandomizedDelaySec=%ds\n", from, from, every, delay)
+	units = strings.Replace(units, "paths.target.wants/", "paths.target.wants/machinemon-directive@agent.path -> /usr/lib/systemd/system/machinemon-directive@.path\npaths.target.wants/", 1)
 	return strings.Replace(units, "machinemon-swap@agent.service.d", timer+"machinemon-swap@agent.service.d", 1) +
 		"timers.target.wants/machinemon-fetch@agent.timer -> /usr/lib/systemd/system/machinemon-fetch@.timer\n"
 }
@@ -48,7 +49,7 @@ func tree(t *testing.T, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
 	d.Root = t.TempDir()
-	for _, template := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-fetch@.timer"} {
+	for _, template := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
 		put(t, d.Root+unitDir+"/"+template, "")
 	}
 	for name, content := range targets {

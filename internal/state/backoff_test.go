@@ -77,15 +77,18 @@ func TestRecordRepeated(t *testing.T) {
 	var s Status
 	s.Record(Attempt{ID: "a", Origin: Schedule, Result: Failed, Reason: "x"})
 	for i := range 100 {
-		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: Schedule, Result: Current, Version: "v1"})
+		// By turns, as where a server keeps announcing what is not to be installed.
+		origin := []Origin{Schedule, Directive}[i%2]
+		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: origin, Result: Current, Version: "v1"})
 	}
 	s.Record(Attempt{ID: "c", Origin: Operator, Result: Current, Version: "v1"})
 	s.Record(Attempt{ID: "d", Origin: Operator, Result: Current, Version: "v1"})
+	s.Record(Attempt{ID: "e", Origin: Directive, Result: Current, Version: "v1"})
 	var ids []string
 	for _, a := range s.Attempts {
 		ids = append(ids, a.ID)
 	}
-	if got := fmt.Sprint(ids); got != "[a b-99 c d]" {
+	if got := fmt.Sprint(ids); got != "[a b-99 c d e]" {
 		t.Errorf("kept %s", got)
 	}
 }

@@ -20,7 +20,12 @@ type Origin string
 const (
 	Operator Origin = "operator"
 	Schedule Origin = "schedule"
+	// Directive is the server's hint in a check-in response. It may do no more
+	// than the schedule, only sooner.
+	Directive Origin = "directive"
 )
+
+func (o Origin) unattended() bool { return o == Schedule || o == Directive }
 
 // Verb is what an attempt is to do.
 type Verb string

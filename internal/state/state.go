@@ -17,6 +17,8 @@
 //	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; taken once)
+//	  request/T.directive   a directive asks for an attempt (root; taken once)
+//	  directive/T/          directives; an entry's name and content say nothing (root)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  lock/                 flocks: one a target, and one for its operator (root)

@@ -207,18 +207,18 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 	return writeJSON(t.status(r, target), s, 0o644)
 }
 
-// Record adds an attempt's record, replacing an earlier one of the same ID. A
-// scheduled attempt that ended just as the one before takes its place: a year of
-// "already current" must not push out what happened.
+// Record adds an attempt's record, replacing an earlier one of the same ID. One
+// that no operator asked for and that ended just as the one before takes its
+// place: a year of "already current" must not push out what happened.
 func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
 	a.Reason = Line(a.Reason)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
-	if n := len(s.Attempts); n > 0 && a.Origin == Schedule {
+	if n := len(s.Attempts); n > 0 && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]
-		b.ID, b.Time = a.ID, a.Time
+		b.ID, b.Time, b.Origin = a.ID, a.Time, a.Origin
 		if a == b {
 			s.Attempts = s.Attempts[:n-1]
 		}

@@ -44,7 +44,14 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if req != nil && req.Verb == state.GoBack {
 		req = nil // the swapper's, and its command has ended
 	}
+	directive, err := s.Tree.TakeDirective(name)
+	if err != nil {
+		return err
+	}
 	order := state.Order{Attempt: state.NewAttempt(), Origin: state.Schedule, Verb: state.Check}
+	if directive {
+		order.Origin = state.Directive
+	}
 	if req != nil {
 		order.Attempt, order.Origin, order.Verb, order.Import = req.Attempt, state.Operator, req.Verb, req.Import
 	}
@@ -84,7 +91,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	}
 	held := free(&st)
 	switch {
-	case order.Origin == state.Schedule && held == nil && t.AutoUpdateEnabled:
+	case order.Origin != state.Operator && held == nil && t.AutoUpdateEnabled:
 		order.Verb = state.Apply
 		if st.Installed != nil && !Unchanged(st.Installed) {
 			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, st.Installed.Version, name)
@@ -112,6 +119,9 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
+	if t.Source.Type != "" {
+		s.listen(ctx, name)
+	}
 	if order.Verb == state.Apply {
 		if err := t.CheckDestinations(s.others(name)); err != nil {
 			return err
@@ -120,7 +130,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	if order.Origin == state.Schedule {
+	if order.Origin != state.Operator {
 		up, err := s.Systemd.Uptime(ctx)
 		if err != nil {
 			return err
@@ -151,17 +161,30 @@ func free(st *state.Status) error {
 	return state.Fail(state.NotAttempted, "it is held since %s (hint: machinemon-update unhold)", st.Held.Since.Format(time.DateOnly))
 }
 
+// workers are the services that work on what the fetcher handed on.
+var workers = []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"}
+
+// underWay finds one of these services at work; nil when none is.
+func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {
+	for _, step := range steps {
+		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
+		if err != nil {
+			return nil, err
+		}
+		if !u.Settled() {
+			return &u, nil
+		}
+	}
+	return nil, nil
+}
+
 // settle makes sure that nothing of an earlier attempt is under way. What is
 // alive is left alone and refuses the new attempt; what is dead is finished.
 func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error {
-	for _, step := range []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"} {
-		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
-		if err != nil {
-			return err
-		}
-		if !u.Settled() {
-			return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
-		}
+	if u, err := s.underWay(ctx, name, workers); err != nil {
+		return err
+	} else if u != nil {
+		return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 	}
 	for _, p := range []struct {
 		role state.Role
@@ -208,7 +231,7 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 // heal revives a dead path unit, which would leave the next bundle lying. What
 // lies in its spool is of an attempt that ended long ago.
 func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
-	path := "machinemon-" + step + "@" + name + ".path"
+	path := pathOf(step, name)
 	u, err := s.Systemd.Unit(ctx, path)
 	if err != nil {
 		return err
@@ -228,11 +251,15 @@ func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step s
 			return err
 		}
 	}
-	if err := s.Systemd.ResetFailed(ctx, unitOf(step, name), path); err != nil {
+	return s.revive(ctx, name, step, u)
+}
+
+func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Unit) error {
+	if err := s.Systemd.ResetFailed(ctx, unitOf(step, name), path.Name); err != nil {
 		return err
 	}
-	s.logf("%s: %s was %s: starting it", name, path, u.Active)
-	return s.Systemd.Start(ctx, path)
+	s.logf("%s: %s was %s: starting it", name, path.Name, path.Active)
+	return s.Systemd.Start(ctx, path.Name)
 }
 
 func (s *Swapper) clear(role state.Role, name string) error {

@@ -255,6 +255,8 @@ func (r *rig) reboot(t *testing.T) {
 func (r *rig) do(verb string) error {
 	ctx := context.Background()
 	switch verb {
+	case "directive":
+		return r.sw.Directive(ctx, "agent")
 	case "begin":
 		return r.sw.Begin(ctx, "agent")
 	case "swap":

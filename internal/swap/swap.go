@@ -93,7 +93,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
 	}
-	if order.Origin == state.Schedule && !sw.target.AutoUpdateEnabled {
+	if order.Origin != state.Operator && !sw.target.AutoUpdateEnabled {
 		return state.Fail(state.NotAttempted, "auto_update_enabled is false")
 	}
 	if err := sw.updatable(ctx, sw.target); err != nil {

@@ -79,6 +79,8 @@ func ExitStatus(err error) int {
 
 func unitOf(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }
 
+func pathOf(step, name string) string { return "machinemon-" + step + "@" + name + ".path" }
+
 // deadlineOf is the timer that bounds a trial. The service of that name is
 // another name of the rollback unit.
 func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".timer" }

@@ -1,0 +1,98 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// dropName is the name of what DropDirective drops: one for all, so that our own
+// flood is one file.
+const dropName = "update"
+
+// DropDirective leaves an empty file where the target's path unit sees it; false
+// when one lies there already.
+func (t Tree) DropDirective(target string) (bool, error) {
+	dir := filepath.Join(t.Run, "directive", target)
+	// The path unit makes it, but may not have been started yet.
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, fmt.Errorf("cannot make %s: %w", dir, cause(err))
+	}
+	path := filepath.Join(dir, dropName)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot drop %s: %w", path, cause(err))
+	}
+	return true, nil
+}
+
+// ConsumeDirectives removes what was dropped for a target, whatever its name and
+// kind, unread, and tells how many entries that were. The error names the first
+// that could not be removed; all others are gone.
+func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
+	parent, err := os.OpenRoot(filepath.Join(t.Run, "directive"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+	}
+	defer parent.Close()
+	dir, err := openDir(parent, target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+	}
+	defer dir.Close()
+	list, err := dir.Open(".")
+	if err != nil {
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+	}
+	defer list.Close()
+	for {
+		names, err := list.Readdirnames(1000) // a flood must not fill our memory
+		for _, name := range names {
+			if err := dir.RemoveAll(name); err == nil {
+				n++
+			} else if failed == nil {
+				failed = fmt.Errorf("cannot consume the directive %+q to %s: %w", name, target, cause(err))
+			}
+		}
+		if err == io.EOF {
+			return n, failed
+		}
+		if err != nil {
+			return n, errors.Join(failed, fmt.Errorf("cannot list the directives to %s: %w", target, cause(err)))
+		}
+	}
+}
+
+// AskByDirective records that the attempt which begins next is a directive's.
+func (t Tree) AskByDirective(target string) error { return WriteFile(t.asked(target), nil, 0o644) }
+
+func (t Tree) asked(target string) string {
+	return filepath.Join(t.Run, "request", target+".directive")
+}
+
+// TakeDirective tells what AskByDirective recorded, and takes it away.
+func (t Tree) TakeDirective(target string) (bool, error) {
+	err := os.Remove(t.asked(target))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot take %s: %w", t.asked(target), cause(err))
+	}
+	return true, nil
+}
