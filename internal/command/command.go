@@ -1,10 +1,11 @@
 // Package command is the operator's command: it asks the chain to do its work,
 // follows it, and shows what the roles recorded.
 //
-// It changes no installed file. As root it leaves requests in
-// /run/machinemon-update/request and starts units, writes the operator's word
-// (holds, rejections, the source that it enables) into the swapper's status under
-// the target's lock, and auto_update_enabled into a drop-in of the target file; everybody else may look.
+// It changes no installed file. As root it leaves requests and directives in
+// /run/machinemon-update, starts units, writes the operator's word (holds,
+// rejections, the source that it enables) into the swapper's status under the
+// target's lock, and auto_update_enabled into a drop-in of the target file;
+// everybody else may look.
 // What it shows of the fetcher's and the verifier's records was written by
 // roles that are not believed, and is printed without control characters.
 package command
@@ -40,12 +41,13 @@ const (
 type app struct {
 	tree     state.Tree
 	targets  target.Dirs
+	in       io.Reader
 	out, err io.Writer
 	json     bool
 	terminal *os.File // err, when it is one: progress may be drawn
 	root     bool
 	reload   func() error // tells systemd of changed targets
-	// machine looks at systemd, for status; nil where systemd does not run.
+	// machine looks at systemd; nil where systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // where systemd keeps what the generator made
 	exit      int
@@ -72,7 +74,8 @@ download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.`
 // Main runs the command and returns its exit status.
 func Main(args []string, version string) int {
 	a := &app{
-		tree: state.System, targets: target.DefaultDirs, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0, reload: reloadSystemd,
+		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
+		reload: reloadSystemd,
 	}
 	if util.IsRunningSystemd() {
 		a.machine, a.generated = connect, generate.Dir
@@ -130,6 +133,9 @@ Checks go on.`, someTargets, a.completeAny, a.hold)
 	add("skip TARGET...", "Reject the release that the last check found", `
 Another release is installed as usual.`, someTargets, a.completeAny, a.skip)
 	add("unskip TARGET...", "Forget which releases were rejected, by a failed trial or by skip", "", someTargets, a.completeAny, a.unskip)
+	add("directive TARGET", "Check at once if a check-in response announces another version", `
+Reads MachineMon's response on standard input; of its fields only update_version
+counts. What is installed, and whether, is decided as in a scheduled run.`, oneTarget, a.completeOne, a.directive)
 	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -23,15 +25,20 @@ func TestMain(m *testing.M) {
 
 // program is the command on a machine whose files are below $WORK: state in
 // var and run, target files in etc and usr. AS_ROOT=1 makes it believe that it
-// is root.
+// is root; PATH_UNIT is the state of the path units.
 func program() {
 	work := os.Getenv("WORK")
 	dirs := target.DefaultDirs
 	dirs.Root = work
 	a := &app{
 		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
-		targets: dirs, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
+		targets: dirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
 		reload: func() error { return nil },
+	}
+	if state := os.Getenv("PATH_UNIT"); state != "" {
+		a.machine = func(context.Context) (machine, error) {
+			return fakeMachine{unit: systemd.Unit{Load: "loaded", Active: state, Sub: "dead"}}, nil
+		}
 	}
 	os.Exit(a.main(os.Args[1:], "1.2.3"))
 }

@@ -72,7 +72,7 @@ func TestOutlook(t *testing.T) {
 			a.machine = func(context.Context) (machine, error) { return fakeMachine{unit: c.unit, next: c.next}, nil }
 			// The units as systemd made them, from then on.
 			templates := filepath.Join(a.targets.Root, "usr/lib/systemd/system")
-			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-fetch@.timer"} {
+			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
 				write(t, filepath.Join(templates, u), "")
 			}
 			ok(t, generate.Run(a.targets, a.generated, t.Output()))

@@ -1,0 +1,89 @@
+package command
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/swap"
+)
+
+// directiveOf is the JSON of directive.
+type directiveOf struct {
+	Target    string `json:"target"`
+	Announced string `json:"announced,omitempty"` // by the check-in response
+	Installed string `json:"installed"`           // "unknown" when neither record nor program tells
+	Dropped   bool   `json:"dropped"`             // a directive lies there now, ours or an earlier one
+}
+
+// directive drops a directive if the check-in response on standard input
+// announces another version than the one installed.
+func (a *app) directive(args []string) error {
+	if err := a.needRoot("directive", args); err != nil {
+		return err
+	}
+	names, err := a.choose(args)
+	if err != nil {
+		return err
+	}
+	name := names[0]
+	t, err := a.targets.Load(name)
+	if err != nil {
+		return err
+	}
+	d := directiveOf{Target: name, Installed: "unknown"}
+	if d.Announced, err = checkin.Announced(a.in); err != nil {
+		return err
+	}
+	st, err := a.tree.Status(state.Swap, name)
+	if err != nil {
+		return err
+	}
+	if v := swap.Installed(context.Background(), t, st); v != "" {
+		d.Installed = v
+	}
+	switch {
+	case d.Announced == "":
+		return a.print(d, name+": no directive: the response announces no version\n")
+	case manifest.SameVersion(d.Announced, d.Installed):
+		return a.print(d, fmt.Sprintf("%s: no directive: %s is installed already\n", name, d.Announced))
+	case t.Source.Type == "":
+		return usageError{fmt.Errorf("cannot follow the directive to %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)}
+	}
+	fresh, err := a.tree.DropDirective(name)
+	if err != nil {
+		return err
+	}
+	d.Dropped = true
+	text := fmt.Sprintf("%s: directive: %s is announced, %s is installed", name, d.Announced, d.Installed)
+	if !fresh {
+		text += "; an earlier directive waits already"
+	}
+	if err := a.print(d, text+"\n"); err != nil {
+		return err
+	}
+	if err := a.watched(name); err != nil { // it is seen when that is mended
+		fmt.Fprintf(a.err, "%s: %s\n", name, state.Printable(err.Error()))
+	}
+	return nil
+}
+
+// watched tells why a directive is not seen now.
+func (a *app) watched(name string) error {
+	if a.machine == nil {
+		return nil // it is seen when systemd starts
+	}
+	ctx := context.Background()
+	m, err := a.machine(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	u, err := m.Unit(ctx, path("directive", name))
+	if err != nil || u.Active == "active" {
+		return err
+	}
+	return fmt.Errorf("the directive is not seen yet: %s is %s, %s (hint: systemctl daemon-reload, then systemctl start paths.target)", u.Name, u.Load, u)
+}
