@@ -1,0 +1,300 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const directives = "/run/machinemon-update/directive/testd"
+
+// pause shortens the minute between two answers.
+const pause = 3 * time.Second
+
+func (c *chain) shortPause() {
+	c.t.Helper()
+	c.writeFile("/etc/systemd/system/machinemon-directive@.timer.d/short.conf",
+		fmt.Sprintf("[Timer]\nOnActiveSec=\nOnActiveSec=%dms\n", pause.Milliseconds()), 0o644)
+	c.must("systemctl", "daemon-reload")
+}
+
+// checkedIn pipes a check-in response into the command.
+func (c *chain) checkedIn(response string) machine.Result {
+	c.t.Helper()
+	c.writeFile("/run/response", response, 0o644)
+	return c.run("sh", "-c", "machinemon-update directive testd </run/response")
+}
+
+// announce has the server announce a version, and returns the moment before.
+func (c *chain) announce(version string) machine.Cursor {
+	c.t.Helper()
+	since := c.cursor()
+	r := c.checkedIn(`{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z","update_version":"` + version + `"}`)
+	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "testd: directive: "+version+" is announced, ") || r.Stderr != "" {
+		c.t.Errorf("directive: %+v", r)
+	}
+	return since
+}
+
+func (c *chain) awaitSaid(since machine.Cursor, text string) {
+	c.t.Helper()
+	c.await(since, func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], text) })
+}
+
+// answers are the times at which directives were answered.
+func (c *chain) answers(since machine.Cursor) []time.Time {
+	c.t.Helper()
+	entries, err := c.JournalSince(c.t.Context(), since)
+	c.ok(err)
+	var all []time.Time
+	for _, e := range entries {
+		if isAnswer(e) {
+			usec, err := strconv.ParseInt(e["__REALTIME_TIMESTAMP"], 10, 64)
+			c.ok(err)
+			all = append(all, time.UnixMicro(usec))
+		}
+	}
+	return all
+}
+
+func isAnswer(e machine.Entry) bool {
+	return strings.HasPrefix(e["MESSAGE"], "testd: directive (") && strings.HasSuffix(e["MESSAGE"], "asking for an attempt")
+}
+
+func (c *chain) assertApart(answers []time.Time, least time.Duration) {
+	c.t.Helper()
+	for i := range answers[1:] {
+		if gap := answers[i+1].Sub(answers[i]); gap < least {
+			c.t.Errorf("two answers within %s, want %s: %v", gap, least, answers)
+		}
+	}
+}
+
+// assertListening fails unless directives are watched for, none is left, and no
+// unit failed.
+func (c *chain) assertListening() {
+	c.t.Helper()
+	if left := c.list(directives); len(left) > 0 {
+		c.t.Errorf("not consumed: %q", left)
+	}
+	if got := c.must("systemctl", "is-active", "machinemon-directive@testd.path"); got != "active\n" {
+		c.t.Errorf("the path unit is %s", got)
+	}
+	if got := c.must("systemctl", "list-units", "--failed", "--plain", "--no-legend"); got != "" {
+		c.t.Errorf("failed: %s", got)
+	}
+}
+
+// A directive makes a check come sooner, and allows nothing that the schedule may not.
+func TestDirective(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.shortPause()
+	if got := c.must("stat", "--format=%U:%G %a", directives); got != "root:root 755\n" {
+		t.Errorf("the directory is %s", got)
+	}
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	manifests := func() int { m, _ := c.requests(); return len(m) }
+
+	c.step("no directive", func() {
+		for response, says := range map[string]string{
+			`{"client_id":"c-1"}`: "testd: no directive: the response announces no version\n",
+			`{"update_version":"v1.0.0","update_url":"http://127.0.0.1:9000/client-manifest.json"}`: "testd: no directive: v1.0.0 is installed already\n",
+		} {
+			if r := c.checkedIn(response); r.Code != 0 || r.Stdout != says {
+				c.t.Errorf("%s: %+v", response, r)
+			}
+		}
+		for what, response := range map[string]string{
+			"empty": "", "HTML": "<html>", "cut off": `{"update_version":"1.1.0"`, "no text": "{\"update_version\":\"1.1.0\",\"x\":\"\xff\"}",
+			"a path": `{"update_version":"../../1.1.0"}`, "65 KiB": `{"update_version":"1.1.0","x":"` + strings.Repeat("x", 65<<10) + `"}`,
+		} {
+			if r := c.checkedIn(response); r.Code != 1 || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 {
+				c.t.Errorf("%s: %+v", what, r)
+			}
+		}
+		c.assertListening()
+		if manifests() > 0 {
+			c.t.Error("the manifest was asked for")
+		}
+	})
+	c.step("updates are disabled", func() {
+		c.awaitSaid(c.announce("1.1.0"), "available 1.1.0")
+		if h := c.history(); len(h) != 1 || h[0].Result != "available" || h[0].Origin != "directive" {
+			c.t.Errorf("history has %+v", h)
+		}
+		c.awaitTestd("1.0.0")
+	})
+	c.step("held", func() {
+		c.must("machinemon-update", "enable", "testd")
+		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // nothing but directives
+		c.must("machinemon-update", "hold", "testd")
+		c.awaitSaid(c.announce("1.1.0"), "available 1.1.0")
+		c.must("machinemon-update", "unhold", "testd")
+		c.awaitTestd("1.0.0")
+	})
+	c.step("enabled", func() {
+		// What is announced is not what the source has: only the source counts.
+		c.awaitEvent(c.announce("9.9.9"), inChain("commit started")[0])
+		c.awaitTestd("1.1.0")
+		if h := c.history(); h[0].Result != "committed" || h[0].Origin != "directive" {
+			c.t.Errorf("history has %+v", h)
+		}
+	})
+	c.step("rejected", func() {
+		c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
+		c.awaitEvent(c.announce("1.2.0"), inChain("rollback started")[0])
+		c.awaitSaid(c.announce("1.2.0"), "it was rejected")
+		c.awaitTestd("1.1.0")
+	})
+	if n := manifests(); n != 5 {
+		t.Errorf("%d requests for the manifest, want 5", n)
+	}
+}
+
+// Ten thousand directives are one check at once, and one a minute later for those
+// that came meanwhile.
+func TestDirectiveFlood(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+
+	since := c.cursor()
+	c.must("sh", "-c", "i=0; while [ $i -lt 10000 ]; do : >"+directives+"/$i; i=$((i+1)); done")
+	c.await(since, isAnswer)
+	c.must("sh", "-c", ": >"+directives+"/last")
+	// Active, so that the path unit waits, and no process.
+	c.awaitProperty("machinemon-directive@testd.service", "SubState", func(s string) bool { return s == "exited" })
+	if pid := c.property("machinemon-directive@testd.service", "MainPID"); pid != "0" {
+		t.Errorf("process %s waits", pid)
+	}
+	middle := c.cursor()
+	_, err := c.AwaitJournal(ctx, middle, isAnswer)
+	c.ok(err)
+	answers := c.answers(since)
+	if len(answers) != 2 {
+		t.Fatalf("answers at %v, want two", answers)
+	}
+	c.assertApart(answers, time.Minute)
+	c.awaitSaid(middle, "available 1.1.0")
+	if m, a := c.requests(); len(m) != 2 || len(a) > 0 {
+		t.Errorf("manifests %v, archives %v", m, a)
+	}
+	c.assertListening()
+	if h := c.history(); len(h) != 1 {
+		t.Errorf("history has %+v", h)
+	}
+}
+
+// Whatever is dropped is discarded, and whatever is killed, stopped or reloaded
+// meanwhile, directives are heard and never more often than they may be.
+func TestDirectiveSurvives(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.shortPause()
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	rested := func(since machine.Cursor) { c.awaitEvent(since, "machinemon-directive@testd.service stopped") }
+
+	c.step("strange entries", func() {
+		since := c.cursor()
+		c.must("sh", "-c", `set -e; mkdir /run/strange; cd /run/strange
+			mkfifo fifo; mkdir -p dir/a/b; : >dir/a/file; chmod 0 dir/a; chown nobody dir
+			ln -s /etc link; ln -s /etc/hostname dir/link; ln -s nowhere dangling; mknod null c 1 3
+			printf '#!/bin/sh\ntouch /run/executed\n' >script; chmod 4755 script; : >.hidden
+			: >"$(printf 'a\nb')"; : >"-rf"; : >'*'; : >"$(printf '\377')"
+			mv -t `+directives+` -- fifo dir link dangling null script .hidden a* -rf '*' "$(printf '\377')"`)
+		c.await(since, isAnswer)
+		rested(since)
+		c.assertListening()
+		if r := c.run("sh", "-c", "test -s /etc/hostname && ! test -e /run/executed"); r.Code != 0 {
+			c.t.Error("it was followed, or executed")
+		}
+	})
+	c.step("reloads", func() {
+		since := c.cursor()
+		flood := c.start("sh", "-c", "while :; do : >"+directives+"/$$; sleep 0.01; done")
+		c.await(since, isAnswer)
+		for _, verb := range []string{"daemon-reload", "daemon-reload", "daemon-reexec", "daemon-reload"} {
+			c.must("systemctl", verb)
+		}
+		last := c.cursor()
+		c.await(last, isAnswer)
+		c.ok(flood.Signal(9))
+		c.wait(flood)
+		rested(c.cursor())
+		c.awaitProperty("machinemon-directive@testd.timer", "ActiveState", func(s string) bool { return s == "inactive" })
+		c.assertApart(c.answers(since), pause)
+		c.assertListening()
+	})
+	c.step("kills", func() {
+		for range 3 {
+			since := c.cursor()
+			c.must("sh", "-c", "i=0; while [ $i -lt 2000 ]; do : >"+directives+"/$i; i=$((i+1)); done")
+			c.awaitEvent(since, "machinemon-directive@testd.service starting")
+			c.run("systemctl", "kill", "--signal=KILL", "machinemon-directive@testd.service")
+			rested(since)
+		}
+		since := c.cursor()
+		c.must("sh", "-c", ": >"+directives+"/x")
+		c.await(since, isAnswer)
+		rested(since)
+		c.assertListening()
+	})
+	c.step("the path unit is stopped", func() {
+		c.must("systemctl", "stop", "machinemon-directive@testd.path")
+		since := c.cursor()
+		r := c.checkedIn(`{"update_version":"1.1.0"}`)
+		if r.Code != 0 || !strings.Contains(r.Stderr, "the directive is not seen yet: machinemon-directive@testd.path is loaded, inactive (dead) (hint: ") {
+			c.t.Errorf("directive: %+v", r)
+		}
+		c.tick() // of the schedule
+		c.await(since, isAnswer)
+		rested(since)
+		c.assertListening()
+	})
+	c.step("the path unit is masked", func() {
+		c.must("systemctl", "mask", "--runtime", "--now", "machinemon-directive@testd.path")
+		c.tick()
+		if got := c.property("machinemon-directive@testd.path", "ActiveState"); got != "inactive" {
+			c.t.Errorf("the operator's mask: %s", got)
+		}
+	})
+}
+
+// A directive that comes during an attempt is answered after it.
+func TestDirectiveDuringAttempt(t *testing.T) {
+	t.Parallel()
+	c := newHeldChain(t, testdTarget)
+	c.shortPause()
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	since := c.cursor()
+	c.hold(atRestart)
+	apply := c.startApply()
+	c.awaitHeld(since, atRestart)
+	c.must("sh", "-c", "i=0; while [ $i -lt 1000 ]; do : >"+directives+"/$i; i=$((i+1)); done")
+	// Twice: it comes back as long as the attempt lasts.
+	for range 2 {
+		c.awaitSaid(c.cursor(), "later, as machinemon-swap@testd.service is activating")
+	}
+	c.letGo(atRestart)
+	if r := c.wait(apply); r.Code != 0 {
+		t.Errorf("apply: %+v", r)
+	}
+	c.awaitSaid(since, "begins: check by directive")
+	c.awaitSaid(since, "already current")
+	if m, _ := c.requests(); len(m) != 2 {
+		t.Errorf("requests for the manifest: %v", m)
+	}
+	c.assertListening()
+	c.assertClosed("1.0.0")
+}
