@@ -27,7 +27,8 @@ func TestOtherUsers(t *testing.T) {
 	c.apply(0, "committed 1.1.0")
 	nobody := func(argv ...string) []string { return asUser("nobody", "nogroup", argv...) }
 
-	for _, argv := range [][]string{{"machinemon-update", "status"}, {"machinemon-update", "status", "--json"},
+	// Of other targets root may know more: see TestSourceOfAgent.
+	for _, argv := range [][]string{{"machinemon-update", "status", "testd"}, {"machinemon-update", "status", "--json", "testd"},
 		{"machinemon-update", "history", "testd"}, {"machinemon-update", "history", "--json", "testd"}, {"machinemon-update", "version"}} {
 		want, got := c.run(argv...), c.run(nobody(argv...)...)
 		if got != want || got.Stdout == "" {
