@@ -56,8 +56,16 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		order.Attempt, order.Origin, order.Verb, order.Import = req.Attempt, state.Operator, req.Verb, req.Import
 	}
 	s.Log.Attempt = order.Attempt
-	unlock := func() { release(); release = func() {} }
-	if err := s.begin(ctx, name, &order, unlock); err != nil {
+	unlocked := func(do func() error) error {
+		release()
+		err := do()
+		again, lockErr := s.Tree.Lock(name, true)
+		if release = again; lockErr != nil {
+			release = func() {}
+		}
+		return errors.Join(err, lockErr)
+	}
+	if err := s.begin(ctx, name, &order, unlocked); err != nil {
 		s.Log.Event(log.Event(resultOf(err)), "%s: attempt %s does not begin: %v", name, order.Attempt, err)
 		if req == nil {
 			return err
@@ -69,7 +77,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlock func()) error {
+func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlocked func(do func() error) error) error {
 	if err := s.Tree.Tidy(name); err != nil {
 		return err
 	}
@@ -78,7 +86,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	if err := s.settle(ctx, name, unlock); err != nil {
+	if err := s.settle(ctx, name, unlocked); err != nil {
 		return err
 	}
 	t, err := s.Targets.Load(name)
@@ -180,7 +188,7 @@ func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*s
 
 // settle makes sure that nothing of an earlier attempt is under way. What is
 // alive is left alone and refuses the new attempt; what is dead is finished.
-func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error {
+func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
 	if u, err := s.underWay(ctx, name, workers); err != nil {
 		return err
 	} else if u != nil {
@@ -197,8 +205,8 @@ func (s *Swapper) settle(ctx context.Context, name string, unlock func()) error 
 	if j, err := s.journal(name); err != nil || j == nil {
 		return err
 	}
-	unlock() // the units take the same lock
-	return s.finish(ctx, name)
+	// The units take the same lock.
+	return unlocked(func() error { return s.finish(ctx, name) })
 }
 
 // finish closes the target's open trial, if there is one: a verdict commit is

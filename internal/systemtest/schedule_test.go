@@ -3,6 +3,8 @@
 package systemtest
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -137,21 +139,24 @@ func TestScheduleRemembersFailure(t *testing.T) {
 	c.assertTold("not attempted", "rejected")
 	c.must("systemctl", "reset-failed", "testd.service")
 
-	// It cannot be downloaded: left alone for the interval, but not when a
-	// person asks.
+	// Its archive is another one: left alone for the interval, but not when a
+	// person asks. (A failed download would be tried again so soon after a boot.)
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	path := c.archive("1.2.0")
-	c.server.Break(path, releases.Status(404))
+	altered, err := os.ReadFile(filepath.Join(c.dir, path))
+	c.ok(err)
+	altered[len(altered)/2]++
+	c.server.Break(path, releases.Content(altered))
 	before := archives()
 	if r := c.run("systemctl", "start", "machinemon-fetch@testd.service"); r.Code == 0 {
-		t.Error("a failed download is no failed unit")
+		t.Error("a refused archive is no failed unit")
 	}
 	for range 5 { // more would meet the start limit of 20 a minute
 		c.tick()
 	}
 	c.assertTold("not attempted", "backing off until")
 	if n := archives() - before; n != 1 {
-		t.Errorf("%d requests for the missing archive, want 1", n)
+		t.Errorf("%d requests for the altered archive, want 1", n)
 	}
 	c.server.Mend(path)
 	c.apply(0, "committed 1.2.0")
