@@ -84,8 +84,9 @@ func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status,
 	if n := len(fs.Attempts); n > 0 {
 		digest = fs.Attempts[n-1].Manifest
 	}
+	now := time.Now()
 	for _, manifest := range []string{"", digest} {
-		if until := state.Backoff(history, manifest, t.CheckEvery); time.Now().Before(until) {
+		if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
 			return "it failed before: backing off until " + until.Local().Format(minutes)
 		}
 	}

@@ -157,7 +157,8 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 	if f.order.Booted { // the network may have come meanwhile
 		history = slices.DeleteFunc(history, func(a state.Attempt) bool { return a.Result == state.NotDownloaded })
 	}
-	if until := state.Backoff(history, manifest, t.CheckEvery); time.Now().Before(until) {
+	now := time.Now()
+	if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
 		return state.Fail(state.NotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
 	}
 	return nil

@@ -17,10 +17,12 @@ var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 // target's auto_update_check_every_seconds: the first retry waits so long, each
 // further one twice as long as the one before, and up to a tenth more, so that
 // machines that failed together do not come back together. Failures within one
-// interval, after a boot or at an impatient operator's hands, count as one.
+// interval, after a boot or at an impatient operator's hands, count as one. A
+// failure later than now tells that the clock was wrong then or is wrong now, and
+// nothing about how long ago it was: it does not wait, or it might for decades.
 // manifest is the sha256 of its bytes; "" stands for manifests that could not
 // be had at all.
-func Backoff(history []Attempt, manifest string, every time.Duration) time.Time {
+func Backoff(history []Attempt, manifest string, every time.Duration, now time.Time) time.Time {
 	n := 0
 	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
@@ -38,7 +40,7 @@ func Backoff(history []Attempt, manifest string, every time.Duration) time.Time 
 		counted = a
 		n++
 	}
-	if n == 0 {
+	if n == 0 || last.Time.After(now) {
 		return time.Time{}
 	}
 	wait := every

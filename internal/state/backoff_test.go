@@ -33,7 +33,7 @@ func TestBackoff(t *testing.T) {
 		{name: "another manifest last", history: append(of("m", Failed), of("n", Failed)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			until := Backoff(c.history, "m", time.Hour)
+			until := Backoff(c.history, "m", time.Hour, last)
 			if c.from == 0 {
 				if !until.IsZero() {
 					t.Errorf("waits until %s", until)
@@ -50,16 +50,26 @@ func TestBackoff(t *testing.T) {
 	for i := range h {
 		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
 	}
-	if got := Backoff(h, "m", time.Hour).Sub(last); got != time.Hour {
+	if got := Backoff(h, "m", time.Hour, last).Sub(last); got != time.Hour {
 		t.Errorf("after five failures in as many minutes it waits %s", got)
 	}
 	// What did not begin has asked no source.
 	h = of("m", Current, Misconfigured)
-	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour).IsZero() {
+	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour, last).IsZero() {
 		t.Error("waits after an attempt that did not begin")
 	}
+	// A clock that was at 2100 does not lock anything up until then, and one that
+	// was at 1970 changes nothing.
+	for year, waits := range map[int]bool{2100: false, 1970: true} {
+		h := of("m", Failed, Failed)
+		h[1].Time = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		until := Backoff(h, "m", time.Hour, last)
+		if until.IsZero() == waits || until.After(last) {
+			t.Errorf("a failure in %d: waits until %s", year, until)
+		}
+	}
 	// A day is the most, but never less than the interval that was asked for.
-	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour).Sub(last); got < 48*time.Hour {
+	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)
 	}
 }

@@ -3,7 +3,6 @@ package state
 import (
 	"errors"
 	"slices"
-	"strings"
 )
 
 // ends are the results that an attempt can have with each role. The records of
@@ -20,14 +19,16 @@ var ends = map[Role][]Result{
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[string]Attempt{}
 	var failed error
+	var lists [][]string
 	for _, r := range []Role{Fetch, Verify, Swap} {
 		s, err := t.Status(r, target)
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
 		}
+		var ids []string
 		for _, a := range s.Attempts[max(0, len(s.Attempts)-keep):] {
-			if !ValidAttempt(a.ID) {
+			if !ValidAttempt(a.ID) || slices.Contains(ids, a.ID) {
 				continue
 			}
 			if !slices.Contains(ends[r], a.Result) {
@@ -35,12 +36,40 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			}
 			a.Reason = Line(a.Reason)
 			merged[a.ID] = a
+			ids = append(ids, a.ID)
 		}
+		lists = append(lists, ids)
 	}
 	all := make([]Attempt, 0, len(merged))
-	for _, a := range merged {
-		all = append(all, a)
+	for _, id := range inOrder(lists) {
+		all = append(all, merged[id])
 	}
-	slices.SortFunc(all, func(a, b Attempt) int { return strings.Compare(a.ID, b.ID) })
 	return all, failed
+}
+
+// inOrder merges the roles' lists of IDs. Each is in the order of events, which
+// counts: an ID is a time, and the clock may have been set back since. Where the
+// lists leave the order open, or contradict each other, the smaller ID is first.
+func inOrder(lists [][]string) []string {
+	var all []string
+	for {
+		next, free := "", false
+		for _, l := range lists {
+			if len(l) == 0 {
+				continue
+			}
+			// Free is what no list has behind something else.
+			is := !slices.ContainsFunc(lists, func(other []string) bool { return slices.Index(other, l[0]) > 0 })
+			if next == "" || is && !free || is == free && l[0] < next {
+				next, free = l[0], is
+			}
+		}
+		if next == "" {
+			return all
+		}
+		all = append(all, next)
+		for i, l := range lists {
+			lists[i] = slices.DeleteFunc(l, func(id string) bool { return id == next })
+		}
+	}
 }

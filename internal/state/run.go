@@ -43,8 +43,9 @@ type Request struct {
 	Attempt string `json:"attempt"`
 	Verb    Verb   `json:"verb"`
 	Import  bool   `json:"import,omitempty"` // from [Tree.Import], not from the source
-	// Time is when it was made: one that a killed command left behind lapses.
-	Time time.Time `json:"time"`
+	// Made is when, since the boot: one that a killed command left behind lapses,
+	// whatever is done to the clock meanwhile.
+	Made time.Duration `json:"made"`
 }
 
 // lapse is how old a request may be. Its taker starts at once.
@@ -64,8 +65,9 @@ type Order struct {
 	Booted bool `json:"booted,omitempty"`
 }
 
-// NewAttempt makes an ID: the time and eight random digits. IDs sort as their
-// attempts began; two of one target are never within a millisecond.
+// NewAttempt makes an ID: the time and eight random digits. While nobody sets the
+// clock back IDs sort as their attempts began; two of one target are never within
+// a millisecond.
 func NewAttempt() string {
 	var b [4]byte
 	rand.Read(b[:]) // never fails: crypto/rand aborts the program instead
@@ -75,8 +77,16 @@ func NewAttempt() string {
 
 // SetRequest leaves a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
-	r.Format, r.Time = Format, time.Now().UTC()
+	r.Format, r.Made = Format, uptime()
 	return writeJSON(t.request(target), r, 0o644)
+}
+
+// uptime is how long ago the machine booted. Nobody sets that clock, and what is
+// in /run is never older.
+func uptime() time.Duration {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // fails for a clock that there is not
+	return time.Duration(now.Nano())
 }
 
 func (t Tree) request(target string) string { return filepath.Join(t.Run, "request", target+".json") }
@@ -108,7 +118,7 @@ func (t Tree) TakeRequest(target string) (*Request, error) {
 	if !ValidAttempt(r.Attempt) {
 		return nil, fmt.Errorf("cannot use the request %s: its attempt is no ID", path)
 	}
-	if time.Since(r.Time).Abs() > lapse {
+	if (uptime() - r.Made).Abs() > lapse {
 		return nil, nil
 	}
 	return r, nil

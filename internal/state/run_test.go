@@ -21,9 +21,9 @@ func TestRequest(t *testing.T) {
 	if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
 		t.Errorf("taken twice: %+v, %v", r, err)
 	}
-	// One that a killed command left behind, or the clock at 2100.
+	// One that a killed command left behind, or that is not of this boot.
 	for _, past := range []time.Duration{lapse + time.Minute, -lapse - time.Minute} {
-		old := Request{Format: Format, Attempt: "op-2", Verb: Apply, Time: time.Now().Add(-past)}
+		old := Request{Format: Format, Attempt: "op-2", Verb: Apply, Made: uptime() - past}
 		must(t, writeJSON(tree.request("agent"), old, 0o644))
 		for range 2 {
 			if r, err := tree.TakeRequest("agent"); err != nil || r != nil {

@@ -149,3 +149,26 @@ func TestUse(t *testing.T) {
 		}
 	}
 }
+
+// The order is that of events, also when the clock was at 2100, or at 1970, for
+// a while.
+func TestInOrder(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		fetch, verify, swap string
+		want                string
+	}{
+		{"by ID", "a c e", "c e", "b c d e", "a b c d e"},
+		{"at 2100 once", "1 2 9 3 4", "2 9", "2 9 4", "1 2 9 3 4"},
+		{"at 1970 once", "5 6 0 7", "6 0 7", "6 0", "5 6 0 7"},
+		{"set back", "7 8 1 2", "8 1", "8 1 3", "7 8 1 2 3"},
+		{"an end at root's only", "9 1", "", "9 0 1", "9 0 1"},
+		{"contradictions", "a b", "b a", "b a", "a b"},
+		{"none", "", "", "", ""},
+	} {
+		lists := [][]string{strings.Fields(c.fetch), strings.Fields(c.verify), strings.Fields(c.swap)}
+		if got := strings.Join(inOrder(lists), " "); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
