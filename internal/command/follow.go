@@ -54,6 +54,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	for idle := 0; ; {
 		at, over, unread := f.recorded()
 		if over {
+			f.rest(ctx)
 			return at, nil
 		}
 		// Units and spools are not read in one instant: a worker may have started
@@ -113,12 +114,12 @@ func (f *follower) read(ctx context.Context) ([]systemd.Unit, error) {
 // idle tells whether nobody works on the target, and nothing that was handed on
 // will start anybody.
 func (f *follower) idle(units []systemd.Unit) (bool, error) {
+	if busy(units) {
+		return false, nil
+	}
 	dead := map[string]bool{}
 	for _, u := range units {
 		dead[u.Name] = u.Active != "active"
-		if strings.HasSuffix(u.Name, ".service") && !u.Settled() {
-			return false, nil
-		}
 	}
 	for role, step := range map[state.Role]string{state.Fetch: "verify", state.Verify: "swap"} {
 		pending, err := f.tree.Pending(role, f.name)
@@ -129,6 +130,28 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	// An open trial that nobody works on has its deadline still.
 	j, err := f.tree.Journal(f.name)
 	return j == nil || dead[deadline(f.name)], err
+}
+
+// busy tells whether one of the services works, or is about to.
+func busy(units []systemd.Unit) bool {
+	return slices.ContainsFunc(units, func(u systemd.Unit) bool { return strings.HasSuffix(u.Name, ".service") && !u.Settled() })
+}
+
+// rest waits until the workers of an attempt that is over have ended, and the
+// rollback that looks after every failed swap: who asks again at once would be
+// told that an attempt is under way. The end is known, whatever comes now.
+func (f *follower) rest(ctx context.Context) {
+	for {
+		units, err := f.read(ctx)
+		if err != nil || !busy(units) {
+			return
+		}
+		select {
+		case <-f.conn.Changes():
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // orphan is the end of an attempt whose worker died without a record. That is

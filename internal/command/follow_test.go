@@ -168,6 +168,9 @@ func TestFollow(t *testing.T) {
 				if look == 2 && name == lastRead {
 					b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.NotDownloaded})
 				}
+				if look == 4 { // its record is there for a while before it ends
+					delete(b.systemd.units, unit("fetch", "agent"))
+				}
 				if name == lastRead {
 					b.systemd.ticks <- struct{}{}
 				}
@@ -186,6 +189,7 @@ func TestFollow(t *testing.T) {
 					b.systemd.units[verify] = systemd.Unit{Active: "activating"}
 				case look == 2 && name == lastRead:
 					b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused, Reason: "too old"})
+					delete(b.systemd.units, verify)
 					b.systemd.ticks <- struct{}{}
 				}
 			}
@@ -207,6 +211,7 @@ func TestFollow(t *testing.T) {
 					b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "activating"}
 				case look == 4 && name == lastRead:
 					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Failed, Reason: "too old"})
+					delete(b.systemd.units, unit("swap", "agent"))
 					b.systemd.ticks <- struct{}{}
 				}
 			}
@@ -230,6 +235,7 @@ func TestFollow(t *testing.T) {
 			b.systemd.read = func(look int, name string) {
 				if name == lastRead {
 					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.RolledBack})
+					delete(b.systemd.units, unit("swap", "agent"))
 					b.systemd.ticks <- struct{}{}
 				}
 			}
@@ -241,6 +247,10 @@ func TestFollow(t *testing.T) {
 			at, err := b.follow(t.Context())
 			if err != nil || at.ID != attempt || at.Result != c.result || !strings.Contains(at.Reason, c.reason) {
 				t.Errorf("%+v, %v", at, err)
+			}
+			b.systemd.read = nil
+			if units, err := b.read(t.Context()); err != nil || busy(units) {
+				t.Errorf("it is over, and somebody works: %+v, %v", units, err)
 			}
 		})
 	}

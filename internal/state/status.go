@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// keep is how many attempts each role remembers.
+// keep is how many attempts each role remembers, and how many rejections the
+// swapper. The manual page tells how much disk that may take.
 const keep = 50
 
 // Result is how an attempt ended, in the words that status and history print.
@@ -242,6 +243,7 @@ func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
 // Reject remembers a failed trial. An interruption is counted on top of
 // earlier ones of the same release.
 func (s *Status) Reject(r Rejection, interrupted bool) {
+	r.Reason = Line(r.Reason)
 	var old Rejection
 	if p := s.rejection(r.Digest, r.Archive); p != nil {
 		old = *p

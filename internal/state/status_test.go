@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -33,6 +34,35 @@ func TestStatus(t *testing.T) {
 	got.Record(Attempt{ID: "a010", Result: Committed})
 	if last := got.Attempts[keep-1]; len(got.Attempts) != keep || last.ID != "a010" || last.Result != Committed {
 		t.Errorf("a second record of an attempt: %d, %+v", len(got.Attempts), last)
+	}
+}
+
+// What machinemon-update.units(7) promises of the records, for the longest that
+// can be in them.
+func TestSizeOfRecords(t *testing.T) {
+	tree := newTree(t)
+	longest := strings.Repeat("<", 64) // six bytes each in JSON
+	var total int64
+	for _, r := range []Role{Fetch, Verify, Swap} {
+		var s Status
+		for i := range 2 * keep {
+			s.Record(Attempt{ID: fmt.Sprintf("%040d", i), Origin: Operator, From: longest, Version: longest, Sequence: math.MaxInt64,
+				Manifest: longest, Stage: "rollback", Result: RollbackFailed, Reason: strings.Repeat("<", 1<<20)})
+			if r == Swap {
+				s.Reject(Rejection{Version: longest, Sequence: math.MaxInt64, Digest: fmt.Sprintf("%064d", i), Archive: longest,
+					Reason: strings.Repeat("<", 1<<20), Interruptions: MaxInterruptions}, false)
+			}
+		}
+		must(t, tree.SetStatus(r, "agent", s))
+		info, err := os.Stat(tree.status(r, "agent"))
+		must(t, err)
+		total += info.Size()
+		if _, err := tree.Status(r, "agent"); err != nil {
+			t.Error(err)
+		}
+	}
+	if total > 2e6 {
+		t.Errorf("%d bytes of records, the manual page promises at most 2 MB", total)
 	}
 }
 

@@ -156,6 +156,12 @@ func (sw *swapping) try(ctx context.Context) error {
 	digest := state.Digest(j.NewFiles())
 	// Going back is the operator's word against an old verdict of this machine.
 	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
+		// By its bytes, if it came in another archive. From now on it is known by
+		// that one, too, and not downloaded again.
+		r.Archive = j.Archive
+		if err := sw.Tree.SetStatus(state.Swap, sw.name, sw.status); err != nil {
+			return err
+		}
 		return state.Fail(state.NotAttempted, "%s", r.Refusal())
 	}
 	if same, err := sw.inPlace(); err != nil {
@@ -202,7 +208,7 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 	j := sw.journal
 	deadline := j.Timeout + j.Settle + limit + slack
 	// Whatever happened before, these must be free to start now.
-	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name)); err != nil {
+	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
 		return err
 	}
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {

@@ -157,6 +157,10 @@ func TestRolledBack(t *testing.T) {
 				r.fails(t, "swap", state.NotAttempted, "it was rejected on")
 				r.want(t, oldFiles)
 				r.ended(t, "a2", state.NotAttempted)
+				// Its archive is known now, for those who look before they download.
+				if st := r.status(t); st.Rejects("", sum("v2-again"), 2) == nil {
+					t.Errorf("rejected is %+v", st.Rejected)
+				}
 				r.offer(t, "a3", "v2", 3, release2)
 			}
 			r.step(t, "swap") // is tried
