@@ -168,6 +168,12 @@ func (b *box) powerOff() {
 	b.ok(b.Machine.PowerOff(b.t.Context()))
 }
 
+// reboot ends when the machine has booted again.
+func (b *box) reboot() {
+	b.t.Helper()
+	b.ok(b.Machine.Reboot(b.t.Context()))
+}
+
 func (b *box) writeFile(name, content string, mode os.FileMode) {
 	b.t.Helper()
 	b.ok(b.Machine.WriteFile(name, []byte(content), mode))

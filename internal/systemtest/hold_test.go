@@ -119,6 +119,9 @@ func (b *box) awaitProperty(unit, name string, is func(value string) bool) {
 // longTrial is a target whose healthy trial lasts until somebody ends it.
 var longTrial = strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 50", 1)
 
+// shortTrial is one that leaves three seconds for a test to hold its end.
+var shortTrial = strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget)
+
 // awaitTrial waits until the gate has found everything right and settles.
 func (b *box) awaitTrial() {
 	b.t.Helper()

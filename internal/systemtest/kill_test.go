@@ -195,7 +195,7 @@ func TestKilledVerdict(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			c := newHeldChain(t, strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget))
+			c := newHeldChain(t, shortTrial)
 			runs := releases.Daemon{Version: "1.0.0"}
 			if test.exit == 0 {
 				runs.Version = "1.1.0"

@@ -92,7 +92,7 @@ func TestYankedAfterTheVerdict(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			c := newHeldChain(t, strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget))
+			c := newHeldChain(t, shortTrial)
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: test.behaviour})
 			since := c.cursor()
 			apply := c.startApply()

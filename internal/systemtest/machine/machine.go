@@ -225,21 +225,34 @@ func (m *Machine) attach() error {
 
 // PowerOff shuts the machine down in order and waits until it is off.
 func (m *Machine) PowerOff(ctx context.Context) error {
+	const sigRTMinPlus4 = 34 + 4 // systemd(1): powers the machine off
+	return m.shutDown(ctx, "power off", sigRTMinPlus4)
+}
+
+// Reboot shuts the machine down in order, as for a reboot, and boots it again.
+func (m *Machine) Reboot(ctx context.Context) error {
+	const sigRTMinPlus5 = 34 + 5 // systemd(1): reboots the machine; nspawn ends, as it is told to keep its unit
+	if err := m.shutDown(ctx, "reboot", sigRTMinPlus5); err != nil {
+		return err
+	}
+	return m.Boot(ctx)
+}
+
+func (m *Machine) shutDown(ctx context.Context, how string, signal unix.Signal) error {
 	if m.nspawn == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	const sigRTMinPlus4 = 34 + 4 // systemd(1): powers the machine off
-	if err := unix.PidfdSendSignal(m.pidfd, sigRTMinPlus4, nil, 0); err != nil {
-		return fmt.Errorf("cannot power off %s: %w", m.Name, err)
+	if err := unix.PidfdSendSignal(m.pidfd, signal, nil, 0); err != nil {
+		return fmt.Errorf("cannot %s %s: %w", how, m.Name, err)
 	}
 	select {
 	case <-m.gone:
 		m.off()
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("cannot power off %s: %w", m.Name, ctx.Err())
+		return fmt.Errorf("cannot %s %s: %w", how, m.Name, ctx.Err())
 	}
 }
 

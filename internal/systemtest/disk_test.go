@@ -1,0 +1,288 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const (
+	stateDir = "/var/lib/machinemon-update"
+	// The verifier is about to start, and has looked at nothing yet.
+	atVerify hold = "verify"
+)
+
+// smallState puts the state on a disk of its own, as small as this.
+func (c *chain) smallState(options string) {
+	c.t.Helper()
+	c.must("sh", "-ec", "systemctl stop 'machinemon-*@testd.path'; mount -t tmpfs -o mode=755,"+options+" tmpfs "+stateDir+
+		"; systemd-tmpfiles --create machinemon-update.conf; systemctl start paths.target 'machinemon-verify@testd.path' 'machinemon-swap@testd.path'")
+}
+
+// fill takes all space on dir's disk but for these bytes, until empty.
+func (c *chain) fill(dir string, leave int) {
+	c.t.Helper()
+	c.must("sh", "-ec", fmt.Sprintf("fallocate -l $(( $(stat -f -c '%%a*%%S' %s) - %d )) %s/ballast", dir, leave, dir))
+}
+
+func (c *chain) empty(dir string) {
+	c.t.Helper()
+	c.must("sh", "-c", "rm -r "+dir+"/ballast*")
+}
+
+// used is how many bytes are in use on dir's disk.
+func (c *chain) used(dir string) int {
+	c.t.Helper()
+	n, err := strconv.Atoi(strings.Fields(c.must("df", "--block-size=1", "--output=used", dir))[1])
+	c.ok(err)
+	return n
+}
+
+// full is an apply that ends so on a full disk: testd is untouched, and nothing
+// is left on the disk.
+func (c *chain) full(apply *machine.Process, says ...string) {
+	c.t.Helper()
+	c.said(c.wait(apply), 1, append(says, "testd: failed")...)
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	if s := c.status(); s.Trial != "" || len(s.Rejected) > 0 {
+		c.t.Errorf("status shows %+v", s)
+	}
+	if got := c.side(); len(got) > 0 {
+		c.t.Errorf("beside %s: %d files", testdPath, len(got))
+	}
+}
+
+// A disk that is full for the state costs the attempt, wherever it is noticed.
+func TestDiskFullForState(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/etc/systemd/system/machinemon-verify@testd.service.d/hold.conf", "[Service]\nExecStartPre="+atVerify.waits()+"\n", 0o644)
+	c.must("systemctl", "daemon-reload")
+	c.holdable()
+	c.smallState("size=32m,nr_inodes=100")
+	c.publish(c.dir, releases.Daemon{Version: "1.0.0"})
+	c.apply(0, "already current")
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	file := c.archive("1.1.0")
+	used := c.used(stateDir)
+	const none = "no space left on device"
+
+	for _, test := range []struct {
+		name string
+		run  func(since machine.Cursor) *machine.Process
+		says []string
+	}{
+		{"before the download", func(machine.Cursor) *machine.Process {
+			c.fill(stateDir, 1<<20)
+			return c.startApply()
+		}, []string{"cannot download testd-1.1.0", "MB on the disk of " + stateDir + "/fetch/testd, and 1.0 MB are free"}},
+		{"in the download", func(machine.Cursor) *machine.Process {
+			came, goOn := c.breakUntil(file)
+			apply := c.startApply()
+			c.arrived(came)
+			c.fill(stateDir, 1<<20)
+			close(goOn)
+			return apply
+		}, []string{"cannot store http://", none}},
+		{"before it is unpacked", func(since machine.Cursor) *machine.Process {
+			c.hold(atVerify)
+			apply := c.startApply()
+			c.awaitEvent(since, inChain("verify starting")[0])
+			c.fill(stateDir, 1<<20)
+			c.letGo(atVerify)
+			return apply
+		}, []string{"cannot unpack testd-1.1.0", "MB are free"}},
+		{"while it is unpacked", func(since machine.Cursor) *machine.Process {
+			c.hold(atVerify)
+			apply := c.startApply()
+			c.awaitEvent(since, inChain("verify starting")[0])
+			// There is room for bytes, but not for names.
+			c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm 1 2 3")
+			c.letGo(atVerify)
+			return apply
+		}, []string{"cannot unpack testd-1.1.0", none}},
+		{"not a byte left in the download", func(machine.Cursor) *machine.Process {
+			came, goOn := c.breakUntil(file)
+			apply := c.startApply()
+			c.arrived(came)
+			c.fill(stateDir, 0)
+			close(goOn)
+			return apply
+		}, []string{"machinemon-fetch@testd.service failed (exit-code)", "nothing was changed (hint: journalctl "}}, // not a byte for the reason
+		{"not a byte left for the journal", func(since machine.Cursor) *machine.Process {
+			c.hold(atPreflight)
+			apply := c.startApply()
+			c.awaitHeld(since, atPreflight)
+			c.fill(stateDir, 0)
+			c.letGo(atPreflight)
+			return apply
+		}, []string{stateDir + "/swap/testd/journal.json", none}},
+	} {
+		c.step(test.name, func() {
+			since := c.cursor()
+			apply := test.run(since)
+			c.full(apply, test.says...)
+			c.assertUntouched(since)
+			c.server.Mend(file)
+			c.empty(stateDir)
+			if now := c.used(stateDir); now > used+256<<10 {
+				c.t.Errorf("%d bytes are in use, %d before:\n%s", now, used, c.must("find", stateDir, "-type", "f", "-ls"))
+			}
+		})
+	}
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0")
+}
+
+// A disk that fills up in the trial cannot hold a verdict: the old version comes
+// back, and the trial is closed as soon as that can be written down.
+func TestDiskFullInTheTrial(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 3", 1))
+	c.smallState("size=32m")
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	since := c.cursor()
+	apply := c.startApply()
+	c.awaitTrial()
+	c.fill(stateDir, 0)
+	c.awaitEvent(since, inChain("commit failed")[0])
+	c.must("sh", "-c", "systemctl start machinemon-deadline@testd.service; true") // as the timer would
+	c.said(c.wait(apply), 5, "the trial of 1.1.0 is still open")
+	c.awaitTestd("1.0.0")
+	if got := digest(c.readFile(testdPath)); got != digest(string(build(t, releases.Daemon{Version: "1.0.0"}))) {
+		t.Error("the old file is not back")
+	}
+
+	c.empty(stateDir)
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+	if h := c.history(); len(h) != 2 || h[1].Result != "interrupted" {
+		t.Errorf("history has %+v", h)
+	}
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0")
+}
+
+// The same for the disk of the installed file, and of a snapshot.
+func TestDiskFullForFiles(t *testing.T) {
+	t.Parallel()
+	m := boot(t)
+	bin := path.Dir(testdPath)
+	m.must("mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "tmpfs", bin)
+	m.installTestd("1.0.0", testdUnit)
+	data := bin + "/data"
+	m.must("fallocate", "-l", "4M", data)
+	m.target(strings.Replace(testdTarget, "[health]", "[rollback]\nsnapshot = [\""+data+"\"]\n[health]", 1))
+	dir := t.TempDir()
+	c := &chain{m, dir, m.serve(dir)}
+	release := build(t, releases.Daemon{Version: "1.1.0"})
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	used := c.used(bin)
+	for _, test := range []struct {
+		name  string
+		leave int
+		says  string
+	}{
+		{"for the new file", 1 << 20, "cannot stage " + testdPath + ": it needs " + fmt.Sprint(len(release)) + " bytes, "},
+		{"for the backup", len(release) + 1<<20, "no space left on device (hint: df tells what is full)"},
+	} {
+		c.step(test.name, func() {
+			c.fill(bin, test.leave)
+			since := c.cursor()
+			c.full(c.startApply(), test.says)
+			c.assertUntouched(since)
+			c.assertLast("swap", "failed", "1.0.0", "1.1.0")
+			c.empty(bin)
+			if now := c.used(bin); now > used+64<<10 {
+				c.t.Errorf("%d bytes are in use, %d before", now, used)
+			}
+		})
+	}
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+}
+
+// Fifty updates in a row, with failures of every kind among them, need no more
+// disk than five, and no more than the manual page says.
+func TestDiskUse(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 0", "timeout_seconds = 10", "timeout_seconds = 5").Replace(testdTarget))
+	// To link fifty programs would take longer than to install them.
+	const placeholder = "7.77.777"
+	good, bad := build(t, releases.Daemon{Version: placeholder}), build(t, releases.Daemon{Version: placeholder, Behaviour: "exit1-at-once"})
+	current := "1.0.0"
+	update := func(i int) {
+		version := fmt.Sprintf("2.%02d.000", i)
+		of := func(program []byte) releases.File {
+			return releases.File{Name: "testd", Content: bytes.ReplaceAll(program, []byte(placeholder), []byte(version))}
+		}
+		switch {
+		case i%10 == 3: // a trial that fails
+			c.publishFiles(c.dir, version, of(bad))
+			c.apply(4, "rolled back "+version)
+		case i%10 == 5: // a download that fails half-way
+			c.publishFiles(c.dir, version, of(good))
+			file := c.archive(version)
+			c.server.Break(file, releases.Cut(1<<20))
+			c.apply(7, "not downloaded "+version)
+			c.server.Mend(file)
+		case i%10 == 8: // an archive that is not what the manifest says
+			c.publishFiles(c.dir, version, of(good))
+			c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
+				p.Contents["testd"] = manifest.Content{SHA256: digest("x"), Size: p.Contents["testd"].Size}
+			})
+			c.apply(6, "refused "+version)
+		default:
+			c.publishFiles(c.dir, version, of(good))
+			c.apply(0, "committed "+version+" (was "+current+")")
+			current = version
+		}
+	}
+	// What is there: records, and everything else.
+	measure := func() (records, rest int) {
+		t.Helper()
+		found := c.must("find", stateDir, "/run/machinemon-update", testdSide, "-type", "f", "-printf", `%s %f\n`)
+		for line := range strings.Lines(found) {
+			size, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+			n, err := strconv.Atoi(size)
+			c.ok(err)
+			if name == "status.json" {
+				records += n
+			} else {
+				rest += n
+			}
+		}
+		t.Logf("records %d bytes, the rest %d bytes in\n%s", records, rest, found)
+		return records, rest
+	}
+	for i := range 5 {
+		update(i)
+	}
+	_, before := measure()
+	for i := 5; i < 50; i++ {
+		update(i)
+	}
+	records, after := measure()
+	if after > before+4096 {
+		t.Errorf("after 5 updates %d bytes were kept, after 50 %d", before, after)
+	}
+	if records > 2<<20 || after > len(good)+64<<10 {
+		t.Errorf("the manual page promises less: records %d bytes, the rest %d", records, after)
+	}
+	c.awaitTestd(current)
+	if got := c.must("systemctl", "is-active", "machinemon-verify@testd.path", "machinemon-swap@testd.path"); got != "active\nactive\n" {
+		t.Errorf("the path units are %q", got)
+	}
+	if h := c.history(); len(h) != 50 {
+		t.Errorf("history has %d attempts", len(h))
+	}
+}

@@ -1,0 +1,124 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// A machine that is powered off, or rebooted, in order in any stage of an
+// attempt comes back with the old version or the new one, entirely, with nothing
+// open, and with a history that says what happened.
+func TestStoppedInEveryStage(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		stage     string
+		at        hold
+		behaviour string
+		runs      string // afterwards, of 1.0.0 before and 1.1.0
+		result    string // of the attempt; "" where nothing was changed, and it may be told or not
+		rejected  bool
+	}{
+		{stage: "fetching", runs: "1.0.0"},
+		{stage: "verifying", runs: "1.0.0"},
+		{stage: "pre-flight", at: atPreflight, runs: "1.0.0"},
+		{stage: "before the first rename", at: atArming, runs: "1.0.0"},
+		{stage: "swapping", at: atRestart, runs: "1.0.0", result: "interrupted"},
+		{stage: "on trial", runs: "1.0.0", result: "interrupted"},
+		{stage: "committing", at: atClosing, runs: "1.1.0", result: "committed"},
+		{stage: "rolling back", at: atRestart, behaviour: "never-listen", runs: "1.0.0", result: "rolled back", rejected: true},
+	} {
+		for _, stop := range []struct {
+			name string
+			do   func(b *box)
+		}{{"power-off", func(b *box) { b.powerOff(); b.boot() }}, {"reboot", (*box).reboot}} {
+			t.Run(test.stage+", "+stop.name, func(t *testing.T) {
+				t.Parallel()
+				target := longTrial
+				if test.result == "committed" || test.rejected {
+					target = shortTrial
+				}
+				c := newHeldChain(t, target)
+				d := releases.Daemon{Version: "1.1.0", Behaviour: test.behaviour}
+				file := releases.File{Name: "testd", Content: build(t, d)}
+				if test.stage == "verifying" {
+					c.publishFiles(c.dir, d.Version, file, releases.File{Name: "bulk", Content: make([]byte, 128<<20)})
+				} else {
+					c.publishFiles(c.dir, d.Version, file)
+				}
+				since := c.cursor()
+				apply := c.reach(since, test.stage, test.at)
+				if test.at == atClosing {
+					// Who is stopped while it waits for the timer has let go of it; but
+					// the hold is a unit, and the machine waits for its end.
+					go func() {
+						if c.AwaitEvent(t.Context(), since, inChain("commit failed")[0]) == nil {
+							c.Root().Remove(test.at.file()[1:])
+						}
+					}()
+				}
+				stop.do(c.box)
+				c.wait(apply) // died with the machine
+				c.server = c.serve(c.dir)
+
+				c.assertRuns(releases.Daemon{Version: test.runs})
+				backup := map[bool]string{true: "1.0.0"}[test.runs == "1.1.0"]
+				if backup == "" {
+					c.assertDebris()
+				} else {
+					c.assertClosed(backup)
+				}
+				s := c.status()
+				if last := s.Last; test.result != "" && (last.Result != test.result || last.Version != "1.1.0") ||
+					test.result == "" && !slices.Contains([]string{"", "handed on", "failed", "interrupted"}, last.Result) {
+					t.Errorf("the last attempt was %+v, want %q", last, test.result)
+				}
+				if (len(s.Rejected) > 0) != test.rejected || s.Trial != "" {
+					t.Errorf("status shows %+v", s)
+				}
+				if got := c.must("systemctl", "is-system-running"); got != "running\n" {
+					t.Errorf("the machine is %s: %s", got, c.must("systemctl", "--failed", "--plain", "--no-legend"))
+				}
+
+				c.target(testdTarget)
+				c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+				c.apply(0, "committed 1.2.0 (was "+test.runs+")")
+				c.assertClosed(test.runs)
+			})
+		}
+	}
+}
+
+// reach starts an attempt and waits until it is at this point.
+func (c *chain) reach(since machine.Cursor, stage string, at hold) *machine.Process {
+	c.t.Helper()
+	late := stage == "committing" || stage == "rolling back"
+	if at != "" && !late {
+		c.hold(at)
+	}
+	came := make(chan struct{})
+	if stage == "fetching" {
+		c.server.Break(c.archive("1.1.0"), releases.Hang(came))
+	}
+	apply := c.startApply()
+	switch {
+	case stage == "fetching":
+		c.arrived(came)
+	case stage == "verifying":
+		c.awaitUnpacking()
+	case stage == "on trial":
+		c.awaitTrial()
+	case late:
+		c.awaitEvent(since, inChain("health-gate starting")[0])
+		from := c.cursor()
+		c.hold(at) // three seconds are left for it
+		c.awaitHeld(from, at)
+	default:
+		c.awaitHeld(since, at)
+	}
+	return apply
+}
