@@ -39,9 +39,12 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		return err
 	}
 	for _, patterns := range [][]string{
-		{"machinemon-update.service", "machinemon-fetch@*.timer", "machinemon-directive@*"},
+		// A path unit would start again what is stopped before it.
+		{"machinemon-update.service", "machinemon-fetch@*.timer", "machinemon-directive@*.path"},
+		{"machinemon-directive@*"},
 		{"machinemon-fetch@*.service"},
-		{"machinemon-verify@*", "machinemon-swap@*.path"},
+		{"machinemon-verify@*.path", "machinemon-swap@*.path"},
+		{"machinemon-verify@*.service"},
 		{"machinemon-swap@*.service"},
 	} {
 		if err := s.stopAll(ctx, patterns...); err != nil {

@@ -79,6 +79,10 @@ func TestPurge(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.3.0"})
 	apply := c.startApply()
 	c.awaitTrial()
+	for _, name := range []string{"one", "two"} { // the second waits for its minute
+		c.must("touch", "/run/machinemon-update/directive/testd/"+name)
+		c.awaitProperty("machinemon-directive@testd.service", "ActiveState", func(state string) bool { return state == "active" })
+	}
 
 	c.aptGet("purge", "machinemon-update*", "machinemon-release")
 	c.said(c.wait(apply), 4, "interrupted 1.3.0")
