@@ -3,7 +3,8 @@
 #
 #   build    build/: the programs, and the shells' completion of them
 #   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
-#   test     all of it: check, the tests, and the tests on a booted systemd
+#   test     all of it: check, the tests, and the tests on a booted systemd,
+#            252 (Debian 12) and then 257 (Debian 13)
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
 #   install  what was built, into DESTDIR
@@ -60,7 +61,8 @@ check: deb build
 
 test: check
 	go test ./...
-	go test -count=1 -tags systemd -timeout 25m ./internal/systemtest/...
+	go test -count=1 -tags systemd -timeout 20m ./internal/systemtest/...
+	go test -count=1 -tags systemd -timeout 20m ./internal/systemtest -release trixie
 
 demo: deb
 	go run ./internal/systemtest/demo

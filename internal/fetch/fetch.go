@@ -44,6 +44,9 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
 	}
 	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly}
+	if err := tree.Tidy(state.Fetch, name); err != nil {
+		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
+	}
 	t, err := dirs.Load(name)
 	if err != nil {
 		a, err = f.record(nil, state.Misconfigured, err)

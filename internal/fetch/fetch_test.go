@@ -273,7 +273,14 @@ func TestRun(t *testing.T) {
 		t.Errorf("attempt with a path: exit %d, %v", exit, err)
 	}
 	order(b.order(state.Apply, "v1"))
+	killed := filepath.Join(b.tree.Dir(state.Fetch, "agent"), ".manifest.json1")
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ends(state.Misconfigured, 2, "cannot use target agent")
+	if _, err := os.Lstat(killed); !os.IsNotExist(err) {
+		t.Errorf("what a killed fetcher left is there still: %v", err)
+	}
 	if s := b.status(t); len(s.Attempts) != 1 || s.Attempts[0].Result != state.Misconfigured {
 		t.Errorf("%+v", s)
 	}

@@ -40,6 +40,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -134,17 +135,24 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return SyncDir(dir)
 }
 
-// Tidy removes what writes that were killed have left beside the swapper's own
-// files. The caller holds the target's lock.
-func (t Tree) Tidy(target string) error {
-	dir := t.Dir(Swap, target)
+// temporaries are the beginnings of the names of files that are there for a moment.
+var temporaries = []string{".status.json", ".journal.json", ".manifest.json", TempPayload}
+
+// TempPayload begins the name of the verifier's copy of an archive, until it has none.
+const TempPayload = ".payload-"
+
+// Tidy removes what a role that was killed while it wrote has left beside its own
+// files. Nobody else of that role is at work on the target: the swapper's caller
+// holds the lock, and of the others' units there is one.
+func (t Tree) Tidy(r Role, target string) error {
+	dir := t.Dir(r, target)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
 	}
 	for _, e := range entries {
-		if n := e.Name(); strings.HasPrefix(n, ".status.json") || strings.HasPrefix(n, ".journal.json") {
-			if err := os.Remove(filepath.Join(dir, n)); err != nil {
+		if slices.ContainsFunc(temporaries, func(t string) bool { return strings.HasPrefix(e.Name(), t) }) {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
 			}
 		}

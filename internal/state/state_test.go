@@ -250,12 +250,12 @@ func TestTidy(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range []string{"status.json", "journal.json", ".status.json123", ".journal.json456", "other"} {
+	for _, n := range []string{"status.json", "journal.json", ".status.json123", ".journal.json456", ".manifest.json7", ".payload-8", "manifest.json", "other"} {
 		if err := os.WriteFile(filepath.Join(dir, n), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := tree.Tidy("agent"); err != nil {
+	if err := tree.Tidy(Swap, "agent"); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -263,7 +263,7 @@ func TestTidy(t *testing.T) {
 	for _, e := range entries {
 		left = append(left, e.Name())
 	}
-	if got := strings.Join(left, " "); err != nil || got != "journal.json other status.json" {
+	if got := strings.Join(left, " "); err != nil || got != "journal.json manifest.json other status.json" {
 		t.Errorf("left %s, %v", got, err)
 	}
 }

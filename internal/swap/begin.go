@@ -78,7 +78,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 }
 
 func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlocked func(do func() error) error) error {
-	if err := s.Tree.Tidy(name); err != nil {
+	if err := s.Tree.Tidy(state.Swap, name); err != nil {
 		return err
 	}
 	if !order.Import {

@@ -30,8 +30,8 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	return now - time.Duration(usec)*time.Microsecond, nil
 }
 
-// NextElapse is when a timer will elapse next; zero when it is not waiting for
-// a time.
+// NextElapse is when a timer will elapse next, to the second: it is told by one
+// clock and counted by another. It is zero when the timer is not waiting for a time.
 func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) {
 	var p map[string]any
 	err := c.do(ctx, func(l *link) (err error) {
@@ -46,7 +46,7 @@ func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) 
 	if sub, _ := p["SubState"].(string); sub != "waiting" || usec == 0 || usec > math.MaxInt64/1000 {
 		return time.Time{}, nil
 	}
-	return time.Now().Add(time.Duration(usec)*time.Microsecond - now), nil
+	return time.Now().Add(time.Duration(usec)*time.Microsecond - now).Truncate(time.Second), nil
 }
 
 // monotonic is systemd's clock for what elapses.

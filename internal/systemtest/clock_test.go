@@ -160,16 +160,16 @@ func TestClockIsWrong(t *testing.T) {
 			c.assertRejected("1.2.0")
 			c.must("systemctl", "reset-failed", "testd.service")
 			c.publish(c.dir, releases.Daemon{Version: "1.3.0"})
-			missing := c.archive("1.3.0")
-			c.server.Break(missing, releases.Status(404))
+			altered := c.archive("1.3.0")
+			c.server.Break(altered, releases.Content([]byte("garbage")))
 			c.run("systemctl", "start", "machinemon-fetch@testd.service")
-			c.assertTold("not downloaded", "")
+			c.assertTold("refused", "")
 			c.tick()
 			c.assertTold("not attempted", fmt.Sprintf("backing off until %d-", year))
 
 			// Now the time comes from the network.
 			c.setClock(0)
-			c.server.Mend(missing)
+			c.server.Mend(altered)
 			c.installs("1.3.0")
 			if h := c.history(); h[0].Version != "1.3.0" || h[0].Result != "committed" || c.status().Last != h[0] {
 				t.Errorf("the last attempt is not the last: %+v", h)

@@ -153,6 +153,7 @@ func TestUmask(t *testing.T) {
 	}
 	tight(0, "machinemon-update hold testd; machinemon-update unhold testd")
 	tight(0, "machinemon-update enable testd")
+	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the runs below
 	tight(0, "machinemon-update apply testd")
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})

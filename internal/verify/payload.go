@@ -32,7 +32,7 @@ func (v *verifier) copyPayload(bundle *os.Root) (*os.File, error) {
 	if err := v.room(); err != nil {
 		return nil, err
 	}
-	out, err := os.CreateTemp(v.tree.Dir(state.Verify, v.name), ".payload-*")
+	out, err := os.CreateTemp(v.tree.Dir(state.Verify, v.name), state.TempPayload+"*")
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
 	}

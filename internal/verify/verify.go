@@ -72,6 +72,9 @@ type verifier struct {
 }
 
 func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) (state.Result, error) {
+	if err := v.tree.Tidy(state.Verify, v.name); err != nil {
+		return state.Failed, err
+	}
 	t, err := load()
 	if err != nil {
 		return state.Misconfigured, err

@@ -288,5 +288,12 @@ func TestNextRun(t *testing.T) {
 	}
 	b.mustRecord(t, b.run(t), state.Refused, "it has 10 bytes")
 	b.hand(t)
+	killed := filepath.Join(b.tree.Dir(state.Verify, "agent"), state.TempPayload+"1")
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	if _, err := os.Lstat(killed); !os.IsNotExist(err) {
+		t.Errorf("what a killed verifier left is there still: %v", err)
+	}
 }
