@@ -58,7 +58,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 		return a, state.Failed.Exit(), err
 	case a.Result == state.HandedOn:
 		return a, 0, nil
-	case a.Result == state.NotDownloaded && order.Booted:
+	case a.Result == state.NotDownloaded && order.Booted && a.RetryAfter.IsZero():
 		return a, Again, nil
 	}
 	return a, a.Result.Exit(), nil
@@ -158,7 +158,9 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 		return err
 	}
 	if f.order.Booted { // the network may have come meanwhile
-		history = slices.DeleteFunc(history, func(a state.Attempt) bool { return a.Result == state.NotDownloaded })
+		history = slices.DeleteFunc(history, func(a state.Attempt) bool {
+			return a.Result == state.NotDownloaded && a.RetryAfter.IsZero()
+		})
 	}
 	now := time.Now()
 	if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
@@ -203,6 +205,9 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 		a.Reason = end.Error()
 		if f, ok := errors.AsType[*state.Failure](end); ok {
 			a.Result = f.Result
+		}
+		if l, ok := errors.AsType[*rateLimit](end); ok {
+			a.RetryAfter = l.until
 		}
 	}
 	if r != nil {

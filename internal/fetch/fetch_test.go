@@ -292,12 +292,16 @@ func TestRun(t *testing.T) {
 	if err := os.MkdirAll(dirs.Root+"/admin", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dirs.Root+"/admin/agent.toml", []byte(`unit = "agent.service"
-source.url = "http://127.0.0.1:9/client-manifest.json"
+	from := func(url string) {
+		t.Helper()
+		if err := os.WriteFile(dirs.Root+"/admin/agent.toml", []byte(`unit = "agent.service"
+source.url = "`+url+`/client-manifest.json"
 install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 `), 0o644); err != nil {
-		t.Fatal(err)
+			t.Fatal(err)
+		}
 	}
+	from("http://127.0.0.1:9")
 	for _, o := range []state.Order{
 		{Attempt: "a-1", Origin: state.Schedule, Verb: state.Apply},
 		{Attempt: "a-2", Origin: state.Schedule, Verb: state.Apply, Booted: true},
@@ -312,6 +316,11 @@ install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 	}
 	order(state.Order{Attempt: "a-4", Origin: state.Schedule, Verb: state.Apply})
 	ends(state.NotAttempted, 8, "backing off until")
+
+	// It is there, and the server says when to come again.
+	from(serve(t, site{"/client-manifest.json": status(429)}))
+	order(state.Order{Attempt: "a-5", Origin: state.Schedule, Verb: state.Apply, Booted: true})
+	ends(state.NotDownloaded, 7, "it takes no more requests until")
 }
 
 func TestNoSource(t *testing.T) {

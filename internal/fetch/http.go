@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -42,27 +43,24 @@ const (
 	maxHeaders   = 64 << 10 // bytes
 )
 
-// web is a manifest on a web server, and the archives it names.
-type web struct {
+// client asks a web server, and those to which it redirects.
+type client struct {
 	url       *url.URL // as configured
-	base      *url.URL // where the manifest was found, after redirects
 	anybody   bool     // the operator accepts a transport that anybody can change
-	cache     cache
 	limits    limits
 	transport *http.Transport
 }
 
-func newWeb(t *target.Target, dir string, l limits) (*web, error) {
-	u, err := url.Parse(t.Source.URL)
+func newClient(t *target.Target, address string, l limits) (client, error) {
+	u, err := url.Parse(address)
 	if err != nil {
-		return nil, state.Fail(state.Misconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
+		return client{}, state.Fail(state.Misconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
 	}
 	h1 := new(http.Protocols)
 	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
-	return &web{
+	return client{
 		url:     u,
 		anybody: t.Trust.AllowUnauthenticated,
-		cache:   cache{dir: dir, url: u.String(), insecure: t.Source.InsecureSkipTLS},
 		limits:  l,
 		transport: &http.Transport{
 			Proxy:                  nil, // the environment is no authority
@@ -78,57 +76,22 @@ func newWeb(t *target.Target, dir string, l limits) (*web, error) {
 	}, nil
 }
 
-// manifest gets the manifest, or the cached one when the server says that it
-// has not changed.
-//
-// A redirect may lead it to another host: each hop is vouched for by the one
-// before, and none is less authenticated than the first. Where it ends is the
-// base of the archive's address, because the two are published side by side.
-func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, w.limits.manifest,
-		fmt.Errorf("it took longer than %v", w.limits.manifest))
-	defer cancel()
-	known := w.cache.load()
-	resp, err := w.get(ctx, w.url, known.ETag, w.safeHop)
-	if err != nil {
-		return nil, "", err
-	}
-	defer resp.Body.Close()
-	w.base = resp.Request.URL
-	name := show(w.base)
-	if resp.StatusCode == http.StatusNotModified && known.ETag != "" {
-		return known.Manifest, name, nil
-	}
-	if err := whole(resp); err != nil {
-		return nil, "", failed(ctx, w.base, err)
-	}
-	raw, err := readManifest(resp.Body)
-	if err != nil {
-		return nil, "", failed(ctx, w.base, err)
-	}
-	return raw, name, w.cache.keep(raw, resp.Header.Get("ETag"))
+// brief is the context of all that comes before an archive.
+func (c *client) brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.limits.manifest, fmt.Errorf("it took longer than %v", c.limits.manifest))
 }
 
-// archive asks for an archive. It stays on the origin where the manifest was
-// found, through redirects too: whoever writes a manifest does not get to send
-// this machine's requests elsewhere.
-func (w *web) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
-	u, err := w.base.Parse(p.File)
-	if err != nil {
-		return nil, "", refused("cannot use %s: the archive's address is not valid", show(w.base))
-	}
-	if err := w.sameOrigin(u); err != nil {
-		return nil, "", failed(ctx, u, err)
-	}
-	ctx, body := newFlow(ctx, w.limits.stall)
-	resp, err := w.get(ctx, u, "", w.sameOrigin)
+// stream asks for an archive of this size.
+func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, size int64, allow func(*url.URL) error) (io.ReadCloser, string, error) {
+	ctx, body := newFlow(ctx, c.limits.stall)
+	resp, err := c.ask(ctx, http.MethodGet, u, header, allow)
 	if err != nil {
 		body.stop()
 		return nil, "", err
 	}
 	body.ReadCloser = resp.Body
-	if err = whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != p.Size {
-		err = refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, p.Size)
+	if err = whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
+		err = refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
 	}
 	if err != nil {
 		err = failed(ctx, resp.Request.URL, err)
@@ -138,29 +101,41 @@ func (w *web) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, 
 	return body, show(resp.Request.URL), nil
 }
 
-// get asks for u, conditionally when etag is not empty. allow judges the address
-// of each redirect.
-func (w *web) get(ctx context.Context, u *url.URL, etag string, allow func(*url.URL) error) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+// unless is the header that asks for nothing but a change.
+func unless(etag string) http.Header {
+	h := http.Header{}
+	if etag != "" {
+		h.Set("If-None-Match", etag)
+	}
+	return h
+}
+
+// ask sends a request. allow judges the address of each redirect; what the
+// header authorizes is for the server of u and nobody else.
+func (c *client) ask(ctx context.Context, method string, u *url.URL, header http.Header, allow func(*url.URL) error) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, notDownloaded("cannot download %s: its address is not valid", show(u))
 	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("User-Agent", "machinemon-update")
 	req.Header.Set("Accept-Encoding", "identity")
-	if etag != "" {
-		req.Header.Set("If-None-Match", etag)
-	}
-	client := http.Client{Transport: w.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
+	hc := http.Client{Transport: c.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return fmt.Errorf("it was redirected more than %d times", maxRedirects)
 		}
 		next.Header.Del("Referer") // its query is nobody's business
+		// Go takes another port of the same host for the same server.
+		abroad := func(r *http.Request) bool { return origin(r.URL) != origin(u) }
+		if abroad(next) || slices.ContainsFunc(via, abroad) {
+			next.Header.Del("Authorization")
+		}
 		if err := secureHop(via[len(via)-1].URL, next.URL); err != nil {
 			return err
 		}
 		return allow(next.URL)
 	}}
-	resp, err := client.Do(req)
+	resp, err := hc.Do(req)
 	if err != nil {
 		return nil, failed(ctx, u, err)
 	}
@@ -182,16 +157,9 @@ func secureHop(from, to *url.URL) error {
 
 // safeHop also refuses plain http elsewhere, unless the operator accepts that:
 // http from this very machine is trusted, and would lead out of it.
-func (w *web) safeHop(to *url.URL) error {
-	if to.Scheme == "http" && !w.anybody && origin(to) != origin(w.url) {
+func (c *client) safeHop(to *url.URL) error {
+	if to.Scheme == "http" && !c.anybody && origin(to) != origin(c.url) {
 		return refused("it was redirected to %s, which is not authenticated", show(to))
-	}
-	return nil
-}
-
-func (w *web) sameOrigin(to *url.URL) error {
-	if origin(to) != origin(w.base) {
-		return refused("it is not on the manifest's origin %s", origin(w.base))
 	}
 	return nil
 }
@@ -207,6 +175,9 @@ func origin(u *url.URL) string {
 
 // whole accepts nothing but a whole and plain answer.
 func whole(resp *http.Response) error {
+	if l := rateLimited(resp, time.Now()); l != nil {
+		return l
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}

@@ -21,7 +21,8 @@ var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 // failure later than now tells that the clock was wrong then or is wrong now, and
 // nothing about how long ago it was: it does not wait, or it might for decades.
 // manifest is the sha256 of its bytes; "" stands for manifests that could not
-// be had at all.
+// be had at all. A source that takes no more requests is left alone as long as
+// it says, but no longer than a day.
 func Backoff(history []Attempt, manifest string, every time.Duration, now time.Time) time.Time {
 	n := 0
 	var last, counted Attempt
@@ -52,5 +53,12 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 		h.Write([]byte(last.ID))
 		wait += wait / 10 * time.Duration(h.Sum32()%100) / 100
 	}
-	return last.Time.Add(wait)
+	until, retry := last.Time.Add(wait), last.RetryAfter
+	if latest := last.Time.Add(longestBackoff); retry.After(latest) {
+		retry = latest
+	}
+	if retry.After(until) {
+		until = retry
+	}
+	return until
 }

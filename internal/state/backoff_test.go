@@ -45,6 +45,24 @@ func TestBackoff(t *testing.T) {
 			}
 		})
 	}
+	// A server's own word counts where it is later, and for a day at most. Beyond
+	// what a source says, other failures back off as ever.
+	for _, c := range []struct {
+		after, want time.Duration
+		n           int
+	}{
+		{after: -time.Hour, want: time.Hour, n: 1},
+		{after: time.Minute, want: time.Hour, n: 1},
+		{after: 3 * time.Hour, want: 3 * time.Hour, n: 1},
+		{after: 1e6 * time.Hour, want: 24 * time.Hour, n: 1},
+		{after: time.Minute, want: 24 * time.Hour, n: 100},
+	} {
+		h := of("", make100(NotDownloaded)[:c.n]...)
+		h[c.n-1].RetryAfter = last.Add(c.after)
+		if got := Backoff(h, "", time.Hour, last).Sub(last); got < c.want || got > c.want*11/10 {
+			t.Errorf("%d limited for %s: waits %s, want %s", c.n, c.after, got, c.want)
+		}
+	}
 	// A minute apart after a boot, or asked for again and again: one failure.
 	h := of("m", Failed, Failed, NotDownloaded, NotDownloaded, NotDownloaded)
 	for i := range h {

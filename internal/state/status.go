@@ -68,6 +68,9 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
+	// RetryAfter is when the source, which took no more requests, said that it
+	// would again.
+	RetryAfter time.Time `json:"retry_after,omitzero"`
 }
 
 // Line is what the log says of the end of an attempt.

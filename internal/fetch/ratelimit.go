@@ -1,0 +1,50 @@
+package fetch
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// longestRateLimit is how far ahead a server's word is taken: one that names the
+// year 2100, whoever it is, must not end all updates.
+const longestRateLimit = 24 * time.Hour
+
+// A rateLimit is the answer of a server that takes no more requests for a while.
+type rateLimit struct {
+	status int
+	until  time.Time
+}
+
+func (l *rateLimit) Error() string {
+	return fmt.Sprintf("the server answered %d %s: it takes no more requests until %s",
+		l.status, http.StatusText(l.status), l.until.Format("2006-01-02 15:04:05 UTC"))
+}
+
+// rateLimited reads Retry-After of RFC 9110, or what GitHub's API says beside it
+// or in its place; nil where the answer is another one.
+func rateLimited(resp *http.Response, now time.Time) *rateLimit {
+	if resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusTooManyRequests {
+		return nil
+	}
+	h := resp.Header
+	at := now.Unix()
+	if after := h.Get("Retry-After"); after != "" {
+		if date, err := http.ParseTime(after); err == nil {
+			at = date.Unix()
+		} else if seconds, err := strconv.ParseInt(after, 10, 32); err == nil {
+			at += seconds
+		} else {
+			return nil
+		}
+	} else {
+		reset, err := strconv.ParseInt(h.Get("X-RateLimit-Reset"), 10, 64)
+		if err != nil || h.Get("X-RateLimit-Remaining") != "0" {
+			return nil
+		}
+		at = reset
+	}
+	latest := now.Add(longestRateLimit).Unix()
+	return &rateLimit{resp.StatusCode, time.Unix(min(max(at, now.Unix()), latest), 0).UTC()}
+}
