@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"io"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -27,6 +28,8 @@ func newSource(t *target.Target, cache string, l limits, rootOnly func(string) e
 		return newWeb(t, cache, l)
 	case target.SourceFile:
 		return &disk{path: t.Source.Path, rootOnly: rootOnly}, nil
+	case target.SourceGitHub:
+		return newGitHub(t, cache, l)
 	case target.SourceNone:
 		return nil, state.Fail(state.Misconfigured,
 			"cannot fetch %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", t.Name, t.Name)
@@ -65,11 +68,26 @@ func look(ctx context.Context, src source, product string) (*release, error) {
 	return &release{raw: raw, manifest: m, key: key, platform: p}, nil
 }
 
+// unknownDigest stands in the manifest of an archive that nobody vouches for,
+// until it has come. No archive has it.
+var unknownDigest = strings.Repeat("0", 64)
+
+// complete puts the digest of what came in the place of [unknownDigest].
+func (r *release) complete(sum string) (err error) {
+	r.platform.SHA256 = sum
+	r.manifest.Platforms[r.key] = r.platform
+	r.raw, err = r.manifest.Marshal()
+	return err
+}
+
 // readManifest reads at most what a manifest may have.
-func readManifest(r io.Reader) ([]byte, error) {
-	raw, err := io.ReadAll(io.LimitReader(r, manifest.MaxSize+1))
-	if err == nil && len(raw) > manifest.MaxSize {
-		err = state.Fail(state.Refused, "it is larger than %d bytes", manifest.MaxSize)
+func readManifest(r io.Reader) ([]byte, error) { return readSmall(r, manifest.MaxSize) }
+
+// readSmall reads what must not have more than this many bytes.
+func readSmall(r io.Reader, most int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = state.Fail(state.Refused, "it is larger than %d bytes", most)
 	}
-	return raw, err
+	return b, err
 }

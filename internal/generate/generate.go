@@ -11,6 +11,7 @@
 //	timers.target.wants/machinemon-fetch@T.timer     where a source is configured
 //	paths.target.wants/machinemon-directive@T.path   the same
 //	machinemon-fetch@T.timer.d/50-target.conf        its schedule
+//	machinemon-fetch@T.service.d/50-target.conf      where the source's token is, if it has one
 //	machinemon-swap@T.service.d/50-target.conf       what the swap may write
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -98,6 +99,11 @@ func units(t *target.Target) map[string]unit {
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
 	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
+	var secret unit
+	if t.Source.TokenFile != "" {
+		secret.text = "# What target " + t.Name + " asks its source with, from " + from + ".\n[Service]\n" + credential(t.Source.TokenFile)
+	}
+	m["machinemon-fetch@"+t.Name+".service.d/50-target.conf"] = secret
 	return m
 }
 
@@ -168,6 +174,14 @@ func settings(text string) string {
 func schedule(t *target.Target) string {
 	every := int(t.CheckEvery.Seconds())
 	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
+}
+
+// credential has systemd, as root, read the token for the fetcher, who has no
+// other way to it. In place of a file that is not there comes what is no token:
+// the fetcher says so, where systemd would only say 243/CREDENTIALS. The path
+// needs no quotes: target refuses what would.
+func credential(path string) string {
+	return "SetCredential=token:no such file\nLoadCredential=token:" + path + "\n"
 }
 
 // writable lists the directories of all files that a swap writes. Backups and

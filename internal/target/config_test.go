@@ -20,7 +20,13 @@ func TestConfigErrors(t *testing.T) {
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
 		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, rollback, health)`
-		source   = `(allowed: type, url, url_from, path, insecure_skip_tls)`
+		source   = `(allowed: type, url, url_from, path, insecure_skip_tls, repo, asset, tag, api_url, token_file)`
+		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
+		repo     = `must be a repository on GitHub (allowed: "OWNER/NAME")`
+		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {version} are filled in)`
+		tag      = `must be a release's tag (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
+		api      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment, and without query)`
+		token    = `must be an absolute path (allowed: "/DIR/NAME" of A-Z a-z 0-9 . _ @ + -)`
 		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command)`
 		fileKey  = `must be the name of a key of that file (allowed: 1 to 100 of A-Z a-z 0-9 _ -)`
 		below    = `must be the manifest's path below that URL (allowed: "/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes)`
@@ -60,8 +66,6 @@ func TestConfigErrors(t *testing.T) {
 		// Keys of later versions.
 		{"%M[hooks]\n", ":5: hooks: is not supported by this version " + top, ""},
 		{"%Mt.x=1\n[source]\nca_file = '/x'", ":5: install.t: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
-		{"[source]\ntoken_file = '/x'", ":2: source.token_file: is not supported by this version " + source, ""},
-		{"%M[source]\ntype = 'github'", `:6: source.type: "github" is not supported by this version (allowed: "manifest", "file")`, ""},
 		{"%M[trust]\nmode = 'tuf'\n", `:6: trust.mode: "tuf" is not supported by this version (allowed: "checksum")`, ""},
 		{"%M[trust]\nroot = '/x'", ":6: trust.root: is not supported by this version (allowed: mode, product, allow_unauthenticated)", ""},
 
@@ -149,7 +153,7 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[[health.probe]]\ncommand=['/open/x']", ":6: health.probe.command: /open is writable by everyone", rootOnlyHint},
 
 		// Source and trust.
-		{"%M[source]\ntype = 'ftp'", `:6: source.type: must be a type of source (allowed: "manifest", "file")`, ""},
+		{"%M[source]\ntype = 'ftp'", `:6: source.type: must be a type of source (allowed: "manifest", "github", "file")`, ""},
 		{"%M[source]\nurl = 'https://u:hunter2@example.com/'", ":6: source.url: " + url, ""},
 		{"%M[source]\nurl = 'https:/x'", ":6: source.url: " + url, ""},
 		{"%M[source]\nurl = 'https://x/#y'", ":6: source.url: " + url, ""},
@@ -174,12 +178,41 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[source]\nurl = 'https://x'\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":7: source.url_from: stands beside source.url", "remove one of them"},
 		{"%M[source]\ninsecure_skip_tls = false\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":6: source.insecure_skip_tls: does not belong to source.url_from, whose file says it", "set source.url as well"},
 		{"%M[source]\ntype = 'file'\nurl_from = { file = '/x', key = 'x', append = '/x' }", `:7: source.url_from: does not belong to a source of type "file"`, "set source.type as well"},
+		{"%M[source]\nrepo = 'o/n'", `:6: source.repo: does not belong to a source of type "manifest"`, "set source.type as well"},
+		{"%M[source]\ntype = 'file'\npath = '/srv/releases'\ntag = 'x'", `:8: source.tag: does not belong to a source of type "file"`, "set source.type as well"},
+		{github + "url = 'https://x'", `:8: source.url: does not belong to a source of type "github"`, "set source.type as well"},
+		{github + "url_from = { file = '/x', key = 'x', append = '/x' }", `:8: source.url_from: does not belong to a source of type "github"`, "set source.type as well"},
+		{github + "path = '/srv/releases'", `:8: source.path: does not belong to a source of type "github"`, "set source.type as well"},
+		{github + "insecure_skip_tls = true", `:8: source.insecure_skip_tls: does not belong to a source of type "github"`, "set source.type as well"},
+		{"%M[source]\ntype = 'github'\nrepo = 'n'", ":7: source.repo: " + repo, ""},
+		{"%M[source]\ntype = 'github'\nrepo = 'o/n/x'", ":7: source.repo: " + repo, ""},
+		{"%M[source]\ntype = 'github'\nrepo = 'o/..'", ":7: source.repo: " + repo, ""},
+		{"%M[source]\ntype = 'github'\nrepo = 'https://github.com/o/n'", ":7: source.repo: " + repo, ""},
+		{"%M[source]\ntype = 'github'\nrepo = 'o/n?x'", ":7: source.repo: " + repo, ""},
+		{"%M[source]\ntype = 'github'\nrepo = ['o/n']", ":7: source.repo: " + repo, ""},
+		{github + "asset = ''", ":8: source.asset: " + asset, ""},
+		{github + "asset = 'x/*.tar.gz'", ":8: source.asset: " + asset, ""},
+		{github + "asset = '[a'", ":8: source.asset: " + asset, ""},
+		{github + "asset = 'a-{platform}.tar.gz'", ":8: source.asset: " + asset, ""},
+		{github + "asset = 'a\\*'", ":8: source.asset: " + asset, ""},
+		{github + "tag = ''", ":8: source.tag: " + tag, ""},
+		{github + "tag = '../x'", ":8: source.tag: " + tag, ""},
+		{github + "api_url = 'ftp://x'", ":8: source.api_url: " + api, ""},
+		{github + "api_url = 'https://x/?y'", ":8: source.api_url: " + api, ""},
+		{github + "api_url = 'https://u:hunter2@x/'", ":8: source.api_url: " + api, ""},
+		{github + "api_url = 'http://example.com'", ":8: source.api_url: checksum trust is refused over plain http", unauthenticatedHint},
+		{github + "token_file = 'token'", ":8: source.token_file: " + token, ""},
+		{github + "token_file = '/etc/a b'", ":8: source.token_file: " + token, ""},
+		{github + "token_file = '/etc/%h'", ":8: source.token_file: " + token, ""},
+		{github + "token_file = '/etc/../x'", ":8: source.token_file: " + token, ""},
+		{github + "token_file = '/open/x'", ":8: source.token_file: /open is writable by everyone", rootOnlyHint},
+		{github + "token_file = '/etc/x'\napi_url = 'http://example.com'\n[trust]\nallow_unauthenticated = true", ":8: source.token_file: must not be sent over plain http", ""},
 		{"%M[trust]\nmode = ''", `:6: trust.mode: must be a mode of trust (allowed: "checksum")`, ""},
 		{"%M[trust]\nproduct = ''", ":6: trust.product: " + prod, ""},
 		{"%M[trust]\nproduct = '-x'", ":6: trust.product: " + prod, ""},
 	} {
 		t.Run("", func(t *testing.T) {
-			file := strings.ReplaceAll(row.file, "%M", minimal)
+			file := strings.Replace(row.file, "%M", minimal, 1)
 			d := tree(t, map[string]string{adminFile: file, "/open/x": ""})
 			must(t, os.Chmod(d.Root+"/open", 0o777))
 			refused(t, d, "agent", adminFile+row.want, row.hint)
@@ -200,6 +233,7 @@ func TestErrorPosition(t *testing.T) {
 		{"value of a drop-in", map[string]string{adminFile + ".d/x.toml": "\n[health]\nsettle_seconds = -1"}, adminFile + ".d/x.toml:3: health.settle_seconds: must be a whole number of seconds (allowed: 0 to 3600)"},
 		{"element of a replaced list", map[string]string{adminFile: "[[install]]\nfrom = 'x'\n"}, adminFile + ":1: install.to: is missing; it must be an absolute path (allowed: \"/DIR/NAME\", without . and .. elements, double slashes and control characters)"},
 		{"loopback of the vendor", map[string]string{adminFile: "[trust]\nproduct = 'x'", vendorFile + ".d/x.toml": "[source]\nurl='http://localhost/'"}, vendorFile + ".d/x.toml:2: source.url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + unauthenticatedHint + ")"},
+		{"loopback API of the vendor", map[string]string{vendorFile + ".d/x.toml": "[source]\ntype='github'\nrepo='o/n'\napi_url='http://localhost/'"}, vendorFile + ".d/x.toml:4: source.api_url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + unauthenticatedHint + ")"},
 		{"type set below", map[string]string{adminFile: "source.type = 'file'", adminFile + ".d/x.toml": "source.url = 'https://x'"}, adminFile + ".d/x.toml:1: source.url: does not belong to a source of type \"file\" (hint: set source.type as well)"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -22,6 +22,11 @@ type fragment struct {
 		URL             *string `toml:"url"`
 		Path            *string `toml:"path"`
 		InsecureSkipTLS *bool   `toml:"insecure_skip_tls"`
+		Repo            *string `toml:"repo"`
+		Asset           *string `toml:"asset"`
+		Tag             *string `toml:"tag"`
+		APIURL          *string `toml:"api_url"`
+		TokenFile       *string `toml:"token_file"`
 
 		URLFrom struct {
 			File   *string `toml:"file"`
@@ -114,6 +119,11 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Source.URLFrom.File, high.Source.URLFrom.File)
 	over(&f.Source.URLFrom.Key, high.Source.URLFrom.Key)
 	over(&f.Source.URLFrom.Append, high.Source.URLFrom.Append)
+	over(&f.Source.Repo, high.Source.Repo)
+	over(&f.Source.Asset, high.Source.Asset)
+	over(&f.Source.Tag, high.Source.Tag)
+	over(&f.Source.APIURL, high.Source.APIURL)
+	over(&f.Source.TokenFile, high.Source.TokenFile)
 	over(&f.Trust.Mode, high.Trust.Mode)
 	over(&f.Trust.Product, high.Trust.Product)
 	over(&f.Trust.AllowUnauthenticated, high.Trust.AllowUnauthenticated)

@@ -49,7 +49,7 @@ var keys = []key{
 	{"auto_update_check_every_seconds", integer, "a whole number of seconds", "60 to 31536000"},
 
 	{"source", table, "a table", "[source]"},
-	{"source.type", text, "a type of source", `"manifest", "file"`},
+	{"source.type", text, "a type of source", `"manifest", "github", "file"`},
 	{"source.url", text, "a URL", urlAllowed},
 	{"source.url_from", table, "a table", `{ file = "/DIR/NAME", key = "NAME", append = "/PATH" }`},
 	{"source.url_from.file", text, pathMust, pathAllowed},
@@ -57,6 +57,11 @@ var keys = []key{
 	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
 	{"source.path", text, pathMust, pathAllowed},
 	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
+	{"source.repo", text, "a repository on GitHub", `"OWNER/NAME"`},
+	{"source.asset", text, "a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} are filled in`},
+	{"source.tag", text, "a release's tag", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
+	{"source.api_url", text, "a URL", urlAllowed + ", and without query"},
+	{"source.token_file", text, pathMust, `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`},
 
 	{"trust", table, "a table", "[trust]"},
 	{"trust.mode", text, "a mode of trust", `"checksum"`},
@@ -93,7 +98,6 @@ var keys = []key{
 var later = []string{
 	"install_manifest", "hooks",
 	"source.ca_file", "source.proxy",
-	"source.repo", "source.asset", "source.api_url", "source.token_file",
 	"trust.root",
 }
 

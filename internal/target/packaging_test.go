@@ -71,10 +71,10 @@ func TestExample(t *testing.T) {
 			t.Errorf("%s is not in the example", k.name)
 		}
 	}
-	// path belongs to another type of source and url_from stands in place of
-	// url, and so they cannot be uncommented with the rest; mode, owner and
-	// expect_body have no default to show.
-	for _, name := range []string{"path", "url_from", "mode", "owner", "group", "expect_body"} {
+	// path and those of GitHub belong to other types of source and url_from stands
+	// in place of url, and so they cannot be uncommented with the rest; mode,
+	// owner and expect_body have no default to show.
+	for _, name := range []string{"path", "url_from", "repo", "asset", "tag", "api_url", "token_file", "mode", "owner", "group", "expect_body"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}
 	uncommented := load(all)

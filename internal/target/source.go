@@ -42,10 +42,14 @@ func (v *validation) source() Source {
 		} else {
 			v.rootOnly("source.path", s.Path)
 		}
-	case "github":
-		v.problem("source.type", `"github" is not supported by this version (allowed: `+keyByName["source.type"].allowed+")", "")
+	case SourceGitHub:
+		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.path"}
+		s = v.github()
 	default:
 		v.bad("source.type")
+	}
+	if valueOr(k.Type, SourceManifest) != SourceGitHub {
+		foreign = append(foreign, githubKeys...)
 	}
 	for _, path := range foreign {
 		at, written := v.where[path]

@@ -68,6 +68,7 @@ const (
 	SourceNone     = ""         // not configured yet
 	SourceManifest = "manifest" // URL names the manifest
 	SourceFile     = "file"     // Path names a directory, manifest or archive
+	SourceGitHub   = "github"   // URL is GitHub's API, Repo the repository
 )
 
 // Source is where releases come from.
@@ -79,6 +80,12 @@ type Source struct {
 	URLFromAdmin    bool   // URL was written in the administrator's directory
 
 	From *URLFrom // where root finds URL and InsecureSkipTLS, if the target file does not say
+
+	// Of GitHub alone.
+	Repo      string // OWNER/NAME
+	Asset     string // glob with placeholders; see AssetPattern
+	Tag       string // of the release; "" is the latest
+	TokenFile string // what systemd hands to the fetcher; "" for none
 }
 
 // TrustChecksum is the only Trust.Mode of this version: digests from the

@@ -13,11 +13,12 @@ import (
 	"time"
 )
 
-// Server serves a directory of releases as a good static server does: with
-// strong ETags, ranges and conditional requests.
+// Server serves releases: of a directory as a good static server does, with
+// strong ETags, ranges and conditional requests, or as another handler does.
 type Server struct {
 	http http.Server
-	dir  *os.Root
+	good http.Handler
+	dir  *os.Root // nil where there is none
 
 	mu       sync.Mutex
 	faults   map[string]Fault
@@ -40,15 +41,24 @@ func Serve(l net.Listener, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: root, faults: make(map[string]Fault)}
+	s := ServeBy(l, directory{root})
+	s.dir = root
+	return s, nil
+}
+
+// ServeBy has a handler, such as a [GitHub], serve on l until Close.
+func ServeBy(l net.Listener, good http.Handler) *Server {
+	s := &Server{good: good, faults: make(map[string]Fault)}
 	s.http.Handler = http.HandlerFunc(s.serve)
 	go s.http.Serve(l) // ends with an error that tells nothing: Close was called
-	return s, nil
+	return s
 }
 
 // Close cuts every connection.
 func (s *Server) Close() error {
-	s.dir.Close()
+	if s.dir != nil {
+		s.dir.Close()
+	}
 	return s.http.Close()
 }
 
@@ -85,14 +95,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.requests = append(s.requests, Request{r.URL.Path, counted.status, counted.bytes})
 	}()
 	if fault != nil {
-		fault(counted, r, http.HandlerFunc(s.good))
+		fault(counted, r, s.good)
 		return
 	}
-	s.good(counted, r)
+	s.good.ServeHTTP(counted, r)
 }
 
-func (s *Server) good(w http.ResponseWriter, r *http.Request) {
-	content, err := s.dir.ReadFile(strings.TrimPrefix(r.URL.Path, "/"))
+// directory is what a static server has.
+type directory struct{ *os.Root }
+
+func (d directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	content, err := d.ReadFile(strings.TrimPrefix(r.URL.Path, "/"))
 	if err != nil {
 		http.NotFound(w, r)
 		return

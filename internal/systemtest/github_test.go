@@ -1,0 +1,107 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const githubTarget = `[source]
+type = "github"
+repo = "example/testd"
+api_url = "http://` + releasesAt + `"
+`
+
+// onGitHub is a release as on GitHub, with these files more.
+func (b *box) onGitHub(tag, digest string, more ...releases.Asset) releases.Tagged {
+	b.t.Helper()
+	file := filepath.Join(b.t.TempDir(), "testd-"+tag+".tar.gz")
+	b.ok(releases.Pack(file, releases.File{Name: "./testd", Content: build(b.t, releases.Daemon{Version: tag})}))
+	content, err := os.ReadFile(file)
+	b.ok(err)
+	archive := releases.Digested(filepath.Base(file), content)
+	sum := strings.TrimPrefix(archive.Digest, "sha256:") + "  " + archive.Name + "\n"
+	if digest == "checksums.txt" {
+		archive.Digest = ""
+		more = append(more, releases.Asset{Name: digest, Content: []byte(sum)})
+	}
+	return releases.Tagged{Tag: tag, Assets: append(more, archive)}
+}
+
+// Releases on GitHub: tags without an order, a private repository, and an API
+// that takes no more requests.
+func TestGitHub(t *testing.T) {
+	t.Parallel()
+	c := &chain{box: boot(t)}
+	c.installTestd("build-17", testdUnit)
+	_, keys, _ := strings.Cut(testdTarget, "client-manifest.json\"\n")
+	target := func(source string) { c.target("unit = \"testd.service\"\n" + source + keys) }
+	hub := &releases.GitHub{Repo: "example/testd", Token: "ghp_hunter2"}
+	hub.Publish(releases.Tagged{Tag: "build-17"})
+	hub.Publish(c.onGitHub("build-18", ""))
+	l, err := c.Listen("tcp", releasesAt)
+	c.ok(err)
+	server := releases.ServeBy(l, hub)
+	t.Cleanup(func() { server.Close() })
+
+	c.step("private", func() {
+		const file = "/etc/machinemon-update/testd.token"
+		target(githubTarget + "token_file = \"" + file + "\"\n")
+		c.apply(2, "misconfigured: cannot fetch testd: source.token_file has no token")
+		c.writeFile(file, "ghp_hunter2\n", 0o600)
+		if r := c.run("machinemon-update", "check", "testd"); r.Code != 3 || !strings.Contains(r.Stdout, "build-18") {
+			t.Errorf("check: %+v", r)
+		}
+		c.apply(0, "committed build-18 (was build-17)")
+		c.assertRuns(releases.Daemon{Version: "build-18"})
+		c.apply(0, "already current")
+		c.assertClosed("build-17")
+		for _, r := range hub.Requests() {
+			if api := strings.HasPrefix(r.URL.Path, "/repos/"); !api && !strings.HasPrefix(r.URL.Path, "/storage/") {
+				t.Errorf("asked for %s", r.URL)
+			}
+		}
+		if r := c.run("grep", "-r", "hunter2", "/var/lib/machinemon-update", "/run/machinemon-update", "/run/systemd/generator"); r.Code != 1 {
+			t.Errorf("the token is in\n%s%s", r.Stdout, r.Stderr)
+		}
+		if log := c.must("journalctl", "--boot", "--no-pager"); strings.Contains(log, "hunter2") {
+			t.Error("the token is in the journal")
+		}
+	})
+
+	c.step("limited, by the web pages", func() {
+		hub.Token = ""
+		hub.Publish(c.onGitHub("build-19", "checksums.txt"))
+		hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
+		target(githubTarget)
+		c.apply(0, "committed build-19 (was build-18)")
+		c.assertRuns(releases.Daemon{Version: "build-19"})
+		c.assertClosed("build-18")
+	})
+
+	c.step("limited, and nothing else", func() {
+		hub.Token = "ghp_hunter2" // private: there are no web pages
+		reset := time.Now().Add(90 * time.Minute)
+		hub.Limit(http.StatusForbidden, http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {fmt.Sprint(reset.Unix())}})
+		since := c.cursor()
+		c.apply(7, reset.UTC().Format("no more requests until 2006-01-02 15:04:05 UTC"))
+		c.assertUntouched(since)
+		n := len(hub.Requests())
+		c.run("systemctl", "start", "machinemon-fetch@testd.service") // as the timer does
+		c.await(since, func(e machine.Entry) bool {
+			return strings.Contains(e["MESSAGE"], reset.UTC().Format("backing off until 2006-01-02 15:04 UTC"))
+		})
+		if len(hub.Requests()) != n {
+			t.Error("asked again")
+		}
+	})
+}

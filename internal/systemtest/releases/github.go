@@ -1,0 +1,213 @@
+package releases
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// GitHub answers as GitHub does for one repository: the API, the web pages and
+// the storage of the files, all on one server. The zero value of what it does
+// not need is GitHub's usual behaviour.
+type GitHub struct {
+	Repo    string // OWNER/NAME
+	Token   string // of a private repository: without it everything is 404
+	Storage string // the address of another GitHub that has the files, such as "https://127.0.0.1:1"; "" for this one
+
+	mu        sync.Mutex
+	releases  []Tagged
+	limit     http.Header
+	status    int
+	downloads int
+	requests  []*http.Request
+}
+
+// Tagged is a release on GitHub.
+type Tagged struct {
+	Tag        string
+	Prerelease bool // never the latest
+	Assets     []Asset
+}
+
+// Asset is a file of a release.
+type Asset struct {
+	Name    string
+	Content []byte
+	Digest  string // as the API tells it; "" for null, as of files that are older than this feature
+}
+
+// Digested is a file whose digest the API tells.
+func Digested(name string, content []byte) Asset {
+	return Asset{name, content, fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
+}
+
+// Publish adds a release, or replaces the one of the same tag.
+func (g *GitHub) Publish(r Tagged) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.releases = append(slices.DeleteFunc(g.releases, func(old Tagged) bool { return old.Tag == r.Tag }), r)
+}
+
+// Limit has the API refuse every request with this status and header, as it
+// does when somebody asked too often; 0 ends that.
+func (g *GitHub) Limit(status int, header http.Header) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.status, g.limit = status, header
+}
+
+// Requests returns what has been asked for.
+func (g *GitHub) Requests() []*http.Request {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.requests)
+}
+
+func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.requests = append(g.requests, r.Clone(r.Context()))
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/storage/"); ok { // its addresses are secrets for five minutes
+		g.file(w, r, rest)
+		return
+	}
+	rest, ok := strings.CutPrefix(r.URL.Path, "/repos/"+g.Repo+"/releases/")
+	if ok {
+		g.api(w, r, rest)
+	} else if rest, ok = strings.CutPrefix(r.URL.Path, "/"+g.Repo+"/releases/"); ok && g.Token == "" {
+		g.page(w, r, rest)
+	} else {
+		http.NotFound(w, r)
+	}
+}
+
+func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
+	h := w.Header()
+	h.Set("X-RateLimit-Limit", "60")
+	h.Set("X-RateLimit-Remaining", "59")
+	switch {
+	case g.status != 0:
+		h.Del("X-RateLimit-Remaining")
+		maps.Copy(h, g.limit)
+		say(w, g.status, map[string]any{"message": "API rate limit exceeded for 192.0.2.1."})
+		return
+	case g.Token != "" && r.Header.Get("Authorization") != "Bearer "+g.Token:
+		say(w, http.StatusNotFound, map[string]any{"message": "Not Found"})
+		return
+	}
+	if id, ok := strings.CutPrefix(rest, "assets/"); ok && r.Header.Get("Accept") == "application/octet-stream" {
+		g.toStorage(w, r, id)
+		return
+	}
+	n := g.latest()
+	if tag, ok := strings.CutPrefix(rest, "tags/"); ok {
+		n = g.tag(tag)
+	} else if rest != "latest" {
+		n = -1
+	}
+	if n < 0 {
+		say(w, http.StatusNotFound, map[string]any{"message": "Not Found"})
+		return
+	}
+	answer := g.describe(n, "http://"+r.Host)
+	if r.TLS != nil {
+		answer = g.describe(n, "https://"+r.Host)
+	}
+	b, _ := json.Marshal(answer)
+	etag := fmt.Sprintf(`W/"%x"`, sha256.Sum256(b))
+	h.Set("ETag", etag)
+	if r.Header.Get("If-None-Match") == etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	say(w, http.StatusOK, answer)
+}
+
+func (g *GitHub) describe(n int, at string) map[string]any {
+	release := g.releases[n]
+	assets := []any{}
+	for i, a := range release.Assets {
+		var digest any
+		if a.Digest != "" {
+			digest = a.Digest
+		}
+		assets = append(assets, map[string]any{
+			"url":  fmt.Sprintf("%s/repos/%s/releases/assets/%d-%d", at, g.Repo, n, i),
+			"id":   1000*n + i,
+			"name": a.Name, "label": "", "state": "uploaded", "content_type": "application/gzip",
+			"size": len(a.Content), "digest": digest, "download_count": g.downloads,
+			"created_at": "2026-11-01T12:00:00Z", "updated_at": "2026-11-01T12:00:01Z",
+			"browser_download_url": fmt.Sprintf("%s/%s/releases/download/%s/%s", at, g.Repo, release.Tag, a.Name),
+		})
+	}
+	return map[string]any{
+		"id": n, "url": fmt.Sprintf("%s/repos/%s/releases/%d", at, g.Repo, n),
+		"html_url": fmt.Sprintf("%s/%s/releases/tag/%s", at, g.Repo, release.Tag),
+		"tag_name": release.Tag, "name": release.Tag, "body": "What is new", "target_commitish": "main",
+		"draft": false, "prerelease": release.Prerelease, "immutable": false,
+		"created_at": "2026-11-01T11:00:00Z", "published_at": "2026-11-01T12:00:02Z", "assets": assets,
+	}
+}
+
+// page is a web page, for everybody.
+func (g *GitHub) page(w http.ResponseWriter, r *http.Request, rest string) {
+	switch {
+	case rest == "latest" && g.latest() >= 0:
+		http.Redirect(w, r, "/"+g.Repo+"/releases/tag/"+g.releases[g.latest()].Tag, http.StatusFound)
+		return
+	case rest == "latest":
+		http.Redirect(w, r, "/"+g.Repo+"/releases", http.StatusFound)
+		return
+	}
+	if file, ok := strings.CutPrefix(rest, "download/"); ok {
+		tag, name, _ := strings.Cut(file, "/")
+		if n := g.tag(tag); n >= 0 {
+			if i := slices.IndexFunc(g.releases[n].Assets, func(a Asset) bool { return a.Name == name }); i >= 0 {
+				g.toStorage(w, r, fmt.Sprintf("%d-%d", n, i))
+				return
+			}
+		}
+	}
+	http.NotFound(w, r)
+}
+
+func (g *GitHub) toStorage(w http.ResponseWriter, r *http.Request, id string) {
+	http.Redirect(w, r, g.Storage+"/storage/"+id+"?signature=secret", http.StatusFound)
+}
+
+func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
+	var n, i int
+	if _, err := fmt.Sscanf(id, "%d-%d", &n, &i); err != nil || n >= len(g.releases) || i >= len(g.releases[n].Assets) {
+		http.NotFound(w, r)
+		return
+	}
+	g.downloads++
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(g.releases[n].Assets[i].Content))
+}
+
+// latest is the place of the newest release that is no prerelease; -1 for none.
+func (g *GitHub) latest() int {
+	for n, r := range slices.Backward(g.releases) {
+		if !r.Prerelease {
+			return n
+		}
+	}
+	return -1
+}
+
+func (g *GitHub) tag(tag string) int {
+	return slices.IndexFunc(g.releases, func(r Tagged) bool { return r.Tag == tag })
+}
+
+func say(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}

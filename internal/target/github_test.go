@@ -1,0 +1,37 @@
+package target
+
+import "testing"
+
+func TestGitHub(t *testing.T) {
+	for _, row := range []struct {
+		name, source string
+		want         Source
+	}{
+		{"the least", "repo = 'the-owner/agent.d_2'",
+			Source{Type: "github", Repo: "the-owner/agent.d_2", Asset: "*.tar.gz", URL: "https://api.github.com"}},
+		{"every key", `repo = "o/n"
+asset = "agent-{os}-{arch}_[0-9]?{version}*.tar.zst"
+tag = "build-17"
+api_url = "https://github.example.com/api/v3"
+token_file = "/etc/agent/token"`,
+			Source{Type: "github", Repo: "o/n", Asset: "agent-{os}-{arch}_[0-9]?{version}*.tar.zst", Tag: "build-17",
+				URL: "https://github.example.com/api/v3", TokenFile: "/etc/agent/token"}},
+		{"this machine", "repo = 'o/n'\napi_url = 'http://127.0.0.1:9000'\ntoken_file = '/etc/agent/token'",
+			Source{Type: "github", Repo: "o/n", Asset: "*.tar.gz", URL: "http://127.0.0.1:9000", TokenFile: "/etc/agent/token"}},
+		{"anybody", "repo = 'o/n'\napi_url = 'http://example.com'\n[trust]\nallow_unauthenticated = true",
+			Source{Type: "github", Repo: "o/n", Asset: "*.tar.gz", URL: "http://example.com"}},
+		{"not configured", "", Source{}},
+	} {
+		got, err := tree(t, map[string]string{
+			vendorFile: minimal + "[source]\nurl = 'https://example.com/m.json'\n",
+			adminFile:  "[source]\ntype = 'github'\n" + row.source,
+		}).Load("agent")
+		if err != nil || got.Source != row.want {
+			t.Errorf("%s: got %+v, %v, want %+v", row.name, got, err, row.want)
+		}
+	}
+	s := Source{Asset: "agent-{os}-{arch}_{version}*.tar.gz"}
+	if got := s.AssetPattern("linux-armv7", "build-17"); got != "agent-linux-armv7_build-17*.tar.gz" {
+		t.Errorf("got %s", got)
+	}
+}
