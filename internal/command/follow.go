@@ -132,9 +132,13 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	return j == nil || dead[deadline(f.name)], err
 }
 
-// busy tells whether one of the services works, or is about to.
+// busy tells whether one of the services works, or is about to. A fetch that
+// systemd will start again has ended: the next one is another attempt.
 func busy(units []systemd.Unit) bool {
-	return slices.ContainsFunc(units, func(u systemd.Unit) bool { return strings.HasSuffix(u.Name, ".service") && !u.Settled() })
+	return slices.ContainsFunc(units, func(u systemd.Unit) bool {
+		again := strings.HasPrefix(u.Name, "machinemon-fetch@") && u.Sub == "auto-restart"
+		return strings.HasSuffix(u.Name, ".service") && !u.Settled() && !again
+	})
 }
 
 // rest waits until the workers of an attempt that is over have ended, and the

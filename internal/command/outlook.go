@@ -22,17 +22,30 @@ type machine interface {
 
 func connect(ctx context.Context) (machine, error) { return systemd.Connect(ctx) }
 
+// see is the running systemd; nil where there is none, or it does not answer. What
+// the records tell is shown all the same.
+func (a *app) see(ctx context.Context) machine {
+	if a.machine == nil {
+		return nil
+	}
+	m, err := a.machine(ctx)
+	if err != nil {
+		fmt.Fprintf(a.err, "machinemon-update: cannot ask systemd: %s\n", state.Printable(err.Error()))
+		return nil
+	}
+	return m
+}
+
+// patience is how long status waits for systemd, which answers at once or, while
+// it is being restarted, soon.
+const patience = 3 * time.Second
+
 // outlook tells what will happen by itself: when the source is asked next, and
-// what keeps what is available from being installed then.
-func (a *app) outlook(s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
+// what keeps what is available from being installed then. m may be nil.
+func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
 	var u systemd.Unit
-	if a.machine != nil {
-		ctx := context.Background()
-		m, err := a.machine(ctx)
-		if err != nil {
-			return err
-		}
-		defer m.Close()
+	if m != nil {
+		var err error
 		if u, err = m.Unit(ctx, t.Unit); err != nil {
 			return err
 		}
@@ -41,12 +54,14 @@ func (a *app) outlook(s *targetStatus, t *target.Target, st *state.Status, histo
 			return err
 		}
 		if !next.IsZero() {
+			next = next.UTC()
 			s.NextCheck = &next
 		}
 		if s.Pending, err = generate.Pending(a.generated, t); err != nil {
 			return err
 		}
 	}
+	s.Leaving = a.tree.Leaving() != nil
 	if s.Available == "" || s.Trial != "" || s.Installed != "unknown" && manifest.SameVersion(s.Available, s.Installed) {
 		return nil
 	}

@@ -140,7 +140,7 @@ func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
 		}
 		// Before the drop-in: what is enabled has a source.
 		_, err := a.decideOne(name, func(_ string, s *state.Status) (string, error) {
-			s.Use(t.Source.URL, t.Source.InsecureSkipTLS)
+			s.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS)
 			return "", nil
 		})
 		if err != nil {

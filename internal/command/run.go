@@ -28,14 +28,14 @@ func (a *app) apply(args []string) error {
 	if err := a.needRoot("apply", args); err != nil {
 		return err
 	}
-	return a.each(args, a.ask(state.Apply))
+	return a.each(args, a.asking(state.Apply))
 }
 
 // check asks the chain, which records what it finds; those who may not start
 // units just look.
 func (a *app) check(args []string) error {
 	if a.root {
-		return a.each(args, a.ask(state.Check))
+		return a.each(args, a.asking(state.Check))
 	}
 	return a.each(args, a.look)
 }
@@ -44,7 +44,7 @@ func (a *app) rollback(args []string) error {
 	if err := a.needRoot("rollback", args); err != nil {
 		return err
 	}
-	return a.each(args, a.ask(state.GoBack))
+	return a.each(args, a.asking(state.GoBack))
 }
 
 // importFile is apply with the release in a file in place of the source's.
@@ -57,19 +57,12 @@ func (a *app) importFile(args []string) error {
 		return fmt.Errorf("cannot import %s: %w", args[1], err)
 	}
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
-		copied := false
-		at, err := a.attempt(ctx, name, state.Request{Verb: state.Apply, Import: true}, func() error {
-			copied = true
+		return a.attempt(ctx, name, state.Request{Verb: state.Apply, Import: true}, func() error {
 			if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
 				return err
 			}
 			return fetch.Import(ctx, path, a.tree.Import(name))
 		})
-		// Who detached leaves it to the attempt; the next one removes it.
-		if copied && err == nil {
-			err = a.tree.DropImport(name)
-		}
-		return at, err
 	})
 }
 
@@ -99,7 +92,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 				a.exit = exitDetached
 				break
 			}
-			at.Time, at.Result, at.Reason = time.Now().UTC(), state.Failed, err.Error()
+			at.Time, at.Result, at.Reason = time.Now().UTC(), state.ResultOf(err), err.Error()
 		}
 		o := outcomeOf{name, at.Result.Exit(), at}
 		if at.Result == state.Available {
@@ -138,8 +131,8 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	return s
 }
 
-// ask makes each ask the chain for attempts of a kind.
-func (a *app) ask(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
+// asking makes each ask the chain for attempts of a kind.
+func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
 	return func(ctx context.Context, name string) (state.Attempt, error) {
 		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
 	}
@@ -175,47 +168,78 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 			return not(j.Version + " is on trial")
 		}
 	}
-	// A job that is under way would swallow ours, and our request would wait
-	// for an attempt that nobody asked for. A later step that is under way would
-	// refuse ours, but not before it has let go of the target's lock.
-	for _, name := range unitsOf(name) {
-		u, err := conn.Unit(ctx, name)
-		if err == nil && u.Sub == "auto-restart" { // it waits for the network, and has begun nothing
-			if err = conn.Stop(ctx, name); err == nil {
-				u, err = conn.Unit(ctx, name)
-			}
-		}
-		if err != nil {
-			return at, err
-		}
-		if !u.Settled() {
-			return not("an attempt is under way already (" + name + ")")
-		}
+	if u, err := underWay(ctx, conn, name); err != nil {
+		return at, err
+	} else if u != "" {
+		return not("an attempt is under way already (" + u + ")")
 	}
 	if err := conn.ResetFailed(ctx, first); err != nil {
 		return at, err
 	}
-	if err := prepare(); err != nil {
-		at.Result, at.Reason = state.ResultOf(err), err.Error()
-		return at, nil
-	}
 	req.Attempt = at.ID
-	if err := a.tree.SetRequest(name, req); err != nil {
+	if err := a.ask(ctx, conn, name, first, req, prepare); err != nil {
+		if req.Import {
+			err = errors.Join(err, a.tree.DropImport(name))
+		}
 		return at, err
-	}
-	if err := conn.Queue(ctx, first); err != nil {
-		_, terr := a.tree.TakeRequest(name) // nobody will
-		return at, errors.Join(err, terr)
 	}
 	f := &follower{tree: a.tree, conn: conn, name: name, attempt: at.ID, first: first}
 	if !a.json {
 		f.progress = &progress{to: a.err, terminal: a.terminal, name: name}
 	}
 	end, err := f.follow(ctx)
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err == nil && req.Import:
+		err = a.tree.DropImport(name)
+	case err != nil && ctx.Err() != nil: // and the next attempt removes an import
 		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status tells how it went)", name)
 	}
 	return end, err
+}
+
+// ask leaves the request and starts the first unit. It holds the target's lock:
+// the schedule's attempts, which take requests and clear away old imports, come
+// before or after.
+func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, req state.Request, prepare func() error) error {
+	release, err := a.tree.Lock(name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := prepare(); err != nil {
+		return err
+	}
+	if err := a.tree.SetRequest(name, req); err != nil {
+		return err
+	}
+	if err := conn.Queue(ctx, first); err != nil {
+		_, terr := a.tree.TakeRequest(name) // nobody will
+		return errors.Join(err, terr)
+	}
+	return nil
+}
+
+// underWay names a unit of the chain that is at work, or about to be; "" when
+// none is. A job that is under way would swallow ours, and our request would wait
+// for an attempt that nobody asked for. A later step that is under way would
+// refuse ours, but not before it has let go of the target's lock.
+func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, error) {
+	for _, n := range unitsOf(name) {
+		u, err := conn.Unit(ctx, n)
+		// Before its next start a fetch waits for the network, and has begun nothing.
+		if err == nil && n == unit("fetch", name) && u.Sub == "auto-restart" {
+			if err = conn.Stop(ctx, n); err == nil {
+				u, err = conn.Unit(ctx, n)
+			}
+		}
+		if err != nil {
+			return "", err
+		}
+		if !u.Settled() {
+			return n, nil
+		}
+	}
+	return "", nil
 }
 
 // look is `check` for those who may not start units: it reads the manifest

@@ -34,6 +34,7 @@ type targetStatus struct {
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
 	Pending     bool           `json:"pending,omitempty"`        // the target file was edited since systemd's last daemon-reload
+	Leaving     bool           `json:"leaving,omitempty"`        // the package is being removed: nothing begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
 	Changed     string         `json:"source_changed,omitempty"` // how that differs now
 	Last        *state.Attempt `json:"last,omitempty"`
@@ -45,9 +46,15 @@ func (a *app) status(args []string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	m := a.see(ctx)
+	if m != nil {
+		defer m.Close()
+	}
 	all := []targetStatus{}
 	for _, n := range names {
-		all = append(all, a.statusOf(n))
+		all = append(all, a.statusOf(ctx, m, n))
 	}
 	var b strings.Builder
 	if len(all) == 0 {
@@ -62,7 +69,7 @@ func (a *app) status(args []string) error {
 	return a.print(map[string]any{"targets": all}, b.String())
 }
 
-func (a *app) statusOf(name string) targetStatus {
+func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus {
 	s := targetStatus{Target: name, Installed: "unknown"}
 	failed := func(err error) {
 		a.worst(exitOf(err))
@@ -113,7 +120,7 @@ func (a *app) statusOf(name string) targetStatus {
 	if n := len(h); n > 0 {
 		s.Last = &h[n-1]
 	}
-	if err := a.outlook(&s, t, &st, h); err != nil {
+	if err := a.outlook(ctx, m, &s, t, &st, h); err != nil {
 		failed(err)
 	}
 	return s
@@ -144,6 +151,9 @@ func (s targetStatus) row() row {
 		r.note(s.WhyNot)
 	}
 	r.note(s.Changed)
+	if s.Leaving {
+		r.note("the package is being removed: no attempt begins (hint: dpkg --configure -a)")
+	}
 	if s.Pending {
 		r.note("the target file was edited: systemd will know after systemctl daemon-reload")
 	}

@@ -22,7 +22,7 @@ func (a *app) sourceChanged(t *target.Target, st *state.Status) string {
 	if err := t.Resolve(); err != nil {
 		return uses + ": " + strings.TrimPrefix(err.Error(), "cannot use target "+t.Name+": ")
 	}
-	if st.Uses(t.Source.URL, t.Source.InsecureSkipTLS) {
+	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {
 		return ""
 	}
 	return fmt.Sprintf("%s: %s now says %s (hint: machinemon-update check %s makes them use it)",

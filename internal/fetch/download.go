@@ -53,16 +53,19 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 	return spool.Offer(f.order.Attempt)
 }
 
-// room refuses what would fill the disk: the archive, the verifier's own copy
-// of it, and what is unpacked from that.
+// needs is the space for an attempt, in bytes: the archive, the verifier's own
+// copy of it, and what is unpacked from that. No overflow: the manifest's sizes
+// are at most 1 TiB.
+func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
+
+// room refuses what would fill the disk.
 func (f *fetcher) room(p manifest.Platform) error {
 	dir := f.tree.Dir(state.Fetch, f.name)
 	free, err := state.Free(dir)
 	if err != nil {
 		return err
 	}
-	// No overflow: the manifest's sizes are at most 1 TiB.
-	if need := 2*p.Size + p.UnpackedSize; need > free {
+	if need := needs(p); need > free {
 		return fmt.Errorf("cannot download %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			p.File, float64(need)/1e6, dir, float64(free)/1e6)
 	}

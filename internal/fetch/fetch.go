@@ -104,7 +104,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return nil, state.Failed, err
 	}
 	if t.Source.From != nil && !f.order.Import {
-		if known.Source == nil {
+		if known.Source == nil || known.Source.From != t.Source.From.String() {
 			return nil, state.NotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
 		}
 		if err := t.Derive(known.Source.URL, known.Source.InsecureSkipTLS); err != nil {
@@ -163,6 +163,15 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 		})
 	}
 	now := time.Now()
+	if f.order.Origin == state.Directive {
+		// Whoever sends them may also make a new manifest for each: a directive
+		// does not try again, under whatever name, what failed a while ago.
+		for i := range history {
+			if history[i].Failed() {
+				history[i].Manifest = manifest
+			}
+		}
+	}
 	if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
 		return state.Fail(state.NotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
 	}

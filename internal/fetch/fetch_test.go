@@ -374,6 +374,7 @@ func TestLook(t *testing.T) {
 // far as the target file of today allows it.
 func TestFoundByRoot(t *testing.T) {
 	url := serve(t, newSite(t)) + "/client-manifest.json"
+	const from = "/root/client.toml: server_url + /x"
 	for _, c := range []struct {
 		name   string
 		found  *state.Source
@@ -382,9 +383,10 @@ func TestFoundByRoot(t *testing.T) {
 		text   string
 	}{
 		{"nothing yet", nil, true, state.NotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it in /root/client.toml)"},
-		{"something", &state.Source{URL: url}, true, state.HandedOn, ""},
-		{"no longer allowed", &state.Source{URL: url}, false, state.Misconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},
-		{"no certificate checked, no longer allowed", &state.Source{URL: "https://x/", InsecureSkipTLS: true}, false, state.Misconfigured, "/root/client.toml: insecure_skip_tls: "},
+		{"by another url_from", &state.Source{From: "/root/old.toml: server_url + /x", URL: url}, true, state.NotAttempted, "no source is known yet"},
+		{"something", &state.Source{From: from, URL: url}, true, state.HandedOn, ""},
+		{"no longer allowed", &state.Source{From: from, URL: url}, false, state.Misconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},
+		{"no certificate checked, no longer allowed", &state.Source{From: from, URL: "https://x/", InsecureSkipTLS: true}, false, state.Misconfigured, "/root/client.toml: insecure_skip_tls: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, "")

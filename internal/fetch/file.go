@@ -20,8 +20,9 @@ import (
 type disk struct {
 	path     string
 	rootOnly func(path string) error
-	dir      string // of the manifest, known once it was read
-	archived string // the archive that path names, if it names one
+	dir      string   // of the manifest, known once it was read
+	root     *os.Root // the same, open: what is read later is read there
+	archived string   // the archive that path names, if it names one
 }
 
 func (d *disk) manifest(context.Context) ([]byte, string, error) {
@@ -81,12 +82,14 @@ func (d *disk) archive(_ context.Context, p manifest.Platform) (io.ReadCloser, s
 // open opens a regular file of the directory that root alone can write.
 func (d *disk) open(name string) (*os.File, error) {
 	path := filepath.Join(d.dir, name)
-	root, err := os.OpenRoot(d.dir)
-	if err != nil {
-		return nil, unreadable(d.dir, err)
+	if d.root == nil {
+		root, err := os.OpenRoot(d.dir)
+		if err != nil {
+			return nil, unreadable(d.dir, err)
+		}
+		d.root = root
 	}
-	defer root.Close()
-	f, err := state.OpenEntry(root, name)
+	f, err := state.OpenEntry(d.root, name)
 	if err != nil {
 		return nil, unreadable(path, errors.Unwrap(err))
 	}
@@ -96,6 +99,12 @@ func (d *disk) open(name string) (*os.File, error) {
 			"cannot use %s: %w (hint: root alone may write it and its parents: chown root:root, chmod go-w)", path, err)
 	}
 	return f, nil
+}
+
+func (d *disk) close() {
+	if d.root != nil {
+		d.root.Close()
+	}
 }
 
 // unreadable says that a file of the source could not be read: NotDownloaded,

@@ -2,10 +2,9 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -15,8 +14,13 @@ import (
 // may be, into the new directory dir, where the fetcher may read it. Root alone
 // calls it, for an operator who names the file: unlike a configured source it
 // may lie where others can write. What was copied is verified as any release.
+//
+// The place may belong to somebody who wants to read a file of root's under a
+// release's name: manifest and archive are read in one and the same directory,
+// and nobody else may look before the digest has proven right.
 func Import(ctx context.Context, path, dir string) error {
 	src := &disk{path: path, rootOnly: func(string) error { return nil }}
+	defer src.close()
 	r, err := look(ctx, src, "")
 	if err != nil {
 		return err
@@ -26,31 +30,53 @@ func Import(ctx context.Context, path, dir string) error {
 		return err
 	}
 	defer body.Close()
+	free, err := state.Free(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	// This copy, and then what every attempt needs.
+	if need := r.platform.Size + needs(r.platform); need > free {
+		return fmt.Errorf("cannot import %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
+			name, float64(need)/1e6, dir, float64(free)/1e6)
+	}
+	failed := func(err error) error { return fmt.Errorf("cannot copy %s to %s: %w", name, dir, cause(err)) }
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make %s: %w", dir, cause(err))
+		return failed(err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("cannot open %s: %w", dir, cause(err))
+		return failed(err)
 	}
 	defer root.Close()
 	f, err := root.OpenFile(r.platform.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot copy %s to %s: %w", name, dir, cause(err))
+		return failed(err)
 	}
-	n, err := io.Copy(f, io.LimitReader(body, r.platform.Size))
-	if err == nil && n < r.platform.Size {
-		err = errors.New("it became shorter")
+	defer f.Close()
+	c := fetcher{report: func(int64, int64) {
+		if ctx.Err() != nil { // the copy ends at its next read
+			body.Close()
+		}
+	}}
+	sum, err := c.receive(f, body, r.platform.Size, name)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if sum != r.platform.SHA256 {
+		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)
 	}
 	// For the fetcher's eyes, whatever the umask.
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("cannot copy %s to %s: %w", name, dir, cause(err))
+	if err := f.Chmod(0o644); err != nil {
+		return failed(err)
 	}
-	if err := state.WriteFile(dir+"/"+manifest.FileName, r.raw, 0o644); err != nil {
+	if err := state.WriteFile(filepath.Join(dir, manifest.FileName), r.raw, 0o644); err != nil {
 		return err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot share %s: %w", dir, cause(err))
+		return failed(err)
 	}
 	return nil
 }

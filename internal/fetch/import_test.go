@@ -54,6 +54,9 @@ func TestImport(t *testing.T) {
 			if err := Import(t.Context(), filepath.Join(from, c.path), b.tree.Import("agent")); err != nil {
 				a := state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}
 				b.mustFail(t, a, c.result, c.text)
+				if info, err := os.Stat(b.tree.Import("agent")); err == nil && info.Mode().Perm() != 0o700 {
+					t.Errorf("what was refused can be read: %v", info.Mode())
+				}
 				return
 			}
 			for _, name := range []string{"", "client-manifest.json", "agent.tar.gz"} {
@@ -75,5 +78,33 @@ func TestImport(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Who owns the directory may put another in its place while root reads it.
+func TestImportFromElsewhere(t *testing.T) {
+	dir, other := filepath.Join(t.TempDir(), "rel"), t.TempDir()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string][]byte{dir + "/client-manifest.json": marshal(t, release1()), other + "/agent.tar.gz": payload} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := &disk{path: dir, rootOnly: func(string) error { return nil }}
+	defer d.close()
+	if _, _, err := d.manifest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other, dir); err != nil {
+		t.Fatal(err)
+	}
+	if body, _, err := d.archive(t.Context(), release1().Platforms[manifest.Host()]); err == nil {
+		body.Close()
+		t.Error("the archive of another directory was opened")
 	}
 }

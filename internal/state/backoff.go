@@ -12,6 +12,9 @@ const longestBackoff = 24 * time.Hour
 // failures are the ends before a trial that back off.
 var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 
+// Failed tells whether the attempt ended before a trial, in a way that backs off.
+func (a Attempt) Failed() bool { return slices.Contains(failures, a.Result) }
+
 // Backoff is the time before which scheduled attempts leave a manifest alone,
 // after it failed to come as far as a trial; zero when it did not. every is the
 // target's auto_update_check_every_seconds: the first retry waits so long, each
@@ -30,7 +33,13 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 		if a.Result == NotAttempted || a.Result == HandedOn || a.Stage == "begin" {
 			continue // says nothing of the source
 		}
-		if a.Manifest != manifest || !slices.Contains(failures, a.Result) {
+		if a.Result == Available && a.Manifest == manifest {
+			continue // it was only looked at
+		}
+		if a.Failed() && a.Manifest == "" && manifest != "" {
+			continue // it could not be had for a while
+		}
+		if a.Manifest != manifest || !a.Failed() {
 			break
 		}
 		if n == 0 {

@@ -86,6 +86,24 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("a failure in %d: waits until %s", year, until)
 		}
 	}
+	// To look at it, or to find its source down for a while, is no success.
+	h = of("m", Failed, Failed, Available, NotDownloaded)
+	h[3].Manifest = ""
+	if got := Backoff(h, "m", time.Hour, last).Sub(h[1].Time); got < 2*time.Hour {
+		t.Errorf("after it was looked at: waits %s", got)
+	}
+	if h[2].Manifest = "n"; !Backoff(h, "m", time.Hour, last).IsZero() {
+		t.Error("waits after another manifest was used")
+	}
+	// As recorded by unattended attempts, all with the same words.
+	var s Status
+	for i := range 4 {
+		s.Record(Attempt{ID: fmt.Sprint("a-", i), Origin: Schedule, Manifest: "m", Result: Refused, Reason: "no",
+			Time: last.Add(time.Duration(i-3) * 8 * time.Hour)})
+	}
+	if got := Backoff(s.Attempts, "m", time.Hour, last).Sub(last); got < 8*time.Hour {
+		t.Errorf("after four failures waits %s", got)
+	}
 	// A day is the most, but never less than the interval that was asked for.
 	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)

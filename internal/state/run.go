@@ -151,7 +151,7 @@ func (t Tree) OrderTaken(target, attempt string) bool {
 }
 
 func (t Tree) taken(target string) string {
-	return filepath.Join(t.Run, "attempt", target+".taken.json")
+	return filepath.Join(t.Run, "attempt", target+"@taken.json") // no target has an @ in its name
 }
 
 // Order reads the order of the running attempt.
@@ -174,7 +174,7 @@ func (t Tree) Lock(target string, wait bool) (release func(), err error) {
 // LockOperator takes the lock that makes a second operator's command on the
 // same target give way with [ErrLocked].
 func (t Tree) LockOperator(target string) (release func(), err error) {
-	return t.flock(target+".operator", false)
+	return t.flock(target+"@operator", false)
 }
 
 func (t Tree) flock(name string, wait bool) (func(), error) {

@@ -154,20 +154,21 @@ type Hold struct {
 // Source is what root found where the target's source.url_from points, when the
 // operator last asked: the fetcher uses it, who may not read that file.
 type Source struct {
+	From            string    `json:"from"` // the source.url_from that led to it
 	URL             string    `json:"url"`
 	InsecureSkipTLS bool      `json:"insecure_skip_tls"`
 	Since           time.Time `json:"since"`
 }
 
 // Uses tells whether the source is known to be this one.
-func (s *Status) Uses(url string, insecure bool) bool {
-	return s.Source != nil && s.Source.URL == url && s.Source.InsecureSkipTLS == insecure
+func (s *Status) Uses(from, url string, insecure bool) bool {
+	return s.Source != nil && s.Source.From == from && s.Source.URL == url && s.Source.InsecureSkipTLS == insecure
 }
 
 // Use keeps a source, from now on if it was another one.
-func (s *Status) Use(url string, insecure bool) {
-	if !s.Uses(url, insecure) {
-		s.Source = &Source{URL: url, InsecureSkipTLS: insecure, Since: time.Now().UTC()}
+func (s *Status) Use(from, url string, insecure bool) {
+	if !s.Uses(from, url, insecure) {
+		s.Source = &Source{From: from, URL: url, InsecureSkipTLS: insecure, Since: time.Now().UTC()}
 	}
 }
 
@@ -213,14 +214,15 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 
 // Record adds an attempt's record, replacing an earlier one of the same ID. One
 // that no operator asked for and that ended just as the one before takes its
-// place: a year of "already current" must not push out what happened.
+// place: a year of "already current" must not push out what happened. Failures
+// stay, since the back-off counts them.
 func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
 	a.Reason = Line(a.Reason)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
-	if n := len(s.Attempts); n > 0 && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
+	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]
 		b.ID, b.Time, b.Origin = a.ID, a.Time, a.Origin
 		if a == b {

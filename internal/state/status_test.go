@@ -160,21 +160,23 @@ func TestHistory(t *testing.T) {
 func TestUse(t *testing.T) {
 	var s Status
 	for _, c := range []struct {
+		from     string
 		url      string
 		insecure bool
 		another  bool
 	}{
-		{"https://a/", false, true},
-		{"https://a/", false, false},
-		{"https://a/", true, true},
-		{"https://b/", true, true},
+		{"x", "https://a/", false, true},
+		{"x", "https://a/", false, false},
+		{"x", "https://a/", true, true},
+		{"x", "https://b/", true, true},
+		{"y", "https://b/", true, true},
 	} {
 		was := s.Source
-		if s.Uses(c.url, c.insecure) == c.another {
+		if s.Uses(c.from, c.url, c.insecure) == c.another {
 			t.Errorf("%+v is or is not %s, %t", was, c.url, c.insecure)
 		}
-		s.Use(c.url, c.insecure)
-		if (s.Source != was) != c.another || !s.Uses(c.url, c.insecure) || s.Source.Since.IsZero() {
+		s.Use(c.from, c.url, c.insecure)
+		if (s.Source != was) != c.another || !s.Uses(c.from, c.url, c.insecure) || s.Source.Since.IsZero() {
 			t.Errorf("from %+v to %+v", was, s.Source)
 		}
 	}

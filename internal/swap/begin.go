@@ -37,6 +37,9 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		return err
 	}
 	defer func() { release() }()
+	if err := s.goingBack(ctx, name); err != nil {
+		return err
+	}
 	req, err := s.Tree.TakeRequest(name)
 	if err != nil {
 		return err
@@ -151,9 +154,30 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 		order.Booted = up < lateNetwork
+		u, err := s.Systemd.Unit(ctx, unitOf("fetch", name))
+		if err != nil {
+			return err
+		}
+		if u.NRestarts > 0 && !order.Booted { // and nobody else may ask for more
+			return state.Fail(state.NotAttempted, "the ten minutes after the boot are over")
+		}
 	}
 	order.Installed = Installed(ctx, t, st)
 	return s.Tree.SetOrder(name, *order)
+}
+
+// goingBack refuses while the operator's request to go back waits for its swap,
+// which waits for its baseline: it is not this attempt's to take.
+func (s *Swapper) goingBack(ctx context.Context, name string) error {
+	req, err := s.Tree.Request(name)
+	if err != nil || req == nil || req.Verb != state.GoBack {
+		return nil // what is wrong with it is said when it is taken
+	}
+	u, err := s.underWay(ctx, name, []string{"baseline", "swap"})
+	if err != nil || u == nil {
+		return err
+	}
+	return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 }
 
 // resolve keeps what the file of source.url_from says now.
@@ -161,11 +185,11 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	if err := t.Resolve(); err != nil {
 		return err
 	}
-	if st.Uses(t.Source.URL, t.Source.InsecureSkipTLS) {
+	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {
 		return nil
 	}
 	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.From.File)
-	return s.Tree.Update(state.Swap, t.Name, func(st *state.Status) { st.Use(t.Source.URL, t.Source.InsecureSkipTLS) })
+	return s.Tree.Update(state.Swap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
 // free refuses a target that the operator holds.

@@ -234,6 +234,30 @@ func TestBeginSettles(t *testing.T) {
 			r.want(t, newFiles)
 		}
 	})
+	t.Run("the operator's way back is not the schedule's to take", func(t *testing.T) {
+		r := newRig(t)
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.GoBack}))
+		r.sys.units[unitOf("baseline", "agent")] = systemd.Unit{Active: "activating"}
+		r.fails(t, "begin", state.NotAttempted, "under way")
+		if req, err := r.tree.Request("agent"); err != nil || req == nil {
+			t.Errorf("the request is %+v, %v", req, err)
+		}
+		delete(r.sys.units, unitOf("baseline", "agent")) // its command was killed before it started anything
+		r.step(t, "begin")
+		if req, err := r.tree.Request("agent"); err != nil || req != nil {
+			t.Errorf("the request is %+v, %v", req, err)
+		}
+	})
+	t.Run("no retries for ever", func(t *testing.T) {
+		r := newRig(t)
+		r.sys.units[unitOf("fetch", "agent")] = systemd.Unit{Active: "activating", NRestarts: 3}
+		r.sys.up = 9 * time.Minute
+		r.step(t, "begin")
+		r.sys.up = 10 * time.Minute
+		r.fails(t, "begin", state.NotAttempted, "the ten minutes after the boot are over")
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.step(t, "begin")
+	})
 	t.Run("open trial", func(t *testing.T) {
 		r := newRig(t)
 		badTrial(t, r)

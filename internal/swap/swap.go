@@ -158,7 +158,10 @@ func (sw *swapping) try(ctx context.Context) error {
 	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
 		// By its bytes, if it came in another archive. From now on it is known by
 		// that one, too, and not downloaded again.
-		r.Archive = j.Archive
+		if again := *r; r.Archive != j.Archive {
+			again.Archive = j.Archive
+			sw.status.Rejected = append(sw.status.Rejected, again)
+		}
 		if err := sw.Tree.SetStatus(state.Swap, sw.name, sw.status); err != nil {
 			return err
 		}

@@ -23,6 +23,9 @@ type URLFrom struct {
 	Append string // path of the manifest below the URL
 }
 
+// String is all of it, in one line.
+func (f *URLFrom) String() string { return f.File + ": " + f.Key + " + " + f.Append }
+
 // insecureKey is the key of the program's configuration that tells whether it
 // talks to a server that it does not verify.
 const insecureKey = "insecure_skip_tls"
