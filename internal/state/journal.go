@@ -64,6 +64,7 @@ type Journal struct {
 	Version    string    `json:"version"`
 	Sequence   int64     `json:"sequence,omitempty"`
 	Archive    string    `json:"archive,omitempty"`
+	Manifest   string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
 	Unsigned   bool      `json:"unsigned"`
 	GoingBack  bool      `json:"going_back,omitempty"` // the operator's rollback to the previous release
 	Started    time.Time `json:"started"`
@@ -73,9 +74,12 @@ type Journal struct {
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`
 	Unproven   bool      `json:"unproven,omitempty"`
-	Reload     bool      `json:"reload,omitempty"`     // a unit file is among the changes
-	WasRunning bool      `json:"was_running"`          // the unit was active and stable before the swap
-	Dependents []string  `json:"dependents,omitempty"` // active before the swap, and stopped with the unit
+	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
+	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
+	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
+	PostCommit []string  `json:"post_commit,omitempty"`
+	PostHooked bool      `json:"post_hooked,omitempty"` // the post_commit hook may have run
+	Dependents []string  `json:"dependents,omitempty"`  // active before the swap, and stopped with the unit
 	Changes    []Change  `json:"changes"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.

@@ -38,6 +38,12 @@ func goBack(t *testing.T, r *rig) {
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
 }
 
+// hooked is a release whose swap begins with a migration.
+func hooked(t *testing.T, r *rig) {
+	r.configure(t, "[hooks]\npre_swap = ['"+r.at("bin/migrate")+"']\npost_commit = ['"+r.at("bin/notify")+"']\n")
+	r.offer(t, "a1", "v2", 2, release2)
+}
+
 // TestKilled kills each step of the swapper before each of its durable steps,
 // lets what systemd starts next carry on, and wants all files old or all files
 // new, the trial closed and recorded once, and nothing left lying.
@@ -55,6 +61,13 @@ func TestKilled(t *testing.T) {
 			"swap", "rollback", "a1", oldFiles, state.Interrupted},
 		{"swap, then a boot", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) },
 			"swap", "recover", "a1", oldFiles, state.Interrupted},
+		{"swap with a hook, then its failure handler", hooked, "swap", "rollback", "a1", oldFiles, state.Interrupted},
+		{"swap with a hook, then a boot", hooked, "swap", "recover", "a1", oldFiles, state.Interrupted},
+		{"rollback after a hook, then again", func(t *testing.T, r *rig) {
+			hooked(t, r)
+			r.step(t, "swap")
+			r.gate(t, "a1", state.Bad, "it is bad")
+		}, "rollback", "rollback", "a1", oldFiles, state.RolledBack},
 		{"rollback, then again", badTrial, "rollback", "rollback", "a1", oldFiles, state.RolledBack},
 		{"rollback, then a boot", badTrial, "rollback", "recover", "a1", oldFiles, state.RolledBack},
 		{"commit, then again", goodTrial, "commit", "commit", "a1", newFiles, state.Committed},
@@ -62,6 +75,11 @@ func TestKilled(t *testing.T) {
 		{"recover, then again", func(t *testing.T, r *rig) { trial(t, r); r.reboot(t) },
 			"recover", "recover", "a1", oldFiles, state.Interrupted},
 		{"going back, then its failure handler", goBack, "swap", "rollback", "b1", newFiles, state.Interrupted},
+		{"commit with a hook, then again", func(t *testing.T, r *rig) {
+			hooked(t, r)
+			r.step(t, "swap")
+			r.gate(t, "a1", state.Healthy, "")
+		}, "commit", "commit", "a1", newFiles, state.Committed},
 		{"commit of going back, then again", func(t *testing.T, r *rig) {
 			goBack(t, r)
 			r.step(t, "swap")

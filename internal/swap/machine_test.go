@@ -27,6 +27,7 @@ type machine struct {
 	armed time.Duration
 	up    time.Duration
 	trial systemd.Trial
+	hook  systemd.Hook
 }
 
 func newMachine(r *rig) *machine {
@@ -189,6 +190,19 @@ func (m *machine) ResetFailed(_ context.Context, names ...string) error {
 func (m *machine) Try(_ context.Context, p systemd.Trial) (systemd.TrialResult, error) {
 	m.trial = p
 	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
+}
+
+// RunHook notes what the hook is told. The one called migrate rewrites the
+// configuration, also when it fails.
+func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
+	m.hook = h
+	program := filepath.Base(h.Argv[0])
+	if program == "migrate" {
+		if err := os.WriteFile(m.at("etc/config"), []byte("migrated"), 0o640); err != nil {
+			return err
+		}
+	}
+	return m.call("hook", program)
 }
 
 // order tells whether the calls were made in this order, others between them.

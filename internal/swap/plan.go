@@ -65,7 +65,8 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	}
 	j, t := sw.journal, sw.target
 	j.Version, j.Sequence = m.Version, m.Sequence
-	sw.attempt.Manifest = manifest.Digest(raw)
+	j.Manifest = manifest.Digest(raw)
+	sw.attempt.Manifest = j.Manifest
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
 		return state.Fail(state.Refused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}

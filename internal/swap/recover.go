@@ -43,6 +43,9 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	}
 	if j.Verdict == state.Commit {
 		s.logf("%s: the machine stopped after the verdict: committing", describe(j))
+		if len(j.PostCommit) > 0 {
+			j.Reason = "the machine stopped before the post_commit hook was done"
+		}
 		return s.finishCommit(j)
 	}
 	if j.Verdict == "" {

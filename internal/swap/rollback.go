@@ -36,6 +36,11 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
+	if j.Hooked { // nothing may write any more what is about to be restored
+		if err := s.Systemd.Stop(ctx, hookOf(name)); err != nil {
+			s.logf("%s: %v", describe(j), err)
+		}
+	}
 	log.Status("restoring the old files")
 	changed, err := s.restore(j)
 	if err != nil {
@@ -232,9 +237,10 @@ func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 			failed = errors.Join(failed, unrestored(c, err))
 		}
 	}
-	// While the old program still runs, what it wrote since is its own.
+	// While the old program still runs, what it wrote since is its own, unless a
+	// hook may have written there, too.
 	for _, c := range j.Changes {
-		if c.Kind == state.Snapshot && (changed || j.Phase == state.Trial) {
+		if c.Kind == state.Snapshot && (changed || j.Phase == state.Trial || j.Hooked) {
 			_, err := putBack(c)
 			failed = errors.Join(failed, unrestored(c, err))
 		}

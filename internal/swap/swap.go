@@ -110,7 +110,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
 		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
 		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: true,
-		GoingBack: order.Verb == state.GoBack,
+		GoingBack: order.Verb == state.GoBack, PostCommit: sw.target.Hooks.PostCommit,
 	}
 	log.Status("copying the new files")
 	if sw.journal.GoingBack {
@@ -210,11 +210,17 @@ func (sw *swapping) try(ctx context.Context) error {
 func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 	j := sw.journal
 	deadline := j.Timeout + j.Settle + limit + slack
+	if len(sw.target.Hooks.PreSwap) > 0 {
+		deadline += hookTime
+	}
 	// Whatever happened before, these must be free to start now.
 	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
 		return err
 	}
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
+		return err
+	}
+	if err := sw.preSwap(ctx); err != nil {
 		return err
 	}
 	if err := sw.rename(); err != nil {

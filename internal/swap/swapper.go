@@ -45,6 +45,7 @@ type Manager interface {
 	Reload(ctx context.Context) error
 	Uptime(ctx context.Context) (time.Duration, error)
 	Arm(ctx context.Context, timer string, after time.Duration) error
+	RunHook(ctx context.Context, h systemd.Hook) error
 	Try(ctx context.Context, p systemd.Trial) (systemd.TrialResult, error)
 }
 

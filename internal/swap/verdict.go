@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -45,6 +46,9 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	}
 	if err := s.Systemd.Stop(ctx, deadlineOf(name)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will find no trial
+	}
+	if err := s.postCommit(ctx, j); err != nil {
+		return err
 	}
 	return s.finishCommit(j)
 }
@@ -92,7 +96,7 @@ func (s *Swapper) finishCommit(j *state.Journal) error {
 		}
 		reason := j.Reason
 		if j.GoingBack {
-			reason = "the operator went back from " + j.From
+			reason = strings.TrimSuffix("the operator went back from "+j.From+"; "+j.Reason, "; ")
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
 				Digest: state.Digest(plain(left.Files)), Reason: "the operator went back to " + j.Version}, false)
 			left = nil // what was left behind is not kept for going back to
@@ -124,7 +128,7 @@ func plain(files []state.File) []state.File {
 
 func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
 	return state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
-		Sequence: j.Sequence, Stage: stage, Result: r, Reason: reason}
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason}
 }
 
 // recorded tells whether the end of this attempt is in the status already: the

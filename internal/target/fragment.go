@@ -47,6 +47,11 @@ type fragment struct {
 		Snapshot *[]string `toml:"snapshot"`
 	} `toml:"rollback"`
 
+	Hooks struct {
+		PreSwap    *[]string `toml:"pre_swap"`
+		PostCommit *[]string `toml:"post_commit"`
+	} `toml:"hooks"`
+
 	Health struct {
 		TimeoutSeconds *int64           `toml:"timeout_seconds"`
 		SettleSeconds  *int64           `toml:"settle_seconds"`
@@ -129,6 +134,8 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Trust.AllowUnauthenticated, high.Trust.AllowUnauthenticated)
 	over(&f.Install, high.Install)
 	over(&f.Rollback.Snapshot, high.Rollback.Snapshot)
+	over(&f.Hooks.PreSwap, high.Hooks.PreSwap)
+	over(&f.Hooks.PostCommit, high.Hooks.PostCommit)
 	over(&f.Health.TimeoutSeconds, high.Health.TimeoutSeconds)
 	over(&f.Health.SettleSeconds, high.Health.SettleSeconds)
 	over(&f.Health.Main, high.Health.Main)

@@ -81,6 +81,17 @@ func (v *validation) probe(at string, f probeFragment) Probe {
 	return p
 }
 
+func (v *validation) hooks() Hooks {
+	h := Hooks{valueOr(v.keys.Hooks.PreSwap, nil), valueOr(v.keys.Hooks.PostCommit, nil)}
+	if len(h.PreSwap) > 0 {
+		v.command("hooks.pre_swap", h.PreSwap)
+	}
+	if len(h.PostCommit) > 0 {
+		v.command("hooks.post_commit", h.PostCommit)
+	}
+	return h
+}
+
 // command checks what is run in the name of the target.
 func (v *validation) command(path string, argv []string) {
 	nul := func(arg string) bool { return strings.ContainsRune(arg, 0) }

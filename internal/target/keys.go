@@ -79,6 +79,10 @@ var keys = []key{
 	{"rollback", table, "a table", "[rollback]"},
 	{"rollback.snapshot", texts, "a list of absolute paths", "each " + pathAllowed},
 
+	{"hooks", table, "a table", "[hooks]"},
+	{"hooks.pre_swap", texts, commandMust, commandAllowed},
+	{"hooks.post_commit", texts, commandMust, commandAllowed},
+
 	{"health", table, "a table", "[health]"},
 	{"health.timeout_seconds", integer, "a whole number of seconds", "1 to 3600"},
 	{"health.settle_seconds", integer, "a whole number of seconds", "0 to 3600"},
@@ -96,7 +100,7 @@ var keys = []key{
 // later are keys of the target file that this version does not know yet. They
 // are told apart from typing errors.
 var later = []string{
-	"install_manifest", "hooks",
+	"install_manifest",
 	"source.ca_file", "source.proxy",
 	"trust.root",
 }

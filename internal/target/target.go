@@ -55,12 +55,20 @@ type Target struct {
 	Trust    Trust
 	Install  []Install // at least one
 	Snapshot []string  // files saved before the swap and restored by a rollback
+	Hooks    Hooks
 	Health   Health
 
 	Fragments []string // the files that made it up; later ones override earlier ones
 
 	check checker
 	where map[string]position // of each key, for errors
+}
+
+// Hooks are commands of the operator's; root runs each in a unit of its own.
+// An empty one is none.
+type Hooks struct {
+	PreSwap    []string // after the snapshot, before anything is replaced; its failure stops the attempt
+	PostCommit []string // after the verdict commit, which stands whatever it does
 }
 
 // The values of Source.Type.

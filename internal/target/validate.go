@@ -72,6 +72,7 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 	}
 	v.authenticated(t)
 	v.snapshot(t)
+	t.Hooks = v.hooks()
 	t.Health = v.health(t.Install)
 	if v.err != nil {
 		if v.err.File == "" {

@@ -1,0 +1,96 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// hookTime bounds a hook. The unit of the swap, and that of the commit, allow
+// for one.
+const hookTime = 10 * time.Minute
+
+// preSwap runs the operator's hook, before anything is replaced. From the moment
+// that it may have run a rollback restores the snapshot.
+func (sw *swapping) preSwap(ctx context.Context) error {
+	argv := sw.target.Hooks.PreSwap
+	if len(argv) == 0 {
+		return nil
+	}
+	j := sw.journal
+	staging := filepath.Join(sw.Tree.Run, "attempt", sw.name+".staging")
+	defer os.RemoveAll(staging) // of links; what is left is removed with /run
+	if err := show(j, staging); err != nil {
+		return err
+	}
+	j.Hooked = true
+	if err := sw.Tree.SetJournal(j); err != nil {
+		return err
+	}
+	if err := sw.runHook(ctx, j, "pre_swap", argv, "MACHINEMON_STAGING="+staging); err != nil {
+		return state.Fail(state.Failed, "the pre_swap hook failed: %w (hint: journalctl -u %s)", err, hookOf(sw.name))
+	}
+	return nil
+}
+
+// show makes a tree of links to the new files, each where it will be installed.
+func show(j *state.Journal, staging string) error {
+	err := os.RemoveAll(staging)
+	for _, c := range j.Changes {
+		if err == nil && c.Kind == state.Replace {
+			link := filepath.Join(staging, c.To)
+			if err = os.MkdirAll(filepath.Dir(link), 0o700); err == nil {
+				err = os.Symlink(c.Staged, link)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot show the new files to the pre_swap hook: %w", err)
+	}
+	return nil
+}
+
+// postCommit runs the operator's hook after the verdict, which stands whatever
+// comes of it. It runs once: after a crash nobody knows how far it came.
+func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
+	if len(j.PostCommit) == 0 {
+		return nil
+	}
+	failure := errors.New("it was interrupted")
+	if !j.PostHooked {
+		j.PostHooked = true
+		if err := s.Tree.SetJournal(j); err != nil {
+			return err
+		}
+		failure = s.runHook(ctx, j, "post_commit", j.PostCommit)
+	}
+	if failure != nil {
+		j.Reason = fmt.Sprintf("the post_commit hook failed: %v (hint: journalctl -u %s)", failure, hookOf(j.Target))
+		s.logf("%s: %s", describe(j), j.Reason)
+	}
+	return nil
+}
+
+func (s *Swapper) runHook(ctx context.Context, j *state.Journal, name string, argv []string, more ...string) error {
+	log.Status("running the " + name + " hook")
+	s.logf("%s: running the %s hook", describe(j), name)
+	return s.Systemd.RunHook(ctx, systemd.Hook{
+		Unit:        hookOf(j.Target),
+		Description: "The " + name + " hook of " + j.Target,
+		Argv:        argv,
+		Limit:       hookTime,
+		Env: append([]string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"MACHINEMON_TARGET=" + j.Target, "MACHINEMON_FROM=" + j.From, "MACHINEMON_VERSION=" + j.Version,
+		}, more...),
+	})
+}
+
+func hookOf(name string) string { return unitOf("hook", name) }

@@ -1,0 +1,70 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	"golang.org/x/sys/unix"
+)
+
+// Hook is a program of the operator's that root runs in a transient unit: what
+// it starts and leaves behind ends with it, and its output is in the journal.
+type Hook struct {
+	Unit        string
+	Description string
+	Argv        []string
+	Env         []string // all of its environment but for what systemd adds itself
+	Limit       time.Duration
+}
+
+// RunHook runs it to its end. The error is how it failed, if it ran.
+func (c *Conn) RunHook(ctx context.Context, h Hook) error {
+	ctx, cancel := context.WithTimeout(ctx, h.Limit+time.Minute)
+	defer cancel()
+	if err := c.clear(ctx, h.Unit); err != nil { // a killed swapper may have left it
+		return err
+	}
+	err := c.transient(ctx, h.Unit, []dbus.Property{
+		dbus.PropDescription(h.Description),
+		dbus.PropType("oneshot"),
+		dbus.PropExecStart(h.Argv, false),
+		dbus.PropRemainAfterExit(true), // else it is gone before it can be looked at
+		property("TimeoutStartUSec", uint64(h.Limit.Microseconds())),
+		property("TimeoutStopUSec", uint64((10 * time.Second).Microseconds())),
+		property("StandardInput", "null"),
+		property("Environment", h.Env),
+		// The manager's own, which differ from machine to machine.
+		property("UnsetEnvironment", []string{"LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"}),
+	})
+	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {
+		return err
+	}
+	u, err := c.Unit(ctx, h.Unit)
+	if err != nil {
+		return err
+	}
+	if err := c.clear(ctx, h.Unit); err != nil {
+		return err
+	}
+	return u.failure(h.Limit)
+}
+
+// failure is how a unit's main process failed; nil when it did not.
+func (u Unit) failure(limit time.Duration) error {
+	switch {
+	case u.Result == "timeout":
+		return fmt.Errorf("it did not end within %s", limit)
+	case u.ExecCode == cldExited && u.ExecValue == 0 && u.Result == "success":
+		return nil
+	case u.ExecCode == cldExited && u.ExecValue == execFailed:
+		return errors.New("it cannot be executed")
+	case u.ExecCode == cldExited:
+		return fmt.Errorf("exit status %d", u.ExecValue)
+	case u.ExecCode == cldKilled || u.ExecCode == cldDumped:
+		return errors.New(unix.SignalName(unix.Signal(u.ExecValue)))
+	}
+	return fmt.Errorf("%s did not run: it is %s, %s", u.Name, u, u.Result)
+}
