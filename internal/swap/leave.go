@@ -67,7 +67,7 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		return err
 	}
 	// An attempt that was about to begin may have started the path units again.
-	if err := s.stopAll(ctx, "machinemon-baseline@*", "machinemon-preflight@*",
+	if err := s.stopAll(ctx, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*",
 		"machinemon-fetch@*.timer", "machinemon-directive@*", "machinemon-verify@*.path", "machinemon-swap@*.path"); err != nil {
 		return err
 	}

@@ -40,6 +40,10 @@ func run() error {
 	healthz := http.StatusOK
 	switch behaviour {
 	case "good", "version-lies":
+	case "needs-key": // in its environment, as from an EnvironmentFile=
+		if os.Getenv("KEY") == "" {
+			return fmt.Errorf("KEY is not set")
+		}
 	case "exit0-at-once":
 		return nil
 	case "exit1-at-once":
