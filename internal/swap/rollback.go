@@ -37,7 +37,8 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		s.logf("%s: %v", describe(j), err)
 	}
 	if j.Hooked { // nothing may write any more what is about to be restored
-		if err := s.Systemd.Stop(ctx, hookOf(name)); err != nil {
+		err := s.Systemd.Stop(ctx, hookOf(name))
+		if err = errors.Join(err, s.Systemd.ResetFailed(ctx, hookOf(name))); err != nil {
 			s.logf("%s: %v", describe(j), err)
 		}
 	}
