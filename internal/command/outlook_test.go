@@ -32,6 +32,7 @@ func (fakeMachine) Close()                                                  {}
 func TestOutlook(t *testing.T) {
 	running := systemd.Unit{Load: "loaded", Active: "active"}
 	next := time.Date(2026, 11, 1, 13, 0, 0, 0, time.UTC)
+	elsewhere := time.FixedZone("", 3600) // where the machine is
 	nextCheck := "next check: " + next.Local().Format(minutes)
 	const on = "auto_update_enabled = true\n"
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
@@ -69,7 +70,7 @@ func TestOutlook(t *testing.T) {
 			target := "unit = 'agent.service'\nsource.url = 'https://x/m.json'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n" + c.more
 			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), target)
 			a.generated = t.TempDir()
-			m := fakeMachine{unit: c.unit, next: c.next}
+			m := fakeMachine{unit: c.unit, next: c.next.In(elsewhere)}
 			// The units as systemd made them, from then on.
 			templates := filepath.Join(a.targets.Root, "usr/lib/systemd/system")
 			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
@@ -85,6 +86,9 @@ func TestOutlook(t *testing.T) {
 			s := a.statusOf(t.Context(), m, "agent")
 			if got := strings.Join(s.row().notes, "\n"); got != c.want {
 				t.Errorf("got:\n%s\nwant:\n%s", got, c.want)
+			}
+			if s.NextCheck != nil && s.NextCheck.Location() != time.UTC {
+				t.Errorf("the next check is not told in UTC: %s", s.NextCheck)
 			}
 			if a.exit != 0 || s.Error != "" {
 				t.Errorf("exit status %d: %s", a.exit, s.Error)
