@@ -97,10 +97,6 @@ func (a *app) decideOne(name string, change func(string, *state.Status) (string,
 	return line, errors.Join(failed, err)
 }
 
-// autoUpdate is the drop-in that enable and disable write. It comes late among
-// the drop-ins, so that a person's word on the command line is the last.
-const autoUpdate = "90-auto-update.toml"
-
 // setAutoUpdate writes the operator's choice where the target file is, and
 // checks it as a scheduled run would.
 func (a *app) setAutoUpdate(names []string, on bool) error {
@@ -152,7 +148,7 @@ func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
 		return "", fmt.Errorf("cannot %s %s: %w", verb, name, err)
 	}
 	text := fmt.Sprintf("# Written by `machinemon-update %s`.\nauto_update_enabled = %t\n", verb, on)
-	if err := state.WriteFile(filepath.Join(dir, autoUpdate), []byte(text), 0o644); err != nil {
+	if err := state.WriteFile(filepath.Join(dir, target.AutoUpdate), []byte(text), 0o644); err != nil {
 		return "", err
 	}
 	if t, err = a.targets.Load(name); err != nil {

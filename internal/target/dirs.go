@@ -20,6 +20,10 @@ import (
 // target file nor one that source.url_from names is as large.
 const maxFragment = 64 << 10
 
+// AutoUpdate is the drop-in that enable and disable write. It comes late among
+// the drop-ins, so that a person's word on the command line is the last.
+const AutoUpdate = "90-auto-update.toml"
+
 // targetName is what a name may be: it becomes a systemd instance, a file and
 // a directory.
 var targetName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
@@ -35,7 +39,8 @@ var verbs = []string{
 // command, which Load refuses.
 func ValidName(name string) bool { return targetName.MatchString(name) }
 
-// Names returns every target that a T.toml or T.toml.d names, sorted. Names
+// Names returns every target that a T.toml or a drop-in names, sorted, but for
+// [AutoUpdate]: it stays when the package that brings T.toml is removed. Names
 // that no target may have are among them: Load says what is wrong.
 func (d Dirs) Names() ([]string, error) {
 	names := map[string]bool{}
@@ -47,7 +52,7 @@ func (d Dirs) Names() ([]string, error) {
 		for _, e := range entries {
 			name, ok := strings.CutSuffix(e.Name(), ".toml")
 			if dropins, isDir := strings.CutSuffix(e.Name(), ".toml.d"); isDir && e.IsDir() {
-				name, ok = dropins, true
+				name, ok = dropins, describes(filepath.Join(d.Root, dir, e.Name()))
 			}
 			if ok && !strings.HasPrefix(name, ".") && name != "" {
 				names[name] = true
@@ -55,6 +60,13 @@ func (d Dirs) Names() ([]string, error) {
 		}
 	}
 	return slices.Sorted(maps.Keys(names)), nil
+}
+
+// describes tells whether a T.toml.d says more of a target than enable and disable
+// do. What is wrong with one that cannot be read, Load says.
+func describes(dropins string) bool {
+	files, err := os.ReadDir(dropins)
+	return err != nil || slices.ContainsFunc(files, func(f fs.DirEntry) bool { return dropIn(f.Name()) && f.Name() != AutoUpdate })
 }
 
 // Load reads, merges and validates the target's fragments. They and what they
@@ -124,7 +136,7 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + cause(err).Error()}
 		}
 		for _, e := range entries {
-			if !strings.HasSuffix(e.Name(), ".toml") || strings.HasPrefix(e.Name(), ".") {
+			if !dropIn(e.Name()) {
 				continue
 			}
 			if hasControl(e.Name()) {
@@ -134,6 +146,11 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 		}
 	}
 	return files, nil
+}
+
+// dropIn tells whether a file in a T.toml.d is read.
+func dropIn(name string) bool {
+	return strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".")
 }
 
 // read returns the content of a file that root alone can write. A link, FIFO or

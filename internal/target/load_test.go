@@ -230,10 +230,19 @@ func TestNames(t *testing.T) {
 		"/etc/machinemon-update/targets.d/.hidden.toml":        "",
 		"/etc/machinemon-update/targets.d/d.toml.dpkg-old":     "",
 		"/etc/machinemon-update/targets.d/not-a-directory.d/x": "",
+
+		// What enable left of a target whose package is gone, with what a crash
+		// left of that, and of one that is still there.
+		"/etc/machinemon-update/targets.d/gone.toml.d/90-auto-update.toml":      "",
+		"/etc/machinemon-update/targets.d/gone.toml.d/.90-auto-update.toml.new": "",
+		"/etc/machinemon-update/targets.d/b.toml.d/90-auto-update.toml":         "",
+		// One that lacks its main file, says Load.
+		"/usr/lib/machinemon-update/targets.d/e.toml.d/50.toml":         "",
+		"/etc/machinemon-update/targets.d/e.toml.d/90-auto-update.toml": "",
 	})
 	got, err := d.Names()
 	must(t, err)
-	if want := []string{"Bad Name", "a", "b", "c"}; !reflect.DeepEqual(got, want) {
+	if want := []string{"Bad Name", "a", "b", "c", "e"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	got, err = Dirs{Root: d.Root, Vendor: "/none", Admin: "/none"}.Names()
