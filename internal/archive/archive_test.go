@@ -190,8 +190,7 @@ func TestExtract(t *testing.T) {
 }
 
 // Mode, owner, times and attributes of the archive do not reach the disk, and
-// names that differ in case are two files (attacks.md: mode 06755, foreign uid,
-// xattrs, Bin and bin).
+// names that differ in case are two files.
 func TestExtractIgnores(t *testing.T) {
 	archive := gz(makeTar(t,
 		entry{tar.Header{Name: "bin", Mode: 0o6755, Uid: 1234, Gid: 1234, Uname: "games", PAXRecords: map[string]string{

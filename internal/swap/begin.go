@@ -107,7 +107,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if err != nil {
 		return err
 	}
-	held := free(&st)
+	held := free(name, &st)
 	switch {
 	case order.Origin != state.Operator && held == nil && t.AutoUpdateEnabled:
 		order.Verb = state.Apply
@@ -193,11 +193,11 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 }
 
 // free refuses a target that the operator holds.
-func free(st *state.Status) error {
+func free(name string, st *state.Status) error {
 	if st.Held == nil {
 		return nil
 	}
-	return state.Fail(state.NotAttempted, "it is held since %s (hint: machinemon-update unhold)", st.Held.Since.Format(time.DateOnly))
+	return state.Fail(state.NotAttempted, "it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
 }
 
 // workers are the services that work on what the fetcher handed on.

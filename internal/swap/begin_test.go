@@ -96,14 +96,14 @@ func TestBegin(t *testing.T) {
 		}
 		r.offer(t, "a1", "v2", 2, release2) // and held after it was ordered
 		hold(&state.Hold{Since: time.Now()})
-		r.fails(t, "swap", state.NotAttempted, "it is held since")
+		r.fails(t, "swap", state.NotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
 		r.want(t, oldFiles)
 		r.step(t, "begin") // the schedule looks on
 		if o := r.order(t); o.Verb != state.Check {
 			t.Errorf("order %+v", o)
 		}
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
-		r.fails(t, "begin", state.NotAttempted, "it is held since")
+		r.fails(t, "begin", state.NotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
 		hold(nil)
 		r.step(t, "begin")
 		if o := r.order(t); o.Verb != state.Apply {

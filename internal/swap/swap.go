@@ -79,7 +79,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // its record says how it really ended
 		return state.Fail(state.Refused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
-	if err := free(&sw.status); err != nil {
+	if err := free(sw.name, &sw.status); err != nil {
 		return err // held since the attempt began
 	}
 	order, err := sw.Tree.TakeOrder(sw.name)
