@@ -69,7 +69,9 @@ A target is a file in /etc/machinemon-update/targets.d or
 Exit status: 0 done or already current; 1 failed, nothing changed; 2 usage or
 configuration error; 3 (check) an update is available; 4 failed and rolled back;
 5 failed, and so did the rollback; 6 refused: verification failed; 7 could not
-download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.`
+download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.
+
+More: man machinemon-update`
 
 // Main runs the command and returns its exit status.
 func Main(args []string, version string) int {
@@ -103,7 +105,9 @@ func (a *app) main(args []string, version string) int {
 		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: short + "." + more, Args: args, ValidArgsFunction: complete,
 			DisableFlagsInUseLine: true, RunE: func(_ *cobra.Command, args []string) error { return run(args) }})
 	}
-	add("status [TARGET...]", "Show what is installed, and how the last attempt went", `
+	add("status [TARGET...]", "Show what is installed and available, and the last attempt", `
+It also tells what keeps scheduled runs from installing what is available, and
+when the source is asked next.
 "unsigned" under TRUST: nothing but the connection to the source vouches for a
 release.`, cobra.ArbitraryArgs, a.completeAny, a.status)
 	add("apply [TARGET...]", "Update the targets now (no target: all of them)", `
@@ -117,14 +121,15 @@ recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
 The log of one of them, by its ID:
   journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, a.completeOne, a.history)
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
-One previous release is kept. "apply" does not install a rejected release again;
-it waits for a newer one.`, oneTarget, a.completeOne, a.rollback)
+One previous release is kept. "apply" leaves the rejected one alone until there
+is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
 	add("import TARGET FILE", "Install a release from a file, on a machine without a network", `
 FILE is a manifest with its archive beside it, such an archive, or a directory
 with both. The release is verified and watched as by apply.`, targetAndFile, a.completeImport, a.importFile)
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
-only tell what is available. A drop-in beside the target file says so.`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate(names, true) })
+only tell what is available. This writes the drop-in
+  /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate(names, true) })
 	add("disable TARGET...", "Let scheduled runs only tell what is available", "", someTargets, a.completeAny,
 		func(names []string) error { return a.setAutoUpdate(names, false) })
 	add("hold TARGET...", "Keep targets from every update and rollback until unhold", `
