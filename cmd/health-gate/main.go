@@ -4,7 +4,7 @@
 // fares without a trial; its exit status is 0 when it did.
 //
 // In machinemon-health-gate@T.service `health-gate gate T` judges the open
-// trial. Its exit status is the verdict: 0 healthy, 1 bad, 3 cannot tell. Any
+// trial. Its exit status decides the verdict: 0 healthy, 1 bad, 3 cannot tell. Any
 // other, and every signal, leaves no report: the trial was interrupted. Without
 // a trial it is 0, and there is no report either.
 package main
