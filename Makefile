@@ -25,6 +25,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # https, hence the certificates.
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
+# More machines at once than cores: they wait more than they work.
+BOOTED := -parallel 4 -timeout 20m
+
 # Static programs, and no C compiler needed anywhere.
 export CGO_ENABLED := 0
 # The version is the changelog's. Without this the programs would depend on
@@ -61,8 +64,8 @@ check: deb build
 
 test: check
 	go test ./...
-	go test -count=1 -tags systemd -timeout 20m ./internal/systemtest/...
-	go test -count=1 -tags systemd -timeout 20m ./internal/systemtest -release trixie
+	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
+	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
 
 demo: deb
 	go run ./internal/systemtest/demo
