@@ -51,6 +51,10 @@ func TestOutlook(t *testing.T) {
 		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
 		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		{name: "rejected just now", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.RolledBack, Reason: "it died"}}
+			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},

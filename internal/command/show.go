@@ -144,10 +144,10 @@ func (s targetStatus) row() row {
 		r.cells[5], reason = "held since "+s.Held.Local().Format(minutes), ""
 	}
 	r.note(s.Error)
-	if s.Error == "" {
+	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
 		r.note(reason)
 	}
-	if s.WhyNot != reason && s.Held == nil {
+	if s.Held == nil {
 		r.note(s.WhyNot)
 	}
 	r.note(s.Changed)
