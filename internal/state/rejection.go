@@ -26,39 +26,32 @@ func (r *Rejection) Refusal() string {
 // MaxInterruptions is how often a trial that was cut short is tried again.
 const MaxInterruptions = 3
 
-// Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
-// Rejected, Held and Source the swapper's.
-type Status struct {
-	Format    int         `json:"format"`
-	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
-	Offer     *Offer      `json:"offer,omitempty"`
-	Installed *Release    `json:"installed,omitempty"`
-	Previous  *Release    `json:"previous,omitempty"`
-	Rejected  []Rejection `json:"rejected,omitempty"`
-	Held      *Hold       `json:"held,omitempty"`
-	Source    *Source     `json:"source,omitempty"`
+func (r *Rejection) matches(digest, archive string) bool {
+	return digest != "" && r.Digest == digest || archive != "" && r.Archive == archive
 }
 
-// Rejects finds the rejection of a release: the same installed bytes, or the
-// same archive, at no higher a sequence. Interruptions count from the third.
+// Rejects finds a rejection of a release: the same installed bytes, or the same
+// archive, at no higher a sequence. Interruptions count from the third.
 func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
-	r := s.rejection(digest, archive)
-	if r == nil || sequence > r.Sequence {
-		return nil
+	for i := range s.Rejected {
+		r := &s.Rejected[i]
+		interrupted := r.Interruptions > 0 && r.Interruptions < MaxInterruptions
+		if r.matches(digest, archive) && sequence <= r.Sequence && !interrupted {
+			return r
+		}
 	}
-	if r.Interruptions > 0 && r.Interruptions < MaxInterruptions {
-		return nil
-	}
-	return r
+	return nil
 }
 
 // Reject remembers a failed trial. An interruption is counted on top of
 // earlier ones of the same release.
 func (s *Status) Reject(r Rejection, interrupted bool) {
 	r.Reason = Line(r.Reason)
-	var old Rejection
-	if p := s.rejection(r.Digest, r.Archive); p != nil {
-		old = *p
+	var old Rejection // the newest; the same bytes may be known by several archives
+	for _, b := range s.Rejected {
+		if b.matches(r.Digest, r.Archive) {
+			old = b
+		}
 	}
 	if interrupted {
 		r.Interruptions = 1
@@ -71,14 +64,4 @@ func (s *Status) Reject(r Rejection, interrupted bool) {
 	}
 	s.Rejected = slices.DeleteFunc(s.Rejected, func(b Rejection) bool { return b == old })
 	s.Rejected = append(s.Rejected, r)
-}
-
-func (s *Status) rejection(digest, archive string) *Rejection {
-	for i := range s.Rejected {
-		r := &s.Rejected[i]
-		if digest != "" && r.Digest == digest || archive != "" && r.Archive == archive {
-			return r
-		}
-	}
-	return nil
 }

@@ -112,6 +112,19 @@ type Release struct {
 	Unsigned bool      `json:"unsigned"`
 }
 
+// Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
+// Rejected, Held and Source the swapper's.
+type Status struct {
+	Format    int         `json:"format"`
+	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
+	Offer     *Offer      `json:"offer,omitempty"`
+	Installed *Release    `json:"installed,omitempty"`
+	Previous  *Release    `json:"previous,omitempty"`
+	Rejected  []Rejection `json:"rejected,omitempty"`
+	Held      *Hold       `json:"held,omitempty"`
+	Source    *Source     `json:"source,omitempty"`
+}
+
 // Hold is the operator's "do not update this target".
 type Hold struct {
 	Since time.Time `json:"since"`

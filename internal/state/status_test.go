@@ -204,3 +204,26 @@ func TestInOrder(t *testing.T) {
 		}
 	}
 }
+
+// One program may be known by several archives. None of them hides that it was
+// tried again, with a higher sequence, and failed again.
+func TestRejectedAgain(t *testing.T) {
+	s := Status{Rejected: []Rejection{
+		{Digest: "d", Archive: "a1", Sequence: 1},
+		{Digest: "d", Archive: "a2", Sequence: 1},
+	}}
+	if s.Rejects("d", "a3", 2) != nil {
+		t.Error("a higher sequence may not be tried")
+	}
+	s.Reject(Rejection{Digest: "d", Archive: "a3", Sequence: 2}, false)
+	for _, archive := range []string{"a1", "a2", "a3", "a4"} {
+		if s.Rejects("d", archive, 2) == nil {
+			t.Errorf("%s: tried again after it failed with this sequence", archive)
+		}
+	}
+	// A trial cut short takes nothing back.
+	s.Reject(Rejection{Digest: "d", Archive: "a3", Sequence: 2}, true)
+	if s.Rejects("d", "a3", 2) == nil || s.Rejects("d", "a3", 3) != nil {
+		t.Errorf("%+v", s.Rejected)
+	}
+}
