@@ -28,6 +28,8 @@ func (a *app) see(ctx context.Context) machine {
 	if a.machine == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	m, err := a.machine(ctx)
 	if err != nil {
 		fmt.Fprintf(a.err, "machinemon-update: cannot ask systemd: %s\n", state.Printable(err.Error()))
@@ -45,6 +47,9 @@ const patience = 3 * time.Second
 func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
 	var u systemd.Unit
 	if m != nil {
+		// Of its own: programs that are slow to tell their version come before.
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		var err error
 		if u, err = m.Unit(ctx, t.Unit); err != nil {
 			return err

@@ -118,6 +118,26 @@ func TestOutlook(t *testing.T) {
 	}
 }
 
+// The first program takes longer to tell its version than systemd may take.
+func TestSlowVersion(t *testing.T) {
+	a, out, said := newApp(t)
+	for _, name := range []string{"slow", "second"} {
+		write(t, filepath.Join(a.targets.Root, a.targets.Admin, name+".toml"), "unit = 'agent.service'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n"+
+			"health.version_command = ['/bin/sleep', '"+map[string]string{"slow": "3.5", "second": "0"}[name]+"']\n")
+	}
+	a.machine = func(context.Context) (machine, error) { return patientMachine{}, nil }
+	if exit := a.main([]string{"status", "slow", "second"}, ""); exit != 0 {
+		t.Errorf("exit status %d: %s%s", exit, out, said)
+	}
+}
+
+// patientMachine answers as long as it is waited for.
+type patientMachine struct{ fakeMachine }
+
+func (patientMachine) Unit(ctx context.Context, name string) (systemd.Unit, error) {
+	return systemd.Unit{Name: name}, ctx.Err()
+}
+
 func write(t *testing.T, file, content string) {
 	t.Helper()
 	ok(t, os.MkdirAll(filepath.Dir(file), 0o755))

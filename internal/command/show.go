@@ -46,8 +46,7 @@ func (a *app) status(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+	ctx := context.Background()
 	m := a.see(ctx)
 	if m != nil {
 		defer m.Close()
