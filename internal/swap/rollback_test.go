@@ -1,0 +1,192 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// TestRolledBack: which trials reject their release.
+func TestRolledBack(t *testing.T) {
+	probe := func(passed bool) []state.ProbeResult {
+		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
+	}
+	for _, c := range []struct {
+		name    string
+		before  []state.ProbeResult
+		finding state.Finding // "": no report
+		during  []state.ProbeResult
+		after   state.Baseline
+		stopped bool // the unit did not run before the swap
+		result  state.Result
+		reject  bool
+		reason  string
+	}{
+		{name: "bad", finding: state.Bad, after: state.Baseline{Standing: true}, result: state.RolledBack, reject: true, reason: "judged"},
+		{name: "bad, and the old one passes", before: probe(true), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
+		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either"},
+		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true},
+		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack},
+		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
+		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.Interrupted, reason: "the trial was interrupted"},
+		{name: "did not run before, nor now", finding: state.Bad, after: state.Baseline{Detail: "failed"}, stopped: true,
+			result: state.RolledBack, reason: "not healthy either: failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.offer(t, "a1", "v2", 2, release2)
+			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}, false))
+			if c.stopped {
+				r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
+			}
+			r.sys.after = c.after
+			r.step(t, "swap")
+			if c.finding != "" {
+				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during}))
+			}
+			r.step(t, "rollback")
+			r.want(t, oldFiles)
+			r.closed(t)
+			r.ended(t, "a1", c.result, c.reason)
+			// The same bytes in another archive, under another name.
+			r.offer(t, "a2", "v2-again", 2, release2)
+			if c.reject {
+				r.fails(t, "swap", state.NotAttempted, "it was rejected on")
+				r.want(t, oldFiles)
+				r.ended(t, "a2", state.NotAttempted)
+				// Its archive is known now, for those who look before they download.
+				if st := r.status(t); st.Rejects("", sum("v2-again"), 2) == nil {
+					t.Errorf("rejected is %+v", st.Rejected)
+				}
+				r.offer(t, "a3", "v2", 3, release2)
+			}
+			r.step(t, "swap") // is tried
+			r.want(t, newFiles)
+		})
+	}
+}
+
+func TestInterruptedThreeTimes(t *testing.T) {
+	r := newRig(t)
+	for i := range state.MaxInterruptions {
+		r.offer(t, fmt.Sprintf("a%d", i), "v2", 2, release2)
+		r.step(t, "swap")
+		r.step(t, "rollback")
+		r.ended(t, fmt.Sprintf("a%d", i), state.Interrupted)
+	}
+	r.offer(t, "b1", "v2", 2, release2)
+	r.fails(t, "swap", state.NotAttempted, "rejected")
+	r.offer(t, "b2", "v2", 3, release2)
+	r.step(t, "swap")
+}
+
+// TestRollbackFails: the journal stays open and every file is kept until the
+// old program runs.
+func TestRollbackFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		breaks func(*testing.T, *rig)
+		mends  func(*testing.T, *rig)
+		words  []string
+	}{
+		"the old program does not come up": {
+			func(t *testing.T, r *rig) { r.sys.after = state.Baseline{Detail: "failed (dead)"} },
+			func(t *testing.T, r *rig) { r.sys.after = state.Baseline{Standing: true} },
+			[]string{"the old files are back", "failed (dead)"}},
+		"systemd is gone": {
+			func(t *testing.T, r *rig) { r.sys.fails["restart agent.service"] = errors.New("no answer") },
+			func(t *testing.T, r *rig) { r.sys.fails = map[string]error{} }, []string{"no answer"}},
+		"a damaged backup": {
+			func(t *testing.T, r *rig) { r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"rot", 0o755, 0}) },
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"agent 1", 0o750, 12})
+			},
+			[]string{"cannot restore", "bin/agent", "missing or damaged"}},
+		"a FIFO in the place": {
+			func(t *testing.T, r *rig) {
+				must(t, os.Remove(r.at("bin/agent")))
+				must(t, fifo(r.at("bin/agent")))
+			},
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/agent"))) },
+			[]string{"cannot restore", "bin/agent", "not a regular file"}},
+		"a link in the place": {
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/real", oldFiles["bin/agent"])
+				must(t, os.Remove(r.at("bin/agent")))
+				must(t, os.Symlink("real", r.at("bin/agent")))
+			},
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/agent"))) },
+			[]string{"cannot restore", "bin/agent", "symbolic links"}},
+		"a lost backup": {
+			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/.machinemon-update/agent@a1.0.old"))) },
+			func(t *testing.T, r *rig) {
+				r.put(t, "bin/.machinemon-update/agent@a1.0.old", file{"agent 1", 0o750, 12})
+			},
+			[]string{"cannot restore", "missing or damaged"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			badTrial(t, r)
+			c.breaks(t, r)
+			beside := r.beside(t)
+			for range 2 {
+				within(t, func() { r.fails(t, "rollback", state.RollbackFailed, c.words...) })
+				r.ended(t, "a1", state.RollbackFailed, append(c.words, "it is bad")...)
+				if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Verdict != state.Rollback {
+					t.Fatalf("journal: %+v, %v", j, err)
+				}
+				for _, b := range beside {
+					if !strings.HasSuffix(b, ".new") && !slices.Contains(r.beside(t), b) {
+						t.Errorf("%s is gone", b)
+					}
+				}
+				if r.sys.get("deadline") == "" {
+					t.Error("the deadline is disarmed, and the trial open")
+				}
+				// What could be restored is.
+				if got := r.installed(t)["units/agent.service"]; got != oldFiles["units/agent.service"] {
+					t.Errorf("the unit file is %+v", got)
+				}
+			}
+			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
+				t.Errorf("status: %+v", st)
+			}
+			r.fails(t, "begin", state.RollbackFailed, "it is still open")
+			r.offer(t, "a2", "v3", 3, release3)
+			r.step(t, "swap") // no failure, for that would start a rollback
+			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+				t.Errorf("the dropped entry is still in sight: %v", err)
+			}
+			c.mends(t, r)
+			r.step(t, "rollback")
+			r.want(t, oldFiles)
+			r.closed(t)
+			r.ended(t, "a1", state.RolledBack)
+		})
+	}
+}
+
+// TestNoLook: without the gate's user systemd's own view decides.
+func TestNoLook(t *testing.T) {
+	for _, active := range []string{"active", "failed"} {
+		r := newRig(t)
+		badTrial(t, r)
+		r.sys.fails["start machinemon-baseline@agent.service"] = &systemd.JobError{Verb: "start", Result: "failed"}
+		if active == "active" {
+			r.step(t, "rollback")
+			r.closed(t)
+			continue
+		}
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}
+		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+	}
+}
