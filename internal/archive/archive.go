@@ -14,10 +14,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"maps"
 	"os"
-	"slices"
-	"strings"
 )
 
 // Limits bounds what an archive may unpack to.
@@ -37,22 +34,15 @@ type File struct {
 	Size   int64  // bytes
 }
 
-// MissingError says which of the wanted entries the archive does not have.
-type MissingError struct{ Names []string }
-
-func (e *MissingError) Error() string {
-	return "the archive has no " + strings.Join(e.Names, ", no ")
-}
-
-// Extract writes each wanted entry of the archive r into the directory: want maps
-// names in the archive to plain file names in into. Each file is new (O_EXCL),
-// has mode 0600 and is synced; syncing the directory is the caller's. Names that
-// differ only in case are different names, as they are on the disk.
+// Extract writes entries of the archive r into the directory: want gives the plain
+// file name in into of each entry that is wanted, and "" for the others. Each file
+// is new (O_EXCL), has mode 0600 and is synced; syncing the directory is the
+// caller's. Names that differ only in case are different names, as they are on the
+// disk.
 //
-// If entries are missing, and nothing else is wrong, Extract returns the files
-// that are there and a *MissingError. After any other error no file it made
-// is left.
-func Extract(r io.Reader, into *os.Root, want map[string]string, lim Limits) (files []File, err error) {
+// It returns what it wrote, in the archive's order; whether that is all that the
+// caller needs is the caller's to see. After an error no file it made is left.
+func Extract(r io.Reader, into *os.Root, want func(name string) string, lim Limits) (files []File, err error) {
 	var made []string
 	defer func() {
 		if err != nil {
@@ -61,10 +51,9 @@ func Extract(r io.Reader, into *os.Root, want map[string]string, lim Limits) (fi
 			}
 		}
 	}()
-	missing := maps.Clone(want)
 	err = walk(r, lim, func(name string, body io.Reader) error {
-		out, wanted := want[name]
-		if !wanted {
+		out := want(name)
+		if out == "" {
 			return nil
 		}
 		f, err := into.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -72,7 +61,6 @@ func Extract(r io.Reader, into *os.Root, want map[string]string, lim Limits) (fi
 			return err
 		}
 		made = append(made, out)
-		delete(missing, name)
 		file, err := hashTo(f, name, body)
 		if err == nil {
 			err = f.Sync()
@@ -85,10 +73,6 @@ func Extract(r io.Reader, into *os.Root, want map[string]string, lim Limits) (fi
 	})
 	if err != nil {
 		return nil, err
-	}
-	if len(missing) > 0 {
-		made = nil // the caller may do without the missing ones
-		return files, &MissingError{slices.Sorted(maps.Keys(missing))}
 	}
 	return files, nil
 }

@@ -26,7 +26,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -188,16 +187,8 @@ func credential(path string) string {
 // temporaries are beside them. The "-" lets the swapper start without one and
 // report it, where systemd would only say 226/NAMESPACE.
 func writable(t *target.Target) string {
-	var dirs []string
-	for _, i := range t.Install {
-		dirs = append(dirs, filepath.Dir(i.To))
-	}
-	for _, file := range t.Snapshot {
-		dirs = append(dirs, filepath.Dir(file))
-	}
-	slices.Sort(dirs)
 	var b strings.Builder
-	for _, dir := range slices.Compact(dirs) {
+	for _, dir := range t.Directories() {
 		b.WriteString("ReadWritePaths=" + quote("-"+dir) + "\n")
 	}
 	return b.String()

@@ -37,7 +37,7 @@ type Kind string
 
 const (
 	Replace  Kind = "replace"  // a new file takes the place of the old one, or of none
-	Remove   Kind = "remove"   // the file goes: the release that is gone back to had none
+	Remove   Kind = "remove"   // the release has no such file any more: it goes at the commit
 	Snapshot Kind = "snapshot" // the file stays as it is, but comes back at a rollback
 )
 
@@ -49,6 +49,8 @@ type Change struct {
 	Backup string `json:"backup,omitempty"` // the old file; "" when there was none
 	Old    string `json:"old,omitempty"`    // sha256; "" when there was none
 	New    string `json:"new,omitempty"`    // sha256, of [Replace] only
+	// Created says that the file was not there before an update of ours brought it.
+	Created bool `json:"created,omitempty"`
 }
 
 // Journal is the open trial of a target: all that commit, rollback and recover
@@ -104,7 +106,7 @@ func (j *Journal) NewFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind == Replace {
-			files = append(files, File{To: c.To, SHA256: c.New})
+			files = append(files, File{To: c.To, SHA256: c.New, Created: c.Created})
 		}
 	}
 	return files
@@ -116,7 +118,7 @@ func (j *Journal) OldFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind != Snapshot {
-			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup})
+			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != ""})
 		}
 	}
 	return files

@@ -176,18 +176,18 @@ func TestLine(t *testing.T) {
 func TestJournal(t *testing.T) {
 	tree := newTree(t)
 	j := &Journal{Attempt: "a1", Target: "agent", Phase: Trial, Timeout: time.Second, Changes: []Change{
-		{Kind: Replace, To: "/b", New: "n", Old: "o", Backup: "/x/b"}, {Kind: Replace, To: "/a", New: "m"},
-		{Kind: Remove, To: "/c", Old: "p", Backup: "/x/c"}, {Kind: Snapshot, To: "/d", Old: "q", Backup: "/x/d"}}}
+		{Kind: Replace, To: "/b", New: "n", Old: "o", Backup: "/x/b"}, {Kind: Replace, To: "/a", New: "m", Created: true},
+		{Kind: Remove, To: "/c", Old: "p", Backup: "/x/c", Created: true}, {Kind: Snapshot, To: "/d", Old: "q", Backup: "/x/d"}}}
 	must(t, tree.SetJournal(j))
 	got, err := tree.Journal("agent")
 	must(t, err)
 	if fmt.Sprint(got) != fmt.Sprint(j) || got.Format != Format {
 		t.Errorf("got %+v, want %+v", got, j)
 	}
-	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n } {/a m }]" {
+	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  false} {/a m  true}]" {
 		t.Errorf("new files %s", files)
 	}
-	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b} {/a  } {/c p /x/c}]" {
+	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false} {/a   false} {/c p /x/c true}]" {
 		t.Errorf("old files %s", files)
 	}
 	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {

@@ -101,6 +101,8 @@ type File struct {
 	To     string `json:"to"`
 	SHA256 string `json:"sha256"`
 	Backup string `json:"backup,omitempty"` // of a previous release: where its bytes are kept
+	// Created says that the file was not there before an update of ours brought it.
+	Created bool `json:"created,omitempty"`
 }
 
 // Release is what an attempt installed.
@@ -110,6 +112,17 @@ type Release struct {
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`
+}
+
+// File finds an installed file; nil where the release, which may be nil, has none
+// there.
+func (r *Release) File(to string) *File {
+	if r != nil {
+		if i := slices.IndexFunc(r.Files, func(f File) bool { return f.To == to }); i >= 0 {
+			return &r.Files[i]
+		}
+	}
+	return nil
 }
 
 // Status is a role's status.json. Offer is the fetcher's; Installed, Previous,

@@ -43,17 +43,17 @@ func sidePath(dir, target, attempt string, index int, kind string) string {
 	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
 }
 
-// sweep removes what attempts of this target left in the side directories, but
-// for the backups of the previous release.
-func sweep(name string, destinations []string, previous *state.Release) error {
+// sweep removes what attempts of this target left beside its files in dirs, but for
+// the backups of the previous release.
+func sweep(name string, dirs []string, previous *state.Release) error {
 	kept := map[string]bool{}
 	if previous != nil {
 		for _, f := range previous.Files {
 			kept[f.Backup] = true
 		}
 	}
-	for _, to := range destinations {
-		dir := filepath.Join(filepath.Dir(to), sideName)
+	for _, dir := range dirs {
+		dir = filepath.Join(dir, sideName)
 		entries, err := os.ReadDir(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

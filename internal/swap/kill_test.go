@@ -44,6 +44,26 @@ func hooked(t *testing.T, r *rig) {
 	r.offer(t, "a1", "v2", 2, release2)
 }
 
+// dropping is a release that does not list a file any more that v2 brought.
+func dropping(t *testing.T, r *rig) {
+	r.configure(t, "[install_manifest]\nfile = 'LIST'\noptional = true\n[[install_manifest.type]]\nname = 'bin'\ndirectory = '"+r.at("bin")+"'\nallow = ['extra']\n")
+	committed(t, r)
+	r.offer(t, "a2", "v3", 3, release3)
+}
+
+func droppingWell(t *testing.T, r *rig) {
+	dropping(t, r)
+	r.step(t, "swap")
+	r.gate(t, "a2", state.Healthy, "")
+}
+
+// droppedFiles are what is installed then.
+var droppedFiles = map[string]file{
+	"bin/agent":           {"agent 3", 0o750, 12},
+	"units/agent.service": {"unit 1", 0o644, 0},
+	"etc/config":          {"config of agent 3", 0o640, 12},
+}
+
 // TestKilled kills each step of the swapper before each of its durable steps,
 // lets what systemd starts next carry on, and wants all files old or all files
 // new, the trial closed and recorded once, and nothing left lying.
@@ -85,6 +105,9 @@ func TestKilled(t *testing.T) {
 			r.step(t, "swap")
 			r.gate(t, "b1", state.Healthy, "")
 		}, "commit", "commit", "b1", oldFiles, state.Committed},
+		{"swap of a release with fewer files, then a boot", dropping, "swap", "recover", "a2", newFiles, state.Interrupted},
+		{"commit of fewer files, then again", droppingWell, "commit", "commit", "a2", droppedFiles, state.Committed},
+		{"commit of fewer files, then a boot", droppingWell, "commit", "recover", "a2", droppedFiles, state.Committed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -116,6 +139,9 @@ func TestKilled(t *testing.T) {
 							want, result = files, state.Interrupted
 							if c.verb != "swap" {
 								want = oldFiles
+								if c.attempt == "a2" {
+									want = newFiles
+								}
 							}
 						}
 					}
@@ -146,7 +172,7 @@ func TestKilled(t *testing.T) {
 						t.Errorf("the previous release is %+v", st.Previous)
 					}
 					if j == nil {
-						r.offer(t, "z1", "v3", 3, release3)
+						r.offer(t, "z1", "v4", 4, release4)
 						r.step(t, "swap")
 						r.gate(t, "z1", state.Healthy, "")
 						r.step(t, "commit")

@@ -148,7 +148,7 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 	return nil
 }
 
-// places are all destinations of a target that can be known.
+// places are all directories of a target's files that can be known.
 func (s *Swapper) places(name string, st *state.Status) []string {
 	t, err := s.Targets.Load(name)
 	if err != nil {
@@ -165,8 +165,8 @@ func (s *Swapper) beside(names []string) []string {
 		if err != nil {
 			s.logf("%s: %v", name, err) // its target file may still tell
 		}
-		for _, to := range s.places(name, &st) {
-			dir := filepath.Join(filepath.Dir(to), sideName)
+		for _, dir := range s.places(name, &st) {
+			dir = filepath.Join(dir, sideName)
 			if info, err := os.Lstat(dir); err == nil && info.IsDir() {
 				dirs = append(dirs, dir)
 			}

@@ -90,6 +90,7 @@ var (
 	release1 = map[string]string{"agent": "agent 1", "agent.service": "unit 1"}
 	release2 = map[string]string{"agent": "agent 2", "extra": "extra 2", "agent.service": "unit 2"}
 	release3 = map[string]string{"agent": "agent 3", "agent.service": "unit 1"}
+	release4 = map[string]string{"agent": "agent 4", "agent.service": "unit 1"}
 )
 
 // rig is a machine with the target agent on it, all of it below dir but for

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // largest bounds a file whose size no manifest tells.
@@ -87,6 +89,12 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	for _, f := range receipt.Files {
 		where[f.Entry] = f.Name
 	}
+	if err := sw.addListed(entry, where, p, host); err != nil {
+		return err
+	}
+	if err := t.CheckDestinations(sw.others(t.Name)); err != nil {
+		return err
+	}
 	for _, inst := range t.Install {
 		name := inst.Name(host, m.Version)
 		from, ok := where[name]
@@ -113,7 +121,16 @@ func (sw *swapping) planTree(entry *os.Root) error {
 		if listed && c.New != want.SHA256 {
 			return state.Fail(state.Refused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
 		}
+		was := sw.status.Installed.File(c.To)
+		if inst.Listed && was == nil && c.Old != "" && c.Old != c.New {
+			return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
+				"(hint: move it away, or name it in an [[install]] of the target file)", c.To)
+		}
+		c.Created = c.Old == "" || was != nil && was.Created
 		sw.add(c)
+	}
+	if err := sw.planGone(); err != nil {
+		return err
 	}
 	return sw.planSnapshot()
 }
@@ -147,13 +164,19 @@ func (sw *swapping) planPrevious() error {
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
 	for _, f := range prev.Files {
+		if !slices.ContainsFunc(sw.target.Install, func(i target.Install) bool { return i.To == f.To }) {
+			sw.target.Install = append(sw.target.Install, target.Install{To: f.To, Listed: true})
+		}
+	}
+	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
+		return err
+	}
+	for _, f := range prev.Files {
 		own := ownership{uid: -1, gid: -1}
 		if f.SHA256 == "" {
-			old, err := digest(f.To)
-			if err != nil {
+			if err := sw.gone(f.To); err != nil {
 				return err
 			}
-			sw.add(state.Change{Kind: state.Remove, To: f.To, Old: old})
 			continue
 		}
 		c, err := sw.stage(f.To, len(sw.journal.Changes), own, func(staged string, _ int64) (string, error) {
@@ -168,6 +191,7 @@ func (sw *swapping) planPrevious() error {
 		if c.New != f.SHA256 {
 			return state.Fail(state.Refused, "cannot go back: the backup %s was changed", f.Backup)
 		}
+		c.Created = f.Created
 		sw.add(c)
 	}
 	return sw.planSnapshot()
@@ -187,7 +211,7 @@ func (sw *swapping) planSnapshot() error {
 
 func (sw *swapping) add(c state.Change) {
 	sw.journal.Changes = append(sw.journal.Changes, c)
-	if c.Kind != state.Snapshot && isUnitFile(c.To) && c.Old != c.New {
+	if c.Kind == state.Replace && isUnitFile(c.To) && c.Old != c.New {
 		sw.journal.Reload = true
 	}
 }

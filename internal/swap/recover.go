@@ -46,7 +46,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		if len(j.PostCommit) > 0 {
 			j.Reason = "the machine stopped before the post_commit hook was done"
 		}
-		return s.finishCommit(j)
+		return s.finishCommit(ctx, j)
 	}
 	if j.Verdict == "" {
 		j.Verdict, j.Reason = state.Rollback, "the machine stopped during the trial"

@@ -147,7 +147,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	return sweep(j.Target, destinationsOf(j), st.Previous)
+	return sweep(j.Target, dirsOf(j), st.Previous)
 }
 
 // judge decides whether the release is to blame. It is not when the gate could
@@ -263,6 +263,9 @@ func putBack(c state.Change) (changed bool, err error) {
 	}
 	if now == c.Old && dressedLike(c.To, c.Backup) {
 		return false, nil
+	}
+	if c.Kind == state.Remove && now != "" {
+		return false, nil // no trial touches it, so somebody else did
 	}
 	if c.Old == "" {
 		return true, os.Remove(c.To)

@@ -55,7 +55,7 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 }
 
 // backUp keeps the old files: links where the destination gets a new file, and
-// copies of snapshots, which programs may write in place.
+// copies of those that stay where they are, which somebody may write in place.
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
@@ -81,10 +81,12 @@ func keep(c *state.Change) (err error) {
 		c.Old, err = copyWhole(c.Backup, c.To)
 		return err
 	}
-	if err := os.Link(c.To, c.Backup); err != nil {
-		return err
+	var kept string
+	if c.Old == c.New {
+		kept, err = copyWhole(c.Backup, c.To)
+	} else if err = os.Link(c.To, c.Backup); err == nil {
+		kept, err = digest(c.Backup)
 	}
-	kept, err := digest(c.Backup)
 	if err == nil && kept != c.Old {
 		err = errors.New("it was changed meanwhile")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -96,11 +97,8 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err := sw.updatable(ctx, sw.target); err != nil {
 		return err // it may have been stopped since the attempt began
 	}
-	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
-		return err
-	}
-	destinations := everywhere(sw.target, &sw.status)
-	if err := sweep(sw.name, destinations, sw.status.Previous); err != nil {
+	dirs := everywhere(sw.target, &sw.status)
+	if err := sweep(sw.name, dirs, sw.status.Previous); err != nil {
 		return err
 	}
 	sw.journal = &state.Journal{
@@ -121,30 +119,28 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = sw.try(ctx)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
-		err = errors.Join(err, sweep(sw.name, destinations, sw.status.Previous))
+		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous))
 	}
 	return err
 }
 
-// everywhere are the places of the target's files, also of those that its file
-// does not name any more: their backups are left there. t is nil where there is
-// no usable target file at all.
+// everywhere are the directories of the target's files, also of those that its
+// file does not name any more: their backups are left there. t is nil where there
+// is no usable target file at all.
 func everywhere(t *target.Target, st *state.Status) []string {
-	var all []string
+	var dirs []string
 	if t != nil {
-		all = slices.Clone(t.Snapshot)
-		for _, i := range t.Install {
-			all = append(all, i.To)
-		}
+		dirs = t.Directories()
 	}
 	for _, r := range []*state.Release{st.Installed, st.Previous} {
 		if r != nil {
 			for _, f := range r.Files {
-				all = append(all, f.To)
+				dirs = append(dirs, filepath.Dir(f.To))
 			}
 		}
 	}
-	return all
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }
 
 // try takes what is staged through the checks and into its trial.
@@ -235,19 +231,15 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 // limits: the gate waits up to a minute for a lost bus.
 const slack = 90 * time.Second
 
-// rename puts the new files in their places, the last step before the restart.
+// rename puts the new files in their places, the last step before the restart. A
+// file that is there already stays: systemd takes another one of the same content
+// for a changed unit.
 func (sw *swapping) rename() error {
 	for _, c := range sw.journal.Changes {
-		var err error
-		switch c.Kind {
-		case state.Replace:
-			err = os.Rename(c.Staged, c.To)
-		case state.Remove:
-			if err = os.Remove(c.To); errors.Is(err, os.ErrNotExist) {
-				err = nil
-			}
+		if c.Kind != state.Replace || c.Old == c.New && dressedLike(c.Staged, c.To) {
+			continue
 		}
-		if err != nil {
+		if err := os.Rename(c.Staged, c.To); err != nil {
 			return state.Fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +52,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	if err := s.postCommit(ctx, j); err != nil {
 		return err
 	}
-	return s.finishCommit(j)
+	return s.finishCommit(ctx, j)
 }
 
 // proven holds the gate's report against what runs now.
@@ -79,8 +81,12 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 }
 
 // finishCommit carries a durable verdict out. Every step may be repeated.
-func (s *Swapper) finishCommit(j *state.Journal) error {
+func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	st, err := s.Tree.Status(state.Swap, j.Target)
+	if err != nil {
+		return err
+	}
+	stayed, err := s.removeGone(ctx, j)
 	if err != nil {
 		return err
 	}
@@ -100,6 +106,8 @@ func (s *Swapper) finishCommit(j *state.Journal) error {
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
 				Digest: state.Digest(plain(left.Files)), Reason: "the operator went back to " + j.Version}, false)
 			left = nil // what was left behind is not kept for going back to
+		} else {
+			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
 		}
 		st.Installed, st.Previous = next, left
 		st.Record(s.ended(j, string(state.Swap), result, reason))
@@ -112,7 +120,7 @@ func (s *Swapper) finishCommit(j *state.Journal) error {
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	return sweep(j.Target, destinationsOf(j), st.Previous)
+	return sweep(j.Target, dirsOf(j), st.Previous)
 }
 
 // plain drops the backups' places, which are no part of a release.
@@ -142,10 +150,11 @@ func recorded(st *state.Status, attempt string) bool {
 	return false
 }
 
-func destinationsOf(j *state.Journal) []string {
-	var all []string
+func dirsOf(j *state.Journal) []string {
+	var dirs []string
 	for _, c := range j.Changes {
-		all = append(all, c.To)
+		dirs = append(dirs, filepath.Dir(c.To))
 	}
-	return all
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }

@@ -19,7 +19,7 @@ func TestConfigErrors(t *testing.T) {
 		from     = `must be a file's name in the archive (allowed: a relative path without . and .. elements; {os} {arch} {version} are filled in)`
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
-		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, rollback, hooks, health)`
+		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, install_manifest, rollback, hooks, health)`
 		source   = `(allowed: type, url, url_from, path, insecure_skip_tls, repo, asset, tag, api_url, token_file)`
 		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
 		repo     = `must be a repository on GitHub (allowed: "OWNER/NAME")`
@@ -64,7 +64,6 @@ func TestConfigErrors(t *testing.T) {
 		{strings.Repeat("k", 300) + " = 1", ":1: " + strings.Repeat("k", 100) + "…: is not a known key " + top, ""},
 
 		// Keys of later versions.
-		{"%M[install_manifest]\n", ":5: install_manifest: is not supported by this version " + top, ""},
 		{"%M[hooks]\npre_swap = 'x'", ":6: hooks.pre_swap: must be a command as a list of strings (allowed: [\"/DIR/PROGRAM\", \"ARGUMENT\", …], without NUL characters)", ""},
 		{"%M[hooks]\npost_commit = ['x']", ":6: hooks.post_commit: must be a command as a list of strings (allowed: [\"/DIR/PROGRAM\", \"ARGUMENT\", …], without NUL characters)", ""},
 		{"%Mt.x=1\n[source]\nca_file = '/x'", ":5: install.t: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
@@ -299,7 +298,7 @@ func TestKeysMatchFragment(t *testing.T) {
 			line = "[{}]"
 		}
 		file := k.name + " = " + line
-		for _, list := range []string{"install", "health.probe"} {
+		for _, list := range []string{"install", "install_manifest.type", "health.probe"} {
 			if rest, ok := strings.CutPrefix(k.name, list+"."); ok {
 				file = "[[" + list + "]]\n" + rest + " = " + line
 			}

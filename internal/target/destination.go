@@ -48,6 +48,9 @@ func (t *Target) CheckDestinations(all []*Target) error {
 	paths := map[string]string{}
 	for n, i := range t.Install {
 		path := fmt.Sprintf("install[%d].to", n)
+		if i.Listed {
+			path = "install_manifest"
+		}
 		resolved, problem, hint := t.check.destination(i.To)
 		if problem == "" {
 			problem, hint = t.check.replaceable(resolved)

@@ -43,6 +43,12 @@ type fragment struct {
 
 	Install *[]installFragment `toml:"install"`
 
+	InstallManifest struct {
+		File     *string         `toml:"file"`
+		Optional *bool           `toml:"optional"`
+		Type     *[]typeFragment `toml:"type"`
+	} `toml:"install_manifest"`
+
 	Rollback struct {
 		Snapshot *[]string `toml:"snapshot"`
 	} `toml:"rollback"`
@@ -68,6 +74,14 @@ type installFragment struct {
 	Owner    *string `toml:"owner"`
 	Group    *string `toml:"group"`
 	Optional *bool   `toml:"optional"`
+}
+
+type typeFragment struct {
+	Name      *string   `toml:"name"`
+	Directory *string   `toml:"directory"`
+	Mode      *string   `toml:"mode"`
+	Allow     *[]string `toml:"allow"`
+	Exclude   *[]string `toml:"exclude"`
 }
 
 type probeFragment struct {
@@ -133,6 +147,9 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Trust.Product, high.Trust.Product)
 	over(&f.Trust.AllowUnauthenticated, high.Trust.AllowUnauthenticated)
 	over(&f.Install, high.Install)
+	over(&f.InstallManifest.File, high.InstallManifest.File)
+	over(&f.InstallManifest.Optional, high.InstallManifest.Optional)
+	over(&f.InstallManifest.Type, high.InstallManifest.Type)
 	over(&f.Rollback.Snapshot, high.Rollback.Snapshot)
 	over(&f.Hooks.PreSwap, high.Hooks.PreSwap)
 	over(&f.Hooks.PostCommit, high.Hooks.PostCommit)

@@ -28,6 +28,21 @@ func (s Source) AssetPattern(platform, version string) string {
 	return Install{From: s.Asset}.Name(platform, version)
 }
 
+// VersionIn is the version in an archive's name, where Asset says which part of it
+// is one; "" where it does not, or the name is another.
+func (s Source) VersionIn(file, platform string) string {
+	before, after, ok := strings.Cut(s.AssetPattern(platform, "{version}"), "{version}")
+	if !ok || strings.ContainsAny(before+after, "*?[{") {
+		return ""
+	}
+	version, begins := strings.CutPrefix(file, before)
+	version, ends := strings.CutSuffix(version, after)
+	if !begins || !ends {
+		return ""
+	}
+	return version
+}
+
 // github takes the keys of a repository. None makes it a source that is not
 // configured yet.
 func (v *validation) github() Source {
@@ -65,9 +80,9 @@ func (v *validation) github() Source {
 	}
 	const plain = "checksum trust is refused over plain http"
 	switch anybody := valueOr(v.keys.Trust.AllowUnauthenticated, false); {
-	case !loopback(u.Hostname()) && k.TokenFile != nil:
+	case !Loopback(u.Hostname()) && k.TokenFile != nil:
 		v.problem("source.token_file", "must not be sent over plain http", "")
-	case !loopback(u.Hostname()) && !anybody:
+	case !Loopback(u.Hostname()) && !anybody:
 		v.problem("source.api_url", plain, unauthenticatedHint)
 	case !v.fromAdmin("source.api_url") && !anybody:
 		v.problem("source.api_url", plain+"; a loopback server is trusted only when written in "+v.dirs.Admin, unauthenticatedHint)

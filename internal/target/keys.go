@@ -36,6 +36,10 @@ const (
 	pathAllowed    = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
 	commandMust    = "a command as a list of strings"
 	commandAllowed = `["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters`
+	modeMust       = "an octal mode in quotes, without write permission for group and others"
+	modeAllowed    = `"0400" to "0755"`
+	globsMust      = "a list of names or globs"
+	globsAllowed   = `plain names with * ? [ ], 1 to 64 of them`
 	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
 	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
 	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command"
@@ -71,10 +75,20 @@ var keys = []key{
 	{"install", tables, "a list of tables", installAllowed},
 	{"install.from", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} are filled in`},
 	{"install.to", text, pathMust, pathAllowed},
-	{"install.mode", text, "an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`},
+	{"install.mode", text, modeMust, modeAllowed},
 	{"install.owner", text, "root, who alone may write what is installed", `"root"`},
 	{"install.group", text, "a group", "a name or a number, in quotes"},
 	{"install.optional", boolean, "a boolean", "true, false"},
+
+	{"install_manifest", table, "a table", "[install_manifest]"},
+	{"install_manifest.file", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} are filled in`},
+	{"install_manifest.optional", boolean, "a boolean", "true, false"},
+	{"install_manifest.type", tables, "a list of tables", "[[install_manifest.type]] tables with name, directory and allow, at least one, at most 16"},
+	{"install_manifest.type.name", text, "the name of a type", "1 to 32 of a-z 0-9 _ -, the first a letter"},
+	{"install_manifest.type.directory", text, pathMust, pathAllowed},
+	{"install_manifest.type.mode", text, modeMust, modeAllowed},
+	{"install_manifest.type.allow", texts, globsMust, globsAllowed},
+	{"install_manifest.type.exclude", texts, globsMust, globsAllowed},
 
 	{"rollback", table, "a table", "[rollback]"},
 	{"rollback.snapshot", texts, "a list of absolute paths", "each " + pathAllowed},
@@ -100,7 +114,6 @@ var keys = []key{
 // later are keys of the target file that this version does not know yet. They
 // are told apart from typing errors.
 var later = []string{
-	"install_manifest",
 	"source.ca_file", "source.proxy",
 	"trust.root",
 }

@@ -95,14 +95,15 @@ func (v *validation) authenticated(t *Target) {
 	case t.Source.InsecureSkipTLS:
 		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves who it is", unauthenticatedHint)
 	case u.Scheme == "https":
-	case !loopback(u.Hostname()):
+	case !Loopback(u.Hostname()):
 		v.problem("source.url", "checksum trust is refused over plain http", unauthenticatedHint)
 	case !t.Source.URLFromAdmin:
 		v.problem("source.url", "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, unauthenticatedHint)
 	}
 }
 
-func loopback(host string) bool {
+// Loopback tells whether a host is this machine.
+func Loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -53,7 +53,8 @@ type Target struct {
 
 	Source   Source
 	Trust    Trust
-	Install  []Install // at least one
+	Install  []Install // at least one; see also [Target.AddListed]
+	Listing  *Listing  // how a release may list more files; nil: it may not
 	Snapshot []string  // files saved before the swap and restored by a rollback
 	Hooks    Hooks
 	Health   Health
@@ -115,6 +116,7 @@ type Install struct {
 	Owner    *string      // name or number; nil keeps the existing file's
 	Group    *string      // name or number; nil keeps the existing file's
 	Optional bool         // a release without it is complete
+	Listed   bool         // the release lists it, not the target file
 }
 
 // Name is the entry's name in the archive of version for platform, a key of

@@ -120,7 +120,7 @@ func (t *Target) Derive(address string, insecure bool) error {
 	case t.Trust.AllowUnauthenticated:
 	case insecure:
 		return t.derived(insecureKey, "checksum trust needs a server that proves who it is", unauthenticatedHint)
-	case u.Scheme != "https" && loopback(u.Hostname()):
+	case u.Scheme != "https" && Loopback(u.Hostname()):
 		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint)
 	case u.Scheme != "https":
 		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http", unauthenticatedHint)

@@ -59,6 +59,7 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 			AllowUnauthenticated: valueOr(k.Trust.AllowUnauthenticated, false),
 		},
 		Install:   v.installs(),
+		Listing:   v.listing(),
 		Snapshot:  valueOr(k.Rollback.Snapshot, nil),
 		Fragments: files,
 		check:     v.check,

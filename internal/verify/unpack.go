@@ -18,7 +18,7 @@ import (
 
 // handOn unpacks the archive into a tree, checks it and offers it to the
 // swapper. When it fails nothing stays in the spool.
-func (v *verifier) handOn(installs []target.Install, payload *os.File) (err error) {
+func (v *verifier) handOn(t *target.Target, payload *os.File) (err error) {
 	spool, err := v.tree.OpenSpool(state.Verify, v.name, true)
 	if err != nil {
 		return err
@@ -38,10 +38,10 @@ func (v *verifier) handOn(installs []target.Install, payload *os.File) (err erro
 		}
 	}()
 	receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
-	if receipt.Files, err = v.unpack(installs, payload, tree); err != nil {
+	if receipt.Files, err = v.unpack(t, payload, tree); err != nil {
 		return err
 	}
-	for _, i := range installs {
+	for _, i := range t.Install {
 		if err := v.check(i, receipt.Files, tree); err != nil {
 			return err
 		}
@@ -56,31 +56,28 @@ func (v *verifier) handOn(installs []target.Install, payload *os.File) (err erro
 }
 
 // unpack extracts what the target installs, as "0", "1" and so on, and compares
-// it with the manifest's contents.
-func (v *verifier) unpack(installs []target.Install, payload *os.File, into *os.Root) ([]state.ReceiptFile, error) {
-	want := map[string]string{}
-	needed := map[string]bool{}
-	for _, i := range installs {
-		entry := i.Name(v.key, v.manifest.Version)
-		if want[entry] == "" {
-			want[entry] = strconv.Itoa(len(want))
-		}
-		needed[entry] = needed[entry] || !i.Optional
-	}
+// it with the manifest's contents. What a list in the archive names is added to
+// the target; the archive is read once, so all that it could name is extracted,
+// and what it does not name goes again.
+func (v *verifier) unpack(t *target.Target, payload *os.File, into *os.Root) ([]state.ReceiptFile, error) {
 	limits, err := v.limits()
 	if err != nil {
 		return nil, err
 	}
-	files, err := archive.Extract(payload, into, want, limits)
-	if missing, ok := errors.AsType[*archive.MissingError](err); ok {
-		missing.Names = slices.DeleteFunc(missing.Names, func(entry string) bool {
-			_, listed := v.platform.Contents[entry]
-			return !needed[entry] && !listed
-		})
-		if len(missing.Names) == 0 {
-			err = nil
-		}
+	version := v.manifest.Version
+	fixed := map[string]bool{}
+	for _, i := range t.Install {
+		fixed[i.Name(v.key, version)] = true
 	}
+	list := t.Listing.Entry(v.key, version)
+	n := 0
+	files, err := archive.Extract(payload, into, func(entry string) string {
+		if !fixed[entry] && entry != list && !t.Listing.MayName(entry, v.key, version) {
+			return ""
+		}
+		n++
+		return strconv.Itoa(n - 1)
+	}, limits)
 	if err != nil {
 		result := state.Refused
 		if _, onDisk := errors.AsType[*fs.PathError](err); onDisk {
@@ -88,14 +85,19 @@ func (v *verifier) unpack(installs []target.Install, payload *os.File, into *os.
 		}
 		return nil, state.Fail(result, "cannot unpack %s: %w", v.platform.File, err)
 	}
-	var listed []state.ReceiptFile
-	for _, f := range files {
-		if err := v.compare(f); err != nil {
+	names := map[string]string{}
+	for n, f := range files {
+		names[f.Name] = strconv.Itoa(n)
+	}
+	if t.Listing != nil {
+		if err := v.addListed(t, names[list], into); err != nil {
 			return nil, err
 		}
-		listed = append(listed, state.ReceiptFile{Entry: f.Name, Name: want[f.Name]})
 	}
-	return listed, nil
+	if err := v.complete(t.Install, names); err != nil {
+		return nil, err
+	}
+	return v.listed(t.Install, files, list, into)
 }
 
 // limits are the manifest's unpacked_size, or else [archive.Default] within half

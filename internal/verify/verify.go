@@ -89,7 +89,7 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 	}
 	defer payload.Close()
 	log.Status("unpacking")
-	if err := v.handOn(t.Install, payload); err != nil {
+	if err := v.handOn(t, payload); err != nil {
 		return state.Failed, err
 	}
 	return state.HandedOn, nil

@@ -1,0 +1,132 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// addListed adds to the target what the release's own list names. where tells the
+// names in the verified tree by those in the archive.
+func (sw *swapping) addListed(entry *os.Root, where map[string]string, p manifest.Platform, host string) error {
+	t := sw.target
+	name := t.Listing.Entry(host, sw.journal.Version)
+	from, ok := where[name]
+	if name == "" || !ok && t.Listing.Optional {
+		return nil
+	}
+	if !ok {
+		return state.Fail(state.Refused, "cannot find %s in the release", name)
+	}
+	list, err := state.ReadEntry(entry, from, target.MaxList)
+	if err != nil {
+		return err
+	}
+	if want, listed := p.Contents[name]; len(p.Contents) > 0 && (!listed || want.SHA256 != manifest.Digest(list)) {
+		return state.Fail(state.Refused, "cannot use %s: it is not the one in the manifest's contents", name)
+	}
+	excluded, err := t.AddListed(list, host, sw.journal.Version)
+	if err != nil {
+		return state.Fail(state.Refused, "cannot use %s: %w", name, err)
+	}
+	if len(excluded) > 0 {
+		sw.logf("%s: left alone, as the target file says: %s", describe(sw.journal), strings.Join(excluded, ", "))
+	}
+	return nil
+}
+
+// planGone has the files go at the commit that the release does not list any more,
+// of those that an update created.
+func (sw *swapping) planGone() error {
+	if sw.status.Installed == nil {
+		return nil
+	}
+	for _, f := range sw.status.Installed.Files {
+		stays := func(c state.Change) bool { return c.To == f.To }
+		if f.Created && sw.target.Listing.Covers(f.To) && !slices.ContainsFunc(sw.journal.Changes, stays) {
+			if err := sw.gone(f.To); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// gone has a file go at the commit, unless somebody has changed it: then it is
+// theirs.
+func (sw *swapping) gone(to string) error {
+	old, err := digest(to)
+	if err != nil {
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+	}
+	was := sw.status.Installed.File(to)
+	switch {
+	case old == "":
+	case was == nil || was.SHA256 != old:
+		sw.logf("%s: %s stays, since it was changed by hand", describe(sw.journal), to)
+	default:
+		sw.add(state.Change{Kind: state.Remove, To: to, Old: old, Created: was.Created})
+	}
+	return nil
+}
+
+// removeGone removes, after the verdict commit, what the release does not have any
+// more. stayed are the files that were changed since the swap.
+func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool, err error) {
+	stayed = map[string]bool{}
+	reload := false
+	for _, c := range j.Changes {
+		if c.Kind != state.Remove {
+			continue
+		}
+		now, err := digest(c.To)
+		switch {
+		case err == nil && now == c.Old:
+			if err = os.Remove(c.To); err == nil {
+				err = state.SyncDir(filepath.Dir(c.To))
+			}
+		case now != "":
+			stayed[c.To] = true
+			s.logf("%s: %s stays, since it was changed during the trial", describe(j), c.To)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot remove %s: %w%s", c.To, cause(err), hint(err))
+		}
+		reload = reload || isUnitFile(c.To) // it may have gone before a kill
+	}
+	if reload {
+		return stayed, s.Systemd.Reload(ctx)
+	}
+	return stayed, nil
+}
+
+// makeListed makes the directories into which a release may list files, where
+// they are missing: the swap, which is not allowed to, would have nowhere to put
+// them.
+func makeListed(t *target.Target) error {
+	if t.Listing == nil {
+		return nil
+	}
+	for _, lt := range t.Listing.Types {
+		if target.CheckRootOnly(filepath.Dir(lt.Directory)) != nil {
+			continue // whoever may write there must not lead us; CheckDestinations says it
+		}
+		err := os.Mkdir(lt.Directory, 0o755)
+		if err == nil {
+			err = os.Chmod(lt.Directory, 0o755) // whatever the umask
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("cannot make %s: %w", lt.Directory, cause(err))
+		}
+	}
+	return nil
+}
