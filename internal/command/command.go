@@ -123,9 +123,11 @@ The log of one of them, by its ID:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
-	add("import TARGET FILE", "Install a release from a file, on a machine without a network", `
-FILE is a manifest with its archive beside it, such an archive, or a directory
-with both. The release is verified and watched as by apply.`, targetAndFile, a.completeImport, a.importFile)
+	add("import TARGET FILE|URL", "Install a release from a file or an address", `
+FILE is a manifest with its archive beside it, an archive, or a directory with
+both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
+its end the archive must have that digest. The release is verified and watched as
+by apply.`, targetAndFile, a.completeImport, a.importRelease)
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
 only tell what is available. This writes the drop-in
@@ -185,7 +187,7 @@ func oneTarget(c *cobra.Command, args []string) error {
 
 func targetAndFile(c *cobra.Command, args []string) error {
 	if len(args) != 2 {
-		return usageError{fmt.Errorf("%s needs a target and a file (hint: machinemon-update status lists the targets)", c.Name())}
+		return usageError{fmt.Errorf("%s needs a target and a file or URL (hint: machinemon-update status lists the targets)", c.Name())}
 	}
 	return nil
 }

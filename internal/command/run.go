@@ -47,21 +47,41 @@ func (a *app) rollback(args []string) error {
 	return a.each(args, a.asking(state.GoBack))
 }
 
-// importFile is apply with the release in a file in place of the source's.
-func (a *app) importFile(args []string) error {
+// importRelease is apply with a release that the operator names in place of the
+// source's.
+func (a *app) importRelease(args []string) error {
 	if err := a.needRoot("import", args); err != nil {
 		return err
 	}
-	path, err := filepath.Abs(args[1])
+	named, err := fetch.ParseNamed(args[1])
 	if err != nil {
-		return fmt.Errorf("cannot import %s: %w", args[1], err)
+		return usageError{err}
+	}
+	if named.Path != "" {
+		if named.Path, err = filepath.Abs(named.Path); err != nil {
+			return fmt.Errorf("cannot import %s: %w", args[1], err)
+		}
 	}
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
-		return a.attempt(ctx, name, state.Request{Verb: state.Apply, Import: true}, func() error {
-			if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
-				return err
+		req := state.Request{Verb: state.Apply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256}
+		return a.attempt(ctx, name, req, func() error {
+			unvouched := named.SHA256 == ""
+			if req.Import {
+				t, err := a.targets.Load(name)
+				if err == nil {
+					err = errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name))
+				}
+				if err == nil {
+					unvouched, err = fetch.Import(ctx, t, named, a.tree.Import(name))
+				}
+				if err != nil {
+					return err
+				}
 			}
-			return fetch.Import(ctx, path, a.tree.Import(name))
+			if unvouched {
+				fmt.Fprintf(a.err, "%s: warning: nothing vouches for %s (hint: add #sha256= and its digest)\n", name, state.Printable(named.String()))
+			}
+			return nil
 		})
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -96,8 +95,8 @@ func (f *fetcher) payload(ctx context.Context, src source, r *release, entry *os
 	if err := file.Sync(); err != nil {
 		return fmt.Errorf("cannot store %s: %w", name, cause(err))
 	}
-	if g, ok := src.(*github); ok && g.anybody && p.SHA256 == unknownDigest {
-		return errors.Join(r.complete(sum), g.learn(p.File, sum))
+	if l, ok := src.(learner); ok && p.SHA256 == unknownDigest {
+		return l.learn(r, sum)
 	}
 	if sum != p.SHA256 {
 		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, p.SHA256)

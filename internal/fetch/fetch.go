@@ -103,7 +103,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err != nil {
 		return nil, state.Failed, err
 	}
-	if t.Source.From != nil && !f.order.Import {
+	if t.Source.From != nil && !f.order.Brought() {
 		if known.Source == nil || known.Source.From != t.Source.From.String() {
 			return nil, state.NotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
 		}
@@ -111,10 +111,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 			return nil, state.Misconfigured, err
 		}
 	}
-	src, err := newSource(t, cache, f.limits, f.rootOnly)
-	if f.order.Import {
-		src, err = &disk{path: f.tree.Import(f.name), rootOnly: f.rootOnly}, nil
-	}
+	src, err := f.source(t, cache)
 	if err != nil {
 		return nil, state.Failed, err
 	}

@@ -23,6 +23,8 @@ type disk struct {
 	dir      string   // of the manifest, known once it was read
 	root     *os.Root // the same, open: what is read later is read there
 	archived string   // the archive that path names, if it names one
+	// bare makes the manifest of an archive that has none beside it; nil refuses it.
+	bare func(file string, f *os.File) ([]byte, error)
 }
 
 func (d *disk) manifest(context.Context) ([]byte, string, error) {
@@ -42,6 +44,9 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 	path := filepath.Join(d.dir, name)
 	f, err := d.open(name)
 	if errors.Is(err, fs.ErrNotExist) && d.archived != "" {
+		if d.bare != nil {
+			return d.without()
+		}
 		return nil, "", notDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.path, name)
 	}
 	if err != nil {
@@ -53,6 +58,17 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 		return nil, "", unreadable(path, err)
 	}
 	return raw, path, nil
+}
+
+// without reads the archive itself, which has no manifest beside it.
+func (d *disk) without() ([]byte, string, error) {
+	f, err := d.open(d.archived)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	raw, err := d.bare(d.archived, f)
+	return raw, d.path, err
 }
 
 func (d *disk) archive(_ context.Context, p manifest.Platform) (io.ReadCloser, string, error) {

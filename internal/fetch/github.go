@@ -177,10 +177,16 @@ func (g *github) keep() error {
 	return g.cache.keep(body, g.etag)
 }
 
-// learn takes over the digest of an archive that came without one: from now on
-// it must be that, and is known when it failed.
-func (g *github) learn(file, sum string) error {
-	if a := g.release.asset(file); a != nil {
+// learn takes over the digest of an archive that came without one, where the
+// operator accepts that: from now on it must be that, and is known when it failed.
+func (g *github) learn(r *release, sum string) error {
+	if !g.anybody { // its manifest says so itself
+		return refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, unknownDigest)
+	}
+	if err := r.complete(sum); err != nil {
+		return err
+	}
+	if a := g.release.asset(r.platform.File); a != nil {
 		a.Digest = digestPrefix + sum
 		return g.keep()
 	}

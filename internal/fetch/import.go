@@ -2,29 +2,68 @@ package fetch
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Import copies the release at path, which is all that a source of type "file"
-// may be, into the new directory dir, where the fetcher may read it. Root alone
-// calls it, for an operator who names the file: unlike a configured source it
-// may lie where others can write. What was copied is verified as any release.
+// Import copies the release that an operator names by its path into the new
+// directory dir, where the fetcher may read it. The path is all that a source of
+// type "file" may be, or an archive without a manifest: unvouched says that
+// neither a manifest nor the operator tells its digest. Root alone calls it; unlike
+// a configured source it may lie where others can write. What was copied is
+// verified as any release.
 //
 // The place may belong to somebody who wants to read a file of root's under a
 // release's name: manifest and archive are read in one and the same directory,
 // and nobody else may look before the digest has proven right.
-func Import(ctx context.Context, path, dir string) error {
-	src := &disk{path: path, rootOnly: func(string) error { return nil }}
+func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouched bool, err error) {
+	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
 	defer src.close()
+	src.bare = func(file string, f *os.File) ([]byte, error) {
+		sum, size, err := n.SHA256, int64(0), error(nil)
+		if unvouched = sum == ""; unvouched {
+			sum, size, err = digestOf(f)
+		} else if info, serr := f.Stat(); serr != nil {
+			err = serr
+		} else {
+			size = info.Size()
+		}
+		if err != nil {
+			return nil, unreadable(n.Path, err)
+		}
+		m, err := bare(t, file, size, sum)
+		if err != nil {
+			return nil, err
+		}
+		return m.Marshal()
+	}
 	r, err := look(ctx, src, "")
 	if err != nil {
-		return err
+		return false, err
 	}
+	if n.SHA256 != "" && n.SHA256 != r.platform.SHA256 {
+		return false, refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
+	}
+	return unvouched, bring(ctx, src, r, dir)
+}
+
+// digestOf reads a file whole.
+func digestOf(f *os.File) (sum string, size int64, err error) {
+	h := sha256.New()
+	size, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
+// bring makes the copy.
+func bring(ctx context.Context, src *disk, r *release, dir string) error {
 	body, name, err := src.archive(ctx, r.platform)
 	if err != nil {
 		return err

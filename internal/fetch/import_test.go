@@ -51,7 +51,11 @@ func TestImport(t *testing.T) {
 			if err := b.tree.MakeSwapDir("agent"); err != nil {
 				t.Fatal(err)
 			}
-			if err := Import(t.Context(), filepath.Join(from, c.path), b.tree.Import("agent")); err != nil {
+			unvouched, err := Import(t.Context(), b.target, Named{Path: filepath.Join(from, c.path)}, b.tree.Import("agent"))
+			if unvouched {
+				t.Error("its manifest does not count")
+			}
+			if err != nil {
 				a := state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}
 				b.mustFail(t, a, c.result, c.text)
 				if info, err := os.Stat(b.tree.Import("agent")); err == nil && info.Mode().Perm() != 0o700 {

@@ -68,6 +68,12 @@ func look(ctx context.Context, src source, product string) (*release, error) {
 	return &release{raw: raw, manifest: m, key: key, platform: p}, nil
 }
 
+// learner is a source that may offer an archive whose digest nobody knows before
+// it has come. learn accepts the one that it turns out to have.
+type learner interface {
+	learn(r *release, sum string) error
+}
+
 // unknownDigest stands in the manifest of an archive that nobody vouches for,
 // until it has come. No archive has it.
 var unknownDigest = strings.Repeat("0", 64)

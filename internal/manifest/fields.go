@@ -178,10 +178,13 @@ func (f fields) file(key string) string {
 	return s
 }
 
+// ValidFile tells whether s is a plain name of an archive.
+func ValidFile(s string) bool { return validFile.MatchString(s) }
+
 // checkFile takes a plain name that can stand in a URL and in a directory as it
 // is, or an http(s) URL.
 func checkFile(s string) error {
-	if validFile.MatchString(s) {
+	if ValidFile(s) {
 		return nil
 	}
 	u, err := url.Parse(s)

@@ -43,6 +43,10 @@ type Request struct {
 	Attempt string `json:"attempt"`
 	Verb    Verb   `json:"verb"`
 	Import  bool   `json:"import,omitempty"` // from [Tree.Import], not from the source
+	// URL is of an archive that is taken instead of the source's, and SHA256 what it
+	// must have; "" when the operator does not say.
+	URL    string `json:"url,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
 	// Made is when, since the boot: one that a killed command left behind lapses,
 	// whatever is done to the clock meanwhile.
 	Made time.Duration `json:"made"`
@@ -58,12 +62,18 @@ type Order struct {
 	Attempt   string `json:"attempt"`
 	Origin    Origin `json:"origin"`
 	Verb      Verb   `json:"verb"`
-	Import    bool   `json:"import,omitempty"`
+	Import    bool   `json:"import,omitempty"` // this and the next two as in [Request]
+	URL       string `json:"url,omitempty"`
+	SHA256    string `json:"sha256,omitempty"`
 	Installed string `json:"installed"` // the version found on the machine; "" when unknown
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
 }
+
+// Brought tells whether the release comes from where the operator says, and not
+// from the target's source.
+func (o Order) Brought() bool { return o.Import || o.URL != "" }
 
 // NewAttempt makes an ID: the time and eight random digits. While nobody sets the
 // clock back IDs sort as their attempts began; two of one target are never within

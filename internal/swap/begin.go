@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +55,8 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		order.Origin = state.Directive
 	}
 	if req != nil {
-		order.Attempt, order.Origin, order.Verb, order.Import = req.Attempt, state.Operator, req.Verb, req.Import
+		order.Attempt, order.Origin, order.Verb = req.Attempt, state.Operator, req.Verb
+		order.Import, order.URL, order.SHA256 = req.Import, req.URL, req.SHA256
 	}
 	s.Log.Attempt = order.Attempt
 	unlocked := func(do func() error) error {
@@ -127,12 +127,12 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	if t.Source.Type == "" && !order.Import {
+	if t.Source.Type == "" && !order.Brought() {
 		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
 	}
 	// A person's word is needed for another source; scheduled attempts use what
 	// was found then.
-	if order.Origin == state.Operator && t.Source.From != nil && !order.Import {
+	if order.Origin == state.Operator && t.Source.From != nil && !order.Brought() {
 		if err := s.resolve(t, &st); err != nil {
 			return err
 		}
@@ -141,6 +141,9 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		s.listen(ctx, name)
 	}
 	if order.Verb == state.Apply {
+		if err := makeListed(t); err != nil {
+			return err
+		}
 		if err := t.CheckDestinations(s.others(name)); err != nil {
 			return err
 		}
@@ -231,12 +234,8 @@ func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 	if err != nil {
 		return err
 	}
-	paths := slices.Clone(t.Snapshot)
-	for _, i := range t.Install {
-		paths = append(paths, i.To)
-	}
-	for _, p := range paths {
-		if dir := filepath.Dir(p); !slices.ContainsFunc(u.Writable, func(w string) bool {
+	for _, dir := range t.Directories() {
+		if !slices.ContainsFunc(u.Writable, func(w string) bool {
 			return strings.TrimLeft(w, "-+") == dir // a missing directory is no error
 		}) {
 			s.logf("%s: the target file has changed: reloading systemd", t.Name)
@@ -262,6 +261,12 @@ func (s *Swapper) others(name string) []*target.Target {
 		if err != nil {
 			s.logf("%s: not comparing with target %s: %v", name, n, err)
 			continue
+		}
+		// What its releases have listed is not in its file.
+		if st, err := s.Tree.Status(state.Swap, n); err == nil && st.Installed != nil {
+			for _, f := range st.Installed.Files {
+				t.Install = append(t.Install, target.Install{To: f.To})
+			}
 		}
 		all = append(all, t)
 	}
