@@ -17,7 +17,7 @@ WORKERS  := fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target)
 MAN      := $(wildcard packaging/man/*.[1-8])
-SCRIPTS  := .ci/run packaging/check-debs packaging/check-units $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
+SCRIPTS  := .ci/run packaging/check-debs packaging/check-units packaging/scalebox-update $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -85,7 +85,7 @@ install:
 	install -d $(DESTDIR)/usr/bin $(DESTDIR)/usr/lib/machinemon-update/targets.d \
 		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
 		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d
-	install $(COMMANDS:%=build/%) $(DESTDIR)/usr/bin
+	install $(COMMANDS:%=build/%) packaging/scalebox-update $(DESTDIR)/usr/bin
 	install $(WORKERS:%=build/%) $(DESTDIR)/usr/lib/machinemon-update
 	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
 	install -m 644 packaging/targets.d/*.toml $(DESTDIR)/usr/lib/machinemon-update/targets.d

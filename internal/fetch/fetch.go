@@ -177,8 +177,12 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 
 // rebuilt tells whether the publisher has put other bytes under the version that
 // is installed, which makes the sequence grow. Where it is not known which bytes
-// are installed, the version decides alone.
+// are installed, the version decides alone; but not of an archive that the operator
+// names, who wants that one, whatever it is called.
 func (f *fetcher) rebuilt(r *release, installed *state.Release) bool {
+	if f.order.Brought() && r.manifest.Sequence == 0 {
+		return true
+	}
 	return installed != nil && manifest.SameVersion(installed.Version, r.manifest.Version) &&
 		r.manifest.Sequence > installed.Sequence && f.digest != "" && f.digest != state.Digest(installed.Files)
 }

@@ -104,9 +104,11 @@ func (b *box) serve(dir string) *releases.Server {
 }
 
 // get asks the daemon for a page and returns the status and the body's text.
-func (b *box) get(path string) (int, string, error) {
+func (b *box) get(path string) (int, string, error) { return b.getFrom(testdAddress, path) }
+
+func (b *box) getFrom(address, path string) (int, string, error) {
 	client := http.Client{Transport: &http.Transport{DialContext: b.Dial, DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	r, err := client.Get("http://" + testdAddress + path)
+	r, err := client.Get("http://" + address + path)
 	if err != nil {
 		return 0, "", err
 	}

@@ -3,8 +3,10 @@
 //
 //	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
 //
-// A good one serves /healthz and /version on $TESTD_ADDRESS and tells systemd
-// READY=1 once it does. Whatever its behaviour, --version is answered first.
+// A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and tells
+// systemd READY=1 once it does. With $TESTD_CHILD it first starts a program that
+// outlives it, as a hypervisor's daemon starts virtual machines. Whatever its
+// behaviour, --version is answered first.
 package main
 
 import (
@@ -12,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 	"time"
@@ -63,6 +66,11 @@ func run() error {
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
 
+	if child := os.Getenv("TESTD_CHILD"); child != "" {
+		if err := exec.Command(child, "infinity").Start(); err != nil {
+			return err
+		}
+	}
 	address := os.Getenv("TESTD_ADDRESS")
 	if address == "" {
 		address = "127.0.0.1:9200"
@@ -74,10 +82,12 @@ func run() error {
 	if err := notifyReady(); err != nil {
 		return err
 	}
-	http.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+	health := func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(healthz)
 		fmt.Fprintln(w, `{"status":"ok"}`)
-	})
+	}
+	http.HandleFunc("GET /healthz", health)
+	http.HandleFunc("GET /health", health)
 	http.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, version) })
 	return http.Serve(l, nil)
 }

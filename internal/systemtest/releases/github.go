@@ -55,6 +55,13 @@ func (g *GitHub) Publish(r Tagged) {
 	g.releases = append(slices.DeleteFunc(g.releases, func(old Tagged) bool { return old.Tag == r.Tag }), r)
 }
 
+// Latest is the newest release that is no prerelease.
+func (g *GitHub) Latest() Tagged {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.releases[g.latest()]
+}
+
 // Limit has the API refuse every request with this status and header, as it
 // does when somebody asked too often; 0 ends that.
 func (g *GitHub) Limit(status int, header http.Header) {
