@@ -25,7 +25,16 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 			return err
 		}
 	}
-	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
+	// A restart that systemd is about to make by itself would count as one of the
+	// program's that starts now.
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err == nil && strings.HasPrefix(u.Sub, "auto-restart") {
+		err = s.Systemd.Stop(ctx, j.Unit)
+	}
+	if err == nil {
+		err = s.Systemd.ResetFailed(ctx, j.Unit)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.Systemd.Restart(ctx, j.Unit); err != nil {

@@ -3,6 +3,7 @@ package swap
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -224,7 +225,16 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	sw.Log.Event(log.OnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
-	return sw.restart(ctx, j, limit)
+	err := sw.restart(ctx, j, limit)
+	if err == nil || !j.Reload {
+		return err
+	}
+	// Nothing can start then, so there is nothing for the gate to watch.
+	if u, uerr := sw.Systemd.Unit(ctx, j.Unit); uerr == nil && u.Load != "loaded" {
+		j.Finding = state.Bad
+		return fmt.Errorf("systemd cannot load the new %s (%s): %w", j.Unit, u.Load, err)
+	}
+	return err
 }
 
 // slack is what the deadline allows beyond the restart and the gate's own

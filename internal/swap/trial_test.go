@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,36 @@ func TestRestartFails(t *testing.T) {
 		if call[:3] == "arm" && r.sys.called("restart agent.service") != 0 {
 			t.Error("a program was restarted that had never been touched")
 		}
+	}
+}
+
+// TestCrashLoopEnds: systemd's own restart must not come between.
+func TestCrashLoopEnds(t *testing.T) {
+	r := newRig(t)
+	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart"}
+	trial(t, r)
+	want := []string{"stop agent.service", "reset agent.service", "restart agent.service"}
+	at := slices.Index(r.sys.calls, want[0])
+	if at < 0 || !slices.Equal(r.sys.calls[at:at+3], want) {
+		t.Errorf("calls %q lack %q", r.sys.calls, want)
+	}
+}
+
+// TestUnitFileIsBad: systemd refuses to restart what it cannot load, which is the
+// release's own fault, not an interruption.
+func TestUnitFileIsBad(t *testing.T) {
+	r := newRig(t)
+	r.sys.fails["restart agent.service"] = errors.New("it has a bad unit file setting")
+	r.sys.on["restart agent.service"] = func() { r.sys.units["agent.service"] = systemd.Unit{Load: "bad-setting", Active: "active"} }
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.Failed, "systemd cannot load the new agent.service (bad-setting): it has a bad unit file setting")
+	r.sys.fails, r.sys.on, r.sys.units = map[string]error{}, map[string]func(){}, map[string]systemd.Unit{}
+	r.step(t, "rollback")
+	r.want(t, oldFiles)
+	r.closed(t)
+	r.ended(t, "a1", state.RolledBack, "systemd cannot load the new agent.service")
+	if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 0 {
+		t.Errorf("rejections %+v", st.Rejected)
 	}
 }
 

@@ -135,3 +135,23 @@ func (c *chain) assertOpen(installed, backup string) {
 	}
 	c.t.Errorf("the backup with sha256 %s is not in %q", backup, c.list(testdSide))
 }
+
+// A daemon that systemd restarts without end is cured, at whatever moment of that
+// the update comes: the next restart is not held against the new version.
+func TestCrashLoopIsCured(t *testing.T) {
+	t.Parallel()
+	const path = "/etc/systemd/system/testd.service"
+	unit := strings.Replace(testdUnit, "[Service]\n", "StartLimitIntervalSec=0\n[Service]\nRestartSec=20ms\n", 1)
+	c := newChain(t, unit, testdTarget+"[[install]]\nfrom = \"testd.service\"\nto = \""+path+"\"\n")
+	bad := string(build(t, releases.Daemon{Version: "1.0.0", Behaviour: "exit1-at-once"}))
+	for n := range 5 {
+		c.writeFile(testdPath, bad, 0o755)
+		c.must("systemctl", "restart", "--no-block", "testd.service")
+		c.awaitProperty("testd.service", "NRestarts", func(n string) bool { return len(n) > 1 })
+		good := releases.Daemon{Version: fmt.Sprintf("1.1.%d", n)}
+		c.publishFiles(c.dir, good.Version, releases.File{Name: "testd", Content: build(t, good)},
+			releases.File{Name: "testd.service", Content: []byte(unit + fmt.Sprintf("# %d\n", n))})
+		c.apply(0, "committed "+good.Version)
+		c.assertRuns(good)
+	}
+}
