@@ -83,7 +83,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	})
 	s.step("not root", func() {
 		s.said(s.run(asUser("nobody", "nogroup", "scalebox-update")...), 1, "Starting Scalebox update...", "ERROR: Must run as root. Try: sudo scalebox-update")
-		if r := s.run(asUser("nobody", "nogroup", "scalebox-update", "--check")...); r.Code != 1 || !strings.Contains(r.Stderr, "refused build-31") {
+		if r := s.run(asUser("nobody", "nogroup", "scalebox-update", "--check")...); r.Code != 0 || !strings.Contains(r.Stdout, "available build-31") {
 			s.t.Errorf("--check by nobody: %+v", r)
 		}
 		s.said(s.run("scalebox-update", "--chekc"), 1, "ERROR: Unknown argument: --chekc. Try: scalebox-update --help")

@@ -1,0 +1,90 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// Where Scalebox's own script was, ours is found first; nothing that a release
+// brings or somebody breaks lasts, and the script comes back with the removal.
+func TestScaleboxPackage(t *testing.T) {
+	t.Parallel()
+	const (
+		script = "/usr/local/bin/scalebox-update"
+		ours   = "/usr/bin/scalebox-update"
+		aside  = script + ".before-package"
+	)
+	s := &scalebox{box: bootBare(t)}
+	s.writeFile(script, oldScript, 0o755)
+	s.install()
+	s.bootstrap()
+	s.listen()
+	inPlace := func(wantAside string) {
+		s.t.Helper()
+		if got := s.readFile(aside); got != wantAside {
+			s.t.Errorf("%s holds %q", aside, got)
+		}
+		if got := s.must("sh", "-c", "command -v scalebox-update; stat -c '%a %U %F' "+script); got != script+"\n755 root regular file\n" {
+			s.t.Errorf("found is %q", got)
+		}
+		if got := s.must(script, "--version"); !strings.Contains(got, "\nmachinemon-update ") {
+			s.t.Errorf("it says %q", got)
+		}
+	}
+	reinstall := func() {
+		s.t.Helper()
+		s.install("--reinstall")
+	}
+	inPlace(oldScript)
+	if got := s.must("stat", "-c", "%a %U", ours); got != "755 root\n" {
+		t.Errorf("%s is %s", ours, got)
+	}
+
+	s.step("a release with a script of that name", func() {
+		s.release(releases.Daemon{Version: "build-18"}, build17())
+		s.update(0, "committed build-18", "Update complete!")
+		s.assertRuns(releases.Daemon{Version: "build-18"}, build17())
+		inPlace(oldScript)
+	})
+	s.step("scalebox-update itself broken", func() {
+		for _, program := range []string{ours, "/usr/bin/machinemon-update", "/usr/lib/machinemon-update/swapper", "/usr/lib/machinemon-update/fetcher"} {
+			s.writeFile(program, "broken on purpose", 0o755)
+		}
+		s.release(releases.Daemon{Version: "build-19"}, build17())
+		if r := s.run("scalebox-update"); r.Code == 0 {
+			s.t.Errorf("broken, it says %+v", r)
+		}
+		s.awaitDaemon("build-18")
+		reinstall()
+		s.update(0, "committed build-19 (was build-18)", "Update complete!")
+		s.assertRuns(releases.Daemon{Version: "build-19"}, build17())
+	})
+	s.step("Scalebox is installed again", func() {
+		const newer = "#!/bin/sh\necho a newer script\n"
+		s.writeFile("/root/scalebox-update", newer, 0o755)
+		s.must("cp", "/root/scalebox-update", script) // as its installation does
+		reinstall()
+		inPlace(newer)
+		if got := s.readFile(aside + ".~1~"); got != oldScript {
+			s.t.Errorf("the first script is now %q", got)
+		}
+		s.must("mv", aside+".~1~", aside)
+	})
+	s.aptGet("remove", "scalebox-update")
+	if got := s.readFile(script); got != oldScript {
+		t.Errorf("after the removal %s holds %q", script, got)
+	}
+	for _, gone := range []string{ours, aside, "/usr/lib/machinemon-update/targets.d/scaleboxd.toml"} {
+		if r := s.run("test", "-e", gone); r.Code == 0 {
+			t.Errorf("after the removal there is %s", gone)
+		}
+	}
+	s.awaitDaemon("build-19")
+	if r := s.run("machinemon-update", "status", "agent"); r.Code != 0 {
+		t.Errorf("status: %+v", r)
+	}
+}
