@@ -11,7 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The plan's table "Error Scenarios", a row each.
+// The plan's table "Error Scenarios", a row each (but for a broken updater: see
+// TestScaleboxPackage), and what else its script says no to.
 func TestScaleboxErrorScenarios(t *testing.T) {
 	t.Parallel()
 	s := newScalebox(t)
@@ -37,6 +38,9 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	s.step("service fails to restart", func() {
 		back(releases.Daemon{Version: "build-19", Behaviour: "exit1-at-once"}, later, "Restarting scaleboxd...")
 	})
+	s.step("update with bad binary rolls back automatically", func() {
+		back(releases.Daemon{Version: "build-22", Behaviour: "exit0-at-once"}, later)
+	})
 	s.step("a bad unit file", func() {
 		for n, bad := range []string{"[Service]\nExecStart=/nowhere/scaleboxd\n", "not a unit file\n"} {
 			back(releases.Daemon{Version: "build-2" + string(rune('0'+n))}, later.with(archive{"scaleboxd.service": bad}))
@@ -55,7 +59,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	s.listen()
 	s.step("the connection is cut", func() {
 		s.release(releases.Daemon{Version: "build-30"}, later)
-		s.server.Break("/storage/4-0", releases.Cut(1000)) // the fifth release's first file
+		s.server.Break("/storage/5-0", releases.Cut(1000)) // the sixth release's first file
 		since := s.cursor()
 		s.update(1, "ERROR: not downloaded build-30: ", "the connection was cut")
 		s.assertIdle(since)

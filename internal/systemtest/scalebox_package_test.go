@@ -39,10 +39,12 @@ func TestScaleboxPackage(t *testing.T) {
 		s.t.Helper()
 		s.install("--reinstall")
 	}
-	inPlace(oldScript)
-	if got := s.must("stat", "-c", "%a %U", ours); got != "755 root\n" {
-		t.Errorf("%s is %s", ours, got)
-	}
+	s.step("scalebox-update is executable on server", func() {
+		inPlace(oldScript)
+		if got := s.must("stat", "-c", "%a %U", ours); got != "755 root\n" {
+			s.t.Errorf("%s is %s", ours, got)
+		}
+	})
 
 	s.step("a release with a script of that name", func() {
 		s.release(releases.Daemon{Version: "build-18"}, build17())

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
@@ -26,7 +27,7 @@ func TestScaleboxUpdate(t *testing.T) {
 		t.Errorf("--version: %q", got)
 	}
 
-	s.step("from build-17 to build-18", func() {
+	s.step("sudo scalebox-update works on running system", func() { // from build-17 to build-18
 		eighteen := first.with(archive{"scalebox-rebuild-template": "#!/bin/sh\necho 18\n", "scalebox-resize-storage": "#!/bin/sh\necho resize 18\n",
 			"template-build.sh": "TEMPLATE_VERSION=18\n", "scalebox-new": "#!/bin/sh\necho new\n",
 			"scaleboxd.service": strings.Replace(unitOfScalebox, "[Service]\n", "[Service]\nEnvironment=RELEASE=18\n", 1)})
@@ -35,8 +36,15 @@ func TestScaleboxUpdate(t *testing.T) {
 			t.Errorf("--check: %+v", r)
 		}
 		since := s.cursor()
+		outage, err := s.Probe("127.0.0.1:8080", "/health", 5*time.Millisecond)
+		s.ok(err)
 		s.update(0, "Starting Scalebox update...", "Downloading the latest release...", "Backing up current binary...", "Installing new scaleboxd...",
 			"Restarting scaleboxd...", "Waiting for health check...", "Health check passed", "committed build-18 (was unknown) in ", "Update complete!")
+		if out := outage.Stop(); out.Failed == 0 || out.Longest > 5*time.Second {
+			s.t.Errorf("the service restart is not brief: %+v", out)
+		} else {
+			s.t.Logf("without service for %v", out.Longest)
+		}
 		s.assertOrder(since, "machinemon-swap@scaleboxd.service starting", "scaleboxd.service stopped", "scaleboxd.service started",
 			"machinemon-commit@scaleboxd.service started")
 		s.assertRuns(releases.Daemon{Version: "build-18"}, eighteen, "/usr/local/bin/scalebox-update")
@@ -58,7 +66,12 @@ func TestScaleboxUpdate(t *testing.T) {
 		}
 	})
 
-	s.step("children of the daemon survive", func() {
+	s.step("config is preserved after update", func() {
+		if got := s.readFile(scaleboxConfig); got != configOfScalebox {
+			s.t.Errorf("it is %q", got)
+		}
+	})
+	s.step("running VMs survive update", func() { // children of the daemon, by KillMode=process
 		now := s.children()
 		if len(now) != 2 || !slices.Contains(now, children[0]) {
 			t.Errorf("children were %q and are %q", children, now)
