@@ -24,6 +24,7 @@ MAN      := $(wildcard packaging/man/*.[1-8])
 SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # What Debian has of what check, deb, demo and test use. Modules come over
 # https, hence the certificates.
@@ -60,6 +61,7 @@ check: deb build
 	go vet -tags systemd ./...
 	go run $(STATICCHECK) -tags systemd ./...
 	shellcheck $(SCRIPTS)
+	go run $(ACTIONLINT) .github/workflows/*.yml
 	packaging/check-units $(UNITS)
 	for page in $(MAN); do \
 		said=$$(MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$$page" 2>&1 >/dev/null) && [ -z "$$said" ] || \
