@@ -117,7 +117,7 @@ releasable:
 	@say() { echo "cannot release $(VERSION): $$1" >&2; exit 1; }; \
 	changed=$$(git status --porcelain) || say "git status failed"; \
 	[ -z "$$changed" ] || say "not everything is committed: $$changed"; \
-	! head -n1 debian/changelog | grep -q UNRELEASED || say "debian/changelog says UNRELEASED (hint: dch --release)"; \
+	! head -n1 debian/changelog | grep -q UNRELEASED || say "debian/changelog says UNRELEASED (hint: name a suite there, and commit it)"; \
 	! git rev-parse --quiet --verify refs/tags/v$(VERSION) >/dev/null || say "there is a tag v$(VERSION) (hint: a new entry in debian/changelog)"
 
 # Without "build" before it: root may have no Go.
