@@ -5,8 +5,12 @@
 #   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
 #   test     all of it: check, the tests, and the tests on a booted systemd,
 #            252 (Debian 12) and then 257 (Debian 13)
+#   check-install  the tests on a booted systemd (252), on a fresh installation
+#   check-update   the same on one that apt upgraded from the last release;
+#                  KEEP=1 keeps a machine of either for a look, until Ctrl-C
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
+#   release  the packages, archived for check-update, and the tag
 #   install  what was built, into DESTDIR
 #   clean
 
@@ -17,16 +21,20 @@ WORKERS  := fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target)
 MAN      := $(wildcard packaging/man/*.[1-8])
-SCRIPTS  := .ci/run packaging/check-debs packaging/check-units packaging/scalebox-update $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
+SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units packaging/scalebox-update $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # What Debian has of what check, deb, demo and test use. Modules come over
 # https, hence the certificates.
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
 # More machines at once than cores: they wait more than they work.
-BOOTED := -parallel 4 -timeout 20m
+BOOTED := -parallel 4 -timeout $(if $(KEEP),0,20m)
+
+# The packages of past releases: a directory for each version.
+RELEASES ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/machinemon-update/releases
 
 # Static programs, and no C compiler needed anywhere.
 export CGO_ENABLED := 0
@@ -36,7 +44,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # After "su" root may lack these, and dpkg refuses to work without.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: build check test demo deb install clean deps
+.PHONY: build check test check-install check-update demo deb release releasable install clean deps
 # In the order written. The go command uses all cores by itself.
 .NOTPARALLEL:
 
@@ -53,6 +61,7 @@ check: deb build
 	go vet -tags systemd ./...
 	go run $(STATICCHECK) -tags systemd ./...
 	shellcheck $(SCRIPTS)
+	go run $(ACTIONLINT) .github/workflows/*.yml
 	packaging/check-units $(UNITS)
 	for page in $(MAN); do \
 		said=$$(MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l -Tutf8 -Z "$$page" 2>&1 >/dev/null) && [ -z "$$said" ] || \
@@ -67,6 +76,19 @@ test: check
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
 
+# In the package's directory, where the go command shows what the tests say as
+# they say it: how to get into a machine that is kept.
+check-install: deb
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args $(if $(KEEP),-keep)
+	@echo "check-install: PASSED ($(VERSION))"
+
+check-update:
+	@last=$$(.ci/last-release "$(RELEASES)" $(VERSION)) || exit 1; \
+	if [ -z "$$last" ]; then echo "check-update: SKIPPED"; exit 0; fi; \
+	$(MAKE) deb && \
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(if $(KEEP),-keep) && \
+	echo "check-update: PASSED ($$last -> $(VERSION))"
+
 demo: deb
 	go run ./internal/systemtest/demo
 
@@ -79,6 +101,24 @@ deb: deps
 	cd build/deb/source && dpkg-buildpackage --build=binary --no-check-builddeps --no-sign
 	mv build/deb/*.deb dist/
 	rm -r build/deb
+
+# The tag comes last: without it, all of this can be done again.
+release: releasable deb
+	rm -rf "$(RELEASES)/.$(VERSION).tmp"
+	mkdir -p "$(RELEASES)/.$(VERSION).tmp"
+	cp dist/*.deb "$(RELEASES)/.$(VERSION).tmp"
+	rm -rf "$(RELEASES)/$(VERSION)"
+	mv "$(RELEASES)/.$(VERSION).tmp" "$(RELEASES)/$(VERSION)"
+	git tag -a -m "machinemon-update $(VERSION)" v$(VERSION)
+	@echo "released $(VERSION): tag v$(VERSION), packages in $(RELEASES)/$(VERSION)"
+	@echo "to publish it: git push origin v$(VERSION) && gh release create v$(VERSION) --verify-tag --notes-from-tag $(RELEASES)/$(VERSION)/*.deb"
+
+releasable:
+	@say() { echo "cannot release $(VERSION): $$1" >&2; exit 1; }; \
+	changed=$$(git status --porcelain) || say "git status failed"; \
+	[ -z "$$changed" ] || say "not everything is committed: $$changed"; \
+	! head -n1 debian/changelog | grep -q UNRELEASED || say "debian/changelog says UNRELEASED (hint: name a suite there, and commit it)"; \
+	! git rev-parse --quiet --verify refs/tags/v$(VERSION) >/dev/null || say "there is a tag v$(VERSION) (hint: a new entry in debian/changelog)"
 
 # Without "build" before it: root may have no Go.
 install:

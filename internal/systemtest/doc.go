@@ -1,11 +1,12 @@
 // Package systemtest tests the installed packages on a booted systemd.
 //
-//	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR]
+//	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR] [-from DIR] [-keep]
 //
 // needs the packages in dist/ (make deb leaves them there), mmdebstrap and
 // systemd-nspawn. The first run makes a base image and keeps it in the cache.
-// TestMain installs the packages by apt on a booted machine, once; each test
-// then boots a machine of its own on top of that, in less than a second:
+// TestMain installs the packages by apt on a booted machine, once; with -from,
+// those of an earlier release, and then apt upgrades them. Each test then boots a
+// machine of its own on top of that, in less than a second:
 //
 //	func TestYankedBeforeTheVerdict(t *testing.T) {
 //		t.Parallel()

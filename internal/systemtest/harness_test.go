@@ -19,6 +19,8 @@ import (
 var (
 	release = flag.String("release", "bookworm", "the Debian `release` to boot")
 	debs    = flag.String("debs", "../../dist", "the `directory` of the packages to install")
+	from    = flag.String("from", "", "the `directory` of an earlier release's packages, to install first and to upgrade from")
+	keep    = flag.Bool("keep", false, "keep a machine after the tests, until a signal")
 )
 
 var lab *machine.Lab
@@ -31,12 +33,20 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	packages, err := filepath.Glob(filepath.Join(*debs, "*.deb"))
-	if err == nil && len(packages) == 0 {
+	o := machine.Options{Release: *release, Logf: logf}
+	var err error
+	o.Debs, err = filepath.Glob(filepath.Join(*debs, "*.deb"))
+	if err == nil && len(o.Debs) == 0 {
 		err = fmt.Errorf("no packages in %s: run make deb", *debs)
 	}
+	if err == nil && *from != "" {
+		o.From, err = filepath.Glob(filepath.Join(*from, "*.deb"))
+		if err == nil && len(o.From) == 0 {
+			err = fmt.Errorf("no packages to upgrade from in %s", *from)
+		}
+	}
 	if err == nil {
-		lab, err = machine.NewLab(ctx, machine.Options{Release: *release, Debs: packages, Logf: logf})
+		lab, err = machine.NewLab(ctx, o)
 	}
 	if err != nil {
 		logf("%v", err)
@@ -48,6 +58,9 @@ func run(m *testing.M) int {
 	})
 	status := m.Run()
 	ignore()
+	if *keep {
+		kept.stay(ctx)
+	}
 	if err := lab.Close(); err != nil {
 		logf("%v", err)
 		return 1
@@ -66,27 +79,18 @@ type box struct {
 // boot returns a fresh machine with the packages installed.
 func boot(t *testing.T) *box {
 	t.Helper()
-	return bootIn(t, lab)
+	return bootBy(t, lab.New)
 }
 
 // bootBare returns a fresh machine that has never seen our packages.
 func bootBare(t *testing.T) *box {
 	t.Helper()
-	bare, err := machine.NewLab(t.Context(), machine.Options{Release: *release, Logf: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := bare.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return bootIn(t, bare)
+	return bootBy(t, lab.NewBare)
 }
 
-func bootIn(t *testing.T, lab *machine.Lab) *box {
+func bootBy(t *testing.T, boot func(context.Context, string) (*machine.Machine, error)) *box {
 	t.Helper()
-	m, err := lab.New(t.Context(), t.Name())
+	m, err := boot(t.Context(), t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +98,9 @@ func bootIn(t *testing.T, lab *machine.Lab) *box {
 	t.Cleanup(func() {
 		if t.Failed() {
 			b.dump()
+		}
+		if *keep && kept.take(t, m) {
+			return
 		}
 		if err := m.Close(); err != nil {
 			t.Error(err)

@@ -18,6 +18,12 @@ import (
 // RunTimeout bounds Run and MustRun where the caller's context has no deadline.
 const RunTimeout = 60 * time.Second
 
+// Entrance is a command for a person on this host: a shell inside the machine,
+// which must be booted.
+func (m *Machine) Entrance() string {
+	return fmt.Sprintf("nsenter -t %d -m -u -i -n -p -C bash -l", m.leader)
+}
+
 // Result is how a command ended. Code is −1 if a signal ended it.
 type Result struct {
 	Stdout, Stderr string

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -19,6 +18,7 @@ import (
 type Options struct {
 	Release string   // Debian's name for it; "bookworm" when empty
 	Debs    []string // package files to install; none is allowed
+	From    []string // package files of an earlier release; where there are any, these are installed and apt upgrades them to Debs
 	Logf    func(format string, args ...any)
 }
 
@@ -70,10 +70,20 @@ func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
 		}
 	}()
 	start = time.Now()
-	if err := l.install(ctx, o.Debs); err != nil {
+	if len(o.From) == 0 {
+		if err := l.layer(ctx, "install", o.Debs, (*Machine).Install); err != nil {
+			return nil, err
+		}
+		o.Logf("installed %d packages (%s)", len(o.Debs), since(start))
+		return l, nil
+	}
+	if err := l.layer(ctx, "install", o.From, (*Machine).Install); err != nil {
 		return nil, err
 	}
-	o.Logf("installed %d packages (%s)", len(o.Debs), since(start))
+	if err := l.layer(ctx, "upgrade", o.Debs, (*Machine).Upgrade); err != nil {
+		return nil, err
+	}
+	o.Logf("installed %d packages and upgraded to %d (%s)", len(o.From), len(o.Debs), since(start))
 	return l, nil
 }
 
@@ -159,41 +169,22 @@ func lockFile(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// install puts the packages into a layer that all later machines stand on.
-func (l *Lab) install(ctx context.Context, debs []string) error {
+// layer has a machine take the packages, and makes what that changed a layer
+// that all later machines stand on.
+func (l *Lab) layer(ctx context.Context, name string, debs []string, take func(*Machine, context.Context, ...string) error) error {
 	if len(debs) == 0 {
 		return nil
 	}
-	m, err := l.New(ctx, "install")
+	m, err := l.New(ctx, name)
 	if err != nil {
 		return err
 	}
-	argv := []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet", "--no-install-recommends"}
-	for _, deb := range debs {
-		inside := path.Join("/srv/debs", filepath.Base(deb))
-		b, err := os.ReadFile(deb)
-		if err == nil {
-			err = m.WriteFile(inside, b, 0o644)
-		}
-		if err != nil {
-			m.Close()
-			return err
-		}
-		argv = append(argv, inside)
-	}
-	r, err := m.Run(ctx, argv...)
-	if err == nil && r.Code != 0 {
-		err = fmt.Errorf("apt-get install exited %d:\n%s%s", r.Code, r.Stdout, r.Stderr)
-	}
-	if err == nil {
-		err = m.Root().RemoveAll("srv/debs")
-	}
-	if err == nil {
+	if err = take(m, ctx, debs...); err == nil {
 		err = m.PowerOff(ctx)
 	}
 	if err != nil {
 		m.Close()
-		return fmt.Errorf("cannot install the packages: %w", err)
+		return fmt.Errorf("cannot %s the packages: %w", name, err)
 	}
 	l.lower = append([]string{m.upper()}, l.lower...)
 	return m.detach()
@@ -201,8 +192,22 @@ func (l *Lab) install(ctx context.Context, debs []string) error {
 
 // New boots a fresh machine. Its name gets a number, so it may repeat.
 func (l *Lab) New(ctx context.Context, name string) (*Machine, error) {
+	return l.newOn(ctx, name, l.lower)
+}
+
+// NewReleased boots a fresh machine that still has the packages of Options.From.
+func (l *Lab) NewReleased(ctx context.Context, name string) (*Machine, error) {
+	return l.newOn(ctx, name, l.lower[1:])
+}
+
+// NewBare boots a fresh machine that has never seen our packages.
+func (l *Lab) NewBare(ctx context.Context, name string) (*Machine, error) {
+	return l.newOn(ctx, name, l.lower[len(l.lower)-1:])
+}
+
+func (l *Lab) newOn(ctx context.Context, name string, lower []string) (*Machine, error) {
 	name = fmt.Sprintf("%s-%d", hostname(name), l.count.Add(1))
-	m, err := newMachine(name, filepath.Join(l.dir, name), filepath.Join(l.cgroup, name), l.lower)
+	m, err := newMachine(name, filepath.Join(l.dir, name), filepath.Join(l.cgroup, name), lower)
 	if err != nil {
 		return nil, err
 	}

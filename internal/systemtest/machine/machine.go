@@ -131,6 +131,9 @@ func (m *Machine) Boot(ctx context.Context) error {
 	return nil
 }
 
+// Booted tells whether the machine is booted.
+func (m *Machine) Booted() bool { return m.nspawn != nil }
+
 // Directory is where this host keeps what the machine wrote.
 func (m *Machine) Directory() string { return m.dir }
 

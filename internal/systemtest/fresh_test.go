@@ -1,0 +1,76 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// active are the machine's active units of ours.
+func (b *box) active() (units []string) {
+	b.t.Helper()
+	for line := range strings.Lines(b.must("systemctl", "list-units", "--state=active,activating", "--plain", "--no-legend", "--full", "machinemon-*")) {
+		units = append(units, strings.Fields(line)[0])
+	}
+	slices.Sort(units)
+	return units
+}
+
+// A fresh installation waits for work and does none: nothing of it runs, is
+// enabled or installs by itself, before and after a boot. It then updates what
+// it is told to.
+func TestFreshInstall(t *testing.T) {
+	t.Parallel()
+	b := bootBare(t)
+	enabled := b.must("find", "/etc/systemd", "-type", "l")
+	c := &chain{b, t.TempDir(), nil}
+	since := c.cursor()
+	c.install()
+	c.ok(c.AwaitEvent(t.Context(), since, "timers.target started"))
+	events, err := c.UnitEvents(t.Context(), since)
+	c.ok(err)
+	for _, e := range events {
+		if strings.HasPrefix(e.Unit, "machinemon-") && strings.HasSuffix(e.Unit, ".service") {
+			t.Errorf("the installation: %s", e)
+		}
+	}
+
+	waiting := []string{ // the shipped targets': the server has neither a source to check nor directives
+		"machinemon-directive@agent.path", "machinemon-fetch@agent.timer", "machinemon-swap@agent.path", "machinemon-swap@server.path",
+		"machinemon-verify@agent.path", "machinemon-verify@server.path",
+	}
+	idle := func(when string) {
+		t.Helper()
+		if got := c.active(); !slices.Equal(got, waiting) {
+			t.Errorf("%s, active are %q, want %q", when, got, waiting)
+		}
+		if got := c.must("systemctl", "is-system-running"); got != "running\n" {
+			t.Errorf("%s, the machine is %s", when, got)
+		}
+		if r := c.run("pgrep", "-af", "machinemon"); r.Code != 1 {
+			t.Errorf("%s, there run\n%s", when, r.Stdout)
+		}
+		if got := c.must("find", "/etc/systemd", "-type", "l"); got != enabled {
+			t.Errorf("%s, enabled are\n%s", when, got)
+		}
+		out := c.must("machinemon-update", "status", "--json")
+		if strings.Count(out, `"target": `) != 2 || strings.Count(out, `"auto_update": false`) != 2 {
+			t.Errorf("%s, status shows\n%s", when, out)
+		}
+	}
+	idle("after the installation")
+	c.reboot()
+	idle("after a boot")
+
+	c.installTestd("1.0.0", testdUnit)
+	c.target(testdTarget)
+	c.server = c.serve(c.dir)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	c.assertClosed("1.0.0")
+}
