@@ -1,0 +1,489 @@
+package release
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+var first = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
+// signedDir is a repository with its keys: those of root apart.
+type signedDir struct {
+	t          *testing.T
+	dir        string
+	keys, root Keys
+	now        time.Time
+}
+
+func newSignedDir(t *testing.T) *signedDir {
+	t.Helper()
+	base := t.TempDir()
+	s := &signedDir{t: t, dir: filepath.Join(base, "repo"), keys: Keys{Dir: filepath.Join(base, "keys")}, root: Keys{Dir: filepath.Join(base, "usb")}, now: first}
+	s.must(os.Mkdir(s.dir, 0o755))
+	add := map[string][]string{}
+	for _, holder := range []string{RootKey, RootKey, TargetsKey, OnlineKey} {
+		add[holder] = append(add[holder], s.keygen(holder))
+	}
+	got, err := Init(RootRequest{Dir: s.dir, Keys: s.root, Add: add, Now: s.now})
+	s.must(err)
+	if *got != (RootResult{Version: 1}) {
+		t.Errorf("got %+v", got)
+	}
+	return s
+}
+
+func (s *signedDir) keygen(holder string) string {
+	s.t.Helper()
+	dir := s.keys.Dir
+	if holder == RootKey {
+		dir = s.root.Dir
+	}
+	pub, err := Keygen(dir, holder, nil)
+	s.must(err)
+	return pub
+}
+
+func (s *signedDir) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *signedDir) request(version string) Request {
+	in := writeArchive(s.t, s.t.TempDir(), "agent-linux-amd64", "program "+version)
+	return Request{Dir: s.dir, Version: version, Archives: []string{in}, Keys: s.keys, Deltas: DefaultDeltas, Now: s.now}
+}
+
+func (s *signedDir) publish(version string) {
+	s.t.Helper()
+	_, changed, err := Publish(s.request(version))
+	s.must(err)
+	if !changed {
+		s.t.Error("nothing changed")
+	}
+	s.verify(version)
+}
+
+func (s *signedDir) verify(version string) *Verified {
+	s.t.Helper()
+	v, err := Verify(s.dir, "", s.now)
+	s.must(err)
+	if v.Release.Manifest.Version != version {
+		s.t.Errorf("a machine sees %s, want %s", v.Release.Manifest.Version, version)
+	}
+	return v
+}
+
+func (s *signedDir) refused(err error, want string) {
+	s.t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		s.t.Errorf("got  %v\nwant …%s…", err, want)
+	}
+}
+
+func (s *signedDir) files() map[string]string {
+	s.t.Helper()
+	all := map[string]string{}
+	entries, err := os.ReadDir(s.dir)
+	s.must(err)
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(s.dir, e.Name()))
+		s.must(err)
+		all[e.Name()] = string(b)
+	}
+	return all
+}
+
+func (s *signedDir) copyTo(dir string) *signedDir {
+	s.t.Helper()
+	s.must(os.CopyFS(dir, os.DirFS(s.dir)))
+	other := *s
+	other.dir = dir
+	return &other
+}
+
+func TestSigned(t *testing.T) {
+	s := newSignedDir(t)
+	_, err := Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "nothing is published yet")
+	_, err = Init(RootRequest{Dir: s.dir, Keys: s.root, Now: s.now})
+	s.refused(err, "it is a repository already")
+	s.publish("v1")
+	s.publish("v2")
+	if _, changed, err := Publish(s.request("v2")); err != nil || changed {
+		t.Errorf("changed %v, %v", changed, err)
+	}
+
+	// Six days without a refresh are fine, eight are not; after one they are again.
+	s.now = first.Add(6 * day)
+	s.verify("v2")
+	s.now = first.Add(8 * day)
+	_, err = Verify(s.dir, "", s.now)
+	s.refused(err, "timestamp v2: expired on 2026-11-08T12:00:00Z")
+	status, err := Refresh(s.dir, s.keys, s.now)
+	s.must(err)
+	if next := status.Next(); next.Role != trust.Snapshot || !next.Expires.Equal(s.now.Add(7*day)) {
+		t.Errorf("next to expire: %+v", next)
+	}
+	s.verify("v2")
+
+	// The online key cannot prolong what the targets key signed; set renews it.
+	s.now = first.Add(46 * day)
+	before := s.files()
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "no machine would accept it: targets v2: expired on 2026-12-16T12:00:00Z")
+	if after := s.files(); len(after) != len(before) || after[trust.TimestampFile] != before[trust.TimestampFile] {
+		t.Error("a refused refresh changed the directory")
+	}
+	_, _, err = Set(SetRequest{Dir: s.dir, Keys: s.keys, Now: s.now})
+	s.must(err)
+	s.verify("v2")
+
+	percent, disabled, none := 10, true, ""
+	m, _, err := Set(SetRequest{Dir: s.dir, Keys: s.keys, Rollout: &percent, Disabled: &disabled, MinVersion: &none, Retry: true, Now: s.now})
+	s.must(err)
+	if v := s.verify("v2"); m.Sequence != 3 || v.Release.Manifest.Rollout.Percent != 10 || !v.Release.Manifest.Disabled {
+		t.Errorf("got %+v", v.Release.Manifest)
+	}
+}
+
+// Nothing is published from where a root key is.
+func TestRootKeyReadable(t *testing.T) {
+	s := newSignedDir(t)
+	s.publish("v1")
+	before := s.files()
+	_, err := Keygen(s.keys.Dir, RootKey, nil)
+	s.must(err)
+	_, _, err = Publish(s.request("v2"))
+	s.refused(err, "can be read here (hint: keep root keys")
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "can be read here (hint: keep root keys")
+	_, _, err = Set(SetRequest{Dir: s.dir, Keys: s.keys, Retry: true, Now: s.now})
+	s.refused(err, "can be read here (hint: keep root keys")
+	if len(s.files()) != len(before) {
+		t.Error("the directory changed")
+	}
+}
+
+var errKilled = errors.New("killed")
+
+// A publisher that dies after any of its steps leaves the release before, or this
+// one; the next run goes on from there, to the same end.
+func TestInterrupted(t *testing.T) {
+	base := newSignedDir(t)
+	base.publish("v1")
+	q := base.request("v2")
+	var steps []string
+	defer func(f func(string) error) { kept = f }(kept)
+	kept = func(name string) error { steps = append(steps, name); return nil }
+	whole := base.copyTo(filepath.Join(t.TempDir(), "whole"))
+	q.Dir = whole.dir
+	_, _, err := Publish(q)
+	base.must(err)
+	if len(steps) != 6 || !strings.HasSuffix(steps[0], ".tar.gz") || steps[4] != trust.TimestampFile || steps[5] != manifest.FileName {
+		t.Fatalf("steps %v", steps)
+	}
+
+	for i, step := range steps {
+		t.Run(fmt.Sprint(i, " ", step), func(t *testing.T) {
+			s := base.copyTo(filepath.Join(t.TempDir(), "repo"))
+			s.t = t
+			kept = func(name string) error {
+				if name == step {
+					return errKilled
+				}
+				return nil
+			}
+			q := q
+			q.Dir = s.dir
+			if _, _, err := Publish(q); !errors.Is(err, errKilled) {
+				t.Fatal(err)
+			}
+			want := "v1"
+			if i >= 4 {
+				want = "v2"
+			}
+			b, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
+			s.must(err)
+			if r, _, err := (trust.Client{Pin: b, Clock: s.now}).Check(gather(s.dir, b)); err != nil || r.Manifest.Version != want {
+				t.Errorf("a machine sees %+v, %v", r, err)
+			}
+			plain, err := readManifest(filepath.Join(s.dir, manifest.FileName))
+			s.must(err)
+			if wantPlain := map[bool]string{true: "v2", false: "v1"}[i == 5]; plain.Version != wantPlain {
+				t.Errorf("a checksum client sees %s", plain.Version)
+			}
+
+			// Another run, with something else to do: nothing of this one is left, or all of it.
+			kept = func(string) error { return nil }
+			other := s.copyTo(filepath.Join(t.TempDir(), "other"))
+			other.t = t
+			_, err = Refresh(other.dir, other.keys, other.now)
+			s.must(err)
+			other.verify(want)
+			if want == "v1" {
+				for name := range other.files() {
+					if strings.HasPrefix(name, "2.targets") || hashed.MatchString(name) && !strings.Contains(other.files()[name], `"v1"`) {
+						t.Errorf("%s is left", name)
+					}
+				}
+			}
+			// The same run once more.
+			_, _, err = Publish(q)
+			s.must(err)
+			s.verify("v2")
+			if got, want := s.files(), whole.files(); !mapsEqual(got, want) {
+				t.Errorf("another end than without the interruption: %v", names(got))
+			}
+		})
+	}
+}
+
+func mapsEqual(a, b map[string]string) bool {
+	return slices.Equal(names(a), names(b)) && !slices.ContainsFunc(names(a), func(n string) bool { return a[n] != b[n] })
+}
+
+func names(m map[string]string) []string {
+	var all []string
+	for n := range m {
+		all = append(all, n)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// The same archives, keys and time give the same bytes.
+func TestDeterministic(t *testing.T) {
+	s := newSignedDir(t)
+	other := s.copyTo(filepath.Join(t.TempDir(), "other"))
+	for _, version := range []string{"v1", "v2"} {
+		q := s.request(version)
+		_, _, err := Publish(q)
+		s.must(err)
+		q.Dir = other.dir
+		_, _, err = Publish(q)
+		s.must(err)
+	}
+	if !mapsEqual(s.files(), other.files()) {
+		t.Errorf("got %v and %v", names(s.files()), names(other.files()))
+	}
+}
+
+// The online key is stolen, and used: root replaces it, and everything goes on.
+func TestStolenOnlineKey(t *testing.T) {
+	s := newSignedDir(t)
+	s.publish("v1")
+	d, err := openDir(s.dir)
+	s.must(err)
+	r, err := d.openRepository()
+	s.must(err)
+	keys, err := r.signers(s.keys, false)
+	s.must(err)
+	r.timestamp.Signed.Version = math.MaxInt64
+	r.timestamp.ClearSignatures()
+	text, err := signed(r.timestamp, keys.online)
+	s.must(err)
+	s.must(d.replace(trust.TimestampFile, text))
+	d.Close()
+	machine, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
+	s.must(err)
+	_, state, err := trust.Client{Pin: machine, Clock: s.now}.Check(gather(s.dir, machine))
+	s.must(err)
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "no machine would accept it: timestamp v1: it is older than timestamp v9223372036854775807")
+
+	stolen := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]
+	result, err := Rotate(RootRequest{Dir: s.dir, Keys: s.root, Add: map[string][]string{OnlineKey: {s.keygen(OnlineKey)}}, Remove: []string{stolen[:12]}, Now: s.now})
+	s.must(err)
+	if result.Version != 2 || result.Missing != "" || !strings.Contains(result.Next, `run "refresh"`) {
+		t.Errorf("got %+v", result)
+	}
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.must(err)
+	s.verify("v1")
+	if _, _, err := (trust.Client{Pin: machine, State: state, Clock: s.now}).Check(gather(s.dir, machine)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Root's keys are in three hands, and two are needed: each signs in turn.
+func TestRootInTurn(t *testing.T) {
+	s := newSignedDir(t) // for its targets and online keys
+	s.dir = filepath.Join(t.TempDir(), "repo")
+	s.must(os.Mkdir(s.dir, 0o755))
+	hands := make([]Keys, 4)
+	add := map[string][]string{}
+	for i := range hands {
+		hands[i].Dir = t.TempDir()
+		pub, err := Keygen(hands[i].Dir, RootKey, nil)
+		s.must(err)
+		if i < 3 {
+			add[RootKey] = append(add[RootKey], pub)
+		}
+	}
+	for _, holder := range []string{TargetsKey, OnlineKey} {
+		found, _ := filepath.Glob(filepath.Join(s.keys.Dir, holder, "*.pub"))
+		add[holder] = found
+	}
+	one, err := Init(RootRequest{Dir: s.dir, Keys: hands[0], Add: add, Now: s.now})
+	s.must(err)
+	if one.Missing != "2 keys of its own" {
+		t.Errorf("got %+v", one)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "1.root.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("published with one signature of two")
+	}
+	two, err := Init(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	s.must(err)
+	if *two != (RootResult{Version: 1}) {
+		t.Errorf("got %+v", two)
+	}
+	s.publish("v1")
+
+	// The first key is lost; a new one takes its place: old and new signatures count.
+	status, err := ReadStatus(s.dir)
+	s.must(err)
+	lost := strings.TrimSuffix(filepath.Base(add[RootKey][0]), publicKey)
+	fresh, _ := filepath.Glob(filepath.Join(hands[3].Dir, RootKey, "*.pub"))
+	change := RootRequest{Dir: s.dir, Keys: hands[3], Add: map[string][]string{RootKey: fresh}, Remove: []string{lost}, Now: s.now}
+	result, err := Rotate(change)
+	s.must(err)
+	if result.Missing != "2 keys of the root before, and 2 keys of its own" {
+		t.Errorf("got %+v", result)
+	}
+	_, err = Rotate(change)
+	s.refused(err, "awaits signatures (hint: run it without other options to sign")
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	s.must(err)
+	if result.Missing != "2 keys of the root before" {
+		t.Errorf("got %+v", result)
+	}
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Now: s.now})
+	s.must(err)
+	if *result != (RootResult{Version: 2}) {
+		t.Errorf("got %+v, before %+v", result, status)
+	}
+	s.verify("v1")
+}
+
+func TestRootRefused(t *testing.T) {
+	s := newSignedDir(t)
+	rotate := func(q RootRequest) error {
+		q.Dir, q.Keys, q.Now = s.dir, s.root, s.now
+		_, err := Rotate(q)
+		return err
+	}
+	roots, _ := filepath.Glob(filepath.Join(s.root.Dir, RootKey, "*.pub"))
+	id := func(path string) string { return strings.TrimSuffix(filepath.Base(path), publicKey) }
+	s.refused(rotate(RootRequest{Remove: []string{id(roots[0])}}), "the root would have 1 keys and need 1 of them")
+	s.refused(rotate(RootRequest{Threshold: 2}), "the root would have 2 keys and need 2 of them")
+	s.refused(rotate(RootRequest{Remove: []string{"0000"}}), `no one key whose ID begins with "0000"`)
+	s.refused(rotate(RootRequest{Add: map[string][]string{OnlineKey: {roots[0]}}}), "is given for root and for online")
+	s.refused(rotate(RootRequest{Add: map[string][]string{OnlineKey: {"nowhere.pub"}}}), "cannot read nowhere.pub: no such file")
+	online, _ := filepath.Glob(filepath.Join(s.keys.Dir, OnlineKey, "*.pub"))
+	s.refused(rotate(RootRequest{Remove: []string{id(online[0])}}), "there is no online key")
+	s.root = Keys{Dir: s.keys.Dir}
+	s.refused(rotate(RootRequest{}), "there is no root key in")
+	if _, err := os.Stat(filepath.Join(s.dir, draftFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("a draft is left")
+	}
+}
+
+func TestKeys(t *testing.T) {
+	dir := t.TempDir()
+	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := strings.TrimSuffix(pub, publicKey) + secretKey
+	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if b, _ := os.ReadFile(secret); !bytes.HasPrefix(b, []byte("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----")) {
+		t.Errorf("got %s", b)
+	}
+	phrase := "correct horse"
+	k := Keys{Dir: dir, Passphrase: func(string) ([]byte, error) { return []byte(phrase), nil }}
+	if _, id, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, id[:12])) {
+		t.Errorf("got %s, %v", id, err)
+	}
+	phrase = "battery staple"
+	if _, _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Chmod(secret, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Keygen(dir, "admin", nil); err == nil {
+		t.Error("a key for nobody")
+	}
+}
+
+// Deltas lead from the releases before to this one, and are made for files that
+// changed only.
+func TestDeltas(t *testing.T) {
+	s := newSignedDir(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	body := make([]byte, 300<<10)
+	for i := range body {
+		body[i] = byte(r.Uint32())
+	}
+	programs := map[string][]byte{}
+	for i := range 6 {
+		version := fmt.Sprint("v", i)
+		copy(body[1000*i:], "changed "+version)
+		programs[manifest.Digest(body)] = bytes.Clone(body)
+		q := s.request(version)
+		q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
+		m, _, err := Publish(q)
+		s.must(err)
+		p := m.Platforms["linux-amd64"]
+		if want := min(i, DefaultDeltas); len(p.Deltas) != want {
+			t.Fatalf("%s has %d deltas, want %d", version, len(p.Deltas), want)
+		}
+		for _, d := range p.Deltas {
+			delta, err := os.ReadFile(filepath.Join(s.dir, d.File))
+			s.must(err)
+			var out bytes.Buffer
+			s.must(archive.Patch(&out, bytes.NewReader(delta), programs[d.FromSHA256], p.Contents[d.Entry].Size))
+			if manifest.Digest(delta) != d.SHA256 || int64(len(delta)) != d.Size || manifest.Digest(out.Bytes()) != p.Contents[d.Entry].SHA256 || d.Size > 2000 {
+				t.Errorf("%s: %+v makes %s", version, d, manifest.Digest(out.Bytes()))
+			}
+		}
+	}
+	if v := s.verify("v5"); v.Files != 4 {
+		t.Errorf("%d files", v.Files)
+	}
+	// The same again makes none, and changes nothing.
+	q := s.request("v5")
+	q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
+	before := s.files()
+	if _, changed, err := Publish(q); err != nil || changed || !mapsEqual(before, s.files()) {
+		t.Errorf("changed %v, %v", changed, err)
+	}
+	// A damaged archive is seen by verify.
+	p := s.verify("v5").Release.Manifest.Platforms["linux-amd64"]
+	s.must(os.WriteFile(filepath.Join(s.dir, p.Deltas[0].File), nil, 0o644))
+	_, err := Verify(s.dir, "", s.now)
+	s.refused(err, p.Deltas[0].File+": its sha256 is ")
+}
