@@ -171,13 +171,16 @@ func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]si
 	wanted := root.Roles[role].KeyIDs
 	for _, path := range append(k.of(holder), k.Files...) {
 		if pub, err := readPublic(strings.TrimSuffix(path, secretKey) + publicKey); err == nil {
-			if id, err := pub.ID(); err != nil || !slices.Contains(wanted, id) {
+			if id, err := pub.ID(); err != nil || !slices.Contains(wanted, id) && !slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
 				continue // and no passphrase is asked for it
 			}
 		}
 		s, id, err := k.load(path)
 		if err != nil {
 			return nil, err
+		}
+		if role != metadata.ROOT && slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
+			return nil, fmt.Errorf("%s is a root key, which signs roots only", path)
 		}
 		if slices.Contains(wanted, id) {
 			all = append(all, s)

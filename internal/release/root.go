@@ -160,7 +160,12 @@ func (q RootRequest) next(last *metadata.Metadata[metadata.RootType]) (*metadata
 		}
 	}
 	for _, holder := range Holders {
-		for _, path := range q.Add[holder] {
+		add := q.Add[holder]
+		if s.Version == 1 { // for the first, those at hand need not be named
+			found, _ := filepath.Glob(filepath.Join(q.Keys.Dir, holder, "*"+publicKey)) // the pattern is good
+			add = append(slices.Clone(add), found...)
+		}
+		for _, path := range add {
 			key, err := readPublic(path)
 			if err != nil {
 				return nil, err
