@@ -122,10 +122,10 @@ func (p *passphrase) choose() ([]byte, error) {
 	return first, err
 }
 
-const keygenHelp = `Example: the keys of somebody who publishes alone, root's on a USB stick:
+const keygenHelp = `Example: the keys of somebody who publishes alone, root's on two USB sticks:
 
   machinemon-release keygen root --keys /media/usb/one
-  machinemon-release keygen root --keys /media/another-usb/two
+  machinemon-release keygen root --keys /media/usb2/two
   machinemon-release keygen targets
   machinemon-release keygen online
 

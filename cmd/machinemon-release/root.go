@@ -13,18 +13,18 @@ import (
 
 const initHelp = `Example: with the keys that "keygen --help" makes
 
-  machinemon-release init /srv/download --keys /media/usb/one \
-      --add root=/media/another-usb/two/root/2f0c….pub \
-      --add targets=$HOME/.config/machinemon-release/keys/targets/91ab….pub \
-      --add online=$HOME/.config/machinemon-release/keys/online/c07d….pub
+  machinemon-release init /srv/download \
+      --key /media/usb/one/root/2f0c81d6a5b4.pem \
+      --key /media/usb2/two/root/7be09a4411c3.pem
 
-makes /srv/download/1.root.json. Machines need a copy of it once, in
-/etc/machinemon-update/trust/. Take the media away: "publish" refuses to run
-where a root key can be read.
+makes /srv/download/1.root.json. Machines need a copy of it once, as what they
+start from. Take the media away: "publish" refuses to run where a root key can
+be read.
 
-Public keys in KEYS/root, KEYS/targets and KEYS/online are taken without being
-named. Of two root keys one has to sign, of three or more two. Where some of the
-signatures are missing, each of the other holders runs "init DIR --keys KEYS".`
+Besides root's the public keys in KEYS/targets and KEYS/online are taken; --add
+names others. Of two root keys one has to sign, of three or more two. Where some
+of the signatures are missing, each of the other holders runs "init DIR --key
+FILE", and nothing is published before the last one.`
 
 func initCommand(began *bool) *cobra.Command {
 	c := &cobra.Command{
@@ -51,13 +51,13 @@ new one is, make a key; where a root key is, put it in the place of the old one:
 
   machinemon-release keygen targets
   machinemon-release status /srv/download      # shows the IDs
-  machinemon-release rotate /srv/download --keys /media/usb/one \
-      --add targets=91ab….pub --remove 3c5f6e70
+  machinemon-release rotate /srv/download --key /media/usb/one/root/2f0c81d6a5b4.pem \
+      --add targets=91ab44d07c1e.pub --remove 3c5f6e70
 
 Makes the next root, N.root.json, which machines find by themselves; it is good
 for another year, also if nothing is changed. Enough keys of the root before and
 of the new one have to sign it: where signatures are missing, each of the other
-holders runs "rotate DIR --keys KEYS". Only DIR's root files are needed, so a
+holders runs "rotate DIR --key FILE". Only DIR's root files are needed, so a
 copy of those will do.`
 
 func rotateCommand(began *bool) *cobra.Command {

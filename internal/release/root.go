@@ -164,6 +164,11 @@ func (q RootRequest) next(last *metadata.Metadata[metadata.RootType]) (*metadata
 		if s.Version == 1 { // for the first, those at hand need not be named
 			found, _ := filepath.Glob(filepath.Join(q.Keys.Dir, holder, "*"+publicKey)) // the pattern is good
 			add = append(slices.Clone(add), found...)
+			if holder == RootKey {
+				for _, path := range q.Keys.Files {
+					add = append(add, strings.TrimSuffix(path, secretKey)+publicKey)
+				}
+			}
 		}
 		for _, path := range add {
 			key, err := readPublic(path)
@@ -292,7 +297,7 @@ func (r *repository) after(root []byte, now time.Time) string {
 		return ""
 	case !errors.As(err, &refused):
 	case refused.Role == trust.Targets:
-		return "machines refuse the targets now: run \"set\" where the targets key is"
+		return "machines refuse what is published now: run \"set\", then \"verify\""
 	}
-	return "machines refuse what is published now: run \"refresh\" where the online key is, then \"verify\""
+	return "machines refuse what is published now: run \"refresh\", then \"verify\""
 }

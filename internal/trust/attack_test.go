@@ -40,9 +40,9 @@ func TestAttacks(t *testing.T) {
 			r.must(err)
 			r.root.Signed.Keys[id] = alias
 			r.root.Signed.Roles["root"].KeyIDs = append(r.root.Signed.Roles["root"].KeyIDs, id)
-			raw := sign(r, r.root, key("root 1"))
+			sign(r, r.root, key("root 1"))
 			r.root.Signatures = append(r.root.Signatures, metadata.Signature{KeyID: id, Signature: r.root.Signatures[0].Signature})
-			raw, err = r.root.ToBytes(false)
+			raw, err := r.root.ToBytes(false)
 			r.must(err)
 			r.files["3.root.json"] = raw
 			r.check("root v3: " + tooFew + "(got 1, want 2)")
