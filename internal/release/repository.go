@@ -41,6 +41,9 @@ func (d *dir) openRepository() (*repository, error) {
 			break
 		}
 		if err == nil {
+			_, _, err = trust.Next(trust.Root, b) // go-tuf takes its form for granted
+		}
+		if err == nil {
 			r.root, err = metadata.Root().FromBytes(b)
 		}
 		if err != nil {
@@ -66,22 +69,23 @@ func (r *repository) follow() (err error) {
 	if err != nil {
 		return err
 	}
-	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
-		return fmt.Errorf("%s: %w", trust.TimestampFile, err)
-	}
 	if r.now.Snapshot, err = r.next(trust.Timestamp, r.now.Timestamp); err != nil {
-		return err
-	}
-	if r.snapshot, err = metadata.Snapshot().FromBytes(r.now.Snapshot); err != nil {
 		return err
 	}
 	if r.now.Targets, err = r.next(trust.Snapshot, r.now.Snapshot); err != nil {
 		return err
 	}
-	if r.targets, err = metadata.Targets().FromBytes(r.now.Targets); err != nil {
+	if r.now.Manifest, err = r.next(trust.Targets, r.now.Targets); err != nil {
 		return err
 	}
-	r.now.Manifest, err = r.next(trust.Targets, r.now.Targets)
+	// next has looked at the form of each, which go-tuf takes for granted.
+	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
+		return err
+	}
+	if r.snapshot, err = metadata.Snapshot().FromBytes(r.now.Snapshot); err != nil {
+		return err
+	}
+	r.targets, err = metadata.Targets().FromBytes(r.now.Targets)
 	return err
 }
 
@@ -102,8 +106,12 @@ var (
 	hashed    = regexp.MustCompile(`^[0-9a-f]{64}\.client-manifest\.json$`)
 )
 
-// discard removes metadata above what the timestamp names, and the manifests that
-// no targets name. A machine asks for neither.
+// snapshotsKept is how many snapshots stay: a machine may be slow, and a cache have
+// a timestamp of yesterday.
+const snapshotsKept = 30
+
+// discard removes metadata above what the timestamp names, the manifests that no
+// targets name, and snapshots of long ago. A machine asks for none of them.
 func (r *repository) discard() error {
 	entries, err := os.ReadDir(r.dir.Name())
 	if err != nil {
@@ -117,7 +125,7 @@ func (r *repository) discard() error {
 	var stray []string
 	for _, e := range entries {
 		if m := versioned.FindStringSubmatch(e.Name()); m != nil {
-			if n, err := strconv.ParseInt(m[1], 10, 64); err != nil || n > last[m[2]] {
+			if n, err := strconv.ParseInt(m[1], 10, 64); err != nil || n > last[m[2]] || m[2] == "snapshot" && n <= last[m[2]]-snapshotsKept {
 				stray = append(stray, e.Name())
 			} else if m[2] == "targets" {
 				if b, err := os.ReadFile(filepath.Join(r.dir.Name(), e.Name())); err == nil {

@@ -164,6 +164,24 @@ func TestSigned(t *testing.T) {
 	}
 }
 
+// What a timer writes every day does not grow, and a damaged repository is told of.
+func TestSnapshotsKept(t *testing.T) {
+	s := newSignedDir(t)
+	s.publish("v1")
+	for range snapshotsKept + 5 {
+		_, err := Refresh(s.dir, s.keys, s.now)
+		s.must(err)
+	}
+	s.verify("v1")
+	snapshots, _ := filepath.Glob(filepath.Join(s.dir, "*.snapshot.json"))
+	if len(snapshots) != snapshotsKept+1 {
+		t.Errorf("%d snapshots", len(snapshots))
+	}
+	s.must(os.WriteFile(filepath.Join(s.dir, "1.targets.json"), []byte(`{"signed":{"_type":"targets","version":1,"targets":{"x":null}}}`), 0o644))
+	_, err := Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "cannot refresh "+s.dir+": targets: signatures must be an array")
+}
+
 // Nothing is published from where a root key is.
 func TestRootKeyReadable(t *testing.T) {
 	s := newSignedDir(t)
