@@ -83,8 +83,7 @@ func (w *walk) roots(b Bundle) error {
 		if _, err := w.set.UpdateRoot(raw); err != nil {
 			return w.explain(d, err)
 		}
-		// Not append: the caller's State keeps what it has.
-		w.state.Roots = append(w.state.Roots[:len(w.state.Roots):len(w.state.Roots)], raw)
+		w.state.Roots = append(w.state.Roots, raw) // never the caller's: start made it empty
 	}
 	return nil
 }

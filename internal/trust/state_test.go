@@ -80,6 +80,14 @@ func TestState(t *testing.T) {
 	r.pin = pin
 	r.ours(2)
 
+	// Another repository of the same keys: it begins at the beginning.
+	other := newRepo(t)
+	other.root.Signed.Expires = start.Add(day)
+	other.pin = sign(other, other.root, other.keys[Root]...)
+	other.release(3)
+	other.state = newRepo(t).played(5)
+	other.ours(3)
+
 	for name, damage := range map[string]func(*State){
 		"root":      func(s *State) { s.Roots = [][]byte{[]byte("x")} },
 		"timestamp": func(s *State) { s.Timestamp = []byte(`{"signed":null}`) },
@@ -171,4 +179,14 @@ func TestTerms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// played is the state of a machine that has seen this many releases.
+func (r *repo) played(n int) State {
+	for i := range n {
+		r.release(i + 1)
+	}
+	r.now = start.Add(6 * day)
+	r.ours(n)
+	return r.state
 }
