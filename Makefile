@@ -151,6 +151,7 @@ build/third-party-notices: go.mod
 	  go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%) | sort -u; } | \
 	while read -r module dir; do \
 		printf '\n==== %s ====\n\n' "$$module" && cat "$$dir"/LICENSE* || exit 1; \
+		[ ! -e "$$dir/NOTICE" ] || cat "$$dir/NOTICE" || exit 1; \
 	done > $@.tmp
 	mv $@.tmp $@
 

@@ -94,6 +94,9 @@ func TestLayout(t *testing.T) {
 			if from == "internal/manifest" && strings.Contains(strings.Split(imported, "/")[0], ".") {
 				t.Errorf("%s imports %s: it is pure, and uses the standard library only", from, imported)
 			}
+			if strings.HasPrefix(imported, "github.com/theupdateframework/") && from != "internal/trust" && from != "internal/release" {
+				t.Errorf("%s imports %s: only internal/trust believes metadata, and internal/release writes it", from, imported)
+			}
 			parser := imported == "archive/tar" || strings.HasPrefix(imported, "github.com/klauspost/compress")
 			if parser && from != "internal/archive" && !strings.HasPrefix(from, "internal/systemtest") {
 				t.Errorf("%s imports %s: only internal/archive parses archives", from, imported)
@@ -102,12 +105,17 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestLinked: what the workers must not have in them.
+// TestLinked: what the workers must not have in them. internal/trust is a part of
+// two of them: go-tuf's own client, which downloads, must not come with it.
 func TestLinked(t *testing.T) {
-	const cobra = "github.com/spf13/cobra"
+	const (
+		cobra = "github.com/spf13/cobra"
+		tuf   = "github.com/theupdateframework/go-tuf/v2/metadata/"
+	)
 	seen := 0
 	for _, p := range list(t) {
 		never := map[string][]string{
+			"internal/trust":  {"net/http", tuf + "updater", tuf + "fetcher", tuf + "config"},
 			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/swap"},
 			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
 			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
@@ -123,8 +131,8 @@ func TestLinked(t *testing.T) {
 			}
 		}
 	}
-	if seen != 5 {
-		t.Errorf("%d of 5 workers were found", seen)
+	if seen != 6 {
+		t.Errorf("%d of 5 workers and internal/trust were found", seen)
 	}
 }
 

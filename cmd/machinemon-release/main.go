@@ -1,21 +1,15 @@
 // machinemon-release is the publisher's command: it writes the directory that a
-// target's source.url points at. See the package release for what it does there.
+// target's source.url points at, and keeps the keys that sign it. See the package
+// release for what it does there.
 package main
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/release"
 )
 
 // version is set by the linker.
@@ -30,7 +24,8 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(publishCommand(&began), versionCommand())
+	root.AddCommand(publishCommand(&began), setCommand(&began), keygenCommand(&began), initCommand(&began),
+		refreshCommand(&began), rotateCommand(&began), statusCommand(&began), verifyCommand(&began), versionCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "machinemon-release: %v\n", err)
 		if !began {
@@ -40,69 +35,12 @@ func main() {
 	}
 }
 
-const publishHelp = `Example: put version v0.1.11 for two platforms into the directory that
-https://monitor.example.com/download/ serves, from anywhere:
-
-  machinemon-release publish /srv/download --version v0.1.11 \
-      machinemon-client-linux-amd64.tar.gz machinemon-client-linux-arm64.tar.gz
-
-Copies each archive into DIR and then replaces DIR/client-manifest.json in one
-step. Any web server that serves DIR as static files will do.
-
-An archive is tar.gz or tar.zst and its name ends in its platform:
-NAME-linux-amd64.tar.gz, NAME_linux_armv7.tar.zst, NAME-1.2.linux-arm64.tgz.
-In DIR it is always called PRODUCT-VERSION-PLATFORM-DIGEST.EXT, so no file that
-a manifest has named is ever overwritten; old ones are yours to delete.
-
-A new version starts with the platforms given. At the version that DIR already
-has, further platforms are added; if the bytes of one change, the sequence grows
-and machines see another release. The same bytes again change nothing.`
-
-func publishCommand(began *bool) *cobra.Command {
-	var q release.Request
-	c := &cobra.Command{
-		Use:                   "publish DIR --version V ARCHIVE…",
-		Short:                 "Put a release into a directory",
-		Long:                  publishHelp,
-		DisableFlagsInUseLine: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return errors.New("publish takes a directory and at least one archive (see machinemon-release publish --help)")
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, args []string) error {
-			for flag, value := range map[string]string{"version": q.Version, "product": q.Product, "min-version": q.MinVersion} {
-				if c.Flags().Changed(flag) && !manifest.ValidName(value) {
-					return fmt.Errorf("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
-				}
-			}
-			*began = true
-			var err error
-			if q.Now, err = releaseTime(); err != nil {
-				return err
-			}
-			q.Dir, q.Archives = args[0], args[1:]
-			m, changed, err := release.Publish(q)
-			if err != nil {
-				return err
-			}
-			did := "published"
-			if !changed {
-				did = "unchanged:"
-			}
-			platforms := strings.Join(slices.Sorted(maps.Keys(m.Platforms)), ", ")
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s %s, sequence %d, for %s\n", did, m.Product, m.Version, m.Sequence, platforms)
-			return err
-		},
+// oneDirectory is the argument of most verbs.
+func oneDirectory(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s takes one directory (see machinemon-release %s --help)", c.Name(), c.Name())
 	}
-	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
-	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
-	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
-	if err := c.MarkFlagRequired("version"); err != nil {
-		panic(err) // the flag is defined two lines up
-	}
-	return c
+	return nil
 }
 
 // releaseTime is now, or what a reproducible build says it is:

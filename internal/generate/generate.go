@@ -24,8 +24,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -107,7 +109,9 @@ func units(t *target.Target) map[string]unit {
 }
 
 func write(root, out string, t *target.Target) error {
-	for name, u := range units(t) {
+	all := units(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) { // the same error each time
+		u := all[name]
 		if u == (unit{}) {
 			continue
 		}

@@ -215,7 +215,7 @@ func TestUnwritable(t *testing.T) {
 	d = tree(t, map[string]string{"agent.toml": agent})
 	must(t, os.RemoveAll(d.Root+unitDir))
 	if err := Run(d, t.TempDir(), t.Output()); err == nil ||
-		err.Error() != "cannot generate units of target agent: machinemon-verify@.path is not in /usr/lib/systemd/system" {
+		err.Error() != "cannot generate units of target agent: machinemon-swap@.path is not in /usr/lib/systemd/system" {
 		t.Errorf("no units installed: got %v", err)
 	}
 }

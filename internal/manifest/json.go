@@ -17,14 +17,15 @@ const maxDepth = 32
 // object is a JSON object whose keys were each seen once.
 type object = map[string]any
 
-// readObject reads b as exactly one JSON object. encoding/json alone would take
-// the last of two equal keys, match keys without regard to case, put U+FFFD for
-// what is no text and stop reading where the object ends; each of these lets two
-// readers see two releases in one document.
-func readObject(b []byte) (object, error) {
+// ReadObject reads b as exactly one JSON object of at most this many bytes, its
+// numbers as json.Number. encoding/json alone would take the last of two equal
+// keys, match keys without regard to case, put U+FFFD for what is no text and stop
+// reading where the object ends; each of these lets two readers see two releases
+// in one document.
+func ReadObject(b []byte, most int) (map[string]any, error) {
 	switch {
-	case len(b) > MaxSize:
-		return nil, fmt.Errorf("it has more than %d bytes", MaxSize)
+	case len(b) > most:
+		return nil, fmt.Errorf("it has more than %d bytes", most)
 	case len(bytes.TrimSpace(b)) == 0:
 		return nil, errors.New("it is empty")
 	case !utf8.Valid(b):

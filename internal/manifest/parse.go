@@ -19,7 +19,7 @@ func ValidName(s string) bool { return validName.MatchString(s) }
 // program can read a newer publisher's document; everything else that is not
 // exactly as the contract says is refused, with an error that names the field.
 func Parse(b []byte) (*Manifest, error) {
-	o, err := readObject(b)
+	o, err := ReadObject(b, MaxSize)
 	if err != nil {
 		return nil, err
 	}

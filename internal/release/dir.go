@@ -51,7 +51,7 @@ func (d *dir) clear() error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), temporaryPrefix) {
-			if err := os.Remove(filepath.Join(d.Name(), e.Name())); err != nil {
+			if err := os.RemoveAll(filepath.Join(d.Name(), e.Name())); err != nil {
 				return err
 			}
 		}
@@ -133,8 +133,14 @@ func (t *temporary) keep() error {
 	if sum, err := digest(filepath.Join(t.dir.Name(), t.name)); err == nil && sum == t.sha256 {
 		return nil
 	}
-	return os.Rename(t.path, filepath.Join(t.dir.Name(), t.name))
+	if err := os.Rename(t.path, filepath.Join(t.dir.Name(), t.name)); err != nil {
+		return err
+	}
+	return kept(t.name)
 }
+
+// kept is called after every file that got its name: tests die there.
+var kept = func(name string) error { return nil }
 
 // discard removes the file if it was not kept; if that fails the next run does it.
 func (t *temporary) discard() { os.Remove(t.path) }

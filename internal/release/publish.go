@@ -1,11 +1,23 @@
 // Package release is the publisher: it makes a directory of archives into what a
 // target's source.url points at.
 //
-// It owns three things in that directory, and leaves everything else in it alone:
+// It owns these in that directory, and leaves everything else in it alone:
 //
 //	client-manifest.json                                      the newest release, replaced last
 //	<product>-<version>-<platform>-<digest>.tar.gz (or .zst)  archives, never changed once there
+//	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas
 //	.publish-*                                                 temporaries, cleared by the next run
+//
+// and in a signed repository, which one is that has a 1.root.json:
+//
+//	N.root.json                        which keys count; signed where those are kept, by Init and Rotate
+//	.next-root.json                    the next one, while signatures are missing
+//	<sha256>.client-manifest.json      each release that was signed
+//	N.targets.json N.snapshot.json     signatures, never changed once a timestamp named them
+//	timestamp.json                     the newest signature, replaced in the one step that publishes
+//
+// Private keys are never in that directory, and the root's never where releases are
+// published. What the client's side (package trust) would not accept is not written.
 //
 // An archive's name carries the first twelve digits of its SHA-256. So whoever
 // reads the directory through a plain web server, at any moment of a publication,
@@ -41,13 +53,18 @@ type Request struct {
 	Version    string   // of every archive
 	MinVersion string   // "": none in a new version, unchanged in the same one
 	Archives   []string // one or more paths; each file name ends in a platform, e.g. -linux-amd64.tar.gz
+	Keys       Keys     // of targets and online, for a signed repository
+	Deltas     int      // from how many releases back; 0: none
+	Progress   func(done, total int)
 	Now        time.Time
 }
 
 // Publish copies the archives into the directory and then writes the manifest.
 // It returns the manifest that the directory has now, and whether that is another
 // than before. If it fails the manifest is as it was, and so is the directory
-// unless the disk itself fails in the last steps.
+// unless the disk itself fails in the last steps. Where it was killed in those, the
+// next run goes on from the release before, or completes this one if its timestamp
+// was written.
 //
 // A new version starts with the archives given, at the next sequence. At the
 // version that is there already further platforms join it; only if the bytes of a
@@ -64,6 +81,19 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
 	}
 	defer d.Close()
+	r, err := d.openRepository()
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
+	}
+	var s signers
+	if r != nil {
+		if s, err = r.signers(q.Keys, true); err != nil {
+			return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+		}
+	}
+	if err := r.complete(); err != nil {
+		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
+	}
 
 	old, err := readManifest(filepath.Join(q.Dir, manifest.FileName))
 	if err != nil {
@@ -75,6 +105,7 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 	}
 
 	platforms := map[string]manifest.Platform{}
+	archives := map[string]*temporary{}
 	var copies []*temporary
 	defer func() {
 		for _, c := range copies {
@@ -91,22 +122,34 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 			return nil, false, fmt.Errorf("cannot publish %s: %w", path, plain(err))
 		}
 		copies = append(copies, c)
+		archives[key] = c
 		c.name = fmt.Sprintf("%s-%s-%s-%s%s", product, q.Version, key, c.sha256[:12], names[i].extension)
 		if platforms[key], err = c.describe(); err != nil {
 			return nil, false, fmt.Errorf("cannot publish %s: %w", path, err)
 		}
 	}
 
+	deltas, err := d.deltas(q, product, old, platforms, archives)
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot make the deltas for %s: %w", q.Dir, err)
+	}
+	copies = append(copies, deltas...)
+
 	m, err = next(old, q, product, platforms)
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
 	}
-	text, err := m.Marshal()
-	if err == nil {
-		_, err = manifest.Parse(text) // what no machine would accept is not published
-	}
+	text, err := finished(m)
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: the new manifest: %w", q.Dir, err)
+		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+	}
+
+	changed = !reflect.DeepEqual(m, old) || r != nil && r.targets == nil
+	files := []file{{manifest.FileName, text}}
+	if r != nil && changed {
+		if files, err = r.sign(text, s, q.Now); err != nil {
+			return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+		}
 	}
 
 	for _, c := range copies {
@@ -114,11 +157,11 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 			return nil, false, fmt.Errorf("cannot publish into %s: %s: %w", q.Dir, c.name, plain(err))
 		}
 	}
-	if reflect.DeepEqual(m, old) {
+	if !changed {
 		return m, false, d.Sync()
 	}
-	if err := d.replace(manifest.FileName, text); err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %s: %w", q.Dir, manifest.FileName, plain(err))
+	if err := d.write(files); err != nil {
+		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
 	}
 	return m, true, nil
 }

@@ -40,8 +40,10 @@ func TestFreshInstall(t *testing.T) {
 	}
 
 	waiting := []string{ // the shipped targets': the server has neither a source to check nor directives
-		"machinemon-directive@agent.path", "machinemon-fetch@agent.timer", "machinemon-swap@agent.path", "machinemon-swap@server.path",
-		"machinemon-verify@agent.path", "machinemon-verify@server.path",
+		"machinemon-directive@agent.path", "machinemon-directive@scaleboxd.path",
+		"machinemon-fetch@agent.timer", "machinemon-fetch@scaleboxd.timer",
+		"machinemon-swap@agent.path", "machinemon-swap@scaleboxd.path", "machinemon-swap@server.path",
+		"machinemon-verify@agent.path", "machinemon-verify@scaleboxd.path", "machinemon-verify@server.path",
 	}
 	idle := func(when string) {
 		t.Helper()
@@ -58,7 +60,7 @@ func TestFreshInstall(t *testing.T) {
 			t.Errorf("%s, enabled are\n%s", when, got)
 		}
 		out := c.must("machinemon-update", "status", "--json")
-		if strings.Count(out, `"target": `) != 2 || strings.Count(out, `"auto_update": false`) != 2 {
+		if strings.Count(out, `"target": `) != 3 || strings.Count(out, `"auto_update": false`) != 3 {
 			t.Errorf("%s, status shows\n%s", when, out)
 		}
 	}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/release"
+)
+
+const publishHelp = `Example: put version v0.1.11 for two platforms into the directory that
+https://monitor.example.com/download/ serves, from anywhere:
+
+  machinemon-release publish /srv/download --version v0.1.11 \
+      machinemon-client-linux-amd64.tar.gz machinemon-client-linux-arm64.tar.gz
+
+Copies each archive into DIR and then replaces DIR/client-manifest.json in one
+step. Any web server that serves DIR as static files will do.
+
+An archive is tar.gz or tar.zst and its name ends in its platform:
+NAME-linux-amd64.tar.gz, NAME_linux_armv7.tar.zst, NAME-1.2.linux-arm64.tgz.
+In DIR it is always called PRODUCT-VERSION-PLATFORM-DIGEST.EXT, so no file that
+a manifest has named is ever overwritten; old ones are yours to delete.
+
+A new version starts with the platforms given. At the version that DIR already
+has, further platforms are added; if the bytes of one change, the sequence grows
+and machines see another release. The same bytes again change nothing.
+
+For files of 64 KiB and more, deltas are made from the releases before that DIR
+still has. In a directory made by "init" the release is signed, with the targets
+and the online key.`
+
+func publishCommand(began *bool) *cobra.Command {
+	var q release.Request
+	c := &cobra.Command{
+		Use:                   "publish DIR --version V ARCHIVE…",
+		Short:                 "Put a release into a directory",
+		Long:                  publishHelp,
+		DisableFlagsInUseLine: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return errors.New("publish takes a directory and at least one archive (see machinemon-release publish --help)")
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
+	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
+	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
+	c.Flags().IntVar(&q.Deltas, "deltas", release.DefaultDeltas, "make deltas from the last `N` releases")
+	keys := keyFlags(c)
+	if err := c.MarkFlagRequired("version"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		for flag, value := range map[string]string{"version": q.Version, "product": q.Product, "min-version": q.MinVersion} {
+			if c.Flags().Changed(flag) && !manifest.ValidName(value) {
+				return badName(flag)
+			}
+		}
+		if q.Deltas < 0 {
+			return errors.New("--deltas must be 0 or more")
+		}
+		*began = true
+		if q.Now, err = releaseTime(); err != nil {
+			return err
+		}
+		q.Dir, q.Archives, q.Keys, q.Progress = args[0], args[1:], keys(), deltaProgress()
+		m, changed, err := release.Publish(q)
+		if err != nil {
+			return err
+		}
+		did := "published"
+		if !changed {
+			did = "unchanged:"
+		}
+		return say(c, did, m)
+	}
+	return c
+}
+
+func badName(flag string) error {
+	return fmt.Errorf("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
+}
+
+func say(c *cobra.Command, did string, m *manifest.Manifest) error {
+	platforms := strings.Join(slices.Sorted(maps.Keys(m.Platforms)), ", ")
+	_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s %s, sequence %d, for %s\n", did, m.Product, m.Version, m.Sequence, platforms)
+	return err
+}
+
+// deltaProgress is nil where nobody watches.
+func deltaProgress() func(done, total int) {
+	if !term.IsTerminal(int(os.Stderr.Fd())) {
+		return nil
+	}
+	var bar *progressbar.ProgressBar
+	return func(done, total int) {
+		if bar == nil {
+			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(os.Stderr),
+				progressbar.OptionSetDescription("deltas"), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
+		}
+		bar.Set(done) // a bar that cannot be drawn is no reason to stop
+	}
+}
+
+const setHelp = `Example: offer the newest release to every tenth machine, then to all:
+
+  machinemon-release set /srv/download --rollout 10
+  machinemon-release set /srv/download --rollout 100
+
+Changes what the manifest says of the newest release, and nothing of the release
+itself. In a signed directory it signs as "publish" does, also if nothing else
+is asked for: run it at least every 45 days, when the targets' signature expires.`
+
+func setCommand(began *bool) *cobra.Command {
+	var (
+		q        release.SetRequest
+		rollout  int
+		disabled bool
+		least    string
+	)
+	c := &cobra.Command{
+		Use:                   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
+		Short:                 "Change rollout, disabled or min_version of the newest release, or sign it anew",
+		Long:                  setHelp,
+		DisableFlagsInUseLine: true,
+		Args:                  oneDirectory,
+	}
+	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
+	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
+	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
+	c.Flags().BoolVar(&q.Retry, "retry", false, "raise the sequence: machines that rejected it may try again")
+	keys := keyFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if c.Flags().Changed("rollout") {
+			if q.Rollout = &rollout; rollout < 0 || rollout > 100 {
+				return errors.New("--rollout must be from 0 to 100")
+			}
+		}
+		if c.Flags().Changed("disabled") {
+			q.Disabled = &disabled
+		}
+		if c.Flags().Changed("min-version") {
+			if q.MinVersion = &least; least != "" && !manifest.ValidName(least) {
+				return badName("min-version")
+			}
+		}
+		*began = true
+		if q.Now, err = releaseTime(); err != nil {
+			return err
+		}
+		q.Dir, q.Keys = args[0], keys()
+		m, changed, err := release.Set(q)
+		if err != nil {
+			return err
+		}
+		did := "published"
+		if !changed {
+			did = "unchanged:"
+		}
+		return say(c, did, m)
+	}
+	return c
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/machinemon/machinemon-update/internal/release"
+)
+
+const initHelp = `Example: with the keys that "keygen --help" makes
+
+  machinemon-release init /srv/download \
+      --key /media/usb/one/root/2f0c81d6a5b4.pem \
+      --key /media/usb2/two/root/7be09a4411c3.pem
+
+makes /srv/download/1.root.json. Machines need a copy of it once, as what they
+start from. Take the media away: "publish" refuses to run where a root key can
+be read.
+
+Besides root's the public keys in KEYS/targets and KEYS/online are taken; --add
+names others. Of two root keys one has to sign, of three or more two. Where some
+of the signatures are missing, each of the other holders runs "init DIR --key
+FILE", and nothing is published before the last one.`
+
+func initCommand(began *bool) *cobra.Command {
+	c := &cobra.Command{
+		Use:                   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N]",
+		Short:                 "Make a directory a signed repository",
+		Long:                  initHelp,
+		DisableFlagsInUseLine: true,
+		Args:                  oneDirectory,
+	}
+	q := rootFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		request, err := q.request(args[0])
+		if err != nil {
+			return err
+		}
+		*began = true
+		return q.run(c, request, release.Init)
+	}
+	return c
+}
+
+const rotateHelp = `Example: the laptop with the targets key was stolen. On the machine where the
+new one is, make a key; where a root key is, put it in the place of the old one:
+
+  machinemon-release keygen targets
+  machinemon-release status /srv/download      # shows the IDs
+  machinemon-release rotate /srv/download --key /media/usb/one/root/2f0c81d6a5b4.pem \
+      --add targets=91ab44d07c1e.pub --remove 3c5f6e70
+
+Makes the next root, N.root.json, which machines find by themselves; it is good
+for another year, also if nothing is changed. Enough keys of the root before and
+of the new one have to sign it: where signatures are missing, each of the other
+holders runs "rotate DIR --key FILE". Only DIR's root files are needed, so a
+copy of those will do.`
+
+func rotateCommand(began *bool) *cobra.Command {
+	c := &cobra.Command{
+		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N]",
+		Short:                 "Replace keys, or renew the root for another year",
+		Long:                  rotateHelp,
+		DisableFlagsInUseLine: true,
+		Args:                  oneDirectory,
+	}
+	q := rootFlags(c)
+	c.Flags().StringArrayVar(&q.Remove, "remove", nil, "a key's `ID`, at least the first 8 digits; may be given more than once")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		request, err := q.request(args[0])
+		if err != nil {
+			return err
+		}
+		*began = true
+		return q.run(c, request, release.Rotate)
+	}
+	return c
+}
+
+type rootRequest struct {
+	release.RootRequest
+	add  []string
+	keys func() release.Keys
+}
+
+func rootFlags(c *cobra.Command) *rootRequest {
+	q := &rootRequest{}
+	c.Flags().StringArrayVar(&q.add, "add", nil, "a public key, as `HOLDER=FILE.pub` with one of root, targets and online; may be given more than once")
+	c.Flags().IntVar(&q.Threshold, "root-threshold", 0, "how `many` root keys have to sign")
+	q.keys = keyFlags(c)
+	return q
+}
+
+func (q *rootRequest) request(dir string) (release.RootRequest, error) {
+	r := q.RootRequest
+	r.Dir, r.Keys, r.Add = dir, q.keys(), map[string][]string{}
+	if q.Threshold < 0 {
+		return r, errors.New("--root-threshold must be 1 or more")
+	}
+	for _, a := range q.add {
+		holder, path, ok := strings.Cut(a, "=")
+		if !ok || !slices.Contains(release.Holders, holder) {
+			return r, fmt.Errorf("--add must be root=FILE.pub, targets=FILE.pub or online=FILE.pub, not %q", a)
+		}
+		r.Add[holder] = append(r.Add[holder], path)
+	}
+	return r, nil
+}
+
+func (q *rootRequest) run(c *cobra.Command, request release.RootRequest, do func(release.RootRequest) (*release.RootResult, error)) (err error) {
+	if request.Now, err = releaseTime(); err != nil {
+		return err
+	}
+	result, err := do(request)
+	if err != nil {
+		return err
+	}
+	out := c.OutOrStdout()
+	if result.Missing != "" {
+		_, err = fmt.Fprintf(out, "signed root v%d; it still has to be signed by %s\n", result.Version, result.Missing)
+		return err
+	}
+	if _, err = fmt.Fprintf(out, "published root v%d\n", result.Version); err == nil && result.Next != "" {
+		_, err = fmt.Fprintln(out, result.Next)
+	}
+	return err
+}

@@ -1,0 +1,255 @@
+package release
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+const (
+	// DefaultDeltas is from how many releases back machines get deltas.
+	DefaultDeltas = 3
+	// smallest is below what a delta saves worth a request of its own.
+	smallest = 64 << 10
+	// deltaMemory bounds the files, old and new, that are worked on at once. With
+	// the encoder's own the program was seen to take four times as much.
+	deltaMemory = 256 << 20
+)
+
+// previous are the releases before this one that the directory still has, the
+// newest first. Without signed manifests that is only the last one.
+func (d *dir) previous(old *manifest.Manifest) ([]*manifest.Manifest, error) {
+	entries, err := os.ReadDir(d.Name())
+	if err != nil {
+		return nil, err
+	}
+	var all []*manifest.Manifest
+	if old != nil {
+		all = append(all, old)
+	}
+	for _, e := range entries {
+		if !hashed.MatchString(e.Name()) {
+			continue
+		}
+		// One that cannot be read is no release to start from.
+		if m, err := readManifest(filepath.Join(d.Name(), e.Name())); err == nil && m != nil {
+			all = append(all, m)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *manifest.Manifest) int { return cmp.Compare(b.Sequence, a.Sequence) })
+	return all, nil
+}
+
+// job is one delta to be made.
+type job struct {
+	platform, entry string
+	from            manifest.Content
+	old, new        string // paths of the unpacked files
+
+	made *temporary // nil: not worth it
+	err  error
+}
+
+// deltas makes the deltas of every platform that is published, from the last n
+// releases, and puts them into the platforms. The files belong to the caller.
+func (d *dir) deltas(q Request, product string, old *manifest.Manifest, platforms map[string]manifest.Platform, archives map[string]*temporary) ([]*temporary, error) {
+	if q.Deltas == 0 {
+		return nil, nil
+	}
+	before, err := d.previous(old)
+	if err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(d.Name(), temporaryPrefix)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	u := &unpacker{dir: d, work: work}
+	var jobs []*job
+	for _, key := range slices.Sorted(maps.Keys(platforms)) {
+		if old != nil && old.Version == q.Version && old.Platforms[key].SHA256 == platforms[key].SHA256 {
+			continue // it has its deltas already
+		}
+		more, err := u.jobs(key, q, platforms[key], archives[key].path, before)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, more...)
+	}
+	d.run(jobs, platforms, q.Progress)
+	var made []*temporary
+	for _, j := range jobs {
+		if j.made != nil {
+			made = append(made, j.made)
+		}
+		err = errors.Join(err, j.err)
+	}
+	if err != nil {
+		for _, m := range made {
+			m.discard()
+		}
+		return nil, err
+	}
+	for _, j := range jobs {
+		if m := j.made; m != nil {
+			m.name = fmt.Sprintf("%s-%s-%s-%s.delta.zst", product, q.Version, j.platform, m.sha256[:12])
+			p := platforms[j.platform]
+			p.Deltas = append(p.Deltas, manifest.Delta{FromSHA256: j.from.SHA256, Entry: j.entry, File: m.name, SHA256: m.sha256, Size: m.size})
+			platforms[j.platform] = p
+		}
+	}
+	return made, nil
+}
+
+// unpacker unpacks archives into files of its own, named by number.
+type unpacker struct {
+	dir  *dir
+	work string
+	n    int
+}
+
+func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map[string]string, error) {
+	into := filepath.Join(u.work, fmt.Sprint(u.n))
+	u.n++
+	if err := os.Mkdir(into, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(into)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	want, at := map[string]string{}, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		want[name] = fmt.Sprint(len(want))
+		at[name] = filepath.Join(into, want[name])
+	}
+	_, err = archive.Extract(f, root, func(name string) string { return want[name] }, archive.Default)
+	return at, err
+}
+
+// jobs pairs the files of an archive with those of the releases before.
+func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string, before []*manifest.Manifest) ([]*job, error) {
+	large := func(p manifest.Platform) map[string]manifest.Content {
+		c := maps.Clone(p.Contents)
+		maps.DeleteFunc(c, func(_ string, c manifest.Content) bool { return c.Size < smallest || c.Size > archive.MaxDelta })
+		return c
+	}
+	var (
+		jobs []*job
+		news map[string]string // unpacked when there is something to compare
+		from = map[string]bool{p.SHA256: true}
+		done = map[string]bool{}
+	)
+	for _, m := range before {
+		was, ok := m.Platforms[key]
+		if !ok || from[was.SHA256] {
+			continue
+		}
+		olds, err := u.unpack(filepath.Join(u.dir.Name(), was.File), large(was))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted, or on another server
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", was.File, plain(err))
+		}
+		from[was.SHA256] = true
+		if news == nil {
+			if news, err = u.unpack(path, large(p)); err != nil {
+				return nil, plain(err)
+			}
+		}
+		byName := map[string]string{} // without the version that many archives have in their names
+		for name := range olds {
+			byName[unversioned(name, m.Version)] = name
+		}
+		for _, entry := range slices.Sorted(maps.Keys(news)) {
+			name := byName[unversioned(entry, q.Version)]
+			c := was.Contents[name]
+			if name == "" || c.SHA256 == p.Contents[entry].SHA256 || done[entry+c.SHA256] {
+				continue
+			}
+			done[entry+c.SHA256] = true
+			jobs = append(jobs, &job{platform: key, entry: entry, from: c, old: olds[name], new: news[entry]})
+		}
+		if len(from) > q.Deltas {
+			break
+		}
+	}
+	return jobs, nil
+}
+
+func unversioned(name, version string) string {
+	return strings.ReplaceAll(name, strings.TrimPrefix(version, "v"), "{version}")
+}
+
+// run does the jobs on all processors, within deltaMemory: one that is larger runs
+// by itself.
+func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress func(done, total int)) {
+	var (
+		mu      sync.Mutex
+		room    = sync.NewCond(&mu)
+		used    int64
+		done    int
+		running sync.WaitGroup
+		slots   = make(chan struct{}, runtime.GOMAXPROCS(0))
+	)
+	for _, j := range jobs {
+		need := j.from.Size + platforms[j.platform].Contents[j.entry].Size
+		slots <- struct{}{}
+		mu.Lock()
+		for used > 0 && used+need > deltaMemory {
+			room.Wait()
+		}
+		used += need
+		mu.Unlock()
+		running.Go(func() {
+			j.made, j.err = d.diff(j, platforms[j.platform].Size)
+			mu.Lock()
+			used -= need
+			done++
+			if progress != nil {
+				progress(done, len(jobs))
+			}
+			room.Signal()
+			mu.Unlock()
+			<-slots
+		})
+	}
+	running.Wait()
+}
+
+// diff makes one delta, and none that is not at most half of the archive.
+func (d *dir) diff(j *job, archiveSize int64) (*temporary, error) {
+	old, err := os.ReadFile(j.old)
+	if err != nil {
+		return nil, err
+	}
+	new, err := os.ReadFile(j.new)
+	if err != nil {
+		return nil, err
+	}
+	delta, err := archive.Diff(old, new)
+	if err != nil || int64(len(delta)) > archiveSize/2 {
+		return nil, err
+	}
+	return d.temporary(bytes.NewReader(delta))
+}

@@ -1,0 +1,62 @@
+package release
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// Deltas lead from the releases before to this one, and are made for files that
+// changed only.
+func TestDeltas(t *testing.T) {
+	s := newSignedDir(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	body := make([]byte, 300<<10)
+	for i := range body {
+		body[i] = byte(r.Uint32())
+	}
+	programs := map[string][]byte{}
+	for i := range 6 {
+		version := fmt.Sprint("v", i)
+		copy(body[1000*i:], "changed "+version)
+		programs[manifest.Digest(body)] = bytes.Clone(body)
+		q := s.request(version)
+		q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
+		m, _, err := Publish(q)
+		s.must(err)
+		p := m.Platforms["linux-amd64"]
+		if want := min(i, DefaultDeltas); len(p.Deltas) != want {
+			t.Fatalf("%s has %d deltas, want %d", version, len(p.Deltas), want)
+		}
+		for _, d := range p.Deltas {
+			delta, err := os.ReadFile(filepath.Join(s.dir, d.File))
+			s.must(err)
+			var out bytes.Buffer
+			s.must(archive.Patch(&out, bytes.NewReader(delta), programs[d.FromSHA256], p.Contents[d.Entry].Size))
+			if manifest.Digest(delta) != d.SHA256 || int64(len(delta)) != d.Size || manifest.Digest(out.Bytes()) != p.Contents[d.Entry].SHA256 || d.Size > 2000 {
+				t.Errorf("%s: %+v makes %s", version, d, manifest.Digest(out.Bytes()))
+			}
+		}
+	}
+	if v := s.verify("v5"); v.Files != 4 {
+		t.Errorf("%d files", v.Files)
+	}
+	// The same again makes none, and changes nothing.
+	q := s.request("v5")
+	q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
+	before := s.files()
+	if _, changed, err := Publish(q); err != nil || changed || !mapsEqual(before, s.files()) {
+		t.Errorf("changed %v, %v", changed, err)
+	}
+	// A damaged archive is seen by verify.
+	p := s.verify("v5").Release.Manifest.Platforms["linux-amd64"]
+	s.must(os.WriteFile(filepath.Join(s.dir, p.Deltas[0].File), nil, 0o644))
+	_, err := Verify(s.dir, "", s.now)
+	s.refused(err, p.Deltas[0].File+": its sha256 is ")
+}

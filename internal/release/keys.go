@@ -1,0 +1,250 @@
+package release
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"golang.org/x/sys/unix"
+)
+
+// The holders of keys. Snapshot and timestamp have one key, because whoever signs
+// the one by a timer signs the other with it.
+const (
+	RootKey    = "root"
+	TargetsKey = "targets"
+	OnlineKey  = "online"
+)
+
+// Holders are those a key can be made for.
+var Holders = []string{RootKey, TargetsKey, OnlineKey}
+
+const (
+	secretKey = ".pem" // PKCS #8, encrypted as sigstore's tools do
+	publicKey = ".pub" // PKIX
+	// maxKey is far above what such a file has.
+	maxKey = 64 << 10
+)
+
+// Keys is where private keys are:
+//
+//	DIR/root/<id>.pem       0600, and beside it <id>.pub
+//	DIR/targets/<id>.pem
+//	DIR/online/<id>.pem
+type Keys struct {
+	Dir        string
+	Files      []string                          // private keys elsewhere, of any holder
+	Passphrase func(file string) ([]byte, error) // is asked for encrypted ones
+}
+
+// Keygen makes a key in DIR/<holder> and returns the path of its public half. A
+// passphrase of nil leaves it unencrypted.
+func Keygen(dir, holder string, passphrase []byte) (public string, err error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("cannot make a key in %s: %w", dir, plain(err)) }
+	if !slices.Contains(Holders, holder) {
+		return fail(fmt.Errorf("there is no key %q (there are %s)", holder, strings.Join(Holders, ", ")))
+	}
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
+	pubText, err := cryptoutils.MarshalPublicKeyToPEM(pub)
+	if err != nil {
+		return fail(err)
+	}
+	der, err := cryptoutils.MarshalPrivateKeyToDER(priv)
+	if err != nil {
+		return fail(err)
+	}
+	kind := cryptoutils.PrivateKeyPEMType
+	if passphrase != nil {
+		kind = cryptoutils.EncryptedSigstorePrivateKeyPEMType
+		if der, err = encrypted.EncryptWithCustomKDFParameters(der, passphrase, encrypted.OWASP); err != nil {
+			return fail(err)
+		}
+	}
+	id, err := keyID(pub)
+	if err != nil {
+		return fail(err)
+	}
+	into := filepath.Join(dir, holder)
+	if err := os.MkdirAll(into, 0o700); err != nil {
+		return fail(err)
+	}
+	base := filepath.Join(into, id[:12])
+	// The secret first: a public key without it would be worth nothing.
+	if err := writeNew(base+secretKey, cryptoutils.PEMEncode(kind, der), 0o600); err != nil {
+		return fail(err)
+	}
+	if err := writeNew(base+publicKey, pubText, 0o644); err != nil {
+		return fail(err)
+	}
+	return base + publicKey, syncDir(into)
+}
+
+func writeNew(path string, b []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// keyID is TUF's name of a key.
+func keyID(public crypto.PublicKey) (string, error) {
+	k, err := metadata.KeyFromPublicKey(public)
+	if err != nil {
+		return "", err
+	}
+	return k.ID()
+}
+
+// readPublic reads a .pub file.
+func readPublic(path string) (*metadata.Key, error) {
+	b, err := readKeyFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, plain(err))
+	}
+	pub, err := cryptoutils.UnmarshalPEMToPublicKey(b)
+	if _, ok := pub.(ed25519.PublicKey); err != nil || !ok {
+		return nil, fmt.Errorf("cannot use %s: it is not a public ed25519 key", path)
+	}
+	return metadata.KeyFromPublicKey(pub)
+}
+
+func readKeyFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxKey))
+}
+
+// noRoot refuses where a root key can be read. Whoever takes over a machine that
+// publishes takes all the keys on it, and the root is what brings the others back.
+func (k Keys) noRoot() error {
+	for _, path := range k.of(RootKey) {
+		if unix.Access(path, unix.R_OK) == nil {
+			return fmt.Errorf("the root key %s can be read here (hint: keep root keys on a medium of their own, and plug it in for \"rotate\" only)", path)
+		}
+	}
+	return nil
+}
+
+// of lists the private keys of a holder in the directory.
+func (k Keys) of(holder string) []string {
+	if k.Dir == "" {
+		return nil
+	}
+	found, _ := filepath.Glob(filepath.Join(k.Dir, holder, "*"+secretKey)) // the pattern is good
+	return found
+}
+
+// signers loads every key of the holder that the root names for the role.
+func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]signature.Signer, error) {
+	var all []signature.Signer
+	wanted := root.Roles[role].KeyIDs
+	for _, path := range append(k.of(holder), k.Files...) {
+		if pub, err := readPublic(strings.TrimSuffix(path, secretKey) + publicKey); err == nil {
+			if id, err := pub.ID(); err != nil || !slices.Contains(wanted, id) && !slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
+				continue // and no passphrase is asked for it
+			}
+		}
+		s, id, err := k.load(path)
+		if err != nil {
+			return nil, err
+		}
+		if role != metadata.ROOT && slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
+			return nil, fmt.Errorf("%s is a root key, which signs roots only", path)
+		}
+		if slices.Contains(wanted, id) {
+			all = append(all, s)
+		}
+	}
+	if len(all) == 0 {
+		short := make([]string, len(wanted))
+		for i, id := range wanted {
+			short[i] = id[:min(12, len(id))]
+		}
+		return nil, fmt.Errorf("there is no %s key in %s that the root names (it names %s)", holder, filepath.Join(k.Dir, holder), strings.Join(short, ", "))
+	}
+	return all, nil
+}
+
+func (k Keys) load(path string) (signature.Signer, string, error) {
+	fail := func(err error) (signature.Signer, string, error) {
+		return nil, "", fmt.Errorf("cannot use the key %s: %w", path, plain(err))
+	}
+	if err := onlyOurs(path); err != nil {
+		return fail(err)
+	}
+	b, err := readKeyFile(path)
+	if err != nil {
+		return fail(err)
+	}
+	asked := false
+	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(b, func(bool) ([]byte, error) {
+		asked = true
+		return k.Passphrase(path)
+	})
+	if asked && err != nil && strings.Contains(err.Error(), "decryption failed") {
+		err = errors.New("the passphrase is not the right one")
+	}
+	if err != nil {
+		return fail(err)
+	}
+	key, ok := priv.(ed25519.PrivateKey)
+	if !ok {
+		return fail(errors.New("it is not an ed25519 key"))
+	}
+	id, err := keyID(key.Public())
+	if err != nil {
+		return fail(err)
+	}
+	s, err := signature.LoadED25519Signer(key)
+	if err != nil {
+		return fail(err)
+	}
+	return s, id, nil
+}
+
+// onlyOurs refuses a key that others can read. systemd keeps credentials from
+// others by an ACL, which looks like a group's right.
+func onlyOurs(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if credentials := os.Getenv("CREDENTIALS_DIRECTORY"); credentials != "" && filepath.Dir(path) == filepath.Clean(credentials) {
+		return nil
+	}
+	if info.Mode().Perm()&(fs.ModePerm&0o077) != 0 {
+		return fmt.Errorf("others may read or write it (hint: chmod 600 %s)", path)
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package release
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+// The online key is stolen, and used: root replaces it, and everything goes on.
+func TestStolenOnlineKey(t *testing.T) {
+	s := newSignedDir(t)
+	s.publish("v1")
+	d, err := openDir(s.dir)
+	s.must(err)
+	r, err := d.openRepository()
+	s.must(err)
+	keys, err := r.signers(s.keys, false)
+	s.must(err)
+	r.timestamp.Signed.Version = math.MaxInt64
+	r.timestamp.ClearSignatures()
+	text, err := signed(r.timestamp, keys.online)
+	s.must(err)
+	s.must(d.replace(trust.TimestampFile, text))
+	d.Close()
+	machine, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
+	s.must(err)
+	_, state, err := trust.Client{Pin: machine, Clock: s.now}.Check(gather(s.dir, machine))
+	s.must(err)
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.refused(err, "no machine would accept it: timestamp v1: it is older than timestamp v9223372036854775807")
+
+	stolen := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]
+	result, err := Rotate(RootRequest{Dir: s.dir, Keys: s.root, Add: map[string][]string{OnlineKey: {s.keygen(OnlineKey)}}, Remove: []string{stolen[:12]}, Now: s.now})
+	s.must(err)
+	if result.Version != 2 || result.Missing != "" || !strings.Contains(result.Next, `run "refresh"`) {
+		t.Errorf("got %+v", result)
+	}
+	_, err = Refresh(s.dir, s.keys, s.now)
+	s.must(err)
+	s.verify("v1")
+	if _, _, err := (trust.Client{Pin: machine, State: state, Clock: s.now}).Check(gather(s.dir, machine)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Root's keys are in three hands, and two are needed: each signs in turn.
+func TestRootInTurn(t *testing.T) {
+	s := newSignedDir(t) // for its targets and online keys
+	s.dir = filepath.Join(t.TempDir(), "repo")
+	s.must(os.Mkdir(s.dir, 0o755))
+	hands := make([]Keys, 4)
+	add := map[string][]string{}
+	for i := range hands {
+		hands[i].Dir = t.TempDir()
+		pub, err := Keygen(hands[i].Dir, RootKey, nil)
+		s.must(err)
+		if i < 3 {
+			add[RootKey] = append(add[RootKey], pub)
+		}
+	}
+	for _, holder := range []string{TargetsKey, OnlineKey} {
+		found, _ := filepath.Glob(filepath.Join(s.keys.Dir, holder, "*.pub"))
+		add[holder] = found
+	}
+	one, err := Init(RootRequest{Dir: s.dir, Keys: hands[0], Add: add, Now: s.now})
+	s.must(err)
+	if one.Missing != "2 keys of its own" {
+		t.Errorf("got %+v", one)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "1.root.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("published with one signature of two")
+	}
+	two, err := Init(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	s.must(err)
+	if *two != (RootResult{Version: 1}) {
+		t.Errorf("got %+v", two)
+	}
+	s.publish("v1")
+
+	// The first key is lost; a new one takes its place: old and new signatures count.
+	status, err := ReadStatus(s.dir)
+	s.must(err)
+	lost := strings.TrimSuffix(filepath.Base(add[RootKey][0]), publicKey)
+	fresh, _ := filepath.Glob(filepath.Join(hands[3].Dir, RootKey, "*.pub"))
+	change := RootRequest{Dir: s.dir, Keys: hands[3], Add: map[string][]string{RootKey: fresh}, Remove: []string{lost}, Now: s.now}
+	result, err := Rotate(change)
+	s.must(err)
+	if result.Missing != "2 keys of the root before, and 2 keys of its own" {
+		t.Errorf("got %+v", result)
+	}
+	_, err = Rotate(change)
+	s.refused(err, "awaits signatures (hint: run it without other options to sign")
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	s.must(err)
+	if result.Missing != "2 keys of the root before" {
+		t.Errorf("got %+v", result)
+	}
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Now: s.now})
+	s.must(err)
+	if *result != (RootResult{Version: 2}) {
+		t.Errorf("got %+v, before %+v", result, status)
+	}
+	s.verify("v1")
+}
+
+func TestRootRefused(t *testing.T) {
+	s := newSignedDir(t)
+	rotate := func(q RootRequest) error {
+		q.Dir, q.Keys, q.Now = s.dir, s.root, s.now
+		_, err := Rotate(q)
+		return err
+	}
+	roots, _ := filepath.Glob(filepath.Join(s.root.Dir, RootKey, "*.pub"))
+	id := func(path string) string { return strings.TrimSuffix(filepath.Base(path), publicKey) }
+	s.refused(rotate(RootRequest{Remove: []string{id(roots[0])}}), "the root would have 1 keys and need 1 of them")
+	s.refused(rotate(RootRequest{Threshold: 2}), "the root would have 2 keys and need 2 of them")
+	s.refused(rotate(RootRequest{Remove: []string{"0000"}}), `no one key whose ID begins with "0000"`)
+	s.refused(rotate(RootRequest{Add: map[string][]string{OnlineKey: {roots[0]}}}), "is given for root and for online")
+	s.refused(rotate(RootRequest{Add: map[string][]string{OnlineKey: {"nowhere.pub"}}}), "cannot read nowhere.pub: no such file")
+	online, _ := filepath.Glob(filepath.Join(s.keys.Dir, OnlineKey, "*.pub"))
+	s.refused(rotate(RootRequest{Remove: []string{id(online[0])}}), "there is no online key")
+	s.root = Keys{Dir: s.keys.Dir}
+	s.refused(rotate(RootRequest{}), "there is no root key in")
+	if _, err := os.Stat(filepath.Join(s.dir, draftFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("a draft is left")
+	}
+}
+
+func TestKeys(t *testing.T) {
+	dir := t.TempDir()
+	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := strings.TrimSuffix(pub, publicKey) + secretKey
+	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if b, _ := os.ReadFile(secret); !bytes.HasPrefix(b, []byte("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----")) {
+		t.Errorf("got %s", b)
+	}
+	phrase := "correct horse"
+	k := Keys{Dir: dir, Passphrase: func(string) ([]byte, error) { return []byte(phrase), nil }}
+	if _, id, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, id[:12])) {
+		t.Errorf("got %s, %v", id, err)
+	}
+	phrase = "battery staple"
+	if _, _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Chmod(secret, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Keygen(dir, "admin", nil); err == nil {
+		t.Error("a key for nobody")
+	}
+}

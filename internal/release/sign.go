@@ -1,0 +1,141 @@
+package release
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+// How long signatures hold. A stolen online key can keep machines from updates
+// for as long as the targets do, and a mirror that stands still for as long as the
+// timestamp.
+const (
+	day           = 24 * time.Hour
+	rootExpiry    = 365 * day
+	targetsExpiry = 45 * day
+	onlineExpiry  = 7 * day
+)
+
+// signers are the keys of a publication; targets is nil where only the online key
+// is needed.
+type signers struct{ targets, online []signature.Signer }
+
+// signers loads the keys before anything is written.
+func (r *repository) signers(k Keys, targets bool) (s signers, err error) {
+	if err := k.noRoot(); err != nil {
+		return s, err
+	}
+	if targets {
+		if s.targets, err = k.signers(TargetsKey, &r.root.Signed, metadata.TARGETS); err != nil {
+			return s, err
+		}
+	}
+	// Init and Rotate give snapshot and timestamp the same keys.
+	s.online, err = k.signers(OnlineKey, &r.root.Signed, metadata.TIMESTAMP)
+	return s, err
+}
+
+// file is one to be written.
+type file struct {
+	name string
+	text []byte
+}
+
+// sign makes what a publication writes, in this order: the manifest under its
+// digest, targets, snapshot, timestamp, and the plain manifest. Until the timestamp
+// is renamed over, machines see the release before; from then on this one, all of
+// which is there. The plain manifest comes after: a release that checksum clients
+// had seen could not be discarded any more, and the signed one says how to complete
+// it. text is nil when only snapshot and timestamp are renewed.
+func (r *repository) sign(text []byte, s signers, now time.Time) (files []file, err error) {
+	now = now.UTC().Truncate(time.Second)
+	b, targets := r.now, r.targets
+	if text != nil {
+		target, err := metadata.TargetFile().FromBytes(manifest.FileName, text)
+		if err != nil {
+			return nil, err
+		}
+		targets = metadata.Targets(now.Add(targetsExpiry))
+		if r.targets != nil {
+			targets.Signed.Version = following(r.targets.Signed.Version)
+		}
+		targets.Signed.Targets[manifest.FileName] = target
+		if b.Targets, err = signed(targets, s.targets); err != nil {
+			return nil, err
+		}
+		b.Manifest = text
+		files = append(files, file{manifest.Digest(text) + "." + manifest.FileName, text},
+			file{fmt.Sprintf("%d.targets.json", targets.Signed.Version), b.Targets})
+	}
+
+	snapshot, timestamp := metadata.Snapshot(now.Add(onlineExpiry)), metadata.Timestamp(now.Add(onlineExpiry))
+	if r.timestamp != nil {
+		snapshot.Signed.Version = following(r.snapshot.Signed.Version)
+		timestamp.Signed.Version = following(r.timestamp.Signed.Version)
+	}
+	if snapshot.Signed.Meta["targets.json"], err = describe(targets.Signed.Version, b.Targets); err != nil {
+		return nil, err
+	}
+	if b.Snapshot, err = signed(snapshot, s.online); err != nil {
+		return nil, err
+	}
+	if timestamp.Signed.Meta["snapshot.json"], err = describe(snapshot.Signed.Version, b.Snapshot); err != nil {
+		return nil, err
+	}
+	if b.Timestamp, err = signed(timestamp, s.online); err != nil {
+		return nil, err
+	}
+	if err := r.check(b, now); err != nil {
+		return nil, err
+	}
+	files = append(files, file{fmt.Sprintf("%d.snapshot.json", snapshot.Signed.Version), b.Snapshot},
+		file{trust.TimestampFile, b.Timestamp})
+	if text != nil {
+		files = append(files, file{manifest.FileName, text})
+	}
+	r.now, r.targets, r.snapshot, r.timestamp = b, targets, snapshot, timestamp
+	return files, nil
+}
+
+// write replaces one file after the other.
+func (d *dir) write(files []file) error {
+	for _, f := range files {
+		if err := d.replace(f.name, f.text); err != nil {
+			return fmt.Errorf("%s: %w", f.name, plain(err))
+		}
+	}
+	return nil
+}
+
+// following begins anew after a version that a thief chose to be the last one.
+// Where the root still names the key that signed it, check refuses that.
+func following(version int64) int64 {
+	if version == math.MaxInt64 {
+		return 1
+	}
+	return version + 1
+}
+
+func describe(version int64, b []byte) (*metadata.MetaFiles, error) {
+	t, err := metadata.TargetFile().FromBytes("", b)
+	if err != nil {
+		return nil, err
+	}
+	return &metadata.MetaFiles{Version: version, Length: t.Length, Hashes: t.Hashes}, nil
+}
+
+func signed[T metadata.Roles](m *metadata.Metadata[T], keys []signature.Signer) ([]byte, error) {
+	for _, k := range keys {
+		if _, err := m.Sign(k); err != nil {
+			return nil, err
+		}
+	}
+	b, err := m.ToBytes(true)
+	return append(b, '\n'), err
+}
