@@ -71,12 +71,6 @@ func (a archive) with(more archive) archive {
 	return all
 }
 
-func (a archive) without(name string) archive {
-	all := a.with(nil)
-	delete(all, name)
-	return all
-}
-
 // places says where the files of a release go that are not the updater's.
 func (a archive) places() map[string]string {
 	at := map[string]string{}
