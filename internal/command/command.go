@@ -123,7 +123,7 @@ The log of one of them, by its ID:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
-	add("import TARGET FILE|URL", "Install a release from a file or an address", `
+	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
 its end the archive must have that digest. The release is verified and watched as

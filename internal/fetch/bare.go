@@ -84,8 +84,8 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 		return nil, refused("cannot use %s: nothing but signed metadata vouches for a release of %s (trust.mode = %q)", file, t.Name, t.Trust.Mode)
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
-		return nil, refused("cannot use %s: its name does not tell its version, which %s is asked for "+
-			"(hint: name it as source.asset says, or make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
+		return nil, refused("cannot use %s: nothing tells its version, which %s is asked for "+
+			"(hint: make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
 	case sum != "":
 		version = digestVersion(sum)
 	default:

@@ -124,7 +124,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 		was := sw.status.Installed.File(c.To)
 		if inst.Listed && was == nil && c.Old != "" && c.Old != c.New {
 			return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
-				"(hint: move it away, or name it in an [[install]] of the target file)", c.To)
+				"(hint: move it away; or name it in an [[install]] of the target file, which then lists all of them)", c.To)
 		}
 		c.Created = c.Old == "" || was != nil && was.Created
 		sw.add(c)

@@ -25,7 +25,7 @@ func bootReleased(t *testing.T) *box {
 // versions are those of our installed packages, and how they are installed.
 func (b *box) versions() []string {
 	b.t.Helper()
-	return strings.Fields(b.must("dpkg-query", "--show", "--showformat=${Package}=${Version}=${db:Status-Status}\n", "machinemon-*"))
+	return strings.Fields(b.must("dpkg-query", "--show", "--showformat=${Package}=${Version}=${db:Status-Status}\n", "machinemon-*", "scalebox-update*"))
 }
 
 // operators are the files that are the operator's, and what is in them.
