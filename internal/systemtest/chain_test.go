@@ -37,9 +37,16 @@ func newChain(t *testing.T, unit, target string) *chain {
 	m := boot(t)
 	m.installTestd("1.0.0", unit)
 	m.target(target)
-	m.must("systemctl", "stop", "machinemon-fetch@agent.timer") // the shipped target is not this test's
+	m.stopShipped()
 	dir := t.TempDir()
 	return &chain{m, dir, m.serve(dir)}
+}
+
+// stopShipped stops what asks for releases of the shipped targets, which are not the
+// test's.
+func (b *box) stopShipped() {
+	b.t.Helper()
+	b.must("systemctl", "stop", "machinemon-fetch@agent.timer", "machinemon-fetch@scaleboxd.timer")
 }
 
 // apply runs `machinemon-update apply testd`, which must exit with this status

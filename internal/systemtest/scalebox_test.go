@@ -155,7 +155,7 @@ func (s *scalebox) bootstrap() {
 	s.must("systemctl", "daemon-reload")
 	s.must("systemctl", "enable", "--quiet", "--now", "scaleboxd.service")
 	s.must("systemctl", "start", "paths.target")
-	s.must("systemctl", "stop", "machinemon-fetch@agent.timer", "machinemon-fetch@scaleboxd.timer")
+	s.stopShipped()
 	s.awaitDaemon("build-17")
 }
 
