@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -43,6 +44,10 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 	}
 	path := filepath.Join(d.dir, name)
 	f, err := d.open(name)
+	if err == nil && d.bare != nil && d.archived != "" && d.strangers(f) {
+		f.Close()
+		err = fs.ErrNotExist
+	}
 	if errors.Is(err, fs.ErrNotExist) && d.archived != "" {
 		if d.bare != nil {
 			return d.without()
@@ -58,6 +63,21 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 		return nil, "", unreadable(path, err)
 	}
 	return raw, path, nil
+}
+
+// strangers tells whether a manifest was put beside the archive by somebody else
+// than who has put that there, in a directory where everybody may.
+func (d *disk) strangers(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	archived, err := d.root.Lstat(d.archived)
+	if err != nil {
+		return false // which is said when it is opened
+	}
+	owner := func(i fs.FileInfo) uint32 { return i.Sys().(*syscall.Stat_t).Uid }
+	return owner(info) != 0 && owner(info) != owner(archived)
 }
 
 // without reads the archive itself, which has no manifest beside it.

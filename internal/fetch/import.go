@@ -28,18 +28,19 @@ func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouch
 	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
 	defer src.close()
 	src.bare = func(file string, f *os.File) ([]byte, error) {
-		sum, size, err := n.SHA256, int64(0), error(nil)
-		if unvouched = sum == ""; unvouched {
-			sum, size, err = digestOf(f)
-		} else if info, serr := f.Stat(); serr != nil {
-			err = serr
-		} else {
-			size = info.Size()
-		}
+		info, err := f.Stat()
 		if err != nil {
 			return nil, unreadable(n.Path, err)
 		}
-		m, err := bare(t, file, size, sum)
+		sum := n.SHA256
+		if unvouched = sum == ""; unvouched {
+			h := sha256.New() // one that grows meanwhile is refused when it is copied
+			if _, err := io.CopyN(h, f, info.Size()); err != nil {
+				return nil, unreadable(n.Path, err)
+			}
+			sum = hex.EncodeToString(h.Sum(nil))
+		}
+		m, err := bare(t, file, info.Size(), sum)
 		if err != nil {
 			return nil, err
 		}
@@ -53,13 +54,6 @@ func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouch
 		return false, refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
 	}
 	return unvouched, bring(ctx, src, r, dir)
-}
-
-// digestOf reads a file whole.
-func digestOf(f *os.File) (sum string, size int64, err error) {
-	h := sha256.New()
-	size, err = io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
 // bring makes the copy.

@@ -175,6 +175,18 @@ func relabel(path, like string) error {
 	return nil
 }
 
+// renameNew renames a file to a name that nothing has.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL { // the file system does not know how
+		if _, lerr := os.Lstat(to); !errors.Is(lerr, fs.ErrNotExist) {
+			return errors.Join(lerr, fs.ErrExist)
+		}
+		err = os.Rename(from, to)
+	}
+	return err
+}
+
 // syncDirs makes the names in the directories of the changes durable.
 func syncDirs(changes []state.Change) error {
 	done := map[string]bool{}

@@ -92,7 +92,7 @@ func TestRefused(t *testing.T) {
 			result: state.Failed, words: "cannot read 1: no such file"},
 		{name: "the receipt does not name it", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/receipt.json", []byte(`{"files":[{"entry":"agent","name":"0"}]}`), 0o644))
-		}, result: state.Refused, words: "cannot find agent.service"},
+		}, result: state.Refused, words: "in the release"},
 		{name: "a FIFO for a file", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) { replace(t, entry, "0", fifo) },
 			result: state.Failed, words: "not a regular file"},
 		{name: "a link for a file", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {

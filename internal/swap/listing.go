@@ -21,7 +21,8 @@ func (sw *swapping) addListed(entry *os.Root, where map[string]string, p manifes
 	t := sw.target
 	name := t.Listing.Entry(host, sw.journal.Version)
 	from, ok := where[name]
-	if name == "" || !ok && t.Listing.Optional {
+	_, inContents := p.Contents[name] // then the release has it, whoever left it out
+	if name == "" || !ok && t.Listing.Optional && !inContents {
 		return nil
 	}
 	if !ok {
@@ -61,27 +62,45 @@ func (sw *swapping) planGone() error {
 	return nil
 }
 
-// gone has a file go at the commit, unless somebody has changed it: then it is
-// theirs.
+// gone has a file go at the commit, unless it is somebody else's by now: changed by
+// hand, or of another target or a Debian package.
 func (sw *swapping) gone(to string) error {
+	stays := func(why string) error {
+		sw.logf("%s: %s stays: %s", describe(sw.journal), to, why)
+		return nil
+	}
+	info, err := os.Lstat(to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+	case !info.Mode().IsRegular():
+		return stays("it is not a regular file any more")
+	case filepath.Base(to) == sw.target.Unit:
+		return stays("it is the unit's own file")
+	}
 	old, err := digest(to)
 	if err != nil {
 		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
 	}
 	was := sw.status.Installed.File(to)
-	switch {
-	case old == "":
-	case was == nil || was.SHA256 != old:
-		sw.logf("%s: %s stays, since it was changed by hand", describe(sw.journal), to)
-	default:
-		sw.add(state.Change{Kind: state.Remove, To: to, Old: old, Created: was.Created})
+	if was == nil || was.SHA256 != old {
+		return stays("it was changed by hand")
 	}
+	alone := *sw.target
+	alone.Install, alone.Snapshot, alone.Listing = []target.Install{{To: to, Listed: true}}, nil, nil
+	if err := alone.CheckDestinations(sw.others(sw.name)); err != nil {
+		return stays(err.Error())
+	}
+	sw.add(state.Change{Kind: state.Remove, To: to, Old: old, Created: was.Created})
 	return nil
 }
 
 // removeGone removes, after the verdict commit, what the release does not have any
-// more. stayed are the files that were changed since the swap.
-func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool, err error) {
+// more. stayed are the files that are somebody else's by now, or cannot be removed:
+// the verdict stands, and this is tidying.
+func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool) {
 	stayed = map[string]bool{}
 	reload := false
 	for _, c := range j.Changes {
@@ -90,23 +109,27 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		}
 		now, err := digest(c.To)
 		switch {
+		case err == nil && now == "": // before a kill, or by somebody else
 		case err == nil && now == c.Old:
 			if err = os.Remove(c.To); err == nil {
+				s.logf("%s: removed %s, which it does not have any more", describe(j), c.To)
 				err = state.SyncDir(filepath.Dir(c.To))
 			}
-		case now != "":
-			stayed[c.To] = true
-			s.logf("%s: %s stays, since it was changed during the trial", describe(j), c.To)
+		case err == nil:
+			err = errors.New("it was changed during the trial")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot remove %s: %w%s", c.To, cause(err), hint(err))
+			stayed[c.To] = true
+			s.logf("%s: %s stays: %v%s", describe(j), c.To, cause(err), hint(err))
 		}
-		reload = reload || isUnitFile(c.To) // it may have gone before a kill
+		reload = reload || isUnitFile(c.To)
 	}
 	if reload {
-		return stayed, s.Systemd.Reload(ctx)
+		if err := s.Systemd.Reload(ctx); err != nil {
+			s.logf("%s: %v", describe(j), err)
+		}
 	}
-	return stayed, nil
+	return stayed
 }
 
 // makeListed makes the directories into which a release may list files, where

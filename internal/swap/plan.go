@@ -98,14 +98,14 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	for _, inst := range t.Install {
 		name := inst.Name(host, m.Version)
 		from, ok := where[name]
-		if !ok && inst.Optional {
+		want, inContents := p.Contents[name]
+		if !ok && inst.Optional && !inContents {
 			continue
 		}
 		if !ok {
 			return state.Fail(state.Refused, "cannot find %s in the release", name)
 		}
-		want, listed := p.Contents[name]
-		if len(p.Contents) > 0 && !listed {
+		if len(p.Contents) > 0 && !inContents {
 			return state.Fail(state.Refused, "cannot install %s: the manifest's contents do not list it", name)
 		}
 		own, err := ownershipOf(inst)
@@ -113,18 +113,19 @@ func (sw *swapping) planTree(entry *os.Root) error {
 			return state.Fail(state.Misconfigured, "cannot install %s: %w", inst.To, err)
 		}
 		c, err := sw.stage(inst.To, len(j.Changes), own, func(staged string, room int64) (string, error) {
-			return stageEntry(entry, from, staged, want, listed, room)
+			return stageEntry(entry, from, staged, want, inContents, room)
 		})
 		if err != nil {
 			return err
 		}
-		if listed && c.New != want.SHA256 {
+		if inContents && c.New != want.SHA256 {
 			return state.Fail(state.Refused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
 		}
 		was := sw.status.Installed.File(c.To)
-		if inst.Listed && was == nil && c.Old != "" && c.Old != c.New {
-			return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
-				"(hint: move it away; or name it in an [[install]] of the target file, which then lists all of them)", c.To)
+		if inst.Listed && was == nil {
+			if err := theirs(c); err != nil {
+				return err
+			}
 		}
 		c.Created = c.Old == "" || was != nil && was.Created
 		sw.add(c)
@@ -135,7 +136,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	return sw.planSnapshot()
 }
 
-func stageEntry(entry *os.Root, from, staged string, want manifest.Content, listed bool, room int64) (string, error) {
+func stageEntry(entry *os.Root, from, staged string, want manifest.Content, inContents bool, room int64) (string, error) {
 	f, err := state.OpenEntry(entry, from)
 	if err != nil {
 		return "", err
@@ -146,7 +147,7 @@ func stageEntry(entry *os.Root, from, staged string, want manifest.Content, list
 		return "", err
 	}
 	limit := info.Size() // a file that grows meanwhile could fill the disk
-	if listed {
+	if inContents {
 		limit = min(limit, want.Size)
 	}
 	if need := info.Size(); need > room {
@@ -191,10 +192,24 @@ func (sw *swapping) planPrevious() error {
 		if c.New != f.SHA256 {
 			return state.Fail(state.Refused, "cannot go back: the backup %s was changed", f.Backup)
 		}
+		if sw.status.Installed.File(c.To) == nil { // it has no file there
+			if err := theirs(c); err != nil {
+				return err
+			}
+		}
 		c.Created = f.Created
 		sw.add(c)
 	}
 	return sw.planSnapshot()
+}
+
+// theirs refuses to overwrite a file that no update has brought.
+func theirs(c state.Change) error {
+	if c.Old == "" || c.Old == c.New {
+		return nil
+	}
+	return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
+		"(hint: move it away; or name it in an [[install]] of the target file, which then lists all of them)", c.To)
 }
 
 // planSnapshot adds the files that come back at a rollback.

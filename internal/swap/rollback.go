@@ -268,6 +268,9 @@ func putBack(c state.Change) (changed bool, err error) {
 		return false, nil // no trial touches it, so somebody else did
 	}
 	if c.Old == "" {
+		if _, err := os.Lstat(c.Staged); err == nil {
+			return false, nil // the new file never got there: this is somebody else's
+		}
 		return true, os.Remove(c.To)
 	}
 	if kept, err := digest(c.Backup); err != nil {

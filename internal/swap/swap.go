@@ -246,10 +246,20 @@ const slack = 90 * time.Second
 // for a changed unit.
 func (sw *swapping) rename() error {
 	for _, c := range sw.journal.Changes {
-		if c.Kind != state.Replace || c.Old == c.New && dressedLike(c.Staged, c.To) {
+		if c.Kind != state.Replace {
 			continue
 		}
-		if err := os.Rename(c.Staged, c.To); err != nil {
+		if c.Old == c.New {
+			// Looked at again: a hook may have changed it meanwhile.
+			if now, err := digest(c.To); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
+				continue
+			}
+		}
+		put := os.Rename
+		if c.Old == "" {
+			put = renameNew // of what has come there meanwhile there is no backup
+		}
+		if err := put(c.Staged, c.To); err != nil {
 			return state.Fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
 		}
 	}

@@ -22,7 +22,7 @@ type durable struct{ call, path, to string }
 func (d durable) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
 
 // durableCalls are the system calls by which this program changes files.
-var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
+var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
 	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_WRITE}
 
 // syncsEnv asks for a stop at each sync, too.
@@ -146,7 +146,7 @@ func (r *rig) entered(pid int) (durable, bool) {
 	}
 	var d durable
 	switch nr := word(0); nr {
-	case unix.SYS_RENAMEAT:
+	case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2:
 		d = durable{"rename", name(word(1), word(2)), name(word(3), word(4))}
 	case unix.SYS_LINKAT:
 		d = durable{"link", name(word(1), word(2)), name(word(3), word(4))}

@@ -86,10 +86,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	if err != nil {
 		return err
 	}
-	stayed, err := s.removeGone(ctx, j)
-	if err != nil {
-		return err
-	}
+	stayed := s.removeGone(ctx, j)
 	result := state.Committed
 	if j.Unproven {
 		result = state.Unproven
@@ -103,8 +100,13 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		reason := j.Reason
 		if j.GoingBack {
 			reason = strings.TrimSuffix("the operator went back from "+j.From+"; "+j.Reason, "; ")
+			// As it was installed, whatever was changed by hand since.
+			digest := state.Digest(plain(left.Files))
+			if st.Installed != nil && st.Installed.Version == j.From {
+				digest = state.Digest(st.Installed.Files)
+			}
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
-				Digest: state.Digest(plain(left.Files)), Reason: "the operator went back to " + j.Version}, false)
+				Digest: digest, Reason: "the operator went back to " + j.Version}, false)
 			left = nil // what was left behind is not kept for going back to
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })

@@ -35,6 +35,9 @@ func forbidden(path string) string {
 	if slices.Contains(strings.Split(path, "/"), backupDir) {
 		return backupDir
 	}
+	if unit := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) + ".service"; ownUnit.MatchString(unit) && strings.Contains(path, "/systemd/") {
+		return "the units of machinemon-update"
+	}
 	return ""
 }
 
@@ -44,6 +47,9 @@ func forbidden(path string) string {
 // whose files t must leave alone; t may be among them. The error is a
 // *ConfigError.
 func (t *Target) CheckDestinations(all []*Target) error {
+	if problem := t.check.oneName(t.Directories()); problem != "" {
+		return t.refuse("install", problem, "write it in one way")
+	}
 	var installed []string // resolved and as written, for dpkg
 	paths := map[string]string{}
 	for n, i := range t.Install {
@@ -83,6 +89,23 @@ func (t *Target) CheckDestinations(all []*Target) error {
 		return t.refuse(paths[file], file+" belongs to the Debian package "+pkg, "a program that apt installs is updated by apt")
 	}
 	return nil
+}
+
+// oneName refuses two names for one directory: what lies there, backups too, is told
+// apart by its name.
+func (c checker) oneName(dirs []string) (problem string) {
+	written := map[string]string{}
+	for _, dir := range dirs {
+		resolved, err := c.resolve(dir)
+		if err != nil {
+			continue // what is wrong with it is said where it is used
+		}
+		if other, twice := written[resolved]; twice {
+			return dir + " and " + other + " are the same directory"
+		}
+		written[resolved] = dir
+	}
+	return ""
 }
 
 func (t *Target) refuse(path, problem, hint string) *ConfigError {

@@ -257,3 +257,28 @@ func TestCheckRootOnly(t *testing.T) {
 		t.Errorf("relative path: %v", err)
 	}
 }
+
+// One directory has one name in a target file, and our own units are nobody's to
+// replace.
+func TestDestinationNames(t *testing.T) {
+	row := func(to string) string { return "[[install]]\nfrom = 'x'\nto = '" + to + "'\n" }
+	for _, c := range []struct{ rows, want string }{
+		{row("/usr/local/sbin/x"), "/usr/local/sbin and /usr/local/bin are the same directory"},
+		{row("/etc/systemd/system/machinemon-swap@.service"), "must not be in the units of machinemon-update"},
+		{row("/etc/systemd/system/machinemon-fetch@.timer"), "must not be in the units of machinemon-update"},
+		{row("/etc/systemd/system/machinemon-client.service"), ""},
+		{row("/usr/local/bin/machinemon-update"), ""},
+	} {
+		d := tree(t, map[string]string{adminFile: minimal + c.rows})
+		must(t, os.MkdirAll(d.Root+"/usr/local/bin", 0o755))
+		must(t, os.MkdirAll(d.Root+"/etc/systemd/system", 0o755))
+		must(t, os.Symlink("bin", d.Root+"/usr/local/sbin"))
+		got, err := d.Load("agent")
+		if err == nil {
+			err = got.CheckDestinations(nil)
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.rows, err, c.want)
+		}
+	}
+}

@@ -39,7 +39,7 @@ const (
 	modeMust       = "an octal mode in quotes, without write permission for group and others"
 	modeAllowed    = `"0400" to "0755"`
 	globsMust      = "a list of names or globs"
-	globsAllowed   = `plain names with * ? [ ], 1 to 64 of them`
+	globsAllowed   = `at most 64 plain names with * ? [ ]`
 	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
 	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
 	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command"

@@ -88,8 +88,8 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 	if len(list) > MaxList {
 		return nil, fmt.Errorf("it is larger than %d KiB", MaxList>>10)
 	}
-	var added []Install
-	n := 0
+	installs := slices.Clone(t.Install)
+	rows, n := len(installs), 0
 	for line := range strings.Lines(string(list)) {
 		n++
 		line = strings.Trim(line, " \t\r\n")
@@ -117,18 +117,19 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 		}
 		mode := lt.Mode
 		i := Install{From: dir + name, To: filepath.Join(lt.Directory, name), Mode: &mode, Listed: true}
-		there := func(other Install) bool { return other.To == i.To }
-		if slices.ContainsFunc(added, there) {
+		switch at := slices.IndexFunc(installs, func(other Install) bool { return other.To == i.To }); {
+		case at >= rows:
 			return nil, fmt.Errorf("line %d %+.80q is there twice", n, line)
+		case at >= 0:
+			installs[at].Optional = false // this release has it
+		default:
+			installs = append(installs, i)
 		}
-		if slices.ContainsFunc(t.Install, there) {
-			continue
-		}
-		if added = append(added, i); len(added) > maxListed {
+		if len(installs)-rows > maxListed {
 			return nil, fmt.Errorf("it lists more than %d files", maxListed)
 		}
 	}
-	t.Install = append(slices.Clip(t.Install), added...)
+	t.Install = installs
 	return excluded, nil
 }
 
@@ -182,6 +183,9 @@ func (v *validation) listing() *Listing {
 		}
 		lt := ListedType{Name: *f.Name, Directory: *f.Directory, Mode: 0o755,
 			Allow: v.globs(at+".allow", *f.Allow), Exclude: v.globs(at+".exclude", valueOr(f.Exclude, []string{}))}
+		if len(lt.Allow) == 0 {
+			v.bad(at + ".allow")
+		}
 		if !typeName.MatchString(lt.Name) {
 			v.bad(at + ".name")
 		}

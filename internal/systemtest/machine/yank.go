@@ -15,7 +15,7 @@ import (
 
 // durable are the system calls after which a disk is another: of names, and the
 // syncs that make them last.
-var durable = map[uint64]string{unix.SYS_RENAMEAT: "rename", unix.SYS_LINKAT: "link", unix.SYS_UNLINKAT: "unlink", unix.SYS_FSYNC: "fsync"}
+var durable = map[uint64]string{unix.SYS_RENAMEAT: "rename", unix.SYS_RENAMEAT2: "rename", unix.SYS_LINKAT: "link", unix.SYS_UNLINKAT: "unlink", unix.SYS_FSYNC: "fsync"}
 
 // YankBefore cuts the power just before a process of the machine, whose PID there
 // it is given, makes its n-th durable system call from now on. letGo is called once
