@@ -1,7 +1,6 @@
 package release
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
 	"math"
@@ -132,38 +131,5 @@ func TestRootRefused(t *testing.T) {
 	s.refused(rotate(RootRequest{}), "there is no root key in")
 	if _, err := os.Stat(filepath.Join(s.dir, draftFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a draft is left")
-	}
-}
-
-func TestKeys(t *testing.T) {
-	dir := t.TempDir()
-	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret := strings.TrimSuffix(pub, publicKey) + secretKey
-	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	if b, _ := os.ReadFile(secret); !bytes.HasPrefix(b, []byte("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----")) {
-		t.Errorf("got %s", b)
-	}
-	phrase := "correct horse"
-	k := Keys{Dir: dir, Passphrase: func(string) ([]byte, error) { return []byte(phrase), nil }}
-	if _, id, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, id[:12])) {
-		t.Errorf("got %s, %v", id, err)
-	}
-	phrase = "battery staple"
-	if _, _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
-		t.Errorf("got %v", err)
-	}
-	if err := os.Chmod(secret, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := Keygen(dir, "admin", nil); err == nil {
-		t.Error("a key for nobody")
 	}
 }
