@@ -34,9 +34,11 @@ A new version starts with the platforms given. At the version that DIR already
 has, further platforms are added; if the bytes of one change, the sequence grows
 and machines see another release. The same bytes again change nothing.
 
-For files of 64 KiB and more, deltas are made from the releases before that DIR
-still has. In a directory made by "init" the release is signed, with the targets
-and the online key.`
+In a signed directory, which "init" makes, the release is signed with the targets
+and the online key. publish refuses while KEYS/root holds a key that it can read.
+
+Deltas are made with --deltas, for files of 64 KiB and more, from the releases
+before that DIR still has. Machines of this version do not use them yet.`
 
 func publishCommand(began *bool) *cobra.Command {
 	var q release.Request
@@ -55,7 +57,7 @@ func publishCommand(began *bool) *cobra.Command {
 	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
 	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
-	c.Flags().IntVar(&q.Deltas, "deltas", release.DefaultDeltas, "make deltas from the last `N` releases")
+	c.Flags().IntVar(&q.Deltas, "deltas", 0, "make deltas from the last `N` releases; machines of this version do not use them yet")
 	keys := keyFlags(c)
 	if err := c.MarkFlagRequired("version"); err != nil {
 		panic(err) // the flag is defined above
@@ -78,11 +80,7 @@ func publishCommand(began *bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		did := "published"
-		if !changed {
-			did = "unchanged:"
-		}
-		return say(c, did, m)
+		return say(c, m, changed)
 	}
 	return c
 }
@@ -91,7 +89,11 @@ func badName(flag string) error {
 	return fmt.Errorf("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
 }
 
-func say(c *cobra.Command, did string, m *manifest.Manifest) error {
+func say(c *cobra.Command, m *manifest.Manifest, changed bool) error {
+	did := "published"
+	if !changed {
+		did = "unchanged:"
+	}
 	platforms := strings.Join(slices.Sorted(maps.Keys(m.Platforms)), ", ")
 	_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s %s, sequence %d, for %s\n", did, m.Product, m.Version, m.Sequence, platforms)
 	return err
@@ -110,64 +112,4 @@ func deltaProgress() func(done, total int) {
 		}
 		bar.Set(done) // a bar that cannot be drawn is no reason to stop
 	}
-}
-
-const setHelp = `Example: offer the newest release to every tenth machine, then to all:
-
-  machinemon-release set /srv/download --rollout 10
-  machinemon-release set /srv/download --rollout 100
-
-Changes what the manifest says of the newest release, and nothing of the release
-itself. In a signed directory it signs as "publish" does, also if nothing else
-is asked for: run it at least every 45 days, when the targets' signature expires.`
-
-func setCommand(began *bool) *cobra.Command {
-	var (
-		q        release.SetRequest
-		rollout  int
-		disabled bool
-		least    string
-	)
-	c := &cobra.Command{
-		Use:                   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
-		Short:                 "Change rollout, disabled or min_version of the newest release, or sign it anew",
-		Long:                  setHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
-	}
-	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
-	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
-	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
-	c.Flags().BoolVar(&q.Retry, "retry", false, "raise the sequence: machines that rejected it may try again")
-	keys := keyFlags(c)
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		if c.Flags().Changed("rollout") {
-			if q.Rollout = &rollout; rollout < 0 || rollout > 100 {
-				return errors.New("--rollout must be from 0 to 100")
-			}
-		}
-		if c.Flags().Changed("disabled") {
-			q.Disabled = &disabled
-		}
-		if c.Flags().Changed("min-version") {
-			if q.MinVersion = &least; least != "" && !manifest.ValidName(least) {
-				return badName("min-version")
-			}
-		}
-		*began = true
-		if q.Now, err = releaseTime(); err != nil {
-			return err
-		}
-		q.Dir, q.Keys = args[0], keys()
-		m, changed, err := release.Set(q)
-		if err != nil {
-			return err
-		}
-		did := "published"
-		if !changed {
-			did = "unchanged:"
-		}
-		return say(c, did, m)
-	}
-	return c
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/machinemon/machinemon-update/internal/release"
 )
@@ -18,18 +22,18 @@ const initHelp = `Example: with the keys that "keygen --help" makes
       --key /media/usb2/two/root/7be09a4411c3.pem
 
 makes /srv/download/1.root.json. Machines need a copy of it once, as what they
-start from. Take the media away: "publish" refuses to run where a root key can
-be read.
+start from. Take the media away: "publish", "set" and "refresh" refuse while
+KEYS/root holds a key that they can read, and cannot see other media.
 
 Besides root's the public keys in KEYS/targets and KEYS/online are taken; --add
 names others. Of two root keys one has to sign, of three or more two. Where some
-of the signatures are missing, each of the other holders runs "init DIR --key
-FILE", and nothing is published before the last one.`
+of the signatures are missing, each of the other holders runs "init DIR --draft
+--key FILE", and nothing is published before the last one.`
 
 func initCommand(began *bool) *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N]",
-		Short:                 "Make a directory a signed repository",
+		Use:                   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N] | --draft",
+		Short:                 "Make a directory a signed one",
 		Long:                  initHelp,
 		DisableFlagsInUseLine: true,
 		Args:                  oneDirectory,
@@ -56,13 +60,18 @@ new one is, make a key; where a root key is, put it in the place of the old one:
 
 Makes the next root, N.root.json, which machines find by themselves; it is good
 for another year, also if nothing is changed. Enough keys of the root before and
-of the new one have to sign it: where signatures are missing, each of the other
-holders runs "rotate DIR --key FILE". Only DIR's root files are needed, so a
-copy of those will do.`
+of the new one have to sign it. Where signatures are missing, DIR/.next-root.json
+is a draft, which each of the other holders signs:
+
+  machinemon-release rotate /srv/download --draft --key /media/usb2/two/root/7be09a4411c3.pem
+
+That shows what the draft changes, and asks at a terminal. Sign nothing that you
+did not expect: a draft may be of anybody who can write to DIR. Only DIR's root
+files are needed, so a copy of those will do.`
 
 func rotateCommand(began *bool) *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N]",
+		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] | --draft",
 		Short:                 "Replace keys, or renew the root for another year",
 		Long:                  rotateHelp,
 		DisableFlagsInUseLine: true,
@@ -91,6 +100,7 @@ func rootFlags(c *cobra.Command) *rootRequest {
 	q := &rootRequest{}
 	c.Flags().StringArrayVar(&q.add, "add", nil, "a public key, as `HOLDER=FILE.pub` with one of root, targets and online; may be given more than once")
 	c.Flags().IntVar(&q.Threshold, "root-threshold", 0, "how `many` root keys have to sign")
+	c.Flags().BoolVar(&q.Draft, "draft", false, "show and sign the root that awaits signatures")
 	q.keys = keyFlags(c)
 	return q
 }
@@ -100,6 +110,9 @@ func (q *rootRequest) request(dir string) (release.RootRequest, error) {
 	r.Dir, r.Keys, r.Add = dir, q.keys(), map[string][]string{}
 	if q.Threshold < 0 {
 		return r, errors.New("--root-threshold must be 1 or more")
+	}
+	if q.Draft && (len(q.add) > 0 || len(q.Remove) > 0 || q.Threshold > 0) {
+		return r, errors.New("--draft signs what is there: it goes with --key, --keys and --passphrase-fd only")
 	}
 	for _, a := range q.add {
 		holder, path, ok := strings.Cut(a, "=")
@@ -115,17 +128,34 @@ func (q *rootRequest) run(c *cobra.Command, request release.RootRequest, do func
 	if request.Now, err = releaseTime(); err != nil {
 		return err
 	}
+	out := c.OutOrStdout()
+	request.Review = func(d release.Draft) error { return review(out, d) }
 	result, err := do(request)
 	if err != nil {
 		return err
 	}
-	out := c.OutOrStdout()
 	if result.Missing != "" {
-		_, err = fmt.Fprintf(out, "signed root v%d; it still has to be signed by %s\n", result.Version, result.Missing)
+		_, err = fmt.Fprintf(out, "signed root v%d; it still has to be signed by %s (each with %s --draft)\n", result.Version, result.Missing, c.Name())
 		return err
 	}
-	if _, err = fmt.Fprintf(out, "published root v%d\n", result.Version); err == nil && result.Next != "" {
-		_, err = fmt.Fprintln(out, result.Next)
+	if _, err = fmt.Fprintf(out, "published root v%d\n", result.Version); err == nil && result.Todo != "" {
+		_, err = fmt.Fprintln(out, result.Todo)
 	}
 	return err
+}
+
+// review shows a draft before it is signed, and asks whoever sits there.
+func review(out io.Writer, d release.Draft) error {
+	if _, err := fmt.Fprintf(out, "%s, to be signed:\n  %s\n", d.File, strings.Join(d.Changes, "\n  ")); err != nil {
+		return err
+	}
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil
+	}
+	fmt.Fprint(os.Stderr, "Sign it? yes or no: ")
+	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if strings.TrimSpace(answer) != "yes" || err != nil {
+		return errors.New("the draft was not signed")
+	}
+	return nil
 }

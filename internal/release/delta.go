@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// DefaultDeltas is from how many releases back machines get deltas.
-	DefaultDeltas = 3
 	// smallest is below what a delta saves worth a request of its own.
 	smallest = 64 << 10
 	// deltaMemory bounds the files, old and new, that are worked on at once. With

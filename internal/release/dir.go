@@ -177,8 +177,7 @@ func digest(path string) (string, error) {
 
 // plain is the cause alone, for errors whose text already has the path.
 func plain(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := err.(*fs.PathError); ok { // one further in belongs to what is said around it
 		return p.Err
 	}
 	return err

@@ -3,7 +3,6 @@ package release
 import (
 	"crypto"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -49,71 +47,6 @@ type Keys struct {
 	Passphrase func(file string) ([]byte, error) // is asked for encrypted ones
 }
 
-// Keygen makes a key in DIR/<holder> and returns the path of its public half. A
-// passphrase of nil leaves it unencrypted.
-func Keygen(dir, holder string, passphrase []byte) (public string, err error) {
-	fail := func(err error) (string, error) { return "", fmt.Errorf("cannot make a key in %s: %w", dir, plain(err)) }
-	if !slices.Contains(Holders, holder) {
-		return fail(fmt.Errorf("there is no key %q (there are %s)", holder, strings.Join(Holders, ", ")))
-	}
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return fail(err)
-	}
-	pubText, err := cryptoutils.MarshalPublicKeyToPEM(pub)
-	if err != nil {
-		return fail(err)
-	}
-	der, err := cryptoutils.MarshalPrivateKeyToDER(priv)
-	if err != nil {
-		return fail(err)
-	}
-	kind := cryptoutils.PrivateKeyPEMType
-	if passphrase != nil {
-		kind = cryptoutils.EncryptedSigstorePrivateKeyPEMType
-		if der, err = encrypted.EncryptWithCustomKDFParameters(der, passphrase, encrypted.OWASP); err != nil {
-			return fail(err)
-		}
-	}
-	id, err := keyID(pub)
-	if err != nil {
-		return fail(err)
-	}
-	into := filepath.Join(dir, holder)
-	if err := os.MkdirAll(into, 0o700); err != nil {
-		return fail(err)
-	}
-	base := filepath.Join(into, id[:12])
-	// The secret first: a public key without it would be worth nothing.
-	if err := writeNew(base+secretKey, cryptoutils.PEMEncode(kind, der), 0o600); err != nil {
-		return fail(err)
-	}
-	if err := writeNew(base+publicKey, pubText, 0o644); err != nil {
-		return fail(err)
-	}
-	return base + publicKey, syncDir(into)
-}
-
-func writeNew(path string, b []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // keyID is TUF's name of a key.
 func keyID(public crypto.PublicKey) (string, error) {
 	k, err := metadata.KeyFromPublicKey(public)
@@ -145,8 +78,9 @@ func readKeyFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxKey))
 }
 
-// noRoot refuses where a root key can be read. Whoever takes over a machine that
-// publishes takes all the keys on it, and the root is what brings the others back.
+// noRoot refuses while the directory holds a root key that can be read. Whoever
+// takes over a machine that publishes takes all the keys on it, and the root is what
+// brings the others back. Keys on other media are out of its sight.
 func (k Keys) noRoot() error {
 	for _, path := range k.of(RootKey) {
 		if unix.Access(path, unix.R_OK) == nil {

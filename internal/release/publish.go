@@ -8,7 +8,7 @@
 //	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas
 //	.publish-*                                                 temporaries, cleared by the next run
 //
-// and in a signed repository, which one is that has a 1.root.json:
+// and in a signed directory, which is one that has a 1.root.json:
 //
 //	N.root.json                        which keys count; signed where those are kept, by Init and Rotate
 //	.next-root.json                    the next one, while signatures are missing
@@ -16,8 +16,10 @@
 //	N.targets.json N.snapshot.json     signatures, never changed once a timestamp named them
 //	timestamp.json                     the newest signature, replaced in the one step that publishes
 //
-// Private keys are never in that directory, and the root's never where releases are
-// published. What the client's side (package trust) would not accept is not written.
+// Private keys are never in that directory. Root's belong on media of their own:
+// what publishes refuses while KEYS/root holds one that it can read, and when one is
+// named to it. It cannot see other media. What the client's side (package trust)
+// would not accept is not written.
 //
 // An archive's name carries the first twelve digits of its SHA-256. So whoever
 // reads the directory through a plain web server, at any moment of a publication,
@@ -34,12 +36,8 @@ package release
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
 	"time"
 
@@ -53,7 +51,7 @@ type Request struct {
 	Version    string   // of every archive
 	MinVersion string   // "": none in a new version, unchanged in the same one
 	Archives   []string // one or more paths; each file name ends in a platform, e.g. -linux-amd64.tar.gz
-	Keys       Keys     // of targets and online, for a signed repository
+	Keys       Keys     // of targets and online, for a signed directory
 	Deltas     int      // from how many releases back; 0: none
 	Progress   func(done, total int)
 	Now        time.Time
@@ -70,100 +68,58 @@ type Request struct {
 // version that is there already further platforms join it; only if the bytes of a
 // platform change does the sequence grow.
 func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
-	names := make([]archiveName, len(q.Archives))
-	for i, path := range q.Archives {
-		if names[i], err = parseName(path, q.Version); err != nil {
-			return nil, false, fmt.Errorf("cannot publish %s: %w", path, err)
-		}
-	}
-	d, err := openDir(q.Dir)
-	if err != nil {
+	fail := func(err error) (*manifest.Manifest, bool, error) {
 		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
 	}
-	defer d.Close()
-	r, err := d.openRepository()
+	names, err := parseNames(q)
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
+		return fail(err)
 	}
-	var s signers
-	if r != nil {
-		if s, err = r.signers(q.Keys, true); err != nil {
-			return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
-		}
-	}
-	if err := r.complete(); err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
-	}
-
-	old, err := readManifest(filepath.Join(q.Dir, manifest.FileName))
+	e, err := beginEdit(q.Dir, q.Keys, true)
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %s: %w", q.Dir, manifest.FileName, plain(err))
+		return fail(err)
+	}
+	defer e.Close()
+	old, err := e.newest()
+	if err != nil {
+		return fail(err)
 	}
 	product, err := chooseProduct(q, names, old)
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+		return fail(err)
 	}
-
-	platforms := map[string]manifest.Platform{}
-	archives := map[string]*temporary{}
-	var copies []*temporary
-	defer func() {
-		for _, c := range copies {
-			c.discard()
-		}
-	}()
-	for i, path := range q.Archives {
-		key := names[i].platform
-		if _, twice := platforms[key]; twice {
-			return nil, false, fmt.Errorf("cannot publish %s: %s is given twice", path, key)
-		}
-		c, err := d.copyOf(path)
-		if err != nil {
-			return nil, false, fmt.Errorf("cannot publish %s: %w", path, plain(err))
-		}
-		copies = append(copies, c)
-		archives[key] = c
-		c.name = fmt.Sprintf("%s-%s-%s-%s%s", product, q.Version, key, c.sha256[:12], names[i].extension)
-		if platforms[key], err = c.describe(); err != nil {
-			return nil, false, fmt.Errorf("cannot publish %s: %w", path, err)
-		}
+	b := &batch{}
+	defer b.discard()
+	if err := b.add(e.dir, q, names, product); err != nil {
+		return fail(err)
 	}
-
-	deltas, err := d.deltas(q, product, old, platforms, archives)
+	deltas, err := e.deltas(q, product, old, b.platforms, b.archives)
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot make the deltas for %s: %w", q.Dir, err)
+		return fail(fmt.Errorf("the deltas: %w", err))
 	}
-	copies = append(copies, deltas...)
+	b.all = append(b.all, deltas...)
 
-	m, err = next(old, q, product, platforms)
-	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+	if m, err = nextManifest(old, q, product, b.platforms); err != nil {
+		return fail(err)
 	}
-	text, err := finished(m)
-	if err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
-	}
-
-	changed = !reflect.DeepEqual(m, old) || r != nil && r.targets == nil
-	files := []file{{manifest.FileName, text}}
-	if r != nil && changed {
-		if files, err = r.sign(text, s, q.Now); err != nil {
-			return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+	changed = !reflect.DeepEqual(m, old) || e.signed != nil && e.signed.targets == nil
+	var files []file
+	if changed {
+		if files, err = e.files(m, q.Now); err != nil {
+			return fail(err)
 		}
 	}
-
-	for _, c := range copies {
-		if err := c.keep(); err != nil {
-			return nil, false, fmt.Errorf("cannot publish into %s: %s: %w", q.Dir, c.name, plain(err))
-		}
+	// Nothing is refused from here on.
+	if err := b.keep(); err != nil {
+		return fail(err)
 	}
-	if !changed {
-		return m, false, d.Sync()
+	if err := e.write(files); err != nil {
+		return fail(err)
 	}
-	if err := d.write(files); err != nil {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, err)
+	if err := e.Sync(); err != nil { // an archive may have been mended without a new manifest
+		return fail(err)
 	}
-	return m, true, nil
+	return m, changed, nil
 }
 
 // chooseProduct keeps one directory to one product.
@@ -185,8 +141,8 @@ func chooseProduct(q Request, names []archiveName, old *manifest.Manifest) (stri
 	return names[0].product, nil
 }
 
-// next is the manifest that follows old, which is nil in a new directory.
-func next(old *manifest.Manifest, q Request, product string, platforms map[string]manifest.Platform) (*manifest.Manifest, error) {
+// nextManifest follows old, which is nil in a new directory.
+func nextManifest(old *manifest.Manifest, q Request, product string, platforms map[string]manifest.Platform) (*manifest.Manifest, error) {
 	if old != nil && old.Sequence == math.MaxInt64 {
 		return nil, errors.New("the sequence cannot grow any further")
 	}
@@ -220,21 +176,4 @@ func next(old *manifest.Manifest, q Request, product string, platforms map[strin
 		m.ReleasedAt = released
 	}
 	return &m, nil
-}
-
-// readManifest returns nil if there is none.
-func readManifest(path string) (*manifest.Manifest, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	return manifest.Parse(b)
 }

@@ -118,7 +118,7 @@ func TestPublishMends(t *testing.T) {
 	}
 }
 
-func TestNext(t *testing.T) {
+func TestNextManifest(t *testing.T) {
 	now := time.Date(2026, 11, 1, 13, 0, 0, 0, time.FixedZone("CET", 3600))
 	const nowText = "2026-11-01T12:00:00Z"
 	platform := func(c string) manifest.Platform { return manifest.Platform{File: c, SHA256: strings.Repeat(c, 64)} }
@@ -165,7 +165,7 @@ func TestNext(t *testing.T) {
 				before = text(t, tt.old)
 			}
 			tt.q.Now = now
-			got, err := next(tt.old, tt.q, "p", tt.add)
+			got, err := nextManifest(tt.old, tt.q, "p", tt.add)
 			switch {
 			case tt.want == nil && err == nil:
 				t.Fatalf("accepted: %+v", got)

@@ -15,9 +15,6 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// draftFile is a root that still lacks signatures. Nobody asks for it.
-const draftFile = ".next-root.json"
-
 // RootRequest is a first root, or the next one.
 type RootRequest struct {
 	Dir       string
@@ -25,16 +22,19 @@ type RootRequest struct {
 	Add       map[string][]string // public key files, by holder
 	Remove    []string            // key IDs, or how they begin
 	Threshold int                 // of root; 0: as it is, at first 2 of 3 and 1 of 2
-	Now       time.Time
+	// Draft signs the root that others have signed already, and changes nothing in
+	// it. Review is shown what that is before it is signed, and may refuse; nil:
+	// nobody looks.
+	Draft  bool
+	Review func(d Draft) error
+	Now    time.Time
 }
-
-func (q RootRequest) changes() bool { return len(q.Add) > 0 || len(q.Remove) > 0 || q.Threshold > 0 }
 
 // RootResult is what became of it.
 type RootResult struct {
 	Version int64
 	Missing string // what signatures the draft lacks; "": it is published
-	Next    string // what to do now; "": nothing
+	Todo    string // what to do now; "": nothing
 }
 
 var roles = map[string][]string{
@@ -43,45 +43,45 @@ var roles = map[string][]string{
 	OnlineKey:  {metadata.SNAPSHOT, metadata.TIMESTAMP},
 }
 
-// Init makes a directory a signed repository.
+// Init makes a directory a signed one.
 func Init(q RootRequest) (*RootResult, error) {
-	r, err := q.sign(func(r *repository) (*metadata.Metadata[metadata.RootType], error) {
+	r, err := q.sign(func(r *signedDir) (*rootMetadata, error) {
 		if r != nil {
-			return nil, errors.New("it is a repository already (hint: see \"status\", and \"rotate\" to change its root)")
+			return nil, errors.New("it is a signed directory already (hint: see \"status\", and \"rotate\" to change its root)")
 		}
 		root := metadata.Root()
 		root.Signed.Version = 0
 		return root, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot initialise %s: %w", q.Dir, err)
+		return nil, fmt.Errorf("cannot initialise %s: %w", q.Dir, plain(err))
 	}
 	return r, nil
 }
 
 // Rotate makes the next root: with other keys, or the same for another year. It
 // is published once enough keys of the root before and of its own have signed it;
-// until then each holder of one runs Rotate again.
+// until then it is a draft, which each holder of one signs in turn.
 func Rotate(q RootRequest) (*RootResult, error) {
-	r, err := q.sign(func(r *repository) (*metadata.Metadata[metadata.RootType], error) {
+	r, err := q.sign(func(r *signedDir) (*rootMetadata, error) {
 		if r == nil {
-			return nil, errors.New("it is not a repository (hint: machinemon-release init)")
+			return nil, errNotSigned
 		}
-		return metadata.Root().FromBytes(r.now.Roots[len(r.now.Roots)-1])
+		return r.root, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot rotate the root of %s: %w", q.Dir, err)
+		return nil, fmt.Errorf("cannot rotate the root of %s: %w", q.Dir, plain(err))
 	}
 	return r, nil
 }
 
-func (q RootRequest) sign(begin func(*repository) (*metadata.Metadata[metadata.RootType], error)) (*RootResult, error) {
+func (q RootRequest) sign(begin func(*signedDir) (last *rootMetadata, err error)) (*RootResult, error) {
 	d, err := openDir(q.Dir)
 	if err != nil {
-		return nil, plain(err)
+		return nil, err
 	}
 	defer d.Close()
-	r, err := d.openRepository()
+	r, err := readRoots(q.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -89,18 +89,11 @@ func (q RootRequest) sign(begin func(*repository) (*metadata.Metadata[metadata.R
 	if err != nil {
 		return nil, err
 	}
-	root, err := readDraft(d)
-	switch {
-	case err != nil:
+	root, err := q.choose(last)
+	if err != nil {
 		return nil, err
-	case root != nil && (q.changes() || root.Signed.Version != last.Signed.Version+1):
-		return nil, fmt.Errorf("%s awaits signatures (hint: run it without other options to sign, or remove that file)", filepath.Join(q.Dir, draftFile))
-	case root == nil:
-		if root, err = q.next(last); err != nil {
-			return nil, err
-		}
 	}
-	if err := q.add(root, last); err != nil {
+	if err := q.addSignatures(root, last); err != nil {
 		return nil, err
 	}
 	text, err := root.ToBytes(true)
@@ -119,29 +112,36 @@ func (q RootRequest) sign(begin func(*repository) (*metadata.Metadata[metadata.R
 		return nil, err
 	}
 	if r != nil {
-		result.Next = r.after(text, q.Now)
+		result.Todo = r.after(text, q.Now)
 	}
 	return result, nil
 }
 
-// readDraft returns nil if there is none.
-func readDraft(d *dir) (*metadata.Metadata[metadata.RootType], error) {
-	b, err := os.ReadFile(filepath.Join(d.Name(), draftFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// choose takes the draft if that is asked for, and otherwise makes a root of its
+// own. Never the one for the other: whoever can write to the directory can leave a
+// draft there.
+func (q RootRequest) choose(last *rootMetadata) (*rootMetadata, error) {
+	draft, err := readDraft(q.Dir, last, q.Now)
+	switch {
+	case err != nil:
+		return nil, err
+	case !q.Draft && draft != nil:
+		return nil, fmt.Errorf("%s awaits signatures (hint: --draft shows and signs it; remove that file to give it up)", draftFile)
+	case !q.Draft:
+		return q.nextRoot(last)
+	case draft == nil:
+		return nil, fmt.Errorf("there is no %s to sign", draftFile)
+	case len(q.Add) > 0 || len(q.Remove) > 0 || q.Threshold > 0:
+		return nil, errors.New("a draft is signed as it is (hint: remove " + draftFile + " to make another root)")
 	}
-	if err != nil {
-		return nil, plain(err)
+	if q.Review != nil {
+		err = q.Review(Draft{File: filepath.Join(q.Dir, draftFile), Changes: changes(&last.Signed, &draft.Signed)})
 	}
-	root, err := metadata.Root().FromBytes(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", draftFile, err)
-	}
-	return root, nil
+	return draft, err
 }
 
-// next is the unsigned root that follows last.
-func (q RootRequest) next(last *metadata.Metadata[metadata.RootType]) (*metadata.Metadata[metadata.RootType], error) {
+// nextRoot is the unsigned root that follows last.
+func (q RootRequest) nextRoot(last *rootMetadata) (*rootMetadata, error) {
 	text, err := last.ToBytes(false)
 	if err != nil {
 		return nil, err
@@ -192,28 +192,6 @@ func (q RootRequest) next(last *metadata.Metadata[metadata.RootType]) (*metadata
 	return root, enough(s)
 }
 
-// enough refuses a root that could not be followed any more.
-func enough(s *metadata.RootType) error {
-	root := s.Roles[metadata.ROOT]
-	if len(root.KeyIDs) < 2 || root.Threshold >= len(root.KeyIDs) {
-		return fmt.Errorf("the root would have %d keys and need %d of them: one that is lost would be the end of all updates (hint: one key more, on a medium of its own)", len(root.KeyIDs), root.Threshold)
-	}
-	owner := map[string]string{}
-	for _, holder := range Holders {
-		ids := s.Roles[roles[holder][0]].KeyIDs
-		if len(ids) == 0 {
-			return fmt.Errorf("there is no %s key (hint: machinemon-release keygen %s)", holder, holder)
-		}
-		for _, id := range ids {
-			if other, twice := owner[id]; twice {
-				return fmt.Errorf("the key %.12s is given for %s and for %s", id, other, holder)
-			}
-			owner[id] = holder
-		}
-	}
-	return nil
-}
-
 func removeKey(s *metadata.RootType, id string) error {
 	var found []string
 	for known := range s.Keys {
@@ -234,11 +212,11 @@ func removeKey(s *metadata.RootType, id string) error {
 	return nil
 }
 
-// add signs with the root keys at hand, of this root and of the one before.
-func (q RootRequest) add(root, last *metadata.Metadata[metadata.RootType]) error {
+// addSignatures signs with the root keys at hand, of this root and of the one before.
+func (q RootRequest) addSignatures(root, last *rootMetadata) error {
 	used := false
 	var why error
-	for _, by := range []*metadata.Metadata[metadata.RootType]{root, last} {
+	for _, by := range []*rootMetadata{root, last} {
 		if len(by.Signed.Roles[metadata.ROOT].KeyIDs) == 0 {
 			continue // there was none before the first
 		}
@@ -272,11 +250,11 @@ func (q RootRequest) add(root, last *metadata.Metadata[metadata.RootType]) error
 }
 
 // missing says whose signatures a root lacks, as go-tuf counts them.
-func missing(root, last *metadata.Metadata[metadata.RootType]) string {
+func missing(root, last *rootMetadata) string {
 	var lacks []string
 	for _, by := range []struct {
 		name string
-		root *metadata.Metadata[metadata.RootType]
+		root *rootMetadata
 	}{{"the root before", last}, {"its own", root}} {
 		if by.root.Signed.Version > 0 && by.root.VerifyDelegate(metadata.ROOT, root) != nil {
 			lacks = append(lacks, fmt.Sprintf("%d keys of %s", by.root.Signed.Roles[metadata.ROOT].Threshold, by.name))
@@ -286,7 +264,10 @@ func missing(root, last *metadata.Metadata[metadata.RootType]) string {
 }
 
 // after says what has to be signed anew under a new root.
-func (r *repository) after(root []byte, now time.Time) string {
+func (r *signedDir) after(root []byte, now time.Time) string {
+	if err := r.follow(); err != nil {
+		return fmt.Sprintf("what is published cannot be read: %v", plain(err))
+	}
 	if r.timestamp == nil {
 		return ""
 	}

@@ -1,12 +1,12 @@
 package release
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -17,20 +17,17 @@ import (
 
 // The online key is stolen, and used: root replaces it, and everything goes on.
 func TestStolenOnlineKey(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	s.publish("v1")
-	d, err := openDir(s.dir)
+	e, err := beginEdit(s.dir, s.keys, false)
 	s.must(err)
-	r, err := d.openRepository()
-	s.must(err)
-	keys, err := r.signers(s.keys, false)
-	s.must(err)
+	r := e.signed
 	r.timestamp.Signed.Version = math.MaxInt64
 	r.timestamp.ClearSignatures()
-	text, err := signed(r.timestamp, keys.online)
+	text, err := signed(r.timestamp, e.keys.online)
 	s.must(err)
-	s.must(d.replace(trust.TimestampFile, text))
-	d.Close()
+	s.must(e.replace(trust.TimestampFile, text))
+	e.Close()
 	machine, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
 	s.must(err)
 	_, state, err := trust.Client{Pin: machine, Clock: s.now}.Check(gather(s.dir, machine))
@@ -41,7 +38,7 @@ func TestStolenOnlineKey(t *testing.T) {
 	stolen := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]
 	result, err := Rotate(RootRequest{Dir: s.dir, Keys: s.root, Add: map[string][]string{OnlineKey: {s.keygen(OnlineKey)}}, Remove: []string{stolen[:12]}, Now: s.now})
 	s.must(err)
-	if result.Version != 2 || result.Missing != "" || !strings.Contains(result.Next, `run "refresh"`) {
+	if result.Version != 2 || result.Missing != "" || !strings.Contains(result.Todo, `run "refresh"`) {
 		t.Errorf("got %+v", result)
 	}
 	_, err = Refresh(s.dir, s.keys, s.now)
@@ -54,7 +51,7 @@ func TestStolenOnlineKey(t *testing.T) {
 
 // Root's keys are in three hands, and two are needed: each signs in turn.
 func TestRootInTurn(t *testing.T) {
-	s := newSignedDir(t) // for its targets and online keys
+	s := newTestDir(t) // for its targets and online keys
 	s.dir = filepath.Join(t.TempDir(), "repo")
 	s.must(os.Mkdir(s.dir, 0o755))
 	hands := make([]Keys, 4)
@@ -79,16 +76,15 @@ func TestRootInTurn(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.dir, "1.root.json")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("published with one signature of two")
 	}
-	two, err := Init(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	two, err := Init(RootRequest{Dir: s.dir, Keys: hands[1], Draft: true, Now: s.now})
 	s.must(err)
 	if *two != (RootResult{Version: 1}) {
 		t.Errorf("got %+v", two)
 	}
 	s.publish("v1")
 
-	// The first key is lost; a new one takes its place: old and new signatures count.
-	status, err := ReadStatus(s.dir)
-	s.must(err)
+	// A day later the first key is lost; a new one takes its place: old and new signatures count.
+	s.now = s.now.Add(day)
 	lost := strings.TrimSuffix(filepath.Base(add[RootKey][0]), publicKey)
 	fresh, _ := filepath.Glob(filepath.Join(hands[3].Dir, RootKey, "*.pub"))
 	change := RootRequest{Dir: s.dir, Keys: hands[3], Add: map[string][]string{RootKey: fresh}, Remove: []string{lost}, Now: s.now}
@@ -98,22 +94,53 @@ func TestRootInTurn(t *testing.T) {
 		t.Errorf("got %+v", result)
 	}
 	_, err = Rotate(change)
-	s.refused(err, "awaits signatures (hint: run it without other options to sign")
-	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[1], Now: s.now})
+	s.refused(err, ".next-root.json awaits signatures (hint: --draft shows and signs it; remove that file to give it up)")
+	change.Draft = true
+	_, err = Rotate(change)
+	s.refused(err, "a draft is signed as it is")
+
+	// Whoever signs sees before what it is, and may leave it.
+	fresher := strings.TrimSuffix(filepath.Base(fresh[0]), publicKey)
+	want := Draft{File: filepath.Join(s.dir, draftFile), Changes: []string{"version: 2, before 1", "expires: 2027-11-02, before 2027-11-01",
+		"root: adds the key " + fresher, "root: removes the key " + lost}}
+	status, err := ReadStatus(s.dir, s.now)
+	s.must(err)
+	if !reflect.DeepEqual(status.Draft, &want) {
+		t.Errorf("status shows %+v", status.Draft)
+	}
+	before := s.files()
+	_, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[1], Draft: true, Now: s.now, Review: func(d Draft) error {
+		if !reflect.DeepEqual(d, want) {
+			t.Errorf("got  %q\nwant %q", d, want)
+		}
+		return errKilled
+	}})
+	if !errors.Is(err, errKilled) || !mapsEqual(before, s.files()) {
+		t.Errorf("signed in spite of %v", err)
+	}
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[1], Draft: true, Now: s.now})
 	s.must(err)
 	if result.Missing != "2 keys of the root before" {
 		t.Errorf("got %+v", result)
 	}
-	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Now: s.now})
+	draft := s.files()[draftFile]
+	result, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Draft: true, Now: s.now})
 	s.must(err)
 	if *result != (RootResult{Version: 2}) {
-		t.Errorf("got %+v, before %+v", result, status)
+		t.Errorf("got %+v", result)
 	}
 	s.verify("v1")
+
+	// Killed before the draft was removed: that is no draft any more.
+	s.must(os.WriteFile(filepath.Join(s.dir, draftFile), []byte(draft), 0o644))
+	_, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Draft: true, Now: s.now})
+	s.refused(err, "there is no .next-root.json to sign")
+	_, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Now: s.now})
+	s.must(err)
 }
 
 func TestRootRefused(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	rotate := func(q RootRequest) error {
 		q.Dir, q.Keys, q.Now = s.dir, s.root, s.now
 		_, err := Rotate(q)
@@ -132,38 +159,5 @@ func TestRootRefused(t *testing.T) {
 	s.refused(rotate(RootRequest{}), "there is no root key in")
 	if _, err := os.Stat(filepath.Join(s.dir, draftFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a draft is left")
-	}
-}
-
-func TestKeys(t *testing.T) {
-	dir := t.TempDir()
-	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret := strings.TrimSuffix(pub, publicKey) + secretKey
-	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	if b, _ := os.ReadFile(secret); !bytes.HasPrefix(b, []byte("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----")) {
-		t.Errorf("got %s", b)
-	}
-	phrase := "correct horse"
-	k := Keys{Dir: dir, Passphrase: func(string) ([]byte, error) { return []byte(phrase), nil }}
-	if _, id, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, id[:12])) {
-		t.Errorf("got %s, %v", id, err)
-	}
-	phrase = "battery staple"
-	if _, _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
-		t.Errorf("got %v", err)
-	}
-	if err := os.Chmod(secret, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := Keygen(dir, "admin", nil); err == nil {
-		t.Error("a key for nobody")
 	}
 }

@@ -27,7 +27,7 @@ const (
 type signers struct{ targets, online []signature.Signer }
 
 // signers loads the keys before anything is written.
-func (r *repository) signers(k Keys, targets bool) (s signers, err error) {
+func (r *signedDir) signers(k Keys, targets bool) (s signers, err error) {
 	if err := k.noRoot(); err != nil {
 		return s, err
 	}
@@ -53,7 +53,7 @@ type file struct {
 // which is there. The plain manifest comes after: a release that checksum clients
 // had seen could not be discarded any more, and the signed one says how to complete
 // it. text is nil when only snapshot and timestamp are renewed.
-func (r *repository) sign(text []byte, s signers, now time.Time) (files []file, err error) {
+func (r *signedDir) sign(text []byte, s signers, now time.Time) (files []file, err error) {
 	now = now.UTC().Truncate(time.Second)
 	b, targets := r.now, r.targets
 	if text != nil {
@@ -101,16 +101,6 @@ func (r *repository) sign(text []byte, s signers, now time.Time) (files []file, 
 	}
 	r.now, r.targets, r.snapshot, r.timestamp = b, targets, snapshot, timestamp
 	return files, nil
-}
-
-// write replaces one file after the other.
-func (d *dir) write(files []file) error {
-	for _, f := range files {
-		if err := d.replace(f.name, f.text); err != nil {
-			return fmt.Errorf("%s: %w", f.name, plain(err))
-		}
-	}
-	return nil
 }
 
 // following begins anew after a version that a thief chose to be the last one.

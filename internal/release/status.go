@@ -3,7 +3,6 @@ package release
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -12,11 +11,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Status is what a repository says of itself; nothing in it was verified.
+// Status is what a signed directory says of itself; only its roots were verified.
 type Status struct {
 	Roles    []RoleStatus
 	Manifest *manifest.Manifest // nil before the first publication
-	Draft    string             // a root that awaits signatures; "": none
+	Draft    *Draft             // nil: none
+}
+
+// Draft is a root that awaits signatures.
+type Draft struct {
+	File    string
+	Changes []string // what it changes in the root that counts now
+	Err     error    // why nobody can sign it
 }
 
 // RoleStatus is one role's metadata and keys.
@@ -26,22 +32,22 @@ type RoleStatus struct {
 	Threshold    int
 }
 
-// Next is the role that expires first, of those that are signed.
-func (s *Status) Next() RoleStatus {
+// Of is the threshold as people say it: "2 of 3".
+func (r RoleStatus) Of() string { return fmt.Sprintf("%d of %d", r.Threshold, len(r.Keys)) }
+
+// NextToExpire is the role that expires first, of those that are signed.
+func (s *Status) NextToExpire() RoleStatus {
 	signed := slices.DeleteFunc(slices.Clone(s.Roles), func(r RoleStatus) bool { return r.Version == 0 })
 	return slices.MinFunc(signed, func(a, b RoleStatus) int { return a.Expires.Compare(b.Expires) })
 }
 
-// ReadStatus reads the status of a repository.
-func ReadStatus(path string) (*Status, error) {
-	d, err := openDir(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, plain(err))
-	}
-	defer d.Close()
-	r, err := d.openRepository()
+var errNotSigned = errors.New("it is not a signed directory (hint: machinemon-release init)")
+
+// ReadStatus reads the status of a signed directory, and changes nothing in it.
+func ReadStatus(path string, now time.Time) (*Status, error) {
+	r, err := readSigned(path)
 	if err == nil && r == nil {
-		err = errors.New("it is not a repository (hint: machinemon-release init)")
+		err = errNotSigned
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, plain(err))
@@ -52,13 +58,17 @@ func ReadStatus(path string) (*Status, error) {
 			return nil, fmt.Errorf("cannot read %s: the manifest: %w", path, err)
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(path, draftFile)); err == nil {
-		s.Draft = filepath.Join(path, draftFile)
+	draft, err := readDraft(path, r.root, now)
+	if draft != nil || err != nil {
+		s.Draft = &Draft{File: filepath.Join(path, draftFile), Err: err}
+	}
+	if draft != nil {
+		s.Draft.Changes = changes(&r.root.Signed, &draft.Signed)
 	}
 	return s, nil
 }
 
-func (r *repository) status() *Status {
+func (r *signedDir) status() *Status {
 	s := &Status{}
 	add := func(role trust.Role, version int64, expires time.Time) {
 		named := r.root.Signed.Roles[string(role)]
@@ -76,89 +86,3 @@ func (r *repository) status() *Status {
 	add(trust.Timestamp, r.timestamp.Signed.Version, r.timestamp.Signed.Expires)
 	return s
 }
-
-// Verified is what a machine would see.
-type Verified struct {
-	Release *trust.Release
-	Files   int // archives and deltas that are there and match
-}
-
-// Verify does what a machine does that has seen nothing but the pin: the path of
-// a root, "" for the directory's first. Archives and deltas that are named by a
-// URL are not looked at.
-func Verify(dir, pin string, now time.Time) (*Verified, error) {
-	fail := func(err error) (*Verified, error) {
-		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))
-	}
-	if pin == "" {
-		pin = filepath.Join(dir, rootFile(1))
-	}
-	root, err := os.ReadFile(pin)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w (hint: --root FILE is the root to start from)", pin, plain(err))
-	}
-	release, _, err := trust.Client{Pin: root, Clock: now}.Check(gather(dir, root))
-	if err != nil {
-		return fail(err)
-	}
-	v := &Verified{Release: release}
-	m := release.Manifest
-	for key, p := range m.Platforms {
-		terms := trust.Terms{Product: m.Product, Platform: key}
-		if err := terms.Check(m); err != nil {
-			return fail(fmt.Errorf("the manifest: %w", err))
-		}
-		named := map[string]string{p.File: p.SHA256}
-		for _, d := range p.Deltas {
-			named[d.File] = d.SHA256
-		}
-		for name, want := range named {
-			if filepath.Base(name) != name {
-				continue
-			}
-			sum, err := digest(filepath.Join(dir, name))
-			if err != nil {
-				return fail(fmt.Errorf("%s: %w", name, plain(err)))
-			}
-			if sum != want {
-				return fail(fmt.Errorf("%s: its sha256 is %s, the manifest says %s", name, sum, want))
-			}
-			v.Files++
-		}
-	}
-	if sum, err := digest(filepath.Join(dir, manifest.FileName)); err != nil || sum != manifest.Digest(release.Raw) {
-		return fail(fmt.Errorf("%s is not the signed one (hint: \"refresh\" completes what was interrupted)", manifest.FileName))
-	}
-	return v, nil
-}
-
-// gather asks the directory for one file after the other, as the fetcher asks a
-// server. What is not there is for the check to miss.
-func gather(dir string, root []byte) trust.Bundle {
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return nil
-		}
-		return b
-	}
-	after := func(role trust.Role, of []byte) []byte {
-		name, _, err := trust.Next(role, of)
-		if err != nil {
-			return nil
-		}
-		return read(name)
-	}
-	var b trust.Bundle
-	for next := after(trust.Root, root); next != nil && len(b.Roots) <= trust.MaxRotations; next = after(trust.Root, next) {
-		b.Roots = append(b.Roots, next)
-	}
-	b.Timestamp = read(trust.TimestampFile)
-	b.Snapshot = after(trust.Timestamp, b.Timestamp)
-	b.Targets = after(trust.Snapshot, b.Snapshot)
-	b.Manifest = after(trust.Targets, b.Targets)
-	return b
-}
-
-// Of is the threshold as people say it: "2 of 3".
-func (r RoleStatus) Of() string { return fmt.Sprintf("%d of %d", r.Threshold, len(r.Keys)) }

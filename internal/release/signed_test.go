@@ -16,18 +16,18 @@ import (
 
 var first = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// signedDir is a repository with its keys: those of root apart.
-type signedDir struct {
+// testDir is a signed directory with its keys: those of root apart.
+type testDir struct {
 	t          *testing.T
 	dir        string
 	keys, root Keys
 	now        time.Time
 }
 
-func newSignedDir(t *testing.T) *signedDir {
+func newTestDir(t *testing.T) *testDir {
 	t.Helper()
 	base := t.TempDir()
-	s := &signedDir{t: t, dir: filepath.Join(base, "repo"), keys: Keys{Dir: filepath.Join(base, "keys")}, root: Keys{Dir: filepath.Join(base, "usb")}, now: first}
+	s := &testDir{t: t, dir: filepath.Join(base, "repo"), keys: Keys{Dir: filepath.Join(base, "keys")}, root: Keys{Dir: filepath.Join(base, "usb")}, now: first}
 	s.must(os.Mkdir(s.dir, 0o755))
 	add := map[string][]string{}
 	for _, holder := range []string{RootKey, RootKey, TargetsKey, OnlineKey} {
@@ -41,7 +41,7 @@ func newSignedDir(t *testing.T) *signedDir {
 	return s
 }
 
-func (s *signedDir) keygen(holder string) string {
+func (s *testDir) keygen(holder string) string {
 	s.t.Helper()
 	dir := s.keys.Dir
 	if holder == RootKey {
@@ -52,19 +52,19 @@ func (s *signedDir) keygen(holder string) string {
 	return pub
 }
 
-func (s *signedDir) must(err error) {
+func (s *testDir) must(err error) {
 	s.t.Helper()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-func (s *signedDir) request(version string) Request {
+func (s *testDir) request(version string) Request {
 	in := writeArchive(s.t, s.t.TempDir(), "agent-linux-amd64", "program "+version)
-	return Request{Dir: s.dir, Version: version, Archives: []string{in}, Keys: s.keys, Deltas: DefaultDeltas, Now: s.now}
+	return Request{Dir: s.dir, Version: version, Archives: []string{in}, Keys: s.keys, Deltas: testDeltas, Now: s.now}
 }
 
-func (s *signedDir) publish(version string) {
+func (s *testDir) publish(version string) {
 	s.t.Helper()
 	_, changed, err := Publish(s.request(version))
 	s.must(err)
@@ -74,7 +74,7 @@ func (s *signedDir) publish(version string) {
 	s.verify(version)
 }
 
-func (s *signedDir) verify(version string) *Verified {
+func (s *testDir) verify(version string) *Verified {
 	s.t.Helper()
 	v, err := Verify(s.dir, "", s.now)
 	s.must(err)
@@ -84,14 +84,14 @@ func (s *signedDir) verify(version string) *Verified {
 	return v
 }
 
-func (s *signedDir) refused(err error, want string) {
+func (s *testDir) refused(err error, want string) {
 	s.t.Helper()
 	if err == nil || !strings.Contains(err.Error(), want) {
 		s.t.Errorf("got  %v\nwant …%s…", err, want)
 	}
 }
 
-func (s *signedDir) files() map[string]string {
+func (s *testDir) files() map[string]string {
 	s.t.Helper()
 	all := map[string]string{}
 	entries, err := os.ReadDir(s.dir)
@@ -104,7 +104,7 @@ func (s *signedDir) files() map[string]string {
 	return all
 }
 
-func (s *signedDir) copyTo(dir string) *signedDir {
+func (s *testDir) copyTo(dir string) *testDir {
 	s.t.Helper()
 	s.must(os.CopyFS(dir, os.DirFS(s.dir)))
 	other := *s
@@ -113,11 +113,11 @@ func (s *signedDir) copyTo(dir string) *signedDir {
 }
 
 func TestSigned(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	_, err := Refresh(s.dir, s.keys, s.now)
 	s.refused(err, "nothing is published yet")
 	_, err = Init(RootRequest{Dir: s.dir, Keys: s.root, Now: s.now})
-	s.refused(err, "it is a repository already")
+	s.refused(err, "it is a signed directory already")
 	s.publish("v1")
 	s.publish("v2")
 	if _, changed, err := Publish(s.request("v2")); err != nil || changed {
@@ -132,7 +132,7 @@ func TestSigned(t *testing.T) {
 	s.refused(err, "timestamp v2: expired on 2026-11-08T12:00:00Z")
 	status, err := Refresh(s.dir, s.keys, s.now)
 	s.must(err)
-	if next := status.Next(); next.Role != trust.Snapshot || !next.Expires.Equal(s.now.Add(7*day)) {
+	if next := status.NextToExpire(); next.Role != trust.Snapshot || !next.Expires.Equal(s.now.Add(7*day)) {
 		t.Errorf("next to expire: %+v", next)
 	}
 	s.verify("v2")
@@ -157,9 +157,9 @@ func TestSigned(t *testing.T) {
 	}
 }
 
-// What a timer writes every day does not grow, and a damaged repository is told of.
+// What a timer writes every day does not grow, and a damaged directory is told of.
 func TestSnapshotsKept(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	s.publish("v1")
 	for range snapshotsKept + 5 {
 		_, err := Refresh(s.dir, s.keys, s.now)
@@ -177,7 +177,7 @@ func TestSnapshotsKept(t *testing.T) {
 
 // Nothing is published from where a root key is.
 func TestRootKeyReadable(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	s.publish("v1")
 	before := s.files()
 	_, err := Keygen(s.keys.Dir, RootKey, nil)
@@ -198,7 +198,7 @@ var errKilled = errors.New("killed")
 // A publisher that dies after any of its steps leaves the release before, or this
 // one; the next run goes on from there, to the same end.
 func TestInterrupted(t *testing.T) {
-	base := newSignedDir(t)
+	base := newTestDir(t)
 	base.publish("v1")
 	q := base.request("v2")
 	var steps []string
@@ -282,7 +282,7 @@ func names(m map[string]string) []string {
 
 // The same archives, keys and time give the same bytes.
 func TestDeterministic(t *testing.T) {
-	s := newSignedDir(t)
+	s := newTestDir(t)
 	other := s.copyTo(filepath.Join(t.TempDir(), "other"))
 	for _, version := range []string{"v1", "v2"} {
 		q := s.request(version)

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/machinemon/machinemon-update/internal/release"
+)
+
+const keygenHelp = `Example: the keys of somebody who publishes alone, root's on two USB sticks:
+
+  machinemon-release keygen root --keys /media/usb/one
+  machinemon-release keygen root --keys /media/usb2/two
+  machinemon-release keygen targets
+  machinemon-release keygen online
+
+Makes an ed25519 key for one of root, targets and online in a directory of its
+own, KEYS/root for example: ID.pem, which is secret and encrypted with a
+passphrase, and ID.pub, which "init" and "rotate" take.
+
+  root     names all keys. Keep it offline, on two media in two places: it is
+           what brings back trust when another key is lost or stolen.
+  targets  signs releases: on a laptop, or in CI behind an approval.
+  online   signs every day that there is nothing newer, by a timer.`
+
+func keygenCommand(began *bool) *cobra.Command {
+	var dir string
+	var bare bool
+	c := &cobra.Command{
+		Use:                   "keygen root|targets|online [--keys KEYS]",
+		Short:                 "Make a key",
+		Long:                  keygenHelp,
+		DisableFlagsInUseLine: true,
+		ValidArgs:             release.Holders,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !strings.Contains(" "+strings.Join(release.Holders, " ")+" ", " "+args[0]+" ") {
+				return errors.New("keygen takes one of root, targets and online (see machinemon-release keygen --help)")
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&dir, "keys", keysDir(), "`directory` of the keys")
+	c.Flags().BoolVar(&bare, "no-passphrase", false, "leave the key unencrypted, for a service that nobody can type one for")
+	p := passphraseFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if dir == "" {
+			return errors.New("there is no home directory: --keys must say where the key goes")
+		}
+		*began = true
+		var phrase []byte
+		if !bare {
+			var err error
+			if phrase, err = p.choose(); err != nil {
+				return err
+			}
+		}
+		public, err := release.Keygen(dir, args[0], phrase)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(c.OutOrStdout(), public)
+		return err
+	}
+	return c
+}

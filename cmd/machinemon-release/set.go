@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/release"
+)
+
+const setHelp = `Example: keep all machines from the newest release, and let them have it again:
+
+  machinemon-release set /srv/download --disabled
+  machinemon-release set /srv/download --disabled=false
+
+Changes what the manifest says of the newest release, and nothing of the release
+itself. In a signed directory it signs as "publish" does, also if nothing else
+is asked for: run it at least every 45 days, when the targets' signature expires.`
+
+func setCommand(began *bool) *cobra.Command {
+	var (
+		q        release.SetRequest
+		rollout  int
+		disabled bool
+		least    string
+	)
+	c := &cobra.Command{
+		Use:                   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
+		Short:                 "Change rollout, disabled or min_version of the newest release, or sign it anew",
+		Long:                  setHelp,
+		DisableFlagsInUseLine: true,
+		Args:                  oneDirectory,
+	}
+	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
+	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
+	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
+	c.Flags().BoolVar(&q.Retry, "retry", false, "raise the sequence: machines that rejected it may try again")
+	keys := keyFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if c.Flags().Changed("rollout") {
+			if q.Rollout = &rollout; rollout < 0 || rollout > 100 {
+				return errors.New("--rollout must be from 0 to 100")
+			}
+		}
+		if c.Flags().Changed("disabled") {
+			q.Disabled = &disabled
+		}
+		if c.Flags().Changed("min-version") {
+			if q.MinVersion = &least; least != "" && !manifest.ValidName(least) {
+				return badName("min-version")
+			}
+		}
+		*began = true
+		if q.Now, err = releaseTime(); err != nil {
+			return err
+		}
+		q.Dir, q.Keys = args[0], keys()
+		m, changed, err := release.Set(q)
+		if err != nil {
+			return err
+		}
+		return say(c, m, changed)
+	}
+	return c
+}

@@ -1,0 +1,39 @@
+package release
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Refresh signs snapshot and timestamp anew, so that machines know what is
+// published to be the newest there is. It needs the online key only.
+func Refresh(dir string, k Keys, now time.Time) (*Status, error) {
+	s, err := refresh(dir, k, now)
+	if err != nil {
+		return nil, fmt.Errorf("cannot refresh %s: %w", dir, plain(err))
+	}
+	return s, nil
+}
+
+func refresh(dir string, k Keys, now time.Time) (*Status, error) {
+	e, err := beginEdit(dir, k, false)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	switch {
+	case e.signed == nil:
+		return nil, errNotSigned
+	case e.signed.targets == nil:
+		return nil, errors.New("nothing is published yet (hint: machinemon-release publish)")
+	}
+	files, err := e.signed.sign(nil, e.keys, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.write(files); err != nil {
+		return nil, err
+	}
+	return e.signed.status(), nil
+}

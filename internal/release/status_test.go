@@ -1,0 +1,120 @@
+package release
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+// status neither writes nor waits: it may be run by anybody, at any moment.
+func TestStatusChangesNothing(t *testing.T) {
+	s := newTestDir(t)
+	s.publish("v1")
+	for _, debris := range []string{".publish-1", "2.targets.json", "2.snapshot.json", strings.Repeat("0", 64) + ".client-manifest.json"} {
+		s.must(os.WriteFile(filepath.Join(s.dir, debris), []byte("{}"), 0o644))
+	}
+	d, err := os.Open(s.dir)
+	s.must(err)
+	defer d.Close()
+	s.must(unix.Flock(int(d.Fd()), unix.LOCK_EX)) // somebody publishes
+	before := s.files()
+
+	for p := s.dir; len(p) > len(os.TempDir()); p = filepath.Dir(p) {
+		s.must(os.Chmod(p, 0o555))
+		defer os.Chmod(p, 0o755)
+	}
+	done := make(chan error)
+	go func() {
+		// As somebody who may only read. The thread ends with the goroutine.
+		runtime.LockOSThread()
+		if os.Geteuid() == 0 {
+			if err := unix.Setfsuid(65534); err != nil {
+				done <- err
+				return
+			}
+		}
+		status, err := ReadStatus(s.dir, s.now)
+		if err == nil && status.Manifest.Version != "v1" {
+			t.Errorf("got %+v", status)
+		}
+		done <- err
+	}()
+	s.must(<-done)
+	if !mapsEqual(before, s.files()) {
+		t.Errorf("left: %v", names(s.files()))
+	}
+}
+
+// A timestamp that was lost is not the beginning of a directory: machines would
+// refuse version 1, and all that leads back would be discarded.
+func TestTimestampLost(t *testing.T) {
+	for _, tt := range []struct {
+		releases int
+		want     string
+	}{
+		{1, "timestamp.json is missing, but 1.snapshot.json is there (hint: restore it)"},
+		{4, "timestamp.json is missing, but 4.snapshot.json is there (hint: restore it)"},
+	} {
+		s := newTestDir(t)
+		for i := range tt.releases {
+			s.publish("v" + string(rune('1'+i)))
+		}
+		lost := s.files()[trust.TimestampFile]
+		s.must(os.Remove(filepath.Join(s.dir, trust.TimestampFile)))
+		before := s.files()
+		_, err := ReadStatus(s.dir, s.now)
+		s.refused(err, tt.want)
+		_, _, err = Publish(s.request("v9"))
+		s.refused(err, tt.want)
+		_, _, err = Set(SetRequest{Dir: s.dir, Keys: s.keys, Now: s.now})
+		s.refused(err, tt.want)
+		_, err = Refresh(s.dir, s.keys, s.now)
+		s.refused(err, tt.want)
+		if !mapsEqual(before, s.files()) {
+			t.Fatalf("left: %v", names(s.files()))
+		}
+		s.must(os.WriteFile(filepath.Join(s.dir, trust.TimestampFile), []byte(lost), 0o644))
+		s.publish("v9")
+	}
+}
+
+// The very first publication has no timestamp to go back to, and no hint to give:
+// it is begun again wherever it was killed. Before it the directory may have been
+// one without signatures.
+func TestInterruptedFirst(t *testing.T) {
+	defer func(f func(string) error) { kept = f }(kept)
+	for _, unsigned := range []bool{false, true} {
+		for _, step := range []string{"1.targets.json", "1.snapshot.json"} {
+			s := newTestDir(t)
+			kept = func(string) error { return nil }
+			if unsigned {
+				q := s.request("v0")
+				q.Dir = t.TempDir()
+				_, _, err := Publish(q)
+				s.must(err)
+				s.must(os.CopyFS(s.dir, os.DirFS(q.Dir)))
+			}
+			kept = func(name string) error {
+				if name == step {
+					return errKilled
+				}
+				return nil
+			}
+			_, _, err := Publish(s.request("v1"))
+			s.refused(err, errKilled.Error())
+			kept = func(string) error { return nil }
+			status, err := ReadStatus(s.dir, s.now)
+			s.must(err)
+			if status.Manifest != nil {
+				t.Errorf("it publishes %+v", status.Manifest)
+			}
+			s.publish("v2")
+		}
+	}
+}

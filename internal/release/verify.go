@@ -1,0 +1,94 @@
+package release
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+// Verified is what a machine would see.
+type Verified struct {
+	Release *trust.Release
+	Files   int // archives and deltas that are there and match
+}
+
+// Verify does what a machine does that has seen nothing but the pin: the path of
+// a root, "" for the directory's first. Archives and deltas that are named by a
+// URL are not looked at.
+func Verify(dir, pin string, now time.Time) (*Verified, error) {
+	fail := func(err error) (*Verified, error) {
+		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))
+	}
+	if pin == "" {
+		pin = filepath.Join(dir, rootFile(1))
+	}
+	root, err := os.ReadFile(pin)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w (hint: --root FILE is the root to start from)", pin, plain(err))
+	}
+	release, _, err := trust.Client{Pin: root, Clock: now}.Check(gather(dir, root))
+	if err != nil {
+		return fail(err)
+	}
+	v := &Verified{Release: release}
+	m := release.Manifest
+	for key, p := range m.Platforms {
+		terms := trust.Terms{Product: m.Product, Platform: key}
+		if err := terms.Check(m); err != nil {
+			return fail(fmt.Errorf("the manifest: %w", err))
+		}
+		named := map[string]string{p.File: p.SHA256}
+		for _, d := range p.Deltas {
+			named[d.File] = d.SHA256
+		}
+		for name, want := range named {
+			if filepath.Base(name) != name {
+				continue
+			}
+			sum, err := digest(filepath.Join(dir, name))
+			if err != nil {
+				return fail(fmt.Errorf("%s: %w", name, plain(err)))
+			}
+			if sum != want {
+				return fail(fmt.Errorf("%s: its sha256 is %s, the manifest says %s", name, sum, want))
+			}
+			v.Files++
+		}
+	}
+	if sum, err := digest(filepath.Join(dir, manifest.FileName)); err != nil || sum != manifest.Digest(release.Raw) {
+		return fail(fmt.Errorf("%s is not the signed one (hint: \"refresh\" completes what was interrupted)", manifest.FileName))
+	}
+	return v, nil
+}
+
+// gather asks the directory for one file after the other, as the fetcher asks a
+// server. What is not there is for the check to miss.
+func gather(dir string, root []byte) trust.Bundle {
+	read := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil
+		}
+		return b
+	}
+	after := func(role trust.Role, of []byte) []byte {
+		name, _, err := trust.Next(role, of)
+		if err != nil {
+			return nil
+		}
+		return read(name)
+	}
+	var b trust.Bundle
+	for next := after(trust.Root, root); next != nil && len(b.Roots) <= trust.MaxRotations; next = after(trust.Root, next) {
+		b.Roots = append(b.Roots, next)
+	}
+	b.Timestamp = read(trust.TimestampFile)
+	b.Snapshot = after(trust.Timestamp, b.Timestamp)
+	b.Targets = after(trust.Snapshot, b.Snapshot)
+	b.Manifest = after(trust.Targets, b.Targets)
+	return b
+}
