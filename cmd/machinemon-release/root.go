@@ -66,12 +66,13 @@ is a draft, which each of the other holders signs:
   machinemon-release rotate /srv/download --draft --key /media/usb2/two/root/7be09a4411c3.pem
 
 That shows what the draft changes, and asks at a terminal. Sign nothing that you
-did not expect: a draft may be of anybody who can write to DIR. Only DIR's root
-files are needed, so a copy of those will do.`
+did not expect: a draft may be of anybody who can write to DIR. So may be the
+roots in it: keep 1.root.json with your key, and have them checked by --root FILE.
+Only DIR's root files are needed, so a copy of those will do.`
 
 func rotateCommand(began *bool) *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] | --draft",
+		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] [--root FILE] | --draft",
 		Short:                 "Replace keys, or renew the root for another year",
 		Long:                  rotateHelp,
 		DisableFlagsInUseLine: true,
@@ -79,6 +80,7 @@ func rotateCommand(began *bool) *cobra.Command {
 	}
 	q := rootFlags(c)
 	c.Flags().StringArrayVar(&q.Remove, "remove", nil, "a key's `ID`, at least the first 8 digits; may be given more than once")
+	c.Flags().StringVar(&q.Pin, "root", "", "a root `file` that you kept: DIR's roots must follow from it")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		request, err := q.request(args[0])
 		if err != nil {
@@ -112,7 +114,7 @@ func (q *rootRequest) request(dir string) (release.RootRequest, error) {
 		return r, errors.New("--root-threshold must be 1 or more")
 	}
 	if q.Draft && (len(q.add) > 0 || len(q.Remove) > 0 || q.Threshold > 0) {
-		return r, errors.New("--draft signs what is there: it goes with --key, --keys and --passphrase-fd only")
+		return r, errors.New("--draft signs what is there: it goes with --key, --keys, --root and --passphrase-fd only")
 	}
 	for _, a := range q.add {
 		holder, path, ok := strings.Cut(a, "=")

@@ -145,3 +145,33 @@ func TestPlantedRoot(t *testing.T) {
 	_, err = Rotate(RootRequest{Dir: s.dir, Keys: s.root, Now: s.now})
 	s.refused(err, "2.root.json: it is v1")
 }
+
+// A stranger makes the directory's first root anew, around the holder's keys and
+// their own, signed by themselves. It follows from nothing that the holder kept.
+func TestReplacedRoots(t *testing.T) {
+	s := newTestDir(t)
+	kept := filepath.Join(t.TempDir(), "1.root.json")
+	s.must(os.WriteFile(kept, []byte(s.files()["1.root.json"]), 0o644))
+	q := RootRequest{Dir: s.dir, Keys: s.root, Pin: kept, Now: s.now}
+	_, err := Rotate(q)
+	s.must(err)
+	_, err = Rotate(q)
+	s.must(err)
+
+	add := map[string][]string{RootKey: nil}
+	for _, holder := range Holders {
+		dir := s.keys.Dir
+		if holder == RootKey {
+			dir = s.root.Dir
+		}
+		add[holder], _ = filepath.Glob(filepath.Join(dir, holder, "*.pub"))
+	}
+	stranger := Keys{Dir: t.TempDir()}
+	_, err = Keygen(stranger.Dir, RootKey, nil)
+	s.must(err)
+	q.Dir = t.TempDir()
+	_, err = Init(RootRequest{Dir: q.Dir, Keys: stranger, Add: add, Threshold: 1, Now: s.now})
+	s.must(err)
+	_, err = Rotate(q)
+	s.refused(err, "its roots do not follow from "+kept+": somebody replaced them")
+}

@@ -27,7 +27,10 @@ type RootRequest struct {
 	// nobody looks.
 	Draft  bool
 	Review func(d Draft) error
-	Now    time.Time
+	// Pin is a root that the holder kept: it must be one of the directory's. "": the
+	// directory is believed.
+	Pin string
+	Now time.Time
 }
 
 // RootResult is what became of it.
@@ -67,7 +70,7 @@ func Rotate(q RootRequest) (*RootResult, error) {
 		if r == nil {
 			return nil, errNotSigned
 		}
-		return r.root, nil
+		return r.root, r.holds(q.Pin)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot rotate the root of %s: %w", q.Dir, plain(err))

@@ -1,12 +1,14 @@
 package release
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -94,6 +96,22 @@ func succeeds(root, last *rootMetadata) error {
 		return fmt.Errorf("it is v%d", root.Signed.Version)
 	case root.VerifyDelegate(metadata.ROOT, root) != nil:
 		return errors.New("not enough of its own keys have signed it")
+	}
+	return nil
+}
+
+// holds refuses roots that do not come from the pin. They all follow one another,
+// so it is enough that the pin is one of them.
+func (r *signedDir) holds(pin string) error {
+	if pin == "" {
+		return nil
+	}
+	b, err := os.ReadFile(pin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", pin, plain(err))
+	}
+	if !slices.ContainsFunc(r.now.Roots, func(root []byte) bool { return bytes.Equal(root, b) }) {
+		return fmt.Errorf("its roots do not follow from %s: somebody replaced them", pin)
 	}
 	return nil
 }

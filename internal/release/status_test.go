@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,7 @@ func TestStatusChangesNothing(t *testing.T) {
 		s.must(os.Chmod(p, 0o555))
 		defer os.Chmod(p, 0o755)
 	}
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		// As somebody who may only read. The thread ends with the goroutine.
 		runtime.LockOSThread()
@@ -45,7 +46,12 @@ func TestStatusChangesNothing(t *testing.T) {
 		}
 		done <- err
 	}()
-	s.must(<-done)
+	select {
+	case err := <-done:
+		s.must(err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for the lock")
+	}
 	if !mapsEqual(before, s.files()) {
 		t.Errorf("left: %v", names(s.files()))
 	}
