@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -142,8 +141,8 @@ func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 	return raw, show(d.url), err
 }
 
-func (d *direct) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
-	return d.stream(ctx, d.url, nil, p.Size, d.safeHop)
+func (d *direct) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
+	return d.stream(ctx, d.url, nil, p.Size, have, d.safeHop)
 }
 
 func (d *direct) learn(r *release, sum string) error {

@@ -93,7 +93,8 @@ type fetcher struct {
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
 	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.Fetch, f.name))
-	return f.record(r, result, err)
+	a, err := f.record(r, result, err)
+	return a, errors.Join(err, f.forget(r, a.Result))
 }
 
 // fetch takes the attempt as far as this role can. The release is nil until a

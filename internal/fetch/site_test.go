@@ -170,6 +170,8 @@ func newBench(t *testing.T, url string) *bench {
 			t.Fatal(err)
 		}
 	}
+	fast := defaultLimits
+	fast.pause = time.Millisecond
 	return &bench{
 		tree: tree,
 		target: &target.Target{
@@ -178,7 +180,7 @@ func newBench(t *testing.T, url string) *bench {
 			Trust:   target.Trust{Mode: target.TrustChecksum, Product: "agent"},
 			Install: []target.Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		},
-		limits:   defaultLimits,
+		limits:   fast,
 		rootOnly: func(string) error { return nil }, // the tests' directories are not
 	}
 }
