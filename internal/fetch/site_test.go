@@ -160,6 +160,8 @@ type bench struct {
 	limits   limits
 	rootOnly func(string) error
 	reports  []int64
+	// machineID is the content of the file.
+	machineID string
 }
 
 func newBench(t *testing.T, url string) *bench {
@@ -191,7 +193,11 @@ func (b *bench) order(verb state.Verb, installed string) state.Order {
 
 func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
 	t.Helper()
-	f := &fetcher{tree: b.tree, name: "agent", order: order, limits: b.limits, rootOnly: b.rootOnly,
+	id := filepath.Join(t.TempDir(), "machine-id")
+	if err := os.WriteFile(id, []byte(b.machineID), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	f := &fetcher{tree: b.tree, name: "agent", order: order, limits: b.limits, rootOnly: b.rootOnly, machineID: id,
 		report: func(done, total int64) { b.reports = append(b.reports, done) }}
 	a, err := f.run(context.Background(), b.target)
 	if err != nil {
