@@ -107,8 +107,8 @@ type direct struct {
 }
 
 func newDirect(t *target.Target, address, sum string, l limits) (*direct, error) {
-	own := *t // nothing that its own source may do goes for this one
-	own.Source.InsecureSkipTLS, own.Trust.AllowUnauthenticated = false, false
+	own := *t // nothing that its own source may do goes for this one, but the way there is the same
+	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := newClient(&own, address, l)
 	return &direct{c, t, sum}, err
 }

@@ -58,6 +58,14 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 	if err != nil {
 		return client{}, state.Fail(state.Misconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
 	}
+	proxy, err := proxyOf(t)
+	if err != nil {
+		return client{}, err
+	}
+	roots, err := rootsOf(t)
+	if err != nil {
+		return client{}, err
+	}
 	h1 := new(http.Protocols)
 	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
 	return client{
@@ -65,7 +73,7 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 		anybody: t.Trust.AllowUnauthenticated,
 		limits:  l,
 		transport: &http.Transport{
-			Proxy:                  nil, // the environment is no authority
+			Proxy:                  proxy,
 			Protocols:              h1,
 			DialContext:            (&net.Dialer{Timeout: l.dial}).DialContext,
 			TLSHandshakeTimeout:    l.tls,
@@ -73,7 +81,7 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 			MaxResponseHeaderBytes: maxHeaders,
 			DisableCompression:     true, // a small answer must not become a large one
 			DisableKeepAlives:      true,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.Source.InsecureSkipTLS},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, InsecureSkipVerify: t.Source.InsecureSkipTLS},
 		},
 	}, nil
 }
