@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/generate"
@@ -89,8 +90,16 @@ func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status,
 	if r := st.Rejects(o.Digest, o.Archive, o.Sequence); r != nil {
 		return r.Refusal()
 	}
+	notYet := ""
+	if o.NotYet != "" {
+		notYet = "available, " + o.NotYet
+	}
 	if !t.AutoUpdateEnabled {
-		return fmt.Sprintf("scheduled runs only check (hint: machinemon-update apply %s)", t.Name)
+		only := fmt.Sprintf("scheduled runs only check (hint: machinemon-update apply %s)", t.Name)
+		return strings.TrimPrefix(notYet+"; "+only, "; ")
+	}
+	if notYet != "" {
+		return notYet
 	}
 	if st.Installed != nil && !swap.Unchanged(st.Installed) {
 		return fmt.Sprintf("the installed files were changed by hand (hint: machinemon-update apply %s)", t.Name)

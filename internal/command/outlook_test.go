@@ -48,6 +48,15 @@ func TestOutlook(t *testing.T) {
 		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
 		{name: "no timer", more: on, unit: running, fetch: offer},
 		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: machinemon-update apply agent)"},
+		{name: "others go first", more: on, unit: running, fetch: func(s *state.Status) {
+			offer(s)
+			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.Available, Reason: s.Offer.NotYet}}
+		}, want: "available, not yet for this machine (rollout at 10 %)"},
+		{name: "others go first, and not enabled", unit: running, fetch: func(s *state.Status) {
+			offer(s)
+			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"
+		}, want: "available, not yet for this machine (rollout at 10 %); scheduled runs only check (hint: machinemon-update apply agent)"},
 		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
 		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},

@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -114,15 +113,15 @@ func (g *github) size(ctx context.Context, name string) (int64, error) {
 	return resp.ContentLength, nil
 }
 
-func (g *github) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
+func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
 	if strings.Contains(p.File, "/") {
-		return nil, "", refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
+		return nil, refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
 	}
 	u, header, err := g.place(p.File)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return g.stream(ctx, u, header, p.Size, g.safeHop)
+	return g.stream(ctx, u, header, p.Size, have, g.safeHop)
 }
 
 // validToken is a token as GitHub makes them: one word.

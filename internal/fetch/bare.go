@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -108,8 +107,8 @@ type direct struct {
 }
 
 func newDirect(t *target.Target, address, sum string, l limits) (*direct, error) {
-	own := *t // nothing that its own source may do goes for this one
-	own.Source.InsecureSkipTLS, own.Trust.AllowUnauthenticated = false, false
+	own := *t // nothing that its own source may do goes for this one, but the way there is the same
+	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := newClient(&own, address, l)
 	return &direct{c, t, sum}, err
 }
@@ -142,8 +141,8 @@ func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 	return raw, show(d.url), err
 }
 
-func (d *direct) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
-	return d.stream(ctx, d.url, nil, p.Size, d.safeHop)
+func (d *direct) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
+	return d.stream(ctx, d.url, nil, p.Size, have, d.safeHop)
 }
 
 func (d *direct) learn(r *release, sum string) error {

@@ -2,11 +2,9 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -19,7 +17,16 @@ const reportEvery = 100 * time.Millisecond
 // download makes the bundle of a release and hands it on. When it fails nothing
 // stays in the spool.
 func (f *fetcher) download(ctx context.Context, src source, r *release) (err error) {
-	if err := f.room(r.platform); err != nil {
+	part, err := openPartial(f.tree.Dir(state.Fetch, f.name), r.platform)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed := part.leave(err); failed != nil {
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+	}()
+	if err := f.room(r.platform, part.have.bytes); err != nil {
 		return err
 	}
 	spool, err := f.tree.OpenSpool(state.Fetch, f.name, true)
@@ -40,7 +47,10 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 			err = fmt.Errorf("%w; %w", err, failed)
 		}
 	}()
-	if err := f.payload(ctx, src, r, entry); err != nil {
+	if err := f.payload(ctx, src, r, part); err != nil {
+		return err
+	}
+	if err := part.move(entry); err != nil {
 		return err
 	}
 	if err := state.WriteEntry(entry, state.ManifestName, r.raw); err != nil {
@@ -57,69 +67,114 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 // are at most 1 TiB.
 func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
 
-// room refuses what would fill the disk.
-func (f *fetcher) room(p manifest.Platform) error {
+// room refuses what would fill the disk. Some of the archive is there already.
+func (f *fetcher) room(p manifest.Platform, have int64) error {
 	dir := f.tree.Dir(state.Fetch, f.name)
 	free, err := state.Free(dir)
 	if err != nil {
 		return err
 	}
-	if need := needs(p); need > free {
+	if need := needs(p) - have; need > free {
 		return fmt.Errorf("cannot download %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			p.File, float64(need)/1e6, dir, float64(free)/1e6)
 	}
 	return nil
 }
 
-// payload streams the archive into the entry while hashing it.
-func (f *fetcher) payload(ctx context.Context, src source, r *release, entry *os.Root) error {
-	p := r.platform
-	body, name, err := src.archive(ctx, p)
-	if err != nil {
-		return err
+// payload gets the archive, and believes what it reads back.
+func (f *fetcher) payload(ctx context.Context, src source, r *release, part *partial) error {
+	for again := false; ; again = true {
+		if err := f.fill(ctx, src, part); err != nil {
+			return err
+		}
+		sum, _, err := digestOf(part.file)
+		if err != nil {
+			return fmt.Errorf("cannot read %s back: %w", part.name, cause(err))
+		}
+		if l, ok := src.(learner); ok && part.of.SHA256 == unknownDigest {
+			return l.learn(r, sum)
+		}
+		if sum == part.of.SHA256 {
+			return nil
+		}
+		if !part.pieced || again {
+			return refused("cannot use %s: its sha256 is %s, the manifest says %s", part.name, sum, part.of.SHA256)
+		}
+		// Pieces that do not fit, or a power cut took some: that says nothing of what
+		// the source has.
+		if err := part.restart(); err != nil {
+			return err
+		}
 	}
-	defer body.Close()
-	// The verifier's group reads it; chmod because the unit's UMask= is 0077.
-	file, err := entry.OpenFile(state.PayloadName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
-	if err != nil {
-		return fmt.Errorf("cannot store %s: %w", name, cause(err))
-	}
-	defer file.Close()
-	if err := file.Chmod(0o640); err != nil {
-		return fmt.Errorf("cannot store %s: %w", name, cause(err))
-	}
-	sum, err := f.receive(file, body, p.Size, name)
-	if err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("cannot store %s: %w", name, cause(err))
-	}
-	if l, ok := src.(learner); ok && p.SHA256 == unknownDigest {
-		return l.learn(r, sum)
-	}
-	if sum != p.SHA256 {
-		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, p.SHA256)
-	}
-	return nil
 }
 
-// receive copies exactly size bytes and returns their sha256.
-func (f *fetcher) receive(to io.Writer, from io.Reader, size int64, name string) (string, error) {
+// mostFruitless is how often in an attempt a connection may bring nothing new.
+const mostFruitless = 4
+
+// fill gets what is missing of the archive. Where a connection is cut another one
+// goes on, as long as that leads somewhere.
+func (f *fetcher) fill(ctx context.Context, src source, part *partial) error {
+	came := false // in this attempt
+	for fruitless, pause := 0, f.limits.pause; ; {
+		before := part.have.bytes
+		if before == part.of.Size {
+			return nil
+		}
+		from, err := f.pour(ctx, src, part)
+		if err == nil {
+			continue
+		}
+		came = came || part.have.bytes > from
+		_, limited := errors.AsType[*rateLimit](err)
+		if !came || limited || part.have.etag == "" || ctx.Err() != nil || state.ResultOf(err) != state.NotDownloaded {
+			return err
+		}
+		if from == before && part.have.bytes-before >= minFlow {
+			continue
+		}
+		// Also where all began anew: a server could do that for ever.
+		if fruitless++; fruitless == mostFruitless {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause *= 2
+	}
+}
+
+// pour stores what comes over one connection, which begins at the byte from.
+func (f *fetcher) pour(ctx context.Context, src source, part *partial) (from int64, err error) {
+	body, err := src.archive(ctx, part.of, part.have)
+	if err != nil {
+		return part.have.bytes, err
+	}
+	defer body.Close()
+	if err := part.begin(body); err != nil {
+		return 0, err
+	}
+	from = part.have.bytes
+	part.have.bytes, err = f.receive(part.file, body, from, part.of.Size, part.name)
+	return from, err
+}
+
+// receive copies what follows the first done bytes, up to exactly size, and
+// returns how many are there then.
+func (f *fetcher) receive(to io.Writer, from io.Reader, done, size int64, name string) (int64, error) {
 	var (
-		hash     = sha256.New()
 		buf      = make([]byte, 64<<10)
-		done     int64
 		reported time.Time
 	)
 	for {
 		n, err := from.Read(buf)
-		if done += int64(n); done > size {
-			return "", refused("cannot use %s: it is longer than the %d bytes that the manifest says", name, size)
+		if done+int64(n) > size {
+			return done, refused("cannot use %s: it is longer than the %d bytes that the manifest says", name, size)
 		}
-		hash.Write(buf[:n])
-		if _, err := to.Write(buf[:n]); err != nil {
-			return "", fmt.Errorf("cannot store %s: %w", name, cause(err))
+		stored, failed := to.Write(buf[:n])
+		done += int64(stored)
+		if failed != nil {
+			return done, fmt.Errorf("cannot store %s: %w", name, cause(failed))
 		}
 		if now := time.Now(); now.Sub(reported) >= reportEvery || done == size {
 			reported = now
@@ -129,11 +184,11 @@ func (f *fetcher) receive(to io.Writer, from io.Reader, size int64, name string)
 			break
 		}
 		if err != nil {
-			return "", notDownloaded("cannot download %s: %w", name, err)
+			return done, notDownloaded("cannot download %s: %w", name, err)
 		}
 	}
 	if done < size {
-		return "", refused("cannot use %s: it ends after %d bytes, the manifest says %d", name, done, size)
+		return done, refused("cannot use %s: it ends after %d bytes, the manifest says %d", name, done, size)
 	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
+	return done, nil
 }

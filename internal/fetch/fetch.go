@@ -43,7 +43,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 	if err != nil {
 		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
 	}
-	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly}
+	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}
 	if err := tree.Tidy(state.Fetch, name); err != nil {
 		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
 	}
@@ -68,7 +68,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 // operator's check would that finds this version installed ("" when unknown),
 // but neither uses the cache nor leaves anything behind.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
-	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly,
+	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
 		order: state.Order{Origin: state.Operator, Verb: state.Check, Installed: installed}}
 	return f.ended(f.fetch(ctx, t, ""))
 }
@@ -88,12 +88,15 @@ type fetcher struct {
 	report   func(done, total int64)
 	limits   limits
 	rootOnly func(path string) error
-	digest   string // of the files that the release would install; "" when its manifest does not list them
+	// machineID is the file with the machine's ID.
+	machineID string
+	digest    string // of the files that the release would install; "" when its manifest does not list them
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
 	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.Fetch, f.name))
-	return f.record(r, result, err)
+	a, err := f.record(r, result, err)
+	return a, errors.Join(err, f.forget(r, a.Result))
 }
 
 // fetch takes the attempt as far as this role can. The release is nil until a
@@ -131,6 +134,9 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
 		return r, state.NotAttempted, errors.New(rejection.Refusal())
+	}
+	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.Operator {
+		return r, state.Available, errors.New(why)
 	}
 	if f.order.Verb == state.Check {
 		return r, state.Available, nil
@@ -235,7 +241,7 @@ func (f *fetcher) record(r *release, result state.Result, end error) (state.Atte
 			s.Offer = nil
 			if !r.manifest.Disabled {
 				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: true,
-					Digest: f.digest, Archive: r.platform.SHA256}
+					Digest: f.digest, Archive: r.platform.SHA256, NotYet: f.notYet(r.manifest)}
 			}
 		}
 		s.Record(a)

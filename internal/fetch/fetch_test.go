@@ -236,7 +236,7 @@ func (fullDisk) Write([]byte) (int, error) {
 // A full disk is not the network's fault.
 func TestDiskFull(t *testing.T) {
 	f := &fetcher{report: func(int64, int64) {}}
-	_, err := f.receive(fullDisk{}, strings.NewReader("abc"), 3, "x.tar.gz")
+	_, err := f.receive(fullDisk{}, strings.NewReader("abc"), 0, 3, "x.tar.gz")
 	if _, ok := errors.AsType[*state.Failure](err); ok || err == nil || err.Error() != "cannot store x.tar.gz: no space left on device" {
 		t.Error(err)
 	}

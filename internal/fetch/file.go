@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -91,18 +90,18 @@ func (d *disk) without() ([]byte, string, error) {
 	return raw, d.path, err
 }
 
-func (d *disk) archive(_ context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
+func (d *disk) archive(_ context.Context, p manifest.Platform, _ piece) (*body, error) {
 	path := filepath.Join(d.dir, p.File)
 	if strings.Contains(p.File, "/") {
-		return nil, "", refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
+		return nil, refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
 	}
 	if d.archived != "" && d.archived != p.File {
-		return nil, "", refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
+		return nil, refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
 			d.path, manifest.FileName, p.File)
 	}
 	f, err := d.open(p.File)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() != p.Size {
@@ -110,9 +109,9 @@ func (d *disk) archive(_ context.Context, p manifest.Platform) (io.ReadCloser, s
 	}
 	if err != nil {
 		f.Close()
-		return nil, "", unreadable(path, err)
+		return nil, unreadable(path, err)
 	}
-	return f, path, nil
+	return &body{ReadCloser: f, name: path}, nil
 }
 
 // open opens a regular file of the directory that root alone can write.

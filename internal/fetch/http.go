@@ -25,6 +25,7 @@ type limits struct {
 	headers  time.Duration // from the request to the last header of the answer
 	manifest time.Duration // for all of a manifest
 	stall    time.Duration // for minFlow bytes of an archive
+	pause    time.Duration // before the first request again that may be as fruitless as the one before
 }
 
 var defaultLimits = limits{
@@ -33,6 +34,7 @@ var defaultLimits = limits{
 	headers:  30 * time.Second,
 	manifest: time.Minute,
 	stall:    30 * time.Second,
+	pause:    time.Second,
 }
 
 const (
@@ -56,6 +58,14 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 	if err != nil {
 		return client{}, state.Fail(state.Misconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
 	}
+	proxy, err := proxyOf(t)
+	if err != nil {
+		return client{}, err
+	}
+	roots, err := rootsOf(t)
+	if err != nil {
+		return client{}, err
+	}
 	h1 := new(http.Protocols)
 	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
 	return client{
@@ -63,7 +73,7 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 		anybody: t.Trust.AllowUnauthenticated,
 		limits:  l,
 		transport: &http.Transport{
-			Proxy:                  nil, // the environment is no authority
+			Proxy:                  proxy,
 			Protocols:              h1,
 			DialContext:            (&net.Dialer{Timeout: l.dial}).DialContext,
 			TLSHandshakeTimeout:    l.tls,
@@ -71,7 +81,7 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 			MaxResponseHeaderBytes: maxHeaders,
 			DisableCompression:     true, // a small answer must not become a large one
 			DisableKeepAlives:      true,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.Source.InsecureSkipTLS},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, InsecureSkipVerify: t.Source.InsecureSkipTLS},
 		},
 	}, nil
 }
@@ -81,24 +91,52 @@ func (c *client) brief(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeoutCause(ctx, c.limits.manifest, fmt.Errorf("it took longer than %v", c.limits.manifest))
 }
 
-// stream asks for an archive of this size.
-func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, size int64, allow func(*url.URL) error) (io.ReadCloser, string, error) {
-	ctx, body := newFlow(ctx, c.limits.stall)
-	resp, err := c.ask(ctx, http.MethodGet, u, header, allow)
-	if err != nil {
-		body.stop()
-		return nil, "", err
+// stream asks for an archive of this size, from its beginning or from behind the
+// piece that is there. Where it is in doubt whether what a server has follows
+// that, it comes from its beginning.
+func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, size int64, have piece, allow func(*url.URL) error) (*body, error) {
+	goOn := have.bytes > 0 && have.etag != "" && have.url == show(u)
+	asked := http.Header{}
+	maps.Copy(asked, header)
+	if goOn {
+		asked.Set("Range", fmt.Sprintf("bytes=%d-", have.bytes))
+		asked.Set("If-Range", have.etag)
 	}
-	body.ReadCloser = resp.Body
+	flowing, flow := newFlow(ctx, c.limits.stall)
+	resp, err := c.ask(flowing, http.MethodGet, u, asked, allow)
+	if err != nil {
+		flow.stop()
+		return nil, err
+	}
+	flow.ReadCloser = resp.Body
+	b := &body{ReadCloser: flow, name: show(resp.Request.URL), from: piece{url: show(u), etag: strong(resp.Header.Get("ETag"))}}
+	if goOn && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
+		if follows(resp, have, size) {
+			b.from.bytes = have.bytes
+			return b, nil
+		}
+		b.Close()
+		return c.stream(ctx, u, header, size, piece{}, allow)
+	}
 	if err = whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
 		err = refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
 	}
 	if err != nil {
-		err = failed(ctx, resp.Request.URL, err)
-		body.Close()
-		return nil, "", err
+		err = failed(flowing, resp.Request.URL, err)
+		b.Close()
+		return nil, err
 	}
-	return body, show(resp.Request.URL), nil
+	return b, nil
+}
+
+// follows tells whether an answer is all that follows the piece, of the same
+// thing. Not every server looks at If-Range.
+func follows(resp *http.Response, have piece, size int64) bool {
+	return resp.StatusCode == http.StatusPartialContent &&
+		resp.Header.Get("ETag") == have.etag &&
+		resp.Header.Get("Content-Range") == fmt.Sprintf("bytes %d-%d/%d", have.bytes, size-1, size) &&
+		resp.ContentLength == size-have.bytes &&
+		plain(resp)
 }
 
 // unless is the header that asks for nothing but a change.
@@ -181,10 +219,15 @@ func whole(resp *http.Response) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
-	if e := resp.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+	if !plain(resp) {
 		return refused("the server sent it with a Content-Encoding, which was not asked for")
 	}
 	return nil
+}
+
+func plain(resp *http.Response) bool {
+	e := resp.Header.Get("Content-Encoding")
+	return e == "" || strings.EqualFold(e, "identity")
 }
 
 // show is an address for messages: queries and passwords may be secrets.

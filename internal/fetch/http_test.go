@@ -33,7 +33,7 @@ func redirect(to string) http.HandlerFunc {
 // connection or cuts it.
 func raw(answer string, hold bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := w.(http.Hijacker).Hijack()
+		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			panic(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -56,13 +57,21 @@ func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouch
 	return unvouched, bring(ctx, src, r, dir)
 }
 
+// digestOf reads a file whole.
+func digestOf(f *os.File) (sum string, size int64, err error) {
+	h := sha256.New()
+	size, err = io.Copy(h, io.NewSectionReader(f, 0, math.MaxInt64))
+	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
 // bring makes the copy.
 func bring(ctx context.Context, src *disk, r *release, dir string) error {
-	body, name, err := src.archive(ctx, r.platform)
+	body, err := src.archive(ctx, r.platform, piece{})
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	name := body.name
 	free, err := state.Free(filepath.Dir(dir))
 	if err != nil {
 		return err
@@ -81,7 +90,7 @@ func bring(ctx context.Context, src *disk, r *release, dir string) error {
 		return failed(err)
 	}
 	defer root.Close()
-	f, err := root.OpenFile(r.platform.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := root.OpenFile(r.platform.File, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return failed(err)
 	}
@@ -91,12 +100,16 @@ func bring(ctx context.Context, src *disk, r *release, dir string) error {
 			body.Close()
 		}
 	}}
-	sum, err := c.receive(f, body, r.platform.Size, name)
+	_, err = c.receive(f, body, 0, r.platform.Size, name)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if err != nil {
 		return err
+	}
+	sum, _, err := digestOf(f)
+	if err != nil {
+		return failed(err)
 	}
 	if sum != r.platform.SHA256 {
 		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)

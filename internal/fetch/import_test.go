@@ -107,7 +107,7 @@ func TestImportFromElsewhere(t *testing.T) {
 	if err := os.Symlink(other, dir); err != nil {
 		t.Fatal(err)
 	}
-	if body, _, err := d.archive(t.Context(), release1().Platforms[manifest.Host()]); err == nil {
+	if body, err := d.archive(t.Context(), release1().Platforms[manifest.Host()], piece{}); err == nil {
 		body.Close()
 		t.Error("the archive of another directory was opened")
 	}

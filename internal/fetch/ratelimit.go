@@ -3,6 +3,7 @@ package fetch
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -25,7 +26,7 @@ func (l *rateLimit) Error() string {
 // rateLimited reads Retry-After of RFC 9110, or what GitHub's API says beside it
 // or in its place; nil where the answer is another one.
 func rateLimited(resp *http.Response, now time.Time) *rateLimit {
-	if resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusTooManyRequests {
+	if !slices.Contains([]int{http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable}, resp.StatusCode) {
 		return nil
 	}
 	h := resp.Header

@@ -28,6 +28,7 @@ func TestRateLimited(t *testing.T) {
 		{"requests left", 403, http.Header{"X-Ratelimit-Remaining": {"1"}, "X-Ratelimit-Reset": {"4102444800"}}, time.Time{}},
 		{"no time", 403, http.Header{"X-Ratelimit-Remaining": {"0"}}, time.Time{}},
 		{"garbage", 429, http.Header{"Retry-After": {"\x1b[31m"}}, time.Time{}},
+		{"unavailable", 503, http.Header{"Retry-After": {"90"}}, at(90 * time.Second)},
 		{"forbidden", 403, nil, time.Time{}},
 		{"another status", 500, http.Header{"Retry-After": {"90"}}, time.Time{}},
 	} {

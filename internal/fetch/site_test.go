@@ -160,6 +160,8 @@ type bench struct {
 	limits   limits
 	rootOnly func(string) error
 	reports  []int64
+	// machineID is the content of the file.
+	machineID string
 }
 
 func newBench(t *testing.T, url string) *bench {
@@ -170,6 +172,8 @@ func newBench(t *testing.T, url string) *bench {
 			t.Fatal(err)
 		}
 	}
+	fast := defaultLimits
+	fast.pause = time.Millisecond
 	return &bench{
 		tree: tree,
 		target: &target.Target{
@@ -178,7 +182,7 @@ func newBench(t *testing.T, url string) *bench {
 			Trust:   target.Trust{Mode: target.TrustChecksum, Product: "agent"},
 			Install: []target.Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		},
-		limits:   defaultLimits,
+		limits:   fast,
 		rootOnly: func(string) error { return nil }, // the tests' directories are not
 	}
 }
@@ -189,7 +193,11 @@ func (b *bench) order(verb state.Verb, installed string) state.Order {
 
 func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
 	t.Helper()
-	f := &fetcher{tree: b.tree, name: "agent", order: order, limits: b.limits, rootOnly: b.rootOnly,
+	id := filepath.Join(t.TempDir(), "machine-id")
+	if err := os.WriteFile(id, []byte(b.machineID), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	f := &fetcher{tree: b.tree, name: "agent", order: order, limits: b.limits, rootOnly: b.rootOnly, machineID: id,
 		report: func(done, total int64) { b.reports = append(b.reports, done) }}
 	a, err := f.run(context.Background(), b.target)
 	if err != nil {

@@ -15,9 +15,10 @@ import (
 type source interface {
 	// manifest reads the document and returns its own bytes.
 	manifest(ctx context.Context) (raw []byte, name string, err error)
-	// archive opens a file of the manifest that was just read. Errors of its
-	// Read are the source's, not the disk's.
-	archive(ctx context.Context, p manifest.Platform) (body io.ReadCloser, name string, err error)
+	// archive opens a file of the manifest that was just read: from its beginning, or
+	// what follows the piece of it that is there. Errors of its Read are the
+	// source's, not the disk's.
+	archive(ctx context.Context, p manifest.Platform, have piece) (*body, error)
 }
 
 // newSource makes the source of a target. cache is the directory of the cached

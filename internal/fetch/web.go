@@ -2,7 +2,6 @@ package fetch
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 
@@ -58,15 +57,15 @@ func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
 // archive asks for an archive. It stays on the origin where the manifest was
 // found, through redirects too: whoever writes a manifest does not get to send
 // this machine's requests elsewhere.
-func (w *web) archive(ctx context.Context, p manifest.Platform) (io.ReadCloser, string, error) {
+func (w *web) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
 	u, err := w.base.Parse(p.File)
 	if err != nil {
-		return nil, "", refused("cannot use %s: the archive's address is not valid", show(w.base))
+		return nil, refused("cannot use %s: the archive's address is not valid", show(w.base))
 	}
 	if err := w.sameOrigin(u); err != nil {
-		return nil, "", failed(ctx, u, err)
+		return nil, failed(ctx, u, err)
 	}
-	return w.stream(ctx, u, nil, p.Size, w.sameOrigin)
+	return w.stream(ctx, u, nil, p.Size, have, w.sameOrigin)
 }
 
 func (w *web) sameOrigin(to *url.URL) error {

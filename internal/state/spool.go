@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a spool entry holds, beside the files/ of a verified tree or the
@@ -222,6 +224,17 @@ func WriteEntry(entry *os.Root, name string, data []byte) error {
 		return fmt.Errorf("cannot write %s: %w", name, cause(err))
 	}
 	return nil
+}
+
+// MoveEntry moves a file of the producer's own, on the same disk, into a staged
+// entry.
+func MoveEntry(path string, entry *os.Root, name string) error {
+	d, err := entry.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name)
 }
 
 // OpenEntry opens a regular file of a claimed entry; nothing planted under its

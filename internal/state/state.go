@@ -5,7 +5,8 @@
 //	  fetch/T/              machinemon-fetch writes, everybody reads status.json
 //	    status.json           what was available, how each attempt ended here
 //	    manifest.json         the last manifest and its ETag (cache)
-//	    work/                 a download under way
+//	    partial               an archive under way, or what has come of it
+//	    partial.json          what it is a part of
 //	    ready/<attempt>/      a bundle for the verifier, who removes it
 //	  verify/T/             machinemon-verify writes
 //	    status.json
@@ -136,7 +137,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 }
 
 // temporaries are the beginnings of the names of files that are there for a moment.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", TempPayload}
 
 // TempPayload begins the name of the verifier's copy of an archive, until it has none.
 const TempPayload = ".payload-"

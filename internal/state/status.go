@@ -91,6 +91,8 @@ type Offer struct {
 	Sequence int64     `json:"sequence,omitempty"`
 	Checked  time.Time `json:"checked"`
 	Unsigned bool      `json:"unsigned"` // checksum trust: nothing but the transport vouches for it
+	// NotYet is why this machine waits for the others to go first.
+	NotYet string `json:"not_yet,omitempty"`
 	// What a rejection would be remembered by; see [Rejection].
 	Digest  string `json:"digest,omitempty"`
 	Archive string `json:"archive"`

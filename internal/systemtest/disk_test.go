@@ -226,7 +226,7 @@ func TestDiskUse(t *testing.T) {
 		case i%10 == 5: // a download that fails half-way
 			c.publishFiles(c.dir, version, of(good))
 			file := c.archive(version)
-			c.server.Break(file, releases.Cut(1<<20))
+			c.server.Break(file, releases.Die(1<<20))
 			c.apply(7, "not downloaded "+version)
 			c.server.Mend(file)
 		case i%10 == 8: // an archive that is not what the manifest says

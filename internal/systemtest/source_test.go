@@ -44,7 +44,7 @@ func TestBadSource(t *testing.T) {
 		{"says longer", archive, sized(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("offers %d bytes", len(good)+1)},
 		{"says shorter", archive, sized(good[:len(good)-1]), 6, refused, fmt.Sprintf("offers %d bytes", len(good)-1)},
 		{"missing", archive, releases.Status(http.StatusNotFound), 7, notDownloaded, "404 Not Found"},
-		{"cut", archive, releases.Cut(int64(len(good)) / 2), 7, notDownloaded, "the connection was cut"},
+		{"cut", archive, releases.Die(int64(len(good)) / 2), 7, notDownloaded, "the connection was cut"},
 		{"no manifest", document, releases.Status(http.StatusNotFound), 7, notDownloaded, "404 Not Found"},
 		{"page", document, releases.Content([]byte("<!DOCTYPE html><title>Log in</title>")), 6, refused, "JSON"},
 	} {

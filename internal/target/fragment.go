@@ -22,6 +22,8 @@ type fragment struct {
 		URL             *string `toml:"url"`
 		Path            *string `toml:"path"`
 		InsecureSkipTLS *bool   `toml:"insecure_skip_tls"`
+		CAFile          *string `toml:"ca_file"`
+		Proxy           *string `toml:"proxy"`
 		Repo            *string `toml:"repo"`
 		Asset           *string `toml:"asset"`
 		Tag             *string `toml:"tag"`
@@ -135,6 +137,8 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Source.URL, high.Source.URL)
 	over(&f.Source.Path, high.Source.Path)
 	over(&f.Source.InsecureSkipTLS, high.Source.InsecureSkipTLS)
+	over(&f.Source.CAFile, high.Source.CAFile)
+	over(&f.Source.Proxy, high.Source.Proxy)
 	over(&f.Source.URLFrom.File, high.Source.URLFrom.File)
 	over(&f.Source.URLFrom.Key, high.Source.URLFrom.Key)
 	over(&f.Source.URLFrom.Append, high.Source.URLFrom.Append)

@@ -13,9 +13,12 @@ func TestGitHub(t *testing.T) {
 asset = "agent-{os}-{arch}_[0-9]?{version}*.tar.zst"
 tag = "build-17"
 api_url = "https://github.example.com/api/v3"
-token_file = "/etc/agent/token"`,
+token_file = "/etc/agent/token"
+ca_file = "/etc/agent/ca.pem"
+proxy = "https://[::1]:3128"`,
 			Source{Type: "github", Repo: "o/n", Asset: "agent-{os}-{arch}_[0-9]?{version}*.tar.zst", Tag: "build-17",
-				URL: "https://github.example.com/api/v3", TokenFile: "/etc/agent/token"}},
+				URL: "https://github.example.com/api/v3", TokenFile: "/etc/agent/token",
+				CAFile: "/etc/agent/ca.pem", Proxy: "https://[::1]:3128"}},
 		{"this machine", "repo = 'o/n'\napi_url = 'http://127.0.0.1:9000'\ntoken_file = '/etc/agent/token'",
 			Source{Type: "github", Repo: "o/n", Asset: "*.tar.gz", URL: "http://127.0.0.1:9000", TokenFile: "/etc/agent/token"}},
 		{"anybody", "repo = 'o/n'\napi_url = 'http://example.com'\n[trust]\nallow_unauthenticated = true",

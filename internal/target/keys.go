@@ -61,6 +61,8 @@ var keys = []key{
 	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
 	{"source.path", text, pathMust, pathAllowed},
 	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
+	{"source.ca_file", text, pathMust, pathAllowed},
+	{"source.proxy", text, "a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`},
 	{"source.repo", text, "a repository on GitHub", `"OWNER/NAME"`},
 	{"source.asset", text, "a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} are filled in`},
 	{"source.tag", text, "a release's tag", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
@@ -114,7 +116,6 @@ var keys = []key{
 // later are keys of the target file that this version does not know yet. They
 // are told apart from typing errors.
 var later = []string{
-	"source.ca_file", "source.proxy",
 	"trust.root",
 }
 

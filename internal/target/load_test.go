@@ -84,7 +84,7 @@ description = "Agent, the first"
 unit = "agent@1.service"
 auto_update_enabled = true
 auto_update_check_every_seconds = 60
-source = { type = "manifest", url = "https://example.com/m.json?x=1", insecure_skip_tls = true }
+source = { type = "manifest", url = "https://example.com/m.json?x=1", insecure_skip_tls = true, ca_file = "/etc/agent/ca.pem", proxy = "http://proxy:3128" }
 trust.mode = "checksum"
 trust.product = "agent"
 trust.allow_unauthenticated = true
@@ -121,7 +121,7 @@ command = ["/usr/local/bin/agent", "ping"]
 		Unit:              "agent@1.service",
 		AutoUpdateEnabled: true,
 		CheckEvery:        time.Minute,
-		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, URLFromAdmin: true},
+		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, URLFromAdmin: true, CAFile: "/etc/agent/ca.pem", Proxy: "http://proxy:3128"},
 		Trust:             Trust{Mode: "checksum", Product: "agent", AllowUnauthenticated: true},
 		Install: []Install{
 			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},

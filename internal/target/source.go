@@ -31,7 +31,7 @@ func (v *validation) source() Source {
 			v.bad("source.url")
 		}
 	case SourceFile:
-		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls"}
+		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.ca_file", "source.proxy"}
 		if k.Path == nil {
 			s.Type = SourceNone
 			break
@@ -48,6 +48,9 @@ func (v *validation) source() Source {
 	default:
 		v.bad("source.type")
 	}
+	if s.Type != SourceFile {
+		s.CAFile, s.Proxy = v.caFile(), v.proxy()
+	}
 	if valueOr(k.Type, SourceManifest) != SourceGitHub {
 		foreign = append(foreign, githubKeys...)
 	}
@@ -59,6 +62,32 @@ func (v *validation) source() Source {
 		}
 	}
 	return s
+}
+
+func (v *validation) caFile() string {
+	const path = "source.ca_file"
+	file := valueOr(v.keys.Source.CAFile, "")
+	if v.keys.Source.CAFile == nil {
+		return ""
+	}
+	if !cleanPath(file) {
+		v.bad(path)
+	} else {
+		v.rootOnly(path, file)
+	}
+	return file
+}
+
+func (v *validation) proxy() string {
+	p := valueOr(v.keys.Source.Proxy, "")
+	if v.keys.Source.Proxy == nil {
+		return ""
+	}
+	u, err := url.Parse(p)
+	if err != nil || !webURL(p) || u.Port() == "" || u.Scheme+"://"+u.Host != p {
+		v.bad("source.proxy")
+	}
+	return p
 }
 
 func (v *validation) fromAdmin(path string) bool {

@@ -87,6 +87,8 @@ type Source struct {
 	Path            string // absolute
 	InsecureSkipTLS bool   // do not verify the server's certificate
 	URLFromAdmin    bool   // URL was written in the administrator's directory
+	CAFile          string // of the certificates that take the place of the system's; "" for none
+	Proxy           string // URL; "" for none
 
 	From *URLFrom // where root finds URL and InsecureSkipTLS, if the target file does not say
 

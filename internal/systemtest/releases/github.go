@@ -186,7 +186,8 @@ func (g *GitHub) page(w http.ResponseWriter, r *http.Request, rest string) {
 }
 
 func (g *GitHub) toStorage(w http.ResponseWriter, r *http.Request, id string) {
-	http.Redirect(w, r, g.Storage+"/storage/"+id+"?signature=secret", http.StatusFound)
+	// A signature is good for one request.
+	http.Redirect(w, r, fmt.Sprintf("%s/storage/%s?signature=secret%d", g.Storage, id, len(g.requests)), http.StatusFound)
 }
 
 func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
@@ -196,7 +197,9 @@ func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	g.downloads++
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(g.releases[n].Assets[i].Content))
+	content := g.releases[n].Assets[i].Content
+	w.Header().Set("ETag", fmt.Sprintf(`"0x%X"`, sha256.Sum256(content)))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
 // latest is the place of the newest release that is no prerelease; -1 for none.

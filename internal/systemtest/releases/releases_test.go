@@ -59,6 +59,13 @@ func TestServer(t *testing.T) {
 	s.Break("/a", Cut(2000))
 	expect("/a", 200, 2048, true)
 	etag = ""
+	s.Break("/a", Die(2000))
+	expect("/a", 200, 2048, true)
+	if r, err := http.Get("http://" + l.Addr().String() + "/a"); err == nil {
+		r.Body.Close()
+		t.Error("a dead server answered")
+	}
+	etag = ""
 	s.Break("/a", Slow(time.Millisecond))
 	expect("/a", 200, 5000, false)
 	s.Mend("/a")
@@ -69,7 +76,7 @@ func TestServer(t *testing.T) {
 	for _, r := range s.Requests() {
 		statuses = append(statuses, r.Status)
 	}
-	if want := []int{200, 304, 404, 403, 200, 200, 200, 200}; !slices.Equal(statuses, want) {
+	if want := []int{200, 304, 404, 403, 200, 200, 200, 0, 200, 200}; !slices.Equal(statuses, want) {
 		t.Errorf("recorded %v, want %v", statuses, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -135,6 +136,17 @@ func Cut(n int64) Fault {
 				panic(http.ErrAbortHandler)
 			}
 		}}, r)
+	}
+}
+
+// Die is Cut, once; from then on every connection is cut before a byte is sent.
+func Die(n int64) Fault {
+	var dead atomic.Bool
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
+		if dead.Swap(true) {
+			panic(http.ErrAbortHandler)
+		}
+		Cut(n)(w, r, good)
 	}
 }
 

@@ -1,0 +1,62 @@
+package fetch
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+const machineIDFile = "/etc/machine-id"
+
+// rolloutID makes of the machine's ID one for this purpose alone, as
+// machine-id(5) demands of whoever lets others conclude from it.
+var rolloutID = [16]byte{0x8c, 0x41, 0x5d, 0x0e, 0x6a, 0x2b, 0x4f, 0x97, 0xb3, 0x1c, 0x70, 0xe5, 0x2d, 0x98, 0x46, 0xfa}
+
+// machineID reads the machine's ID; nil where it has none, as some containers.
+func machineID(file string) []byte {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	id, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(id) != 16 {
+		return nil
+	}
+	return id
+}
+
+// place is where the machine stands among the others, 0 to 99, when a version is
+// rolled out: at the same place whenever it asks, and at another one for another
+// version, so that it is not always the same machines that go first. It is
+// SHA-256 of version and ID, which is
+// `systemd-id128 machine-id --app-specific=8c415d0e6a2b4f97b31c70e52d9846fa`
+// in lower-case hex. A machine without an ID comes last.
+func place(id []byte, version string) int {
+	if id == nil {
+		return 99
+	}
+	// As sd_id128_get_machine_app_specific(3) does.
+	mac := hmac.New(sha256.New, id)
+	mac.Write(rolloutID[:])
+	own := mac.Sum(nil)[:16]
+	own[6] = own[6]&0x0f | 0x40
+	own[8] = own[8]&0x3f | 0x80
+	sum := sha256.Sum256([]byte(hex.EncodeToString(own) + version))
+	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
+}
+
+// notYet is why this machine is not to install the release by itself; "" if it
+// may. That spares the publisher a fleet with a bad release and protects nobody:
+// who can write the manifest can write 100.
+func (f *fetcher) notYet(m *manifest.Manifest) string {
+	if m.Rollout == nil || place(machineID(f.machineID), m.Version) < m.Rollout.Percent {
+		return ""
+	}
+	return fmt.Sprintf("not yet for this machine (rollout at %d %%)", m.Rollout.Percent)
+}

@@ -1,0 +1,75 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// sentOf is how many answers the servers gave to requests for a path, and the
+// bytes of these.
+func sentOf(path string, servers ...*releases.Server) (answers int, bytes int64) {
+	for _, s := range servers {
+		for _, r := range s.Requests() {
+			if r.Path == path {
+				answers++
+				bytes += r.Bytes
+			}
+		}
+	}
+	return answers, bytes
+}
+
+// A connection that is cut every megabyte, and a server that goes away, cost
+// hardly more bytes than the archive has.
+func TestCutDownload(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	noise := make([]byte, 8<<20) // no archive makes that smaller
+	rand.Read(noise)
+	publish := func(version string) (file string, size int64) {
+		c.publishFiles(c.dir, version, releases.File{Name: "testd", Content: build(t, releases.Daemon{Version: version})},
+			releases.File{Name: "noise", Content: noise})
+		file = c.archive(version)
+		info, err := os.Stat(filepath.Join(c.dir, file))
+		c.ok(err)
+		return file, info.Size()
+	}
+	within := func(size int64, file string, servers ...*releases.Server) {
+		c.t.Helper()
+		answers, sent := sentOf(file, servers...)
+		c.t.Logf("%d answers with %d bytes brought an archive of %d bytes", answers, sent, size)
+		if sent > size+size/20 {
+			c.t.Errorf("%d bytes were sent for an archive of %d", sent, size)
+		}
+		if found := c.must("find", stateDir+"/fetch/testd", "-name", "*partial*"); found != "" {
+			c.t.Errorf("there is still %s", found)
+		}
+	}
+	c.step("cut every megabyte", func() {
+		file, size := publish("1.1.0")
+		c.server.Break(file, releases.Cut(1<<20))
+		c.apply(0, "committed 1.1.0 (was 1.0.0)")
+		c.assertRuns(releases.Daemon{Version: "1.1.0"})
+		within(size, file, c.server)
+	})
+	c.step("the server goes away", func() {
+		file, size := publish("1.2.0")
+		c.server.Break(file, releases.Die(size/2))
+		c.apply(7, "not downloaded 1.2.0", "the connection was cut")
+		c.must("test", "-s", stateDir+"/fetch/testd/partial")
+		gone := c.server
+		gone.Close()
+		c.apply(7, "connection refused")
+		c.server = c.serve(c.dir)
+		c.apply(0, "committed 1.2.0 (was 1.1.0)")
+		c.assertRuns(releases.Daemon{Version: "1.2.0"})
+		within(size, file, gone, c.server)
+	})
+	c.assertClosed("1.1.0")
+}
