@@ -68,7 +68,8 @@ var keys = []key{
 	{"source.token_file", text, pathMust, `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`},
 
 	{"trust", table, "a table", "[trust]"},
-	{"trust.mode", text, "a mode of trust", `"checksum"`},
+	{"trust.mode", text, "a mode of trust", `"checksum", "tuf"`},
+	{"trust.root", text, pathMust, pathAllowed},
 	{"trust.product", text, "a product's name", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
 	{"trust.allow_unauthenticated", boolean, "a boolean", "true, false"},
 
@@ -115,7 +116,6 @@ var keys = []key{
 // are told apart from typing errors.
 var later = []string{
 	"source.ca_file", "source.proxy",
-	"trust.root",
 }
 
 var keyByName = func() map[string]key {
