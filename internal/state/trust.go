@@ -71,11 +71,15 @@ func (t Tree) Floor(target string) (int64, error) {
 	return f.Sequence, err
 }
 
-// RaiseFloor raises it to a sequence, and never lowers it.
+// RaiseFloor raises it to the sequence of a release that was held against it, and
+// never lowers it. One that was damaged since is made good: a verdict stands.
 func (t Tree) RaiseFloor(target string, sequence int64) error {
 	floor, err := t.Floor(target)
-	if err != nil || sequence <= floor {
+	if err != nil && !errors.Is(err, ErrDamaged) {
 		return err
+	}
+	if sequence <= floor {
+		return nil
 	}
 	return writeJSON(t.floor(target), floorFile{Format, sequence}, 0o644)
 }

@@ -90,6 +90,9 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	if err != nil {
 		return err
 	}
+	if err := s.raiseFloor(j); err != nil {
+		return err
+	}
 	result := state.Committed
 	if j.Unproven {
 		result = state.Unproven
