@@ -160,6 +160,7 @@ type bench struct {
 	limits   limits
 	rootOnly func(string) error
 	reports  []int64
+	pinned   string // the file of the root
 }
 
 func newBench(t *testing.T, url string) *bench {
@@ -242,7 +243,7 @@ func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, tex
 		t.Fatal(err)
 	}
 	for _, e := range dir {
-		if !slices.Contains([]string{"status.json", "manifest.json", "ready"}, e.Name()) {
+		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "ready"}, e.Name()) {
 			t.Errorf("left in the state directory: %s", e.Name())
 		}
 	}
