@@ -86,7 +86,7 @@ func (v *validation) trustRoot(name string) string {
 	file := valueOr(v.keys.Trust.Root, filepath.Join(filepath.Dir(v.dirs.Admin), "trust", name+".root.json"))
 	if !cleanPath(file) {
 		v.bad("trust.root")
-	} else if valueOr(v.keys.Trust.Mode, TrustChecksum) == TrustTUF {
+	} else if v.keys.Trust.Root != nil || valueOr(v.keys.Trust.Mode, TrustChecksum) == TrustTUF {
 		v.rootOnly("trust.root", file)
 	}
 	return file
