@@ -15,6 +15,9 @@
 #   clean
 
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+# Its date, in seconds since 1970. The clock of a machine cannot be right if it is
+# earlier, which keeps it from believing expired signatures.
+BUILT := $(shell date -d "$$(sed -n '/^ -- /{s/.*>  //p;q}' debian/changelog)" +%s)
 
 COMMANDS := machinemon-release machinemon-update
 WORKERS  := fetcher health-gate swapper verifier
@@ -49,7 +52,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 .NOTPARALLEL:
 
 build:
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/ $(PROGRAMS:%=./cmd/%)
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/machinemon/machinemon-update/internal/trust.built=$(BUILT)' -o build/ $(PROGRAMS:%=./cmd/%)
 	# By a program for this machine: what was built may be for another.
 	mkdir -p build/completion
 	for c in $(COMMANDS); do for shell in bash zsh fish; do \

@@ -4,7 +4,8 @@
 // It changes no installed file. As root it leaves requests and directives in
 // /run/machinemon-update, starts units, writes the operator's word (holds,
 // rejections, the source that it enables) into the swapper's status under the
-// target's lock, and auto_update_enabled into a drop-in of the target file;
+// target's lock, auto_update_enabled into a drop-in of the target file, and the
+// root of a publisher that the operator trusts beside the target files;
 // everybody else may look.
 // What it shows of the fetcher's and the verifier's records was written by
 // roles that are not believed, and is printed without control characters.
@@ -101,15 +102,18 @@ func (a *app) main(args []string, version string) int {
 		return usageError{fmt.Errorf("%w (hint: machinemon-update --help)", err)}
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	add := func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) {
-		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: short + "." + more, Args: args, ValidArgsFunction: complete,
-			DisableFlagsInUseLine: true, RunE: func(_ *cobra.Command, args []string) error { return run(args) }})
+	add := func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) *cobra.Command {
+		c := &cobra.Command{Use: use, Short: short, Long: short + "." + more, Args: args, ValidArgsFunction: complete,
+			DisableFlagsInUseLine: true, RunE: func(_ *cobra.Command, args []string) error { return run(args) }}
+		root.AddCommand(c)
+		return c
 	}
 	add("status [TARGET...]", "Show what is installed and available, and the last attempt", `
 It also tells what keeps scheduled runs from installing what is available, and
 when the source is asked next.
 "unsigned" under TRUST: nothing but the connection to the source vouches for a
-release.`, cobra.ArbitraryArgs, a.completeAny, a.status)
+release. "signed": its publisher's keys do, and a line tells when their
+signatures are about to expire.`, cobra.ArbitraryArgs, a.completeAny, a.status)
 	add("apply [TARGET...]", "Update the targets now (no target: all of them)", `
 One target after the other, whatever auto_update_enabled says. A release that
 was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:
@@ -128,6 +132,14 @@ FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
 its end the archive must have that digest. The release is verified and watched as
 by apply.`, targetAndFile, a.completeImport, a.importRelease)
+	var sum string
+	add("trust TARGET ROOT --sha256 HEX", "Trust a publisher's root file for the releases of a target", `
+For a target with trust.mode = "tuf". ROOT is the repository's 1.root.json, or a
+later one. Where it comes from proves nothing; HEX, its SHA-256, must come from
+the publisher by another way. Without --sha256 it only prints what the file has.
+Another root takes the place of the one before: no release that was installed
+since becomes acceptable again.`, targetAndRoot, a.completeImport, func(args []string) error { return a.pin(args, sum) }).
+		Flags().StringVar(&sum, "sha256", "", "`HEX` digest that the file must have")
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
 only tell what is available. This writes the drop-in
@@ -161,7 +173,7 @@ func exitOf(err error) int {
 		strings.HasPrefix(err.Error(), "unknown command") { // cobra's own, of its verb completion
 		return exitUsage
 	}
-	return 1
+	return state.ResultOf(err).Exit()
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
@@ -188,6 +200,13 @@ func oneTarget(c *cobra.Command, args []string) error {
 func targetAndFile(c *cobra.Command, args []string) error {
 	if len(args) != 2 {
 		return usageError{fmt.Errorf("%s needs a target and a file or URL (hint: machinemon-update status lists the targets)", c.Name())}
+	}
+	return nil
+}
+
+func targetAndRoot(c *cobra.Command, args []string) error {
+	if len(args) != 2 {
+		return usageError{fmt.Errorf("%s needs a target and a root file (hint: machinemon-update trust --help)", c.Name())}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
 func TestMain(m *testing.M) {
@@ -48,7 +49,8 @@ func program() {
 //	exits STATUS [ARGUMENT...]   machinemon-update ends with this status
 //	expand FILE...               put ${URL}, ${PLATFORM} and ${WORK} in
 //
-// URL is a server of the files in $WORK/site.
+// URL is a server of the files in $WORK/site. $WORK/1.root.json and timestamp.json
+// are a repository's; ROOT_SHA256 is the root's digest.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -57,6 +59,13 @@ func TestScripts(t *testing.T) {
 			site := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(env.WorkDir, "site"))))
 			env.Defer(site.Close)
 			env.Setenv("URL", site.URL)
+			repo := trusttest.New(t, &manifest.Manifest{Version: "1.2.0"})
+			for _, name := range []string{"1.root.json", "timestamp.json"} {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), repo.Files[name], 0o600); err != nil {
+					return err
+				}
+			}
+			env.Setenv("ROOT_SHA256", manifest.Digest(repo.Pin))
 			env.Setenv("PLATFORM", manifest.Host())
 			env.Setenv("TZ", "UTC")
 			env.Setenv("ESC", "\x1b")

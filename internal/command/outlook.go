@@ -109,6 +109,16 @@ func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status,
 			return err.Error()
 		}
 	}
+	if t.Trust.Mode == target.TrustTUF {
+		if _, err := t.Pin(); err != nil {
+			return err.Error()
+		}
+		for _, s := range o.Signed {
+			if now := time.Now(); now.After(s.Expires) {
+				return expiring(o.Signed, now)
+			}
+		}
+	}
 	digest := ""
 	if n := len(fs.Attempts); n > 0 {
 		digest = fs.Attempts[n-1].Manifest

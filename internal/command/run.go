@@ -72,7 +72,7 @@ func (a *app) importRelease(args []string) error {
 					err = errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name))
 				}
 				if err == nil {
-					unvouched, err = fetch.Import(ctx, t, named, a.tree.Import(name))
+					unvouched, err = fetch.Import(ctx, a.tree, t, named, a.tree.Import(name))
 				}
 				if err != nil {
 					return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // targetStatus is one target in `status --json`.
@@ -27,6 +28,8 @@ type targetStatus struct {
 	Checked     *time.Time     `json:"checked,omitempty"`
 	AutoUpdate  bool           `json:"auto_update"` // scheduled runs install
 	Unsigned    bool           `json:"unsigned"`
+	Signed      []state.Signed `json:"signed,omitempty"`   // what vouches for what is available
+	Expiring    string         `json:"expiring,omitempty"` // which of that has expired or soon will
 	Previous    string         `json:"previous,omitempty"` // what `rollback` would go back to
 	Rejected    []string       `json:"rejected,omitempty"` // versions
 	Trial       string         `json:"trial,omitempty"`    // the version on trial
@@ -80,7 +83,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		return s
 	}
 	s.Description, s.Unit = t.Description, t.Unit
-	s.Unsigned, s.AutoUpdate = t.Trust.Mode == "checksum", t.AutoUpdateEnabled
+	s.Unsigned, s.AutoUpdate = t.Trust.Mode == target.TrustChecksum, t.AutoUpdateEnabled
 	st, err := a.tree.Status(state.Swap, name)
 	if err != nil {
 		failed(err)
@@ -106,6 +109,9 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	// The history reads this again, and says what is wrong with it.
 	if fs, err := a.tree.Status(state.Fetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
+		if !s.Unsigned {
+			s.Signed, s.Expiring = fs.Offer.Signed, expiring(fs.Offer.Signed, time.Now())
+		}
 	}
 	if j, err := a.tree.Journal(name); err != nil {
 		failed(err)
@@ -129,6 +135,8 @@ func (s targetStatus) row() row {
 	r := row{cells: []string{s.Target, s.Installed, or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
+	} else if s.Unit != "" { // else its file could not be read
+		r.cells[3] = "signed"
 	}
 	reason := ""
 	if s.Last != nil {
@@ -148,6 +156,9 @@ func (s targetStatus) row() row {
 	}
 	if s.Held == nil {
 		r.note(s.WhyNot)
+	}
+	if s.Expiring != s.WhyNot || s.Held != nil {
+		r.note(s.Expiring)
 	}
 	r.note(s.Changed)
 	if s.Leaving {

@@ -79,8 +79,6 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 	key := manifest.Host()
 	version := t.Source.VersionIn(file, key)
 	switch {
-	case t.Trust.Mode != target.TrustChecksum:
-		return nil, refused("cannot use %s: nothing but signed metadata vouches for a release of %s (trust.mode = %q)", file, t.Name, t.Trust.Mode)
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
 		return nil, refused("cannot use %s: nothing tells its version, which %s is asked for "+

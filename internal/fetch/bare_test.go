@@ -55,7 +55,6 @@ func TestParseNamed(t *testing.T) {
 // what the target demands.
 func TestBare(t *testing.T) {
 	sum := manifest.Digest(payload)
-	tuf := func(t *target.Target) { t.Trust.Mode = "tuf" }
 	named := func(t *target.Target) { t.Source.Asset = "agent-{version}.{os}.tar.gz" }
 	asks := func(t *target.Target) { t.Health.VersionCommand = []string{"/usr/local/bin/agent", "--version"} }
 	system, _, _ := strings.Cut(manifest.Host(), "-")
@@ -74,7 +73,6 @@ func TestBare(t *testing.T) {
 		{build, sum, func(t *target.Target) { named(t); asks(t) }, "build-18", state.HandedOn, ""},
 		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.HandedOn, ""},
 		{"x.tar.gz", "", asks, "", state.Refused, "nothing tells its version, which /usr/local/bin/agent is asked for"},
-		{"x.tar.gz", sum, tuf, "", state.Refused, `nothing but signed metadata vouches for a release of agent (trust.mode = "tuf")`},
 		{"x.tar.gz", manifest.Digest(nil), nil, "", state.Refused, "its sha256 is " + sum + ", the manifest says " + manifest.Digest(nil)},
 	} {
 		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
@@ -125,7 +123,7 @@ func TestBare(t *testing.T) {
 			if err := b.tree.DropImport("agent"); err != nil {
 				t.Fatal(err)
 			}
-			unvouched, err := Import(t.Context(), b.target, Named{Path: path, SHA256: c.sum}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: path, SHA256: c.sum}, b.tree.Import("agent"))
 			if err != nil {
 				b.mustFail(t, state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}, c.result, c.text)
 				return
@@ -178,12 +176,12 @@ func TestImportDigest(t *testing.T) {
 	}
 	b := newBench(t, "http://127.0.0.1:9")
 	n := Named{Path: from, SHA256: manifest.Digest([]byte("another"))}
-	if _, err := Import(t.Context(), b.target, n, b.tree.Import("agent")); err == nil || state.ResultOf(err) != state.Refused ||
+	if _, err := Import(t.Context(), b.tree, b.target, n, b.tree.Import("agent")); err == nil || state.ResultOf(err) != state.Refused ||
 		!strings.Contains(err.Error(), "its archive is to have sha256 "+n.SHA256) {
 		t.Errorf("got %v", err)
 	}
 	n.SHA256 = manifest.Digest(payload)
-	if unvouched, err := Import(t.Context(), b.target, n, b.tree.Import("agent")); err != nil || unvouched {
+	if unvouched, err := Import(t.Context(), b.tree, b.target, n, b.tree.Import("agent")); err != nil || unvouched {
 		t.Errorf("%v, %v", unvouched, err)
 	}
 }

@@ -56,6 +56,11 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 	if err := state.WriteEntry(entry, state.ManifestName, r.raw); err != nil {
 		return err
 	}
+	if r.metadata != nil {
+		if err := state.WriteEntry(entry, state.MetadataName, r.metadata); err != nil {
+			return err
+		}
+	}
 	if err := state.WriteReceipt(entry, state.Receipt{Attempt: f.order.Attempt, Platform: r.key}); err != nil {
 		return err
 	}

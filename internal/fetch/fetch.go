@@ -1,17 +1,25 @@
 // Package fetch brings a release from its source to the verifier.
 //
 // It runs as machinemon-fetch, the only role with a network, and owns fetch/T
-// of the state: the cached manifest, status.json and the spool, in which each
-// bundle is the manifest's own bytes, the archive and a receipt. It obeys the
-// order that root wrote for the attempt and reads, but never writes, the
-// swapper's status.
+// of the state: the cached manifest, status.json, trust.json and the spool, in
+// which each bundle is the manifest's own bytes, the metadata that vouches for it,
+// if there is any, the archive and a receipt. It obeys the order that root wrote
+// for the attempt and reads, but never writes, the swapper's status.
 //
 // Trust: the mode "checksum" is sha256 and size from the manifest, and the
 // manifest is believed because of the transport it came over. That detects
 // corruption and an altered archive; whoever holds the manifest's host holds
 // the release. [target.Dirs.Load] refuses a transport that anybody on the path
 // can change, and no redirect here leads from a better transport to a worse
-// one. Everything a server sends is capped in size and in time.
+// one.
+//
+// Under the mode "tuf" the transport counts for nothing. The metadata is brought
+// with the manifest, and checked here, too, with a state of this role's own: so
+// expired signatures and a repository that stands still are noticed also where
+// there is nothing to install. That decides nothing for the others, who check
+// again. [Look] begins with that state and leaves it as it is.
+//
+// Everything a server sends is capped in size and in time.
 package fetch
 
 import (
@@ -24,6 +32,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
 // Again is the exit status of a fetcher that systemd is to start again in a
@@ -121,7 +130,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err := f.backoff(t, ""); err != nil {
 		return nil, state.Failed, err
 	}
-	r, err := look(ctx, src, t.Trust.Product)
+	r, err := f.look(ctx, src, t, cache != "")
 	if err != nil {
 		return nil, state.Failed, err
 	}
@@ -222,6 +231,9 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 		if f, ok := errors.AsType[*state.Failure](end); ok {
 			a.Result = f.Result
 		}
+		if e, ok := errors.AsType[*trust.Error](end); ok {
+			a.Expired = e.Expired
+		}
 		if l, ok := errors.AsType[*rateLimit](end); ok {
 			a.RetryAfter = l.until
 		}
@@ -240,7 +252,7 @@ func (f *fetcher) record(r *release, result state.Result, end error) (state.Atte
 		if r != nil {
 			s.Offer = nil
 			if !r.manifest.Disabled {
-				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: true,
+				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.signed == nil, Signed: r.signed,
 					Digest: f.digest, Archive: r.platform.SHA256, NotYet: f.notYet(r.manifest)}
 			}
 		}

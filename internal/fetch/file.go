@@ -27,12 +27,13 @@ type disk struct {
 	bare func(file string, f *os.File) ([]byte, error)
 }
 
-func (d *disk) manifest(context.Context) ([]byte, string, error) {
+// locate finds the directory, and the name of the manifest in it.
+func (d *disk) locate() (name string, err error) {
 	info, err := os.Stat(d.path)
 	if err != nil {
-		return nil, "", unreadable(d.path, err)
+		return "", unreadable(d.path, err)
 	}
-	name := manifest.FileName
+	name = manifest.FileName
 	switch {
 	case info.IsDir():
 		d.dir = d.path
@@ -40,6 +41,33 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 		d.dir, name = filepath.Split(d.path)
 	default:
 		d.dir, d.archived = filepath.Split(d.path)
+	}
+	return name, nil
+}
+
+func (d *disk) name() string { return d.path }
+
+// beside reads a file of a signed repository.
+func (d *disk) beside(_ context.Context, file string, most int64) ([]byte, error) {
+	if _, err := d.locate(); err != nil {
+		return nil, err
+	}
+	f, err := d.open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := readSmall(f, most)
+	if err != nil {
+		return nil, unreadable(filepath.Join(d.dir, file), err)
+	}
+	return b, nil
+}
+
+func (d *disk) manifest(context.Context) ([]byte, string, error) {
+	name, err := d.locate()
+	if err != nil {
+		return nil, "", err
 	}
 	path := filepath.Join(d.dir, name)
 	f, err := d.open(name)

@@ -13,6 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
 // Import copies the release that an operator names by its path into the new
@@ -25,7 +26,10 @@ import (
 // The place may belong to somebody who wants to read a file of root's under a
 // release's name: manifest and archive are read in one and the same directory,
 // and nobody else may look before the digest has proven right.
-func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouched bool, err error) {
+//
+// Under tuf the copy is of the repository's files, as far as root does not know
+// them. They are verified where those of every source are.
+func Import(ctx context.Context, tree state.Tree, t *target.Target, n Named, dir string) (unvouched bool, err error) {
 	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
 	defer src.close()
 	src.bare = func(file string, f *os.File) ([]byte, error) {
@@ -47,14 +51,53 @@ func Import(ctx context.Context, t *target.Target, n Named, dir string) (unvouch
 		}
 		return m.Marshal()
 	}
-	r, err := look(ctx, src, "")
+	var r *release
+	var beside map[string][]byte
+	if t.Trust.Mode == target.TrustTUF {
+		r, beside, err = record(ctx, tree, src, t)
+	} else {
+		r, err = look(ctx, src, "")
+	}
 	if err != nil {
 		return false, err
 	}
 	if n.SHA256 != "" && n.SHA256 != r.platform.SHA256 {
 		return false, refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
 	}
-	return unvouched, bring(ctx, src, r, dir)
+	return unvouched, bring(ctx, src, r, beside, dir)
+}
+
+// recorder keeps what is read of a signed repository.
+type recorder struct {
+	*disk
+	files map[string][]byte
+}
+
+func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte, error) {
+	b, err := r.disk.beside(ctx, file, most)
+	if err == nil {
+		r.files[file] = b
+	}
+	return b, err
+}
+
+// record reads a signed repository, and trusts nothing of it.
+func record(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
+	repo := &recorder{src, map[string][]byte{}}
+	_, pin, err := pinned(repo, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	var root trust.State
+	if err := tree.Trust(state.Swap, t.Name, &root); err != nil {
+		return nil, nil, err
+	}
+	found, err := gather(ctx, repo, pin, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := chosen(found.Manifest, repo.name(), "")
+	return r, repo.files, err
 }
 
 // digestOf reads a file whole.
@@ -64,8 +107,8 @@ func digestOf(f *os.File) (sum string, size int64, err error) {
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
-// bring makes the copy.
-func bring(ctx context.Context, src *disk, r *release, dir string) error {
+// bring makes the copy, with the files that are beside the manifest.
+func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte, dir string) error {
 	body, err := src.archive(ctx, r.platform, piece{})
 	if err != nil {
 		return err
@@ -120,6 +163,11 @@ func bring(ctx context.Context, src *disk, r *release, dir string) error {
 	}
 	if err := state.WriteFile(filepath.Join(dir, manifest.FileName), r.raw, 0o644); err != nil {
 		return err
+	}
+	for name, b := range beside {
+		if err := state.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return failed(err)

@@ -51,7 +51,7 @@ func TestImport(t *testing.T) {
 			if err := b.tree.MakeSwapDir("agent"); err != nil {
 				t.Fatal(err)
 			}
-			unvouched, err := Import(t.Context(), b.target, Named{Path: filepath.Join(from, c.path)}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: filepath.Join(from, c.path)}, b.tree.Import("agent"))
 			if unvouched {
 				t.Error("its manifest does not count")
 			}

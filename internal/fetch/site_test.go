@@ -162,6 +162,7 @@ type bench struct {
 	reports  []int64
 	// machineID is the content of the file.
 	machineID string
+	pinned    string // the file of the root
 }
 
 func newBench(t *testing.T, url string) *bench {
@@ -250,7 +251,7 @@ func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, tex
 		t.Fatal(err)
 	}
 	for _, e := range dir {
-		if !slices.Contains([]string{"status.json", "manifest.json", "ready"}, e.Name()) {
+		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "ready"}, e.Name()) {
 			t.Errorf("left in the state directory: %s", e.Name())
 		}
 	}

@@ -45,15 +45,32 @@ type release struct {
 	manifest *manifest.Manifest
 	key      string // of the platform
 	platform manifest.Platform
+
+	// Of a signed repository alone.
+	metadata []byte         // for those who check it again
+	signed   []state.Signed // what vouches for the manifest
 }
 
-// look reads the manifest, and refuses one of another product or without this
-// machine's platform.
+// look is what the target's mode of trust makes of the source.
+func (f *fetcher) look(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
+	if t.Trust.Mode == target.TrustTUF {
+		return f.signed(ctx, src, t, keep)
+	}
+	return look(ctx, src, t.Trust.Product)
+}
+
+// look reads the manifest as it is, and refuses one of another product or without
+// this machine's platform.
 func look(ctx context.Context, src source, product string) (*release, error) {
 	raw, name, err := src.manifest(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return chosen(raw, name, product)
+}
+
+// chosen is what the manifest has for this machine.
+func chosen(raw []byte, name, product string) (*release, error) {
 	m, err := manifest.Parse(raw)
 	if err != nil {
 		return nil, refused("cannot use %s: %w", name, err)

@@ -13,7 +13,8 @@ const longestBackoff = 24 * time.Hour
 var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 
 // Failed tells whether the attempt ended before a trial, in a way that backs off.
-func (a Attempt) Failed() bool { return slices.Contains(failures, a.Result) }
+// Expired signatures do not: the next scheduled attempt must find the new ones.
+func (a Attempt) Failed() bool { return slices.Contains(failures, a.Result) && !a.Expired }
 
 // Backoff is the time before which scheduled attempts leave a manifest alone,
 // after it failed to come as far as a trial; zero when it did not. every is the
@@ -38,6 +39,9 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 		}
 		if a.Failed() && a.Manifest == "" && manifest != "" {
 			continue // it could not be had for a while
+		}
+		if a.Expired && manifest != "" {
+			continue // and forgives no release what it did before
 		}
 		if a.Manifest != manifest || !a.Failed() {
 			break

@@ -29,6 +29,8 @@ func TestBackoff(t *testing.T) {
 		{name: "not attempted says nothing", history: of("m", Failed, Failed, NotAttempted), from: time.Hour, to: 72 * time.Minute},
 		{name: "a success in between", history: of("m", Failed, Failed, Current, Failed), from: time.Hour, to: time.Hour},
 		{name: "a trial is no failure before one", history: of("m", RolledBack)},
+		{name: "expired", history: []Attempt{{Result: Refused, Expired: true, Time: last}}},
+		{name: "expired after failures", history: append(of("m", Failed, Failed), Attempt{Result: Refused, Expired: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
 		{name: "another manifest", history: of("n", Failed, Failed)},
 		{name: "another manifest last", history: append(of("m", Failed), of("n", Failed)...)},
 	} {

@@ -17,6 +17,7 @@ import (
 // payload of a bundle.
 const (
 	ManifestName = "manifest.json" // the manifest's own bytes
+	MetadataName = "metadata.json" // what vouches for it, of a signed repository
 	ReceiptName  = "receipt.json"
 	PayloadName  = "payload" // a bundle's archive
 )

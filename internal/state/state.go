@@ -5,6 +5,7 @@
 //	  fetch/T/              machinemon-fetch writes, everybody reads status.json
 //	    status.json           what was available, how each attempt ended here
 //	    manifest.json         the last manifest and its ETag (cache)
+//	    trust.json            what it saw of a signed repository; decides nothing for others
 //	    partial               an archive under way, or what has come of it
 //	    partial.json          what it is a part of
 //	    ready/<attempt>/      a bundle for the verifier, who removes it
@@ -14,6 +15,8 @@
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases
 //	    journal.json          the open trial; absent when none is open
+//	    trust.json            the roots and metadata that root has verified
+//	    floor.json            the highest sequence of a signed release committed here
 //	    import/               a release that the operator brought, for the fetcher
 //	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
@@ -137,7 +140,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 }
 
 // temporaries are the beginnings of the names of files that are there for a moment.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", TempPayload}
 
 // TempPayload begins the name of the verifier's copy of an archive, until it has none.
 const TempPayload = ".payload-"
@@ -199,13 +202,13 @@ func Free(dir string) (int64, error) {
 
 // readFile reads a bounded regular file. A FIFO or device planted under the
 // name does not make it hang.
-func readFile(path string) ([]byte, error) {
+func readFile(path string, most int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
 	}
 	defer f.Close()
-	data, err := ReadAll(f, maxFile)
+	data, err := ReadAll(f, most)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
 	}

@@ -71,6 +71,9 @@ type Attempt struct {
 	// RetryAfter is when the source, which took no more requests, said that it
 	// would again.
 	RetryAfter time.Time `json:"retry_after,omitzero"`
+	// Expired says that it failed because signatures had expired, which no release
+	// is to blame for and time alone cures: the publisher signs anew.
+	Expired bool `json:"expired,omitempty"`
 }
 
 // Line is what the log says of the end of an attempt.
@@ -96,6 +99,15 @@ type Offer struct {
 	// What a rejection would be remembered by; see [Rejection].
 	Digest  string `json:"digest,omitempty"`
 	Archive string `json:"archive"`
+	// Signed is the metadata that vouches for it; none under checksum trust.
+	Signed []Signed `json:"signed,omitempty"`
+}
+
+// Signed is the metadata of one role of a signed repository.
+type Signed struct {
+	Role    string    `json:"role"`
+	Version int64     `json:"version"`
+	Expires time.Time `json:"expires"`
 }
 
 // File is an installed file.
@@ -208,8 +220,8 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 
 // Record adds an attempt's record, replacing an earlier one of the same ID. One
 // that no operator asked for and that ended just as the one before takes its
-// place: a year of "already current" must not push out what happened. Failures
-// stay, since the back-off counts them.
+// place: a year of "already current", or a month of expired signatures, must not
+// push out what happened. Other failures stay, since the back-off counts them.
 func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
@@ -219,6 +231,9 @@ func (s *Status) Record(a Attempt) {
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]
 		b.ID, b.Time, b.Origin = a.ID, a.Time, a.Origin
+		if a.Expired && b.Expired {
+			b.Reason = a.Reason // it tells the time
+		}
 		if a == b {
 			s.Attempts = s.Attempts[:n-1]
 		}
@@ -229,8 +244,10 @@ func (s *Status) Record(a Attempt) {
 // ErrDamaged says that a file is not what this package wrote.
 var ErrDamaged = errors.New("it is damaged")
 
-func (t Tree) readJSON(path string, v any) error {
-	data, err := readFile(path)
+func (t Tree) readJSON(path string, v any) error { return t.readLarge(path, maxFile, v) }
+
+func (t Tree) readLarge(path string, most int64, v any) error {
+	data, err := readFile(path, most)
 	if errors.Is(err, errTooLarge) {
 		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}

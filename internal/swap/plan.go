@@ -57,18 +57,11 @@ func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() erro
 // planTree stages the files of a verified tree: own copies, hashed while they
 // are made, and held against the manifest's contents.
 func (sw *swapping) planTree(entry *os.Root) error {
-	raw, err := state.ReadEntry(entry, state.ManifestName, manifest.MaxSize)
+	m, err := sw.believe(entry)
 	if err != nil {
 		return err
 	}
-	m, err := manifest.Parse(raw)
-	if err != nil {
-		return state.Fail(state.Refused, "cannot use the manifest: %w", err)
-	}
 	j, t := sw.journal, sw.target
-	j.Version, j.Sequence = m.Version, m.Sequence
-	j.Manifest = manifest.Digest(raw)
-	sw.attempt.Manifest = j.Manifest
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
 		return state.Fail(state.Refused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}

@@ -29,7 +29,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 		return err // no attempt was there to be recorded
 	}
 	if err != nil {
-		sw.attempt.Result, sw.attempt.Reason = resultOf(err), err.Error()
+		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), expired(err)
 	}
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
 		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
@@ -105,7 +105,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	sw.journal = &state.Journal{
 		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
 		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
-		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: true,
+		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode != target.TrustTUF,
 		GoingBack: order.Verb == state.GoBack, PostCommit: sw.target.Hooks.PostCommit,
 	}
 	log.Status("copying the new files")
@@ -286,5 +286,8 @@ func (sw *swapping) adopt() error {
 	sw.attempt.Reason = "its files were installed already"
 	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence,
 		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+	if err := sw.raiseFloor(j); err != nil {
+		return err
+	}
 	return sw.Tree.SetStatus(state.Swap, sw.name, sw.status)
 }

@@ -8,7 +8,9 @@
 //
 // Nothing that comes from another role is believed. A verified tree is bytes to
 // be copied, hashed and compared; the gate's report says only how the trial
-// went. What is believed is root's: target files, order, journal, status.
+// went. What is believed is root's: target files, order, journal, status; and of a
+// target with trust.mode = "tuf" the manifest that root's own chain of keys leads
+// to, from the pin on, which names every file by its digest.
 //
 // A trial, step by step; whatever happens between two steps, the journal tells
 // rollback and recover how to get back:

@@ -87,6 +87,9 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		return err
 	}
 	stayed := s.removeGone(ctx, j)
+	if err := s.raiseFloor(j); err != nil {
+		return err
+	}
 	result := state.Committed
 	if j.Unproven {
 		result = state.Unproven

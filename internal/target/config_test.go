@@ -64,12 +64,9 @@ func TestConfigErrors(t *testing.T) {
 		{"%Mfile = 'x'", ":5: install.file: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
 		{strings.Repeat("k", 300) + " = 1", ":1: " + strings.Repeat("k", 100) + "…: is not a known key " + top, ""},
 
-		// Keys of later versions.
 		{"%M[hooks]\npre_swap = 'x'", ":6: hooks.pre_swap: must be a command as a list of strings (allowed: [\"/DIR/PROGRAM\", \"ARGUMENT\", …], without NUL characters)", ""},
 		{"%M[hooks]\npost_commit = ['x']", ":6: hooks.post_commit: must be a command as a list of strings (allowed: [\"/DIR/PROGRAM\", \"ARGUMENT\", …], without NUL characters)", ""},
 		{"%Mt.x=1\n[source]\nca_file = '/x'", ":5: install.t: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
-		{"%M[trust]\nmode = 'tuf'\n", `:6: trust.mode: "tuf" is not supported by this version (allowed: "checksum")`, ""},
-		{"%M[trust]\nroot = '/x'", ":6: trust.root: is not supported by this version (allowed: mode, product, allow_unauthenticated)", ""},
 
 		// Types.
 		{"unit = 5", ":1: unit: " + service, ""},
@@ -224,7 +221,10 @@ func TestConfigErrors(t *testing.T) {
 		{github + "token_file = '/etc/../x'", ":8: source.token_file: " + token, ""},
 		{github + "token_file = '/open/x'", ":8: source.token_file: /open is writable by everyone", rootOnlyHint},
 		{github + "token_file = '/etc/x'\napi_url = 'http://example.com'\n[trust]\nallow_unauthenticated = true", ":8: source.token_file: must not be sent over plain http", ""},
-		{"%M[trust]\nmode = ''", `:6: trust.mode: must be a mode of trust (allowed: "checksum")`, ""},
+		{"%M[trust]\nmode = ''", `:6: trust.mode: must be a mode of trust (allowed: "checksum", "tuf")`, ""},
+		{"%M[trust]\nmode = 'tuf'\n", ":5: trust.product: is missing; it must be a product's name (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)",
+			"the signed releases of another program must not pass as this one's"},
+		{"%M[trust]\nroot = 'x.json'", `:6: trust.root: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements, double slashes and control characters)`, ""},
 		{"%M[trust]\nproduct = ''", ":6: trust.product: " + prod, ""},
 		{"%M[trust]\nproduct = '-x'", ":6: trust.product: " + prod, ""},
 	} {

@@ -20,6 +20,9 @@ import (
 // target file nor one that source.url_from names is as large.
 const maxFragment = 64 << 10
 
+// maxPin is the same for the file of trust.root: what TUF allows a root.
+const maxPin = 512_000
+
 // AutoUpdate is the drop-in that enable and disable write. It comes late among
 // the drop-ins, so that a person's word on the command line is the last.
 const AutoUpdate = "90-auto-update.toml"
@@ -101,7 +104,7 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 	m := merged{where: map[string]position{}}
 	check := checker{root: d.Root}
 	for order, file := range files {
-		data, err := check.read(file, "target files hold no secrets and are readable by everyone: chmod 0644")
+		data, err := check.read(file, maxFragment, "target files hold no secrets and are readable by everyone: chmod 0644")
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +159,7 @@ func dropIn(name string) bool {
 // read returns the content of a file that root alone can write. A link, FIFO or
 // endless file is refused rather than followed, waited for or read. unreadable
 // is the hint for those who may not read it.
-func (c checker) read(file, unreadable string) ([]byte, *ConfigError) {
+func (c checker) read(file string, most int64, unreadable string) ([]byte, *ConfigError) {
 	refuse := func(problem, hint string) ([]byte, *ConfigError) {
 		return nil, &ConfigError{File: file, Problem: problem, Hint: hint}
 	}
@@ -183,12 +186,12 @@ func (c checker) read(file, unreadable string) ([]byte, *ConfigError) {
 	if err := c.rootOnly(file); err != nil {
 		return refuse(err.Error(), rootOnlyHint)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFragment+1))
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	switch {
 	case err != nil:
 		return refuse("cannot be read: "+cause(err).Error(), "")
-	case len(data) > maxFragment:
-		return refuse(fmt.Sprintf("is larger than %d KiB", maxFragment>>10), "")
+	case int64(len(data)) > most:
+		return refuse(fmt.Sprintf("is larger than %d KiB", most>>10), "")
 	}
 	return data, nil
 }

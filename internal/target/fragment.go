@@ -39,6 +39,7 @@ type fragment struct {
 
 	Trust struct {
 		Mode                 *string `toml:"mode"`
+		Root                 *string `toml:"root"`
 		Product              *string `toml:"product"`
 		AllowUnauthenticated *bool   `toml:"allow_unauthenticated"`
 	} `toml:"trust"`
@@ -148,6 +149,7 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Source.APIURL, high.Source.APIURL)
 	over(&f.Source.TokenFile, high.Source.TokenFile)
 	over(&f.Trust.Mode, high.Trust.Mode)
+	over(&f.Trust.Root, high.Trust.Root)
 	over(&f.Trust.Product, high.Trust.Product)
 	over(&f.Trust.AllowUnauthenticated, high.Trust.AllowUnauthenticated)
 	over(&f.Install, high.Install)

@@ -1,9 +1,6 @@
 package target
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // A kind is the TOML type of a key.
 type kind int
@@ -70,7 +67,8 @@ var keys = []key{
 	{"source.token_file", text, pathMust, `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`},
 
 	{"trust", table, "a table", "[trust]"},
-	{"trust.mode", text, "a mode of trust", `"checksum"`},
+	{"trust.mode", text, "a mode of trust", `"checksum", "tuf"`},
+	{"trust.root", text, pathMust, pathAllowed},
 	{"trust.product", text, "a product's name", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
 	{"trust.allow_unauthenticated", boolean, "a boolean", "true, false"},
 
@@ -113,12 +111,6 @@ var keys = []key{
 	{"health.probe.command", texts, commandMust, commandAllowed},
 }
 
-// later are keys of the target file that this version does not know yet. They
-// are told apart from typing errors.
-var later = []string{
-	"trust.root",
-}
-
 var keyByName = func() map[string]key {
 	byName := make(map[string]key, len(keys))
 	for _, k := range keys {
@@ -130,17 +122,13 @@ var keyByName = func() map[string]key {
 // unknown is the problem with a key of table parent ("" is the top) that is
 // not in keys.
 func unknown(parent, name string) string {
-	problem := "is not a known key"
-	if slices.Contains(later, dot(parent, name)) {
-		problem = "is not supported by this version"
-	}
 	var allowed []string
 	for _, k := range keys {
 		if rest, ok := strings.CutPrefix(k.name, dot(parent, "")); ok && !strings.Contains(rest, ".") {
 			allowed = append(allowed, rest)
 		}
 	}
-	return problem + " (allowed: " + strings.Join(allowed, ", ") + ")"
+	return "is not a known key (allowed: " + strings.Join(allowed, ", ") + ")"
 }
 
 // dot joins the name of a table, "" for the top, and a key in it.

@@ -68,7 +68,7 @@ func TestLoadDefaults(t *testing.T) {
 		Description: "agent",
 		Unit:        "agent.service",
 		CheckEvery:  time.Hour,
-		Trust:       Trust{Mode: "checksum"},
+		Trust:       Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json"},
 		Install:     []Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		Health:      Health{Timeout: 30 * time.Second, Settle: 5 * time.Second, Main: "/usr/local/bin/agent"},
 		Fragments:   []string{adminFile},
@@ -122,7 +122,7 @@ command = ["/usr/local/bin/agent", "ping"]
 		AutoUpdateEnabled: true,
 		CheckEvery:        time.Minute,
 		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, URLFromAdmin: true, CAFile: "/etc/agent/ca.pem", Proxy: "http://proxy:3128"},
-		Trust:             Trust{Mode: "checksum", Product: "agent", AllowUnauthenticated: true},
+		Trust:             Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json", Product: "agent", AllowUnauthenticated: true},
 		Install: []Install{
 			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},
 			{From: "agent.service", To: "/opt/agent/agent.service", Mode: pointer(fs.FileMode(0o644)), Optional: true},

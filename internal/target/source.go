@@ -99,12 +99,26 @@ func (v *validation) trustMode() string {
 	mode := valueOr(v.keys.Trust.Mode, TrustChecksum)
 	switch mode {
 	case TrustChecksum:
-	case "tuf":
-		v.problem("trust.mode", `"tuf" is not supported by this version (allowed: `+keyByName["trust.mode"].allowed+")", "")
+	case TrustTUF:
+		if v.keys.Trust.Product == nil {
+			v.missing("trust", "product", "the signed releases of another program must not pass as this one's")
+		}
 	default:
 		v.bad("trust.mode")
 	}
 	return mode
+}
+
+// trustRoot is the file of the root that the operator vouches for. One that is
+// missing fails attempts, not the target: what is installed is shown all the same.
+func (v *validation) trustRoot(name string) string {
+	file := valueOr(v.keys.Trust.Root, filepath.Join(filepath.Dir(v.dirs.Admin), "trust", name+".root.json"))
+	if !cleanPath(file) {
+		v.bad("trust.root")
+	} else if v.keys.Trust.Root != nil || valueOr(v.keys.Trust.Mode, TrustChecksum) == TrustTUF {
+		v.rootOnly("trust.root", file)
+	}
+	return file
 }
 
 const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = true to accept releases from anybody on the path"
@@ -113,7 +127,7 @@ const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = tru
 // Any local user can take a free loopback port, so plain http to it counts
 // only when the administrator wrote it.
 func (v *validation) authenticated(t *Target) {
-	if t.Source.Type != SourceManifest || t.Trust.AllowUnauthenticated || t.Source.From != nil {
+	if t.Source.Type != SourceManifest || t.Trust.AnyTransport() || t.Source.From != nil {
 		return // a derived URL is checked by Derive
 	}
 	u, err := url.Parse(t.Source.URL)

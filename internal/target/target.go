@@ -16,9 +16,12 @@
 package target
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -99,15 +102,35 @@ type Source struct {
 	TokenFile string // what systemd hands to the fetcher; "" for none
 }
 
-// TrustChecksum is the only Trust.Mode of this version: digests from the
-// manifest, believed because of the transport it came over.
-const TrustChecksum = "checksum"
+// The values of Trust.Mode.
+const (
+	TrustChecksum = "checksum" // digests from the manifest, believed because of the transport it came over
+	TrustTUF      = "tuf"      // signatures that Root leads to; the transport proves nothing
+)
 
 // Trust is how a release is authenticated.
 type Trust struct {
 	Mode                 string
-	Product              string // must equal the manifest's, when set
+	Root                 string // the file that Pin reads; absolute
+	Product              string // must equal the manifest's, when set, as it is under tuf
 	AllowUnauthenticated bool   // accept a transport that anybody on the path can change
+}
+
+// AnyTransport tells whether releases may come over what anybody can change.
+func (t Trust) AnyTransport() bool { return t.AllowUnauthenticated || t.Mode == TrustTUF }
+
+// Pin reads the root in which all trust under tuf begins.
+func (t *Target) Pin() ([]byte, error) {
+	if _, err := os.Lstat(filepath.Join(t.check.root, t.Trust.Root)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot trust any release of %s: there is no %s (hint: machinemon-update trust %s FILE --sha256 HEX)",
+			t.Name, t.Trust.Root, t.Name)
+	}
+	pin, wrong := t.check.read(t.Trust.Root, maxPin, "everybody may read it: chmod 0644")
+	if wrong != nil {
+		wrong.Target = t.Name
+		return nil, wrong
+	}
+	return pin, nil
 }
 
 // Install is one file of the release and its place on this machine.

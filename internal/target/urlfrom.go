@@ -77,7 +77,7 @@ func (t *Target) Resolve() error {
 	if _, err := os.Lstat(filepath.Join(t.check.root, from.File)); errors.Is(err, fs.ErrNotExist) {
 		return t.derived("", "does not exist", "configure the program of "+t.Unit+", or set source.url")
 	}
-	data, wrong := t.check.read(from.File, "")
+	data, wrong := t.check.read(from.File, maxFragment, "")
 	if wrong != nil {
 		wrong.Target = t.Name
 		return wrong
@@ -117,7 +117,7 @@ func (t *Target) Derive(address string, insecure bool) error {
 		return t.derived(t.Source.From.Key, "must be a URL (allowed: "+baseAllowed+")", "")
 	}
 	switch {
-	case t.Trust.AllowUnauthenticated:
+	case t.Trust.AnyTransport():
 	case insecure:
 		return t.derived(insecureKey, "checksum trust needs a server that proves who it is", unauthenticatedHint)
 	case u.Scheme != "https" && Loopback(u.Hostname()):

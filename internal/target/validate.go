@@ -55,6 +55,7 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 		Source:            v.source(),
 		Trust: Trust{
 			Mode:                 v.trustMode(),
+			Root:                 v.trustRoot(name),
 			Product:              valueOr(k.Trust.Product, ""),
 			AllowUnauthenticated: valueOr(k.Trust.AllowUnauthenticated, false),
 		},

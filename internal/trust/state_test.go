@@ -167,7 +167,7 @@ func TestTerms(t *testing.T) {
 		{"no contents", func(_ *Terms, m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-amd64": {File: "a"}}
 		}, "it does not say what is in a"},
-		{"min_version", func(t *Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "v7 cannot follow 0.9.3: it needs at least v0.10.0 first"},
+		{"min_version", func(t *Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "it needs at least v0.10.0 first, and 0.9.3 is installed"},
 		{"min_version itself", func(t *Terms, _ *manifest.Manifest) { t.Installed = "v0.10.0" }, ""},
 		{"no semantic version", func(t *Terms, _ *manifest.Manifest) { t.Installed = "build-3" }, ""},
 	} {

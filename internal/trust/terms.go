@@ -33,7 +33,7 @@ func (t Terms) Check(m *manifest.Manifest) error {
 	case len(p.Contents) == 0:
 		return fmt.Errorf("it does not say what is in %s", p.File)
 	case older(t.Installed, m.MinVersion):
-		return fmt.Errorf("%s cannot follow %s: it needs at least %s first", m.Version, t.Installed, m.MinVersion)
+		return fmt.Errorf("it needs at least %s first, and %s is installed", m.MinVersion, t.Installed)
 	}
 	return nil
 }

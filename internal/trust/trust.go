@@ -17,11 +17,13 @@
 //
 // Who does what with it:
 //
-//   - The fetcher trusts nothing and checks nothing. [Next] tells it which file to
-//     ask for after the one it has, and how large that may be.
-//   - The verifier calls [Client.Check] over what the fetcher brought. It may keep
-//     a [State] of its own, which saves the swapper from hopeless work and decides
-//     nothing.
+//   - The fetcher is trusted with nothing. [Next] tells it which file to ask for
+//     after the one it has, and how large that may be. It calls [Client.Check] with
+//     a [State] of its own, so that a repository that stands still is noticed also
+//     where there is nothing to install; that decides nothing for the others.
+//   - The verifier calls [Client.Check] over what the fetcher brought, with the
+//     swapper's State, which it may only read. That saves the swapper from hopeless
+//     work and decides nothing.
 //   - The swapper calls [Client.Check] again, over its own copies and with its own
 //     State, stores the State that comes back, also beside an error, and only then
 //     believes the manifest. [Terms] holds that against the target and the floor.
@@ -56,6 +58,10 @@ const (
 	MaxTargets   = 5_000_000
 	// MaxRotations is how many roots may follow the pin.
 	MaxRotations = 256
+	// MaxBundle is for a bundle as JSON. The largest timestamp, snapshot and targets
+	// take 9.4 MB of it, as base64; the rest is enough for MaxRotations roots of the
+	// size that they really have, 2 to 19 kB. As many roots of MaxRoot would be 175 MB.
+	MaxBundle = 16 << 20
 )
 
 // TimestampFile is where a client begins, after the roots. It is the only file of
@@ -77,11 +83,11 @@ func (r Role) Max() int {
 
 // Bundle is what was found in a repository.
 type Bundle struct {
-	Roots     [][]byte // in the order of their versions; those up to the last one known are passed over
-	Timestamp []byte
-	Snapshot  []byte
-	Targets   []byte
-	Manifest  []byte
+	Roots     [][]byte `json:"roots"` // in the order of their versions; those up to the last one known are passed over
+	Timestamp []byte   `json:"timestamp"`
+	Snapshot  []byte   `json:"snapshot"`
+	Targets   []byte   `json:"targets"`
+	Manifest  []byte   `json:"-"` // is handed on in a file of its own
 }
 
 // State is what a client remembers between two checks. The zero State is that of

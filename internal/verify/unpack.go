@@ -49,6 +49,11 @@ func (v *verifier) handOn(t *target.Target, payload *os.File) (err error) {
 	if err := state.WriteEntry(tree, state.ManifestName, v.raw); err != nil {
 		return err
 	}
+	if v.metadata != nil {
+		if err := state.WriteEntry(tree, state.MetadataName, v.metadata); err != nil {
+			return err
+		}
+	}
 	if err := state.WriteReceipt(tree, receipt); err != nil {
 		return err
 	}

@@ -2,14 +2,18 @@
 //
 // It runs as machinemon-verify, without a network, and owns verify/T of the
 // state: status.json and the spool, in which each entry is the manifest's own
-// bytes, the files that the target installs under plain names, and a receipt.
+// bytes, the metadata that vouches for it, if there is any, the files that the
+// target installs under plain names, and a receipt.
 // It takes bundles from the fetcher's spool and removes each one that it took,
 // whatever becomes of it.
 //
 // Trust: the fetcher's bytes are believed only as far as they can be checked
 // here. The receipt says nothing but which attempt the bundle is of; platform,
 // product and digests are looked up in the manifest again, and the archive is
-// hashed while it is copied, so that what was hashed is what is unpacked.
+// hashed while it is copied, so that what was hashed is what is unpacked. Of a
+// target with trust.mode = "tuf" the manifest must be signed, as the swapper will
+// have it, and name the digest of every file. This role keeps nothing of what it
+// saw of a repository: it begins where root is, whose state it reads.
 package verify
 
 import (
@@ -67,6 +71,7 @@ type verifier struct {
 	// What was read of the bundle; nil and empty until then.
 	manifest *manifest.Manifest
 	raw      []byte // its own bytes
+	metadata []byte // what vouches for it, of a target under tuf
 	key      string // of this machine's platform
 	platform manifest.Platform
 }
@@ -79,7 +84,7 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 	if err != nil {
 		return state.Misconfigured, err
 	}
-	if err := v.read(bundle, t.Trust.Product); err != nil {
+	if err := v.read(bundle, t); err != nil {
 		return state.Failed, err
 	}
 	log.Status("checking the archive")
@@ -96,7 +101,7 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 }
 
 // read reads receipt and manifest, and chooses the platform by this machine.
-func (v *verifier) read(bundle *os.Root, product string) error {
+func (v *verifier) read(bundle *os.Root, t *target.Target) error {
 	receipt, err := state.ReadReceipt(bundle)
 	if err != nil {
 		return refused("%w", err)
@@ -108,15 +113,19 @@ func (v *verifier) read(bundle *os.Root, product string) error {
 	if err != nil {
 		return refused("%w", err)
 	}
-	m, err := manifest.Parse(raw)
+	v.raw, v.key = raw, manifest.Host()
+	if t.Trust.Mode == target.TrustTUF {
+		err = v.signed(bundle, t)
+	} else if v.manifest, err = manifest.Parse(raw); err != nil {
+		err = refused("cannot use the manifest: %w", err)
+	}
 	if err != nil {
-		return refused("cannot use the manifest: %w", err)
+		return err
 	}
-	v.manifest, v.raw, v.key = m, raw, manifest.Host()
-	if product != "" && m.Product != product {
-		return refused("cannot use the manifest: it is of product %q, this target takes %q", m.Product, product)
+	if product := t.Trust.Product; product != "" && v.manifest.Product != product {
+		return refused("cannot use the manifest: it is of product %q, this target takes %q", v.manifest.Product, product)
 	}
-	if v.platform, err = m.Platform(v.key); err != nil {
+	if v.platform, err = v.manifest.Platform(v.key); err != nil {
 		return refused("cannot use the manifest: %w", err)
 	}
 	return nil
@@ -126,13 +135,16 @@ func (v *verifier) read(bundle *os.Root, product string) error {
 func (v *verifier) record(result state.Result, end error) (state.Attempt, error) {
 	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.Verify), Result: result}
 	if end != nil {
-		a.Reason = end.Error()
+		a.Reason, a.Expired = end.Error(), expired(end)
 		if f, ok := errors.AsType[*state.Failure](end); ok {
 			a.Result = f.Result
 		}
 	}
+	if v.raw != nil {
+		a.Manifest = manifest.Digest(v.raw)
+	}
 	if v.manifest != nil {
-		a.Version, a.Sequence, a.Manifest = v.manifest.Version, v.manifest.Sequence, manifest.Digest(v.raw)
+		a.Version, a.Sequence = v.manifest.Version, v.manifest.Sequence
 	}
 	// The order is gone after a reboot: then the record does without.
 	order, err := v.tree.Order(v.name)

@@ -1,0 +1,136 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+// trusted is the JSON of trust.
+type trusted struct {
+	Target  string    `json:"target"`
+	Root    string    `json:"root"` // where it is now
+	Version int64     `json:"version"`
+	SHA256  string    `json:"sha256"`
+	Expires time.Time `json:"expires"`
+}
+
+var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// pin makes a publisher's root the one in which all trust in a target's releases
+// begins. sum is what the operator heard of it from elsewhere than from where the
+// file came: without it whoever gave the file would vouch for itself.
+func (a *app) pin(args []string, sum string) error {
+	if err := a.needRoot("trust", args); err != nil {
+		return err
+	}
+	name, file := args[0], args[1]
+	if _, err := a.choose(args[:1]); err != nil {
+		return err
+	}
+	t, err := a.targets.Load(name)
+	if err != nil {
+		return err
+	}
+	root, err := readRoot(file)
+	if err != nil {
+		return err
+	}
+	signed, err := trust.CheckRoot(root)
+	if err != nil {
+		return state.Fail(state.Refused, "cannot trust %s: %w", file, err)
+	}
+	is, sum := manifest.Digest(root), strings.ToLower(sum)
+	switch {
+	case sum == "":
+		return usageError{fmt.Errorf("cannot trust %s unseen: its sha256 is %s (hint: compare that with what its publisher says in another place, "+
+			"then: machinemon-update trust %s %s --sha256 %s)", file, is, name, file, is)}
+	case !hexDigest.MatchString(sum):
+		return usageError{errors.New("cannot use --sha256: it is not 64 hex digits")}
+	case sum != is:
+		return state.Fail(state.Refused, "cannot trust %s: its sha256 is %s, not %s", file, is, sum)
+	}
+	if err := a.setPin(t, root); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("%s: trusts %s and what follows it, sha256 %s\n", name, signed, is)
+	if t.Trust.Mode != target.TrustTUF {
+		text += fmt.Sprintf("  nothing is verified with it yet (hint: trust.mode = \"tuf\" and trust.product in %s/%s.toml)\n", a.targets.Admin, name)
+	}
+	return a.print(trusted{name, t.Trust.Root, signed.Version, is, signed.Expires.UTC()}, text)
+}
+
+func readRoot(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, errors.Unwrap(err))
+	}
+	defer f.Close()
+	root, err := state.ReadAll(f, trust.MaxRoot)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	return root, nil
+}
+
+// setPin writes it where attempts find it, and reads it as they do. What is known
+// of a chain that began elsewhere is worth nothing from then on; the floor stays.
+func (a *app) setPin(t *target.Target, root []byte) error {
+	release, err := a.tree.Lock(t.Name, true)
+	if err != nil {
+		return err
+	}
+	defer release()
+	at := filepath.Join(a.targets.Root, t.Trust.Root)
+	err = os.Mkdir(filepath.Dir(at), 0o755)
+	if err == nil {
+		err = os.Chmod(filepath.Dir(at), 0o755) // whatever the umask
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("cannot make %s: %w", filepath.Dir(at), errors.Unwrap(err))
+	}
+	if err := state.WriteFile(at, root, 0o644); err != nil {
+		return err
+	}
+	_, err = t.Pin()
+	return err
+}
+
+// How long before signatures expire status says so: the publisher's timer signs
+// snapshot and timestamp every day for a week, and a person the rest.
+const (
+	noticeOnline = 3 * 24 * time.Hour
+	noticePerson = 7 * 24 * time.Hour
+)
+
+// expiring tells of the first of the signatures to expire, when it has or soon
+// will; "" of none.
+func expiring(signed []state.Signed, now time.Time) string {
+	var first *state.Signed
+	for i, s := range signed {
+		notice := noticePerson
+		if s.Role == string(trust.Timestamp) || s.Role == string(trust.Snapshot) {
+			notice = noticeOnline
+		}
+		if now.Add(notice).After(s.Expires) && (first == nil || s.Expires.Before(first.Expires)) {
+			first = &signed[i]
+		}
+	}
+	switch {
+	case first == nil:
+		return ""
+	case now.After(first.Expires):
+		return fmt.Sprintf("%s v%d has expired on %s: nothing is installed until the publisher signs anew", first.Role, first.Version, first.Expires.Local().Format(minutes))
+	}
+	return fmt.Sprintf("%s v%d expires on %s: nothing is installed after that unless the publisher signs anew", first.Role, first.Version, first.Expires.Local().Format(minutes))
+}

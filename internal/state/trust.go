@@ -1,0 +1,85 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+)
+
+// maxTrust bounds what is read of trust.json: twice a bundle's metadata, since the
+// roots of several bundles add up.
+const maxTrust = 32 << 20
+
+// trustFile is trust.json. What stands in it is internal/trust's affair: this
+// package would bring that one's dependencies into every program.
+type trustFile struct {
+	Format int             `json:"format"`
+	Trust  json.RawMessage `json:"trust"`
+}
+
+func (t Tree) trust(r Role, target string) string {
+	return filepath.Join(t.Dir(r, target), "trust.json")
+}
+
+// Trust reads what a role remembers of a repository's metadata into v, which stays
+// as it is where that is nothing. What is damaged is nothing, too: it costs the
+// protection against older metadata, and must not cost the updates.
+func (t Tree) Trust(r Role, target string, v any) error {
+	var f trustFile
+	err := t.readLarge(t.trust(r, target), maxTrust, &f)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_ = json.Unmarshal(f.Trust, v) // damaged, as above
+	return nil
+}
+
+// SetTrust keeps it durably, for everybody to read.
+func (t Tree) SetTrust(r Role, target string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", t.trust(r, target), err)
+	}
+	return writeJSON(t.trust(r, target), trustFile{Format, raw}, 0o644)
+}
+
+// floorFile is floor.json. It is apart from trust.json because it outlives it: a
+// new pin begins another chain of roots, but takes no release back.
+type floorFile struct {
+	Format   int   `json:"format"`
+	Sequence int64 `json:"sequence"`
+}
+
+func (t Tree) floor(target string) string { return filepath.Join(t.Dir(Swap, target), "floor.json") }
+
+// Floor is the highest sequence of a signed release that was committed here, 0 for
+// none. A damaged one is an error: to forget it would let older releases in.
+func (t Tree) Floor(target string) (int64, error) {
+	var f floorFile
+	err := t.readJSON(t.floor(target), &f)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, nil
+	case errors.Is(err, ErrDamaged):
+		return 0, fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
+	}
+	return f.Sequence, err
+}
+
+// RaiseFloor raises it to the sequence of a release that was held against it, and
+// never lowers it. One that was damaged since is made good: a verdict stands.
+func (t Tree) RaiseFloor(target string, sequence int64) error {
+	floor, err := t.Floor(target)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	if sequence <= floor {
+		return nil
+	}
+	return writeJSON(t.floor(target), floorFile{Format, sequence}, 0o644)
+}

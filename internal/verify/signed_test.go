@@ -1,0 +1,176 @@
+package verify
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/trust"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
+)
+
+// signed makes the bench's target one whose releases are signed, by a repository
+// that has published nothing of worth yet.
+func signed(t *testing.T) (*bench, *trusttest.Repo) {
+	t.Helper()
+	b := newBench(t)
+	must(t, os.MkdirAll(b.tree.Dir(state.Swap, "agent"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(b.root, "admin"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(b.root, "trust"), 0o755))
+	must(t, os.WriteFile(filepath.Join(b.root, "admin/agent.toml"), []byte(`unit = "agent.service"
+trust = { mode = "tuf", product = "agent" }
+install = [{ from = "agent", to = "/usr/local/bin/agent" }]
+`), 0o644))
+	loaded, err := b.dirs().Load("agent")
+	must(t, err)
+	loaded.Install = b.target.Install
+	b.target = loaded
+	repo := trusttest.New(t, &manifest.Manifest{Schema: 1, Product: "agent", Version: "v1", Sequence: 1,
+		Platforms: map[string]manifest.Platform{manifest.Host(): {File: "a.tar.gz", SHA256: manifest.Digest(nil), Size: 1}}})
+	b.pin(t, repo)
+	return b, repo
+}
+
+func (b *bench) pin(t *testing.T, repo *trusttest.Repo) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(b.root, "trust/agent.root.json"), repo.Pin, 0o644))
+}
+
+// handSigned publishes the bench's manifest and writes the bundle.
+func (b *bench) handSigned(t *testing.T, repo *trusttest.Repo) {
+	t.Helper()
+	repo.Publish(b.bundle.manifest)
+	b.bundle.raw = nil
+	b.hand(t)
+	b.metadata(t, repo.Bundle(1))
+}
+
+func (b *bench) metadata(t *testing.T, of trust.Bundle) {
+	t.Helper()
+	raw, err := of.Encode()
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(b.entry(), state.MetadataName), raw, 0o640))
+}
+
+func (b *bench) rootKnows(t *testing.T, repo *trusttest.Repo) {
+	t.Helper()
+	_, known, err := trust.Client{Pin: repo.Pin, Clock: time.Now()}.Check(repo.Bundle(1))
+	must(t, err)
+	must(t, b.tree.SetTrust(state.Swap, "agent", known))
+}
+
+// TestSigned: what is handed on has the metadata beside it, and this role keeps
+// nothing of it.
+func TestSigned(t *testing.T) {
+	b, repo := signed(t)
+	repo.Rotate()
+	b.rootKnows(t, repo)
+	b.handSigned(t, repo)
+	b.metadata(t, repo.Bundle(2)) // root knows the rest
+	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	entry := filepath.Join(b.out(), attempt)
+	if got := ls(t, entry); !slices.Equal(got, []string{"0", "1", "manifest.json", "metadata.json", "receipt.json"}) {
+		t.Errorf("in the entry: %v", got)
+	}
+	want, err := repo.Bundle(2).Encode()
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(entry, "metadata.json")); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v: %s", err, got)
+	}
+}
+
+// TestSignedRefused: no bundle of a fetcher that was taken over is handed on.
+func TestSignedRefused(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before func(t *testing.T, b *bench, repo *trusttest.Repo)
+		alter  func(t *testing.T, b *bench, repo *trusttest.Repo) // the bundle, when it is there
+		result state.Result
+		text   string
+	}{
+		{name: "unknown signer", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			b.metadata(t, trusttest.New(t, b.bundle.manifest).Bundle(1))
+		}, text: "cannot trust the bundle: timestamp v1: too few valid signatures of the keys that a root names for it (got 0, want 1)"},
+		{name: "stale timestamp", alter: func(t *testing.T, b *bench, repo *trusttest.Repo) {
+			repo.Refresh()
+			b.rootKnows(t, repo)
+			repo.Refresh()
+			b.rootKnows(t, repo)
+		}, text: "timestamp v2: it is older than timestamp v4, which was here before"},
+		{name: "mix and match", alter: func(t *testing.T, b *bench, repo *trusttest.Repo) {
+			old := repo.Bundle(1)
+			repo.Refresh()
+			mixed := repo.Bundle(1)
+			mixed.Snapshot = old.Snapshot
+			b.metadata(t, mixed)
+		}, text: "snapshot v2: the timestamp names snapshot v3"},
+		{name: "another product", before: func(_ *testing.T, b *bench, _ *trusttest.Repo) { b.bundle.manifest.Product = "server" },
+			text: `it is of product "server", this target takes "agent"`},
+		{name: "below the floor", before: func(t *testing.T, b *bench, _ *trusttest.Repo) { must(t, b.tree.RaiseFloor("agent", 8)) },
+			text: "its sequence 7 is older than 8, which was committed here"},
+		{name: "min_version", before: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			b.bundle.manifest.MinVersion = "v1.5"
+			must(t, b.tree.SetOrder("agent", state.Order{Attempt: attempt, Installed: "v1"}))
+		}, text: "it needs at least v1.5 first, and v1 is installed"},
+		{name: "no contents", before: func(_ *testing.T, b *bench, _ *trusttest.Repo) {
+			b.bundle.platform(func(p *manifest.Platform) { p.Contents = nil })
+		}, text: "it does not say what is in agent.tar.gz"},
+		{name: "not in the contents", before: func(_ *testing.T, b *bench, _ *trusttest.Repo) {
+			b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "agent.service") })
+		}, text: "the manifest's contents do not list its entry agent.service"},
+		{name: "archive altered", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			b.bundle.payload[20] ^= 1
+			must(t, os.WriteFile(filepath.Join(b.entry(), "payload"), b.bundle.payload, 0o640))
+		}, text: "agent.tar.gz: its sha256 is"},
+		{name: "receipt altered", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			must(t, os.WriteFile(filepath.Join(b.entry(), "receipt.json"), []byte(`{"attempt":"b"}`), 0o640))
+		}, text: "its receipt is of another attempt"},
+		{name: "a checksum bundle", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			must(t, os.Remove(filepath.Join(b.entry(), state.MetadataName)))
+		}, text: "cannot read metadata.json: no such file or directory"},
+		{name: "huge metadata", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			must(t, os.Truncate(filepath.Join(b.entry(), state.MetadataName), trust.MaxBundle+1))
+		}, text: "it is larger than 16777216 bytes"},
+		{name: "a manifest that nobody signed", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			must(t, os.WriteFile(filepath.Join(b.entry(), "manifest.json"), append(b.bundle.raw, ' '), 0o640))
+		}, text: "targets v2: client-manifest.json is not the one that it names"},
+		{name: "no root", before: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+			must(t, os.Remove(filepath.Join(b.root, "trust/agent.root.json")))
+		}, text: "there is no /trust/agent.root.json (hint: machinemon-update trust agent FILE --sha256 HEX)"},
+		{name: "a new pin", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
+			b.rootKnows(t, repo)
+			b.pin(t, trusttest.New(t, b.bundle.manifest))
+		}, text: "timestamp v2: too few valid signatures"},
+		{name: "expired", before: func(_ *testing.T, _ *bench, repo *trusttest.Repo) { repo.Expiry = -time.Hour }, text: "timestamp v2: expired on "},
+		{name: "what root knows is lost", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
+			must(t, os.RemoveAll(b.tree.Dir(state.Swap, "agent")))
+		}, result: state.HandedOn},
+		{name: "withdrawn", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
+			must(t, b.tree.RaiseFloor("agent", 6)) // and these are older bytes at 7
+		}, result: state.HandedOn},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, repo := signed(t)
+			if c.before != nil {
+				c.before(t, b, repo)
+			}
+			b.handSigned(t, repo)
+			if c.alter != nil {
+				c.alter(t, b, repo)
+			}
+			if c.result == "" {
+				c.result = state.Refused
+			}
+			a := b.run(t)
+			if a.Expired != (c.name == "expired") {
+				t.Errorf("%+v", a)
+			}
+			b.mustRecord(t, a, c.result, c.text)
+		})
+	}
+}
