@@ -64,7 +64,10 @@ func (a *app) pin(args []string, sum string) error {
 		return err
 	}
 	text := fmt.Sprintf("%s: trusts %s and what follows it, sha256 %s\n", name, signed, is)
-	if t.Trust.Mode != target.TrustTUF {
+	if t.Trust.Mode == target.TrustTUF {
+		// Scheduled attempts may back off for having had none.
+		text += fmt.Sprintf("  its source is asked by the schedule, or now: machinemon-update check %s\n", name)
+	} else {
 		text += fmt.Sprintf("  nothing is verified with it yet (hint: trust.mode = \"tuf\" and trust.product in %s/%s.toml)\n", a.targets.Admin, name)
 	}
 	return a.print(trusted{name, t.Trust.Root, signed.Version, is, signed.Expires.UTC()}, text)

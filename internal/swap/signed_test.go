@@ -35,7 +35,7 @@ func (r *rig) pin(t *testing.T, repo *trusttest.Repo) {
 func (r *rig) offerSigned(t *testing.T, repo *trusttest.Repo, attempt, version string, sequence int64, files map[string]string,
 	change func(m *manifest.Manifest), alter func(entry string, m *manifest.Manifest)) {
 	t.Helper()
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: "v1"}))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: r.status(t).Installed.Version}))
 	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
 	r.spool(t, attempt, version, sequence, files, func(entry string, m *manifest.Manifest) {
 		if change != nil {
@@ -129,6 +129,14 @@ func TestSigned(t *testing.T) {
 	r.commit(t, "a5")
 	if got := r.installed(t)["bin/agent"].content; got != "agent 1" || r.floor(t) != 5 {
 		t.Errorf("installed %q, floor %d", got, r.floor(t))
+	}
+
+	// Nor does it put a lower one in the place of one that is damaged.
+	must(t, os.WriteFile(r.at("var/swap/agent/floor.json"), nil, 0o644))
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "a6", Verb: state.GoBack}))
+	r.commit(t, "a6")
+	if floor, err := r.tree.Floor("agent"); err == nil {
+		t.Errorf("floor %d", floor)
 	}
 }
 
