@@ -146,7 +146,7 @@ func (b *box) assertRuns(d releases.Daemon) {
 	}
 	b.awaitTestd(d.Version)
 	b.must("test", fmt.Sprintf("/proc/%s/exe", b.mainPID()), "-ef", testdPath)
-	if s := b.status(); s.Installed != d.Version || s.Error != "" || !s.Unsigned {
+	if s := b.status(); s.Installed != d.Version || s.Error != "" || s.Unsigned == b.signed {
 		b.t.Errorf("status shows %+v, want %s installed", s, d.Version)
 	}
 }

@@ -73,7 +73,8 @@ func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, "systemtest: "+fo
 // box is a machine whose methods fail the test instead of returning errors.
 type box struct {
 	*machine.Machine
-	t *testing.T
+	t      *testing.T
+	signed bool // keys vouch for testd's releases, and status is to say so
 }
 
 // boot returns a fresh machine with the packages installed.
@@ -94,7 +95,7 @@ func bootBy(t *testing.T, boot func(context.Context, string) (*machine.Machine, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{m, t}
+	b := &box{Machine: m, t: t}
 	t.Cleanup(func() {
 		if t.Failed() {
 			b.dump()

@@ -151,6 +151,7 @@ func (c *chain) show(p *publisher) {
 func TestTUF(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+"[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n")
+	c.signed = true
 	p := newPublisher(t)
 	p.publish(releases.Daemon{Version: "1.1.0"})
 	c.show(p)
