@@ -21,6 +21,18 @@ type source interface {
 	archive(ctx context.Context, p manifest.Platform, have piece) (*body, error)
 }
 
+// source is where the release of this attempt comes from: where the operator says,
+// if they do, or else the target's own source.
+func (f *fetcher) source(t *target.Target, cache string) (source, error) {
+	switch {
+	case f.order.Import:
+		return &disk{path: f.tree.Import(f.name), rootOnly: f.rootOnly}, nil
+	case f.order.URL != "":
+		return newDirect(t, f.order.URL, f.order.SHA256, f.limits)
+	}
+	return newSource(t, cache, f.limits, f.rootOnly)
+}
+
 // newSource makes the source of a target. cache is the directory of the cached
 // manifest, "" for none.
 func newSource(t *target.Target, cache string, l limits, rootOnly func(string) error) (source, error) {

@@ -133,24 +133,6 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 	return excluded, nil
 }
 
-// Directories are all in which an update of the target may write, each once.
-func (t *Target) Directories() []string {
-	var dirs []string
-	for _, i := range t.Install {
-		dirs = append(dirs, filepath.Dir(i.To))
-	}
-	for _, file := range t.Snapshot {
-		dirs = append(dirs, filepath.Dir(file))
-	}
-	if t.Listing != nil {
-		for _, lt := range t.Listing.Types {
-			dirs = append(dirs, lt.Directory)
-		}
-	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
-}
-
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
 func (v *validation) listing() *Listing {

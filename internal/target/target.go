@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -149,6 +150,24 @@ type Install struct {
 func (i Install) Name(platform, version string) string {
 	os, arch, _ := strings.Cut(platform, "-")
 	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version).Replace(i.From)
+}
+
+// Directories are all in which an update of the target may write, each once.
+func (t *Target) Directories() []string {
+	var dirs []string
+	for _, i := range t.Install {
+		dirs = append(dirs, filepath.Dir(i.To))
+	}
+	for _, file := range t.Snapshot {
+		dirs = append(dirs, filepath.Dir(file))
+	}
+	if t.Listing != nil {
+		for _, lt := range t.Listing.Types {
+			dirs = append(dirs, lt.Directory)
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }
 
 // Health is how a trial is judged.

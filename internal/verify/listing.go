@@ -51,9 +51,9 @@ func (v *verifier) complete(installs []target.Install, names map[string]string) 
 	return refused("cannot unpack %s: the archive has no %s", v.platform.File, strings.Join(missing, ", no "))
 }
 
-// listed compares what the target installs, and the list, with the manifest's
+// keepWanted compares what the target installs, and the list, with the manifest's
 // contents, and removes the rest of what was extracted.
-func (v *verifier) listed(installs []target.Install, files []archive.File, list string, tree *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) keepWanted(installs []target.Install, files []archive.File, list string, tree *os.Root) ([]state.ReceiptFile, error) {
 	wanted := map[string]bool{list: true} // no entry is called ""
 	for _, i := range installs {
 		wanted[i.Name(v.key, v.manifest.Version)] = true

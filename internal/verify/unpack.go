@@ -102,7 +102,7 @@ func (v *verifier) unpack(t *target.Target, payload *os.File, into *os.Root) ([]
 	if err := v.complete(t.Install, names); err != nil {
 		return nil, err
 	}
-	return v.listed(t.Install, files, list, into)
+	return v.keepWanted(t.Install, files, list, into)
 }
 
 // limits are the manifest's unpacked_size, or else [archive.Default] within half

@@ -1,0 +1,59 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// Named is a release that an operator names in place of a target's source.
+type Named struct {
+	Path   string // of a directory, manifest or archive on this machine
+	URL    string // of an archive, where Path is ""
+	SHA256 string // that the archive must have; "" when the operator does not say
+}
+
+// String is for messages: a query may be a secret.
+func (n Named) String() string {
+	if u, err := url.Parse(n.URL); n.URL != "" && err == nil {
+		return show(u)
+	}
+	return n.Path
+}
+
+var namedDigest = regexp.MustCompile(`^(.+)#sha256=([0-9A-Fa-f]{64})$`)
+
+// ParseNamed reads a path, a file: URL, or the URL of an archive, each with
+// #sha256=HEX at its end if the operator knows the archive's digest. The URL is
+// https, or http from this machine: with any other, whoever is on the path would
+// decide what root installs.
+func ParseNamed(s string) (Named, error) {
+	var n Named
+	if m := namedDigest.FindStringSubmatch(s); m != nil {
+		s, n.SHA256 = m[1], strings.ToLower(m[2])
+	}
+	if !strings.Contains(s, "://") {
+		n.Path = s
+		return n, nil
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return n, errors.New("cannot use the URL: it is not valid")
+	case u.Fragment != "":
+		return n, fmt.Errorf("cannot use %s: what stands behind the # is not sha256= and 64 hex digits", show(u))
+	case u.Scheme == "file" && (u.Host == "" || u.Host == "localhost"):
+		n.Path = u.Path
+	case u.Scheme != "https" && (u.Scheme != "http" || !target.Loopback(u.Hostname())):
+		return n, fmt.Errorf("cannot use %s: it is neither https nor on this machine", show(u))
+	case u.Host == "" || u.User != nil:
+		return n, fmt.Errorf("cannot use %s: it has no host, or a user name", show(u))
+	default:
+		n.URL = s
+	}
+	return n, nil
+}
