@@ -77,6 +77,15 @@ type box struct {
 	signed bool // keys vouch for testd's releases, and status is to say so
 }
 
+// once skips a test of what no systemd does differently where it ran on the first of
+// them: the machines have only so much time.
+func once(t *testing.T) {
+	t.Helper()
+	if *release != "bookworm" {
+		t.Skip("what it tests is the same with every systemd, and it runs on bookworm")
+	}
+}
+
 // boot returns a fresh machine with the packages installed.
 func boot(t *testing.T) *box {
 	t.Helper()

@@ -14,6 +14,7 @@ import (
 // The plan's table "Error Scenarios", a row each (but for a broken updater: see
 // TestScaleboxPackage), and what else its script says no to.
 func TestScaleboxErrorScenarios(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	seventeen := releases.Daemon{Version: "build-17"}
@@ -137,6 +138,7 @@ func TestScaleboxCured(t *testing.T) {
 // A list that wants more than Scalebox's target allows: nothing of the release is
 // written, and the next good one installs.
 func TestScaleboxHostileList(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	before := s.find("-newer", scaleboxConfig, "-path", "/usr/local/*", "-o", "-newer", scaleboxConfig, "-path", "/etc/systemd/*")
@@ -171,6 +173,7 @@ func TestScaleboxHostileList(t *testing.T) {
 // A release that needs a key in the configuration (as Scalebox's HOST_IP): rolled
 // back without a hook, committed with one, and undone when it fails after the hook.
 func TestScaleboxMigration(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	const hook = "/etc/machinemon-update/hooks/scaleboxd-migrate"

@@ -12,6 +12,7 @@ import (
 // Where Scalebox's own script was, ours is found first; nothing that a release
 // brings or somebody breaks lasts, and the script comes back with the removal.
 func TestScaleboxPackage(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const (
 		script = "/usr/local/bin/scalebox-update"

@@ -59,7 +59,11 @@ func TestScaleboxPowerCuts(t *testing.T) {
 		s.boot()
 		s.listen()
 	}
-	for _, n := range []int{1, 2, 3, 4, 5, 6, 8, 10, 12, 14} {
+	points := []int{1, 2, 3, 4, 5, 6, 8, 10, 12, 14}
+	if *release != "bookworm" { // see once
+		points = []int{1, 4, 6, 14}
+	}
+	for _, n := range points {
 		cut(atArming, "swap", `"phase": "prepared"`, n)
 		s.assertRuns(old, build17())
 		s.must("machinemon-update", "unskip", "scaleboxd") // three interruptions would be one too many

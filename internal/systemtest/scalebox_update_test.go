@@ -121,6 +121,7 @@ func (s *scalebox) summed() {
 
 // What the operator's word in SCALEBOX_RELEASE_URL may do.
 func TestScaleboxReleaseURL(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	named := func(url string) []string { return []string{"env", "SCALEBOX_RELEASE_URL=" + url, "scalebox-update"} }
