@@ -33,8 +33,9 @@ ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 # https, hence the certificates.
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
-# More machines at once than cores: they wait more than they work.
-BOOTED := -parallel 4 -timeout $(if $(KEEP),0,20m)
+# More machines at once than cores: they wait more than they work. It takes about
+# ten minutes for each of the two systemds; a machine that is shared may be slow.
+BOOTED := -parallel 3 -timeout $(if $(KEEP),0,40m)
 
 # The packages of past releases: a directory for each version.
 RELEASES ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/machinemon-update/releases

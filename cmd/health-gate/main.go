@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -36,6 +37,10 @@ func main() {
 	switch verb {
 	case "baseline":
 		b, err := g.Baseline(context.Background(), name)
+		if errors.Is(err, health.ErrNoAttempt) {
+			lines.Printf("%s: %v", name, err)
+			return
+		}
 		if err != nil {
 			lines.Error(err)
 			os.Exit(2)

@@ -18,7 +18,9 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -104,8 +106,16 @@ func (g Gate) next(name string) (string, error) {
 		return r.Attempt, nil
 	}
 	o, err := g.tree.Order(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrNoAttempt
+	}
 	return o.Attempt, err
 }
+
+// ErrNoAttempt says that no swap waits for a look: a daemon-reload can have the path
+// unit start the swap once more, and the baseline with it, after the first one has
+// taken the order.
+var ErrNoAttempt = errors.New("no attempt waits for a look")
 
 // Judge judges the open trial and writes the report; it returns nil when there
 // is no trial to judge.

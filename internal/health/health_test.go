@@ -239,6 +239,17 @@ func TestNoReport(t *testing.T) {
 	}
 }
 
+// The order was taken already: a swap that systemd started twice.
+func TestBaselineWithoutAttempt(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	if _, err := b.tree.TakeOrder("x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Baseline(t.Context(), "x"); !errors.Is(err, ErrNoAttempt) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBaseline(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
 	for _, c := range []struct {

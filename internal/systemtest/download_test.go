@@ -28,6 +28,7 @@ func sentOf(path string, servers ...*releases.Server) (answers int, bytes int64)
 // A connection that is cut every megabyte, and a server that goes away, cost
 // hardly more bytes than the archive has.
 func TestCutDownload(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	noise := make([]byte, 8<<20) // no archive makes that smaller

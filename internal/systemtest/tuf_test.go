@@ -149,6 +149,7 @@ func (c *chain) show(p *publisher) {
 // The whole life of a target whose releases are signed: the pin, updates, other
 // keys, thieves of the old ones, and a publisher who was away for a week.
 func TestTUF(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+"[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n")
 	c.signed = true
