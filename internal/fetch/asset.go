@@ -125,7 +125,7 @@ func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (
 }
 
 // validToken is a token as GitHub makes them: one word.
-var validToken = regexp.MustCompile(`^[!-~]{1,1000}$`)
+var validToken = regexp.MustCompile(`^[!-~]+$`)
 
 // readToken reads the token that systemd, as root, took from source.token_file
 // for this unit.
@@ -146,7 +146,7 @@ func readToken(name string) (string, error) {
 		return "", state.Fail(state.Misconfigured, "cannot fetch %s: the token of source.token_file: %w", name, cause(err))
 	}
 	token := strings.TrimSuffix(string(b), "\n")
-	if !validToken.MatchString(token) {
+	if len(token) > 1000 || !validToken.MatchString(token) {
 		return "", state.Fail(state.Misconfigured, "cannot fetch %s: source.token_file has no token (hint: one line without spaces, in a file that exists)", name)
 	}
 	return token, nil

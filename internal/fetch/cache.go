@@ -36,9 +36,11 @@ type cached struct {
 	Body     []byte `json:"body"`
 }
 
-// entityTag is RFC 9110's, without the bytes above ASCII: it goes into a header
-// again.
-var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]{1,256}"$`)
+var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]+"$`)
+
+// usableTag tells an entity tag of RFC 9110, without the bytes above ASCII: it goes
+// into a header again.
+func usableTag(s string) bool { return len(s) <= 256 && entityTag.MatchString(s) }
 
 // load returns what is known, and nothing when that cannot be used: the answer
 // is then fetched as if for the first time, which also replaces a damaged file.
@@ -57,7 +59,7 @@ func (c cache) load() cached {
 	}
 	var k cached
 	if json.Unmarshal(data, &k) != nil || k.Format != state.Format ||
-		k.URL != c.url || k.Insecure != c.insecure || !entityTag.MatchString(k.ETag) || !c.usable(k.Body) {
+		k.URL != c.url || k.Insecure != c.insecure || !usableTag(k.ETag) || !c.usable(k.Body) {
 		return cached{}
 	}
 	return k
@@ -65,7 +67,7 @@ func (c cache) load() cached {
 
 // keep stores an answer that came with a usable ETag.
 func (c cache) keep(body []byte, etag string) error {
-	if c.dir == "" || !entityTag.MatchString(etag) {
+	if c.dir == "" || !usableTag(etag) {
 		return nil
 	}
 	data, err := json.Marshal(cached{state.Format, c.url, c.insecure, etag, body})

@@ -59,7 +59,7 @@ func readAbout(dir string) (a about, ok bool) {
 
 // strong is the ETag if it is a strong one, else "".
 func strong(etag string) string {
-	if !entityTag.MatchString(etag) || etag[0] == 'W' {
+	if !usableTag(etag) || etag[0] == 'W' {
 		return ""
 	}
 	return etag

@@ -18,7 +18,7 @@ import (
 const maxBytes = 1 << 40
 
 var (
-	validFile   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,254}$`)
+	validFile   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]*$`)
 	validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
@@ -179,7 +179,7 @@ func (f fields) file(key string) string {
 }
 
 // ValidFile tells whether s is a plain name of an archive.
-func ValidFile(s string) bool { return validFile.MatchString(s) }
+func ValidFile(s string) bool { return len(s) <= 255 && validFile.MatchString(s) }
 
 // checkFile takes a plain name that can stand in a URL and in a directory as it
 // is, or an http(s) URL.

@@ -35,8 +35,9 @@ type chain struct {
 func newChain(t *testing.T, unit, target string) *chain {
 	t.Helper()
 	m := boot(t)
+	m.writeTarget(target) // installing the unit reloads, too
 	m.installTestd("1.0.0", unit)
-	m.target(target)
+	m.must("systemctl", "start", "paths.target")
 	m.stopShipped()
 	dir := t.TempDir()
 	return &chain{m, dir, m.serve(dir)}

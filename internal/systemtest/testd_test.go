@@ -64,17 +64,21 @@ func (b *box) installTestd(version, unit string) {
 	b.t.Helper()
 	b.writeFile(testdPath, string(build(b.t, releases.Daemon{Version: version})), 0o755)
 	b.writeFile("/etc/systemd/system/testd.service", unit, 0o644)
-	b.must("systemctl", "daemon-reload")
-	b.must("systemctl", "enable", "--quiet", "--now", "testd.service")
+	b.must("systemctl", "enable", "--quiet", "--now", "testd.service") // reloads
 	b.awaitTestd(version)
 }
 
 // target makes testd a target, by this target file.
 func (b *box) target(file string) {
 	b.t.Helper()
-	b.writeFile("/etc/machinemon-update/targets.d/testd.toml", file, 0o644)
+	b.writeTarget(file)
 	b.must("systemctl", "daemon-reload")
 	b.must("systemctl", "start", "paths.target")
+}
+
+func (b *box) writeTarget(file string) {
+	b.t.Helper()
+	b.writeFile("/etc/machinemon-update/targets.d/testd.toml", file, 0o644)
 }
 
 // publish adds a release of the daemon to dir, by machinemon-release.

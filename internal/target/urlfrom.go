@@ -31,7 +31,7 @@ func (f *URLFrom) String() string { return f.File + ": " + f.Key + " + " + f.App
 const insecureKey = "insecure_skip_tls"
 
 var (
-	keyName    = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
+	keyName    = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 	appendable = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
 )
 
@@ -62,7 +62,7 @@ func (v *validation) urlFrom() *URLFrom {
 		v.missing(path, "append", "")
 	case !cleanPath(from.File):
 		v.bad(path + ".file")
-	case !keyName.MatchString(from.Key):
+	case len(from.Key) > 100 || !keyName.MatchString(from.Key):
 		v.bad(path + ".key")
 	case !cleanPath(from.Append) || !appendable.MatchString(from.Append):
 		v.bad(path + ".append")

@@ -28,6 +28,14 @@ var maskedUnits = []string{
 	"console-getty.service",
 }
 
+// maskedGenerators look for what no machine here has, at every boot and reload, and
+// both are what the tests do most.
+var maskedGenerators = []string{
+	"systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-getty-generator",
+	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
+	"systemd-rc-local-generator", "systemd-ssh-generator", "systemd-system-update-generator", "systemd-tpm2-generator", "systemd-veritysetup-generator",
+}
+
 // CacheDir is where images and runs live.
 func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
@@ -40,7 +48,7 @@ func CacheDir() (string, error) {
 // baseImage returns the directory of a base system of the Debian release, and
 // makes it when it is missing.
 func baseImage(ctx context.Context, cache, release string) (string, error) {
-	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%q\n%q", release, basePackages, maskedUnits))
+	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%q\n%q\n%q", release, basePackages, maskedUnits, maskedGenerators))
 	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%x", release, key[:6]))
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
@@ -64,6 +72,10 @@ func baseImage(ctx context.Context, cache, release string) (string, error) {
 	args := []string{"mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--include=" + strings.Join(basePackages, ",")}
 	for _, unit := range maskedUnits {
 		args = append(args, fmt.Sprintf(`--customize-hook=ln -s /dev/null "$1"/etc/systemd/system/%s`, unit))
+	}
+	args = append(args, `--customize-hook=mkdir -p "$1"/etc/systemd/system-generators`)
+	for _, generator := range maskedGenerators {
+		args = append(args, fmt.Sprintf(`--customize-hook=ln -s /dev/null "$1"/etc/systemd/system-generators/%s`, generator))
 	}
 	if err := contained(ctx, append(args, release, temp)...); err != nil {
 		return "", fmt.Errorf("cannot make a base image of %s: %w", release, err)

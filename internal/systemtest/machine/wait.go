@@ -15,11 +15,10 @@ func WaitFor(ctx context.Context, what string, condition func() bool) error {
 		ctx, cancel = context.WithTimeout(ctx, RunTimeout)
 		defer cancel()
 	}
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
+	// Less and less often: to look may be a command in the machine, which it slows.
+	for pause := 5 * time.Millisecond; !condition(); pause = min(2*pause, 80*time.Millisecond) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return fmt.Errorf("cannot see that %s: %w", what, ctx.Err())
 		}
