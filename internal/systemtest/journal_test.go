@@ -4,11 +4,14 @@ package systemtest
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
@@ -156,8 +159,7 @@ func TestJournalStuck(t *testing.T) {
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1))
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
 	c.must("systemctl", "kill", "--signal=STOP", "systemd-journald.service")
-	// Until its queue is full.
-	c.must("sh", "-c", "while echo MESSAGE=x | timeout 0.5 logger --journald; do :; done")
+	c.fillJournal()
 	c.apply(4, "rolled back 1.1.0")
 	c.must("systemctl", "kill", "--signal=CONT", "systemd-journald.service")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
@@ -168,6 +170,26 @@ func TestJournalStuck(t *testing.T) {
 	for _, want := range []string{"cannot send to the journal, so lines have no fields: it does not listen\n", ": rolled back: "} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the journal does not have %q:\n%s", want, said)
+		}
+	}
+}
+
+// fillJournal sends to a journal that does not listen until its queue is full: a
+// sender waits for that, and before it when it has sent much itself.
+func (b *box) fillJournal() {
+	b.t.Helper()
+	for full := false; !full; {
+		conn, err := net.Dial("unixgram", filepath.Join(b.Root().Name(), "run/systemd/journal/socket"))
+		b.ok(err)
+		for full = true; err == nil; {
+			conn.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			if _, err = conn.Write([]byte("MESSAGE=x\n")); err == nil {
+				full = false
+			}
+		}
+		conn.Close()
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			b.t.Fatal(err)
 		}
 	}
 }
