@@ -24,16 +24,22 @@ type fake struct {
 	err   error
 }
 
-func (f *fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
-	if name == unit("fetch", "agent") {
-		f.looks++
-	}
-	if f.looks > 100 {
+func (f *fake) Units(ctx context.Context, names ...string) ([]systemd.Unit, error) {
+	if f.looks++; f.looks > 100 {
 		f.t.Fatal("the follower does not wait")
 	}
-	if f.read != nil {
-		f.read(f.looks, name)
+	var units []systemd.Unit
+	for _, name := range names {
+		if f.read != nil {
+			f.read(f.looks, name)
+		}
+		u, _ := f.Unit(ctx, name)
+		units = append(units, systemd.Unit{Name: name, Active: u.Active, Sub: u.Sub, Job: u.Job})
 	}
+	return units, f.err
+}
+
+func (f *fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	u, ok := f.units[name]
 	if !ok {
 		u.Active = "inactive"
@@ -67,6 +73,10 @@ func newBench(t *testing.T) *bench {
 		}
 	}
 	return b
+}
+
+func (b *bench) look() ([]systemd.Unit, error) {
+	return b.systemd.Units(b.t.Context(), unitsOf("agent")...)
 }
 
 func (b *bench) record(r state.Role, a state.Attempt) {

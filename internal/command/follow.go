@@ -21,6 +21,7 @@ var steps = []struct{ unit, word string }{
 // observer is what a follower needs of systemd; *systemd.Conn is one.
 type observer interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Units(ctx context.Context, names ...string) ([]systemd.Unit, error)
 	Changes() <-chan struct{}
 }
 
@@ -64,10 +65,10 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 			if unread != nil {
 				return at, unread
 			}
-			return f.orphan(units)
+			return f.orphan(ctx, units)
 		}
 		var err error
-		if units, err = f.read(ctx); err != nil {
+		if units, err = f.conn.Units(ctx, unitsOf(f.name)...); err != nil {
 			return at, err
 		}
 		nobody, err := f.idle(units)
@@ -79,7 +80,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 			continue
 		}
 		idle = 0
-		f.show(units)
+		f.show(ctx, units)
 		select {
 		case <-f.conn.Changes():
 		case <-ctx.Done():
@@ -97,18 +98,6 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 		return state.Attempt{ID: f.attempt}, false, err
 	}
 	return all[i], all[i].Result != state.HandedOn, err
-}
-
-func (f *follower) read(ctx context.Context) ([]systemd.Unit, error) {
-	var units []systemd.Unit
-	for _, name := range unitsOf(f.name) {
-		u, err := f.conn.Unit(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		units = append(units, u)
-	}
-	return units, nil
 }
 
 // idle tells whether nobody works on the target, and nothing that was handed on
@@ -146,7 +135,7 @@ func busy(units []systemd.Unit) bool {
 // told that an attempt is under way. The end is known, whatever comes now.
 func (f *follower) rest(ctx context.Context) {
 	for {
-		units, err := f.read(ctx)
+		units, err := f.conn.Units(ctx, unitsOf(f.name)...)
 		if err != nil || !busy(units) {
 			return
 		}
@@ -161,13 +150,16 @@ func (f *follower) rest(ctx context.Context) {
 // orphan is the end of an attempt whose worker died without a record. That is
 // the first failed one: the attempt came no further, so what failed further on
 // failed in an earlier attempt. A failed baseline stops nobody.
-func (f *follower) orphan(units []systemd.Unit) (state.Attempt, error) {
+func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Attempt, error) {
 	at := state.Attempt{ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed}
 	reason := "the chain stopped and none of its units failed"
 	begun := false
 	for _, u := range units {
 		begun = begun || u.Name == f.first
 		if begun && u.Active == "failed" && u.Name != unit("baseline", f.name) {
+			if whole, err := f.conn.Unit(ctx, u.Name); err == nil {
+				u = whole
+			}
 			reason = fmt.Sprintf("%s failed (%s): %s", u.Name, u.Result, u)
 			break
 		}
@@ -188,7 +180,7 @@ func (f *follower) orphan(units []systemd.Unit) (state.Attempt, error) {
 
 // show tells of the step that came furthest: the one before it may be about to
 // end.
-func (f *follower) show(units []systemd.Unit) {
+func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 	if f.progress == nil {
 		return
 	}
@@ -196,6 +188,10 @@ func (f *follower) show(units []systemd.Unit) {
 		u := units[i]
 		if s.word == "" || u.Active != "activating" {
 			continue
+		}
+		u, err := f.conn.Unit(ctx, u.Name)
+		if err != nil {
+			return // the next look at the units will say so
 		}
 		done, total, ok := systemd.ParseProgress(u.Status)
 		switch {

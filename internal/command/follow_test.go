@@ -61,7 +61,7 @@ func TestIdle(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
 			c.set(b)
-			units, err := b.read(t.Context())
+			units, err := b.look()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,11 +135,11 @@ func TestOrphan(t *testing.T) {
 			for _, name := range c.failed {
 				b.systemd.units[name] = killed
 			}
-			units, err := b.read(t.Context())
+			units, err := b.look()
 			if err != nil {
 				t.Fatal(err)
 			}
-			at, err := b.orphan(units)
+			at, err := b.orphan(t.Context(), units)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -249,7 +249,7 @@ func TestFollow(t *testing.T) {
 				t.Errorf("%+v, %v", at, err)
 			}
 			b.systemd.read = nil
-			if units, err := b.read(t.Context()); err != nil || busy(units) {
+			if units, err := b.look(); err != nil || busy(units) {
 				t.Errorf("it is over, and somebody works: %+v, %v", units, err)
 			}
 		})

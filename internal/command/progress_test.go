@@ -136,7 +136,7 @@ func TestShow(t *testing.T) {
 		for step, text := range texts {
 			b.systemd.units[unit(step, "agent")] = systemd.Unit{Active: "activating", Status: text}
 		}
-		units, err := b.read(t.Context())
+		units, err := b.look()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,14 +156,14 @@ func TestShow(t *testing.T) {
 		{"health-gate": "settling: 4 s left"},
 		{"commit": ""},
 	} {
-		b.show(active(texts))
+		b.show(t.Context(), active(texts))
 	}
 	want := []string{"agent: fetching", "agent: verifying", "agent: swapping", "agent: watching", "agent: committing", ""}
 	if got := strings.Split(b.said.String(), "\n"); !slices.Equal(got, want) {
 		t.Errorf("said %q\nwant %q", got, want)
 	}
 	b.follower.progress = nil // --json
-	b.show(active(map[string]string{"swap": ""}))
+	b.show(t.Context(), active(map[string]string{"swap": ""}))
 }
 
 // On a terminal the units' texts are shown too, but not the fetcher's, which
@@ -179,11 +179,11 @@ func TestShowOnTerminal(t *testing.T) {
 		{"commit", "", "agent: committing"},
 	} {
 		b.systemd.units = map[string]systemd.Unit{unit(c.step, "agent"): {Active: "activating", Status: c.text}}
-		units, err := b.read(t.Context())
+		units, err := b.look()
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.show(units)
+		b.show(t.Context(), units)
 		if got := s.line(); got != c.want {
 			t.Errorf("%s: the terminal shows %q, want %q", c.step, got, c.want)
 		}

@@ -244,19 +244,22 @@ func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, r
 // for an attempt that nobody asked for. A later step that is under way would
 // refuse ours, but not before it has let go of the target's lock.
 func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, error) {
-	for _, n := range unitsOf(name) {
-		u, err := conn.Unit(ctx, n)
+	units, err := conn.Units(ctx, unitsOf(name)...)
+	if err != nil {
+		return "", err
+	}
+	for _, u := range units {
 		// Before its next start a fetch waits for the network, and has begun nothing.
-		if err == nil && n == unit("fetch", name) && u.Sub == "auto-restart" {
-			if err = conn.Stop(ctx, n); err == nil {
-				u, err = conn.Unit(ctx, n)
+		if u.Name == unit("fetch", name) && u.Sub == "auto-restart" {
+			if err := conn.Stop(ctx, u.Name); err != nil {
+				return "", err
+			}
+			if u, err = conn.Unit(ctx, u.Name); err != nil {
+				return "", err
 			}
 		}
-		if err != nil {
-			return "", err
-		}
 		if !u.Settled() {
-			return n, nil
+			return u.Name, nil
 		}
 	}
 	return "", nil

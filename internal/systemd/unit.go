@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -94,6 +95,28 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Needs = append(u.Needs, names...)
 	}
 	return u, nil
+}
+
+// Units reads, in one call and so at one moment, what systemd lists of units: Load,
+// Active, Sub and Job, in the order of the names. For [Conn.Unit] PID 1 gathers some
+// hundreds of properties of each, too many for every change in a chain of units.
+func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
+	var listed []dbus.UnitStatus
+	err := c.do(ctx, func(l *link) (err error) {
+		listed, err = l.sd.ListUnitsByNamesContext(ctx, names)
+		return err
+	})
+	if err == nil && len(listed) != len(names) {
+		err = fmt.Errorf("systemd lists %d of %d", len(listed), len(names))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the states of %s: %w", strings.Join(names, ", "), err)
+	}
+	var units []Unit
+	for i, u := range listed {
+		units = append(units, Unit{Name: names[i], Load: u.LoadState, Active: u.ActiveState, Sub: u.SubState, Job: u.JobId})
+	}
+	return units, nil
 }
 
 // Alive returns the names of the units that match a pattern and are active, on
