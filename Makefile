@@ -4,7 +4,8 @@
 #   build    build/: the programs, and the shells' completion of them
 #   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
 #   test     all of it: check, the tests, and the tests on a booted systemd,
-#            252 (Debian 12) and then 257 (Debian 13)
+#            252 (Debian 12) and then, what another systemd could do otherwise,
+#            257 (Debian 13)
 #   check-install  the tests on a booted systemd (252), on a fresh installation
 #   check-update   the same on one that apt upgraded from the last release;
 #                  KEEP=1 keeps a machine of either for a look, until Ctrl-C
@@ -33,8 +34,7 @@ ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 # https, hence the certificates.
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
-# More machines at once than cores: they wait more than they work. It takes about
-# ten minutes for each of the two systemds; a machine that is shared may be slow.
+# More machines at once than cores: they wait more than they work.
 BOOTED := -parallel 3 -timeout $(if $(KEEP),0,40m)
 
 # The packages of past releases: a directory for each version.

@@ -21,6 +21,7 @@ func asUser(user, groups string, argv ...string) []string {
 
 // Everybody may look; only root changes anything.
 func TestOtherUsers(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

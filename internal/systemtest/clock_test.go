@@ -141,6 +141,7 @@ func (c *chain) setClock(year int) {
 // A machine with a dead clock battery updates, goes back and remembers like any
 // other, and nothing of that is in its way when the clock is right again.
 func TestClockIsWrong(t *testing.T) {
+	once(t)
 	t.Parallel()
 	for _, year := range []int{1970, 2100} {
 		t.Run(fmt.Sprint(year), func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 // The shells find the completion where they look for it, and bash's works.
 func TestCompletion(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	for _, command := range []string{"machinemon-update", "machinemon-release"} {

@@ -13,6 +13,7 @@ import (
 // Ten people, or ten cron jobs, ask at once: one attempt runs, and one restart
 // happens.
 func TestTenAppliesAtOnce(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
@@ -56,6 +57,7 @@ func TestTenAppliesAtOnce(t *testing.T) {
 
 // Updates in quick succession meet no start limit, however fast the machine is.
 func TestQuickUpdates(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 0", 1))
 	for _, step := range []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"} { // as if all happened within a minute
@@ -74,6 +76,7 @@ func TestQuickUpdates(t *testing.T) {
 
 // A machine on which targets are configured whose daemons it does not have.
 func TestDaemonsNotInstalled(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	server := m.serve(t.TempDir())
@@ -98,6 +101,7 @@ func TestDaemonsNotInstalled(t *testing.T) {
 // A target file that is broken costs that target, and the umbrella's exit
 // status: no other target, no boot, no daemon-reload.
 func TestBrokenTargetBesideGoodOne(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	for name, content := range map[string]string{
@@ -136,6 +140,7 @@ func TestBrokenTargetBesideGoodOne(t *testing.T) {
 // What root does under a tight umask can be used and seen by everybody it is
 // meant for.
 func TestUmask(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

@@ -199,6 +199,7 @@ func TestDirectiveFlood(t *testing.T) {
 // Whatever is dropped is discarded, and whatever is killed, stopped or reloaded
 // meanwhile, directives are heard and never more often than they may be.
 func TestDirectiveSurvives(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.shortPause()

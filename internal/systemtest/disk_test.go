@@ -59,6 +59,7 @@ func (c *chain) full(apply *machine.Process, says ...string) {
 
 // A disk that is full for the state costs the attempt, wherever it is noticed.
 func TestDiskFullForState(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.holdable()
@@ -141,6 +142,7 @@ func TestDiskFullForState(t *testing.T) {
 // A disk that fills up in the trial cannot hold a verdict: the old version comes
 // back, and the trial is closed as soon as that can be written down.
 func TestDiskFullInTheTrial(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 3", 1))
 	c.smallState("size=32m")
@@ -168,6 +170,7 @@ func TestDiskFullInTheTrial(t *testing.T) {
 
 // The same for the disk of the installed file, and of a snapshot.
 func TestDiskFullForFiles(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	bin := path.Dir(testdPath)
@@ -208,6 +211,7 @@ func TestDiskFullForFiles(t *testing.T) {
 // Fifty updates in a row, with failures of every kind among them, need no more
 // disk than five, and no more than the manual page says.
 func TestDiskUse(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 0", "timeout_seconds = 10", "timeout_seconds = 5").Replace(testdTarget))
 	// To link fifty programs would take longer than to install them.

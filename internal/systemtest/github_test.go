@@ -40,6 +40,7 @@ func (b *box) onGitHub(tag, digest string, more ...releases.Asset) releases.Tagg
 // Releases on GitHub: tags without an order, a private repository, and an API
 // that takes no more requests.
 func TestGitHub(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := &chain{box: boot(t)}
 	c.installTestd("build-17", testdUnit)

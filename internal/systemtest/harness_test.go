@@ -77,8 +77,8 @@ type box struct {
 	signed bool // keys vouch for testd's releases, and status is to say so
 }
 
-// once skips a test of what no systemd does differently where it ran on the first of
-// them: the machines have only so much time.
+// once skips a test of what is ours, and no systemd's, where it ran on the first of
+// them: of files, disks, servers, configuration and packages.
 func once(t *testing.T) {
 	t.Helper()
 	if *release != "bookworm" {

@@ -14,6 +14,7 @@ import (
 // A machine without a network: root brings the release in a directory of their
 // own, and it goes through the whole chain.
 func TestImport(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "url = ", "# url = ", 1))
 	c.server.Close()

@@ -185,6 +185,7 @@ func (b *box) assertDebris(staged ...string) {
 
 // A verdict's unit that dies is started again and completes.
 func TestKilledVerdict(t *testing.T) {
+	once(t)
 	t.Parallel()
 	for _, test := range []struct {
 		name, behaviour, step string

@@ -57,6 +57,7 @@ func (c *chain) lenient() {
 // The schedule leaves a release alone that failed its trial here, and takes the
 // one that corrects it: other bytes, or the publisher's word that these are good.
 func TestCorrectedRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("machinemon-update", "enable", "testd")
@@ -98,6 +99,7 @@ func TestCorrectedRelease(t *testing.T) {
 
 // A rejected program does not come back in another wrapping.
 func TestRepackedRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	for _, test := range []struct {
 		name      string

@@ -18,6 +18,7 @@ const (
 // A destination that cannot be written costs the attempt. Once it can, the
 // same release installs.
 func TestUnwritableDestination(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	const immutable = ": operation not permitted (hint: is the file immutable?"

@@ -59,6 +59,7 @@ func TestDetachedCommand(t *testing.T) {
 
 // The operator goes back, and what was left is not installed again.
 func TestOperatorsRollback(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	rollback := func(exit int, says ...string) {

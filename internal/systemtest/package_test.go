@@ -56,6 +56,7 @@ func (b *box) denied() {
 // After a purge in the middle of a trial the daemon runs as before, and of the
 // packages nothing is left.
 func TestPurge(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const mark = "/etc/testd/mark"
 	b := bootBare(t)
@@ -161,6 +162,7 @@ func TestRemoveInstallPurge(t *testing.T) {
 // Where a policy forbids it, an installation starts nothing. A trial is rolled
 // back all the same.
 func TestPolicyForbidsServices(t *testing.T) {
+	once(t)
 	t.Parallel()
 	b := bootBare(t)
 	b.installTestd("1.0.0", testdUnit)

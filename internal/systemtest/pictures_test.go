@@ -13,6 +13,7 @@ import (
 //
 //	go test -tags systemd -run TestPictures -v ./internal/systemtest
 func TestPictures(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	picture := func(of string, says ...string) {

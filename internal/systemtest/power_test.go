@@ -116,6 +116,7 @@ func TestYankedAfterTheVerdict(t *testing.T) {
 
 // A release whose trial is cut short again and again may be what does it.
 func TestRejectedAfterThreeInterruptions(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, longTrial)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

@@ -67,6 +67,7 @@ func TestUpdate(t *testing.T) {
 // A release that fails its trial goes, is not tried again, and keeps nobody
 // from the next one.
 func TestBadRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	for _, test := range []struct{ behaviour, health, says string }{
 		{"exit1-at-once", "", "its main process "},
@@ -130,6 +131,7 @@ func TestReleaseIgnoresSIGTERM(t *testing.T) {
 
 // A release that cannot be right is refused before anything is touched.
 func TestRefusedRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	const version = "1.1.0"

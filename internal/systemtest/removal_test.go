@@ -90,6 +90,7 @@ func (b *box) assertServes(d releases.Daemon) {
 // Whatever the chain is doing when the package is removed, the daemon runs a
 // whole version afterwards, and the package can come back.
 func TestRemovalInEveryStage(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const old, released = "1.0.0", "1.1.0"
 	settle4 := strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 4", 1)

@@ -16,6 +16,7 @@ import (
 // The way of a server through releases: installed by hand, updated by the web pages
 // while GitHub's API is limited, with fewer files, and back.
 func TestScaleboxUpdate(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	first := build17()

@@ -67,6 +67,7 @@ func TestTimer(t *testing.T) {
 }
 
 func TestOperatorsWordIsLast(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("machinemon-update", "enable", "testd")
@@ -119,6 +120,7 @@ func TestOperatorsWordIsLast(t *testing.T) {
 
 // A release that failed is not fetched again by the schedule.
 func TestScheduleRemembersFailure(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("machinemon-update", "enable", "testd")

@@ -173,6 +173,7 @@ func TestYankAndBootAgain(t *testing.T) {
 // The process of a run gets SIGKILL while its machine is up: the machine must
 // go with it, and the next run must remove what is left on disk.
 func TestKilledRunLeavesNothing(t *testing.T) {
+	once(t)
 	t.Parallel()
 	if os.Getenv("SYSTEMTEST_VICTIM") != "" {
 		m := boot(t)

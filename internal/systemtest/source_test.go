@@ -16,6 +16,7 @@ import (
 
 // A source that fails or lies costs nothing but the attempt.
 func TestBadSource(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
@@ -81,6 +82,7 @@ func sized(b []byte) releases.Fault {
 // What the configuration must not ask for is refused by name before anything
 // is asked of the source.
 func TestBadConfiguration(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

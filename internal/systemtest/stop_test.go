@@ -37,6 +37,9 @@ func TestStoppedInEveryStage(t *testing.T) {
 			do   func(b *box)
 		}{{"power-off", func(b *box) { b.powerOff(); b.boot() }}, {"reboot", (*box).reboot}} {
 			t.Run(test.stage+", "+stop.name, func(t *testing.T) {
+				if stop.name == "power-off" {
+					once(t)
+				}
 				t.Parallel()
 				target := longTrial
 				if test.result == "committed" || test.rejected {

@@ -132,6 +132,7 @@ func (b *box) awaitTestd(version string) {
 }
 
 func TestDaemonBehaviours(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	m.installTestd("1.0.0", testdUnit)

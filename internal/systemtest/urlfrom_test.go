@@ -122,6 +122,7 @@ func (a *agent) uses(url, changed string) {
 // A machine that got the agent's package and no agent: nothing fails, nothing
 // happens, and who asks is told.
 func TestNoAgent(t *testing.T) {
+	once(t)
 	t.Parallel()
 	a := newAgent(t)
 	a.must("systemctl", "is-active", "machinemon-fetch@agent.timer")
@@ -143,6 +144,7 @@ func TestNoAgent(t *testing.T) {
 
 // The agent's source is where its own configuration leads, once root has looked.
 func TestSourceOfAgent(t *testing.T) {
+	once(t)
 	t.Parallel()
 	a := newAgent(t)
 	a.install("1.0.0")
