@@ -34,13 +34,17 @@ type chain struct {
 
 func newChain(t *testing.T, unit, target string) *chain {
 	t.Helper()
-	m := boot(t)
-	m.writeTarget(target) // installing the unit reloads, too
-	m.installTestd("1.0.0", unit)
-	m.must("systemctl", "start", "paths.target")
-	m.stopShipped()
-	dir := t.TempDir()
-	return &chain{m, dir, m.serve(dir)}
+	return boot(t).chain(unit, target)
+}
+
+func (b *box) chain(unit, target string) *chain {
+	b.t.Helper()
+	b.writeTarget(target) // installing the unit reloads, too
+	b.installTestd("1.0.0", unit)
+	b.must("systemctl", "start", "paths.target")
+	b.stopShipped()
+	dir := b.t.TempDir()
+	return &chain{b, dir, b.serve(dir)}
 }
 
 // stopShipped stops what asks for releases of the shipped targets, which are not the

@@ -61,8 +61,7 @@ func (c *chain) full(apply *machine.Process, says ...string) {
 func TestDiskFullForState(t *testing.T) {
 	once(t)
 	t.Parallel()
-	c := newChain(t, testdUnit, testdTarget)
-	c.holdable()
+	c := newHeldChain(t, testdTarget)
 	c.smallState("size=32m,nr_inodes=100")
 	c.publish(c.dir, releases.Daemon{Version: "1.0.0"})
 	c.apply(0, "already current")

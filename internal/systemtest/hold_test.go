@@ -42,8 +42,8 @@ func (h hold) waits() string {
 // heldUnit is testdUnit, with a start that can be held.
 var heldUnit = strings.Replace(testdUnit, "[Service]\n", "[Service]\nExecStartPre="+atRestart.waits()+"\n", 1)
 
-// holdable installs the places where the chain can be held; nothing is held
-// yet. The timer of the trial is made to wait by ordering alone: its start for
+// holdable installs the places where the chain can be held, before the next
+// daemon-reload; nothing is held yet. The timer of the trial is made to wait by ordering alone: its start for
 // a unit that is starting before it, its stop for one that is stopped before it.
 func (b *box) holdable() {
 	b.t.Helper()
@@ -57,7 +57,6 @@ func (b *box) holdable() {
 	} {
 		b.writeFile("/etc/systemd/system/"+name, content, 0o644)
 	}
-	b.must("systemctl", "daemon-reload")
 }
 
 func (b *box) hold(h hold) {
@@ -172,9 +171,9 @@ func (b *box) arrived(came chan struct{}) {
 // newHeldChain is newChain with holds.
 func newHeldChain(t *testing.T, target string) *chain {
 	t.Helper()
-	c := newChain(t, heldUnit, target)
-	c.holdable()
-	return c
+	m := boot(t)
+	m.holdable()
+	return m.chain(heldUnit, target)
 }
 
 func unitOf(step string) string { return "machinemon-" + step + "@testd.service" }
