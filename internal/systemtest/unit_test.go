@@ -95,14 +95,14 @@ func TestDependents(t *testing.T) {
 // An update may be the cure of what is broken.
 func TestBrokenUnitIsCured(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ name, unit, broken string }{
-		{"crash loop", strings.Replace(testdUnit, "Restart=on-failure", "Restart=always\nRestartSec=200ms", 1), "activating"},
-		{"start limit", strings.Replace(testdUnit, "Restart=on-failure", "Restart=always", 1), "failed"},
-		{"no restart", strings.Replace(testdUnit, "Restart=on-failure", "Restart=no", 1), "failed"},
+	for _, test := range []struct{ name, restart, within, broken string }{
+		{"crash loop", "Restart=always\nRestartSec=200ms", "1s", "activating"},
+		{"start limit", "Restart=always", "10s", "failed"},
+		{"no restart", "Restart=no", "1s", "failed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			c := newChain(t, strings.Replace(test.unit, "[Unit]", "[Unit]\nStartLimitIntervalSec=1s", 1), testdTarget)
+			c := newChain(t, strings.NewReplacer("Restart=on-failure", test.restart, "[Unit]", "[Unit]\nStartLimitIntervalSec="+test.within).Replace(testdUnit), testdTarget)
 			broken := string(build(t, releases.Daemon{Version: "1.0.0", Behaviour: "exit1-at-once"}))
 			c.writeFile(testdPath, broken, 0o755)
 			c.run("systemctl", "restart", "testd.service")
