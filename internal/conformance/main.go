@@ -92,7 +92,7 @@ type client struct {
 }
 
 func (c *client) init(root string) error {
-	b, err := os.ReadFile(root)
+	b, err := read(root)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (c *client) init(root string) error {
 
 // refresh brings the metadata up to date, and stores what was verified.
 func (c *client) refresh(ctx context.Context, url string) (err error) {
-	if c.Pin, err = c.read(trust.Root); err != nil {
+	if c.Pin, err = read(c.file(trust.Root)); err != nil {
 		return err
 	}
 	if c.Clock, err = date(); err != nil {
@@ -113,7 +113,7 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 	known := []*[]byte{&c.State.Timestamp, &c.State.Snapshot, &c.State.Targets}
 	c.State.Pin = manifest.Digest(c.Pin)
 	for i, role := range []trust.Role{trust.Timestamp, trust.Snapshot, trust.Targets} {
-		if *known[i], err = c.read(role); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if *known[i], err = read(c.file(role)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -161,7 +161,13 @@ func (c *client) store() error {
 
 func (c *client) file(r trust.Role) string { return filepath.Join(c.dir, string(r)+".json") }
 
-func (c *client) read(r trust.Role) ([]byte, error) { return os.ReadFile(c.file(r)) }
+func read(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = fmt.Errorf("cannot read %s: %w", path, e.Err)
+	}
+	return b, err
+}
 
 func (c *client) write(r trust.Role, b []byte) error {
 	if b == nil {

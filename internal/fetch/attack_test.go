@@ -86,3 +86,31 @@ func TestWithheld(t *testing.T) {
 		}
 	}
 }
+
+// TestLostState: with its directory this role loses what it saw of the repository,
+// and begins where root is. Before a mirror that stands still it is root's memory
+// that counts then.
+func TestLostState(t *testing.T) {
+	b, repo, m := signed(t)
+	repo.Rotate()
+	b.rootKnows(t, repo)
+	old := repo.Kept()
+	repo.Refresh()
+	for range 2 {
+		if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+			t.Fatalf("%+v", a)
+		}
+		must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
+		must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755)) // by StateDirectory=
+	}
+	// One that it would have refused goes on to those who remember.
+	m.files = old
+	if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+		t.Errorf("%+v", a)
+	}
+	// And a key that root knows to be revoked is none here either.
+	must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
+	must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755))
+	m.files = trusttest.New(t, release1()).Files
+	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "timestamp v1: too few valid signatures")
+}

@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
@@ -25,14 +27,7 @@ func TestAttacks(t *testing.T) {
 				t.Helper()
 				n++
 				attempt := fmt.Sprint("a", n)
-				must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: r.status(t).Installed.Version}))
-				must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
-				r.spool(t, attempt, "v1", 1, release2, nil)
-				entry := filepath.Join(r.tree.Ready(state.Verify, "agent"), attempt)
-				bundle := repo.Bundle(1)
-				must(t, os.WriteFile(filepath.Join(entry, state.ManifestName), bundle.Manifest, 0o640))
-				metadata(t, entry, bundle)
-
+				r.hand(t, attempt, repo.Bundle(1))
 				known, floor, installed := r.known(t), r.floor(t), r.installed(t)
 				if text, refused := want.(string); refused {
 					r.fails(t, "swap", state.Refused, text)
@@ -64,4 +59,50 @@ func TestAttacks(t *testing.T) {
 			a.Run(repo)
 		})
 	}
+}
+
+// hand leaves release 2 in the verifier's spool with whatever vouches for it.
+func (r *rig) hand(t *testing.T, attempt string, b trust.Bundle) {
+	t.Helper()
+	installed := ""
+	if is := r.status(t).Installed; is != nil {
+		installed = is.Version
+	}
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: installed}))
+	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
+	r.spool(t, attempt, "v2", 2, release2, nil)
+	entry := filepath.Join(r.tree.Ready(state.Verify, "agent"), attempt)
+	must(t, os.WriteFile(filepath.Join(entry, state.ManifestName), b.Manifest, 0o640))
+	metadata(t, entry, b)
+}
+
+// TestLostState: with its directory the swapper loses the floor, the chain of roots
+// and what is installed, but not the pin, which is configuration. So what nobody
+// signed is refused as before. What was signed is taken, however old, as long as it
+// has not expired: on a machine without memory nothing tells it from the newest one.
+// From then on all of it is remembered again.
+func TestLostState(t *testing.T) {
+	r, repo := signed(t)
+	r.offerSigned(t, repo, "a1", "v2", 2, release2, nil, nil)
+	r.commit(t, "a1")
+	old := repo.Bundle(1)
+	r.offerSigned(t, repo, "a2", "v3", 3, release3, nil, nil)
+	r.commit(t, "a2")
+	r.hand(t, "a3", old)
+	r.fails(t, "swap", state.Refused, "timestamp v2: it is older than timestamp v3, which was here before")
+
+	must(t, os.RemoveAll(r.tree.Dir(state.Swap, "agent")))
+	must(t, r.tree.MakeSwapDir("agent"))
+	stranger := trusttest.NewOf(t, "another", time.Now(), &manifest.Manifest{Schema: 1, Version: "v9"})
+	r.hand(t, "a4", stranger.Bundle(1))
+	r.fails(t, "swap", state.Refused, "timestamp v1: too few valid signatures")
+	r.hand(t, "a5", old)
+	r.commit(t, "a5")
+	if got := r.installed(t)["bin/agent"].content; got != "agent 2" || r.floor(t) != 2 {
+		t.Errorf("installed %q, floor %d", got, r.floor(t))
+	}
+	r.offerSigned(t, repo, "a6", "v4", 4, release4, nil, nil)
+	r.commit(t, "a6")
+	r.hand(t, "a7", old)
+	r.fails(t, "swap", state.Refused, "timestamp v2: it is older than timestamp v4, which was here before")
 }
