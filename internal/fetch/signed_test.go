@@ -168,7 +168,7 @@ func TestSignedRefused(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"another archive", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
+		{"archive A under B's name", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
 			repo.Publish(edit(release1(), func(p *manifest.Platform) { p.SHA256 = manifest.Digest(nil) }))
 		}, "", "its sha256 is"},
 		{"no root", func(t *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) { must(t, os.Remove(b.pinned)) },

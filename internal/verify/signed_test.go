@@ -99,7 +99,7 @@ func TestSignedRefused(t *testing.T) {
 		{name: "not in the contents", before: func(_ *testing.T, b *bench, _ *trusttest.Repo) {
 			b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "agent.service") })
 		}, text: "the manifest's contents do not list its entry agent.service"},
-		{name: "archive altered", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
+		{name: "archive A under B's name", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
 			b.bundle.payload[20] ^= 1
 			must(t, os.WriteFile(filepath.Join(b.entry(), "payload"), b.bundle.payload, 0o640))
 		}, text: "agent.tar.gz: its sha256 is"},
