@@ -9,6 +9,8 @@
 #   check-install  the tests on a booted systemd (252), on a fresh installation
 #   check-update   the same on one that apt upgraded from the last release;
 #                  KEEP=1 keeps a machine of either for a look, until Ctrl-C
+#   conformance-client  build/conformance-client: our verification of signed
+#                  repositories as TUF's conformance suite runs it
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
 #   release  the packages, archived for check-update, and the tag
@@ -48,7 +50,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # After "su" root may lack these, and dpkg refuses to work without.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: build check test check-install check-update demo deb release releasable install clean deps
+.PHONY: build check test check-install check-update conformance-client demo deb release releasable install clean deps
 # In the order written. The go command uses all cores by itself.
 .NOTPARALLEL:
 
@@ -92,6 +94,9 @@ check-update:
 	$(MAKE) deb && \
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(if $(KEEP),-keep) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
+
+conformance-client:
+	go build -trimpath -o build/$@ ./internal/conformance
 
 demo: deb
 	go run ./internal/systemtest/demo

@@ -25,20 +25,31 @@ type repository interface {
 
 // gather asks a repository for what a client needs that has this pin and this
 // state. Nothing of it is verified.
-func gather(ctx context.Context, repo repository, pin []byte, known trust.State) (b trust.Bundle, err error) {
+func gather(ctx context.Context, repo repository, pin []byte, known trust.State) (trust.Bundle, error) {
+	b, err := metadata(ctx, repo, pin, known)
+	if err == nil {
+		b.Manifest, err = after(ctx, repo, trust.Targets, b.Targets)
+	}
+	return b, err
+}
+
+// after gets what a client asks for once it has metadata of this role.
+func after(ctx context.Context, repo repository, role trust.Role, of []byte) ([]byte, error) {
+	file, most, err := trust.Next(role, of)
+	if err != nil {
+		return nil, refused("cannot trust %s: %w", repo.name(), err)
+	}
+	return repo.beside(ctx, file, most)
+}
+
+// metadata is gather without the manifest. Beside an error it is what was there.
+func metadata(ctx context.Context, repo repository, pin []byte, known trust.State) (b trust.Bundle, err error) {
 	at := pin
 	if n := len(known.Roots); n > 0 && known.Pin == manifest.Digest(pin) {
 		at = known.Roots[n-1]
 	}
-	next := func(role trust.Role, of []byte) ([]byte, error) {
-		file, most, err := trust.Next(role, of)
-		if err != nil {
-			return nil, refused("cannot trust %s: %w", repo.name(), err)
-		}
-		return repo.beside(ctx, file, most)
-	}
 	for size := 0; ; size += len(at) {
-		root, err := next(trust.Root, at)
+		root, err := after(ctx, repo, trust.Root, at)
 		if errors.Is(err, fs.ErrNotExist) {
 			break
 		}
@@ -55,13 +66,10 @@ func gather(ctx context.Context, repo repository, pin []byte, known trust.State)
 		return b, refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.name(), trust.TimestampFile)
 	}
 	if err == nil {
-		b.Snapshot, err = next(trust.Timestamp, b.Timestamp)
+		b.Snapshot, err = after(ctx, repo, trust.Timestamp, b.Timestamp)
 	}
 	if err == nil {
-		b.Targets, err = next(trust.Snapshot, b.Snapshot)
-	}
-	if err == nil {
-		b.Manifest, err = next(trust.Targets, b.Targets)
+		b.Targets, err = after(ctx, repo, trust.Snapshot, b.Snapshot)
 	}
 	return b, err
 }

@@ -168,71 +168,17 @@ func TestSignedRefused(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"unknown signer", func(t *testing.T, _ *bench, _ *trusttest.Repo, m *mirror) {
-			m.files = trusttest.New(t, release1()).Files
-		},
-			"", "timestamp v1: too few valid signatures of the keys that a root names for it (got 0, want 1)"},
-		{"stale timestamp", func(t *testing.T, b *bench, repo *trusttest.Repo, m *mirror) {
-			m.files = repo.Kept()
-			repo.Refresh()
-			m.files, repo.Files = repo.Files, m.files
-			b.run(t, b.order(state.Check, "v1")) // sees the new one
-			m.files = repo.Files
-		}, "", "timestamp v1: it is older than timestamp v2, which was here before"},
-		{"mix and match", func(t *testing.T, _ *bench, repo *trusttest.Repo, m *mirror) {
-			old := repo.Files["1.snapshot.json"]
-			repo.Refresh()
-			m.files = repo.Kept()
-			m.files["2.snapshot.json"] = old
-		}, "", "snapshot v1: the timestamp names snapshot v2"},
-		{"another product", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
-			r := release1()
-			r.Product = "server"
-			repo.Publish(r)
-		}, "", `it is of product "server", this target takes "agent"`},
-		{"below the floor", func(t *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) { must(t, b.tree.RaiseFloor("agent", 8)) },
-			"", "its sequence 7 is older than 8, which was committed here"},
-		{"min_version", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
-			r := release1()
-			r.MinVersion = "v1.5"
-			repo.Publish(r)
-		}, "", "it needs at least v1.5 first, and v1 is installed"},
-		{"another archive", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
+		{"archive A under B's name", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
 			repo.Publish(edit(release1(), func(p *manifest.Platform) { p.SHA256 = manifest.Digest(nil) }))
 		}, "", "its sha256 is"},
-		{"a checksum mirror", func(t *testing.T, _ *bench, _ *trusttest.Repo, m *mirror) {
-			m.files = map[string][]byte{"client-manifest.json": marshal(t, release1())}
-		}, "", "there is no timestamp.json beside it, so its releases are not signed"},
-		{"a manifest that nobody signed", func(t *testing.T, _ *bench, repo *trusttest.Repo, m *mirror) {
-			m.files = repo.Kept()
-			for name := range m.files {
-				if strings.HasSuffix(name, ".client-manifest.json") {
-					m.files[name] = append(m.files[name], ' ')
-				}
-			}
-		}, "", "targets v1: client-manifest.json is not the one that it names"},
-		{"a mirror that lacks a file", func(_ *testing.T, _ *bench, repo *trusttest.Repo, m *mirror) {
-			m.files = repo.Kept()
-			delete(m.files, "1.targets.json")
-		}, state.NotDownloaded, "1.targets.json: the server answered 404 Not Found"},
-		{"an endless timestamp", func(_ *testing.T, _ *bench, repo *trusttest.Repo, m *mirror) {
-			m.files = repo.Kept()
-			m.files[trust.TimestampFile] = make([]byte, trust.MaxTimestamp+1)
-		}, "", "it is larger than 16384 bytes"},
-		{"roots without end", func(_ *testing.T, _ *bench, repo *trusttest.Repo, m *mirror) {
-			m.files = repo.Kept()
-			for v := range trust.MaxRotations + 2 {
-				m.files[fmt.Sprintf("%d.root.json", v+2)] = bytes.Replace(repo.Pin, []byte(`"version":1`), fmt.Appendf(nil, `"version":%d`, v+2), 1)
-			}
-		}, "", "it has roots without end"},
 		{"no root", func(t *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) { must(t, os.Remove(b.pinned)) },
 			"", "there is no /trust/agent.root.json (hint: machinemon-update trust agent FILE --sha256 HEX)"},
 		{"a new pin", func(t *testing.T, b *bench, repo *trusttest.Repo, _ *mirror) {
 			b.rootKnows(t, repo)
-			must(t, os.WriteFile(b.pinned, trusttest.New(t, release1()).Pin, 0o644))
+			must(t, os.WriteFile(b.pinned, trusttest.NewOf(t, "another", time.Now(), release1()).Pin, 0o644))
 		}, "", "timestamp v1: too few valid signatures"},
 		{"expired", func(_ *testing.T, _ *bench, repo *trusttest.Repo, _ *mirror) {
-			repo.Expiry = -time.Hour
+			repo.Expire(-time.Hour)
 			repo.Refresh()
 		}, "", "timestamp v2: expired on "},
 		{"GitHub", func(_ *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) {
@@ -266,7 +212,7 @@ func TestSignedRefused(t *testing.T) {
 // Scheduled attempts see the new signatures at once, however long there were none.
 func TestExpiredHeals(t *testing.T) {
 	b, repo, _ := signed(t)
-	repo.Expiry = -time.Hour
+	repo.Expire(-time.Hour)
 	repo.Refresh()
 	b.target.CheckEvery = time.Hour
 	scheduled := func(n int) state.Attempt {
@@ -279,7 +225,7 @@ func TestExpiredHeals(t *testing.T) {
 			t.Fatalf("%+v", a)
 		}
 	}
-	repo.Expiry = time.Hour
+	repo.Expire(time.Hour)
 	repo.Refresh()
 	if a := scheduled(5); a.Result != state.HandedOn {
 		t.Errorf("%+v", a)
@@ -302,7 +248,7 @@ func TestSignedImport(t *testing.T) {
 		{name: "no root", play: func(t *testing.T, b *bench, _ *trusttest.Repo, _ string) { must(t, os.Remove(b.pinned)) },
 			text: "(hint: machinemon-update trust agent FILE --sha256 HEX)"},
 		{name: "another's", play: func(t *testing.T, b *bench, _ *trusttest.Repo, _ string) {
-			must(t, os.WriteFile(b.pinned, trusttest.New(t, release1()).Pin, 0o644))
+			must(t, os.WriteFile(b.pinned, trusttest.NewOf(t, "another", time.Now(), release1()).Pin, 0o644))
 		}, text: "root v2: too few valid signatures"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -20,21 +20,36 @@ import (
 // refused, and a timestamp, once seen, bars older ones. Nothing that failed a
 // check is ever in it.
 func (c Client) Check(b Bundle) (*Release, State, error) {
+	w, err := c.follow(b)
+	if err != nil {
+		return nil, w.state, err
+	}
+	r, err := w.release(b.Manifest)
+	return r, w.state, err
+}
+
+// Refresh is Check of a repository's metadata alone, whatever it names.
+func (c Client) Refresh(b Bundle) (State, error) {
+	w, err := c.follow(b)
+	return w.state, err
+}
+
+// follow goes as far as the metadata leads.
+func (c Client) follow(b Bundle) (*walk, error) {
 	w, err := c.start()
 	if err != nil {
-		return nil, c.State, err
+		return &walk{state: c.State}, err
 	}
 	for _, step := range []func(Bundle) error{w.roots, w.timestamp, w.snapshot, w.targets} {
 		if err := step(b); err != nil {
-			return nil, w.state, err
+			return w, err
 		}
 	}
 	// All of it was good at a time that is not before the clock: see now.
 	if c.Clock.After(w.state.Seen) {
 		w.state.Seen = c.Clock.UTC()
 	}
-	r, err := w.release(b.Manifest)
-	return r, w.state, err
+	return w, nil
 }
 
 // walk is one pass through the workflow.

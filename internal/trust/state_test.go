@@ -1,10 +1,12 @@
-package trust
+package trust_test
 
 import (
 	"testing"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
 // A clock that was set back does not bring an expired release back to life, and
@@ -13,47 +15,47 @@ func TestTime(t *testing.T) {
 	year := 365 * day
 	for _, row := range []struct {
 		name string
-		play func(r *repo)
+		play func(r *machine)
 	}{
-		{"set back", func(r *repo) {
+		{"set back", func(r *machine) {
 			r.now = start.Add(6 * day)
 			r.ours(1)
 			r.now = time.Unix(0, 0)
 			r.ours(1) // it was good six days on, and may be
-			r.timestamp.Signed.Expires = start.Add(5 * day)
-			r.timestamp.Signed.Version++
-			r.resign()
-			r.ours("timestamp v3: expired on 2026-11-06T12:00:00Z (it is 2026-11-07T12:00:00Z here)")
+			r.Timestamp.Signed.Expires = start.Add(5 * day)
+			r.Timestamp.Signed.Version++
+			r.Resign()
+			r.ours("timestamp v2: expired on 2026-11-06T12:00:00Z (it is 2026-11-07T12:00:00Z here)")
 		}},
-		{"far ahead, and right again", func(r *repo) {
+		{"far ahead, and right again", func(r *machine) {
 			r.ours(1)
 			r.now = start.Add(74 * year)
 			r.ours("root v1: expired on 2027-11-01T12:00:00Z (it is 2100-10-14T12:00:00Z here)")
 			r.now = start.Add(day)
 			r.ours(1)
 		}},
-		{"ahead within the timestamp, and right again", func(r *repo) {
+		{"ahead within the timestamp, and right again", func(r *machine) {
 			r.now = start.Add(7 * day)
 			r.ours(1)
 			r.now = start.Add(day)
-			r.timestamp.Signed.Expires, r.snapshot.Signed.Expires = r.now.Add(7*day), r.now.Add(7*day)
-			r.release(2)
+			r.Timestamp.Signed.Expires, r.Snapshot.Signed.Expires = r.now.Add(7*day), r.now.Add(7*day)
+			r.Release(2)
 			r.ours(2)
 		}},
-		{"seen only when all of it was verified", func(r *repo) {
+		{"seen only when all of it was verified", func(r *machine) {
 			r.now = start.Add(6 * day)
-			delete(r.files, "1.targets.json")
+			delete(r.Files, "1.targets.json")
 			r.ours("targets: it is missing")
 			if !r.state.Seen.IsZero() {
 				r.t.Errorf("seen %s", r.state.Seen)
 			}
 		}},
 	} {
-		t.Run(row.name, func(t *testing.T) { row.play(newRepo(t)) })
+		t.Run(row.name, func(t *testing.T) { row.play(newMachine(t)) })
 	}
-	r := newRepo(t)
-	_, state, err := Client{Pin: r.pin, Clock: time.Unix(0, 0), Built: start.Add(8 * day)}.Check(r.get())
-	if want := "timestamp v2: expired on 2026-11-08T12:00:00Z (it is 2026-11-09T12:00:00Z here)"; err == nil || err.Error() != want {
+	r := newMachine(t)
+	_, state, err := trust.Client{Pin: r.Pin, Clock: time.Unix(0, 0), Built: start.Add(8 * day)}.Check(r.Bundle(1))
+	if want := "timestamp v1: expired on 2026-11-08T12:00:00Z (it is 2026-11-09T12:00:00Z here)"; err == nil || err.Error() != want {
 		t.Errorf("before it was built: %v", err)
 	}
 	if !state.Seen.IsZero() {
@@ -63,37 +65,37 @@ func TestTime(t *testing.T) {
 
 // A State belongs to its pin, and one that does not hold counts for nothing.
 func TestState(t *testing.T) {
-	r := newRepo(t)
-	r.replaceOnline()
-	r.release(2)
-	r.check(2)
-	if r.state.Pin != manifest.Digest(r.pin) || len(r.state.Roots) != 1 || r.state.Timestamp == nil || !r.state.Seen.Equal(start) {
+	r := newMachine(t)
+	r.ReplaceOnline()
+	r.Release(2)
+	r.ours(2)
+	if r.state.Pin != manifest.Digest(r.Pin) || len(r.state.Roots) != 1 || r.state.Timestamp == nil || !r.state.Seen.Equal(start) {
 		t.Errorf("got %+v", r.state)
 	}
 	// The same repository by its second root: nothing of the old state is left.
-	pin := r.pin
-	r.pin = r.files["2.root.json"]
+	pin := r.Pin
+	r.Pin = r.Files["2.root.json"]
 	r.ours(2)
-	if r.state.Pin != manifest.Digest(r.pin) || len(r.state.Roots) != 0 {
+	if r.state.Pin != manifest.Digest(r.Pin) || len(r.state.Roots) != 0 {
 		t.Errorf("got %+v", r.state)
 	}
-	r.pin = pin
+	r.Pin = pin
 	r.ours(2)
 
 	// Another repository of the same keys: it begins at the beginning.
-	other := newRepo(t)
-	other.root.Signed.Expires = start.Add(day)
-	other.pin = sign(other, other.root, other.keys[Root]...)
-	other.release(3)
-	other.state = newRepo(t).played(5)
+	other := newMachine(t)
+	other.Root.Signed.Expires = start.Add(day)
+	other.Pin = trusttest.Sign(other.Repo, other.Root, other.Keys[trust.Root]...)
+	other.Release(3)
+	other.state = newMachine(t).played(5)
 	other.ours(3)
 
-	for name, damage := range map[string]func(*State){
-		"root":      func(s *State) { s.Roots = [][]byte{[]byte("x")} },
-		"timestamp": func(s *State) { s.Timestamp = []byte(`{"signed":null}`) },
-		"snapshot":  func(s *State) { s.Snapshot = s.Targets },
-		"targets":   func(s *State) { s.Targets = s.Snapshot },
-		"all":       func(s *State) { *s = State{Pin: s.Pin} },
+	for name, damage := range map[string]func(*trust.State){
+		"root":      func(s *trust.State) { s.Roots = [][]byte{[]byte("x")} },
+		"timestamp": func(s *trust.State) { s.Timestamp = []byte(`{"signed":null}`) },
+		"snapshot":  func(s *trust.State) { s.Snapshot = s.Targets },
+		"targets":   func(s *trust.State) { s.Targets = s.Snapshot },
+		"all":       func(s *trust.State) { *s = trust.State{Pin: s.Pin} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := *r
@@ -106,14 +108,14 @@ func TestState(t *testing.T) {
 
 // What the caller handed in stays what it was.
 func TestStateIsCopied(t *testing.T) {
-	r := newRepo(t)
-	r.rotate(r.keys[Root]...)
-	r.check(1)
+	r := newMachine(t)
+	r.SignRoot()
+	r.ours(1)
 	before := r.state
 	before.Roots = append(make([][]byte, 0, 8), before.Roots...)
-	r.rotate(r.keys[Root]...)
+	r.SignRoot()
 	spare := before.Roots[:2]
-	if _, _, err := (Client{Pin: r.pin, State: before, Clock: start}).Check(r.get()); err != nil {
+	if _, _, err := (trust.Client{Pin: r.Pin, State: before, Clock: start}).Check(r.Bundle(1)); err != nil {
 		t.Fatal(err)
 	}
 	if spare[1] != nil {
@@ -122,57 +124,52 @@ func TestStateIsCopied(t *testing.T) {
 }
 
 func TestNext(t *testing.T) {
-	r := newRepo(t)
-	b := r.get()
+	r := newMachine(t)
+	b := r.Bundle(1)
 	for _, row := range []struct {
-		role Role
+		role trust.Role
 		doc  []byte
 		want string
 		most int64
 	}{
-		{Root, r.pin, "2.root.json", MaxRoot},
-		{Timestamp, b.Timestamp, "2.snapshot.json", MaxSnapshot},
-		{Snapshot, b.Snapshot, "1.targets.json", MaxTargets},
-		{Targets, b.Targets, manifest.Digest(text(1)) + ".client-manifest.json", manifest.MaxSize},
+		{trust.Root, r.Pin, "2.root.json", trust.MaxRoot},
+		{trust.Timestamp, b.Timestamp, "1.snapshot.json", trust.MaxSnapshot},
+		{trust.Snapshot, b.Snapshot, "1.targets.json", trust.MaxTargets},
+		{trust.Targets, b.Targets, manifest.Digest(r.Files[manifest.FileName]) + ".client-manifest.json", manifest.MaxSize},
 	} {
-		if got, most, err := Next(row.role, row.doc); got != row.want || most != row.most || err != nil {
+		if got, most, err := trust.Next(row.role, row.doc); got != row.want || most != row.most || err != nil {
 			t.Errorf("%s: got %s, %d, %v", row.role, got, most, err)
 		}
-		if got, _, err := Next(row.role, []byte("{}")); err == nil {
+		if got, _, err := trust.Next(row.role, []byte("{}")); err == nil {
 			t.Errorf("%s: got %s from nothing", row.role, got)
 		}
 	}
 }
 
 func TestTerms(t *testing.T) {
-	m, err := manifest.Parse(text(7))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := m.Platforms["linux-amd64"]
-	p.Contents = map[string]manifest.Content{"agent": {}}
-	m.Platforms["linux-amd64"] = p
+	m := release()
+	m.Version, m.Sequence = "v7", 7
 	m.MinVersion = "v0.10.0"
 	for _, row := range []struct {
 		name   string
-		change func(*Terms, *manifest.Manifest)
+		change func(*trust.Terms, *manifest.Manifest)
 		want   string
 	}{
-		{"good", func(*Terms, *manifest.Manifest) {}, ""},
-		{"at the floor", func(t *Terms, _ *manifest.Manifest) { t.Floor = 7 }, ""},
-		{"below the floor", func(t *Terms, _ *manifest.Manifest) { t.Floor = 8 }, "its sequence 7 is older than 8, which was committed here"},
-		{"another product", func(t *Terms, _ *manifest.Manifest) { t.Product = "server" }, `it is of product "agent", this target takes "server"`},
-		{"no sequence", func(_ *Terms, m *manifest.Manifest) { m.Sequence = 0 }, "it has no sequence"},
-		{"another platform", func(t *Terms, _ *manifest.Manifest) { t.Platform = "linux-arm64" }, "v7 has nothing for linux-arm64 (it has linux-amd64)"},
-		{"no contents", func(_ *Terms, m *manifest.Manifest) {
+		{"good", func(*trust.Terms, *manifest.Manifest) {}, ""},
+		{"at the floor", func(t *trust.Terms, _ *manifest.Manifest) { t.Floor = 7 }, ""},
+		{"below the floor", func(t *trust.Terms, _ *manifest.Manifest) { t.Floor = 8 }, "its sequence 7 is older than 8, which was committed here"},
+		{"another product", func(t *trust.Terms, _ *manifest.Manifest) { t.Product = "server" }, `it is of product "agent", this target takes "server"`},
+		{"no sequence", func(_ *trust.Terms, m *manifest.Manifest) { m.Sequence = 0 }, "it has no sequence"},
+		{"another platform", func(t *trust.Terms, _ *manifest.Manifest) { t.Platform = "linux-arm64" }, "v7 has nothing for linux-arm64 (it has linux-amd64)"},
+		{"no contents", func(_ *trust.Terms, m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-amd64": {File: "a"}}
 		}, "it does not say what is in a"},
-		{"min_version", func(t *Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "it needs at least v0.10.0 first, and 0.9.3 is installed"},
-		{"min_version itself", func(t *Terms, _ *manifest.Manifest) { t.Installed = "v0.10.0" }, ""},
-		{"no semantic version", func(t *Terms, _ *manifest.Manifest) { t.Installed = "build-3" }, ""},
+		{"min_version", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "it needs at least v0.10.0 first, and 0.9.3 is installed"},
+		{"min_version itself", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "v0.10.0" }, ""},
+		{"no semantic version", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "build-3" }, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			terms, doc := Terms{Product: "agent", Platform: "linux-amd64"}, *m
+			terms, doc := trust.Terms{Product: "agent", Platform: "linux-amd64"}, *m
 			row.change(&terms, &doc)
 			if err := terms.Check(&doc); (err == nil) != (row.want == "") || err != nil && err.Error() != row.want {
 				t.Errorf("got %v", err)
@@ -182,9 +179,9 @@ func TestTerms(t *testing.T) {
 }
 
 // played is the state of a machine that has seen this many releases.
-func (r *repo) played(n int) State {
+func (r *machine) played(n int) trust.State {
 	for i := range n {
-		r.release(i + 1)
+		r.Release(i + 1)
 	}
 	r.now = start.Add(6 * day)
 	r.ours(n)

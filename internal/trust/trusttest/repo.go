@@ -1,10 +1,11 @@
 // Package trusttest makes signed repositories for the tests of those who verify
-// them: of any content, also what no publisher would sign.
+// them, of any content, also what no publisher would sign; and attacks them.
 package trusttest
 
 import (
 	"crypto"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"testing"
@@ -19,55 +20,72 @@ import (
 
 const day = 24 * time.Hour
 
-// Repo is a repository. Its methods write Files, by name.
+// Repo is a repository. Its metadata is there to be changed, and stands in Files
+// once it is signed.
 type Repo struct {
-	Files  map[string][]byte
-	Pin    []byte        // 1.root.json
-	Expiry time.Duration // from now, of timestamp and snapshot
+	Files map[string][]byte                 // by name
+	Pin   []byte                            // 1.root.json, which two of three keys sign
+	Keys  map[trust.Role][]signature.Signer // who signs now
 
-	t       testing.TB
-	root    *metadata.Metadata[metadata.RootType]
-	keys    map[string]signature.Signer // by the role that they sign; "root" signs roots
-	online  int64                       // version of timestamp and snapshot
-	targets int64
+	Root      *metadata.Metadata[metadata.RootType]
+	Timestamp *metadata.Metadata[metadata.TimestampType]
+	Snapshot  *metadata.Metadata[metadata.SnapshotType]
+	Targets   *metadata.Metadata[metadata.TargetsType]
+
+	// Check lets the client of the test look, for [Attack]: it must take the release
+	// of this sequence (an int), or refuse with this text.
+	Check func(want any)
+
+	t         testing.TB
+	publisher string
+	now       time.Time         // when the first release was signed
+	manifest  manifest.Manifest // of the newest release
 }
 
-// New makes a repository that has published the manifest.
+// New makes a repository that has published the manifest, now.
 func New(t testing.TB, m *manifest.Manifest) *Repo {
 	t.Helper()
-	r := &Repo{t: t, Files: map[string][]byte{}, Expiry: 7 * day, keys: map[string]signature.Signer{}, root: metadata.Root(time.Now().Add(365 * day))}
-	for _, role := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		r.newKey(role)
+	return NewOf(t, "publisher", time.Now(), m)
+}
+
+// NewOf is New by another publisher, whose keys are their own, at another time.
+func NewOf(t testing.TB, publisher string, now time.Time, m *manifest.Manifest) *Repo {
+	t.Helper()
+	r := &Repo{
+		t: t, publisher: publisher, now: now, Files: map[string][]byte{},
+		Root:      metadata.Root(now.Add(365 * day)),
+		Timestamp: metadata.Timestamp(now.Add(7 * day)),
+		Snapshot:  metadata.Snapshot(now.Add(7 * day)),
+		Targets:   metadata.Targets(now.Add(45 * day)),
 	}
-	r.sign(r.root, "1.root.json", metadata.ROOT)
+	online := r.Key("online")
+	r.Keys = map[trust.Role][]signature.Signer{
+		trust.Root: {r.Key("root 1"), r.Key("root 2")}, trust.Targets: {r.Key("targets")}, trust.Snapshot: {online}, trust.Timestamp: {online},
+	}
+	for role, keys := range r.Keys {
+		for _, k := range keys {
+			r.must(r.Root.Signed.AddKey(Public(k), string(role)))
+		}
+	}
+	r.must(r.Root.Signed.AddKey(Public(r.Key("root 3")), metadata.ROOT))
+	r.Root.Signed.Roles[metadata.ROOT].Threshold = 2
+	r.Root.Signed.Version, r.Timestamp.Signed.Version, r.Snapshot.Signed.Version, r.Targets.Signed.Version = 0, 0, 0, 0
+	r.SignRoot()
 	r.Pin = r.Files["1.root.json"]
 	r.Publish(m)
 	return r
 }
 
-func (r *Repo) must(err error) {
-	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
-	}
+// Key is a key of the publisher, the same in every run.
+func (r *Repo) Key(name string) signature.Signer {
+	seed := sha256.Sum256([]byte(r.publisher + " " + name))
+	s, err := signature.LoadSigner(ed25519.NewKeyFromSeed(seed[:]), crypto.Hash(0))
+	r.must(err)
+	return s
 }
 
-// newKey gives a role another key.
-func (r *Repo) newKey(role string) {
-	r.t.Helper()
-	if old := r.keys[role]; old != nil {
-		id, err := public(old).ID()
-		r.must(err)
-		r.must(r.root.Signed.RevokeKey(id, role))
-	}
-	_, private, err := ed25519.GenerateKey(nil)
-	r.must(err)
-	r.keys[role], err = signature.LoadSigner(private, crypto.Hash(0))
-	r.must(err)
-	r.must(r.root.Signed.AddKey(public(r.keys[role]), role))
-}
-
-func public(s signature.Signer) *metadata.Key {
+// Public is the public half of a key, as metadata has it.
+func Public(s signature.Signer) *metadata.Key {
 	p, err := s.PublicKey()
 	if err != nil {
 		panic(err)
@@ -79,30 +97,75 @@ func public(s signature.Signer) *metadata.Key {
 	return k
 }
 
-type signable interface {
-	Sign(signature.Signer) (*metadata.Signature, error)
-	ToBytes(bool) ([]byte, error)
-	ClearSignatures()
+func (r *Repo) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
 }
 
-func (r *Repo) sign(m signable, file, role string) {
+// Sign is a document with the signatures of these keys, and no others.
+func Sign[T metadata.Roles](r *Repo, m *metadata.Metadata[T], keys ...signature.Signer) []byte {
 	r.t.Helper()
 	m.ClearSignatures()
-	_, err := m.Sign(r.keys[role])
-	r.must(err)
-	r.Files[file], err = m.ToBytes(false)
-	r.must(err)
+	for _, k := range keys {
+		_, err := m.Sign(k)
+		r.must(err)
+	}
+	return encode(r, m)
 }
 
-// Rotate publishes a root with other keys for timestamp and snapshot, and signs
-// those anew.
+func encode[T metadata.Roles](r *Repo, m *metadata.Metadata[T]) []byte {
+	b, err := m.ToBytes(false)
+	r.must(err)
+	return b
+}
+
+// SignRoot publishes the root as it is, as the next version; by these keys instead
+// of its own, if any are given.
+func (r *Repo) SignRoot(keys ...signature.Signer) {
+	r.t.Helper()
+	if len(keys) == 0 {
+		keys = r.Keys[trust.Root]
+	}
+	r.Root.Signed.Version++
+	r.Files[fmt.Sprintf("%d.root.json", r.Root.Signed.Version)] = Sign(r, r.Root, keys...)
+}
+
+// Revoke takes a key from a role, in the next root.
+func (r *Repo) Revoke(role trust.Role, k signature.Signer) {
+	r.t.Helper()
+	id, err := Public(k).ID()
+	r.must(err)
+	r.must(r.Root.Signed.RevokeKey(id, string(role)))
+}
+
+// ReplaceOnline publishes a root with another key for timestamp and snapshot,
+// which stay signed by the one before.
+func (r *Repo) ReplaceOnline() {
+	r.t.Helper()
+	next := r.Key(fmt.Sprint("online ", r.Root.Signed.Version+1))
+	for _, role := range []trust.Role{trust.Timestamp, trust.Snapshot} {
+		r.Revoke(role, r.Keys[role][0])
+		r.Keys[role] = []signature.Signer{next}
+		r.must(r.Root.Signed.AddKey(Public(next), string(role)))
+	}
+	r.SignRoot()
+}
+
+// Rotate replaces the online key, and signs with the new one.
 func (r *Repo) Rotate() {
 	r.t.Helper()
-	r.newKey(metadata.SNAPSHOT)
-	r.newKey(metadata.TIMESTAMP)
-	r.root.Signed.Version++
-	r.sign(r.root, fmt.Sprintf("%d.root.json", r.root.Signed.Version), metadata.ROOT)
+	r.ReplaceOnline()
 	r.Refresh()
+}
+
+// Release publishes the newest release again, as the one of this sequence.
+func (r *Repo) Release(sequence int) {
+	r.t.Helper()
+	m := r.manifest
+	m.Version, m.Sequence = fmt.Sprint("v", sequence), int64(sequence)
+	r.Publish(&m)
 }
 
 // Publish signs a manifest.
@@ -110,46 +173,63 @@ func (r *Repo) Publish(m *manifest.Manifest) {
 	r.t.Helper()
 	raw, err := m.Marshal()
 	r.must(err)
+	r.PublishRaw(raw)
+	r.manifest = *m
+}
+
+// PublishRaw signs what need not be a manifest.
+func (r *Repo) PublishRaw(raw []byte) {
+	r.t.Helper()
 	file, err := metadata.TargetFile().FromBytes(manifest.FileName, raw)
 	r.must(err)
-	r.targets++
-	targets := metadata.Targets(time.Now().Add(45 * day))
-	targets.Signed.Version = r.targets
-	targets.Signed.Targets[manifest.FileName] = file
-	r.sign(targets, fmt.Sprintf("%d.targets.json", r.targets), metadata.TARGETS)
+	r.Targets.Signed.Targets = map[string]*metadata.TargetFiles{manifest.FileName: file}
+	r.Targets.Signed.Version++
 	r.Files[manifest.Digest(raw)+"."+manifest.FileName] = raw
 	r.Files[manifest.FileName] = raw
 	r.Refresh()
 }
 
-// Refresh signs snapshot and timestamp anew.
+// Expire makes that of timestamp and snapshot, once they are signed again.
+func (r *Repo) Expire(in time.Duration) {
+	r.Timestamp.Signed.Expires, r.Snapshot.Signed.Expires = r.now.Add(in), r.now.Add(in)
+}
+
+// Refresh publishes a new snapshot and a new timestamp.
 func (r *Repo) Refresh() {
 	r.t.Helper()
-	r.online++
-	snapshot := metadata.Snapshot(time.Now().Add(r.Expiry))
-	snapshot.Signed.Version = r.online
-	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(r.targets)
-	r.sign(snapshot, fmt.Sprintf("%d.snapshot.json", r.online), metadata.SNAPSHOT)
-	timestamp := metadata.Timestamp(time.Now().Add(r.Expiry))
-	timestamp.Signed.Version = r.online
-	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.online)
-	r.sign(timestamp, trust.TimestampFile, metadata.TIMESTAMP)
+	r.Snapshot.Signed.Version++
+	r.Snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(r.Targets.Signed.Version)
+	r.Timestamp.Signed.Version++
+	r.Resign()
+}
+
+// Resign publishes targets, snapshot and timestamp as they are.
+func (r *Repo) Resign() {
+	r.t.Helper()
+	r.Timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.Snapshot.Signed.Version)
+	r.Files[fmt.Sprintf("%d.targets.json", r.Targets.Signed.Version)] = Sign(r, r.Targets, r.Keys[trust.Targets]...)
+	r.Files[fmt.Sprintf("%d.snapshot.json", r.Snapshot.Signed.Version)] = Sign(r, r.Snapshot, r.Keys[trust.Snapshot]...)
+	r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.Timestamp]...)
 }
 
 // Kept are the files as they are, for a mirror that stands still.
 func (r *Repo) Kept() map[string][]byte { return maps.Clone(r.Files) }
 
-// Bundle is what a client gets that knows this many roots.
+// Bundle is what a fetcher brings that knows this many roots, as far as it gets.
 func (r *Repo) Bundle(known int64) trust.Bundle {
-	r.t.Helper()
-	var b trust.Bundle
-	for v := known + 1; v <= r.root.Signed.Version; v++ {
-		b.Roots = append(b.Roots, r.Files[fmt.Sprintf("%d.root.json", v)])
-	}
 	next := func(role trust.Role, of []byte) []byte {
-		name, _, err := trust.Next(role, of)
-		r.must(err)
+		name, most, err := trust.Next(role, of)
+		if err != nil || int64(len(r.Files[name])) > most {
+			return nil
+		}
 		return r.Files[name]
+	}
+	var b trust.Bundle
+	for root := next(trust.Root, r.Files[fmt.Sprintf("%d.root.json", known)]); root != nil; root = next(trust.Root, root) {
+		b.Roots = append(b.Roots, root)
+		if len(b.Roots) > 2*trust.MaxRotations {
+			break // one that follows itself
+		}
 	}
 	b.Timestamp = r.Files[trust.TimestampFile]
 	b.Snapshot = next(trust.Timestamp, b.Timestamp)

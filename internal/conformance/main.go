@@ -1,0 +1,190 @@
+// Conformance is the client that TUF's conformance suite runs, over the fetcher's
+// downloads and internal/trust: https://github.com/theupdateframework/tuf-conformance,
+// whose CLIENT-CLI.md is the command line. It is built by "make conformance-client"
+// and belongs to no package.
+//
+// What is trusted stands in the metadata directory: root.json, timestamp.json,
+// snapshot.json and targets.json, the bytes as they came. The root there is the pin
+// of the next run; a failed one ends with status 1 and leaves what was verified.
+// No other time than date(1)'s is known: the suite's faketime changes what a
+// program hears from libc, and a static Go program does not ask that. For the same
+// reason the last time seen, which machines keep, is not kept here.
+//
+// A machine updates from repositories of one profile, and this client shows nothing
+// that no machine does. So these of the suite's cases must fail:
+//
+//   - Delegations, and with them target paths, path patterns and quoting of roles'
+//     names: there are none but the four top-level roles.
+//   - Downloads of anything but client-manifest.json, which must be a manifest, by
+//     the prefix of its sha256. Archives are bound by the manifest, not by TUF.
+//   - Repositories without consistent_snapshot: every name but timestamp.json has
+//     its version or digest.
+//   - Counts of requests: the fetcher brings the metadata before anything of it is
+//     verified, all of it and each time.
+//   - Artifacts that are there already: they come again.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+const usage = `usage: conformance-client --metadata-dir DIR init ROOT
+       conformance-client --metadata-dir DIR --metadata-url URL refresh
+       conformance-client --metadata-dir DIR --metadata-url URL --target-name NAME
+           --target-base-url URL --target-dir DIR download`
+
+func main() {
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	var (
+		c                         client
+		url, name, base, download string
+	)
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	flags.Usage = func() { fmt.Fprintln(os.Stderr, usage) }
+	flags.StringVar(&c.dir, "metadata-dir", "", "")
+	flags.StringVar(&url, "metadata-url", "", "")
+	flags.StringVar(&name, "target-name", "", "")
+	flags.StringVar(&base, "target-base-url", "", "")
+	flags.StringVar(&download, "target-dir", "", "")
+	if err := flags.Parse(os.Args[1:]); err != nil {
+		return err
+	}
+	switch args := flags.Args(); {
+	case c.dir == "":
+	case len(args) == 2 && args[0] == "init":
+		return c.init(args[1])
+	case len(args) == 1 && args[0] == "refresh" && url != "":
+		return c.refresh(ctx, url)
+	case len(args) == 1 && args[0] == "download" && url != "" && name != "" && base != "" && download != "":
+		if err := c.refresh(ctx, url); err != nil {
+			return err
+		}
+		return c.download(ctx, name, base, download)
+	}
+	return errors.New(usage)
+}
+
+// client is what it knows, in dir.
+type client struct {
+	dir string
+	trust.Client
+}
+
+func (c *client) init(root string) error {
+	b, err := read(root)
+	if err != nil {
+		return err
+	}
+	if _, err := trust.CheckRoot(b); err != nil {
+		return fmt.Errorf("cannot trust %s: %w", root, err)
+	}
+	return c.write(trust.Root, b)
+}
+
+// refresh brings the metadata up to date, and stores what was verified.
+func (c *client) refresh(ctx context.Context, url string) (err error) {
+	if c.Pin, err = read(c.file(trust.Root)); err != nil {
+		return err
+	}
+	if c.Clock, err = date(); err != nil {
+		return err
+	}
+	known := []*[]byte{&c.State.Timestamp, &c.State.Snapshot, &c.State.Targets}
+	c.State.Pin = manifest.Digest(c.Pin)
+	for i, role := range []trust.Role{trust.Timestamp, trust.Snapshot, trust.Targets} {
+		if *known[i], err = read(c.file(role)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	repo, err := fetch.NewRepository(url)
+	if err != nil {
+		return err
+	}
+	found, failed := repo.Metadata(ctx, c.Pin, c.State)
+	if c.State, err = c.Refresh(found); err != nil && failed == nil {
+		failed = fmt.Errorf("cannot trust %s: %w", url, err)
+	}
+	return errors.Join(failed, c.store())
+}
+
+func (c *client) download(ctx context.Context, name, url, dir string) error {
+	if name != manifest.FileName {
+		return fmt.Errorf("cannot download %s: %s is the only target of a repository", name, manifest.FileName)
+	}
+	repo, err := fetch.NewRepository(url)
+	if err != nil {
+		return err
+	}
+	raw, err := repo.Manifest(ctx, c.State.Targets)
+	if err != nil {
+		return err
+	}
+	s := c.State
+	if _, _, err := c.Check(trust.Bundle{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
+		return fmt.Errorf("cannot trust %s: %w", url, err)
+	}
+	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
+}
+
+func (c *client) store() error {
+	if n := len(c.State.Roots); n > 0 {
+		if err := c.write(trust.Root, c.State.Roots[n-1]); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		c.write(trust.Timestamp, c.State.Timestamp),
+		c.write(trust.Snapshot, c.State.Snapshot),
+		c.write(trust.Targets, c.State.Targets))
+}
+
+func (c *client) file(r trust.Role) string { return filepath.Join(c.dir, string(r)+".json") }
+
+func read(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = fmt.Errorf("cannot read %s: %w", path, e.Err)
+	}
+	return b, err
+}
+
+func (c *client) write(r trust.Role, b []byte) error {
+	if b == nil {
+		return nil
+	}
+	return state.WriteFile(c.file(r), b, 0o644)
+}
+
+// date is the time by date(1).
+func date() (time.Time, error) {
+	out, err := exec.Command("date", "+%s").Output()
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot tell the time: date: %w", err)
+	}
+	seconds, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot tell the time: date said %.40q", out)
+	}
+	return time.Unix(seconds, 0), nil
+}

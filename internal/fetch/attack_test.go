@@ -1,0 +1,116 @@
+package fetch
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/trust"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
+)
+
+// TestAttacks: every attack, by the server. What is refused is not handed on, and
+// what this role remembers of the repository stays good.
+func TestAttacks(t *testing.T) {
+	// What is known before the metadata is verified.
+	sooner := map[string]string{
+		"timestamp: it has more than 16384 bytes":                                       "timestamp.json: it is larger than 16384 bytes",
+		"timestamp: it is missing":                                                      "there is no timestamp.json beside it, so its releases are not signed",
+		"root v258: more than 256 roots follow the pinned one (hint: pin a newer root)": "it has roots without end",
+	}
+	for _, a := range trusttest.Attacks() {
+		t.Run(a.Name, func(t *testing.T) {
+			if strings.HasPrefix(a.Name, "timestamp seen, snapshot withheld") {
+				t.Skip("metadata that is not all there is neither verified nor handed on: TestWithheld")
+			}
+			b, _, m := signed(t)
+			first := release1()
+			first.Version, first.Sequence = "v1", 1
+			repo := trusttest.New(t, first)
+			must(t, os.WriteFile(b.pinned, repo.Pin, 0o644))
+			installed := ""
+			repo.Check = func(want any) {
+				t.Helper()
+				m.files = repo.Files
+				before := b.remembers(t)
+				got := b.run(t, b.order(state.Apply, installed))
+				sequence, good := want.(int)
+				if good {
+					if got.Result == state.HandedOn {
+						b.bundle(t)
+					}
+					if got.Failed() || got.Sequence != int64(sequence) {
+						t.Errorf("%+v, want sequence %d", got, sequence)
+					}
+					installed = got.Version
+					must(t, b.tree.RaiseFloor("agent", got.Sequence))
+					return
+				}
+				text := want.(string)
+				if other := sooner[text]; other != "" && !strings.Contains(got.Reason, text) {
+					text = other
+				}
+				b.mustFail(t, got, state.Refused, text)
+				if learned := trusttest.Learned(want.(string), before, b.remembers(t)); learned != nil {
+					t.Errorf("refused, and stored all the same: %v", learned)
+				}
+			}
+			a.Run(repo)
+		})
+	}
+}
+
+// remembers is what this role has stored of the repository.
+func (b *bench) remembers(t *testing.T) (s trust.State) {
+	t.Helper()
+	must(t, b.tree.Trust(state.Fetch, "agent", &s))
+	return s
+}
+
+// A mirror that lacks a file brings nothing, and teaches nothing.
+func TestWithheld(t *testing.T) {
+	for _, lacks := range []string{"2.snapshot.json", "2.targets.json"} {
+		b, repo, m := signed(t)
+		before := b.remembers(t)
+		repo.Publish(release1())
+		m.files = repo.Kept()
+		delete(m.files, lacks)
+		b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.NotDownloaded, lacks+": the server answered 404 Not Found")
+		if after := b.remembers(t); after.Timestamp != nil || before.Timestamp != nil {
+			t.Errorf("remembers %s", after.Timestamp)
+		}
+		m.files = repo.Files
+		if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
+// TestLostState: with its directory this role loses what it saw of the repository,
+// and begins where root is. Before a mirror that stands still it is root's memory
+// that counts then.
+func TestLostState(t *testing.T) {
+	b, repo, m := signed(t)
+	repo.Rotate()
+	b.rootKnows(t, repo)
+	old := repo.Kept()
+	repo.Refresh()
+	for range 2 {
+		if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+			t.Fatalf("%+v", a)
+		}
+		must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
+		must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755)) // by StateDirectory=
+	}
+	// One that it would have refused goes on to those who remember.
+	m.files = old
+	if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+		t.Errorf("%+v", a)
+	}
+	// And a key that root knows to be revoked is none here either.
+	must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
+	must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755))
+	m.files = trusttest.New(t, release1()).Files
+	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "timestamp v1: too few valid signatures")
+}

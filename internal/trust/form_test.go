@@ -1,0 +1,92 @@
+package trust_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
+)
+
+// TestForms: documents that would take go-tuf to where there is nothing. Each is put in the place of a signed one.
+func TestForms(t *testing.T) {
+	good := newMachine(t)
+	replace := func(old, new string) func(b string) string {
+		return func(b string) string {
+			if !strings.Contains(b, old) {
+				t.Fatalf("no %s in %s", old, b)
+			}
+			return strings.Replace(b, old, new, 1)
+		}
+	}
+	for _, row := range []struct {
+		name, file string
+		change     func(string) string
+		err        string
+	}{
+		{"null for signed", trust.TimestampFile, func(string) string { return `{"signed":null,"signatures":[]}` }, "timestamp: signed must be an object"},
+		{"no signatures", trust.TimestampFile, func(string) string { return `{"signed":{}}` }, "timestamp: signatures must be an array"},
+		{"null for a signature", trust.TimestampFile, replace(`"signatures":[`, `"signatures":[null,`), "timestamp: signatures[0] must be an object"},
+		{"no snapshot", trust.TimestampFile, replace(`"snapshot.json"`, `"snapshots.json"`), "timestamp v1: it does not name snapshot.json"},
+		{"null for meta", trust.TimestampFile, replace(`"meta":{"snapshot.json":{"version":1}}`, `"meta":null`), "timestamp v1: signed.meta must be an object"},
+		{"null for targets", "1.snapshot.json", replace(`"targets.json":{"version":1}`, `"targets.json":null`), "snapshot v1: signed.meta.targets.json must be an object"},
+		{"null for a target", "1.targets.json", replace(`"targets":{`, `"targets":{"x":null,`), "targets v1: signed.targets.x must be an object"},
+		{"no hashes", "1.targets.json", replace(`"hashes"`, `"hash"`), "targets v1: signed.targets.client-manifest.json.hashes must be an object"},
+		{"null for a key", "2.root.json", replace(`"keys":{`, `"keys":{"x":null,`), "root v1: signed.keys.x must be an object"},
+		{"a short key", "2.root.json", replace(trusttest.Public(good.Key("online")).Value.PublicKey, "00"), "is not an ed25519 key"},
+		{"null for a role", "2.root.json", replace(`"roles":{`, `"roles":{"x":null,`), "root v1: signed.roles.x must be an object"},
+		{"no timestamp role", "2.root.json", replace(`"timestamp":{"keyids"`, `"time":{"keyids"`), "root v1: signed.roles.timestamp must be an object"},
+		{"threshold zero", "2.root.json", replace(`"threshold":1`, `"threshold":0`), "threshold must be a plain whole number from 1 on"},
+		{"unknown time", trust.TimestampFile, replace(`2026-11-08T12:00:00Z`, `tomorrow`), "timestamp v1: signed.expires must be a time such as 2026-11-01T12:00:00Z"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			b := good.Bundle(1)
+			var err error
+			switch row.file {
+			case trust.TimestampFile:
+				b.Timestamp = []byte(row.change(string(b.Timestamp)))
+			case "1.snapshot.json":
+				b.Snapshot = []byte(row.change(string(b.Snapshot)))
+			case "1.targets.json":
+				b.Targets = []byte(row.change(string(b.Targets)))
+			case "2.root.json":
+				b.Roots = [][]byte{[]byte(row.change(string(good.Pin)))}
+			}
+			_, _, err = trust.Client{Pin: good.Pin, Clock: start}.Check(b)
+			if err == nil || !strings.HasSuffix(err.Error(), row.err) {
+				t.Errorf("got  %v\nwant %s", err, row.err)
+			}
+		})
+	}
+}
+
+// FuzzCheck: whatever stands in the place of signed metadata, nothing but the
+// signed manifest is believed and nothing panics.
+func FuzzCheck(f *testing.F) {
+	good := newMachine(f)
+	b := good.Bundle(1)
+	for i, doc := range [][]byte{b.Timestamp, b.Snapshot, b.Targets, good.Pin} {
+		f.Add(byte(i), doc)
+	}
+	f.Fuzz(func(t *testing.T, which byte, doc []byte) {
+		b := good.Bundle(1)
+		switch which % 4 {
+		case 0:
+			b.Timestamp = doc
+		case 1:
+			b.Snapshot = doc
+		case 2:
+			b.Targets = doc
+		case 3:
+			b.Roots = [][]byte{doc}
+		}
+		r, _, err := trust.Client{Pin: good.Pin, Clock: start}.Check(b)
+		if err != nil && strings.ContainsAny(err.Error(), "\n\x00") {
+			t.Errorf("the error is not one line: %q", err)
+		}
+		if err == nil && string(r.Raw) != string(good.Files[manifest.FileName]) {
+			t.Errorf("believed %s", r.Raw)
+		}
+	})
+}

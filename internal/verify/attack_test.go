@@ -1,0 +1,75 @@
+package verify
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
+	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
+)
+
+// TestAttacks: every attack, by a fetcher that was taken over and brings whatever
+// the mirror has. What is refused is not handed on, and what root remembers is left
+// to root.
+func TestAttacks(t *testing.T) {
+	for _, a := range trusttest.Attacks() {
+		t.Run(a.Name, func(t *testing.T) {
+			b, _ := signed(t)
+			b.target.Install = []target.Install{{From: "agent.service", To: filepath.Join(b.root, "agent.service")}}
+			first := b.bundle.manifest
+			first.Version, first.Sequence = "v1", 1
+			repo := trusttest.New(t, first)
+			b.pin(t, repo)
+			var root trust.State
+			installed := ""
+			repo.Check = func(want any) {
+				t.Helper()
+				bundle := repo.Bundle(1)
+				b.bundle.raw = append([]byte{}, bundle.Manifest...)
+				b.hand(t)
+				b.metadata(t, bundle)
+				must(t, b.tree.SetOrder("agent", state.Order{Attempt: attempt, Installed: installed}))
+				before := b.roots(t)
+				got := b.run(t)
+				if !bytes.Equal(before, b.roots(t)) {
+					t.Error("it has changed what root remembers")
+				}
+				// Root would learn of what was refused, too, if this role were taken over.
+				_, root, _ = trust.Client{Pin: repo.Pin, State: root, Clock: time.Now()}.Check(bundle)
+				must(t, b.tree.SetTrust(state.Swap, "agent", root))
+				if text, refused := want.(string); refused {
+					b.mustRecord(t, got, state.Refused, text)
+					return
+				}
+				b.mustRecord(t, got, state.HandedOn, "")
+				if got.Sequence != int64(want.(int)) {
+					t.Errorf("%+v, want sequence %d", got, want)
+				}
+				must(t, os.RemoveAll(filepath.Join(b.out(), attempt)))
+				installed = got.Version
+				must(t, b.tree.RaiseFloor("agent", got.Sequence))
+			}
+			a.Run(repo)
+		})
+	}
+}
+
+// roots is everything that root remembers of the target.
+func (b *bench) roots(t *testing.T) []byte {
+	t.Helper()
+	dir := os.DirFS(b.tree.Dir(state.Swap, "agent"))
+	var all bytes.Buffer
+	for _, name := range ls(t, b.tree.Dir(state.Swap, "agent")) {
+		f, err := dir.Open(name)
+		must(t, err)
+		_, err = all.ReadFrom(f)
+		must(t, err)
+		must(t, f.Close())
+	}
+	return all.Bytes()
+}
