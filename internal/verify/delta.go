@@ -114,14 +114,23 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 	return nil
 }
 
-// read reads an installed file of which there may be deltas.
+// read reads an installed file of which there may be deltas. It is large: a buffer
+// that grows would take twice the memory.
 func read(path string) ([]byte, error) {
 	f, err := state.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := state.ReadAll(f, archive.MaxDelta)
+	var b []byte
+	info, err := f.Stat()
+	if err == nil && info.Size() > archive.MaxDelta {
+		err = fmt.Errorf("it is larger than %d bytes", archive.MaxDelta)
+	}
+	if err == nil {
+		b = make([]byte, info.Size())
+		_, err = io.ReadFull(f, b)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
 	}

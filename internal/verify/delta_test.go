@@ -154,6 +154,7 @@ func TestDeltaFallsBack(t *testing.T) {
 		}, cannot + "a file of more than 536870912 bytes"},
 		{"changed meanwhile", installed("agent", func(p string) error { return os.WriteFile(p, []byte(program1(t)+"changed"), 0o755) }), cannot + "there is none for "},
 		{"what needs no delta, changed meanwhile", installed("agent.service", func(p string) error { return os.WriteFile(p, []byte("changed"), 0o644) }), "cannot make agent.service by delta: there is none for "},
+		{"too large now", installed("agent", func(p string) error { return os.Truncate(p, archive.MaxDelta+1) }), "/agent: it is larger than 536870912 bytes"},
 		{"removed meanwhile", installed("agent", os.Remove), "/agent: no such file"},
 		{"a link now", installed("agent", func(p string) error { return os.Rename(p, p+"2") }), "/agent: no such file"},
 		{"a directory now", installed("agent", func(p string) error {
