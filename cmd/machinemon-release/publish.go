@@ -37,8 +37,9 @@ and machines see another release. The same bytes again change nothing.
 In a signed directory, which "init" makes, the release is signed with the targets
 and the online key. publish refuses while KEYS/root holds a key that it can read.
 
-Deltas are made with --deltas, for files of 64 KiB and more, from the releases
-before that DIR still has. Machines of this version do not use them yet.`
+Deltas are made for files of 64 KiB and more, from the releases before that DIR
+still has: a machine that runs one of those downloads much less. --deltas says from
+how many.`
 
 func publishCommand(began *bool) *cobra.Command {
 	var q release.Request
@@ -57,7 +58,7 @@ func publishCommand(began *bool) *cobra.Command {
 	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
 	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
-	c.Flags().IntVar(&q.Deltas, "deltas", 0, "make deltas from the last `N` releases; machines of this version do not use them yet")
+	c.Flags().IntVar(&q.Deltas, "deltas", 3, "make deltas from the last `N` releases")
 	keys := keyFlags(c)
 	if err := c.MarkFlagRequired("version"); err != nil {
 		panic(err) // the flag is defined above

@@ -1,7 +1,7 @@
 // Verifier runs in machinemon-verify@T.service: it turns the newest bundle of
 // target T into a verified tree for the swapper, or refuses it. Its exit status
 // is that of the result, and 0 for what it handed on or when there was nothing
-// to do.
+// to do; where it asks for the full archive in place of deltas it is 1.
 package main
 
 import (
@@ -23,7 +23,11 @@ func main() {
 	// never looks like success.
 	lines := log.New("verify", os.Args[1])
 	a, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
-	if a.ID != "" {
+	switch {
+	case a.NoDelta != "":
+		lines.Attempt, lines.Version = a.ID, a.Version
+		lines.Printf("%s: attempt %s: asking for the full archive: %s", os.Args[1], a.ID, a.NoDelta)
+	case a.ID != "":
 		lines.Ended(a)
 	}
 	switch {

@@ -12,9 +12,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// steps are the chain's services, and what a person calls their work.
+// steps are the chain's services, and what a person calls their work. A verifier
+// that has failed may have started fetch-full, which starts it again.
 var steps = []struct{ unit, word string }{
-	{"fetch", "fetching"}, {"verify", "verifying"}, {"baseline", ""}, {"swap", "swapping"},
+	{"fetch", "fetching"}, {"fetch-full", "fetching"}, {"verify", "verifying"}, {"baseline", ""}, {"swap", "swapping"},
 	{"health-gate", "watching"}, {"commit", "committing"}, {"rollback", "rolling back"},
 }
 
@@ -197,7 +198,7 @@ func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 		switch {
 		case ok:
 			f.progress.download(s.word, done, total)
-		case s.unit == "fetch": // its user is not believed
+		case s.word == "fetching": // its user is not believed
 			f.progress.step(s.word, "")
 		default:
 			f.progress.step(s.word, u.Status)

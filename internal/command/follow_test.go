@@ -124,6 +124,8 @@ func TestOrphan(t *testing.T) {
 		{"none", "fetch", nil, "the chain stopped and none of its units failed; nothing was changed (hint: journalctl -u 'machinemon-*@agent.service')"},
 		{"verifier", "fetch", []string{"machinemon-verify@agent.service"},
 			"machinemon-verify@agent.service failed (signal): failed (failed), its main process was killed by signal 9; nothing was changed"},
+		{"the fetcher of the archive, after the verifier", "fetch", []string{"machinemon-verify@agent.service", "machinemon-fetch-full@agent.service"},
+			"machinemon-fetch-full@agent.service failed (signal)"},
 		{"the path unit", "fetch", []string{"machinemon-verify@agent.path"}, "machinemon-verify@agent.path failed "},
 		{"an older failure further on", "fetch", []string{"machinemon-verify@agent.service", "machinemon-rollback@agent.service"}, "machinemon-verify@agent.service failed "},
 		{"the baseline stops nobody", "fetch", []string{"machinemon-baseline@agent.service", "machinemon-swap@agent.service"}, "machinemon-swap@agent.service failed "},
@@ -225,6 +227,24 @@ func TestFollow(t *testing.T) {
 				}
 			}
 		}, state.Refused, "too old"},
+		// Its failure starts the fetcher of the archive, whose unit was read before.
+		{"the verifier asks for the archive", func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.systemd.units[verify] = systemd.Unit{Active: "activating"}
+			full := unit("fetch-full", "agent")
+			b.systemd.read = func(look int, name string) {
+				switch {
+				case look == 1 && name == full:
+					b.systemd.units[verify] = systemd.Unit{Active: "failed"}
+				case look == 1 && name == lastRead:
+					b.systemd.units[full] = systemd.Unit{Active: "inactive", Job: 7}
+				case look == 2 && name == lastRead:
+					b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.NotDownloaded, Reason: "it is gone"})
+					delete(b.systemd.units, full)
+					b.systemd.ticks <- struct{}{}
+				}
+			}
+		}, state.NotDownloaded, "it is gone"},
 		{"a damaged record beside the end", func(b *bench) {
 			b.damage(state.Fetch)
 			b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Committed})

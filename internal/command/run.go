@@ -148,7 +148,7 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.RollbackFailed:
 		s += " (hint: manual intervention is needed; see journalctl -u machinemon-rollback@" + name + ".service)"
 	}
-	return s
+	return s + at.Detour()
 }
 
 // asking makes each ask the chain for attempts of a kind.

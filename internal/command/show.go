@@ -200,7 +200,7 @@ func (a *app) history(args []string) error {
 		for _, at := range attempts {
 			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
 				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}}
-			r.note(at.Reason)
+			r.note(at.Reason + at.Detour())
 			rows = append(rows, r)
 		}
 		text = table(rows)

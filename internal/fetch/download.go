@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -14,21 +16,9 @@ import (
 // reportEvery is the least time between two reports of progress.
 const reportEvery = 100 * time.Millisecond
 
-// download makes the bundle of a release and hands it on. When it fails nothing
-// stays in the spool.
-func (f *fetcher) download(ctx context.Context, src source, r *release) (err error) {
-	part, err := openPartial(f.tree.Dir(state.Fetch, f.name), r.platform)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if failed := part.leave(err); failed != nil {
-			err = fmt.Errorf("%w; %w", err, failed)
-		}
-	}()
-	if err := f.room(r.platform, part.have.bytes); err != nil {
-		return err
-	}
+// download makes the bundle of a release, with these deltas or, where there are
+// nil, with the archive, and hands it on. When it fails nothing stays in the spool.
+func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) (err error) {
 	spool, err := f.tree.OpenSpool(state.Fetch, f.name, true)
 	if err != nil {
 		return err
@@ -47,11 +37,18 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 			err = fmt.Errorf("%w; %w", err, failed)
 		}
 	}()
-	if err := f.payload(ctx, src, r, part); err != nil {
-		return err
+	receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.key, Deltas: deltas != nil}
+	for n, d := range deltas {
+		name := strconv.Itoa(n)
+		if err := f.add(ctx, src, r, d.file, entry, name); err != nil {
+			return err
+		}
+		receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
 	}
-	if err := part.move(entry); err != nil {
-		return err
+	if deltas == nil {
+		if err := f.add(ctx, src, r, r.platform, entry, state.PayloadName); err != nil {
+			return err
+		}
 	}
 	if err := state.WriteEntry(entry, state.ManifestName, r.raw); err != nil {
 		return err
@@ -61,13 +58,33 @@ func (f *fetcher) download(ctx context.Context, src source, r *release) (err err
 			return err
 		}
 	}
-	if err := state.WriteReceipt(entry, state.Receipt{Attempt: f.order.Attempt, Platform: r.key}); err != nil {
+	if err := state.WriteReceipt(entry, receipt); err != nil {
 		return err
 	}
 	return spool.Offer(f.order.Attempt)
 }
 
-// needs is the space for an attempt, in bytes: the archive, the verifier's own
+// add downloads an archive, or a delta as if it were one, into the bundle.
+func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, entry *os.Root, name string) (err error) {
+	part, err := openPartial(f.tree.Dir(state.Fetch, f.name), p)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed := part.leave(err); failed != nil {
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+	}()
+	if err := f.room(p, part.have.bytes); err != nil {
+		return err
+	}
+	if err := f.payload(ctx, src, r, part); err != nil {
+		return err
+	}
+	return part.move(entry, name)
+}
+
+// needs is the space for a download, in bytes: the archive, the verifier's own
 // copy of it, and what is unpacked from that. No overflow: the manifest's sizes
 // are at most 1 TiB.
 func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }

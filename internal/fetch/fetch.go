@@ -3,7 +3,7 @@
 // It runs as machinemon-fetch, the only role with a network, and owns fetch/T
 // of the state: the cached manifest, status.json, trust.json and the spool, in
 // which each bundle is the manifest's own bytes, the metadata that vouches for it,
-// if there is any, the archive and a receipt. It obeys the order that root wrote
+// if there is any, the archive or deltas in its place, and a receipt. It obeys the order that root wrote
 // for the attempt and reads, but never writes, the swapper's status.
 //
 // Trust: the mode "checksum" is sha256 and size from the manifest, and the
@@ -44,19 +44,28 @@ const Again = 75
 // [Again]. The error is for what could not even be recorded; every other
 // failure is in the attempt's Result and Reason. report is told of the archive's
 // bytes, at most ten times a second.
-func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (a state.Attempt, exit int, err error) {
+func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
+	f, err := newFetcher(tree, name, report)
+	if err != nil {
+		return state.Attempt{}, state.Failed.Exit(), err
+	}
+	return f.carryOut(ctx, dirs)
+}
+
+// newFetcher reads the order.
+func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*fetcher, error) {
 	order, err := tree.Order(name)
 	if err == nil && !state.ValidAttempt(order.Attempt) {
 		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
-	if err != nil {
+	return &fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
+}
+
+func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
+	if err := f.tree.Tidy(state.Fetch, f.name); err != nil {
 		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
 	}
-	f := fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}
-	if err := tree.Tidy(state.Fetch, name); err != nil {
-		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
-	}
-	t, err := dirs.Load(name)
+	t, err := dirs.Load(f.name)
 	if err != nil {
 		a, err = f.record(nil, state.Misconfigured, err)
 	} else {
@@ -67,7 +76,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 		return a, state.Failed.Exit(), err
 	case a.Result == state.HandedOn:
 		return a, 0, nil
-	case a.Result == state.NotDownloaded && order.Booted && a.RetryAfter.IsZero():
+	case a.Result == state.NotDownloaded && f.order.Booted && a.RetryAfter.IsZero():
 		return a, Again, nil
 	}
 	return a, a.Result.Exit(), nil
@@ -100,6 +109,7 @@ type fetcher struct {
 	// machineID is the file with the machine's ID.
 	machineID string
 	digest    string // of the files that the release would install; "" when its manifest does not list them
+	noDelta   string // what was wrong with the deltas; "" for nothing
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
@@ -153,10 +163,11 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
 		return r, state.Failed, err
 	}
-	if err := f.download(ctx, src, r); err != nil {
+	how, err := f.handOn(ctx, src, t, r)
+	if err != nil {
 		return r, state.Failed, err
 	}
-	return r, state.HandedOn, nil
+	return r, state.HandedOn, how
 }
 
 // backoff keeps an attempt from what failed a while ago. A person who asks gets
@@ -224,7 +235,7 @@ func installedDigest(installs []target.Install, r *release) string {
 func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
-		Stage: string(state.Fetch), Result: result,
+		Stage: string(state.Fetch), Result: result, NoDelta: state.Line(f.noDelta),
 	}
 	if end != nil {
 		a.Reason = end.Error()

@@ -12,6 +12,7 @@
 //	paths.target.wants/machinemon-directive@T.path   the same
 //	machinemon-fetch@T.timer.d/50-target.conf        its schedule
 //	machinemon-fetch@T.service.d/50-target.conf      where the source's token is, if it has one
+//	machinemon-fetch-full@T.service.d/50-target.conf the same
 //	machinemon-swap@T.service.d/50-target.conf       what the swap may write
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -104,7 +105,9 @@ func units(t *target.Target) map[string]unit {
 	if t.Source.TokenFile != "" {
 		secret.text = "# What target " + t.Name + " asks its source with, from " + from + ".\n[Service]\n" + credential(t.Source.TokenFile)
 	}
-	m["machinemon-fetch@"+t.Name+".service.d/50-target.conf"] = secret
+	for _, step := range []string{"fetch", "fetch-full"} {
+		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = secret
+	}
 	return m
 }
 

@@ -115,7 +115,12 @@ func TestRun(t *testing.T) {
 		{name: "a long interval", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nauto_update_check_every_seconds = 604800\n"},
 			want: scheduled(604800, 1800)},
 		{name: "a token", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token' }\n"},
-			want: strings.Replace(scheduled(3600, 360), "machinemon-fetch@agent.timer.d", `machinemon-fetch@agent.service.d/50-target.conf
+			want: strings.Replace(scheduled(3600, 360), "machinemon-fetch@agent.timer.d", `machinemon-fetch-full@agent.service.d/50-target.conf
+	# What target agent asks its source with, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
+	[Service]
+	SetCredential=token:no such file
+	LoadCredential=token:/etc/agent/token
+machinemon-fetch@agent.service.d/50-target.conf
 	# What target agent asks its source with, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
 	[Service]
 	SetCredential=token:no such file

@@ -81,6 +81,15 @@ func (m *Manifest) Platform(key string) (Platform, error) {
 	return p, nil
 }
 
+// Delta returns the one that makes an entry of the archive from an installed file.
+func (p Platform) Delta(entry, from string) (Delta, bool) {
+	i := slices.IndexFunc(p.Deltas, func(d Delta) bool { return d.Entry == entry && d.FromSHA256 == from })
+	if i < 0 {
+		return Delta{}, false
+	}
+	return p.Deltas[i], true
+}
+
 // Marshal returns the document as it is published: indented, map keys sorted,
 // one newline at the end. Equal manifests give equal bytes.
 func (m *Manifest) Marshal() ([]byte, error) {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 )
@@ -15,7 +16,8 @@ var ends = map[Role][]Result{
 }
 
 // History merges what the three roles recorded, in the order in which the
-// attempts began: of each the record of the role that came furthest.
+// attempts began: of each the record of the role that came furthest. How the
+// release came is the fetcher's to tell.
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[string]Attempt{}
 	var failed error
@@ -34,7 +36,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			if !slices.Contains(ends[r], a.Result) {
 				a.Result = HandedOn // it cannot end there so
 			}
-			a.Reason = Line(a.Reason)
+			a.Reason, a.NoDelta = Line(a.Reason), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
 		}

@@ -2,14 +2,28 @@ package state
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
+// OpenRegular opens an installed file. Nothing that is there in its place makes it
+// hang or leads elsewhere.
+func OpenRegular(path string) (*os.File, error) {
+	f, err := regular(os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
+	}
+	return f, nil
+}
+
 func openRegular(root *os.Root, name string) (*os.File, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	return regular(root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0))
+}
+
+func regular(f *os.File, err error) (*os.File, error) {
 	if errors.Is(err, unix.ELOOP) {
 		return nil, errors.New("it is a symbolic link")
 	}

@@ -19,7 +19,7 @@ const (
 	ManifestName = "manifest.json" // the manifest's own bytes
 	MetadataName = "metadata.json" // what vouches for it, of a signed repository
 	ReceiptName  = "receipt.json"
-	PayloadName  = "payload" // a bundle's archive
+	PayloadName  = "payload" // a bundle's archive, if it has no deltas
 )
 
 // Receipt goes with a spool entry. It is a locator, not evidence: it says where
@@ -27,10 +27,14 @@ const (
 type Receipt struct {
 	Attempt  string        `json:"attempt"`
 	Platform string        `json:"platform"`
-	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree
+	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree, or the deltas of a bundle
+	// Deltas says that the bundle has these in place of the archive, and none for
+	// what is installed already.
+	Deltas bool `json:"deltas,omitempty"`
 }
 
-// ReceiptFile says which file of a verified tree is which entry of the archive.
+// ReceiptFile says which file of a verified tree is which entry of the archive, or
+// which delta of a bundle makes it.
 type ReceiptFile struct {
 	Entry string `json:"entry"`
 	Name  string `json:"name"` // a plain name in the spool entry

@@ -11,6 +11,7 @@
 //	    ready/<attempt>/      a bundle for the verifier, who removes it
 //	  verify/T/             machinemon-verify writes
 //	    status.json
+//	    fallback.json         it wants the full archive of an attempt in place of deltas
 //	    ready/<attempt>/      a verified tree for the swapper, who removes it
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases
@@ -140,7 +141,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 }
 
 // temporaries are the beginnings of the names of files that are there for a moment.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
 
 // TempPayload begins the name of the verifier's copy of an archive, until it has none.
 const TempPayload = ".payload-"

@@ -68,6 +68,8 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
+	// NoDelta is why the archive was downloaded although there were deltas for it.
+	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
 	// would again.
 	RetryAfter time.Time `json:"retry_after,omitzero"`
@@ -85,7 +87,16 @@ func (a Attempt) Line(target string) string {
 	if a.Reason != "" {
 		line += ": " + a.Reason
 	}
-	return line
+	return line + a.Detour()
+}
+
+// Detour is what is said, at the end of a line, of an archive that was downloaded
+// although there were deltas for it.
+func (a Attempt) Detour() string {
+	if a.NoDelta == "" {
+		return ""
+	}
+	return " (not by delta: " + a.NoDelta + ")"
 }
 
 // Offer is the release that the last successful check found at the source.
@@ -226,7 +237,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
-	a.Reason = Line(a.Reason)
+	a.Reason, a.NoDelta = Line(a.Reason), Line(a.NoDelta)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]

@@ -48,6 +48,9 @@ func TestSizeOfRecords(t *testing.T) {
 		for i := range 2 * keep {
 			s.Record(Attempt{ID: fmt.Sprintf("%040d", i), Origin: Operator, From: longest, Version: longest, Sequence: math.MaxInt64,
 				Manifest: longest, Stage: "rollback", Result: RollbackFailed, Reason: strings.Repeat("<", 1<<20)})
+			if r == Fetch {
+				s.Attempts[len(s.Attempts)-1].NoDelta = Line(strings.Repeat("<", 1<<20))
+			}
 			if r == Swap {
 				s.Reject(Rejection{Version: longest, Sequence: math.MaxInt64, Digest: fmt.Sprintf("%064d", i), Archive: longest,
 					Reason: strings.Repeat("<", 1<<20), Interruptions: MaxInterruptions}, false)
@@ -127,7 +130,7 @@ func TestHistory(t *testing.T) {
 	tree := newTree(t)
 	at := func(minute int) time.Time { return time.Date(2026, 11, 1, 0, minute, 0, 0, time.UTC) }
 	for role, attempts := range map[Role][]Attempt{
-		Fetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: HandedOn}, {ID: "b", Time: at(2), Stage: "fetch", Result: HandedOn},
+		Fetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: HandedOn, NoDelta: "it is\ndamaged"}, {ID: "b", Time: at(2), Stage: "fetch", Result: HandedOn},
 			{ID: "c", Time: at(3), Stage: "fetch", Result: NotDownloaded}, {ID: "e", Time: at(4), Stage: "fetch", Result: Committed}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
 		Verify: {{ID: "b", Time: at(8), Stage: "verify", Result: Refused}, {ID: "a", Time: at(9), Stage: "verify", Result: HandedOn}},
 		Swap:   {{ID: "a", Time: at(20), Stage: "swap", Result: Committed}, {ID: "d", Time: at(0), Stage: "begin", Result: NotAttempted}},
@@ -139,19 +142,19 @@ func TestHistory(t *testing.T) {
 		all, err := tree.History("agent")
 		var rows []string
 		for _, a := range all {
-			rows = append(rows, a.ID+" "+a.Stage+" "+string(a.Result))
+			rows = append(rows, a.ID+" "+a.Stage+" "+string(a.Result)+a.Detour())
 		}
 		if err != nil {
 			rows = append(rows, "error")
 		}
 		return strings.Join(rows, ", ")
 	}
-	if got, want := list(), "a swap committed, b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on"; got != want {
+	if got, want := list(), "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// One role's trouble does not hide what the others know.
 	must(t, os.WriteFile(tree.status(Verify, "agent"), []byte("rot"), 0o644))
-	if got, want := list(), "a swap committed, b fetch handed on, c fetch not downloaded, d begin not attempted, e fetch handed on, error"; got != want {
+	if got, want := list(), "a swap committed (not by delta: it is; damaged), b fetch handed on, c fetch not downloaded, d begin not attempted, e fetch handed on, error"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

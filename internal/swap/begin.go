@@ -95,7 +95,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if order.Origin == state.Operator {
 		// People, unlike timers, may ask for an update every second. systemd's start
 		// limit counts them all, and would kill the path units.
-		if err := s.Systemd.ResetFailed(ctx, unitOf("verify", name), unitOf("baseline", name), unitOf("swap", name)); err != nil {
+		if err := s.Systemd.ResetFailed(ctx, unitOf("verify", name), unitOf("fetch-full", name), unitOf("baseline", name), unitOf("swap", name)); err != nil {
 			return err
 		}
 	}

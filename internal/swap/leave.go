@@ -45,6 +45,7 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		{"machinemon-fetch@*.service"},
 		{"machinemon-verify@*.path", "machinemon-swap@*.path"},
 		{"machinemon-verify@*.service"},
+		{"machinemon-fetch-full@*.service"}, // which the end of that may have started
 		{"machinemon-swap@*.service"},
 	} {
 		if err := s.stopAll(ctx, patterns...); err != nil {

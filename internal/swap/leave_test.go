@@ -107,22 +107,23 @@ func TestLeave(t *testing.T) {
 		r := newRig(t)
 		badTrial(t, r)
 		r.sys.alive = map[string][]string{
-			"machinemon-update.service":     {"machinemon-update.service"},
-			"machinemon-fetch@*.timer":      {"machinemon-fetch@agent.timer"},
-			"machinemon-directive@*.path":   {"machinemon-directive@agent.path"},
-			"machinemon-directive@*":        {"machinemon-directive@agent.service", "machinemon-directive@agent.timer"},
-			"machinemon-fetch@*.service":    {"machinemon-fetch@agent.service"},
-			"machinemon-verify@*.path":      {"machinemon-verify@agent.path"},
-			"machinemon-verify@*.service":   {"machinemon-verify@agent.service"},
-			"machinemon-swap@*.path":        {"machinemon-swap@agent.path"},
-			"machinemon-swap@*.service":     {"machinemon-swap@agent.service"},
-			"machinemon-baseline@*":         {"machinemon-baseline@agent.service"},
-			"machinemon-preflight@*":        {"machinemon-preflight@agent.service"},
-			"machinemon-deadline@*.timer":   {"machinemon-deadline@other.timer"},
-			"machinemon-health-gate@*":      {"machinemon-health-gate@other.service"},
-			"machinemon-rollback@*":         {"machinemon-rollback@other.service"},
-			"machinemon-deadline@*.service": {"machinemon-deadline@other.service"},
-			"machinemon-commit@*":           {"machinemon-commit@other.service"},
+			"machinemon-update.service":       {"machinemon-update.service"},
+			"machinemon-fetch@*.timer":        {"machinemon-fetch@agent.timer"},
+			"machinemon-directive@*.path":     {"machinemon-directive@agent.path"},
+			"machinemon-directive@*":          {"machinemon-directive@agent.service", "machinemon-directive@agent.timer"},
+			"machinemon-fetch@*.service":      {"machinemon-fetch@agent.service"},
+			"machinemon-verify@*.path":        {"machinemon-verify@agent.path"},
+			"machinemon-verify@*.service":     {"machinemon-verify@agent.service"},
+			"machinemon-fetch-full@*.service": {"machinemon-fetch-full@agent.service"},
+			"machinemon-swap@*.path":          {"machinemon-swap@agent.path"},
+			"machinemon-swap@*.service":       {"machinemon-swap@agent.service"},
+			"machinemon-baseline@*":           {"machinemon-baseline@agent.service"},
+			"machinemon-preflight@*":          {"machinemon-preflight@agent.service"},
+			"machinemon-deadline@*.timer":     {"machinemon-deadline@other.timer"},
+			"machinemon-health-gate@*":        {"machinemon-health-gate@other.service"},
+			"machinemon-rollback@*":           {"machinemon-rollback@other.service"},
+			"machinemon-deadline@*.service":   {"machinemon-deadline@other.service"},
+			"machinemon-commit@*":             {"machinemon-commit@other.service"},
 		}
 		r.sys.fails["start machinemon-rollback@other.service"] = &systemd.JobError{Verb: "start", Unit: "x", Result: "failed"}
 		r.sys.on["stop machinemon-update.service"] = func() {
@@ -134,6 +135,7 @@ func TestLeave(t *testing.T) {
 		if !r.sys.order("stop machinemon-update.service", "stop machinemon-fetch@agent.timer", "stop machinemon-directive@agent.path",
 			"stop machinemon-directive@agent.service", "stop machinemon-directive@agent.timer", "stop machinemon-fetch@agent.service",
 			"stop machinemon-verify@agent.path", "stop machinemon-swap@agent.path", "stop machinemon-verify@agent.service",
+			"stop machinemon-fetch-full@agent.service",
 			"stop machinemon-swap@agent.service", "start machinemon-rollback@agent.service", "stop machinemon-deadline@other.timer",
 			"stop machinemon-health-gate@other.service", "start machinemon-rollback@other.service", "start machinemon-deadline@other.service",
 			"start machinemon-commit@other.service", "stop machinemon-baseline@agent.service", "stop machinemon-preflight@agent.service") {

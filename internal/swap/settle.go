@@ -9,7 +9,7 @@ import (
 )
 
 // workers are the services that work on what the fetcher handed on.
-var workers = []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"}
+var workers = []string{"verify", "fetch-full", "baseline", "swap", "health-gate", "commit", "rollback"}
 
 // underWay finds one of these services at work; nil when none is.
 func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {

@@ -101,7 +101,10 @@ func (b *box) step(name string, f func()) {
 }
 
 // attempt is an attempt in the JSON of status and history.
-type attempt struct{ ID, Origin, From, Version, Stage, Result, Reason string }
+type attempt struct {
+	ID, Origin, From, Version, Stage, Result, Reason string
+	NoDelta                                          string `json:"no_delta"`
+}
 
 // status is a target in the JSON of `status`.
 type status struct {

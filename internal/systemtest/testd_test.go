@@ -87,12 +87,13 @@ func (b *box) publish(dir string, d releases.Daemon) {
 	b.publishFiles(dir, d.Version, releases.File{Name: "testd", Content: build(b.t, d)})
 }
 
-// publishFiles adds a release of these files, whatever they are.
+// publishFiles adds a release of these files, whatever they are. It makes no deltas,
+// which would take longer than what is tested; they have tests of their own.
 func (b *box) publishFiles(dir, version string, files ...releases.File) {
 	b.t.Helper()
 	archive := filepath.Join(b.t.TempDir(), "testd-linux-amd64.tar.gz")
 	b.ok(releases.Pack(archive, files...))
-	b.ok(releases.Publish(b.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, archive))
+	b.ok(releases.Publish(b.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, "--deltas=0", archive))
 }
 
 // serve serves dir on the machine's loopback. After Yank and boot it must be

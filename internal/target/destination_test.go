@@ -266,6 +266,7 @@ func TestDestinationNames(t *testing.T) {
 		{row("/usr/local/sbin/x"), "/usr/local/sbin and /usr/local/bin are the same directory"},
 		{row("/etc/systemd/system/machinemon-swap@.service"), "must not be in the units of machinemon-update"},
 		{row("/etc/systemd/system/machinemon-fetch@.timer"), "must not be in the units of machinemon-update"},
+		{row("/etc/systemd/system/machinemon-fetch-full@.service"), "must not be in the units of machinemon-update"},
 		{row("/etc/systemd/system/machinemon-client.service"), ""},
 		{row("/usr/local/bin/machinemon-update"), ""},
 	} {

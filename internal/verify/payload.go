@@ -9,15 +9,15 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// copyPayload copies the bundle's archive while hashing it, and returns the
-// copy if it is what the manifest says. The copy has no name: nobody else can
+// copyPayload copies the bundle's archive, or a delta as if it were one, while
+// hashing it, and returns the copy if it is what the manifest says. The copy has no name: nobody else can
 // open it, and it is gone when it is closed, or the program dies.
-func (v *verifier) copyPayload(bundle *os.Root) (*os.File, error) {
-	p := v.platform
-	in, err := state.OpenEntry(bundle, state.PayloadName)
+func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform) (*os.File, error) {
+	in, err := state.OpenEntry(bundle, name)
 	if err != nil {
 		return nil, refused("%w", err)
 	}
@@ -29,14 +29,14 @@ func (v *verifier) copyPayload(bundle *os.Root) (*os.File, error) {
 	if info.Size() != p.Size {
 		return nil, refused("cannot use %s: it has %d bytes, the manifest says %d", p.File, info.Size(), p.Size)
 	}
-	if err := v.room(); err != nil {
+	if err := v.room(p); err != nil {
 		return nil, err
 	}
 	out, err := os.CreateTemp(v.tree.Dir(state.Verify, v.name), state.TempPayload+"*")
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
 	}
-	sum, n, err := v.copy(out, in)
+	sum, n, err := copyTo(out, in, p)
 	if err == nil && n != p.Size {
 		err = refused("cannot use %s: it changed while it was copied", p.File)
 	}
@@ -50,32 +50,32 @@ func (v *verifier) copyPayload(bundle *os.Root) (*os.File, error) {
 	return out, nil
 }
 
-// copy leaves out at its beginning. One byte more than the manifest says is
+// copyTo leaves out at its beginning. One byte more than the manifest says is
 // read: the file may have grown since its size was looked at.
-func (v *verifier) copy(out *os.File, in io.Reader) (sum string, n int64, err error) {
+func copyTo(out *os.File, in io.Reader, p manifest.Platform) (sum string, n int64, err error) {
 	hash := sha256.New()
 	if err = os.Remove(out.Name()); err == nil {
-		n, err = io.Copy(io.MultiWriter(out, hash), io.LimitReader(in, v.platform.Size+1))
+		n, err = io.Copy(io.MultiWriter(out, hash), io.LimitReader(in, p.Size+1))
 	}
 	if err == nil {
 		_, err = out.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		return "", 0, fmt.Errorf("cannot copy %s: %w", v.platform.File, cause(err))
+		return "", 0, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
 	}
 	return hex.EncodeToString(hash.Sum(nil)), n, nil
 }
 
 // room refuses what would fill the disk.
-func (v *verifier) room() error {
+func (v *verifier) room(p manifest.Platform) error {
 	free, err := v.free()
 	if err != nil {
 		return err
 	}
 	// No overflow: the manifest's sizes are at most 1 TiB.
-	if need := v.platform.Size + v.platform.UnpackedSize; need > free {
+	if need := p.Size + p.UnpackedSize; need > free {
 		return fmt.Errorf("cannot unpack %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
-			v.platform.File, float64(need)/1e6, v.tree.Dir(state.Verify, v.name), float64(free)/1e6)
+			p.File, float64(need)/1e6, v.tree.Dir(state.Verify, v.name), float64(free)/1e6)
 	}
 	return nil
 }

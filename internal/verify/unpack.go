@@ -12,13 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// handOn unpacks the archive into a tree, checks it and offers it to the
-// swapper. When it fails nothing stays in the spool.
-func (v *verifier) handOn(t *target.Target, payload *os.File) (err error) {
+// handOn makes a tree of the bundle, checks it and offers it to the swapper. When
+// it fails nothing stays in the spool.
+func (v *verifier) handOn(t *target.Target, bundle *os.Root) (err error) {
 	spool, err := v.tree.OpenSpool(state.Verify, v.name, true)
 	if err != nil {
 		return err
@@ -38,7 +39,11 @@ func (v *verifier) handOn(t *target.Target, payload *os.File) (err error) {
 		}
 	}()
 	receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
-	if receipt.Files, err = v.unpack(t, payload, tree); err != nil {
+	make := v.unpack
+	if v.receipt.Deltas {
+		make = v.patch
+	}
+	if receipt.Files, err = make(t, bundle, tree); err != nil {
 		return err
 	}
 	for _, i := range t.Install {
@@ -64,7 +69,14 @@ func (v *verifier) handOn(t *target.Target, payload *os.File) (err error) {
 // it with the manifest's contents. What a list in the archive names is added to
 // the target; the archive is read once, so all that it could name is extracted,
 // and what it does not name goes again.
-func (v *verifier) unpack(t *target.Target, payload *os.File, into *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) unpack(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+	log.Status("checking the archive")
+	payload, err := v.copyPayload(bundle, state.PayloadName, v.platform)
+	if err != nil {
+		return nil, err
+	}
+	defer payload.Close()
+	log.Status("unpacking")
 	limits, err := v.limits()
 	if err != nil {
 		return nil, err

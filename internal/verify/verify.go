@@ -8,9 +8,10 @@
 // whatever becomes of it.
 //
 // Trust: the fetcher's bytes are believed only as far as they can be checked
-// here. The receipt says nothing but which attempt the bundle is of; platform,
-// product and digests are looked up in the manifest again, and the archive is
-// hashed while it is copied, so that what was hashed is what is unpacked. Of a
+// here. The receipt says nothing but which attempt the bundle is of and what lies
+// where; platform, product and digests are looked up in the manifest again, and
+// archive and deltas are hashed while they are copied, so that what was hashed is
+// what is unpacked or applied. Of a
 // target with trust.mode = "tuf" the manifest must be signed, as the swapper will
 // have it, and name the digest of every file. This role keeps nothing of what it
 // saw of a repository: it begins where root is, whose state it reads.
@@ -22,14 +23,14 @@ import (
 	"os"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // Run verifies the newest bundle of a target and records how that ended before
-// it returns. The attempt has no ID when there was nothing to do. The error is
+// it returns. The attempt has no ID when there was nothing to do; it has not ended,
+// and there is no record, when it has a NoDelta: the fetcher is to go on with it. The error is
 // for what could not even be recorded, or be cleared away; every other failure
 // is in the attempt's Result and Reason.
 func Run(tree state.Tree, dirs target.Dirs, name string) (state.Attempt, error) {
@@ -55,6 +56,9 @@ func run(tree state.Tree, name string, load func() (*target.Target, error)) (sta
 	}
 	result, end := v.verify(bundle, load)
 	cleared := errors.Join(bundle.Close(), in.Consume(attempt))
+	if v.noDelta != "" {
+		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result, NoDelta: v.noDelta}, cleared
+	}
 	a, err := v.record(result, end)
 	return a, errors.Join(err, cleared)
 }
@@ -68,7 +72,10 @@ type verifier struct {
 	name    string
 	attempt string
 
+	noDelta string // why the archive is wanted in place of the bundle's deltas; "" if it is not
+
 	// What was read of the bundle; nil and empty until then.
+	receipt  state.Receipt
 	manifest *manifest.Manifest
 	raw      []byte // its own bytes
 	metadata []byte // what vouches for it, of a target under tuf
@@ -77,7 +84,7 @@ type verifier struct {
 }
 
 func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) (state.Result, error) {
-	if err := v.tree.Tidy(state.Verify, v.name); err != nil {
+	if err := errors.Join(v.tree.Tidy(state.Verify, v.name), v.tree.DropFallback(v.name)); err != nil {
 		return state.Failed, err
 	}
 	t, err := load()
@@ -87,14 +94,7 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 	if err := v.read(bundle, t); err != nil {
 		return state.Failed, err
 	}
-	log.Status("checking the archive")
-	payload, err := v.copyPayload(bundle)
-	if err != nil {
-		return state.Failed, err
-	}
-	defer payload.Close()
-	log.Status("unpacking")
-	if err := v.handOn(t, payload); err != nil {
+	if err := v.handOn(t, bundle); err != nil {
 		return state.Failed, err
 	}
 	return state.HandedOn, nil
@@ -102,11 +102,11 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 
 // read reads receipt and manifest, and chooses the platform by this machine.
 func (v *verifier) read(bundle *os.Root, t *target.Target) error {
-	receipt, err := state.ReadReceipt(bundle)
-	if err != nil {
+	var err error
+	if v.receipt, err = state.ReadReceipt(bundle); err != nil {
 		return refused("%w", err)
 	}
-	if receipt.Attempt != v.attempt {
+	if v.receipt.Attempt != v.attempt {
 		return refused("cannot use the bundle: its receipt is of another attempt")
 	}
 	raw, err := state.ReadEntry(bundle, state.ManifestName, manifest.MaxSize)

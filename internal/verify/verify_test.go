@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,7 +75,8 @@ type bundle struct {
 	manifest *manifest.Manifest
 	raw      []byte // instead of manifest
 	payload  []byte
-	content  files // becomes payload, and the manifest's contents
+	deltas   [][]byte // in its place, where it is nil
+	content  files    // becomes payload, and the manifest's contents
 }
 
 func (b *bundle) platform(f func(p *manifest.Platform)) {
@@ -152,7 +154,14 @@ func (b *bench) hand(t *testing.T) {
 	if err := os.MkdirAll(b.entry(), 0o770); err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{"manifest.json": b.bundle.raw, "payload": b.bundle.payload, "receipt.json": []byte(b.bundle.receipt)} {
+	files := map[string][]byte{"manifest.json": b.bundle.raw, "receipt.json": []byte(b.bundle.receipt)}
+	if b.bundle.payload != nil {
+		files["payload"] = b.bundle.payload
+	}
+	for n, d := range b.bundle.deltas {
+		files[strconv.Itoa(n)] = d
+	}
+	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(b.entry(), name), data, 0o640); err != nil {
 			t.Fatal(err)
 		}

@@ -83,7 +83,8 @@ func Pack(archive string, files ...File) (err error) {
 	return errors.Join(w.Close(), packed.Close())
 }
 
-// Publish runs machinemon-release, the program at this path, on the archives.
+// Publish runs machinemon-release, the program at this path, on the archives; there
+// may be options among them.
 func Publish(ctx context.Context, program, dir, version string, archives ...string) error {
 	args := append([]string{"publish", dir, "--version", version}, archives...)
 	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {

@@ -1,0 +1,258 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// publishDeltas is publish with deltas from the release before.
+func (c *chain) publishDeltas(d releases.Daemon) {
+	c.t.Helper()
+	archive := filepath.Join(c.t.TempDir(), "testd-linux-amd64.tar.gz")
+	c.ok(releases.Pack(archive, releases.File{Name: "testd", Content: build(c.t, d)}))
+	c.ok(releases.Publish(c.t.Context(), lab.Installed("/usr/bin/machinemon-release"), c.dir, d.Version, archive))
+}
+
+// downloads are what was asked for since so many requests, but the manifest and what
+// vouches for it: "delta" and "archive", with their statuses if not 200.
+func (c *chain) downloads(since int) []string {
+	c.t.Helper()
+	var got []string
+	for _, r := range c.server.Requests()[since:] {
+		what := ""
+		switch path.Ext(r.Path) {
+		case ".zst":
+			what = "delta"
+		case ".gz":
+			what = "archive"
+		default:
+			continue
+		}
+		if r.Status != 200 {
+			what += " failed"
+		}
+		got = append(got, what)
+	}
+	return got
+}
+
+// assertDownloads runs an update that must end so, with these downloads, in one
+// attempt.
+func (c *chain) assertDownloads(d releases.Daemon, update func(), want ...string) {
+	c.t.Helper()
+	requests, attempts := len(c.server.Requests()), len(c.history())
+	update()
+	if got := c.downloads(requests); !slices.Equal(got, want) {
+		c.t.Errorf("downloaded %q, want %q", got, want)
+	}
+	h := c.history()
+	if len(h) != attempts+1 || h[0].Result != "committed" || h[0].Version != d.Version || (h[0].NoDelta != "") != (len(want) > 1) {
+		c.t.Errorf("history has %d attempts more: %+v", len(h)-attempts, h[0])
+	}
+	c.assertRuns(d)
+}
+
+// delta is the manifest's only one, and the path of its file.
+func (c *chain) delta() (d manifest.Delta, file string) {
+	c.t.Helper()
+	c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
+		if len(p.Deltas) != 1 {
+			c.t.Fatalf("deltas: %+v", p.Deltas)
+		}
+		d = p.Deltas[0]
+	})
+	return d, filepath.Join(c.dir, d.File)
+}
+
+// Deltas are downloaded in the archive's place. Whatever is wrong with them, the
+// archive comes in the same attempt, and the operator is told.
+func TestDelta(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publishDeltas(releases.Daemon{Version: "1.1.0"})
+	version := func(v string) releases.Daemon { return releases.Daemon{Version: v} }
+	// Nothing of 1.0.0, which is installed, was ever published.
+	c.assertDownloads(version("1.1.0"), func() { c.apply(0, "committed 1.1.0 (was 1.0.0)") }, "archive")
+
+	c.step("good", func() {
+		c.publishDeltas(version("1.2.0"))
+		since := c.cursor()
+		c.assertDownloads(version("1.2.0"), func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "delta")
+		c.assertOrder(since, inChain("fetch started", "verify started", "swap started")...)
+		c.assertClosed("1.1.0")
+		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.2.0", "verify handed on 6 1.2.0", "baseline - 6",
+			"swap - 6 1.2.0", "swap on trial 6 1.2.0", "health-gate - 6 1.2.0", "commit - 6 1.2.0", "commit committed 6 1.2.0")
+	})
+
+	c.step("corrupted on the server", func() {
+		c.publishDeltas(version("1.3.0"))
+		_, file := c.delta()
+		content, err := os.ReadFile(file)
+		c.ok(err)
+		content[len(content)/2]++
+		c.ok(os.WriteFile(file, content, 0o644))
+		c.assertDownloads(version("1.3.0"), func() {
+			c.apply(0, "committed 1.3.0 (was 1.2.0)", "(not by delta: cannot use http://", "its sha256 is ")
+		}, "delta", "archive")
+		c.assertClosed("1.2.0")
+	})
+
+	c.step("gone from the server", func() {
+		c.publishDeltas(version("1.4.0"))
+		_, file := c.delta()
+		c.ok(os.Remove(file))
+		c.assertDownloads(version("1.4.0"), func() {
+			c.apply(0, "committed 1.4.0 (was 1.3.0)", "(not by delta: cannot download http://", "404")
+		}, "delta failed", "archive")
+		c.assertClosed("1.3.0")
+	})
+
+	// wrong puts a delta into the release whose digest is the manifest's, and of which
+	// only the verifier can see what it makes.
+	wrong := func() {
+		c.t.Helper()
+		_, file := c.delta()
+		c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
+			e, err := zstd.NewWriter(nil)
+			c.ok(err)
+			made := e.EncodeAll(make([]byte, p.Contents["testd"].Size), nil)
+			p.Deltas[0].SHA256, p.Deltas[0].Size = manifest.Digest(made), int64(len(made))
+			c.ok(os.WriteFile(file, made, 0o644))
+		})
+	}
+	c.step("a wrong result", func() {
+		c.publishDeltas(version("1.5.0"))
+		wrong()
+		since := c.cursor()
+		c.assertDownloads(version("1.5.0"), func() {
+			c.apply(0, "committed 1.5.0 (was 1.4.0)", "(not by delta: cannot make testd by delta: its sha256 is then ")
+		}, "delta", "archive")
+		c.assertOrder(since, inChain("fetch started", "verify failed", "fetch-full started", "verify started", "swap started")...)
+		c.assertClosed("1.4.0")
+		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.5.0", "verify - 6 1.5.0",
+			"fetch-full handed on 6 1.5.0", "verify handed on 6 1.5.0", "baseline - 6",
+			"swap - 6 1.5.0", "swap on trial 6 1.5.0", "health-gate - 6 1.5.0", "commit - 6 1.5.0", "commit committed 6 1.5.0")
+		if r := c.run("machinemon-update", "history", "testd"); !strings.Contains(r.Stdout, "(not by delta: cannot make testd by delta: ") {
+			c.t.Errorf("history: %s", r.Stdout)
+		}
+	})
+
+	c.step("and the archive is gone, too", func() {
+		c.publishDeltas(version("1.6.0"))
+		wrong()
+		archive := c.archive("1.6.0")
+		c.server.Break(archive, releases.Status(404))
+		pid, since := c.mainPID(), c.cursor()
+		c.apply(7, "not downloaded 1.6.0", "404", "(not by delta: cannot make testd by delta: ")
+		c.assertUntouched(since)
+		if now := c.mainPID(); now != pid {
+			c.t.Errorf("the main process was %s and is %s", pid, now)
+		}
+		c.server.Mend(archive)
+		// The next attempt begins from the beginning.
+		c.assertDownloads(version("1.6.0"), func() { c.apply(0, "committed 1.6.0 (was 1.5.0)") }, "delta", "archive")
+		c.assertClosed("1.5.0")
+	})
+
+	c.step("changed by hand", func() {
+		c.publishDeltas(version("1.7.0"))
+		c.writeFile(testdPath, string(build(c.t, releases.Daemon{Version: "1.6.0", Behaviour: "good"})), 0o755)
+		c.assertDownloads(version("1.7.0"), func() { c.apply(0, "committed 1.7.0") }, "archive")
+	})
+
+	c.step("by the schedule", func() {
+		c.publishDeltas(version("1.8.0"))
+		wrong()
+		c.must("machinemon-update", "enable", "testd")
+		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the run below
+		c.assertDownloads(version("1.8.0"), func() {
+			since := c.cursor()
+			c.tick()
+			c.awaitEvent(since, inChain("commit started")[0])
+		}, "delta", "archive")
+		if h := c.history(); h[0].Origin != "schedule" {
+			c.t.Errorf("%+v", h[0])
+		}
+	})
+}
+
+// A verifier that dies of a delta is a delta that fails. Where the fetcher of the
+// archive is killed the attempt ends, and the next one is none the worse for it.
+func TestDeltaKilled(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	old, good := releases.Daemon{Version: "1.1.0"}, releases.Daemon{Version: "1.2.0"}
+	c.publishDeltas(old)
+	c.apply(0, "committed 1.1.0")
+	c.publishDeltas(good)
+
+	// A system call that it makes first when it has copied the delta kills it.
+	const dropIn = "/run/systemd/system/machinemon-verify@testd.service.d/kill.conf"
+	c.must("mkdir", "-p", path.Dir(dropIn))
+	c.writeFile(dropIn, "[Service]\nSystemCallFilter=\nSystemCallFilter=~lseek\nSystemCallErrorNumber=kill\n", 0o644)
+	c.must("systemctl", "daemon-reload")
+	archive := c.archive("1.2.0")
+	came := make(chan struct{})
+	c.server.Break(archive, releases.Hang(came))
+	since := c.cursor()
+	apply := c.startApply()
+	c.arrived(came)
+	c.assertOrder(since, inChain("fetch started", "verify failed", "fetch-full starting")...)
+	c.kill("fetch-full")
+	c.said(c.wait(apply), 1, "failed: machinemon-fetch-full@testd.service failed (signal)", "nothing was changed")
+	c.assertUntouched(since)
+	c.assertRuns(old)
+
+	came, goOn := c.breakUntil(archive)
+	c.assertDownloads(good, func() {
+		apply := c.startApply()
+		c.arrived(came)
+		if r := c.run("machinemon-update", "apply", "testd"); r.Code != 8 {
+			t.Errorf("a second apply meanwhile: %+v", r)
+		}
+		c.must("rm", "-r", path.Dir(dropIn))
+		c.must("systemctl", "daemon-reload")
+		close(goOn)
+		c.said(c.wait(apply), 0, "committed 1.2.0 (was 1.1.0)", "(not by delta: the verifier was stopped while it applied them)")
+	}, "delta", "archive")
+	c.assertClosed("1.1.0")
+	if names := c.list("/var/lib/machinemon-update/verify/testd"); slices.Contains(names, "fallback.json") {
+		t.Errorf("in the verifier's directory: %q", names)
+	}
+}
+
+// Signed releases come by delta, too.
+func TestDeltaTUF(t *testing.T) {
+	once(t)
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget+"[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n")
+	c.signed = true
+	p := newPublisher(t)
+	root, err := os.ReadFile(filepath.Join(p.repo, "1.root.json"))
+	c.ok(err)
+	c.writeFile("/root/root.json", string(root), 0o600)
+	c.must("machinemon-update", "trust", "testd", "/root/root.json", "--sha256", digest(string(root)))
+	p.publish(releases.Daemon{Version: "1.1.0"})
+	c.show(p)
+	c.assertDownloads(releases.Daemon{Version: "1.1.0"}, func() { c.apply(0, "committed 1.1.0 (was 1.0.0)") }, "archive")
+	p.publish(releases.Daemon{Version: "1.2.0"})
+	c.show(p)
+	c.assertDownloads(releases.Daemon{Version: "1.2.0"}, func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "delta")
+
+	p.publish(releases.Daemon{Version: "1.3.0"})
+	c.show(p)
+	c.ok(os.WriteFile(only(t, filepath.Join(c.dir, "testd-1.3.0-*.delta.zst")), []byte("garbage"), 0o644))
+	c.assertDownloads(releases.Daemon{Version: "1.3.0"}, func() { c.apply(0, "committed 1.3.0 (was 1.2.0)", "(not by delta: ") }, "delta", "archive")
+	c.assertClosed("1.2.0")
+}

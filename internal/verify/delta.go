@@ -1,0 +1,138 @@
+package verify
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// patch makes what the target installs out of what is installed and the bundle's
+// deltas, under names as unpack gives them. Where it fails the fetcher is asked for
+// the archive, which needs the order of the attempt; that is gone after a reboot.
+func (v *verifier) patch(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+	order, err := v.tree.Order(v.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if order.Attempt != v.attempt {
+		return v.patched(t, bundle, into)
+	}
+	ask := func(why string) error {
+		return v.tree.SetFallback(v.name, state.Fallback{Attempt: v.attempt, Reason: why})
+	}
+	// First: that this needs too much memory is noticed by being killed.
+	if err := ask("the verifier was stopped while it applied them"); err != nil {
+		return nil, err
+	}
+	files, err := v.patched(t, bundle, into)
+	if err == nil {
+		err = v.tree.DropFallback(v.name)
+	}
+	if err != nil {
+		v.noDelta = err.Error()
+		return nil, errors.Join(err, ask(v.noDelta))
+	}
+	return files, nil
+}
+
+func (v *verifier) patched(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+	deltas := map[string]string{}
+	for _, f := range v.receipt.Files {
+		deltas[f.Entry] = f.Name
+	}
+	var made []state.ReceiptFile
+	seen := map[string]bool{}
+	for _, i := range t.Install {
+		entry := i.Name(v.key, v.manifest.Version)
+		want, listed := v.platform.Contents[entry]
+		if seen[entry] || !listed && i.Optional {
+			continue
+		}
+		if !listed {
+			return nil, refused("cannot make %s by delta: the manifest's contents do not list it", entry)
+		}
+		seen[entry] = true
+		name := strconv.Itoa(len(made))
+		if err := v.patchOne(i.To, entry, want, deltas[entry], bundle, into, name); err != nil {
+			return nil, err
+		}
+		made = append(made, state.ReceiptFile{Entry: entry, Name: name})
+	}
+	return made, nil
+}
+
+// patchOne makes one entry of the archive out of the file that is installed, which
+// it may be already. Nothing is believed of either but what comes out.
+func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *os.Root, name string) error {
+	old, err := read(installed)
+	if err != nil {
+		return err
+	}
+	from := manifest.Digest(old)
+	write := func(w io.Writer) error {
+		_, err := w.Write(old)
+		return err
+	}
+	if from != want.SHA256 {
+		d, ok := v.platform.Delta(entry, from)
+		if !ok || delta == "" {
+			return refused("cannot make %s by delta: there is none for %s, whose sha256 is %s", entry, installed, from)
+		}
+		payload, err := v.copyPayload(bundle, delta, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size})
+		if err != nil {
+			return err
+		}
+		defer payload.Close()
+		log.Status("applying " + d.File)
+		write = func(w io.Writer) error { return archive.Patch(w, payload, old, want.Size) }
+	}
+	out, err := into.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		defer out.Close()
+		hash := sha256.New()
+		if err = write(io.MultiWriter(out, hash)); err == nil {
+			err = out.Sync()
+		}
+		if sum := hex.EncodeToString(hash.Sum(nil)); err == nil && sum != want.SHA256 {
+			err = state.Fail(state.Refused, "its sha256 is then %s, the manifest says %s", sum, want.SHA256)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make %s by delta: %w", entry, cause(err))
+	}
+	return nil
+}
+
+// read reads an installed file of which there may be deltas. It is large: a buffer
+// that grows would take twice the memory.
+func read(path string) ([]byte, error) {
+	f, err := state.OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var b []byte
+	info, err := f.Stat()
+	if err == nil && info.Size() > archive.MaxDelta {
+		err = fmt.Errorf("it is larger than %d bytes", archive.MaxDelta)
+	}
+	if err == nil {
+		b = make([]byte, info.Size())
+		_, err = io.ReadFull(f, b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
+	}
+	return b, nil
+}
