@@ -226,7 +226,7 @@ func TestBegin(t *testing.T) {
 // dead is finished first.
 func TestBeginSettles(t *testing.T) {
 	t.Run("alive", func(t *testing.T) {
-		for _, step := range []string{"verify", "swap", "health-gate", "commit", "rollback", "baseline"} {
+		for _, step := range []string{"verify", "fetch-full", "swap", "health-gate", "commit", "rollback", "baseline"} {
 			r := newRig(t)
 			badTrial(t, r)
 			r.sys.units[unitOf(step, "agent")] = systemd.Unit{Active: "activating"}
