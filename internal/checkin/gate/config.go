@@ -133,9 +133,9 @@ func (f *file) check() (*Config, error) {
 		}
 		c.Trusted = append(c.Trusted, p)
 	}
-	for key, path := range map[string]string{"download_dir": c.DownloadDir, "database": c.Database} {
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements)`, key)
+	for _, p := range []struct{ key, path string }{{"download_dir", c.DownloadDir}, {"database", c.Database}} {
+		if !filepath.IsAbs(p.path) || filepath.Clean(p.path) != p.path {
+			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements)`, p.key)
 		}
 	}
 	if !servable(c.Manifest) {
