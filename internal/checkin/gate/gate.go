@@ -67,7 +67,6 @@ func New(c *Config, say func(string)) *Gate {
 func (g *Gate) keep(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
-	g.openDatabase()
 	for {
 		select {
 		case r := <-g.reports:
@@ -236,6 +235,8 @@ func (g *Gate) watch(r *http.Request) *http.Request {
 // Serve serves on the listeners until ctx ends, and then finishes what has begun: the
 // last reports come with the last requests.
 func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
+	// Before the first request, which would find updates stopped otherwise.
+	g.openDatabase()
 	keeping, stop := context.WithCancel(context.Background())
 	kept := make(chan struct{})
 	go func() {

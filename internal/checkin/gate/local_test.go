@@ -95,6 +95,10 @@ func TestServeEnds(t *testing.T) {
 	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 200 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
+	// Before the first request it was known whether updates are stopped.
+	if g.stopped() {
+		t.Error("updates are stopped")
+	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
