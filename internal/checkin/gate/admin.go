@@ -78,7 +78,7 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 	h.Set("Cache-Control", "no-store")
 
 	allowed := map[string][]string{"/updates": {"GET", "HEAD", "POST"}, "/api/v1/admin/updates": {"GET", "HEAD"}, "/api/v1/admin/updates/settings": {"GET", "HEAD", "PUT"}}[path]
-	if !strings.Contains(" "+strings.Join(allowed, " ")+" ", " "+r.Method+" ") {
+	if !slices.Contains(allowed, r.Method) {
 		h.Set("Allow", strings.Join(allowed, ", "))
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return
