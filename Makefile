@@ -23,9 +23,9 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 BUILT := $(shell date -d "$$(sed -n '/^ -- /{s/.*>  //p;q}' debian/changelog)" +%s)
 
 COMMANDS := machinemon-release machinemon-update
-WORKERS  := fetcher health-gate swapper verifier
+WORKERS  := checkin-gate fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
-UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target)
+UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target units/*.socket)
 MAN      := $(wildcard packaging/man/*.[1-8])
 SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units packaging/scalebox-update $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
@@ -133,7 +133,7 @@ releasable:
 install:
 	install -d $(DESTDIR)/usr/bin $(DESTDIR)/usr/lib/machinemon-update/targets.d \
 		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
-		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d
+		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d $(DESTDIR)/etc/machinemon-update
 	install $(COMMANDS:%=build/%) packaging/scalebox-update $(DESTDIR)/usr/bin
 	install $(WORKERS:%=build/%) $(DESTDIR)/usr/lib/machinemon-update
 	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
@@ -146,6 +146,7 @@ install:
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d
+	install -m 644 packaging/checkin/checkin-gate.toml $(DESTDIR)/etc/machinemon-update
 	for c in $(COMMANDS); do \
 		install -D -m 644 build/completion/$$c.bash $(DESTDIR)/usr/share/bash-completion/completions/$$c && \
 		install -D -m 644 build/completion/$$c.zsh $(DESTDIR)/usr/share/zsh/vendor-completions/_$$c && \

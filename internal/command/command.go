@@ -108,12 +108,20 @@ func (a *app) main(args []string, version string) int {
 		root.AddCommand(c)
 		return c
 	}
+	var forCheck bool
 	add("status [TARGET...]", "Show what is installed and available, and the last attempt", `
 It also tells what keeps scheduled runs from installing what is available, and
 when the source is asked next.
 "unsigned" under TRUST: nothing but the connection to the source vouches for a
 release. "signed": its publisher's keys do, and a line tells when their
-signatures are about to expire.`, cobra.ArbitraryArgs, a.completeAny, a.status)
+signatures are about to expire.
+--check prints one short line for a MachineMon script check, and exits 1 after
+an update of the target that failed or was rolled back.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
+		if forCheck {
+			return a.statusCheck(args)
+		}
+		return a.status(args)
+	}).Flags().BoolVar(&forCheck, "check", false, "one line about one target, for a MachineMon check")
 	add("apply [TARGET...]", "Update the targets now (no target: all of them)", `
 One target after the other, whatever auto_update_enabled says. A release that
 was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:

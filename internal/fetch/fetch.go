@@ -3,8 +3,9 @@
 // It runs as machinemon-fetch, the only role with a network, and owns fetch/T
 // of the state: the cached manifest, status.json, trust.json and the spool, in
 // which each bundle is the manifest's own bytes, the metadata that vouches for it,
-// if there is any, the archive or deltas in its place, and a receipt. It obeys the order that root wrote
-// for the attempt and reads, but never writes, the swapper's status.
+// if there is any, the archive or deltas in its place, and a receipt. It obeys the
+// order that root wrote for the attempt and reads, but never writes, the swapper's
+// status.
 //
 // Trust: the mode "checksum" is sha256 and size from the manifest, and the
 // manifest is believed because of the transport it came over. That detects

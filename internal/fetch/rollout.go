@@ -3,7 +3,6 @@ package fetch
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -47,8 +46,7 @@ func place(id []byte, version string) int {
 	own := mac.Sum(nil)[:16]
 	own[6] = own[6]&0x0f | 0x40
 	own[8] = own[8]&0x3f | 0x80
-	sum := sha256.Sum256([]byte(hex.EncodeToString(own) + version))
-	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
+	return manifest.Place(hex.EncodeToString(own), version)
 }
 
 // notYet is why this machine is not to install the release by itself; "" if it

@@ -11,6 +11,7 @@ package manifest
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -88,6 +89,14 @@ func (p Platform) Delta(entry, from string) (Delta, bool) {
 		return Delta{}, false
 	}
 	return p.Deltas[i], true
+}
+
+// Place is where the holder of an ID stands among the others, 0 to 99, when a
+// version is rolled out: SHA-256 of ID and version. A rollout of N percent is meant
+// for the places below N.
+func Place(id, version string) int {
+	sum := sha256.Sum256([]byte(id + version))
+	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
 }
 
 // Marshal returns the document as it is published: indented, map keys sorted,

@@ -85,7 +85,7 @@ func TestPurge(t *testing.T) {
 		c.awaitProperty("machinemon-directive@testd.service", "ActiveState", func(state string) bool { return state == "active" })
 	}
 
-	c.aptGet("purge", "machinemon-update*", "machinemon-release")
+	c.aptGet("purge", "machinemon-update*", "machinemon-release", "machinemon-checkin")
 	c.said(c.wait(apply), 4, "interrupted 1.3.0")
 	c.assertServes(releases.Daemon{Version: "1.1.0"})
 	c.assertGone()
@@ -210,7 +210,7 @@ func TestWithoutSystemd(t *testing.T) {
 		t.Errorf("removal with an open trial: %+v", r)
 	}
 	b.must("rm", "-r", filepath.Dir(journal), "/run/machinemon-update")
-	if r := chroot("purge", "machinemon-update*"); r.Code != 0 {
+	if r := chroot("purge", "machinemon-update*", "machinemon-checkin"); r.Code != 0 {
 		t.Errorf("purge: %+v", r)
 	}
 	if got := b.find("-name", "*machinemon*", "!", "-path", "/var/lib/dpkg/*", "!", "-path", "*machinemon-release*"); len(got) > 0 {

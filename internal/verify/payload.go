@@ -14,8 +14,9 @@ import (
 )
 
 // copyPayload copies the bundle's archive, or a delta as if it were one, while
-// hashing it, and returns the copy if it is what the manifest says. The copy has no name: nobody else can
-// open it, and it is gone when it is closed, or the program dies.
+// hashing it, and returns the copy if it is what the manifest says. The copy has no
+// name: nobody else can open it, and it is gone when it is closed, or the program
+// dies.
 func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform) (*os.File, error) {
 	in, err := state.OpenEntry(bundle, name)
 	if err != nil {

@@ -30,9 +30,9 @@ import (
 
 // Run verifies the newest bundle of a target and records how that ended before
 // it returns. The attempt has no ID when there was nothing to do; it has not ended,
-// and there is no record, when it has a NoDelta: the fetcher is to go on with it. The error is
-// for what could not even be recorded, or be cleared away; every other failure
-// is in the attempt's Result and Reason.
+// and there is no record, when it has a NoDelta: the fetcher is to go on with it.
+// The error is for what could not even be recorded, or be cleared away; every other
+// failure is in the attempt's Result and Reason.
 func Run(tree state.Tree, dirs target.Dirs, name string) (state.Attempt, error) {
 	return run(tree, name, func() (*target.Target, error) { return dirs.Load(name) })
 }

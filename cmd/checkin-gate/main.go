@@ -1,0 +1,63 @@
+// Checkin-gate runs in machinemon-checkin-gate.service: it passes everything on to a
+// MachineMon server, and tells its clients of updates. As "checkin-gate directives"
+// it is the local switch of the gate that runs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/machinemon/machinemon-update/internal/checkin/gate"
+)
+
+const usage = "usage: checkin-gate directives [on|off]\n(without arguments it is run by machinemon-checkin-gate.service)"
+
+func main() {
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 0:
+		err = serve()
+	case args[0] == "directives" && (len(args) == 1 || len(args) == 2 && (args[1] == "on" || args[1] == "off")):
+		var said string
+		to := ""
+		if len(args) == 2 {
+			to = args[1]
+		}
+		said, err = gate.Switch(gate.LocalSocket, to, os.Getenv("SUDO_USER"))
+		fmt.Print(said)
+	default:
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "checkin-gate: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func serve() error {
+	listeners, err := activation.ListenersWithNames()
+	if err != nil {
+		return fmt.Errorf("cannot take systemd's sockets: %w", err)
+	}
+	public, local := listeners["public"], listeners["local"]
+	if len(public) == 0 {
+		return errors.New("cannot serve without a socket (hint: systemctl start machinemon-checkin-gate.socket)")
+	}
+	config, err := gate.Load(gate.ConfigFile)
+	if err != nil {
+		return err
+	}
+	g := gate.New(config, func(line string) { fmt.Fprintln(os.Stderr, line) })
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	daemon.SdNotify(false, daemon.SdNotifyReady) // outside a unit there is nobody to tell
+	return g.Serve(ctx, public, local)
+}

@@ -1,0 +1,261 @@
+package gate
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// maxRows is how many clients are shown at once.
+const maxRows = 500
+
+// overview is what the API and the page tell.
+type overview struct {
+	// Note reminds whoever reads it by a program, too.
+	Note     string        `json:"note"`
+	Release  *releaseView  `json:"release"` // nil: none
+	Settings settingsView  `json:"settings"`
+	Versions []versionView `json:"versions"` // totals of all clients
+	Total    int           `json:"total"`
+	Matching int           `json:"matching"`
+	Clients  []clientView  `json:"clients"` // of those that match, the first
+}
+
+type releaseView struct {
+	Version  string `json:"version"`
+	Disabled bool   `json:"disabled"`
+	Rollout  int    `json:"rollout_percent"`
+}
+
+type settingsView struct {
+	Directives bool       `json:"directives"`
+	ChangedBy  string     `json:"changed_by,omitempty"`
+	ChangedAt  *time.Time `json:"changed_at,omitempty"`
+	// StopSigned is what stops clients that trust signatures.
+	StopSigned string `json:"stop_signed,omitempty"`
+}
+
+type versionView struct {
+	Version string `json:"version"`
+	Clients int    `json:"clients"`
+}
+
+type clientView struct {
+	ClientID  string     `json:"client_id"`
+	Hostname  string     `json:"hostname"`
+	Platform  string     `json:"platform"`
+	Version   string     `json:"version"`
+	Available bool       `json:"update_available"`
+	Target    string     `json:"target,omitempty"`
+	Attempted *time.Time `json:"last_attempt,omitempty"`
+	Result    string     `json:"last_result,omitempty"`
+	About     string     `json:"last_version,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+	Held      bool       `json:"held"`
+	Rejected  string     `json:"rejected,omitempty"`
+	Seen      time.Time  `json:"last_seen"`
+}
+
+const selfReported = "Status is self-reported: each client tells its own, and nobody verifies it."
+
+// admin answers what only administrators may ask.
+func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	// Not "no-referrer": a form would be sent without its origin then.
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+
+	allowed := map[string][]string{"/updates": {"GET", "HEAD", "POST"}, "/api/v1/admin/updates": {"GET", "HEAD"}, "/api/v1/admin/updates/settings": {"GET", "HEAD", "PUT"}}[path]
+	if !slices.Contains(allowed, r.Method) {
+		h.Set("Allow", strings.Join(allowed, ", "))
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	change := r.Method == http.MethodPut || r.Method == http.MethodPost
+	switch status := g.admins.check(r, change); status {
+	case http.StatusOK:
+	case http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", `Basic realm="MachineMon", charset="UTF-8"`)
+		http.Error(w, "the MachineMon administrator's name and password are needed", status)
+		return
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", "60")
+		http.Error(w, "too many wrong passwords from this address: wait a minute", status)
+		return
+	default:
+		http.Error(w, "the MachineMon server cannot be asked who is an administrator", status)
+		return
+	}
+	switch {
+	case r.Method == http.MethodPut:
+		g.putSettings(w, r)
+	case r.Method == http.MethodPost:
+		g.postSettings(w, r)
+	case path == "/api/v1/admin/updates/settings":
+		reply(w, g.settingsView())
+	default:
+		o, err := g.overview(r.Context(), r.URL.Query())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		} else if path == "/updates" {
+			g.page(w, r, o)
+		} else {
+			reply(w, o)
+		}
+	}
+}
+
+// who is the administrator, for the record.
+func (g *Gate) who(r *http.Request) string {
+	client, _ := g.client(r)
+	user, _, ok := r.BasicAuth()
+	if !ok {
+		user = "an administrator"
+	}
+	return user + " from " + client.String()
+}
+
+func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
+	on, err := readSwitch(http.MaxBytesReader(w, r.Body, 4096))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if _, err := g.decide(on, g.who(r)); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	reply(w, g.settingsView())
+}
+
+// readSwitch reads {"directives": true} or false, and nothing else.
+func readSwitch(body io.Reader) (bool, error) {
+	data, err := io.ReadAll(io.LimitReader(body, 4097))
+	if err != nil {
+		return false, err
+	}
+	o, err := manifest.ReadObject(data, 4096)
+	if err != nil {
+		return false, fmt.Errorf("cannot read the settings: %w", err)
+	}
+	on, ok := o["directives"].(bool)
+	if !ok || len(o) != 1 {
+		return false, fmt.Errorf(`cannot use the settings: they must be {"directives": true} or {"directives": false}`)
+	}
+	return on, nil
+}
+
+// postSettings is the page's form.
+func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 4096)
+	value := r.PostFormValue("directives")
+	if value != "on" && value != "off" {
+		http.Error(w, "directives: must be on or off", http.StatusBadRequest)
+		return
+	}
+	if _, err := g.decide(value == "on", g.who(r)); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	http.Redirect(w, r, g.config.BasePath+"/updates", http.StatusSeeOther)
+}
+
+func (g *Gate) settingsView() settingsView {
+	v := settingsView{Directives: !g.stopped()}
+	if d := g.decided.Load(); d != nil && d.By != "" {
+		v.ChangedBy, v.ChangedAt = d.By, &d.At
+	}
+	if !v.Directives {
+		v.StopSigned = "machinemon-release set " + g.releases() + " --disabled"
+	}
+	return v
+}
+
+func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
+	s := g.store.Load()
+	if s == nil {
+		return nil, errNoDatabase
+	}
+	o := &overview{Note: selfReported, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
+	m := g.release()
+	if m != nil {
+		o.Release = &releaseView{m.Version, m.Disabled, 100}
+		if m.Rollout != nil {
+			o.Release.Rollout = m.Rollout.Percent
+		}
+	}
+	at := map[string]int{}
+	err := s.clients(ctx, q.Get("sort"), q.Get("order") == "desc", func(r report) {
+		o.Total++
+		if i, there := at[r.Version]; there {
+			o.Versions[i].Clients++
+		} else if len(at) < maxRows { // clients say what they like
+			at[r.Version] = len(o.Versions)
+			o.Versions = append(o.Versions, versionView{r.Version, 1})
+		}
+		v := view(r, m)
+		if !matches(v, q) {
+			return
+		}
+		if o.Matching++; o.Matching <= maxRows {
+			o.Clients = append(o.Clients, v)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the clients: %w", err)
+	}
+	byClients(o.Versions)
+	return o, nil
+}
+
+func view(r report, m *manifest.Manifest) clientView {
+	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
+	if !r.Attempted.IsZero() {
+		v.Attempted = &r.Attempted
+	}
+	return v
+}
+
+// matches tells whether a client is among those that are asked for.
+func matches(v clientView, q url.Values) bool {
+	version, update, result, text := q.Get("version"), q.Get("update"), q.Get("result"), strings.ToLower(q.Get("q"))
+	return (!q.Has("version") || v.Version == version) &&
+		(update == "" || v.Available == (update == "yes")) &&
+		(result == "" || v.Result == result || result == "trouble" && v.trouble()) &&
+		(text == "" || strings.Contains(strings.ToLower(v.Hostname+" "+v.ClientID), text))
+}
+
+// trouble tells whether somebody should look at it.
+func (v clientView) trouble() bool {
+	switch v.Result {
+	case "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
+		return true
+	}
+	return v.Rejected != ""
+}
+
+// byClients puts the versions of most clients first.
+func byClients(all []versionView) {
+	slices.SortStableFunc(all, func(a, b versionView) int {
+		return cmp.Or(cmp.Compare(b.Clients, a.Clients), cmp.Compare(a.Version, b.Version))
+	})
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(v) // a client that left needs no answer
+}

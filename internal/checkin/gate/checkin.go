@@ -1,0 +1,293 @@
+package gate
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// maxRequest is the largest check-in that is parsed, in bytes; larger ones pass.
+const maxRequest = 1 << 20
+
+// A copied body keeps what passes through it, so that a check-in can be parsed once
+// upstream has accepted it. The transport may still read when upstream has answered.
+type copied struct {
+	io.ReadCloser
+	length int64 // -1: not announced
+
+	mu    sync.Mutex
+	data  []byte
+	whole bool
+}
+
+func (c *copied) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.data) <= maxRequest {
+		c.data = append(c.data, p[:min(n, maxRequest+1-len(c.data))]...)
+	}
+	c.whole = c.whole || err == io.EOF || int64(len(c.data)) == c.length
+	return n, err
+}
+
+// bytes is the body, if all of it has passed and it is not too large.
+func (c *copied) bytes() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.whole || len(c.data) > maxRequest {
+		return nil
+	}
+	return c.data
+}
+
+// modify looks at upstream's answer, and changes it if it is one to a check-in.
+func (g *Gate) modify(resp *http.Response) error {
+	g.once.over("upstream", "the MachineMon server answers again")
+	c, ok := resp.Request.Context().Value(checkinKey{}).(*pending)
+	if !ok {
+		return nil
+	}
+	if resp.StatusCode != http.StatusOK {
+		g.count.refused.Add(1)
+		return nil
+	}
+	g.count.checkins.Add(1)
+	head, err := io.ReadAll(io.LimitReader(resp.Body, checkin.MaxResponse+1))
+	rest := resp.Body
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), failing{err}, rest), rest}
+	if err != nil {
+		return nil // the client sees what there was, and that it was cut
+	}
+	body := head
+	switch resp.Header.Get("Content-Encoding") {
+	case "", "identity":
+	case "gzip":
+		body = inflate(head)
+	default:
+		body = nil
+	}
+	members := readObject(body)
+	r, ok := parseReport(c.body.bytes(), members)
+	if !ok {
+		return nil
+	}
+	g.record(r)
+	if members == nil {
+		return nil
+	}
+	edited, changed := edit(members, g.directive(r, c.base))
+	if !changed {
+		return nil
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(edited))
+	rest.Close()
+	resp.ContentLength = int64(len(edited))
+	resp.Header.Del("Content-Encoding")
+	resp.Header.Del("Etag")
+	resp.Header.Set("Content-Length", strconv.Itoa(len(edited)))
+	return nil
+}
+
+// failing is the end of a body that could not be read on.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err == nil {
+		return 0, io.EOF
+	}
+	return 0, f.err
+}
+
+// inflate is the content of a compressed answer; nil if it is too large or damaged.
+func inflate(b []byte) []byte {
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(z, checkin.MaxResponse+1))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// A member of a JSON object, its value as written.
+type member struct {
+	key   string
+	value json.RawMessage
+}
+
+// readObject takes a JSON object of at most checkin.MaxResponse bytes apart; nil if
+// it is none.
+func readObject(b []byte) []member {
+	if len(b) > checkin.MaxResponse || !utf8.Valid(b) || !json.Valid(b) {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil
+	}
+	members := []member{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil
+		}
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return nil
+		}
+		members = append(members, member{key.(string), value})
+	}
+	return members
+}
+
+// edit puts a directive in the place of upstream's own, if it has any: what is off
+// here must not come from there. changed is false if there was nothing to do.
+func edit(members, directive []member) (doc []byte, changed bool) {
+	var b bytes.Buffer
+	put := func(m member) {
+		b.WriteString(map[bool]string{true: "{", false: ","}[b.Len() == 0])
+		key, _ := json.Marshal(m.key) // a string
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(m.value)
+	}
+	changed = len(directive) > 0
+	for _, m := range members {
+		if strings.HasPrefix(strings.ToLower(m.key), "update_") {
+			changed = true
+			continue
+		}
+		put(m)
+	}
+	for _, m := range directive {
+		put(m)
+	}
+	if b.Len() == 0 {
+		b.WriteByte('{')
+	}
+	b.WriteString("}\n")
+	return b.Bytes(), changed
+}
+
+// parseReport reads what a client told, and from upstream's answer which client it is.
+func parseReport(request []byte, answer []member) (r report, ok bool) {
+	var in struct {
+		Hostname string `json:"hostname"`
+		OS       string `json:"os"`
+		Arch     string `json:"arch"`
+		Version  string `json:"client_version"`
+		ClientID string `json:"client_id"`
+		Checks   []struct {
+			State json.RawMessage `json:"state"`
+		} `json:"checks"`
+	}
+	if !utf8.Valid(request) || json.Unmarshal(request, &in) != nil {
+		return r, false
+	}
+	for _, m := range answer {
+		var id string
+		if m.key == "client_id" && json.Unmarshal(m.value, &id) == nil && id != "" {
+			in.ClientID = id
+		}
+	}
+	if in.ClientID == "" || len(in.ClientID) > 128 || in.ClientID != state.Printable(in.ClientID) {
+		return r, false
+	}
+	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version),
+		Seen: time.Now().UTC()}
+	for _, c := range in.Checks {
+		if s, found := status(c.State); found {
+			r.Target, r.Result, r.ResultVersion, r.Rejected = name(s.Target), short(s.Result), name(s.Version), name(s.Rejected)
+			r.Reason, r.Held = state.Line(s.Reason), s.Held
+			if s.Time != nil {
+				r.Attempted = *s.Time
+			}
+			break
+		}
+	}
+	return r, true
+}
+
+// status finds a status line in the state of a check, which is JSON in a string.
+func status(raw json.RawMessage) (checkin.Status, bool) {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		raw = json.RawMessage(text)
+	}
+	var s struct {
+		Output string `json:"output"`
+	}
+	if json.Unmarshal(raw, &s) != nil {
+		return checkin.Status{}, false
+	}
+	return checkin.ParseStatus(s.Output)
+}
+
+func short(s string) string {
+	return state.Printable(strings.ToValidUTF8(s[:min(len(s), 255)], ""))
+}
+
+// name is s if it may be a version or the like.
+func name(s string) string {
+	if !manifest.ValidName(s) {
+		return ""
+	}
+	return s
+}
+
+// directive is what to tell a client; none if it is not to update. base is the URL
+// of the directory that it downloads from.
+func (g *Gate) directive(r report, base string) []member {
+	m := g.release()
+	if g.stopped() || !available(m, r) || m.Rollout != nil && manifest.Place(r.ClientID, m.Version) >= m.Rollout.Percent {
+		return nil
+	}
+	p := m.Platforms[platform(r)]
+	url := p.File
+	if manifest.ValidFile(p.File) {
+		url = base + path.Join(path.Dir(g.config.Manifest), p.File)
+	}
+	g.count.directives.Add(1)
+	value := func(v any) json.RawMessage {
+		raw, _ := json.Marshal(v) // a string or a number
+		return raw
+	}
+	return []member{{"update_version", value(m.Version)}, {"update_url", value(url)}, {"update_sha256", value(p.SHA256)}, {"update_size", value(p.Size)}}
+}
+
+// available tells whether there is another version for a client. One that does not
+// tell its own is left alone.
+func available(m *manifest.Manifest, r report) bool {
+	if m == nil || m.Disabled || r.Version == "" || manifest.SameVersion(m.Version, r.Version) {
+		return false
+	}
+	_, there := m.Platforms[platform(r)]
+	return there
+}
+
+// platform is a client's key in a manifest. Go's "arm" does not say which one: a
+// program for v6 runs on v7, too.
+func platform(r report) string {
+	if r.Arch == "arm" {
+		return r.OS + "-armv6"
+	}
+	return r.OS + "-" + r.Arch
+}

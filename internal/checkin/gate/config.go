@@ -1,0 +1,145 @@
+package gate
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// ConfigFile is where the operator's configuration is.
+const ConfigFile = "/etc/machinemon-update/checkin-gate.toml"
+
+// Config is the gate's configuration, checked.
+type Config struct {
+	Upstream    *url.URL
+	BasePath    string           // "" or "/monitor"
+	Certificate *tls.Certificate // nil: plain HTTP
+	Trusted     []netip.Prefix   // proxies that are believed about the client's address
+	DownloadDir string
+	Manifest    string // below DownloadDir
+	Database    string
+}
+
+// file is the configuration as written, with its defaults.
+type file struct {
+	Upstream       string   `toml:"upstream"`
+	BasePath       string   `toml:"base_path"`
+	TLSCertificate string   `toml:"tls_certificate"`
+	TLSKey         string   `toml:"tls_key"`
+	TrustedProxies []string `toml:"trusted_proxies"`
+	DownloadDir    string   `toml:"download_dir"`
+	Manifest       string   `toml:"manifest"`
+	Database       string   `toml:"database"`
+}
+
+var keys = []string{"upstream", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database"}
+
+func defaults() file {
+	return file{
+		Upstream:    "http://127.0.0.1:8080",
+		DownloadDir: "/var/lib/machinemon-update/download",
+		Manifest:    "client-manifest.json",
+		Database:    "/var/lib/machinemon-update/checkin/gate.db",
+	}
+}
+
+// Load reads the configuration. Every key has a default, and so has a file that is
+// not there. Errors name the file, the line and the key.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	f := defaults()
+	if err := decode(data, &f); err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	c, err := f.check()
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func decode(data []byte, f *file) error {
+	unknown := func(line int, key string) error {
+		return fmt.Errorf("line %d: %.100q is not a known key (allowed: %s)", line, key, strings.Join(keys, ", "))
+	}
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(f)
+	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+		line, _ := strict.Errors[0].Position()
+		return unknown(line, strings.Join(strict.Errors[0].Key(), "."))
+	}
+	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
+		line, _ := wrong.Position()
+		return fmt.Errorf("line %d: %s", line, strings.TrimPrefix(wrong.Error(), "toml: "))
+	}
+	if err != nil {
+		return err
+	}
+	// go-toml takes Upstream for upstream, too.
+	var written map[string]any
+	if err := toml.Unmarshal(data, &written); err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(written)) {
+		if !slices.Contains(keys, key) {
+			return unknown(1+bytes.Count(data[:max(0, bytes.Index(data, []byte(key)))], []byte("\n")), key)
+		}
+	}
+	return nil
+}
+
+func (f *file) check() (*Config, error) {
+	c := &Config{BasePath: f.BasePath, DownloadDir: f.DownloadDir, Manifest: f.Manifest, Database: f.Database}
+	var err error
+	c.Upstream, err = url.Parse(f.Upstream)
+	if err != nil || c.Upstream.Scheme != "http" && c.Upstream.Scheme != "https" || c.Upstream.Host == "" ||
+		strings.Trim(c.Upstream.Path, "/") != "" || c.Upstream.User != nil || c.Upstream.RawQuery != "" || c.Upstream.Fragment != "" {
+		return nil, errors.New(`upstream: must be the server's address, without a path (allowed: "http://HOST:PORT", "https://HOST:PORT"; for the path there is base_path)`)
+	}
+	c.Upstream.Path = ""
+	if c.BasePath != "" && (!strings.HasPrefix(c.BasePath, "/") || !fs.ValidPath(c.BasePath[1:]) || c.BasePath == "/.") {
+		return nil, errors.New(`base_path: must be MachineMon's base_path (allowed: "", "/NAME", "/NAME/NAME")`)
+	}
+	if (f.TLSCertificate == "") != (f.TLSKey == "") {
+		return nil, errors.New("tls_certificate, tls_key: must be set both or not at all")
+	}
+	if f.TLSKey != "" {
+		pair, err := tls.LoadX509KeyPair(f.TLSCertificate, f.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("tls_certificate, tls_key: %w (hint: the user machinemon-checkin must be able to read them)", err)
+		}
+		c.Certificate = &pair
+	}
+	for _, s := range f.TrustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if a, failed := netip.ParseAddr(s); failed == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf(`trusted_proxies: %.60q is no address (allowed: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32")`, s)
+		}
+		c.Trusted = append(c.Trusted, p)
+	}
+	for _, p := range []struct{ key, path string }{{"download_dir", c.DownloadDir}, {"database", c.Database}} {
+		if !filepath.IsAbs(p.path) || filepath.Clean(p.path) != p.path {
+			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements)`, p.key)
+		}
+	}
+	if !servable(c.Manifest) {
+		return nil, errors.New(`manifest: must be a file's name in download_dir (allowed: "NAME", "DIR/NAME", none beginning with a dot)`)
+	}
+	return c, nil
+}

@@ -1,0 +1,91 @@
+package gate
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func load(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "checkin-gate.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(path)
+	if err != nil && !strings.HasPrefix(err.Error(), "cannot use "+path+": ") {
+		t.Errorf("the error is %v", err)
+	}
+	return c, err
+}
+
+// The shipped file shows every key with its default, as the manual does.
+func TestShippedConfig(t *testing.T) {
+	shipped, err := os.ReadFile("../../../packaging/checkin/checkin-gate.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	manual, err := os.ReadFile("../../../packaging/man/machinemon-checkin-gate.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, err := Load(filepath.Join(t.TempDir(), "none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asShipped, err := load(t, string(shipped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := load(t, regexp.MustCompile(`(?m)^#(\w+ = )`).ReplaceAllString(string(shipped), "$1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Config{asShipped, shown} {
+		if *c.Upstream != *none.Upstream || c.DownloadDir != none.DownloadDir || c.Manifest != none.Manifest || c.Database != none.Database ||
+			c.BasePath != "" || len(c.Trusted) > 0 || c.Certificate != nil {
+			t.Errorf("%+v, want %+v", c, none)
+		}
+	}
+	for _, key := range keys {
+		if !strings.Contains(string(shipped), "\n#"+key+" = ") || !strings.Contains(string(manual), "\n"+key+"\t") {
+			t.Errorf("%s is not shown", key)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	c, err := load(t, "upstream = \"https://mm.example.com/\"\nbase_path = \"/a/b\"\ntrusted_proxies = [\"192.0.2.1\", \"2001:db8::/32\"]\nmanifest = \"agent/m.json\"\n")
+	if err != nil || c.Upstream.String() != "https://mm.example.com" || c.BasePath != "/a/b" || len(c.Trusted) != 2 || c.Trusted[0].Bits() != 32 || c.Manifest != "agent/m.json" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for text, want := range map[string]string{
+		"\nupstrem = \"x\"":                          `line 2: "upstrem" is not a known key (allowed: upstream, `,
+		"\nUpstream = \"http://a\"":                  `line 2: "Upstream" is not a known key`,
+		"[tls]\ncert = \"secret\"":                   `line 1: "tls" is not a known key`,
+		"\n\nupstream = 7":                           "line 3: ",
+		"upstream = \"http://a\"\nupstream":          "line 2: ",
+		`upstream = "mm.example.com:8080"`:           "upstream: must be the server's address",
+		`upstream = "ftp://a"`:                       "upstream: must be",
+		`upstream = "http://a/monitor"`:              "upstream: must be",
+		`upstream = "http://user:secret@a"`:          "upstream: must be",
+		`base_path = "monitor"`:                      "base_path: must be",
+		`base_path = "/"`:                            "base_path: must be",
+		`base_path = "/a/../b"`:                      "base_path: must be",
+		`base_path = "/a/"`:                          "base_path: must be",
+		`tls_key = "/k"`:                             "tls_certificate, tls_key: must be set both",
+		"tls_key = \"/k\"\ntls_certificate = \"/c\"": "tls_certificate, tls_key: open /c: no such file",
+		`trusted_proxies = ["localhost"]`:            `trusted_proxies: "localhost" is no address`,
+		`trusted_proxies = "127.0.0.1"`:              "line 1: ",
+		`download_dir = "download"`:                  "download_dir: must be an absolute path",
+		`database = "/a/../b"`:                       "database: must be an absolute path",
+		`manifest = "../m.json"`:                     "manifest: must be",
+		`manifest = "/m.json"`:                       "manifest: must be",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), ": "+want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package gate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// LocalSocket is where the gate answers programs of its own machine.
+const LocalSocket = "/run/machinemon-checkin-gate.socket"
+
+type peerKey struct{}
+
+// withPeer keeps which user is at the other end of a local connection.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			ctx = context.WithValue(ctx, peerKey{}, peer.Uid)
+		}
+	})
+	return ctx
+}
+
+// Local answers programs of this machine: metrics for whoever can reach the socket,
+// the switch for root alone.
+func (g *Gate) Local() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", g.metrics)
+	mux.HandleFunc("GET /settings", func(w http.ResponseWriter, _ *http.Request) { reply(w, g.settingsView()) })
+	mux.HandleFunc("PUT /settings", func(w http.ResponseWriter, r *http.Request) {
+		if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || uid != 0 {
+			http.Error(w, "only root may", http.StatusForbidden)
+			return
+		}
+		on, err := readSwitch(http.MaxBytesReader(w, r.Body, 4096))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		// Of root's sudo, the command tells who that is.
+		who := r.Header.Get("X-Sudo-User")
+		if _, err := user.Lookup(who); err != nil {
+			who = "root"
+		}
+		if _, err := g.decide(on, who+" on this machine"); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		reply(w, g.settingsView())
+	})
+	return mux
+}
+
+func (g *Gate) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	enabled := 1
+	if g.stopped() {
+		enabled = 0
+	}
+	for _, m := range []struct {
+		name, kind, help string
+		value            int64
+	}{
+		{"checkins_total", "counter", "Check-ins that the MachineMon server accepted.", g.count.checkins.Load()},
+		{"checkins_refused_total", "counter", "Check-ins that it answered otherwise.", g.count.refused.Load()},
+		{"directives_total", "counter", "Answers to which a directive was added.", g.count.directives.Load()},
+		{"directives_enabled", "gauge", "1 while directives are on, 0 while updates are stopped.", int64(enabled)},
+		{"downloads_total", "counter", "Downloads from the gate's own directory.", g.count.downloads.Load()},
+		{"reports_dropped_total", "counter", "Reports of clients that the database did not take.", g.count.dropped.Load()},
+		{"admin_denied_total", "counter", "Requests with credentials that the MachineMon server did not accept.", g.count.denied.Load()},
+	} {
+		fmt.Fprintf(w, "# HELP machinemon_checkin_gate_%s %s\n# TYPE machinemon_checkin_gate_%s %s\nmachinemon_checkin_gate_%s %d\n",
+			m.name, m.help, m.name, m.kind, m.name, m.value)
+	}
+}
+
+// Switch is the local command: it reads the settings of the gate at this socket, and
+// with "on" or "off" changes them first.
+func Switch(socket, to, sudoUser string) (string, error) {
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	method, body := http.MethodGet, ""
+	if to != "" {
+		method, body = http.MethodPut, `{"directives": `+strconv.FormatBool(to == "on")+`}`
+	}
+	q, err := http.NewRequest(method, "http://gate/settings", strings.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	q.Header.Set("X-Sudo-User", sudoUser)
+	resp, err := client.Do(q)
+	if err != nil {
+		return "", fmt.Errorf("cannot reach the gate: %w (hint: systemctl start machinemon-checkin-gate-local.socket)", errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the gate's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("cannot change the settings: %s", bytes.TrimSpace(data))
+	}
+	var v settingsView
+	if err := json.Unmarshal(data, &v); err != nil {
+		return "", fmt.Errorf("cannot read the gate's answer: %w", err)
+	}
+	return v.String(), nil
+}
+
+func (v settingsView) String() string {
+	text := "directives are " + map[bool]string{true: "on", false: "off"}[v.Directives]
+	if v.ChangedAt != nil {
+		text += " since " + v.ChangedAt.Local().Format("2006-01-02 15:04") + ", by " + v.ChangedBy
+	}
+	if v.StopSigned != "" {
+		text += "\nclients that trust signatures are stopped by the publisher: " + v.StopSigned
+	}
+	return text + "\n"
+}

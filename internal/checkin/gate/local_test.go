@@ -1,0 +1,115 @@
+package gate
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The local socket has metrics for everybody, and the switch for root.
+func TestLocal(t *testing.T) {
+	b := newBench(t)
+	b.publish()
+	b.checkIn(request("amd64", "v0.1.11"))
+	b.checkIn(request("amd64", "v0.1.11"), "X-Client-Password: wrong")
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid := uint32(0)
+	s := &http.Server{Handler: b.Local(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(withPeer(ctx, c), peerKey{}, uid)
+	}}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+
+	said, err := Switch(socket, "off", "nobody")
+	if err != nil || !b.stopped() || !strings.Contains(said, ", by nobody on this machine\n") || !strings.HasSuffix(said, "machinemon-release set "+b.config.DownloadDir+" --disabled\n") {
+		t.Errorf("%q, %v", said, err)
+	}
+	if said, err := Switch(socket, "", ""); err != nil || !strings.HasPrefix(said, "directives are off since ") {
+		t.Errorf("%q, %v", said, err)
+	}
+	if said, err := Switch(socket, "on", "no such user"); err != nil || b.stopped() || !strings.Contains(said, ", by root on this machine\n") {
+		t.Errorf("%q, %v", said, err)
+	}
+	uid = 65534
+	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may" || b.stopped() {
+		t.Errorf("%v", err)
+	}
+	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: systemctl start") {
+		t.Errorf("%v", err)
+	}
+
+	// Where it is no local socket, nobody is root.
+	tcp := httptest.NewServer(b.Local())
+	defer tcp.Close()
+	q, err := http.NewRequest("PUT", tcp.URL+"/settings", strings.NewReader(`{"directives": false}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 403 || b.stopped() {
+		t.Errorf("%+v, %v", resp, err)
+	}
+	resp, err := http.Get(tcp.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"# TYPE machinemon_checkin_gate_checkins_total counter\nmachinemon_checkin_gate_checkins_total 1\n", "_checkins_refused_total 1\n",
+		"_directives_total 1\n", "_directives_enabled 1\n", "_downloads_total 0\n", "_reports_dropped_total 0\n"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the metrics lack %q:\n%s", want, text)
+		}
+	}
+}
+
+// A stop finishes what has begun: what was reported is in the database.
+func TestServeEnds(t *testing.T) {
+	b := newBench(t)
+	c := *b.config
+	c.Database = filepath.Join(t.TempDir(), "gate.db")
+	g := New(&c, func(string) {})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Serve(ctx, []net.Listener{l}, nil) }()
+	q, err := http.NewRequest("POST", "http://"+l.Addr().String()+"/api/v1/checkin", strings.NewReader(request("amd64", "v1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("X-Client-Password", client)
+	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	// Before the first request it was known whether updates are stopped.
+	if g.stopped() {
+		t.Error("updates are stopped")
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s, err := openStore(c.Database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	n := 0
+	if err := s.clients(t.Context(), "", false, func(report) { n++ }); err != nil || n != 1 {
+		t.Errorf("%d clients are recorded, %v", n, err)
+	}
+}

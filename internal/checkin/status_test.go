@@ -1,0 +1,56 @@
+package checkin
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func TestStatusLine(t *testing.T) {
+	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	s := Status{Target: "agent", Installed: "1.8", Available: "1.9", Result: "rolled back", Version: "1.9", Time: &at,
+		Held: true, Rejected: "1.9", Reason: `exit status 1: "no <such> file"`}
+	const want = `machinemon-update {"target":"agent","installed":"1.8","available":"1.9","result":"rolled back","version":"1.9",` +
+		`"time":"2026-11-01T12:00:00Z","held":true,"rejected":"1.9","reason":"exit status 1: \"no <such> file\""}`
+	if got := s.Line(); got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
+	}
+	got, ok := ParseStatus("a warning of the shell\n" + want + "\n")
+	if !ok || !reflect.DeepEqual(got, s) {
+		t.Errorf("read back: %+v, %t", got, ok)
+	}
+
+	// However long the texts and however they are escaped, one line that fits.
+	name := strings.Repeat("a", 64)
+	for what, reason := range map[string]string{
+		"plain": strings.Repeat("x", 1000), "umlauts": strings.Repeat("ü", 600), "quotes": strings.Repeat(`"`, 1000),
+		"controls": strings.Repeat("\x01", 1000), "not UTF-8": strings.Repeat("\xff", 1000),
+	} {
+		s := Status{Target: name, Installed: name, Available: name, Result: "committed unproven", Version: name, Time: &at,
+			Held: true, Rejected: name, Reason: reason}
+		line := s.Line()
+		if len(line) > MaxStatus || !utf8.ValidString(line) || strings.Contains(line, "\n") {
+			t.Errorf("%s: %d bytes: %s", what, len(line), line)
+		}
+		if back, ok := ParseStatus(line); !ok || back.Rejected != name {
+			t.Errorf("%s: read back: %+v, %t", what, back, ok)
+		}
+	}
+	if s.Reason = strings.Repeat("x", 1000); len(s.Line()) < MaxStatus-10 {
+		t.Errorf("the reason is cut to %d of %d bytes", len(s.Line()), MaxStatus)
+	}
+}
+
+func TestParseStatusRefuses(t *testing.T) {
+	for _, output := range []string{
+		"", "ok", `{"target":"agent"}`, "machinemon-update ", "machinemon-update {}", `machinemon-update {"target":7}`,
+		`machinemon-update {"target":"agent"`, `machinemon-update {"target":"agent"} x`, "machinemon-update {\"target\":\"\xff\"}",
+		`x machinemon-update {"target":"agent"}`, `machinemon-update {"target":"` + strings.Repeat("x", 500) + `"}`,
+	} {
+		if s, ok := ParseStatus(output); ok {
+			t.Errorf("%q is read as %+v", output, s)
+		}
+	}
+}

@@ -1,0 +1,51 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// statusCheck is `status --check`: the status of one target for a script check of
+// MachineMon's agent, which takes it to the server.
+func (a *app) statusCheck(args []string) error {
+	if len(args) != 1 || a.json {
+		return usageError{errors.New("status --check needs exactly one target, and has no --json (hint: machinemon-update status lists them)")}
+	}
+	if _, err := a.choose(args); err != nil {
+		return err
+	}
+	s := a.statusOf(context.Background(), nil, args[0])
+	said := checkin.Status{Target: s.Target, Installed: s.Installed, Available: s.Available, Held: s.Held != nil}
+	if n := len(s.Rejected); n > 0 {
+		said.Rejected = s.Rejected[n-1]
+	}
+	last := s.Last
+	// A release that was rolled back is not attempted again, which must not end the
+	// alarm about it.
+	if h, err := a.tree.History(args[0]); err == nil {
+		for i := len(h) - 1; i >= 0 && last.Result == state.NotAttempted; i-- {
+			last = &h[i]
+		}
+	}
+	if last != nil {
+		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(last.Reason)
+	}
+	a.exit = 0
+	if s.Error != "" {
+		said.Reason, a.exit = state.Printable(s.Error), 1
+	} else if last != nil && alarming(last.Result) {
+		a.exit = 1
+	}
+	_, err := fmt.Fprintln(a.out, said.Line())
+	return err
+}
+
+// alarming tells whether somebody should look. A download that failed is made again
+// by itself, and a server that is away has alarms of its own.
+func alarming(r state.Result) bool {
+	return r.Exit() != 0 && r != state.HandedOn && r != state.NotDownloaded && r != state.NotAttempted
+}

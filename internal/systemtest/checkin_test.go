@@ -1,0 +1,136 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// mmServer stands in for machinemon-server at its default address.
+func (b *box) mmServer() {
+	b.t.Helper()
+	l, err := b.Listen("tcp", "127.0.0.1:8080")
+	b.ok(err)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		switch {
+		case r.URL.Path == "/api/v1/checkin" && r.Method == "POST" && r.Header.Get("X-Client-Password") == "secret":
+			io.WriteString(w, `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}`+"\n")
+		case r.URL.Path == "/api/v1/admin/settings" && user == "admin" && password == "admin":
+			io.WriteString(w, "{}")
+		case r.URL.Path == "/healthz":
+			io.WriteString(w, `{"status":"ok"}`)
+		default:
+			http.Error(w, "unauthorized", http.StatusUnauthorized)
+		}
+	})}
+	go s.Serve(l)
+	b.t.Cleanup(func() { s.Close() })
+}
+
+// ask sends a request to the gate, as the agent or as the administrator.
+func (b *box) ask(method, path, body string, admin bool) (status int, answer string) {
+	b.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return b.Dial(ctx, network, "127.0.0.1:8079")
+	}}}
+	q, err := http.NewRequestWithContext(b.t.Context(), method, "http://monitor.example.com"+path, strings.NewReader(body))
+	b.ok(err)
+	q.Header.Set("X-Client-Password", "secret")
+	if admin {
+		q.SetBasicAuth("admin", "admin")
+	}
+	resp, err := client.Do(q)
+	b.ok(err)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	b.ok(err)
+	return resp.StatusCode, string(data)
+}
+
+// An agent checks in through the gate: it gets a directive, the page and the API
+// show it, and the switch stops it.
+func TestCheckinGate(t *testing.T) {
+	t.Parallel()
+	b := boot(t)
+	b.mmServer()
+	const units = "machinemon-checkin-gate.socket machinemon-checkin-gate-local.socket"
+	for unit := range strings.FieldsSeq(units) {
+		if r := b.run("systemctl", "is-enabled", unit); r.Stdout != "disabled\n" {
+			t.Errorf("%s is %+v after the installation", unit, r)
+		}
+		if r := b.run("systemctl", "is-active", unit); r.Stdout != "inactive\n" {
+			t.Errorf("%s is %+v after the installation", unit, r)
+		}
+	}
+	digest := strings.Repeat("a", 64)
+	b.writeFile("/var/lib/machinemon-update/download/client-manifest.json", `{"schema":1,"version":"v0.1.12","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"`+digest+`","size":7}}}`, 0o644)
+	b.must(append([]string{"systemctl", "enable", "--now"}, strings.Fields(units)...)...)
+
+	said := `machinemon-update {\\\"target\\\":\\\"agent\\\",\\\"result\\\":\\\"rolled back\\\",\\\"version\\\":\\\"v0.1.12\\\",\\\"reason\\\":\\\"it died\\\"}\\n`
+	request := `{"hostname":"web-1","os":"linux","arch":"amd64","client_version":"v0.1.11","client_id":"","checks":[{"friendly_name":"updates","check_type":"script","healthy":false,"state":"{\"exit_code\":1,\"output\":\"` + said + `\"}"}]}`
+	const plain = `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
+	checksIn := func(want string) {
+		t.Helper()
+		if status, got := b.ask("POST", "/api/v1/checkin", request, false); status != 200 || got != want {
+			t.Errorf("the check-in: %d %s, want %s", status, got, want)
+		}
+	}
+	directive := strings.TrimSuffix(plain, "}\n") + `,"update_version":"v0.1.12","update_url":"http://monitor.example.com/download/a.tar.gz","update_sha256":"` + digest + `","update_size":7}` + "\n"
+	checksIn(directive)
+	if status, got := b.ask("GET", "/healthz", "", false); status != 200 || got != `{"status":"ok"}` {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, _ := b.ask("GET", "/updates", "", false); status != 401 {
+		t.Errorf("the page for everybody: %d", status)
+	}
+	// A restart finishes what the database was given.
+	b.must("systemctl", "restart", "machinemon-checkin-gate.service")
+	for path, want := range map[string]string{"/updates": `<span class="result">rolled back</span>`, "/api/v1/admin/updates": `"last_result": "rolled back"`} {
+		if status, got := b.ask("GET", path, "", true); status != 200 || !strings.Contains(got, want) || !strings.Contains(got, "web-1") {
+			t.Errorf("%s: %d %s", path, status, got)
+		}
+	}
+
+	b.step("the administrator's switch", func() {
+		if status, got := b.ask("PUT", "/api/v1/admin/updates/settings", `{"directives": false}`, true); status != 200 {
+			b.t.Errorf("%d %s", status, got)
+		}
+		checksIn(plain)
+		if _, got := b.ask("GET", "/download/client-manifest.json", "", false); !strings.Contains(got, `"disabled": true`) {
+			b.t.Errorf("the manifest is %s", got)
+		}
+	})
+	b.step("root's switch", func() {
+		const command = "/usr/lib/machinemon-update/checkin-gate"
+		if got := b.must(command, "directives"); !strings.Contains(got, "directives are off since ") || !strings.Contains(got, ", by admin from 127.0.0.1\n") {
+			b.t.Error(got)
+		}
+		if got := b.must(command, "directives", "on"); !strings.Contains(got, "directives are on since ") || !strings.Contains(got, ", by root on this machine\n") {
+			b.t.Error(got)
+		}
+		checksIn(directive)
+		// A collector that may read metrics may not turn it.
+		b.must("chmod", "666", "/run/machinemon-checkin-gate.socket")
+		if r := b.run("setpriv", "--reuid=nobody", "--clear-groups", command, "directives", "off"); r.Code != 1 || !strings.Contains(r.Stderr, "only root may") {
+			b.t.Errorf("nobody's: %+v", r)
+		}
+	})
+	b.step("gone", func() {
+		b.aptGet("purge", "machinemon-checkin")
+		if r := b.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "machinemon-checkin*"); r.Stdout != "" {
+			b.t.Errorf("active are %s", r.Stdout)
+		}
+		left := b.find("-name", "*checkin*", "!", "-path", "/var/lib/dpkg/*", "!", "-path", fmt.Sprintf("%s*", debsInside))
+		if len(left) > 0 || strings.Contains(b.accounts(), "machinemon-checkin") {
+			b.t.Errorf("left behind: %q", left)
+		}
+		b.must("test", "-f", "/var/lib/machinemon-update/download/client-manifest.json")
+	})
+}
