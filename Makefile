@@ -37,7 +37,7 @@ ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
 
 # More machines at once than cores: they wait more than they work.
-BOOTED := -parallel 3 -timeout $(if $(KEEP),0,40m)
+BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)
 
 # The packages of past releases: a directory for each version.
 RELEASES ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/machinemon-update/releases

@@ -60,6 +60,7 @@ func TestOtherUsers(t *testing.T) {
 // Nobody writes what is not his: others nothing at all, a role no more than
 // its own directories, and what its unit must empty.
 func TestPermissions(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
@@ -99,6 +100,7 @@ func TestPermissions(t *testing.T) {
 // When nothing is to be done nothing of ours is there: no process, and no unit
 // that is active but the path units.
 func TestNothingIsResident(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	for _, d := range []releases.Daemon{{Version: "1.1.0"}, {Version: "1.2.0", Behaviour: "exit1-at-once"}} {

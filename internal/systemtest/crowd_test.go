@@ -172,6 +172,7 @@ func TestUmask(t *testing.T) {
 
 // A target may live in a directory of its own.
 func TestTargetInOpt(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const path = "/opt/x/bin/testd"
 	elsewhere := strings.NewReplacer(testdPath, path).Replace

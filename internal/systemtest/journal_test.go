@@ -155,6 +155,7 @@ func TestJournalAtBoot(t *testing.T) {
 
 // A journal that does not listen keeps nobody from an update or a rollback.
 func TestJournalStuck(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1))
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})

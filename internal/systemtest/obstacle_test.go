@@ -61,6 +61,7 @@ func TestUnwritableDestination(t *testing.T) {
 // A rollback that fails says so, keeps what it needs, and is completed by the
 // next apply once the obstacle is gone.
 func TestFailedRollback(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const (
 		license = "/etc/testd.license"

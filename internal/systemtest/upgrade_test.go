@@ -39,6 +39,7 @@ func newer(t *testing.T, versions ...string) (debs []string) {
 // An upgrade of the toolkit in every stage of the chain costs the chain
 // nothing: a good release is committed, a bad one rolled back.
 func TestUpgradeMidChain(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newHeldChain(t, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 15", 1))
 	good := releases.Daemon{Version: "1.1.0"}
