@@ -25,7 +25,7 @@ func TestKilledBeforeTheTrial(t *testing.T) {
 			c := newHeldChain(t, testdTarget)
 			release := []releases.File{{Name: "testd", Content: build(t, releases.Daemon{Version: "1.1.0"})}}
 			if step == "verify" { // has work for long enough to be seen at it
-				release = append(release, releases.File{Name: "bulk", Content: make([]byte, 128<<20)})
+				release = append(release, releases.File{Name: "bulk", Content: make([]byte, 256<<20)})
 			}
 			c.publishFiles(c.dir, "1.1.0", release...)
 			came := make(chan struct{})

@@ -127,7 +127,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 			c := newHeldChain(t, test.target)
 			files := []releases.File{{Name: "testd", Content: build(t, releases.Daemon{Version: released, Behaviour: test.behaviour})}}
 			if test.stage == "verify" { // has work for long enough to be seen at it
-				files = append(files, releases.File{Name: "bulk", Content: make([]byte, 128<<20)})
+				files = append(files, releases.File{Name: "bulk", Content: make([]byte, 256<<20)})
 			}
 			c.publishFiles(c.dir, released, files...)
 			var came chan struct{}

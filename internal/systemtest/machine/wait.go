@@ -15,13 +15,16 @@ func WaitFor(ctx context.Context, what string, condition func() bool) error {
 		ctx, cancel = context.WithTimeout(ctx, RunTimeout)
 		defer cancel()
 	}
-	// Less and less often: to look may be a command in the machine, which it slows.
-	for pause := 5 * time.Millisecond; !condition(); pause = min(2*pause, 80*time.Millisecond) {
+	for {
+		start := time.Now()
+		if condition() {
+			return nil
+		}
+		// To look may be a command in the machine, which it slows: it has half the time.
 		select {
-		case <-time.After(pause):
+		case <-time.After(max(5*time.Millisecond, time.Since(start))):
 		case <-ctx.Done():
 			return fmt.Errorf("cannot see that %s: %w", what, ctx.Err())
 		}
 	}
-	return nil
 }
