@@ -1,0 +1,246 @@
+package gate
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// clients is how many there are to be known.
+const clients = 100_000
+
+// TestServe is no test: it is the process that the load is on, where it is started
+// with PART. What it is to do ends with its input.
+func TestServe(t *testing.T) {
+	part := os.Getenv("PART")
+	if part == "" {
+		t.Skip("not started by a test of load")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	serve := func() error { return http.Serve(l, http.HandlerFunc(null)) }
+	if part == "gate" {
+		up, err := url.Parse(os.Getenv("UPSTREAM"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := os.Getenv("DIR")
+		g := New(&Config{Upstream: up, DownloadDir: dir, Manifest: "client-manifest.json", Database: filepath.Join(dir, "gate.db")},
+			func(line string) { fmt.Fprintln(os.Stderr, line) })
+		serve = func() error { return g.Serve(ctx, []net.Listener{l}, nil) }
+	}
+	done := make(chan error, 1)
+	go func() { done <- serve() }()
+	fmt.Println("listening on", l.Addr())
+	io.Copy(io.Discard, os.Stdin)
+	stop()
+	if part == "gate" {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// null is an upstream that does next to nothing.
+func null(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/json")
+	io.WriteString(w, plainAnswer)
+}
+
+// process is a TestServe of its own.
+type process struct {
+	tb  testing.TB
+	cmd *exec.Cmd
+	url string
+}
+
+func start(tb testing.TB, part string, env ...string) *process {
+	tb.Helper()
+	p := &process{tb: tb, cmd: exec.Command(os.Args[0], "-test.run=^TestServe$")}
+	p.cmd.Env = append(os.Environ(), append(env, "PART="+part)...)
+	p.cmd.Stderr = os.Stderr
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		in.Close()
+		if err := p.cmd.Wait(); err != nil {
+			tb.Error(err)
+		}
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.url = "http://" + strings.TrimSpace(strings.TrimPrefix(line, "listening on "))
+	go io.Copy(io.Discard, out)
+	return p
+}
+
+// gateBefore starts a gate before this upstream, with a release for amd64.
+func gateBefore(tb testing.TB, up *process) *process {
+	tb.Helper()
+	dir := tb.TempDir()
+	m := `{"schema":1,"version":"v0.1.12","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + strings.Repeat("a", 64) + `","size":7}}}`
+	if err := os.WriteFile(filepath.Join(dir, "client-manifest.json"), []byte(m), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+	return start(tb, "gate", "UPSTREAM="+up.url, "DIR="+dir)
+}
+
+// memory is a value of the process's status (proc_pid_status(5)), in bytes.
+func (p *process) memory(key string) int64 {
+	p.tb.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	var kB int64
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, key+":"); ok {
+			fmt.Sscan(rest, &kB)
+		}
+	}
+	if kB == 0 {
+		p.tb.Fatalf("no %s in %s", key, data)
+	}
+	return kB << 10
+}
+
+// cpu is the time that the process has computed (proc_pid_stat(5), in ticks of
+// 10 ms on every Linux).
+func (p *process) cpu() time.Duration {
+	p.tb.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	var user, system int64
+	f := bytes.Fields(data[bytes.LastIndexByte(data, ')'):])
+	if _, err := fmt.Sscan(string(f[12])+" "+string(f[13]), &user, &system); err != nil {
+		p.tb.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// BenchmarkCheckIn compares check-ins through the gate with those at upstream. To
+// have all clients known: -benchtime=100000x.
+func BenchmarkCheckIn(b *testing.B) {
+	request, err := os.ReadFile("testdata/request.json")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		atOnce int
+		fresh  bool // a connection for each, as an agent every two minutes
+	}{{"1", 1, false}, {"1 new", 1, true}, {"64", 64, false}} {
+		up := start(b, "upstream")
+		g := gateBefore(b, up)
+		for _, to := range []struct {
+			name string
+			*process
+		}{{"direct", up}, {"gate", g}} {
+			b.Run(c.name+"/"+to.name, func(b *testing.B) {
+				var n atomic.Int64
+				took := make([]time.Duration, b.N)
+				before := to.cpu()
+				b.ResetTimer()
+				var workers sync.WaitGroup
+				for range c.atOnce {
+					workers.Go(func() {
+						client := &http.Client{Transport: &http.Transport{DisableKeepAlives: c.fresh}}
+						defer client.CloseIdleConnections()
+						for i := n.Add(1) - 1; i < int64(b.N); i = n.Add(1) - 1 {
+							id := fmt.Sprintf(`"client_id":"c-%d"`, i%clients)
+							body := bytes.Replace(request, []byte(`"client_id":"c-1"`), []byte(id), 1)
+							begun := time.Now()
+							resp, err := client.Post(to.url+"/api/v1/checkin", "application/json", bytes.NewReader(body))
+							if err != nil {
+								b.Error(err)
+								return
+							}
+							got, err := io.ReadAll(resp.Body)
+							resp.Body.Close()
+							took[i] = time.Since(begun)
+							if told := bytes.Contains(got, []byte("update_version")); err != nil || told != (to.process == g) {
+								b.Errorf("%s, %v", got, err)
+								return
+							}
+						}
+					})
+				}
+				workers.Wait()
+				b.StopTimer()
+				slices.Sort(took)
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "check-ins/s")
+				b.ReportMetric(float64(took[b.N/2].Microseconds()), "p50-µs")
+				b.ReportMetric(float64(took[b.N*99/100].Microseconds()), "p99-µs")
+				b.ReportMetric(float64((to.cpu()-before).Microseconds())/float64(b.N), "cpu-µs/op")
+				b.ReportMetric(float64(to.memory("VmRSS"))/1e6, "MB")
+			})
+		}
+	}
+}
+
+// Connections that say nothing cost memory, and not much of it; everybody else is
+// served as before.
+func TestIdleConnections(t *testing.T) {
+	const many, each = 10_000, 40 << 10
+	g := gateBefore(t, start(t, "upstream"))
+	checkIn := func() {
+		t.Helper()
+		resp, err := http.Post(g.url+"/api/v1/checkin", "application/json", strings.NewReader(request("amd64", "v0.1.11")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(got), "update_version") {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+	checkIn()
+	before := g.memory("VmRSS")
+	for i := range many {
+		c, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i%2 == 0 { // half of them have begun to ask
+			io.WriteString(c, "POST /api/v1/checkin HTTP/1.1\r\nHost: h\r\n")
+		}
+	}
+	checkIn()
+	grown := g.memory("VmRSS") - before
+	t.Logf("%d connections: %d bytes each", many, grown/many)
+	if grown > many*each {
+		t.Errorf("%d connections made the gate grow by %d bytes", many, grown)
+	}
+}
