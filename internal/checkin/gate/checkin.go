@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -55,6 +56,9 @@ func (c *copied) bytes() []byte {
 
 // modify looks at upstream's answer, and changes it if it is one to a check-in.
 func (g *Gate) modify(resp *http.Response) error {
+	if resp.StatusCode < 100 { // ReverseProxy would panic
+		return fmt.Errorf("malformed HTTP status code %03d", resp.StatusCode)
+	}
 	g.once.over("upstream", "the MachineMon server answers again")
 	c, ok := resp.Request.Context().Value(checkinKey{}).(*pending)
 	if !ok {
@@ -66,6 +70,9 @@ func (g *Gate) modify(resp *http.Response) error {
 	}
 	g.count.checkins.Add(1)
 	head, err := io.ReadAll(io.LimitReader(resp.Body, checkin.MaxResponse+1))
+	if err != nil && len(head) == 0 {
+		return err // there is still time for a clear answer
+	}
 	rest := resp.Body
 	resp.Body = struct {
 		io.Reader

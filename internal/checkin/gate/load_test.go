@@ -70,13 +70,16 @@ type process struct {
 	tb  testing.TB
 	cmd *exec.Cmd
 	url string
+	// What it said, to be read when it has ended.
+	said bytes.Buffer
+	end  func()
 }
 
 func start(tb testing.TB, part string, env ...string) *process {
 	tb.Helper()
 	p := &process{tb: tb, cmd: exec.Command(os.Args[0], "-test.run=^TestServe$")}
 	p.cmd.Env = append(os.Environ(), append(env, "PART="+part)...)
-	p.cmd.Stderr = os.Stderr
+	p.cmd.Stderr = &p.said
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -88,12 +91,13 @@ func start(tb testing.TB, part string, env ...string) *process {
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
+	p.end = sync.OnceFunc(func() {
 		in.Close()
 		if err := p.cmd.Wait(); err != nil {
-			tb.Error(err)
+			tb.Errorf("%v: %s", err, p.said.String())
 		}
 	})
+	tb.Cleanup(p.end)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		tb.Fatal(err)
@@ -104,14 +108,14 @@ func start(tb testing.TB, part string, env ...string) *process {
 }
 
 // gateBefore starts a gate before this upstream, with a release for amd64.
-func gateBefore(tb testing.TB, up *process) *process {
+func gateBefore(tb testing.TB, upstream string) *process {
 	tb.Helper()
 	dir := tb.TempDir()
 	m := `{"schema":1,"version":"v0.1.12","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + strings.Repeat("a", 64) + `","size":7}}}`
 	if err := os.WriteFile(filepath.Join(dir, "client-manifest.json"), []byte(m), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	return start(tb, "gate", "UPSTREAM="+up.url, "DIR="+dir)
+	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+dir)
 }
 
 // memory is a value of the process's status (proc_pid_status(5)), in bytes.
@@ -162,7 +166,7 @@ func BenchmarkCheckIn(b *testing.B) {
 		fresh  bool // a connection for each, as an agent every two minutes
 	}{{"1", 1, false}, {"1 new", 1, true}, {"64", 64, false}} {
 		up := start(b, "upstream")
-		g := gateBefore(b, up)
+		g := gateBefore(b, up.url)
 		for _, to := range []struct {
 			name string
 			*process
@@ -213,7 +217,7 @@ func BenchmarkCheckIn(b *testing.B) {
 // served as before.
 func TestIdleConnections(t *testing.T) {
 	const many, each = 10_000, 40 << 10
-	g := gateBefore(t, start(t, "upstream"))
+	g := gateBefore(t, start(t, "upstream").url)
 	checkIn := func() {
 		t.Helper()
 		resp, err := http.Post(g.url+"/api/v1/checkin", "application/json", strings.NewReader(request("amd64", "v0.1.11")))

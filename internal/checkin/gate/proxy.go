@@ -25,7 +25,10 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 10 * time.Second,
 			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     time.Minute,
+			// Short: a check-in on a connection that upstream is about to close is lost.
+			IdleConnTimeout: 2 * time.Second,
+			// A web server's own limit for requests is a fraction of this.
+			MaxResponseHeaderBytes: 256 << 10,
 		},
 		FlushInterval:  -1, // streams
 		ModifyResponse: g.modify,
