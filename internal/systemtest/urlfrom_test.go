@@ -140,6 +140,42 @@ func TestNoAgent(t *testing.T) {
 	a.install("1.0.0")
 	a.asks(2, clientConfig+": does not exist", "apply", "agent")
 	a.tick()
+	a.offersCheck()
+}
+
+// offersCheck: the package offers a check of MachineMon's, and adds it when told so.
+func (a *agent) offersCheck() {
+	a.t.Helper()
+	const add, postinst = "/usr/lib/machinemon-update/add-agent-check", "/var/lib/dpkg/info/machinemon-update-agent.postinst"
+	if r := a.run(add); r.Code != 1 || !strings.Contains(r.Stderr, "cannot add the check: there is no "+clientConfig) {
+		a.t.Errorf("without a configuration: %+v", r)
+	}
+	a.configure(9001, "[[process]]\nfriendly_name = \"nginx\"")
+	if said := a.must(postinst, "configure", ""); !strings.Contains(said, add) {
+		a.t.Errorf("the package says %q", said)
+	}
+	before := a.must("cat", clientConfig)
+	a.must(add)
+	after := a.must("cat", clientConfig)
+	if added, ok := strings.CutPrefix(after, before); !ok || !strings.HasPrefix(added, "\n") {
+		a.t.Errorf("before\n%s, after\n%s", before, after)
+	}
+	if got := a.must("stat", "--format=%a %u", clientConfig); got != "600 0\n" {
+		a.t.Errorf("the configuration is %s", got)
+	}
+	again := a.must(add)
+	if said := a.must(postinst, "configure", ""); said != "" || a.must("cat", clientConfig) != after || !strings.Contains(again, "already") {
+		a.t.Errorf("again: %q, %q", said, again)
+	}
+	if left := a.must("ls", "-A", filepath.Dir(clientConfig)); left != "client.toml\n" {
+		a.t.Errorf("left behind: %s", left)
+	}
+	// What the agent would run: it tells of the attempts above.
+	_, check, _ := strings.Cut(after, `script_path = "`)
+	check, _, _ = strings.Cut(check, `"`)
+	if r := a.run("sh", "-c", check); r.Code != 1 || !strings.HasPrefix(r.Stdout, `machinemon-update {"target":"agent","installed":"1.0.0","result":"misconfigured",`) {
+		a.t.Errorf("%s: %+v", check, r)
+	}
 }
 
 // The agent's source is where its own configuration leads, once root has looked.
