@@ -72,6 +72,7 @@ func TestBare(t *testing.T) {
 		{build, "", named, "build-18", state.HandedOn, ""},
 		{build, sum, func(t *target.Target) { named(t); asks(t) }, "build-18", state.HandedOn, ""},
 		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.HandedOn, ""},
+		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "1.9", state.HandedOn, ""},
 		{"x.tar.gz", "", asks, "", state.Refused, "nothing tells its version, which /usr/local/bin/agent is asked for"},
 		{"x.tar.gz", manifest.Digest(nil), nil, "", state.Refused, "its sha256 is " + sum + ", the manifest says " + manifest.Digest(nil)},
 	} {

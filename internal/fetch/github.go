@@ -260,6 +260,6 @@ func (g *github) choose(sums map[string]string) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch} or {version})",
+	return "", refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {version} or {number})",
 		g.name(), len(names), pattern, names[0], names[1])
 }

@@ -7,7 +7,7 @@ import (
 
 // SameVersion compares two versions as people mean them: a leading "v" says
 // nothing (tags have it, programs often leave it out of their output).
-func SameVersion(a, b string) bool { return bare(a) == bare(b) }
+func SameVersion(a, b string) bool { return Number(a) == Number(b) }
 
 // Mentions tells whether a program's output names a version: as a whole word,
 // so that 1.9.1 is not found in 1.9.10.
@@ -56,7 +56,8 @@ func words(s string) []string {
 	return fields
 }
 
-func bare(v string) string {
+// Number is a version without the "v" that tags put before a number.
+func Number(v string) string {
 	if len(v) > 1 && (v[0] == 'v' || v[0] == 'V') && v[1] >= '0' && v[1] <= '9' {
 		return v[1:]
 	}

@@ -79,14 +79,27 @@ func TestGitHub(t *testing.T) {
 		}
 	})
 
+	hub.Token = ""
+	c.step("a tag with a v, names without", func() {
+		const name = "testd-2.0.0.linux-amd64"
+		file := filepath.Join(t.TempDir(), name+".tar.gz")
+		c.ok(releases.Pack(file, releases.File{Name: name + "/testd", Content: build(t, releases.Daemon{Version: "v2.0.0"})}))
+		content, err := os.ReadFile(file)
+		c.ok(err)
+		hub.Publish(releases.Tagged{Tag: "v2.0.0", Assets: []releases.Asset{releases.Digested(filepath.Base(file), content)}})
+		c.target(strings.Replace("unit = \"testd.service\"\n"+githubTarget+"asset = \"testd-{number}.{os}-{arch}.tar.gz\"\n"+keys,
+			`from = "testd"`, `from = "testd-{number}.{os}-{arch}/testd"`, 1))
+		c.apply(0, "committed v2.0.0 (was build-18)")
+		c.assertRuns(releases.Daemon{Version: "v2.0.0"})
+	})
+
 	c.step("limited, by the web pages", func() {
-		hub.Token = ""
 		hub.Publish(c.onGitHub("build-19", "checksums.txt"))
 		hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
 		target(githubTarget)
-		c.apply(0, "committed build-19 (was build-18)")
+		c.apply(0, "committed build-19 (was v2.0.0)")
 		c.assertRuns(releases.Daemon{Version: "build-19"})
-		c.assertClosed("build-18")
+		c.assertClosed("v2.0.0")
 	})
 
 	c.step("limited, and nothing else", func() {

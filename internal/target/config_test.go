@@ -16,14 +16,14 @@ func TestConfigErrors(t *testing.T) {
 		path     = `must be an absolute path (allowed: "/DIR/NAME", without . and .. elements, double slashes and control characters)`
 		service  = `must be the name of a service (allowed: "NAME.service" or "NAME@INSTANCE.service")`
 		install  = `must be a list of tables (allowed: [[install]] tables with from and to, at least one, at most 64)`
-		from     = `must be a file's name in the archive (allowed: a relative path without . and .. elements; {os} {arch} {version} are filled in)`
+		from     = `must be a file's name in the archive (allowed: a relative path without . and .. elements; {os} {arch} {version} {number} are filled in)`
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
 		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, install_manifest, rollback, hooks, health)`
 		source   = `(allowed: type, url, url_from, path, insecure_skip_tls, ca_file, proxy, repo, asset, tag, api_url, token_file)`
 		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
 		repo     = `must be a repository on GitHub (allowed: "OWNER/NAME")`
-		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {version} are filled in)`
+		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in)`
 		tag      = `must be a release's tag (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
 		api      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment, and without query)`
 		token    = `must be an absolute path (allowed: "/DIR/NAME" of A-Z a-z 0-9 . _ @ + -)`

@@ -29,7 +29,7 @@ func (s Source) AssetPattern(platform, version string) string {
 }
 
 // VersionIn is the version in an archive's name, where Asset says which part of it
-// is one; "" where it does not, or the name is another.
+// is one, by {version} or {number}; "" where it does not, or the name is another.
 func (s Source) VersionIn(file, platform string) string {
 	before, after, ok := strings.Cut(s.AssetPattern(platform, "{version}"), "{version}")
 	if !ok || strings.ContainsAny(before+after, "*?[{") {

@@ -61,7 +61,7 @@ var keys = []key{
 	{"source.ca_file", text, pathMust, pathAllowed},
 	{"source.proxy", text, "a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`},
 	{"source.repo", text, "a repository on GitHub", `"OWNER/NAME"`},
-	{"source.asset", text, "a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} are filled in`},
+	{"source.asset", text, "a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in`},
 	{"source.tag", text, "a release's tag", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
 	{"source.api_url", text, "a URL", urlAllowed + ", and without query"},
 	{"source.token_file", text, pathMust, `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`},
@@ -73,7 +73,7 @@ var keys = []key{
 	{"trust.allow_unauthenticated", boolean, "a boolean", "true, false"},
 
 	{"install", tables, "a list of tables", installAllowed},
-	{"install.from", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} are filled in`},
+	{"install.from", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`},
 	{"install.to", text, pathMust, pathAllowed},
 	{"install.mode", text, modeMust, modeAllowed},
 	{"install.owner", text, "root, who alone may write what is installed", `"root"`},
@@ -81,7 +81,7 @@ var keys = []key{
 	{"install.optional", boolean, "a boolean", "true, false"},
 
 	{"install_manifest", table, "a table", "[install_manifest]"},
-	{"install_manifest.file", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} are filled in`},
+	{"install_manifest.file", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`},
 	{"install_manifest.optional", boolean, "a boolean", "true, false"},
 	{"install_manifest.type", tables, "a list of tables", "[[install_manifest.type]] tables with name, directory and allow, at least one, at most 16"},
 	{"install_manifest.type.name", text, "the name of a type", "1 to 32 of a-z 0-9 _ -, the first a letter"},

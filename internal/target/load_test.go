@@ -147,6 +147,11 @@ command = ["/usr/local/bin/agent", "ping"]
 	if got, want := got.Install[0].Name("linux-armv7", "v1.2"), "agent-v1.2/agent-linux-armv7"; got != want {
 		t.Errorf("Name = %q, want %q", got, want)
 	}
+	for version, want := range map[string]string{"v1.9.1": "a-1.9.1-v1.9.1", "1.9.1": "a-1.9.1-1.9.1", "vanilla": "a-vanilla-vanilla"} {
+		if got := (Install{From: "a-{number}-{version}"}).Name("linux-amd64", version); got != want {
+			t.Errorf("Name = %q, want %q", got, want)
+		}
+	}
 }
 
 func TestProbeString(t *testing.T) {

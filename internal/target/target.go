@@ -25,6 +25,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
 // Dirs says where target files are.
@@ -146,10 +148,11 @@ type Install struct {
 }
 
 // Name is the entry's name in the archive of version for platform, a key of
-// the manifest such as "linux-armv7".
+// the manifest such as "linux-armv7". {number} is the version as [manifest.Number]
+// has it: a tag is "v1.9.1" often where the files' names have "1.9.1".
 func (i Install) Name(platform, version string) string {
 	os, arch, _ := strings.Cut(platform, "-")
-	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version).Replace(i.From)
+	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version, "{number}", manifest.Number(version)).Replace(i.From)
 }
 
 // Directories are all in which an update of the target may write, each once.

@@ -32,7 +32,7 @@ var (
 	product     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 	octalMode   = regexp.MustCompile(`^0?[0-7]{3}$`)
 	groupName   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
-	placeholder = regexp.MustCompile(`\{(os|arch|version)\}`)
+	placeholder = regexp.MustCompile(`\{(os|arch|version|number)\}`)
 )
 
 // A validation turns merged fragments into a Target and keeps the first
