@@ -16,13 +16,12 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
-const (
-	// patience is how long a query may take, and how long the start waits for the
-	// database: one that takes a connection may still never answer.
-	patience = 5 * time.Second
-	// A migration may have to rewrite everything.
-	migrating = time.Minute
-)
+// patience is how long a query may take, and how long the start waits for the
+// database: one that takes a connection may still never answer. The tests have less.
+var patience = 5 * time.Second
+
+// migrating is how long a migration may take, which may have to rewrite everything.
+const migrating = time.Minute
 
 // migrations bring a database from each version to the next, SQLite and PostgreSQL
 // alike. Only ever append: what was released stays as it was.

@@ -30,6 +30,7 @@ var kind string
 // no test can be forgotten.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	patience = 2 * time.Second
 	status := 0
 	for _, kind = range []string{"SQLite", "PostgreSQL"} {
 		if testing.Verbose() {
@@ -63,7 +64,7 @@ func newDatabase(t *testing.T) *database {
 		return &database{t: t, name: path, path: path}
 	}
 	d := &database{t: t, schema: fmt.Sprintf("test%d", schemas.Add(1))}
-	d.name = thePostgres(t).address("&search_path=" + d.schema)
+	d.name = thePostgres(t).address("search_path=" + d.schema)
 	d.mend()
 	return d
 }
@@ -72,7 +73,7 @@ func newDatabase(t *testing.T) *database {
 func (d *database) ruin() {
 	d.t.Helper()
 	if kind == "PostgreSQL" {
-		thePostgres(d.t).exec("DROP SCHEMA " + d.schema + " CASCADE")
+		thePostgres(d.t).exec(d.t, "DROP SCHEMA "+d.schema+" CASCADE")
 	} else if err := os.WriteFile(d.path, []byte(strings.Repeat("no database", 1000)), 0o600); err != nil {
 		d.t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func (d *database) ruin() {
 func (d *database) mend() {
 	d.t.Helper()
 	if kind == "PostgreSQL" {
-		thePostgres(d.t).exec("CREATE SCHEMA " + d.schema)
+		thePostgres(d.t).exec(d.t, "CREATE SCHEMA "+d.schema)
 	} else if err := os.Remove(d.path); err != nil {
 		d.t.Fatal(err)
 	}
@@ -159,7 +160,9 @@ func (p *postgres) start(bin string) error {
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
 	data := filepath.Join(p.dir, "data")
-	c := exec.Command(filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "gate", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8")
+	c := exec.Command(filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "gate", "--no-sync",
+		"--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US") // whose order is no bytes'
+
 	c.SysProcAttr, c.Dir = attr, "/"
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
@@ -186,7 +189,7 @@ func (p *postgres) start(bin string) error {
 	if err := <-started; err != nil {
 		return err
 	}
-	if p.db, err = sql.Open("pgx", p.address("")); err != nil {
+	if p.db, err = sql.Open("pgx", p.address()); err != nil {
 		return err
 	}
 	for range 300 {
@@ -213,12 +216,16 @@ func (p *postgres) stop() {
 }
 
 // address is the one of its database, with more parameters.
-func (p *postgres) address(more string) string {
-	return "postgres://gate@/postgres?host=" + url.QueryEscape(p.dir) + more
+func (p *postgres) address(more ...string) string { return at(p.dir, more...) }
+
+// at is the address of the database with its socket in this directory.
+func at(dir string, more ...string) string {
+	return "postgres://gate@/postgres?" + strings.Join(append([]string{"host=" + url.QueryEscape(dir)}, more...), "&")
 }
 
-func (p *postgres) exec(query string) {
+func (p *postgres) exec(t *testing.T, query string) {
+	t.Helper()
 	if _, err := p.db.ExecContext(context.Background(), query); err != nil {
-		panic(err)
+		t.Fatalf("%s: %v", query, err)
 	}
 }

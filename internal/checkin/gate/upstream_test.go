@@ -111,8 +111,8 @@ func (u *upstream) count() int {
 type bench struct {
 	*Gate
 	t    *testing.T
-	up   *upstream
 	data *database
+	up   *upstream
 	url  string
 	mu   sync.Mutex
 	said []string

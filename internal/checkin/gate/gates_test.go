@@ -1,0 +1,355 @@
+package gate
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A wire leads to PostgreSQL, and can be cut, or swallow what it is to carry.
+type wire struct {
+	t   *testing.T
+	dir string // has its end for the gate
+	to  string
+
+	mu     sync.Mutex
+	state  string // "", "cut" or "silent"
+	freed  chan struct{}
+	active map[net.Conn]bool
+}
+
+// wired is the database as a gate at the end of a wire has it.
+func wired(t *testing.T, d *database) (*wire, string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{t: t, dir: dir, to: filepath.Join(thePostgres(t).dir, ".s.PGSQL.5432"), freed: make(chan struct{}), active: map[net.Conn]bool{}}
+	l, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go w.carry(c)
+		}
+	}()
+	t.Cleanup(func() {
+		w.is("cut")
+		l.Close()
+		os.RemoveAll(dir)
+	})
+	return w, at(dir, "search_path="+d.schema)
+}
+
+func (w *wire) carry(c net.Conn) {
+	defer c.Close()
+	server, err := net.Dial("unix", w.to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	w.mu.Lock()
+	w.active[c] = true
+	cut := w.state == "cut"
+	w.mu.Unlock()
+	if cut {
+		return
+	}
+	go func() {
+		io.Copy(passing{w, server}, c)
+		server.Close()
+	}()
+	io.Copy(passing{w, c}, server)
+}
+
+// is makes it cut, silent, or whole again with "". What was swallowed is carried then.
+func (w *wire) is(state string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = state
+	close(w.freed)
+	w.freed = make(chan struct{})
+	if state == "cut" {
+		for c := range w.active {
+			c.Close()
+		}
+		clear(w.active)
+	}
+}
+
+type passing struct {
+	w  *wire
+	to io.Writer
+}
+
+func (p passing) Write(b []byte) (int, error) {
+	for {
+		p.w.mu.Lock()
+		silent, freed := p.w.state == "silent", p.w.freed
+		p.w.mu.Unlock()
+		if !silent {
+			return p.to.Write(b)
+		}
+		<-freed
+	}
+}
+
+// waits waits for something that another goroutine does.
+func waits(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for range 1500 {
+		if done() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s: not within 15 s", what)
+}
+
+// follows has the bench follow the decision from now on.
+func (b *bench) follows() {
+	ctx, stop := context.WithCancel(b.t.Context())
+	var following sync.WaitGroup
+	following.Go(func() { b.follow(ctx, 20*time.Millisecond) })
+	b.t.Cleanup(func() {
+		stop()
+		following.Wait()
+	})
+}
+
+// What is decided at one gate counts at all that have its database.
+func TestTwoGates(t *testing.T) {
+	d := newDatabase(t)
+	shared := func(c *Config) { c.Database = d.name }
+	a, b := newBench(t, shared), newBench(t, shared)
+	a.follows()
+	b.follows()
+	a.publish()
+	b.publish()
+	if got := b.checkIn(request("amd64", "v0.1.11")); !strings.Contains(got.body, "update_version") {
+		t.Errorf("%+v", got)
+	}
+	if got := a.do("PUT", settingsPath, `{"directives": false}`, "Authorization: admin"); got.status != 200 {
+		t.Errorf("%+v", got)
+	}
+	waits(t, "the other gate's stop", b.stopped)
+	if got := b.checkIn(request("amd64", "v0.1.11")); got.body != plainAnswer {
+		t.Errorf("%+v", got)
+	}
+	if _, err := b.decide(true, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	waits(t, "the other gate's start", func() bool { return !a.stopped() })
+	if a.known("").Total != 1 || a.known("").Settings.ChangedBy != "bob" {
+		t.Errorf("known is %+v", a.known(""))
+	}
+	const want = "directives are off now, by admin from 127.0.0.1\ndirectives are on now, by bob"
+	if a.lines() != want || b.lines() != want {
+		t.Errorf("they said\n%s\nand\n%s", a.lines(), b.lines())
+	}
+}
+
+// A decision is not undone by one that was read before it.
+func TestDecideWhileReading(t *testing.T) {
+	b := newBench(t)
+	b.follows()
+	for i := range 200 {
+		if _, err := b.decide(i%2 == 1, "alice"); err != nil {
+			t.Fatal(err)
+		}
+		if b.stopped() != (i%2 == 0) {
+			t.Fatalf("decision %d was undone", i)
+		}
+	}
+}
+
+// Databases that come back know what was decided, or leave it as it was.
+func TestDecisionOutlivesDatabase(t *testing.T) {
+	if kind == "SQLite" {
+		t.Skip("a file that is replaced while it is open is the operator's mistake")
+	}
+	b := newBench(t)
+	if _, err := b.decide(false, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	b.follows()
+	b.data.ruin()
+	waits(t, "the loss", func() bool { return b.store.Load() == nil })
+	b.data.mend()
+	waits(t, "the return", func() bool { return b.store.Load() != nil })
+	if d := b.decided.Load(); !b.stopped() || d.By != "alice" {
+		t.Errorf("decided is %+v", d)
+	}
+}
+
+// A database that goes away, or hangs, is told of once, and so is its return. No
+// check-in waits for it, and the switch stays as it was.
+func TestDatabaseAway(t *testing.T) {
+	if kind == "SQLite" {
+		t.Skip("is no server")
+	}
+	for _, state := range []string{"cut", "silent"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			d := newDatabase(t)
+			w, address := wired(t, d)
+			b := newBench(t, func(c *Config) { c.Database = address })
+			b.publish()
+			checkIn := func() {
+				t.Helper()
+				began := time.Now()
+				a := b.do("POST", "/api/v1/checkin", request("amd64", "v0.1.11"), "X-Client-Password: "+client)
+				if !strings.Contains(a.body, "update_version") || time.Since(began) > patience/2 {
+					t.Errorf("%+v after %s", a, time.Since(began))
+				}
+			}
+			checkIn()
+			b.follows()
+			w.is(state)
+			for range 3 {
+				checkIn()
+			}
+			waits(t, "the loss", func() bool { return b.store.Load() == nil })
+			for range 3 {
+				checkIn()
+			}
+			if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != 503 || !strings.Contains(a.body, errNoDatabase.Error()) {
+				t.Errorf("%+v", a)
+			}
+			if a := b.do("PUT", settingsPath, `{"directives": false}`, "Authorization: admin"); a.status != 503 || b.stopped() {
+				t.Errorf("%+v", a)
+			}
+			b.written.Wait()
+			w.is("")
+			waits(t, "the return", func() bool { return b.store.Load() != nil })
+			b.checkIn(request("amd64", "v0.1.11"))
+			if o := b.known(""); o.Total != 1 {
+				t.Errorf("known is %+v", o)
+			}
+			waits(t, "what it says", func() bool { return strings.HasSuffix(b.lines(), "\nthe database can be used again") })
+			if got := b.lines(); !strings.HasPrefix(got, "cannot use the database: ") || strings.Count(got, "\n") != 1 ||
+				!strings.Contains(got, "check-ins pass, and are not recorded; the switch stays as it is\n") {
+				t.Errorf("it said\n%s", got)
+			}
+		})
+	}
+}
+
+// A database that takes connections and never answers does not keep the gate from
+// its start, nor from its end.
+func TestDatabaseSilentFromTheStart(t *testing.T) {
+	if kind == "SQLite" {
+		t.Skip("is no server")
+	}
+	t.Parallel()
+	w, address := wired(t, newDatabase(t))
+	w.is("silent")
+	up := newUpstream(t)
+	at, err := url.Parse(up.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines strings.Builder
+	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines.WriteString(s) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	began := time.Now()
+	go func() { ended <- g.Serve(ctx, []net.Listener{l}, nil) }()
+	for range 3 {
+		q, err := http.NewRequest("POST", "http://"+l.Addr().String()+"/api/v1/checkin", strings.NewReader(request("amd64", "v1")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("X-Client-Password", client)
+		resp, err := http.DefaultClient.Do(q)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		resp.Body.Close()
+	}
+	if took := time.Since(began); took > patience+3*time.Second || !g.stopped() {
+		t.Errorf("the start took %s", took)
+	}
+	stop()
+	began = time.Now()
+	if err := <-ended; err != nil || time.Since(began) > patience {
+		t.Errorf("the end took %s, %v", time.Since(began), err)
+	}
+	if got := lines.String(); !strings.HasPrefix(got, "cannot use the database: failed to connect to ") || !strings.HasSuffix(got, "checksum clients get a disabled manifest") {
+		t.Errorf("it said %s", got)
+	}
+}
+
+// A password is in no error, and so in no log and on no page.
+func TestPassword(t *testing.T) {
+	for _, address := range []string{
+		"postgres://u:secret@h:port/n", "postgres://u:se/secret@h/n", "postgres://u:1/secret@h/n", "postgres://u:x@secret@h/n", "postgres://u:x@secret@h,i/n",
+		"postgres://u:x@h,secret@i/n", "postgres://u:secret%zz@h/n", "postgres://u:secret@h/n?sslmod=verify-full", "postgres://u:secret@h/n?secret=1",
+		"postgres://u:secret@[h/n", "postgres://u:secret", "postgres://u:secret@h/n?sslmode=secret", "postgres://u@h/n?password=secret&port=x",
+		"postgres://u@h/n?sslrootcert=/none/secret&sslmode=verify-full", "postgres://u:secret@h/n?connect_timeout=secret", "postgresql://u:a@b@secret/n",
+		"postgres://u:secret\x00@h/n", "mysql://u:secret@h/n", "postgres:/u:secret@h/n", " postgres://u:secret@h/n",
+	} {
+		f := defaults()
+		f.Database = address
+		_, err := f.check()
+		if err == nil || !strings.HasPrefix(err.Error(), "database: ") || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", address, err)
+		}
+		if !isAddress(address) {
+			continue
+		}
+		if _, err := openStore(t.Context(), address); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+	for _, text := range []string{`database = postgres://u:secret@h/n`, `database = "postgres://u:secret@h/n`, `database = "postgres://u:secret\q@h/n"`,
+		`database = ["postgres://u:secret@h/n"]`} {
+		if _, err := load(t, text); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if kind == "SQLite" {
+		return
+	}
+	thePostgres(t).exec(t, "DROP ROLE IF EXISTS guest")
+	thePostgres(t).exec(t, "CREATE ROLE guest LOGIN PASSWORD 'right'")
+	secrets := t.TempDir()
+	if err := os.WriteFile(secrets+"/wrong", []byte("*:*:*:*:wrong-secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(secrets+"/right", []byte("*:*:*:*:right\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, more := range []string{"user=guest&password=wrong-secret", "user=guest&passfile=" + secrets + "/wrong"} {
+		b := newBench(t, func(c *Config) { c.Database = thePostgres(t).address(more) })
+		page := b.do("GET", "/updates", "", "Authorization: admin")
+		if got := b.lines(); !strings.Contains(got, "password authentication failed") || strings.Contains(got+page.body, "secret") || strings.Contains(got, "\n") {
+			t.Errorf("it said %s, and the page is %s", got, page.body)
+		}
+	}
+	d := newDatabase(t)
+	thePostgres(t).exec(t, "GRANT ALL ON SCHEMA "+d.schema+" TO guest")
+	s, err := openStore(t.Context(), d.name+"&user=guest&passfile="+secrets+"/right")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+}
