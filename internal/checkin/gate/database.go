@@ -41,7 +41,6 @@ var migrations = []string{
 		attempted      BIGINT NOT NULL,
 		held           INTEGER NOT NULL
 	)`,
-	`CREATE INDEX clients_seen ON clients (seen)`,
 	`CREATE TABLE settings (
 		name       TEXT PRIMARY KEY,
 		value      TEXT NOT NULL,

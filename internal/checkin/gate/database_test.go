@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 
 // A database is where a gate's would be; the tests may break it.
 type database struct {
-	t    *testing.T
+	t    testing.TB
 	name string // as in the configuration
 	path string // SQLite's file
 	// schema is what PostgreSQL has in place of a file. One each is made faster than
@@ -56,7 +56,7 @@ type database struct {
 
 var schemas atomic.Int64
 
-func newDatabase(t *testing.T) *database {
+func newDatabase(t testing.TB) *database {
 	t.Helper()
 	t.Logf("with %s", kind)
 	if kind == "SQLite" {
@@ -114,7 +114,7 @@ var (
 )
 
 // thePostgres is the one of these tests, started when a test first needs it.
-func thePostgres(t *testing.T) *postgres {
+func thePostgres(t testing.TB) *postgres {
 	t.Helper()
 	starting.Do(func() { server, startErr = startPostgres() })
 	if startErr != nil {
@@ -223,7 +223,7 @@ func at(dir string, more ...string) string {
 	return "postgres://gate@/postgres?" + strings.Join(append([]string{"host=" + url.QueryEscape(dir)}, more...), "&")
 }
 
-func (p *postgres) exec(t *testing.T, query string) {
+func (p *postgres) exec(t testing.TB, query string) {
 	t.Helper()
 	if _, err := p.db.ExecContext(context.Background(), query); err != nil {
 		t.Fatalf("%s: %v", query, err)

@@ -26,7 +26,7 @@ func (g *Gate) keep(ctx context.Context, tried chan<- struct{}) {
 		close(tried)
 		g.follow(ctx, reread)
 	})
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		select {

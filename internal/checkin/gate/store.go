@@ -95,7 +95,8 @@ func newest(reports []report) []report {
 func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "") }
 
 // forgetOld forgets clients that are gone. One at a time, so that it holds no lock
-// that a writer waits for which holds the next one.
+// that a writer waits for which holds the next one. An index of seen would cost each
+// check-in more than it would save here.
 func (s *store) forgetOld(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

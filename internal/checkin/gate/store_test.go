@@ -236,3 +236,30 @@ func TestEncoding(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// BenchmarkClients reads all of 100,000 clients, as the page does; before that it
+// tells how long it took to write them, and to write them again.
+func BenchmarkClients(b *testing.B) {
+	d := newDatabase(b)
+	s := d.open()
+	for _, what := range []string{"new", "again"} {
+		began := time.Now()
+		for i := 0; i < 100_000; i += batch {
+			var reports []report
+			for j := range batch {
+				reports = append(reports, report{ClientID: fmt.Sprintf("c-%d", i+j), Hostname: fmt.Sprintf("host-%d.example.com", (i+j)*7919%100_000), OS: "linux", Arch: "amd64",
+					Version: "v0.1.12", Seen: time.Now(), Target: "agent", Result: "committed", ResultVersion: "v0.1.12", Attempted: time.Now()})
+			}
+			if err := s.record(b.Context(), reports); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.Logf("%s: %s", what, time.Since(began))
+	}
+	for b.Loop() {
+		n := 0
+		if err := s.clients(b.Context(), "host", false, func(report) { n++ }); err != nil || n < 100_000 {
+			b.Fatal(n, err)
+		}
+	}
+}
