@@ -249,6 +249,31 @@ func TestDatabaseAway(t *testing.T) {
 	}
 }
 
+// A database that can be read and not written is told of once, though both are tried
+// again and again.
+func TestWritesFail(t *testing.T) {
+	b := newBench(t)
+	b.follows()
+	s := b.store.Load()
+	if _, err := s.db.Exec("ALTER TABLE clients RENAME TO away"); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		b.checkIn(request("amd64", "v0.1.11"))
+		time.Sleep(50 * time.Millisecond) // the decision is read meanwhile
+	}
+	if got := b.lines(); !strings.HasPrefix(got, "cannot use the database: ") || strings.Contains(got, "\n") || b.count.dropped.Load() != 5 {
+		t.Errorf("it said\n%s", got)
+	}
+	if _, err := s.db.Exec("ALTER TABLE away RENAME TO clients"); err != nil {
+		t.Fatal(err)
+	}
+	b.checkIn(request("amd64", "v0.1.11"))
+	if got := b.lines(); strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\nthe database can be used again") {
+		t.Errorf("it said\n%s", got)
+	}
+}
+
 // A database that takes connections and never answers does not keep the gate from
 // its start, nor from its end.
 func TestDatabaseSilentFromTheStart(t *testing.T) {
