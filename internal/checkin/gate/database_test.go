@@ -133,7 +133,7 @@ func startPostgres() (*postgres, error) {
 		return number(a) - number(b)
 	}))
 	// Not in the test's own: its path may be too long for a socket.
-	dir, err := os.MkdirTemp("", "gate")
+	dir, err := os.MkdirTemp("", "machinemon-gate-test")
 	if err != nil {
 		return nil, err
 	}
