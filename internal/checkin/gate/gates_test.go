@@ -70,13 +70,28 @@ func TestTwoGates(t *testing.T) {
 // A decision is not undone by one that was read before it.
 func TestDecideWhileReading(t *testing.T) {
 	b := newBench(t)
-	b.follows()
-	for i := range 200 {
+	ctx, stop := context.WithCancel(t.Context())
+	var reading sync.WaitGroup
+	defer func() {
+		stop()
+		reading.Wait()
+	}()
+	for range 3 {
+		reading.Go(func() {
+			for ctx.Err() == nil {
+				b.readDecision(ctx)
+			}
+		})
+	}
+	for i := range 100 {
 		if _, err := b.decide(i%2 == 1, "alice"); err != nil {
 			t.Fatal(err)
 		}
-		if b.stopped() != (i%2 == 0) {
-			t.Fatalf("decision %d was undone", i)
+		for range 20 {
+			if b.stopped() != (i%2 == 0) {
+				t.Fatalf("decision %d was undone", i)
+			}
+			time.Sleep(100 * time.Microsecond) // others read meanwhile
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestMigrations(t *testing.T) {
 
 // Gates that start at once on an empty database wait for the one that makes it.
 func TestMigrationsAtOnce(t *testing.T) {
-	for range 5 {
+	for range 3 {
 		d := newDatabase(t)
 		var gates sync.WaitGroup
 		for range 8 {
