@@ -193,43 +193,75 @@ func TestWritesFail(t *testing.T) {
 	}
 }
 
-// A database that takes connections and never answers does not keep the gate from
-// its start, nor from its end.
-func TestDatabaseSilentFromTheStart(t *testing.T) {
+// A database that takes connections and never answers, or that another gate migrates,
+// does not keep the gate from its start, nor from its end.
+func TestStartWithoutAnswer(t *testing.T) {
 	if kind == "SQLite" {
 		t.Skip("is no server")
 	}
-	t.Parallel()
-	w, address := wired(t, newDatabase(t))
-	w.is("silent")
-	up := newUpstream(t)
-	at, err := url.Parse(up.URL)
+	t.Run("silent", func(t *testing.T) {
+		t.Parallel()
+		w, address := wired(t, newDatabase(t))
+		w.is("silent")
+		said := serveOnce(t, address)
+		if !strings.HasPrefix(said, "cannot use the database: failed to connect to ") || !strings.HasSuffix(said, ": no client gets a directive, and checksum clients get a disabled manifest") {
+			t.Errorf("it said %s", said)
+		}
+	})
+	t.Run("migrated", func(t *testing.T) {
+		t.Parallel()
+		// Of its own, since no other test could go on.
+		p := thePostgres(t)
+		p.exec(t, "DROP DATABASE IF EXISTS busy")
+		p.exec(t, "CREATE DATABASE busy TEMPLATE template0")
+		s, err := openPostgres(p.address("dbname=busy"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		tx, err := s.db.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback()
+		if _, err := tx.Exec("SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
+			t.Fatal(err)
+		}
+		if said := serveOnce(t, p.address("dbname=busy")); said != "" {
+			t.Errorf("it said %s", said)
+		}
+	})
+}
+
+// serveOnce serves a check-in, and returns what was said. Start and end must be quick.
+func serveOnce(t *testing.T, address string) string {
+	t.Helper()
+	at, err := url.Parse(newUpstream(t).URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines strings.Builder
-	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines.WriteString(s) })
+	var lines []string
+	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines = append(lines, s) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
 	ended := make(chan error, 1)
 	began := time.Now()
 	go func() { ended <- g.Serve(ctx, []net.Listener{l}, nil) }()
-	for range 3 {
-		q, err := http.NewRequest("POST", "http://"+l.Addr().String()+"/api/v1/checkin", strings.NewReader(request("amd64", "v1")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		q.Header.Set("X-Client-Password", client)
-		resp, err := http.DefaultClient.Do(q)
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("%+v, %v", resp, err)
-		}
-		resp.Body.Close()
+	q, err := http.NewRequest("POST", "http://"+l.Addr().String()+"/api/v1/checkin", strings.NewReader(request("amd64", "v1")))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if took := time.Since(began); took > patience+3*time.Second || !g.stopped() {
+	q.Header.Set("X-Client-Password", client)
+	resp, err := http.DefaultClient.Do(q)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	resp.Body.Close()
+	if took := time.Since(began); took > patience+5*time.Second || !g.stopped() {
 		t.Errorf("the start took %s", took)
 	}
 	stop()
@@ -237,9 +269,7 @@ func TestDatabaseSilentFromTheStart(t *testing.T) {
 	if err := <-ended; err != nil || time.Since(began) > patience {
 		t.Errorf("the end took %s, %v", time.Since(began), err)
 	}
-	if got := lines.String(); !strings.HasPrefix(got, "cannot use the database: failed to connect to ") || !strings.HasSuffix(got, "checksum clients get a disabled manifest") {
-		t.Errorf("it said %s", got)
-	}
+	return strings.Join(lines, "\n")
 }
 
 // A password is in no error, and so in no log and on no page.
