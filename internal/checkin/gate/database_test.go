@@ -161,8 +161,7 @@ func (p *postgres) start(bin string) error {
 	}
 	data := filepath.Join(p.dir, "data")
 	c := exec.Command(filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "gate", "--no-sync",
-		"--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US") // whose order is no bytes'
-
+		"--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US") // whose order is not that of bytes
 	c.SysProcAttr, c.Dir = attr, "/"
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
@@ -171,7 +170,7 @@ func (p *postgres) start(bin string) error {
 	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(hba), 0o644); err != nil {
 		return err
 	}
-	p.process = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=300")
+	p.process = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", p.dir, "-p", "5432", "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=300")
 	p.process.SysProcAttr, p.process.Dir = &syscall.SysProcAttr{Credential: attr.Credential, Pdeathsig: syscall.SIGQUIT}, "/"
 	log, err := os.Create(filepath.Join(p.dir, "log"))
 	if err != nil {
@@ -194,7 +193,8 @@ func (p *postgres) start(bin string) error {
 	}
 	for range 300 {
 		if err = p.db.Ping(); err == nil {
-			return nil
+			_, err = p.db.Exec("CREATE ROLE guest LOGIN PASSWORD 'right'") // the one who needs it
+			return err
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -220,7 +220,7 @@ func (p *postgres) address(more ...string) string { return at(p.dir, more...) }
 
 // at is the address of the database with its socket in this directory.
 func at(dir string, more ...string) string {
-	return "postgres://gate@/postgres?" + strings.Join(append([]string{"host=" + url.QueryEscape(dir)}, more...), "&")
+	return "postgres://gate@/postgres?" + strings.Join(append([]string{"port=5432", "host=" + url.QueryEscape(dir)}, more...), "&")
 }
 
 func (p *postgres) exec(t testing.TB, query string) {
