@@ -34,7 +34,9 @@ func (g *Gate) keep(ctx context.Context, tried chan<- struct{}) {
 			g.write(context.WithoutCancel(ctx), r)
 		case <-tick.C:
 			if s := g.store.Load(); s != nil {
-				g.toldDatabase("writing", s.forgetOld(ctx, time.Now()))
+				if err := s.forgetOld(ctx, time.Now()); ctx.Err() == nil {
+					g.toldDatabase("writing", err)
+				}
 			}
 		case <-ctx.Done():
 			following.Wait()
