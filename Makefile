@@ -33,8 +33,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # What Debian has of what check, deb, demo and test use. Modules come over
-# https, hence the certificates.
-DEPS := ca-certificates debhelper lintian man-db mmdebstrap shellcheck systemd-container
+# https, hence the certificates. The gate's tests start PostgreSQL themselves.
+DEPS := ca-certificates debhelper lintian man-db mmdebstrap postgresql shellcheck systemd-container
 
 # More machines at once than cores: they wait more than they work.
 BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)

@@ -112,7 +112,7 @@ func TestSwitch(t *testing.T) {
 	}
 	// It outlives the gate.
 	again := New(b.config, func(string) {})
-	again.openDatabase()
+	again.openDatabase(t.Context())
 	defer again.store.Load().Close()
 	if d := again.decided.Load(); !again.stopped() || d.By != "admin from 127.0.0.1" || time.Since(d.At) > time.Minute {
 		t.Errorf("another gate knows %+v", d)
@@ -156,7 +156,7 @@ func TestFiltersAndSorting(t *testing.T) {
 			Version: map[bool]string{true: "v0.1.11", false: "v0.1.12"}[i < 3], Seen: time.Unix(int64(1000000+i), 0)})
 	}
 	all[1].Result, all[1].Reason, all[1].Held = "rolled back", "it died", true
-	if err := b.store.Load().record(all); err != nil {
+	if err := b.store.Load().record(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	for query, want := range map[string]struct {
@@ -189,7 +189,7 @@ func TestFiltersAndSorting(t *testing.T) {
 	if len(o.Versions) != 2 || o.Versions[0] != (versionView{"v0.1.12", maxRows + 7}) || o.Versions[1] != (versionView{"v0.1.11", 3}) {
 		t.Errorf("the totals are %+v", o.Versions)
 	}
-	if err := b.store.Load().forgetOld(time.Unix(1000003, 0).Add(forget)); err != nil || b.known("").Total != maxRows+7 {
+	if err := b.store.Load().forgetOld(t.Context(), time.Unix(1000003, 0).Add(forget)); err != nil || b.known("").Total != maxRows+7 {
 		t.Errorf("forgetting: %v, %d are left", err, b.known("").Total)
 	}
 }
@@ -199,7 +199,7 @@ func TestPage(t *testing.T) {
 	b := newBench(t)
 	b.publish()
 	const evil = `"><script>alert(1)</script><a href='javascript:x'>`
-	err := b.store.Load().record([]report{{ClientID: evil, Hostname: evil, OS: "linux", Arch: "amd64", Version: "v0.1.11", Result: "rolled back",
+	err := b.store.Load().record(t.Context(), []report{{ClientID: evil, Hostname: evil, OS: "linux", Arch: "amd64", Version: "v0.1.11", Result: "rolled back",
 		ResultVersion: evil, Reason: evil, Rejected: evil, Seen: time.Now(), Attempted: time.Now()}})
 	if err != nil {
 		t.Fatal(err)

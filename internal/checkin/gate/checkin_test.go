@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -240,18 +239,16 @@ func TestManifestChanges(t *testing.T) {
 
 // Without a database check-ins pass, and nobody gets a directive.
 func TestNoDatabase(t *testing.T) {
-	b := newBench(t, func(c *Config) {
-		if err := os.WriteFile(c.Database, bytes.Repeat([]byte("no database"), 1000), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	})
+	data := newDatabase(t)
+	data.ruin()
+	b := newBench(t, func(c *Config) { c.Database = data.name })
 	b.publish()
 	for range 3 {
 		if a := b.checkIn(request("amd64", "v0.1.11")); a.status != 200 || a.body != plainAnswer {
 			t.Errorf("%+v", a)
 		}
 	}
-	b.openDatabase()
+	b.openDatabase(t.Context())
 	if got := b.lines(); !strings.HasPrefix(got, "cannot use the database: ") || strings.Count(got, "\n") > 0 {
 		t.Errorf("it said\n%s", got)
 	}
@@ -259,10 +256,8 @@ func TestNoDatabase(t *testing.T) {
 		t.Errorf("the page: %+v", a)
 	}
 	// It is mended while the gate runs.
-	if err := os.Remove(b.config.Database); err != nil {
-		t.Fatal(err)
-	}
-	b.openDatabase()
+	data.mend()
+	b.openDatabase(t.Context())
 	if a := b.checkIn(request("amd64", "v0.1.11")); !strings.Contains(a.body, "update_version") || b.known("").Total != 1 {
 		t.Errorf("%+v", a)
 	}

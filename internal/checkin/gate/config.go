@@ -28,7 +28,7 @@ type Config struct {
 	Trusted     []netip.Prefix   // proxies that are believed about the client's address
 	DownloadDir string
 	Manifest    string // below DownloadDir
-	Database    string
+	Database    string // a file's path, or PostgreSQL's address
 }
 
 // file is the configuration as written, with its defaults.
@@ -133,9 +133,18 @@ func (f *file) check() (*Config, error) {
 		}
 		c.Trusted = append(c.Trusted, p)
 	}
-	for _, p := range []struct{ key, path string }{{"download_dir", c.DownloadDir}, {"database", c.Database}} {
-		if !filepath.IsAbs(p.path) || filepath.Clean(p.path) != p.path {
-			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements)`, p.key)
+	paths := map[string]string{"download_dir": c.DownloadDir}
+	if isAddress(c.Database) {
+		if _, err := parseAddress(c.Database); err != nil {
+			return nil, fmt.Errorf("database: %w", err)
+		}
+	} else {
+		paths["database"] = c.Database
+	}
+	for key, path := range paths {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+			or := map[bool]string{true: `, or PostgreSQL's address: "postgres://USER@HOST/NAME"`}[key == "database"]
+			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements%s)`, key, or)
 		}
 	}
 	if !servable(c.Manifest) {

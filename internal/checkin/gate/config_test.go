@@ -62,6 +62,17 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for text, want := range map[string]string{
+		`database = "/gate.db"`: "/gate.db",
+		`database = "postgresql://u:%40p@h:5433/n?sslmode=prefer"`: "postgresql://u:%40p@h:5433/n?sslmode=prefer",
+		`database = "postgres:///n?host=/run/postgresql"`:          "postgres:///n?host=/run/postgresql",
+		// As in the manual.
+		"database = \"\"\"postgres://u@h/n\\\n    ?sslmode=verify-full\\\n    &passfile=/p\"\"\"": "postgres://u@h/n?sslmode=verify-full&passfile=/p",
+	} {
+		if c, err := load(t, text); err != nil || c.Database != want {
+			t.Errorf("%s: %+v, %v", text, c, err)
+		}
+	}
+	for text, want := range map[string]string{
 		"\nupstrem = \"x\"":                          `line 2: "upstrem" is not a known key (allowed: upstream, `,
 		"\nUpstream = \"http://a\"":                  `line 2: "Upstream" is not a known key`,
 		"[tls]\ncert = \"secret\"":                   `line 1: "tls" is not a known key`,
@@ -81,6 +92,8 @@ func TestConfig(t *testing.T) {
 		`trusted_proxies = "127.0.0.1"`:              "line 1: ",
 		`download_dir = "download"`:                  "download_dir: must be an absolute path",
 		`database = "/a/../b"`:                       "database: must be an absolute path",
+		`database = "postgres://u@h:x/n"`:            "database: cannot be read as PostgreSQL's address (allowed: ",
+		`database = "mysql://u@h/n"`:                 "database: must be an absolute path (allowed: \"/DIR/NAME\", without . and .. elements, or PostgreSQL's address",
 		`manifest = "../m.json"`:                     "manifest: must be",
 		`manifest = "/m.json"`:                       "manifest: must be",
 	} {

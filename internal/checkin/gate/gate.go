@@ -49,6 +49,10 @@ type Gate struct {
 	reports chan report
 	written sync.WaitGroup
 
+	deciding sync.Mutex // held while the decision is read or changed
+	failing  sync.Mutex
+	failed   map[string]bool // what the database cannot be used for
+
 	mu      sync.Mutex
 	seen    string // etag of the manifest that current was read from
 	current *manifest.Manifest
@@ -57,7 +61,7 @@ type Gate struct {
 // New makes a gate. What it says goes to say, one line each.
 func New(c *Config, say func(string)) *Gate {
 	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), once: &once{print: say, bad: map[string]bool{}},
-		quiet: log.New(panics{say}, "", 0), reports: make(chan report, 1024)}
+		quiet: log.New(panics{say}, "", 0), reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
 	return g
@@ -140,18 +144,22 @@ func (g *Gate) watch(r *http.Request) *http.Request {
 // Serve serves on the listeners until ctx ends, and then finishes what has begun: the
 // last reports come with the last requests.
 func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
-	// Before the first request, which would find updates stopped otherwise.
-	g.openDatabase()
 	keeping, stop := context.WithCancel(context.Background())
-	kept := make(chan struct{})
+	kept, tried := make(chan struct{}), make(chan struct{})
 	go func() {
-		g.keep(keeping)
+		g.keep(keeping, tried)
 		close(kept)
 	}()
 	defer func() {
 		stop()
 		<-kept
 	}()
+	// Before the database has answered, a request would find updates stopped.
+	select {
+	case <-tried:
+	case <-time.After(patience):
+	case <-ctx.Done():
+	}
 	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer}}
 	failed := make(chan error, len(public)+len(local))
 	serve := func(s *http.Server, l net.Listener) { failed <- s.Serve(l) }

@@ -4,27 +4,47 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
+const (
+	// reread is how often the decision is read, which another gate may have changed.
+	reread = 2 * time.Second
+	// batch is how many reports are written at once, at most.
+	batch = 256
+)
+
 // keep keeps the database until ctx ends and everything that was reported is written.
-func (g *Gate) keep(ctx context.Context) {
-	tick := time.NewTicker(time.Minute)
+// When the database has answered for the first time, or did not, it closes tried.
+func (g *Gate) keep(ctx context.Context, tried chan<- struct{}) {
+	var following sync.WaitGroup
+	following.Go(func() {
+		g.openDatabase(ctx)
+		close(tried)
+		g.follow(ctx, reread)
+	})
+	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		select {
 		case r := <-g.reports:
-			g.write(r)
+			g.write(context.WithoutCancel(ctx), r)
 		case <-tick.C:
-			g.openDatabase()
 			if s := g.store.Load(); s != nil {
-				g.told("database", "", s.forgetOld(time.Now()))
+				if err := s.forgetOld(ctx, time.Now()); ctx.Err() == nil {
+					g.toldDatabase("writing", err)
+				}
 			}
 		case <-ctx.Done():
+			following.Wait()
+			// A database that hangs delays the end once, not once for each batch.
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			defer cancel()
 			for len(g.reports) > 0 {
-				g.write(<-g.reports)
+				g.write(end, <-g.reports)
 			}
 			if s := g.store.Load(); s != nil {
 				s.Close()
@@ -34,40 +54,111 @@ func (g *Gate) keep(ctx context.Context) {
 	}
 }
 
-// openDatabase opens the database where that has not been possible yet.
-func (g *Gate) openDatabase() {
+// follow reads the decision again and again until ctx ends, and opens the database
+// where that has not been possible yet, or was lost.
+func (g *Gate) follow(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if g.store.Load() == nil {
+				g.openDatabase(ctx)
+			} else {
+				g.readDecision(ctx)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// openDatabase opens the database.
+func (g *Gate) openDatabase(ctx context.Context) {
 	if g.store.Load() != nil {
 		return
 	}
-	s, err := openStore(g.config.Database)
+	s, err := openStore(ctx, g.config.Database)
 	if err == nil {
 		var now settings
-		if now, err = s.settings(); err == nil {
-			g.decided.CompareAndSwap(nil, &now)
+		if now, err = s.settings(ctx); err == nil {
+			g.learn(now)
+			g.toldDatabase("writing", nil) // the store that it was said of is gone
 			g.store.Store(s)
 		} else {
 			s.Close()
 		}
 	}
-	g.told("database", "no client gets a directive, and checksum clients get a disabled manifest", err)
+	if ctx.Err() == nil {
+		g.toldDatabase("reading", err)
+	}
 }
 
-// write writes a report, and all that wait behind it.
-func (g *Gate) write(first report) {
-	batch := []report{first}
-	for len(g.reports) > 0 {
-		batch = append(batch, <-g.reports)
-	}
+// readDecision reads what was decided at any gate. A database that cannot tell is
+// given up, to be opened anew: whatever it was, it may come back with other tables.
+func (g *Gate) readDecision(ctx context.Context) {
+	// Not between another's writing and learning of a decision, which this would undo.
+	g.deciding.Lock()
+	defer g.deciding.Unlock()
 	s := g.store.Load()
-	if s == nil {
-		g.count.dropped.Add(int64(len(batch)))
-	} else if err := s.record(batch); err != nil {
-		g.count.dropped.Add(int64(len(batch)))
-		g.told("database", "check-ins pass, and are not recorded", err)
-	} else {
-		g.told("database", "", nil)
+	now, err := s.settings(ctx)
+	if ctx.Err() != nil {
+		return
 	}
-	g.written.Add(-len(batch))
+	if err != nil {
+		g.store.Store(nil)
+		s.Close()
+	} else {
+		g.learn(now)
+	}
+	g.toldDatabase("reading", err)
+}
+
+// learn takes over what was decided, here or at another gate. What is known outlives
+// the database: one that knows of no decision does not undo it.
+func (g *Gate) learn(n settings) {
+	old := g.decided.Load()
+	if old != nil && (n.By == "" || n.Directives == old.Directives && n.By == old.By && n.At.Equal(old.At)) {
+		return
+	}
+	g.decided.Store(&n)
+	if old != nil {
+		g.once.print(fmt.Sprintf("directives are %s now, by %s", map[bool]string{true: "on", false: "off"}[n.Directives], n.By))
+	}
+}
+
+// toldDatabase says once that the database cannot be used for something, and once
+// that it can for everything again.
+func (g *Gate) toldDatabase(work string, err error) {
+	g.failing.Lock()
+	defer g.failing.Unlock()
+	g.failed[work] = err != nil
+	if err == nil && (g.failed["reading"] || g.failed["writing"]) {
+		return
+	}
+	meaning := "check-ins pass, and are not recorded; the switch stays as it is"
+	if g.decided.Load() == nil {
+		meaning = "no client gets a directive, and checksum clients get a disabled manifest"
+	}
+	g.told("database", meaning, err)
+}
+
+// write writes a report, and those that wait behind it.
+func (g *Gate) write(ctx context.Context, first report) {
+	reports := []report{first}
+	for len(g.reports) > 0 && len(reports) < batch {
+		reports = append(reports, <-g.reports)
+	}
+	if s := g.store.Load(); s == nil {
+		g.count.dropped.Add(int64(len(reports)))
+	} else {
+		err := s.record(ctx, reports)
+		if err != nil {
+			g.count.dropped.Add(int64(len(reports)))
+		}
+		g.toldDatabase("writing", err)
+	}
+	g.written.Add(-len(reports))
 }
 
 // record has a report written. A database that is slow costs reports, not check-ins.
@@ -91,15 +182,16 @@ var errNoDatabase = errors.New("the database cannot be used (hint: journalctl -u
 
 // decide turns directives on or off.
 func (g *Gate) decide(on bool, by string) (settings, error) {
+	g.deciding.Lock()
+	defer g.deciding.Unlock()
 	s := g.store.Load()
 	if s == nil {
 		return settings{}, errNoDatabase
 	}
 	n := settings{on, state.Line(by), time.Now().UTC().Truncate(time.Second)}
-	if err := s.setSettings(n); err != nil {
+	if err := s.setSettings(context.Background(), n); err != nil {
 		return settings{}, fmt.Errorf("cannot keep the decision: %w", err)
 	}
-	g.decided.Store(&n)
-	g.once.print(fmt.Sprintf("directives are %s now, by %s", map[bool]string{true: "on", false: "off"}[on], n.By))
+	g.learn(n)
 	return n, nil
 }

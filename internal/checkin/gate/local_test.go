@@ -78,7 +78,8 @@ func TestLocal(t *testing.T) {
 func TestServeEnds(t *testing.T) {
 	b := newBench(t)
 	c := *b.config
-	c.Database = filepath.Join(t.TempDir(), "gate.db")
+	data := newDatabase(t)
+	c.Database = data.name
 	g := New(&c, func(string) {})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -103,13 +104,8 @@ func TestServeEnds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	s, err := openStore(c.Database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 	n := 0
-	if err := s.clients(t.Context(), "", false, func(report) { n++ }); err != nil || n != 1 {
+	if err := data.open().clients(t.Context(), "", false, func(report) { n++ }); err != nil || n != 1 {
 		t.Errorf("%d clients are recorded, %v", n, err)
 	}
 }

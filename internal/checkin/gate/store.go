@@ -1,15 +1,14 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
+	"slices"
 	"strings"
 	"time"
-
-	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
 // A report is what a check-in told of a client. All of it is the client's word.
@@ -29,126 +28,108 @@ type settings struct {
 	At         time.Time
 }
 
-// migrations bring a database from each version to the next. Only ever append: what
-// was released stays as it was.
-var migrations = []string{
-	`CREATE TABLE clients (
-		client_id      TEXT PRIMARY KEY,
-		hostname       TEXT NOT NULL,
-		os             TEXT NOT NULL,
-		arch           TEXT NOT NULL,
-		version        TEXT NOT NULL,
-		seen           BIGINT NOT NULL,
-		target         TEXT NOT NULL,
-		result         TEXT NOT NULL,
-		result_version TEXT NOT NULL,
-		reason         TEXT NOT NULL,
-		rejected       TEXT NOT NULL,
-		attempted      BIGINT NOT NULL,
-		held           INTEGER NOT NULL
-	)`,
-	`CREATE INDEX clients_seen ON clients (seen)`,
-	`CREATE TABLE settings (
-		name       TEXT PRIMARY KEY,
-		value      TEXT NOT NULL,
-		changed_by TEXT NOT NULL,
-		changed_at BIGINT NOT NULL
-	)`,
-}
-
 const columns = "client_id, hostname, os, arch, version, seen, target, result, result_version, reason, rejected, attempted, held"
 
 // forget is when a client that does not check in any more is forgotten.
 const forget = 90 * 24 * time.Hour
 
 // store keeps clients and settings. Its SQL is what SQLite and PostgreSQL share.
-type store struct{ db *sql.DB }
-
-// openStore opens the database, and makes or migrates it. Readers do not wait for
-// the writer, nor it for them (WAL). A commit that a power cut undoes is in the next
-// check-in again, hence synchronous=NORMAL.
-func openStore(path string) (*store, error) {
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_pragma=synchronous(NORMAL)&_txlock=immediate"}
-	db, err := sql.Open("sqlite", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	db.SetMaxOpenConns(4)
-	s := &store{db}
-	if err := s.migrate(); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	return s, nil
+type store struct {
+	db       *sql.DB
+	postgres bool
+	bytewise string // behind a column of text to sort by
 }
 
 func (s *store) Close() error { return s.db.Close() }
 
-func (s *store) migrate() error {
-	tx, err := s.db.Begin()
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if _, err := tx.Exec("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)"); err != nil {
-		return err
-	}
-	var version int
-	err = tx.QueryRow("SELECT version FROM schema_version").Scan(&version)
-	if errors.Is(err, sql.ErrNoRows) {
-		_, err = tx.Exec("INSERT INTO schema_version (version) VALUES (0)")
-	}
-	if err != nil {
-		return err
-	}
-	if version > len(migrations) {
-		return fmt.Errorf("its schema %d is newer than this program's %d", version, len(migrations))
-	}
-	for _, step := range migrations[version:] {
-		if _, err := tx.Exec(step); err != nil {
-			return err
-		}
-	}
-	if _, err := tx.Exec("UPDATE schema_version SET version = ?", len(migrations)); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
 // record writes what clients told, all in one transaction.
-func (s *store) record(reports []report) error {
-	tx, err := s.db.Begin()
+func (s *store) record(ctx context.Context, reports []report) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	set := make([]string, 0, 12)
-	for _, c := range strings.Split(columns, ", ")[1:] {
-		set = append(set, c+" = excluded."+c)
-	}
-	insert, err := tx.Prepare("INSERT INTO clients (" + columns + ") VALUES (?" + strings.Repeat(", ?", 12) +
-		") ON CONFLICT (client_id) DO UPDATE SET " + strings.Join(set, ", "))
+	insert, err := tx.PrepareContext(ctx, upsert)
 	if err != nil {
 		return err
 	}
 	defer insert.Close()
-	for _, r := range reports {
-		if _, err := insert.Exec(r.ClientID, r.Hostname, r.OS, r.Arch, r.Version, r.Seen.Unix(), r.Target, r.Result,
-			r.ResultVersion, r.Reason, r.Rejected, seconds(r.Attempted), number(r.Held)); err != nil {
+	for _, r := range newest(reports) {
+		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
+			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), seconds(r.Attempted), number(r.Held)); err != nil {
 			return err
 		}
 	}
 	return tx.Commit()
 }
 
-// forgetOld forgets clients that are gone.
-func (s *store) forgetOld(now time.Time) error {
-	_, err := s.db.Exec("DELETE FROM clients WHERE seen < ?", now.Add(-forget).Unix())
-	return err
+// upsert leaves a newer report of another gate alone. One from the future is no
+// newer one: a clock was wrong when it was written.
+var upsert = func() string {
+	var values, set []string
+	for i, c := range strings.Split(columns, ", ") {
+		values, set = append(values, fmt.Sprintf("$%d", i+1)), append(set, c+" = excluded."+c)
+	}
+	return "INSERT INTO clients (" + columns + ") VALUES (" + strings.Join(values, ", ") + ") ON CONFLICT (client_id) DO UPDATE SET " +
+		strings.Join(set[1:], ", ") + " WHERE clients.seen <= excluded.seen OR clients.seen > excluded.seen + 3600"
+}()
+
+// newest has of each client the newest report, in the order of their IDs: gates that
+// write the same clients in different orders would wait for each other.
+func newest(reports []report) []report {
+	all := slices.Clone(reports)
+	for i := range all {
+		all[i].ClientID = clean(all[i].ClientID)
+	}
+	slices.Reverse(all)
+	slices.SortStableFunc(all, func(a, b report) int {
+		return cmp.Or(strings.Compare(a.ClientID, b.ClientID), b.Seen.Compare(a.Seen))
+	})
+	return slices.CompactFunc(all, func(a, b report) bool { return a.ClientID == b.ClientID })
+}
+
+// clean takes out what PostgreSQL refuses: a report would cost all those that are
+// written with it.
+func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "") }
+
+// forgetOld forgets clients that are gone. One at a time, so that it holds no lock
+// that a writer waits for which holds the next one. An index of seen would cost each
+// check-in more than it would save here.
+func (s *store) forgetOld(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	before := now.Add(-forget).Unix()
+	rows, err := s.db.QueryContext(ctx, "SELECT client_id FROM clients WHERE seen < $1 LIMIT 1000", before)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var gone []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		gone = append(gone, id)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, id := range gone {
+		if _, err := s.db.ExecContext(ctx, "DELETE FROM clients WHERE client_id = $1 AND seen < $2", id, before); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // orders are the columns that clients can be sorted by.
 var orders = map[string]string{"host": "hostname", "version": "version", "seen": "seen", "result": "result", "attempt": "attempted"}
+
+// listing is how long it may take to read all clients.
+const listing = 15 * time.Second
 
 // clients calls f with every client, in this order.
 func (s *store) clients(ctx context.Context, order string, descending bool, f func(report)) error {
@@ -156,10 +137,15 @@ func (s *store) clients(ctx context.Context, order string, descending bool, f fu
 	if !ok {
 		column = "hostname"
 	}
+	if column != "seen" && column != "attempted" {
+		column += s.bytewise
+	}
 	if descending {
 		column += " DESC"
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+" FROM clients ORDER BY "+column+", client_id")
+	ctx, cancel := context.WithTimeout(ctx, listing)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+" FROM clients ORDER BY "+column+", client_id"+s.bytewise)
 	if err != nil {
 		return err
 	}
@@ -180,21 +166,25 @@ func (s *store) clients(ctx context.Context, order string, descending bool, f fu
 const directives = "directives"
 
 // settings reads what was decided; directives are on until somebody turns them off.
-func (s *store) settings() (settings, error) {
+func (s *store) settings(ctx context.Context) (settings, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	var value, by string
 	var at int64
-	err := s.db.QueryRow("SELECT value, changed_by, changed_at FROM settings WHERE name = ?", directives).Scan(&value, &by, &at)
+	err := s.db.QueryRowContext(ctx, "SELECT value, changed_by, changed_at FROM settings WHERE name = $1", directives).Scan(&value, &by, &at)
 	if errors.Is(err, sql.ErrNoRows) {
 		return settings{Directives: true}, nil
 	}
 	return settings{value == "on", by, time.Unix(at, 0).UTC()}, err
 }
 
-func (s *store) setSettings(n settings) error {
+func (s *store) setSettings(ctx context.Context, n settings) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	value := map[bool]string{true: "on", false: "off"}[n.Directives]
-	_, err := s.db.Exec("INSERT INTO settings (name, value, changed_by, changed_at) VALUES (?, ?, ?, ?) "+
+	_, err := s.db.ExecContext(ctx, "INSERT INTO settings (name, value, changed_by, changed_at) VALUES ($1, $2, $3, $4) "+
 		"ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_by = excluded.changed_by, changed_at = excluded.changed_at",
-		directives, value, n.By, n.At.Unix())
+		directives, value, clean(n.By), n.At.Unix())
 	return err
 }
 

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -110,6 +111,7 @@ func (u *upstream) count() int {
 type bench struct {
 	*Gate
 	t    *testing.T
+	data *database
 	up   *upstream
 	url  string
 	mu   sync.Mutex
@@ -123,21 +125,21 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	c := &Config{Upstream: at, DownloadDir: filepath.Join(dir, "download"), Manifest: "client-manifest.json", Database: filepath.Join(dir, "gate.db")}
+	data := newDatabase(t)
+	c := &Config{Upstream: at, DownloadDir: filepath.Join(t.TempDir(), "download"), Manifest: "client-manifest.json", Database: data.name}
 	if err := os.Mkdir(c.DownloadDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range change {
 		f(c)
 	}
-	b := &bench{t: t, up: up}
+	b := &bench{t: t, up: up, data: data}
 	b.Gate = New(c, func(line string) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.said = append(b.said, line)
 	})
-	b.openDatabase()
+	b.openDatabase(t.Context())
 	stop := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
@@ -145,7 +147,7 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 		for {
 			select {
 			case r := <-b.reports:
-				b.write(r)
+				b.write(context.Background(), r)
 			case <-stop:
 				return
 			}
