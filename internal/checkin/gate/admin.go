@@ -26,6 +26,9 @@ type overview struct {
 	Settings settingsView  `json:"settings"`
 	Versions []versionView `json:"versions"` // totals of all clients
 	Total    int           `json:"total"`
+	Trouble  int           `json:"total_trouble"`
+	Updates  int           `json:"total_update_available"`
+	Held     int           `json:"total_held"`
 	Matching int           `json:"matching"`
 	Clients  []clientView  `json:"clients"` // of those that match, the first
 }
@@ -55,6 +58,7 @@ type clientView struct {
 	Platform  string     `json:"platform"`
 	Version   string     `json:"version"`
 	Available bool       `json:"update_available"`
+	Trouble   bool       `json:"trouble"`
 	Target    string     `json:"target,omitempty"`
 	Attempted *time.Time `json:"last_attempt,omitempty"`
 	Result    string     `json:"last_result,omitempty"`
@@ -70,7 +74,7 @@ const selfReported = "Status is self-reported: each client tells its own, and no
 // admin answers what only administrators may ask.
 func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	// Not "no-referrer": a form would be sent without its origin then.
@@ -107,10 +111,10 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		reply(w, g.settingsView())
 	default:
 		o, err := g.overview(r.Context(), r.URL.Query())
-		if err != nil {
+		if path == "/updates" {
+			g.page(w, r, o, err)
+		} else if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		} else if path == "/updates" {
-			g.page(w, r, o)
 		} else {
 			reply(w, o)
 		}
@@ -197,31 +201,43 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		}
 	}
 	at := map[string]int{}
+	var others []clientView
 	err := s.clients(ctx, q.Get("sort"), q.Get("order") == "desc", func(r report) {
+		v := view(r, m)
 		o.Total++
+		o.Trouble += number(v.Trouble)
+		o.Updates += number(v.Available)
+		o.Held += number(v.Held)
 		if i, there := at[r.Version]; there {
 			o.Versions[i].Clients++
 		} else if len(at) < maxRows { // clients say what they like
 			at[r.Version] = len(o.Versions)
 			o.Versions = append(o.Versions, versionView{r.Version, 1})
 		}
-		v := view(r, m)
 		if !matches(v, q) {
 			return
 		}
-		if o.Matching++; o.Matching <= maxRows {
-			o.Clients = append(o.Clients, v)
+		o.Matching++
+		if to := &o.Clients; len(*to) < maxRows {
+			// Whoever asks for no order wants to know what is wrong.
+			if q.Get("sort") == "" && !v.Trouble {
+				to = &others
+			}
+			if len(*to) < maxRows {
+				*to = append(*to, v)
+			}
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
+	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
 	byClients(o.Versions)
 	return o, nil
 }
 
 func view(r report, m *manifest.Manifest) clientView {
-	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
+	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), trouble(r, m), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
 	if !r.Attempted.IsZero() {
 		v.Attempted = &r.Attempted
 	}
@@ -230,20 +246,25 @@ func view(r report, m *manifest.Manifest) clientView {
 
 // matches tells whether a client is among those that are asked for.
 func matches(v clientView, q url.Values) bool {
-	version, update, result, text := q.Get("version"), q.Get("update"), q.Get("result"), strings.ToLower(q.Get("q"))
+	version, update, held, result, text := q.Get("version"), q.Get("update"), q.Get("held"), q.Get("result"), strings.ToLower(q.Get("q"))
 	return (!q.Has("version") || v.Version == version) &&
 		(update == "" || v.Available == (update == "yes")) &&
-		(result == "" || v.Result == result || result == "trouble" && v.trouble()) &&
+		(held == "" || v.Held == (held == "yes")) &&
+		(result == "" || v.Result == result || result == "trouble" && v.Trouble) &&
 		(text == "" || strings.Contains(strings.ToLower(v.Hostname+" "+v.ClientID), text))
 }
 
-// trouble tells whether somebody should look at it.
-func (v clientView) trouble() bool {
-	switch v.Result {
+// trouble tells whether somebody should look at a client. What it rejected once is no
+// trouble any more when there is another release. A reason without a result is an
+// error that keeps it from attempting anything.
+func trouble(r report, m *manifest.Manifest) bool {
+	switch r.Result {
 	case "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
 		return true
+	case "":
+		return r.Reason != ""
 	}
-	return v.Rejected != ""
+	return m != nil && r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected)
 }
 
 // byClients puts the versions of most clients first.
