@@ -211,7 +211,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page has\n%s", body)
 		}
 	}
-	for _, want := range []string{selfReported, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "1 of 1 clients", "<style>" + style + "</style>"} {
+	for _, want := range []string{selfReported, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "1 clients, those in trouble first", "<style>" + style + "</style>"} {
 		if !strings.Contains(all.body, want) {
 			t.Errorf("the page lacks %q", want)
 		}
