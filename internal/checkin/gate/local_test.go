@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,6 +48,16 @@ func TestLocal(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 
+	if a := put(t, socket, strings.Repeat(" ", 5000)); a.StatusCode != 403 {
+		t.Errorf("a stranger's body was read: %d", a.StatusCode)
+	}
+	uid = 0
+	for body, want := range map[string]int{strings.Repeat(" ", 5000): 413, "{}": 400, "directives=off": 400} {
+		if a := put(t, socket, body); a.StatusCode != want || b.stopped() {
+			t.Errorf("%.20q: %d", body, a.StatusCode)
+		}
+	}
+
 	// Where it is no local socket, nobody is root.
 	tcp := httptest.NewServer(b.Local())
 	defer tcp.Close()
@@ -71,6 +82,48 @@ func TestLocal(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the metrics lack %q:\n%s", want, text)
 		}
+	}
+}
+
+// put sends settings to a socket.
+func put(t *testing.T, socket, body string) *http.Response {
+	t.Helper()
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	defer tr.CloseIdleConnections()
+	q, err := http.NewRequest("PUT", "http://gate/settings", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tr.RoundTrip(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp
+}
+
+// Who is at the other end, the kernel tells, and nothing that they say.
+func TestPeer(t *testing.T) {
+	b := newBench(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := make(chan any, 1)
+	s := &http.Server{Handler: b.Local(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		ctx = withPeer(ctx, c)
+		peers <- ctx.Value(peerKey{})
+		return ctx
+	}}
+	go s.Serve(l)
+	defer s.Close()
+	_, err = Switch(socket, "off", "")
+	if (err == nil) != (os.Getuid() == 0) || b.stopped() != (os.Getuid() == 0) {
+		t.Errorf("as user %d: %v", os.Getuid(), err)
+	}
+	if got := <-peers; got != uint32(os.Getuid()) {
+		t.Errorf("the peer is %v", got)
 	}
 }
 
