@@ -51,7 +51,8 @@ func TestAccess(t *testing.T) {
 			t.Errorf("%s: %+v", path, a)
 		}
 	}
-	if a := b.do("GET", "/updates", "", "Authorization: Basic "+strings.Repeat("x", 5000)); a.status != 401 {
+	before := b.up.count()
+	if a := b.do("GET", "/updates", "", "Authorization: Basic "+strings.Repeat("x", 5000)); a.status != 401 || b.up.count() != before {
 		t.Errorf("%+v", a)
 	}
 }

@@ -262,14 +262,13 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 			return
 		}
 		o.Matching++
-		if to := &o.Clients; len(*to) < maxRows {
-			// Whoever asks for no order wants to know what is wrong.
-			if q.Get("sort") == "" && !v.Trouble {
-				to = &others
-			}
-			if len(*to) < maxRows {
-				*to = append(*to, v)
-			}
+		to := &o.Clients
+		// Whoever asks for no order wants to know what is wrong.
+		if q.Get("sort") == "" && !v.Trouble {
+			to = &others
+		}
+		if len(*to) < maxRows {
+			*to = append(*to, v)
 		}
 	})
 	if err != nil {

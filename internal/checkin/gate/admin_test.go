@@ -170,8 +170,12 @@ func TestPage(t *testing.T) {
 	b := newBench(t)
 	b.publish()
 	const evil = `"><script>alert(1)</script><a href='javascript:x'>`
-	err := b.store.Load().record([]report{{ClientID: evil, Hostname: evil, OS: "linux", Arch: "amd64", Version: "v0.1.11", Result: "rolled back",
-		ResultVersion: evil, Reason: evil, Rejected: evil, Seen: time.Now(), Attempted: time.Now()}})
+	err := b.store.Load().record([]report{
+		{ClientID: evil, Hostname: evil, OS: "linux", Arch: "amd64", Version: "v0.1.11", Result: "rolled back",
+			ResultVersion: evil, Reason: evil, Rejected: evil, Seen: time.Now(), Attempted: time.Now()},
+		{ClientID: evil + "2", OS: evil, Arch: evil, Version: evil, Result: evil, Seen: time.Now()},
+		{ClientID: "silent", Seen: time.Now()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,13 +186,20 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page has\n%s", body)
 		}
 	}
-	for _, want := range []string{selfReported, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "1 clients, those in trouble first", "<style>" + style + "</style>"} {
+	for _, want := range []string{selfReported, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "3 clients, those in trouble first", "<style>" + style + "</style>",
+		`<a href="?version=">unknown</a>`} {
 		if !strings.Contains(all.body, want) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
 	if !strings.Contains(all.header.Get("Content-Security-Policy"), "style-src '"+styleHash+"'") {
 		t.Errorf("%+v", all.header)
+	}
+	unknown := b.do("GET", "/updates?version=", "", "Authorization: admin").body
+	for _, want := range []string{"1 of 3 clients match version <b><bdi>unknown</bdi></b>", `<a href="?" aria-current="true">unknown</a>`, `href="?sort=host&amp;version="`} {
+		if !strings.Contains(unknown, want) {
+			t.Errorf("the page lacks %q:\n%s", want, unknown)
+		}
 	}
 	if _, err := b.decide(false, "<b>somebody</b>"); err != nil {
 		t.Fatal(err)
