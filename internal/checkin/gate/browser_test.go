@@ -69,8 +69,8 @@ func TestPageLooks(t *testing.T) {
 	b, v := newFleet(t)
 	v.do(chromedp.Navigate(b.url + "/updates"))
 	v.looks("fleet")
-	v.wants("Status is self-reported", "34 all", "8 in trouble", "34 clients, those in trouble first.", "<script>alert(1)</script>",
-		"it was restarted 4 times"[3:], "UTC", "v0.1.12")
+	v.wants("8 of 34 clients are in trouble", "Status is self-reported", "34 all", "8 in trouble", "34 clients, those in trouble first.", "<script>alert(1)</script>",
+		"was restarted 4 times", "UTC", "v0.1.12")
 	if n := ask[int](v, `document.querySelectorAll("script, table img, table a, main style").length - document.querySelectorAll("thead a").length`); n != 0 {
 		t.Errorf("clients' text has made %d elements", n)
 	}
@@ -79,7 +79,7 @@ func TestPageLooks(t *testing.T) {
 
 	v.do(chromedp.Navigate(b.url + "/updates?result=trouble&q=edge"))
 	v.looks("filtered")
-	v.wants("3 of 34 clients match “edge”.", "edge-ams-1")
+	v.wants("3 of 34 clients match “edge”, those in trouble first. Show all", "edge-ams-1")
 	v.do(chromedp.Navigate(b.url + "/updates?q=nowhere"))
 	v.wants("0 of 34 clients match “nowhere”.", "No client matches.")
 	v.looks("no-match")
@@ -195,10 +195,10 @@ func TestPageKeyboard(t *testing.T) {
 	}
 	v.reach("in trouble")
 	v.goes(chromedp.KeyEvent(kb.Enter))
-	v.wants("8 of 34 clients match.")
+	v.wants("8 of 34 clients match, those in trouble first.")
 	v.reach("Host or ID")
 	v.goes(chromedp.KeyEvent("mail" + kb.Enter))
-	v.wants("1 of 34 clients match “mail”.")
+	v.wants("1 of 34 clients match “mail”")
 	v.reach("Stop updates")
 	v.goes(chromedp.KeyEvent(kb.Enter))
 	v.wants("off: updates are stopped")

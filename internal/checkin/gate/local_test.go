@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -23,9 +24,9 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid := uint32(0)
+	var uid atomic.Uint32
 	s := &http.Server{Handler: b.Local(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(withPeer(ctx, c), peerKey{}, uid)
+		return context.WithValue(withPeer(ctx, c), peerKey{}, uid.Load())
 	}}
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
@@ -40,7 +41,7 @@ func TestLocal(t *testing.T) {
 	if said, err := Switch(socket, "on", "no such user"); err != nil || b.stopped() || !strings.Contains(said, ", by root on this machine\n") {
 		t.Errorf("%q, %v", said, err)
 	}
-	uid = 65534
+	uid.Store(65534)
 	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may" || b.stopped() {
 		t.Errorf("%v", err)
 	}
@@ -51,7 +52,7 @@ func TestLocal(t *testing.T) {
 	if a := put(t, socket, strings.Repeat(" ", 5000)); a.StatusCode != 403 {
 		t.Errorf("a stranger's body was read: %d", a.StatusCode)
 	}
-	uid = 0
+	uid.Store(0)
 	for body, want := range map[string]int{strings.Repeat(" ", 5000): 413, "{}": 400, "directives=off": 400} {
 		if a := put(t, socket, body); a.StatusCode != want || b.stopped() {
 			t.Errorf("%.20q: %d", body, a.StatusCode)
