@@ -9,6 +9,7 @@
 #   check-install  the tests on a booted systemd (252), on a fresh installation
 #   check-update   the same on one that apt upgraded from the last release;
 #                  KEEP=1 keeps a machine of either for a look, until Ctrl-C
+#   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
 #   demo     an update and a rollback on a throwaway machine
@@ -50,7 +51,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # After "su" root may lack these, and dpkg refuses to work without.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: build check test check-install check-update conformance-client demo deb release releasable install clean deps
+.PHONY: build check test check-install check-update check-page conformance-client demo deb release releasable install clean deps
 # In the order written. The go command uses all cores by itself.
 .NOTPARALLEL:
 
@@ -64,8 +65,8 @@ build:
 
 check: deb build
 	! gofmt -l cmd internal | grep .
-	go vet -tags systemd ./...
-	go run $(STATICCHECK) -tags systemd ./...
+	go vet -tags systemd,chromium ./...
+	go run $(STATICCHECK) -tags systemd,chromium ./...
 	shellcheck $(SCRIPTS)
 	go run $(ACTIONLINT) .github/workflows/*.yml
 	packaging/check-units $(UNITS)
@@ -94,6 +95,13 @@ check-update:
 	$(MAKE) deb && \
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(if $(KEEP),-keep) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
+
+# The browser is large, and nothing else needs it.
+check-page: DEPS := chromium
+check-page: deps
+	$(if $(SHOTS),mkdir -p "$(SHOTS)")
+	go test -count=1 -tags chromium -run '^TestPage' ./internal/checkin/gate $(if $(SHOTS),-shots "$(abspath $(SHOTS))")
+	@echo "check-page: PASSED ($(VERSION))"
 
 conformance-client:
 	go build -trimpath -o build/$@ ./internal/conformance

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -23,16 +24,17 @@ const (
 type admins struct {
 	gate   *Gate
 	client *http.Client
+	now    func() time.Time
 	key    [32]byte
 
 	mu       sync.Mutex
 	good     map[[32]byte]time.Time // until when
-	failures map[netip.Prefix]int
-	since    time.Time // when failures were begun
+	failures map[netip.Prefix]int   // and what is being asked
+	since    time.Time              // when failures were begun
 }
 
 func newAdmins(g *Gate) *admins {
-	a := &admins{gate: g, good: map[[32]byte]time.Time{}, failures: map[netip.Prefix]int{}}
+	a := &admins{gate: g, now: time.Now, good: map[[32]byte]time.Time{}, failures: map[netip.Prefix]int{}}
 	rand.Read(a.key[:]) // never fails
 	a.client = &http.Client{
 		Transport: g.proxy.Transport,
@@ -50,36 +52,55 @@ func (a *admins) check(r *http.Request, change bool) int {
 	if given == "" || len(given) > 4096 {
 		return http.StatusUnauthorized
 	}
-	client, _ := a.gate.client(r)
 	sum := a.hash(given)
 	if !change && a.knows(sum) {
 		return http.StatusOK
 	}
-	if a.limited(client, 0) {
+	client, _ := a.gate.client(r)
+	account, ok := a.begin(client)
+	if !ok {
 		return http.StatusTooManyRequests
 	}
-	status, err := a.ask(r.Context(), r.Host, client, given)
-	if err == nil && status == http.StatusOK {
-		// An upstream that says yes to everybody says nothing: a base_path that is
-		// wrong leads to a page which greets all.
-		status, err = a.ask(r.Context(), r.Host, client, "")
-		if err == nil && status == http.StatusOK {
-			err = errors.New("it lets everybody see /api/v1/admin/settings (hint: check upstream and base_path)")
-		} else if err == nil {
-			a.remember(sum)
-			return http.StatusOK
-		}
-	}
+	good, err := a.ask(r, client, given)
 	if err != nil {
-		a.gate.once.say("admin", "cannot ask the MachineMon server who is an administrator: "+err.Error())
+		a.forgive(account)
+		// Of a caller that left, there is nothing to learn.
+		if r.Context().Err() == nil {
+			a.gate.once.say("admin", "cannot ask the MachineMon server who is an administrator: "+err.Error())
+		}
 		return http.StatusBadGateway
 	}
-	a.gate.count.denied.Add(1)
-	a.limited(client, 1)
-	return http.StatusUnauthorized
+	a.gate.once.over("admin", "the MachineMon server tells again who is an administrator")
+	if !good {
+		a.gate.count.denied.Add(1)
+		return http.StatusUnauthorized
+	}
+	a.forgive(account)
+	a.remember(sum)
+	return http.StatusOK
 }
 
-func (a *admins) ask(ctx context.Context, host string, client netip.Addr, authorization string) (int, error) {
+// ask tells whether upstream takes these credentials for an administrator's. An
+// upstream that says yes to everybody says nothing: a base_path that is wrong leads to
+// a page which greets all. Nor does one that says neither yes nor no.
+func (a *admins) ask(r *http.Request, client netip.Addr, authorization string) (good bool, err error) {
+	const hint = "(hint: check upstream and base_path)"
+	switch status, err := a.get(r.Context(), r.Host, client, authorization); {
+	case err != nil:
+		return false, err
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return false, nil
+	case status != http.StatusOK:
+		return false, fmt.Errorf("it answers %d to /api/v1/admin/settings %s", status, hint)
+	}
+	status, err := a.get(r.Context(), r.Host, client, "")
+	if err == nil && status == http.StatusOK {
+		err = errors.New("it lets everybody see /api/v1/admin/settings " + hint)
+	}
+	return err == nil, err
+}
+
+func (a *admins) get(ctx context.Context, host string, client netip.Addr, authorization string) (int, error) {
 	u := *a.gate.config.Upstream
 	u.Path = a.gate.config.BasePath + "/api/v1/admin/settings"
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -109,7 +130,7 @@ func (a *admins) hash(authorization string) (sum [32]byte) {
 func (a *admins) knows(sum [32]byte) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return time.Now().Before(a.good[sum])
+	return a.now().Before(a.good[sum])
 }
 
 func (a *admins) remember(sum [32]byte) {
@@ -118,26 +139,39 @@ func (a *admins) remember(sum [32]byte) {
 	if len(a.good) >= maxKnown {
 		clear(a.good)
 	}
-	a.good[sum] = time.Now().Add(believed)
+	a.good[sum] = a.now().Add(believed)
 }
 
-// limited counts failures of an address, and tells whether it has had enough of
-// them. Of IPv6, a host may have a whole /64.
-func (a *admins) limited(client netip.Addr, failures int) bool {
+// begin tells whether an address may have upstream asked: not if it had enough
+// failures. What is being asked counts as one until it turns out otherwise, else any
+// number of guesses could be made at once. Of IPv6, a host may have a whole /64.
+func (a *admins) begin(client netip.Addr) (account netip.Prefix, ok bool) {
 	bits := client.BitLen()
 	if client.Is6() {
 		bits = 64
 	}
-	network, _ := client.Prefix(bits) // the zero one for an address that is none
+	account, _ = client.Prefix(bits) // the zero one for an address that is none
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := time.Now(); now.Sub(a.since) > time.Minute {
+	if now := a.now(); now.Sub(a.since) >= time.Minute {
 		clear(a.failures)
 		a.since = now
 	}
-	if _, known := a.failures[network]; !known && len(a.failures) >= maxKnown {
-		network = netip.Prefix{} // the rest share one account
+	if _, known := a.failures[account]; !known && len(a.failures) >= maxKnown {
+		account = netip.Prefix{} // the rest share one account
 	}
-	a.failures[network] += failures
-	return a.failures[network] >= maxFailures
+	if a.failures[account] >= maxFailures {
+		return account, false
+	}
+	a.failures[account]++
+	return account, true
+}
+
+// forgive takes back one failure. An account without any takes no room.
+func (a *admins) forgive(account netip.Prefix) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failures[account]--; a.failures[account] <= 0 {
+		delete(a.failures, account)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -26,6 +27,9 @@ type overview struct {
 	Settings settingsView  `json:"settings"`
 	Versions []versionView `json:"versions"` // totals of all clients
 	Total    int           `json:"total"`
+	Trouble  int           `json:"total_trouble"`
+	Updates  int           `json:"total_update_available"`
+	Held     int           `json:"total_held"`
 	Matching int           `json:"matching"`
 	Clients  []clientView  `json:"clients"` // of those that match, the first
 }
@@ -55,6 +59,7 @@ type clientView struct {
 	Platform  string     `json:"platform"`
 	Version   string     `json:"version"`
 	Available bool       `json:"update_available"`
+	Trouble   bool       `json:"trouble"`
 	Target    string     `json:"target,omitempty"`
 	Attempted *time.Time `json:"last_attempt,omitempty"`
 	Result    string     `json:"last_result,omitempty"`
@@ -67,20 +72,33 @@ type clientView struct {
 
 const selfReported = "Status is self-reported: each client tells its own, and nobody verifies it."
 
+// maxQuery is how long the parameters may be: each link of the page has them.
+const maxQuery = 2048
+
 // admin answers what only administrators may ask.
 func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	// Not "no-referrer": a form would be sent without its origin then.
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 
+	// Here, and not around all of this, so that its refusals have the headers too.
+	if err := g.cross.Check(r); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
 	allowed := map[string][]string{"/updates": {"GET", "HEAD", "POST"}, "/api/v1/admin/updates": {"GET", "HEAD"}, "/api/v1/admin/updates/settings": {"GET", "HEAD", "PUT"}}[path]
 	if !slices.Contains(allowed, r.Method) {
 		h.Set("Allow", strings.Join(allowed, ", "))
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	if len(r.URL.RawQuery) > maxQuery {
+		http.Error(w, fmt.Sprintf("the parameters must have %d bytes at most", maxQuery), http.StatusRequestURITooLong)
 		return
 	}
 	change := r.Method == http.MethodPut || r.Method == http.MethodPost
@@ -92,7 +110,7 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	case http.StatusTooManyRequests:
 		h.Set("Retry-After", "60")
-		http.Error(w, "too many wrong passwords from this address: wait a minute", status)
+		http.Error(w, "too many wrong passwords from this address, or too many requests at once: wait a minute", status)
 		return
 	default:
 		http.Error(w, "the MachineMon server cannot be asked who is an administrator", status)
@@ -107,10 +125,10 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		reply(w, g.settingsView())
 	default:
 		o, err := g.overview(r.Context(), r.URL.Query())
-		if err != nil {
+		if path == "/updates" {
+			g.page(w, r, o, err)
+		} else if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		} else if path == "/updates" {
-			g.page(w, r, o)
 		} else {
 			reply(w, o)
 		}
@@ -127,49 +145,79 @@ func (g *Gate) who(r *http.Request) string {
 	return user + " from " + client.String()
 }
 
+// maxBody is how much a change may say.
+const maxBody = 4096
+
 func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
-	on, err := readSwitch(http.MaxBytesReader(w, r.Body, 4096))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+	on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		_, err = g.decide(on, g.who(r))
 	}
-	if _, err := g.decide(on, g.who(r)); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	if err != nil {
+		http.Error(w, err.Error(), refusal(err))
 		return
 	}
 	reply(w, g.settingsView())
 }
 
+// A refused request is one that cannot be understood.
+type refused struct{ error }
+
+func (r refused) Unwrap() error { return r.error }
+
+// refusal is the HTTP status of an error.
+func refusal(err error) int {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return http.StatusRequestEntityTooLarge
+	}
+	if _, ok := errors.AsType[refused](err); ok {
+		return http.StatusBadRequest
+	}
+	return http.StatusServiceUnavailable
+}
+
 // readSwitch reads {"directives": true} or false, and nothing else.
 func readSwitch(body io.Reader) (bool, error) {
-	data, err := io.ReadAll(io.LimitReader(body, 4097))
+	data, err := io.ReadAll(body)
 	if err != nil {
-		return false, err
+		return false, refused{fmt.Errorf("cannot read the settings: %w", err)}
 	}
-	o, err := manifest.ReadObject(data, 4096)
+	o, err := manifest.ReadObject(data, maxBody)
 	if err != nil {
-		return false, fmt.Errorf("cannot read the settings: %w", err)
+		return false, refused{fmt.Errorf("cannot read the settings: %w", err)}
 	}
 	on, ok := o["directives"].(bool)
 	if !ok || len(o) != 1 {
-		return false, fmt.Errorf(`cannot use the settings: they must be {"directives": true} or {"directives": false}`)
+		return false, refused{errors.New(`cannot use the settings: they must be {"directives": true} or {"directives": false}`)}
 	}
 	return on, nil
 }
 
 // postSettings is the page's form.
 func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, 4096)
-	value := r.PostFormValue("directives")
-	if value != "on" && value != "off" {
-		http.Error(w, "directives: must be on or off", http.StatusBadRequest)
-		return
+	on, err := readForm(w, r)
+	if err == nil {
+		_, err = g.decide(on, g.who(r))
 	}
-	if _, err := g.decide(value == "on", g.who(r)); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	if err != nil {
+		http.Error(w, err.Error(), refusal(err))
 		return
 	}
 	http.Redirect(w, r, g.config.BasePath+"/updates", http.StatusSeeOther)
+}
+
+// readForm reads directives=on or off, and nothing else.
+func readForm(w http.ResponseWriter, r *http.Request) (bool, error) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		return false, refused{fmt.Errorf("cannot read the form: %w", err)}
+	}
+	switch values := r.PostForm["directives"]; {
+	case len(values) != 1 || len(r.PostForm) != 1:
+	case values[0] == "on" || values[0] == "off":
+		return values[0] == "on", nil
+	}
+	return false, refused{errors.New("cannot use the form: it must be directives=on or directives=off, as application/x-www-form-urlencoded")}
 }
 
 func (g *Gate) settingsView() settingsView {
@@ -197,31 +245,42 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		}
 	}
 	at := map[string]int{}
+	var others []clientView
 	err := s.clients(ctx, q.Get("sort"), q.Get("order") == "desc", func(r report) {
+		v := view(r, m)
 		o.Total++
+		o.Trouble += number(v.Trouble)
+		o.Updates += number(v.Available)
+		o.Held += number(v.Held)
 		if i, there := at[r.Version]; there {
 			o.Versions[i].Clients++
 		} else if len(at) < maxRows { // clients say what they like
 			at[r.Version] = len(o.Versions)
 			o.Versions = append(o.Versions, versionView{r.Version, 1})
 		}
-		v := view(r, m)
 		if !matches(v, q) {
 			return
 		}
-		if o.Matching++; o.Matching <= maxRows {
-			o.Clients = append(o.Clients, v)
+		o.Matching++
+		to := &o.Clients
+		// Whoever asks for no order wants to know what is wrong.
+		if q.Get("sort") == "" && !v.Trouble {
+			to = &others
+		}
+		if len(*to) < maxRows {
+			*to = append(*to, v)
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
+	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
 	byClients(o.Versions)
 	return o, nil
 }
 
 func view(r report, m *manifest.Manifest) clientView {
-	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
+	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), trouble(r, m), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
 	if !r.Attempted.IsZero() {
 		v.Attempted = &r.Attempted
 	}
@@ -230,20 +289,25 @@ func view(r report, m *manifest.Manifest) clientView {
 
 // matches tells whether a client is among those that are asked for.
 func matches(v clientView, q url.Values) bool {
-	version, update, result, text := q.Get("version"), q.Get("update"), q.Get("result"), strings.ToLower(q.Get("q"))
+	version, update, held, result, text := q.Get("version"), q.Get("update"), q.Get("held"), q.Get("result"), strings.ToLower(q.Get("q"))
 	return (!q.Has("version") || v.Version == version) &&
 		(update == "" || v.Available == (update == "yes")) &&
-		(result == "" || v.Result == result || result == "trouble" && v.trouble()) &&
+		(held == "" || v.Held == (held == "yes")) &&
+		(result == "" || v.Result == result || result == "trouble" && v.Trouble) &&
 		(text == "" || strings.Contains(strings.ToLower(v.Hostname+" "+v.ClientID), text))
 }
 
-// trouble tells whether somebody should look at it.
-func (v clientView) trouble() bool {
-	switch v.Result {
+// trouble tells whether somebody should look at a client. What it rejected once is no
+// trouble any more when there is another release. A reason without a result is an
+// error that keeps it from attempting anything.
+func trouble(r report, m *manifest.Manifest) bool {
+	switch r.Result {
 	case "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
 		return true
+	case "":
+		return r.Reason != ""
 	}
-	return v.Rejected != ""
+	return m != nil && r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected)
 }
 
 // byClients puts the versions of most clients first.

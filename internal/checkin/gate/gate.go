@@ -114,7 +114,7 @@ func (g *Gate) Handler() http.Handler {
 		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
 			r = g.watch(r)
 		case path == "/updates" || path == "/api/v1/admin/updates" || path == "/api/v1/admin/updates/settings":
-			g.cross.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.admin(w, r, path) })).ServeHTTP(w, r)
+			g.admin(w, r, path)
 			return
 		}
 		g.proxy.ServeHTTP(w, r)

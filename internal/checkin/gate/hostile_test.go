@@ -12,19 +12,19 @@ import (
 	"testing"
 )
 
-// A wire is an upstream that writes what it likes.
-type wire struct {
+// rough is an upstream that writes what it likes.
+type rough struct {
 	net.Listener
 	answer chan func(w io.Writer) // to the next request
 }
 
-func newWire(t *testing.T) *wire {
+func newRough(t *testing.T) *rough {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	u := &wire{l, make(chan func(io.Writer), 100)}
+	u := &rough{l, make(chan func(io.Writer), 100)}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -83,7 +83,7 @@ func TestUpstreamGarbage(t *testing.T) {
 	good := text(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(plainAnswer), plainAnswer))
 	mib := strings.Repeat("x", 1<<20)
 
-	u := newWire(t)
+	u := newRough(t)
 	g := gateBefore(t, "http://"+u.Addr().String())
 	for name, c := range map[string]struct {
 		answer func(io.Writer)
@@ -139,7 +139,7 @@ func TestUpstreamGarbage(t *testing.T) {
 
 // An upstream that does not answer one client answers the others.
 func TestUpstreamSlow(t *testing.T) {
-	u := newWire(t)
+	u := newRough(t)
 	g := gateBefore(t, "http://"+u.Addr().String())
 	release := make(chan bool)
 	waiting := make(chan bool)

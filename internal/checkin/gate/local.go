@@ -50,18 +50,17 @@ func (g *Gate) Local() http.Handler {
 			http.Error(w, "only root may", http.StatusForbidden)
 			return
 		}
-		on, err := readSwitch(http.MaxBytesReader(w, r.Body, 4096))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
 		// Of root's sudo, the command tells who that is.
 		who := r.Header.Get("X-Sudo-User")
 		if _, err := user.Lookup(who); err != nil {
 			who = "root"
 		}
-		if _, err := g.decide(on, who+" on this machine"); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
+		if err == nil {
+			_, err = g.decide(on, who+" on this machine")
+		}
+		if err != nil {
+			http.Error(w, err.Error(), refusal(err))
 			return
 		}
 		reply(w, g.settingsView())

@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -22,9 +24,9 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	uid := uint32(0)
+	var uid atomic.Uint32
 	s := &http.Server{Handler: b.Local(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(withPeer(ctx, c), peerKey{}, uid)
+		return context.WithValue(withPeer(ctx, c), peerKey{}, uid.Load())
 	}}
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
@@ -39,12 +41,22 @@ func TestLocal(t *testing.T) {
 	if said, err := Switch(socket, "on", "no such user"); err != nil || b.stopped() || !strings.Contains(said, ", by root on this machine\n") {
 		t.Errorf("%q, %v", said, err)
 	}
-	uid = 65534
+	uid.Store(65534)
 	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may" || b.stopped() {
 		t.Errorf("%v", err)
 	}
 	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: systemctl start") {
 		t.Errorf("%v", err)
+	}
+
+	if a := put(t, socket, strings.Repeat(" ", 5000)); a.StatusCode != 403 {
+		t.Errorf("a stranger's body was read: %d", a.StatusCode)
+	}
+	uid.Store(0)
+	for body, want := range map[string]int{strings.Repeat(" ", 5000): 413, "{}": 400, "directives=off": 400} {
+		if a := put(t, socket, body); a.StatusCode != want || b.stopped() {
+			t.Errorf("%.20q: %d", body, a.StatusCode)
+		}
 	}
 
 	// Where it is no local socket, nobody is root.
@@ -71,6 +83,48 @@ func TestLocal(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the metrics lack %q:\n%s", want, text)
 		}
+	}
+}
+
+// put sends settings to a socket.
+func put(t *testing.T, socket, body string) *http.Response {
+	t.Helper()
+	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	defer tr.CloseIdleConnections()
+	q, err := http.NewRequest("PUT", "http://gate/settings", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := tr.RoundTrip(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp
+}
+
+// Who is at the other end, the kernel tells, and nothing that they say.
+func TestPeer(t *testing.T) {
+	b := newBench(t)
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers := make(chan any, 1)
+	s := &http.Server{Handler: b.Local(), ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		ctx = withPeer(ctx, c)
+		peers <- ctx.Value(peerKey{})
+		return ctx
+	}}
+	go s.Serve(l)
+	defer s.Close()
+	_, err = Switch(socket, "off", "")
+	if (err == nil) != (os.Getuid() == 0) || b.stopped() != (os.Getuid() == 0) {
+		t.Errorf("as user %d: %v", os.Getuid(), err)
+	}
+	if got := <-peers; got != uint32(os.Getuid()) {
+		t.Errorf("the peer is %v", got)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -27,38 +28,47 @@ var styleHash = func() string {
 }()
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
+	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
 	"iso":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }).Parse(pageText))
 
 // pageData is the overview, and the links of the page.
 type pageData struct {
 	*overview
-	Style template.CSS
-	Post  string // where the switch is
-	query url.Values
+	Style    template.CSS
+	Post     string // where the switch is
+	Releases string // what the publisher writes
+	Problem  error  // why there is no more than the settings
+	Now      time.Time
+	query    url.Values
 }
 
-// With is a link to the same page with one filter changed; "" takes it away.
-func (d pageData) With(key, value string) string { return d.link(map[string]string{key: value}) }
+// filters and sorting are the parameters of the page.
+var (
+	filters = []string{"version", "update", "held", "result", "q"}
+	sorting = []string{"sort", "order"}
+)
+
+// Toggle is a link to the same page with a filter, or without it if that is set.
+func (d pageData) Toggle(key, value string) string {
+	if d.Is(key, value) {
+		return d.link(key)
+	}
+	return d.link(key, value)
+}
 
 // Sort is a link to the page sorted by a column, the other way round if it is already.
 func (d pageData) Sort(column string) string {
-	order := ""
 	if d.Sorted(column) == "ascending" {
-		order = "desc"
+		return d.link("sort", column, "order", "desc")
 	}
-	return d.link(map[string]string{"sort": column, "order": order})
+	return d.link("sort", column, "order")
 }
 
 // Sorted is the value of aria-sort for a column.
 func (d pageData) Sorted(column string) string {
-	by := d.query.Get("sort")
-	if by == "" {
-		by = "host"
-	}
 	switch {
-	case by != column:
+	case d.query.Get("sort") != column:
 		return "none"
 	case d.query.Get("order") == "desc":
 		return "descending"
@@ -66,51 +76,106 @@ func (d pageData) Sorted(column string) string {
 	return "ascending"
 }
 
-// Is tells whether a filter is set to this.
-func (d pageData) Is(key, value string) bool { return d.query.Has(key) && d.query.Get(key) == value }
+// set tells whether a parameter counts. Of parameters that are empty, version does:
+// it asks for clients that do not tell theirs.
+func (d pageData) set(key string) bool {
+	return d.query.Get(key) != "" || key == "version" && d.query.Has(key)
+}
 
-// Get is the value of a filter.
+// Is tells whether a filter is set to this.
+func (d pageData) Is(key, value string) bool { return d.set(key) && d.query.Get(key) == value }
+
+// Get is the value of a parameter.
 func (d pageData) Get(key string) string { return d.query.Get(key) }
 
 // Kept are the parameters that a search keeps.
-func (d pageData) Kept() (keys []string) {
-	for _, key := range []string{"version", "update", "result", "sort", "order"} {
-		if d.query.Get(key) != "" {
-			keys = append(keys, key)
-		}
-	}
-	return keys
+func (d pageData) Kept() []string {
+	return slices.DeleteFunc(slices.Concat(filters, sorting), func(key string) bool { return key == "q" || !d.set(key) })
 }
 
 // Filtered tells whether any filter is set.
-func (d pageData) Filtered() bool {
-	return d.query.Has("version") || d.query.Get("update") != "" || d.query.Get("result") != "" || d.query.Get("q") != ""
-}
+func (d pageData) Filtered() bool { return slices.ContainsFunc(filters, d.set) }
 
-func (d pageData) link(change map[string]string) string {
+// link is a link to the page with some parameters changed: pairs of key and value; a
+// last key alone is taken away.
+func (d pageData) link(change ...string) string {
 	q := url.Values{}
-	for _, key := range []string{"version", "update", "result", "q", "sort", "order"} {
-		value, changed := change[key]
-		if !changed {
-			value = d.query.Get(key)
+	for _, key := range slices.Concat(filters, sorting) {
+		if d.set(key) {
+			q.Set(key, d.query.Get(key))
 		}
-		if value != "" {
-			q.Set(key, value)
+	}
+	for pair := range slices.Chunk(change, 2) {
+		if q.Del(pair[0]); len(pair) == 2 {
+			q.Set(pair[0], pair[1])
 		}
 	}
 	return "?" + q.Encode()
 }
 
-// Trouble tells whether somebody should look at a client.
-func (v clientView) Trouble() bool { return v.trouble() }
+// First are the versions that most clients have; Rest are the others.
+func (d pageData) First() []versionView { return d.Versions[:min(len(d.Versions), 5)] }
 
-func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview) {
+func (d pageData) Rest() []versionView { return d.Versions[len(d.First()):] }
+
+// OpenRest tells whether it is one of the others that is asked for.
+func (d pageData) OpenRest() bool {
+	return slices.ContainsFunc(d.Rest(), func(v versionView) bool { return d.Is("version", v.Version) })
+}
+
+// bar is a version in the list of them.
+type bar struct {
+	versionView
+	Share   int // percent of the clients
+	Link    string
+	Current bool
+}
+
+func (d pageData) Bar(v versionView) bar {
+	return bar{v, 100 * v.Clients / max(d.Total, 1), d.Toggle("version", v.Version), d.Is("version", v.Version)}
+}
+
+// NoUpdates is how many clients have no other version to go to.
+func (d pageData) NoUpdates() int { return d.Total - d.Updates }
+
+// Version is the version that is asked for, in words.
+func (d pageData) Version() string {
+	if d.Is("version", "") {
+		return "unknown"
+	}
+	return d.query.Get("version")
+}
+
+// Ago is how long ago that was. Clients' clocks may be wrong.
+func (d pageData) Ago(t time.Time) string {
+	switch ago := d.Now.Sub(t); {
+	case ago < -time.Minute:
+		return "in the future"
+	case ago < time.Minute:
+		return "just now"
+	case ago < time.Hour:
+		return fmt.Sprintf("%d min ago", ago/time.Minute)
+	case ago < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", ago/time.Hour)
+	default:
+		return fmt.Sprintf("%d days ago", ago/(24*time.Hour))
+	}
+}
+
+// page answers with the page; without an overview it tells why, and the settings.
+func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview, problem error) {
+	status := http.StatusOK
+	if problem != nil {
+		status, o = http.StatusServiceUnavailable, &overview{Note: selfReported, Settings: g.settingsView()}
+	}
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, pageData{o, template.CSS(style), g.config.BasePath + "/updates", r.URL.Query()}); err != nil {
+	d := pageData{o, template.CSS(style), g.config.BasePath + "/updates", g.releases(), problem, time.Now(), r.URL.Query()}
+	if err := pageTemplate.Execute(&b, d); err != nil {
 		http.Error(w, fmt.Sprintf("cannot write the page: %v", err), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
 	b.WriteTo(w) // a reader that left needs no page
 }
 

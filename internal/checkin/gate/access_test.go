@@ -1,0 +1,381 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// clock makes the gate's time the test's.
+func (b *bench) clock() *time.Time {
+	now := time.Now()
+	b.admins.now = func() time.Time { return now }
+	return &now
+}
+
+// behind makes the test a proxy that is believed, so that it can be anybody.
+func behind(c *Config) { c.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
+
+// guess asks with a wrong password.
+func (b *bench) guess(from string, n int) int {
+	b.t.Helper()
+	return b.do("GET", "/updates", "", fmt.Sprintf("Authorization: Basic %d", n), "X-Forwarded-For: "+from).status
+}
+
+// Upstream alone decides who is an administrator.
+func TestAccess(t *testing.T) {
+	b := newBench(t)
+	for _, path := range []string{"/updates", "/api/v1/admin/updates", settingsPath} {
+		if a := b.do("GET", path, ""); a.status != 401 || a.header.Get("WWW-Authenticate") != `Basic realm="MachineMon", charset="UTF-8"` {
+			t.Errorf("%s: %+v", path, a)
+		}
+		if b.up.count() != 0 {
+			t.Error("upstream was asked without a password")
+		}
+	}
+	for i, path := range []string{"/updates", "/api/v1/admin/updates", settingsPath} {
+		if got := b.guess("", i); got != 401 {
+			t.Errorf("%s: %d", path, got)
+		}
+		if a := b.do("GET", path, "", "Authorization: admin"); a.status != 200 {
+			t.Errorf("%s: %+v", path, a)
+		}
+	}
+	before := b.up.count()
+	if a := b.do("GET", "/updates", "", "Authorization: Basic "+strings.Repeat("x", 5000)); a.status != 401 || b.up.count() != before {
+		t.Errorf("%+v", a)
+	}
+}
+
+// Nothing but 200 is a yes, and nobody but upstream is told the password.
+func TestAccessOnlyUpstream(t *testing.T) {
+	elsewhere := newUpstream(t)
+	b := newBench(t)
+	for status, want := range map[int]int{201: 502, 202: 502, 204: 502, 206: 502, 301: 502, 302: 502, 307: 502, 308: 502, 404: 502, 429: 502, 500: 502, 401: 401, 403: 401} {
+		for _, location := range []string{"/healthz", elsewhere.URL + "/healthz"} {
+			b.up.instead(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Location", location)
+				w.WriteHeader(status)
+			})
+			before := b.up.count()
+			if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != want {
+				t.Errorf("%d: %+v", status, a)
+			}
+			if n := b.up.count() - before; n != 1 {
+				t.Errorf("%d: upstream was asked %d times", status, n)
+			}
+		}
+	}
+	if elsewhere.count() != 0 {
+		t.Error("somebody else was asked")
+	}
+	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server who is an administrator: it answers ") < 1 || !strings.Contains(got, "(hint: check upstream and base_path)") {
+		t.Errorf("it said\n%s", got)
+	}
+	if b.admins.client.Transport.(*http.Transport).Proxy != nil {
+		t.Error("a proxy of the environment is told the password")
+	}
+	b.up.instead(nil)
+	if got := b.do("GET", "/updates", "", "Authorization: admin").status; got != 200 {
+		t.Errorf("then: %d", got)
+	}
+	r, _ := b.up.last()
+	if r.URL.Path != "/api/v1/admin/settings" || r.Header.Get("Authorization") != "" {
+		t.Errorf("upstream was asked last for %s with %v", r.URL, r.Header)
+	}
+}
+
+// An upstream that says yes to everybody lets nobody in here.
+func TestAccessOpenUpstream(t *testing.T) {
+	b := newBench(t)
+	b.up.instead(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>welcome") })
+	if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != 502 || !strings.Contains(b.lines(), "it lets everybody see") {
+		t.Errorf("%+v; it said %s", a, b.lines())
+	}
+}
+
+// That upstream cannot be asked is said each time that it begins, and not of callers
+// who left.
+func TestAccessUpstreamAway(t *testing.T) {
+	b := newBench(t)
+	away := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
+	for range 2 {
+		b.up.instead(away)
+		for range 3 * maxFailures {
+			if a := b.do("GET", "/updates", "", "Authorization: Basic x"); a.status != 502 {
+				t.Fatalf("%+v", a) // and no wrong password
+			}
+		}
+		b.up.instead(nil)
+		if got := b.do("PUT", settingsPath, `{"directives": true}`, "Authorization: admin").status; got != 200 {
+			t.Errorf("then: %d", got)
+		}
+	}
+	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server who is an administrator: ") != 2 || strings.Count(got, "tells again who is an administrator") != 2 {
+		t.Errorf("it said\n%s", got)
+	}
+	said := b.lines()
+	gone, leave := context.WithCancel(t.Context())
+	b.up.instead(func(w http.ResponseWriter, r *http.Request) { leave(); <-r.Context().Done() })
+	r := httptest.NewRequestWithContext(gone, "GET", "/updates", nil)
+	r.Header.Set("Authorization", "Basic x")
+	if b.admins.check(r, false); b.lines() != said || len(b.admins.failures) != 0 {
+		t.Errorf("of a caller who left, it said\n%s", b.lines())
+	}
+}
+
+// A yes counts for 30 s, for looking; a no never does.
+func TestAccessCached(t *testing.T) {
+	b := newBench(t)
+	now := b.clock()
+	asked := func(method, path, body string, want int) bool {
+		t.Helper()
+		before := b.up.count()
+		if got := b.do(method, path, body, "Authorization: admin").status; got != want {
+			t.Errorf("%s %s: %d, want %d", method, path, got, want)
+		}
+		return b.up.count() != before
+	}
+	asked("GET", "/updates", "", 200)
+	*now = now.Add(believed - time.Millisecond)
+	if asked("GET", "/updates", "", 200) || asked("HEAD", settingsPath, "", 200) {
+		t.Error("upstream was asked again within 30 s")
+	}
+	if *now = now.Add(time.Millisecond); !asked("GET", "/updates", "", 200) {
+		t.Error("upstream was not asked after 30 s")
+	}
+	if !asked("PUT", settingsPath, `{"directives": false}`, 200) {
+		t.Error("upstream was not asked before a change")
+	}
+	// The password was changed.
+	b.up.instead(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(401) })
+	if !asked("PUT", settingsPath, `{"directives": true}`, 401) || !b.stopped() {
+		t.Error("a change with an old password")
+	}
+	if !asked("POST", "/updates", "directives=on", 401) || !b.stopped() {
+		t.Error("a change with an old password")
+	}
+	*now = now.Add(believed)
+	for range 2 {
+		if !asked("GET", "/updates", "", 401) {
+			t.Error("a no is remembered")
+		}
+	}
+	b.up.instead(nil)
+	asked("GET", "/updates", "", 200)
+	if got := b.guess("", 1); got != 401 {
+		t.Errorf("another password: %d", got)
+	}
+}
+
+// What is remembered of a password is of no use to who reads the memory of another
+// gate, or has a list of passwords.
+func TestAccessHash(t *testing.T) {
+	b, c := newBench(t), newBench(t)
+	const given = "Basic YWRtaW46Y29ycmVjdCBob3JzZQ=="
+	if b.admins.hash(given) == c.admins.hash(given) || b.admins.hash(given) == sha256.Sum256([]byte(given)) || b.admins.hash(given) != b.admins.hash(given) {
+		t.Error("the hash has no key of its own")
+	}
+	b.do("GET", "/updates", "", "Authorization: "+given)
+	if _, there := b.admins.good[b.admins.hash(given)]; !there || len(b.admins.good) != 1 {
+		t.Errorf("known are %x", b.admins.good)
+	}
+	for i := range maxKnown + 10 {
+		b.admins.remember(b.admins.hash(fmt.Sprint(i)))
+	}
+	if len(b.admins.good) > maxKnown {
+		t.Errorf("%d are remembered", len(b.admins.good))
+	}
+}
+
+// Ten wrong passwords a minute, of each address.
+func TestAccessLimited(t *testing.T) {
+	b := newBench(t, behind)
+	now := b.clock()
+	for i := range maxFailures {
+		if got := b.guess("203.0.113.1", i); got != 401 {
+			t.Errorf("%d: %d", i, got)
+		}
+		b.guess(fmt.Sprintf("2001:db8::%x", i), i) // a host with many addresses
+	}
+	before := b.up.count()
+	for _, from := range []string{"203.0.113.1", "2001:db8::ffff", "::ffff:203.0.113.1"} {
+		for _, method := range []string{"GET", "PUT"} {
+			a := b.do(method, settingsPath, `{"directives": false}`, "Authorization: admin", "X-Forwarded-For: "+from)
+			if a.status != 429 || a.header.Get("Retry-After") != "60" || b.up.count() != before || b.stopped() {
+				t.Errorf("%s from %s: %+v", method, from, a)
+			}
+		}
+	}
+	for _, from := range []string{"203.0.113.2", "2001:db8:0:1::1"} {
+		if got := b.guess(from, 1); got != 401 {
+			t.Errorf("another address: %d", got)
+		}
+	}
+	*now = now.Add(time.Minute - time.Millisecond)
+	if got := b.guess("203.0.113.1", 1); got != 429 {
+		t.Errorf("before the minute is over: %d", got)
+	}
+	*now = now.Add(time.Millisecond)
+	if got := b.guess("203.0.113.1", 1); got != 401 {
+		t.Errorf("after a minute: %d", got)
+	}
+}
+
+// A right password takes no wrong one back.
+func TestAccessLimitedStill(t *testing.T) {
+	b := newBench(t)
+	b.clock()
+	for i := range maxFailures {
+		b.guess("", i)
+		if i < maxFailures-1 {
+			b.do("PUT", settingsPath, `{"directives": true}`, "Authorization: admin")
+		}
+	}
+	if got := b.guess("", maxFailures); got != 429 {
+		t.Errorf("%d", got)
+	}
+}
+
+// Guesses that are made all at once are no more than one after the other.
+func TestAccessLimitedAtOnce(t *testing.T) {
+	b := newBench(t)
+	full := make(chan bool)
+	var asked atomic.Int32
+	b.up.instead(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == maxFailures+1 {
+			close(full)
+		}
+		select { // until all have been let through, or refused
+		case <-full:
+		case <-r.Context().Done():
+		}
+		w.WriteHeader(401)
+	})
+	var refused atomic.Int32
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			r := httptest.NewRequest("GET", "/updates", nil)
+			r.Header.Set("Authorization", fmt.Sprint("Basic ", i))
+			if b.admins.check(r, false) == 429 && refused.Add(1) == 40 {
+				close(full)
+			}
+		})
+	}
+	all.Wait()
+	if n := asked.Load(); n != maxFailures {
+		t.Errorf("upstream was asked %d times", n)
+	}
+}
+
+// Addresses that made no mistake take no room, and what is beyond the room shares.
+func TestAccessRoom(t *testing.T) {
+	b := newBench(t)
+	b.clock()
+	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	for i := range maxKnown {
+		account, ok := b.admins.begin(address(i))
+		if b.admins.forgive(account); !ok || len(b.admins.failures) != 0 {
+			t.Fatalf("%d: %t, %v", i, ok, b.admins.failures)
+		}
+	}
+	for i := range maxKnown {
+		b.admins.begin(address(i))
+	}
+	for i := range 2 * maxFailures {
+		if _, ok := b.admins.begin(address(maxKnown + i)); ok != (i < maxFailures) {
+			t.Errorf("stranger %d: %t", i, ok)
+		}
+	}
+	if _, ok := b.admins.begin(address(1)); !ok || len(b.admins.failures) > maxKnown+1 {
+		t.Errorf("%t, %d accounts", ok, len(b.admins.failures))
+	}
+}
+
+// Another site's page cannot have the administrator's browser stop updates.
+func TestCrossOrigin(t *testing.T) {
+	b := newBench(t)
+	for _, header := range []string{"Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site", "Origin: https://evil.example", "Origin: null"} {
+		for method, path := range map[string]string{"POST": "/updates", "PUT": settingsPath} {
+			body := map[string]string{"POST": "directives=off", "PUT": `{"directives": false}`}[method]
+			a := b.do(method, path, body, "Authorization: admin", "Content-Type: application/x-www-form-urlencoded", header)
+			if a.status != 403 || b.stopped() || b.up.count() != 0 {
+				t.Errorf("%s with %s: %+v", method, header, a)
+			}
+		}
+	}
+	if a := b.do("POST", "/updates", "directives=off", "Authorization: admin", "Content-Type: application/x-www-form-urlencoded", "Sec-Fetch-Site: same-origin"); a.status != 303 || !b.stopped() {
+		t.Errorf("%+v", a)
+	}
+}
+
+// Errors have the headers that the page has.
+func TestHeaders(t *testing.T) {
+	b := newBench(t)
+	auth := "Authorization: admin"
+	look := func(want int, method, path, body string, header ...string) {
+		t.Helper()
+		a := b.do(method, path, body, header...)
+		if a.status != want {
+			t.Errorf("%d, want %d: %+v", a.status, want, a)
+		}
+		for name, value := range map[string]string{"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
+			"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"} {
+			if got := a.header.Get(name); got != value {
+				t.Errorf("%d: %s is %q", want, name, got)
+			}
+		}
+		policy := strings.Split(a.header.Get("Content-Security-Policy"), "; ")
+		for _, want := range []string{"default-src 'none'", "style-src '" + styleHash + "'", "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"} {
+			if !slices.Contains(policy, want) {
+				t.Errorf("%d: the policy %q lacks %s", a.status, policy, want)
+			}
+		}
+	}
+	look(200, "GET", "/updates", "", auth)
+	look(200, "GET", "/api/v1/admin/updates", "", auth)
+	look(303, "POST", "/updates", "directives=on", auth, "Content-Type: application/x-www-form-urlencoded")
+	look(400, "PUT", settingsPath, "{}", auth)
+	look(401, "GET", "/updates", "")
+	look(403, "POST", "/updates", "", auth, "Sec-Fetch-Site: cross-site")
+	look(405, "DELETE", "/updates", "")
+	look(413, "PUT", settingsPath, strings.Repeat(" ", 5000), auth)
+	look(414, "GET", "/updates?q="+strings.Repeat("x", 5000), "", auth)
+	s := b.store.Swap(nil)
+	look(503, "GET", "/updates", "", auth)
+	look(503, "GET", "/api/v1/admin/updates", "", auth)
+	look(503, "PUT", settingsPath, `{"directives": false}`, auth)
+	b.store.Store(s)
+	for i := range maxFailures {
+		b.guess("", i)
+	}
+	look(429, "PUT", settingsPath, "", auth)
+}
+
+// Looking changes nothing, however it is asked.
+func TestLookingChangesNothing(t *testing.T) {
+	b := newBench(t)
+	for _, method := range []string{"GET", "HEAD"} {
+		for _, path := range []string{"/updates", "/api/v1/admin/updates", settingsPath} {
+			a := b.do(method, path+"?directives=off&_method=PUT", "directives=off", "Authorization: admin",
+				"Content-Type: application/x-www-form-urlencoded", "X-HTTP-Method-Override: PUT")
+			if a.status != 200 || b.stopped() || (a.body == "") != (method == "HEAD") || a.header.Get("Content-Type") == "" {
+				t.Errorf("%s %s: %+v", method, path, a)
+			}
+		}
+		if a := b.do(method, "/updates", ""); a.status != 401 {
+			t.Errorf("%s: %+v", method, a)
+		}
+	}
+}

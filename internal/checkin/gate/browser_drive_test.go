@@ -1,0 +1,158 @@
+//go:build chromium
+
+package gate
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/audits"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/fetch"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+var shots = flag.String("shots", "", "keep pictures of the page in this `directory`")
+
+// A tab is a real browser's view of the page, logged in by HTTP Basic. Whatever the
+// browser complains of fails the test.
+type tab struct {
+	*testing.T
+	ctx context.Context
+	// The one status of an error that is expected.
+	answered int64
+}
+
+// newTab starts a browser. It needs no sandbox: it sees nothing but this page.
+func newTab(t *testing.T) *tab {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	allocated, end := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(end)
+	inTime, end := context.WithTimeout(allocated, 3*time.Minute)
+	t.Cleanup(end)
+	ctx, end := chromedp.NewContext(inTime)
+	b := &tab{T: t, ctx: ctx}
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Error(err)
+		}
+		end()
+	})
+	if err := chromedp.Listen(ctx, b.heard); err != nil {
+		t.Fatalf("cannot start the browser: %v (hint: make deps)", err)
+	}
+	handle := true
+	command(b, fetch.Enable, fetch.EnableParams{HandleAuthRequests: &handle})
+	command(b, cdplog.Enable, cdp.Empty{})
+	command(b, audits.Enable, cdp.Empty{})
+	return b
+}
+
+func command[P, R any](b *tab, c cdp.Command[P, R], params P) R {
+	b.Helper()
+	r, err := chromedp.Call(b.ctx, c, params)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return r
+}
+
+// heard takes the browser's complaints, and gives the password where it is asked for.
+// It must not wait for the browser, hence the goroutines.
+func (b *tab) heard(event any) {
+	switch e := event.(type) {
+	case *fetch.EventRequestPaused:
+		go chromedp.Call(b.ctx, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: e.RequestID})
+	case *fetch.EventAuthRequired:
+		go chromedp.Call(b.ctx, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{RequestID: e.RequestID, AuthChallengeResponse: &fetch.AuthChallengeResponse{
+			Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: admin, Password: correct}})
+	case *runtime.EventConsoleAPICalled:
+		b.Errorf("the console says %+v", e.Args)
+	case *runtime.EventExceptionThrown:
+		b.Errorf("a script of the page failed: %s", e.ExceptionDetails.Text)
+	case *cdplog.EventEntryAdded:
+		if e.Entry.Source == cdplog.EntrySourceNetwork && b.answered != 0 && strings.Contains(e.Entry.Text, fmt.Sprint(b.answered)) {
+			return
+		}
+		b.Errorf("the browser's log says: %s (%s)", e.Entry.Text, e.Entry.URL)
+	case *audits.EventIssueAdded:
+		b.Errorf("the browser has an issue: %+v", e.Issue)
+	case *network.EventLoadingFailed:
+		b.Errorf("a request failed: %s %s", e.ErrorText, e.BlockedReason)
+	case *network.EventResponseReceived:
+		if e.Response.Status >= 400 && e.Response.Status != b.answered {
+			b.Errorf("%s was answered by %d", e.Response.URL, e.Response.Status)
+		}
+	}
+}
+
+// see makes the window so wide, and light or dark.
+func (b *tab) see(scheme string, width int64) {
+	b.Helper()
+	command(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+	b.do(chromedp.EmulateViewport(width, 900))
+}
+
+func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	b.Helper()
+	if err := chromedp.Do(b.ctx, steps...); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// goes does what leads to another page, and waits for that.
+func (b *tab) goes(steps ...chromedp.Action[chromedp.Void]) {
+	b.Helper()
+	if _, err := chromedp.RunResponse(b.ctx, steps...); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// ask evaluates JavaScript from outside of the page, which has none.
+func ask[T any](b *tab, script string, args ...any) T {
+	b.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](fmt.Sprintf(script, args...)))
+	if err != nil {
+		b.Fatalf("%s: %v", script, err)
+	}
+	return v
+}
+
+func (b *tab) text() string { return ask[string](b, "document.body.innerText") }
+
+func (b *tab) wants(texts ...string) {
+	b.Helper()
+	shown := b.text()
+	for _, want := range texts {
+		if !strings.Contains(shown, want) {
+			b.Errorf("the page lacks %q:\n%s", want, shown)
+		}
+	}
+}
+
+// picture keeps a picture of the whole page.
+func (b *tab) picture(name string) {
+	b.Helper()
+	if *shots == "" {
+		return
+	}
+	png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(*shots, name+".png"), png, 0o644)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
