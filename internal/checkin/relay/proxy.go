@@ -65,6 +65,9 @@ func (r *Relay) newProxy() *httputil.ReverseProxy {
 
 // modify looks at the server's answer, and changes nothing in it.
 func (r *Relay) modify(resp *http.Response) error {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return errors.New("nobody asked for another protocol")
+	}
 	r.notes.over("server")
 	if resp.StatusCode != http.StatusOK {
 		return nil
@@ -127,8 +130,10 @@ func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "it takes too long"
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return op.Error()
+	} else if ok {
+		return op.Err.Error() // the rest has a port in it that is another each time
 	}
 	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
 		return "it takes too long"

@@ -8,9 +8,9 @@ import (
 	"net/http"
 	"os/user"
 	"strconv"
-	"sync"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -24,11 +24,8 @@ func Serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 }
 
 func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say func(string), idle time.Duration) error {
-	v := newVisitors(idle)
-	defer v.quiet.Stop()
 	s := &http.Server{
 		Handler:           h,
-		ConnState:         v.note,
 		ReadHeaderTimeout: 10 * time.Second,
 		WriteTimeout:      2 * patience,
 		MaxHeaderBytes:    64 << 10,
@@ -36,24 +33,19 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	}
 	// A connection that is kept would be closed under the next check-in.
 	s.SetKeepAlivesEnabled(false)
+	visits := checkin.CountVisits(s, idle)
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- s.Serve(l) }()
 	}
 	var failed error
 	left := len(listeners)
-	for waiting := true; waiting; {
-		select {
-		case failed = <-ended:
-			left, waiting = left-1, false
-		case <-ctx.Done():
-			waiting = false
-		case <-v.quiet.C:
-			waiting = !v.empty()
-		}
+	select {
+	case failed = <-ended:
+		left--
+	case <-ctx.Done():
+	case <-visits.Idle():
 	}
-	// First nobody accepts any more: what Accept has just returned would be lost
-	// if Shutdown did not see it.
 	for _, l := range listeners {
 		l.Close()
 	}
@@ -62,41 +54,8 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	}
 	end, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	if s.Shutdown(end) != nil {
-		s.Close()
-	}
+	visits.Finish(end)
 	return failed
-}
-
-// visitors counts connections; quiet elapses when there was none for a while.
-type visitors struct {
-	mu    sync.Mutex
-	n     int
-	idle  time.Duration
-	quiet *time.Timer
-}
-
-func newVisitors(idle time.Duration) *visitors {
-	return &visitors{idle: idle, quiet: time.NewTimer(idle)}
-}
-
-func (v *visitors) note(_ net.Conn, s http.ConnState) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch s {
-	case http.StateNew:
-		v.n++
-	case http.StateClosed, http.StateHijacked:
-		if v.n--; v.n == 0 {
-			v.quiet.Reset(v.idle)
-		}
-	}
-}
-
-func (v *visitors) empty() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.n == 0
 }
 
 // Prepare is root's part, before the relay runs: it lends the relay the directory in
