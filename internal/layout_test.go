@@ -128,12 +128,12 @@ func TestLinked(t *testing.T) {
 	seen := 0
 	for _, p := range list(t) {
 		never := map[string][]string{
-			"internal/trust":  {"net/http", tuf + "/updater", tuf + "/fetcher", tuf + "/config"},
-			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/swap", tuf + "/updater"},
-			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
-			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
-			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
-			"cmd/generator":   {cobra, "net/http", tuf},
+			"internal/trust":    {"net/http", tuf + "/updater", tuf + "/fetcher", tuf + "/config"},
+			"cmd/fetcher":       {cobra, module + "internal/archive", module + "internal/swap", tuf + "/updater"},
+			"cmd/verifier":      {cobra, "net/http", module + "internal/swap"},
+			"cmd/swapper":       {cobra, "net/http", "archive/tar", module + "internal/archive"},
+			"cmd/health-gate":   {cobra, module + "internal/swap", module + "internal/archive", tuf},
+			"cmd/generator":     {cobra, "net/http", tuf},
 			"cmd/checkin-relay": {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/command", "database/sql"},
 			// The only one with a database, and all that it does is to answer.
 			"cmd/checkin-gate": {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/target"},
