@@ -219,18 +219,20 @@ type seen struct {
 	About                                         string `json:"last_version"`
 }
 
-// shows waits until the gate's API and page show an agent so. Reports are written
-// behind the check-in.
-func (f *fleet) shows(a *edge, version, result, about, reason string) {
+// shows waits until the gate's API and page show an agent so; of the result there may
+// be several, as in "committed|already current". Reports are written behind the
+// check-in.
+func (f *fleet) shows(a *edge, version, results, about, reason string) {
 	f.t.Helper()
-	var last string
-	err := machine.WaitFor(f.t.Context(), "the gate shows "+version+", "+result, func() bool {
+	var last, result string
+	err := machine.WaitFor(f.t.Context(), "the gate shows "+version+", "+results, func() bool {
 		var o struct{ Clients []seen }
 		f.ok(json.Unmarshal([]byte(f.admin("GET", "/api/v1/admin/updates", "")), &o))
 		last = fmt.Sprintf("%+v", o)
 		for _, c := range o.Clients {
-			if c.Hostname == a.name && c.Platform == "linux-amd64" && c.Version == version && c.Result == result && c.About == about && strings.Contains(c.Reason, reason) {
-				return true
+			if c.Hostname == a.name && c.Platform == "linux-amd64" && c.Version == version && c.About == about && strings.Contains(c.Reason, reason) {
+				result = c.Result
+				return result != "" && strings.Contains(results, result)
 			}
 		}
 		return false
