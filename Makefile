@@ -24,7 +24,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 BUILT := $(shell date -d "$$(sed -n '/^ -- /{s/.*>  //p;q}' debian/changelog)" +%s)
 
 COMMANDS := machinemon-release machinemon-update
-WORKERS  := checkin-gate fetcher health-gate swapper verifier
+WORKERS  := checkin-gate checkin-relay fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target units/*.socket)
 MAN      := $(wildcard packaging/man/*.[1-8])
@@ -154,7 +154,7 @@ install:
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 644 packaging/needrestart/*.conf $(DESTDIR)/etc/needrestart/conf.d
-	install -m 644 packaging/checkin/checkin-gate.toml $(DESTDIR)/etc/machinemon-update
+	install -m 644 packaging/checkin/*.toml $(DESTDIR)/etc/machinemon-update
 	for c in $(COMMANDS); do \
 		install -D -m 644 build/completion/$$c.bash $(DESTDIR)/usr/share/bash-completion/completions/$$c && \
 		install -D -m 644 build/completion/$$c.zsh $(DESTDIR)/usr/share/zsh/vendor-completions/_$$c && \

@@ -50,7 +50,7 @@ func list(t *testing.T) []pkg {
 
 var (
 	// A step is what a program does; it may be built on the lower packages.
-	steps = []string{"checkin/gate", "command", "fetch", "generate", "health", "release", "swap", "verify"}
+	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "generate", "health", "release", "swap", "verify"}
 	lower = []string{"archive", "checkin", "log", "manifest", "state", "systemd", "target", "trust"}
 	// Steps that a step may import all the same.
 	between = map[string][]string{"command": {"fetch", "generate", "swap"}}
@@ -128,12 +128,13 @@ func TestLinked(t *testing.T) {
 	seen := 0
 	for _, p := range list(t) {
 		never := map[string][]string{
-			"internal/trust":  {"net/http", tuf + "/updater", tuf + "/fetcher", tuf + "/config"},
-			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/swap", tuf + "/updater"},
-			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
-			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
-			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
-			"cmd/generator":   {cobra, "net/http", tuf},
+			"internal/trust":    {"net/http", tuf + "/updater", tuf + "/fetcher", tuf + "/config"},
+			"cmd/fetcher":       {cobra, module + "internal/archive", module + "internal/swap", tuf + "/updater"},
+			"cmd/verifier":      {cobra, "net/http", module + "internal/swap"},
+			"cmd/swapper":       {cobra, "net/http", "archive/tar", module + "internal/archive"},
+			"cmd/health-gate":   {cobra, module + "internal/swap", module + "internal/archive", tuf},
+			"cmd/generator":     {cobra, "net/http", tuf},
+			"cmd/checkin-relay": {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/command", "database/sql"},
 			// The only one with a database, and all that it does is to answer.
 			"cmd/checkin-gate": {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/target"},
 		}[p.name()]
@@ -146,8 +147,8 @@ func TestLinked(t *testing.T) {
 			}
 		}
 	}
-	if seen != 7 {
-		t.Errorf("%d of 6 workers and internal/trust were found", seen)
+	if seen != 8 {
+		t.Errorf("%d of 7 workers and internal/trust were found", seen)
 	}
 }
 

@@ -3,8 +3,10 @@ package checkin
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -12,11 +14,15 @@ import (
 // 500 bytes of what a check prints, the newline among them.
 const MaxStatus = 499
 
+// StatusHeader is the header with which the relay sends a status line along.
+const StatusHeader = "X-Machinemon-Update"
+
 // mark begins a status line.
 const mark = "machinemon-update "
 
 // Status is how one target of a machine is, as the machine itself says: its line is
-// what an agent's check prints, and comes to the server in a check-in.
+// what an agent's check prints, and comes to the server in a check-in: in what the
+// check reports, or in a header of the relay's.
 type Status struct {
 	Target    string     `json:"target"`
 	Installed string     `json:"installed,omitempty"`
@@ -50,6 +56,32 @@ func (s Status) Line() string {
 			s.Reason += "…"
 		}
 	}
+}
+
+// Header is the status line as the value of a header: the same JSON, in ASCII.
+func (s Status) Header() string {
+	var b strings.Builder
+	for _, r := range s.Line() {
+		if r >= ' ' && r <= '~' {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
+}
+
+// ParseHeader reads the value of a status header.
+func ParseHeader(value string) (s Status, ok bool) {
+	// A character has at most two bytes as UTF-8 for every six as ASCII.
+	doc, ours := strings.CutPrefix(value, mark)
+	ok = ours && len(doc) <= 6*MaxStatus && utf8.ValidString(doc) && json.Unmarshal([]byte(doc), &s) == nil && s.Target != ""
+	if !ok {
+		return Status{}, false
+	}
+	return s, true
 }
 
 // ParseStatus finds a status line in what a check printed.

@@ -43,6 +43,32 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
+func TestStatusHeader(t *testing.T) {
+	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	s := Status{Target: "agent", Result: "rolled back", Time: &at, Reason: "exit status 1: „nö“ 😀\x7f\t\"<x>\"\u2028"}
+	const want = `machinemon-update {"target":"agent","result":"rolled back","time":"2026-11-01T12:00:00Z",` +
+		`"reason":"exit status 1: \u201en\u00f6\u201c \ud83d\ude00\u007f\t\"<x>\"\u2028"}`
+	if got := s.Header(); got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
+	}
+	if got, ok := ParseHeader(want); !ok || !reflect.DeepEqual(got, s) {
+		t.Errorf("read back: %+v, %t", got, ok)
+	}
+	// The longest are still read.
+	for _, reason := range []string{strings.Repeat("ü", 600), strings.Repeat("€", 600), strings.Repeat("😀", 600), strings.Repeat("\x7f", 600), strings.Repeat("x", 600)} {
+		s.Reason = reason
+		if got, ok := ParseHeader(s.Header()); !ok || got.Target != "agent" {
+			t.Errorf("%q is not read", s.Header())
+		}
+	}
+	for _, value := range []string{"", "x", `{"target":"agent"}`, "machinemon-update {}", `machinemon-update {"target":"agent"} x`,
+		"machinemon-update {\"target\":\"\xff\"}", `machinemon-update {"target":"` + strings.Repeat("x", 3000) + `"}`} {
+		if s, ok := ParseHeader(value); ok {
+			t.Errorf("%q is read as %+v", value, s)
+		}
+	}
+}
+
 func TestParseStatusRefuses(t *testing.T) {
 	for _, output := range []string{
 		"", "ok", `{"target":"agent"}`, "machinemon-update ", "machinemon-update {}", `machinemon-update {"target":7}`,

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // dropName is the name of what DropDirective drops: one for all, so that our own
@@ -33,6 +34,42 @@ func (t Tree) DropDirective(target string) (bool, error) {
 		return false, fmt.Errorf("cannot drop %s: %w", path, cause(err))
 	}
 	return true, nil
+}
+
+// LendDirectives lets a user drop directives to one target, and to no other: the
+// directory is the user's, and its parent, root's, keeps it from being replaced.
+// [Tree.ConsumeDirectives] takes whatever that user leaves there.
+func (t Tree) LendDirectives(target string, uid int) error {
+	dir := filepath.Join(t.Run, "directive")
+	parent, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("cannot lend the directory of the directives to %s: %s: %w (hint: is machinemon-update installed?)", target, dir, cause(err))
+	}
+	defer parent.Close()
+	if err := parent.Mkdir(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("cannot make %s/%s: %w", dir, target, cause(err))
+	}
+	entries, err := fs.ReadDir(parent.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("cannot list %s: %w", dir, cause(err))
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.IsDir() {
+			continue
+		}
+		owner := int(info.Sys().(*syscall.Stat_t).Uid)
+		switch {
+		case e.Name() == target && owner != uid:
+			err = parent.Lchown(target, uid, -1)
+		case e.Name() != target && owner == uid: // an earlier configuration's
+			err = parent.Lchown(e.Name(), 0, -1)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot change the owner of %s/%s: %w", dir, e.Name(), cause(err))
+		}
+	}
+	return nil
 }
 
 // ConsumeDirectives removes what was dropped for a target, whatever its name and

@@ -23,7 +23,7 @@
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; taken once)
 //	  request/T.directive   a directive asks for an attempt (root; taken once)
-//	  directive/T/          directives; an entry's name and content say nothing (root)
+//	  directive/T/          directives; an entry's name and content say nothing (root, or the check-in relay)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  lock/                 flocks: one a target, and one for its operator (root)

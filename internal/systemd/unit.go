@@ -26,10 +26,15 @@ type Unit struct {
 	Job       uint32   // 0: none queued or running
 	Needs     []string // units that Require= it or BindTo= it, and so are stopped with it
 	Writable  []string // ReadWritePaths=
+	User      string   // User=; "" is root
+	UID       uint32   // which one that is; [NoUID] while systemd does not know
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
 }
+
+// NoUID is the UID of a unit that has no User=, or has not run yet.
+const NoUID = 1<<32 - 1
 
 // longest is what is waited for a unit whose own limits are higher or infinite.
 const longest = 15 * time.Minute
@@ -89,6 +94,11 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Job, _ = job[0].(uint32)
 	}
 	u.Writable, _ = p["ReadWritePaths"].([]string)
+	u.User, _ = p["User"].(string)
+	u.UID = NoUID
+	if uid, ok := p["UID"].(uint32); ok {
+		u.UID = uid
+	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
 	for _, by := range []string{"RequiredBy", "BoundBy"} {
 		names, _ := p[by].([]string)

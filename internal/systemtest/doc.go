@@ -30,6 +30,7 @@
 //
 // Methods of box in lower case fail the test instead of returning an error;
 // the others are package machine's. Every call ends, at the latest, after
-// machine.RunTimeout. A machine has a loopback network of its own and no other.
+// machine.RunTimeout. A machine has a loopback network of its own and no other,
+// but for the cables that machine.Connect lays between two of them.
 // When a test fails, its machine's unit states and journal are in the log.
 package systemtest

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -45,10 +46,12 @@ version_command = ["` + testdPath + `", "--version"]
 http = "http://` + testdAddress + `/healthz"
 `
 
-var builds sync.Map // releases.Daemon → func() ([]byte, error)
+var builds sync.Map // releases.Daemon, releases.Client → func() ([]byte, error)
 
-// build builds each daemon once a run.
-func build(t *testing.T, d releases.Daemon) []byte {
+// build builds each program once a run.
+func build(t *testing.T, d interface {
+	Build(context.Context) ([]byte, error)
+}) []byte {
 	t.Helper()
 	once, _ := builds.LoadOrStore(d, sync.OnceValues(func() ([]byte, error) { return d.Build(t.Context()) }))
 	content, err := once.(func() ([]byte, error))()

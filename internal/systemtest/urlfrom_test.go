@@ -38,16 +38,33 @@ type agent struct {
 func newAgent(t *testing.T) *agent {
 	t.Helper()
 	a := &agent{box: boot(t)}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certificate, key := selfSigned(t)
+	var err error
+	a.certificate, err = tls.X509KeyPair(certificate, key)
 	a.ok(err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{monitor}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	a.ok(err)
-	a.certificate = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	a.writeFile("/etc/ssl/certs/ca-certificates.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
+	a.writeFile("/etc/ssl/certs/ca-certificates.crt", string(certificate), 0o644)
 	a.writeFile("/etc/hosts", "127.0.0.1 localhost "+monitor+"\n", 0o644)
 	return a
+}
+
+// selfSigned is a certificate of the monitor's, and its key.
+func selfSigned(t *testing.T) (certificate, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{monitor}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // install puts the client in place, without its configuration.

@@ -90,7 +90,7 @@ func (g *Gate) modify(resp *http.Response) error {
 		body = nil
 	}
 	members := readObject(body)
-	r, ok := parseReport(c.body.bytes(), members)
+	r, ok := parseReport(c.body.bytes(), resp.Request.Header.Get(checkin.StatusHeader), members)
 	if !ok {
 		return nil
 	}
@@ -194,8 +194,9 @@ func edit(members, directive []member) (doc []byte, changed bool) {
 	return b.Bytes(), changed
 }
 
-// parseReport reads what a client told, and from upstream's answer which client it is.
-func parseReport(request []byte, answer []member) (r report, ok bool) {
+// parseReport reads what a client told, and from upstream's answer which client it
+// is. A relay's header is newer than what a check has seen.
+func parseReport(request []byte, header string, answer []member) (r report, ok bool) {
 	var in struct {
 		Hostname string `json:"hostname"`
 		OS       string `json:"os"`
@@ -220,14 +221,18 @@ func parseReport(request []byte, answer []member) (r report, ok bool) {
 	}
 	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version),
 		Seen: time.Now().UTC()}
+	s, found := checkin.ParseHeader(header)
 	for _, c := range in.Checks {
-		if s, found := status(c.State); found {
-			r.Target, r.Result, r.ResultVersion, r.Rejected = name(s.Target), short(s.Result), name(s.Version), name(s.Rejected)
-			r.Reason, r.Held = state.Line(s.Reason), s.Held
-			if s.Time != nil {
-				r.Attempted = *s.Time
-			}
+		if found {
 			break
+		}
+		s, found = status(c.State)
+	}
+	if found {
+		r.Target, r.Result, r.ResultVersion, r.Rejected = name(s.Target), short(s.Result), name(s.Version), name(s.Rejected)
+		r.Reason, r.Held = state.Line(s.Reason), s.Held
+		if s.Time != nil {
+			r.Attempted = *s.Time
 		}
 	}
 	return r, true

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
@@ -209,6 +210,22 @@ func TestRecorded(t *testing.T) {
 	}
 	if c := o.Clients[1]; c.Version != "" || c.Platform != "linux-" || len(c.Hostname) > 255 || strings.ContainsRune(c.Hostname, 0x1b) {
 		t.Errorf("known is %+v", c)
+	}
+}
+
+// What a relay sends along counts, and not what a check has seen before; a header
+// that is none changes nothing.
+func TestStatusHeader(t *testing.T) {
+	b := newBench(t)
+	sent := golden(t, "request.json")
+	line := checkin.Status{Target: "agent", Result: "committed", Version: "v0.1.13", Reason: "„ok“"}.Header()
+	for header, want := range map[string]string{line: "committed v0.1.13 „ok“", "machinemon-update {}": "rolled back v0.1.12 exit status 1 <script>"} {
+		if a := b.checkIn(sent, checkin.StatusHeader+": "+header); a.status != 200 || a.body != plainAnswer {
+			t.Errorf("%+v", a)
+		}
+		if c := b.known("").Clients[0]; c.Result+" "+c.About+" "+c.Reason != want || c.Target != "agent" {
+			t.Errorf("%s: known is %+v", header, c)
+		}
 	}
 }
 

@@ -1,20 +1,17 @@
 package gate
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
+	"github.com/machinemon/machinemon-update/internal/checkin"
 )
 
 // ConfigFile is where the operator's configuration is.
@@ -62,7 +59,7 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	f := defaults()
-	if err := decode(data, &f); err != nil {
+	if err := checkin.DecodeConfig(data, keys, &f); err != nil {
 		return nil, fmt.Errorf("cannot use %s: %w", path, err)
 	}
 	c, err := f.check()
@@ -70,35 +67,6 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("cannot use %s: %w", path, err)
 	}
 	return c, nil
-}
-
-func decode(data []byte, f *file) error {
-	unknown := func(line int, key string) error {
-		return fmt.Errorf("line %d: %.100q is not a known key (allowed: %s)", line, key, strings.Join(keys, ", "))
-	}
-	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(f)
-	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
-		line, _ := strict.Errors[0].Position()
-		return unknown(line, strings.Join(strict.Errors[0].Key(), "."))
-	}
-	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
-		line, _ := wrong.Position()
-		return fmt.Errorf("line %d: %s", line, strings.TrimPrefix(wrong.Error(), "toml: "))
-	}
-	if err != nil {
-		return err
-	}
-	// go-toml takes Upstream for upstream, too.
-	var written map[string]any
-	if err := toml.Unmarshal(data, &written); err != nil {
-		return err
-	}
-	for _, key := range slices.Sorted(maps.Keys(written)) {
-		if !slices.Contains(keys, key) {
-			return unknown(1+bytes.Count(data[:max(0, bytes.Index(data, []byte(key)))], []byte("\n")), key)
-		}
-	}
-	return nil
 }
 
 func (f *file) check() (*Config, error) {

@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -163,9 +164,11 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer}}
 	failed := make(chan error, len(public)+len(local))
 	serve := func(s *http.Server, l net.Listener) { failed <- s.Serve(l) }
-	for _, s := range servers {
+	visits := make([]*checkin.Visits, len(servers))
+	for i, s := range servers {
 		// The headers' own time; a body may take as long as upstream lets it.
 		s.ReadHeaderTimeout, s.IdleTimeout, s.ErrorLog = 30*time.Second, 3*time.Minute, g.quiet
+		visits[i] = checkin.CountVisits(s, 0)
 	}
 	for _, l := range public {
 		if g.config.Certificate != nil {
@@ -176,17 +179,23 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	for _, l := range local {
 		go serve(servers[1], l)
 	}
+	left := len(public) + len(local)
 	var err error
 	select {
 	case err = <-failed:
+		left--
 	case <-ctx.Done():
+	}
+	for _, l := range append(public, local...) {
+		l.Close()
+	}
+	for ; left > 0; left-- {
+		<-failed
 	}
 	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	for _, s := range servers {
-		if s.Shutdown(end) != nil {
-			s.Close()
-		}
+	for _, v := range visits {
+		v.Finish(end)
 	}
 	return err
 }

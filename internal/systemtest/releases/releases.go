@@ -22,7 +22,17 @@ import (
 type Daemon struct{ Version, Behaviour string }
 
 // Build builds the daemon and returns it.
-func (d Daemon) Build(ctx context.Context) ([]byte, error) {
+func (d Daemon) Build(ctx context.Context) ([]byte, error) { return buildProgram(ctx, "daemon", d) }
+
+// Client is one build of the stand-in for MachineMon's client, in the same way.
+type Client Daemon
+
+// Build builds the client and returns it.
+func (c Client) Build(ctx context.Context) ([]byte, error) {
+	return buildProgram(ctx, "client", Daemon(c))
+}
+
+func buildProgram(ctx context.Context, program string, d Daemon) ([]byte, error) {
 	temp, err := os.CreateTemp("", "testd-")
 	if err != nil {
 		return nil, err
@@ -34,10 +44,10 @@ func (d Daemon) Build(ctx context.Context) ([]byte, error) {
 		flags += " -X main.behaviour=" + d.Behaviour
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", temp.Name(), "-ldflags", flags,
-		"github.com/machinemon/machinemon-update/internal/systemtest/daemon")
+		"github.com/machinemon/machinemon-update/internal/systemtest/"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("cannot build the test daemon %+v: %w\n%s", d, err, out)
+		return nil, fmt.Errorf("cannot build the test %s %+v: %w\n%s", program, d, err, out)
 	}
 	return os.ReadFile(temp.Name())
 }

@@ -1,0 +1,87 @@
+package relay
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// ConfigFile is where the operator's configuration is. Its first two keys have the
+// names of the agent's own, so that the target's source.url_from can lead to them.
+const ConfigFile = "/etc/machinemon-update/checkin-relay.toml"
+
+// Config is the relay's configuration, checked.
+type Config struct {
+	CheckIn         *url.URL // the server's address for check-ins
+	InsecureSkipTLS bool
+	Roots           *x509.CertPool // nil: the system's
+	Target          string
+}
+
+// file is the configuration as written.
+type file struct {
+	ServerURL       string `toml:"server_url"`
+	InsecureSkipTLS bool   `toml:"insecure_skip_tls"`
+	CAFile          string `toml:"ca_file"`
+	Target          string `toml:"target"`
+}
+
+var keys = []string{"server_url", "insecure_skip_tls", "ca_file", "target"}
+
+// Load reads the configuration. Errors name the file, the line and the key.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	f := file{Target: "agent"}
+	if err := checkin.DecodeConfig(data, keys, &f); err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	c, err := f.check()
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func (f *file) check() (*Config, error) {
+	c := &Config{InsecureSkipTLS: f.InsecureSkipTLS, Target: f.Target}
+	u, err := url.Parse(f.ServerURL)
+	switch {
+	case f.ServerURL == "":
+		return nil, errors.New("server_url: is missing (hint: take it from the agent's configuration)")
+	// As with the agent itself, http is the operator's choice.
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, errors.New(`server_url: must be the MachineMon server's URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password, query and fragment)`)
+	}
+	c.CheckIn = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/") + path}
+	if !target.ValidName(f.Target) {
+		return nil, errors.New("target: is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)")
+	}
+	if f.CAFile == "" {
+		return c, nil
+	}
+	if f.InsecureSkipTLS {
+		return nil, errors.New("ca_file: has no effect beside insecure_skip_tls = true (hint: remove one of them)")
+	}
+	if !filepath.IsAbs(f.CAFile) {
+		return nil, errors.New(`ca_file: must be an absolute path (allowed: "/DIR/NAME")`)
+	}
+	pem, err := os.ReadFile(f.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w (hint: the user %s must be able to read it)", err, User)
+	}
+	if c.Roots = x509.NewCertPool(); !c.Roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file: %s has no certificate in PEM form", f.CAFile)
+	}
+	return c, nil
+}

@@ -1,0 +1,290 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// fleet is a MachineMon server behind the gate, on one machine, and agents on others
+// that reach it by cable, through the relay.
+type fleet struct {
+	*box                // the server's
+	golden      string  // a check-in of MachineMon's client
+	certificate []byte  // the gate's
+	agents      []*edge // by host name and client ID: a1 is c-1
+
+	mu    sync.Mutex
+	heard []heard
+}
+
+// heard is a check-in that reached the MachineMon server.
+type heard struct {
+	host, version string
+	status        checkin.Status
+}
+
+// edge is an agent's machine.
+type edge struct {
+	*box
+	name, id, user string
+}
+
+const (
+	relayAt  = "127.0.0.1:478"
+	download = "/var/lib/machinemon-update/download"
+)
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	golden, err := os.ReadFile("../checkin/gate/testdata/request.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The first of its checks is one that the stand-in can run.
+	checks := strings.Index(string(golden), `,{"friendly_name":"updates"`)
+	f := &fleet{box: boot(t), golden: strings.Replace(string(golden)[:checks], `\"df\"`, `\"echo ok\"`, 1) + "]}"}
+	var key []byte
+	f.certificate, key = selfSigned(t)
+	f.writeFile("/etc/ssl/gate.pem", string(f.certificate), 0o644)
+	f.writeFile("/etc/ssl/gate.key", string(key), 0o644)
+	f.writeFile("/etc/machinemon-update/checkin-gate.toml", "tls_certificate = \"/etc/ssl/gate.pem\"\ntls_key = \"/etc/ssl/gate.key\"\n", 0o644)
+	f.writeFile("/etc/systemd/system/machinemon-checkin-gate.socket.d/port.conf", "[Socket]\nListenStream=\nListenStream=443\n", 0o644)
+	l, err := f.Listen("tcp", "127.0.0.1:8080")
+	f.ok(err)
+	s := &http.Server{Handler: http.HandlerFunc(f.machinemon)}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	f.must("systemctl", "daemon-reload")
+	f.must("systemctl", "enable", "--now", "machinemon-checkin-gate.socket", "machinemon-checkin-gate-local.socket")
+	return f
+}
+
+// machinemon stands in for machinemon-server. Whoever sends another check-in than
+// MachineMon's client would gets no 200.
+func (f *fleet) machinemon(w http.ResponseWriter, q *http.Request) {
+	switch {
+	case q.URL.Path == "/api/v1/admin/settings":
+		if user, pass, _ := q.BasicAuth(); user != "admin" || pass != "admin" {
+			http.Error(w, "unauthorized", http.StatusUnauthorized)
+		}
+		return
+	case q.URL.Path != "/api/v1/checkin" || q.Method != http.MethodPost || q.Header.Get("X-Client-Password") != password || q.Header.Get("Content-Type") != "application/json":
+		http.Error(w, "unauthorized", http.StatusUnauthorized)
+		return
+	}
+	body, _ := io.ReadAll(q.Body)
+	var in struct{ Hostname, Client_Version, Client_ID string }
+	json.Unmarshal(body, &in)
+	a := f.edge(in.Hostname)
+	if a == nil || in.Client_ID != a.id && in.Client_ID != "" || string(body) != f.request(in.Hostname, in.Client_Version, in.Client_ID) {
+		f.t.Errorf("this is no check-in: %s", body)
+		http.Error(w, "bad request", http.StatusBadRequest)
+		return
+	}
+	h := heard{host: in.Hostname, version: in.Client_Version}
+	h.status, _ = checkin.ParseHeader(q.Header.Get("X-Machinemon-Update"))
+	f.mu.Lock()
+	f.heard = append(f.heard, h)
+	f.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	out := io.Writer(w)
+	if strings.Contains(q.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		defer z.Close()
+		out = z
+	}
+	io.WriteString(out, answer(a.id))
+}
+
+// answer is MachineMon's golden answer.
+func answer(id string) string {
+	return `{"client_id":"` + id + `","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
+}
+
+// request is the golden check-in, of this client.
+func (f *fleet) request(host, version, id string) string {
+	return strings.NewReplacer(`"web-1"`, `"`+host+`"`, `"v0.1.11"`, `"`+version+`"`, `"c-1"`, `"`+id+`"`).Replace(f.golden)
+}
+
+func (f *fleet) edge(host string) *edge {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, a := range f.agents {
+		if a.name == host {
+			return a
+		}
+	}
+	return nil
+}
+
+// join adds an agent's machine: its client of this version, which does not run yet,
+// the relay, and the target as an operator sets them up by the manual.
+func (f *fleet) join(user, version string) *edge {
+	f.t.Helper()
+	n := len(f.agents) + 1
+	a := &edge{box: boot(f.t), name: fmt.Sprintf("a%d", n), id: fmt.Sprintf("c-%d", n), user: user}
+	f.ok(f.Connect(f.t.Context(), a.name, fmt.Sprintf("10.9.%d.1/24", n), a.Machine, "server", fmt.Sprintf("10.9.%d.2/24", n)))
+	f.mu.Lock()
+	f.agents = append(f.agents, a)
+	f.mu.Unlock()
+
+	a.must("hostname", a.name)
+	home := "/root"
+	if user != "root" {
+		a.must("useradd", "--create-home", user)
+		home = "/home/" + user
+	}
+	a.writeFile("/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n10.9.%d.1 %s\n", n, monitor), 0o644)
+	a.writeFile("/etc/machinemon-update/monitor-ca.pem", string(f.certificate), 0o644)
+	a.writeFile(clientPath, string(build(f.t, releases.Client{Version: version})), 0o755)
+	a.writeFile("/etc/systemd/system/machinemon-client.service", "[Service]\nType=simple\nExecStart="+clientPath+"\nRestart=always\nRestartSec=10\nUser="+user+"\n", 0o644)
+	a.writeFile(home+"/.config/machinemon/client.toml", fmt.Sprintf(
+		"server_url = \"http://%s\"\npassword = %q\ncheck_in_interval = 1\n[[check]]\ntype = \"script\"\nfriendly_name = \"disk\"\nscript_path = \"echo ok\"\n", relayAt, password), 0o600)
+	a.must("chown", "-R", user, home+"/.config")
+	a.writeFile("/etc/machinemon-update/checkin-relay.toml", "server_url = \"https://"+monitor+"/\"\nca_file = \"/etc/machinemon-update/monitor-ca.pem\"\n", 0o644)
+	a.writeFile("/etc/machinemon-update/targets.d/agent.toml.d/relay.toml", `[source]
+ca_file = "/etc/machinemon-update/monitor-ca.pem"
+[source.url_from]
+file = "/etc/machinemon-update/checkin-relay.toml"
+key = "server_url"
+append = "/download/client-manifest.json"
+[health]
+settle_seconds = 1
+`, 0o644)
+	(&chain{box: a.box}).shortPause() // reloads
+	a.must("machinemon-update", "enable", "agent")
+	a.stopShipped() // nothing but directives
+	a.must("systemctl", "enable", "--quiet", "--now", "machinemon-checkin-relay.socket")
+	return a
+}
+
+// publish publishes a release of the client where the gate serves it.
+func (f *fleet) publish(c releases.Client) {
+	f.t.Helper()
+	const name = "machinemon-client-linux-amd64"
+	archive := filepath.Join(f.t.TempDir(), name+".tar.gz")
+	f.ok(releases.Pack(archive, releases.File{Name: name, Content: build(f.t, c)}))
+	content, err := os.ReadFile(archive)
+	f.ok(err)
+	f.writeFile("/srv/"+name+".tar.gz", string(content), 0o644)
+	f.must("machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/"+name+".tar.gz")
+}
+
+// await waits for a check-in of an agent, after the ones that came before it began.
+func (f *fleet) await(a *edge, what string, is func(heard) bool) {
+	f.t.Helper()
+	from := f.checkIns()
+	f.ok(machine.WaitFor(f.t.Context(), a.name+" checks in with "+what, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, h := range f.heard[from:] {
+			if h.host == a.name && is(h) {
+				return true
+			}
+		}
+		return false
+	}))
+}
+
+func (f *fleet) checkIns() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.heard)
+}
+
+// seen is an agent in the gate's API.
+type seen struct {
+	Hostname, Platform, Version, Reason, Rejected string
+	Result                                        string `json:"last_result"`
+	About                                         string `json:"last_version"`
+}
+
+// shows waits until the gate's API and page show an agent so; of the result there may
+// be several, as in "committed|already current". Reports are written behind the
+// check-in.
+func (f *fleet) shows(a *edge, version, results, about, reason string) {
+	f.t.Helper()
+	var last, result string
+	err := machine.WaitFor(f.t.Context(), "the gate shows "+version+", "+results, func() bool {
+		var o struct{ Clients []seen }
+		f.ok(json.Unmarshal([]byte(f.admin("GET", "/api/v1/admin/updates", "")), &o))
+		last = fmt.Sprintf("%+v", o)
+		for _, c := range o.Clients {
+			if c.Hostname == a.name && c.Platform == "linux-amd64" && c.Version == version && c.About == about && strings.Contains(c.Reason, reason) {
+				result = c.Result
+				return result != "" && strings.Contains(results, result)
+			}
+		}
+		return false
+	})
+	if err != nil {
+		f.t.Fatalf("%v: it shows %s", err, last)
+	}
+	page := f.admin("GET", "/updates", "")
+	for _, want := range []string{a.name, version, `<span class="result">` + result + `</span>`} {
+		if !strings.Contains(page, want) {
+			f.t.Errorf("the page does not show %s: %s", want, page)
+		}
+	}
+}
+
+// admin asks the gate as an administrator, over TLS, and expects a 200.
+func (f *fleet) admin(method, path, body string) string {
+	f.t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(f.certificate)
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return f.Dial(ctx, network, "127.0.0.1:443")
+		}}}
+	q, err := http.NewRequestWithContext(f.t.Context(), method, "https://"+monitor+path, strings.NewReader(body))
+	f.ok(err)
+	q.SetBasicAuth("admin", "admin")
+	resp, err := client.Do(q)
+	f.ok(err)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	f.ok(err)
+	if resp.StatusCode != http.StatusOK {
+		f.t.Errorf("%s %s: %s %s", method, path, resp.Status, data)
+	}
+	return string(data)
+}
+
+// post sends a check-in to an agent's relay as root of that machine.
+func (f *fleet) post(a *edge, version string) (status int, got string, err error) {
+	client := &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: a.Dial}}
+	q, err := http.NewRequest(http.MethodPost, "http://"+relayAt+"/api/v1/checkin", strings.NewReader(f.request(a.name, version, a.id)))
+	if err != nil {
+		return 0, "", err
+	}
+	q.Header.Set("Content-Type", "application/json")
+	q.Header.Set("X-Client-Password", password)
+	resp, err := client.Do(q)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
+}
