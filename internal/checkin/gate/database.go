@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -203,10 +204,13 @@ func (s *store) migrate(ctx context.Context, steps []string) error {
 	return tx.Commit()
 }
 
-// oneLine takes the driver's line breaks out of an error of many attempts.
+// oneLine makes one line of the driver's error, which has one for each attempt: with
+// TLS and without, at each host.
 func oneLine(err error) error {
-	if ce, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return errors.New(strings.Join(strings.Fields(ce.Error()), " "))
+	ce, ok := errors.AsType[*pgconn.ConnectError](err)
+	if !ok {
+		return err
 	}
-	return err
+	causes := slices.Compact(strings.Split(ce.Unwrap().Error(), "\n"))
+	return fmt.Errorf("%s as %s: %s", ce.Config.Database, ce.Config.User, strings.Join(causes, "; "))
 }

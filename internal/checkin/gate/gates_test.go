@@ -203,8 +203,8 @@ func TestStartWithoutAnswer(t *testing.T) {
 		t.Parallel()
 		w, address := wired(t, newDatabase(t))
 		w.is("silent")
-		said := serveOnce(t, address)
-		if !strings.HasPrefix(said, "cannot use the database: failed to connect to ") || !strings.HasSuffix(said, ": no client gets a directive, and checksum clients get a disabled manifest") {
+		said := serveOnce(t, address, true)
+		if !strings.HasPrefix(said, "cannot use the database: postgres as gate: ") || !strings.HasSuffix(said, ": no client gets a directive, and checksum clients get a disabled manifest") {
 			t.Errorf("it said %s", said)
 		}
 	})
@@ -227,21 +227,22 @@ func TestStartWithoutAnswer(t *testing.T) {
 		if _, err := tx.Exec("SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
 			t.Fatal(err)
 		}
-		if said := serveOnce(t, p.address("dbname=busy")); said != "" {
+		if said := serveOnce(t, p.address("dbname=busy"), false); said != "" {
 			t.Errorf("it said %s", said)
 		}
 	})
 }
 
-// serveOnce serves a check-in, and returns what was said. Start and end must be quick.
-func serveOnce(t *testing.T, address string) string {
+// serveOnce serves a check-in, and returns what was said, if it is to say something.
+// Start and end must be quick.
+func serveOnce(t *testing.T, address string, says bool) string {
 	t.Helper()
 	at, err := url.Parse(newUpstream(t).URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
-	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines = append(lines, s) })
+	lines := make(chan string, 10)
+	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines <- s })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -264,12 +265,19 @@ func serveOnce(t *testing.T, address string) string {
 	if took := time.Since(began); took > patience+5*time.Second || !g.stopped() {
 		t.Errorf("the start took %s", took)
 	}
+	said := ""
+	if says {
+		said = <-lines
+	}
 	stop()
 	began = time.Now()
 	if err := <-ended; err != nil || time.Since(began) > patience {
 		t.Errorf("the end took %s, %v", time.Since(began), err)
 	}
-	return strings.Join(lines, "\n")
+	for len(lines) > 0 {
+		said += "\n" + <-lines
+	}
+	return said
 }
 
 // A password is in no error, and so in no log and on no page.
