@@ -165,10 +165,10 @@ func TestAccessCached(t *testing.T) {
 	if !asked("POST", "/updates", "directives=on", 401) || !b.stopped() {
 		t.Error("a change with an old password")
 	}
-	*now = now.Add(believed)
+	// Within the 30 s: the no has ended the yes, and is no answer to the next question.
 	for range 2 {
 		if !asked("GET", "/updates", "", 401) {
-			t.Error("a no is remembered")
+			t.Error("upstream was not asked after a no")
 		}
 	}
 	b.up.instead(nil)
@@ -183,7 +183,7 @@ func TestAccessCached(t *testing.T) {
 func TestAccessHash(t *testing.T) {
 	b, c := newBench(t), newBench(t)
 	const given = "Basic YWRtaW46Y29ycmVjdCBob3JzZQ=="
-	if b.admins.hash(given) == c.admins.hash(given) || b.admins.hash(given) == sha256.Sum256([]byte(given)) || b.admins.hash(given) != b.admins.hash(given) {
+	if b.admins.hash(given) == c.admins.hash(given) || b.admins.hash(given) == sha256.Sum256([]byte(given)) {
 		t.Error("the hash has no key of its own")
 	}
 	b.do("GET", "/updates", "", "Authorization: "+given)
