@@ -92,7 +92,7 @@ func TestCheckinGate(t *testing.T) {
 	}
 	// A restart finishes what the database was given.
 	b.must("systemctl", "restart", "machinemon-checkin-gate.service")
-	for path, want := range map[string]string{"/updates": `<span class="result">rolled back</span>`, "/api/v1/admin/updates": `"last_result": "rolled back"`} {
+	for path, want := range map[string]string{"/updates": `<bdi>rolled back</bdi>`, "/api/v1/admin/updates": `"last_result": "rolled back"`} {
 		if status, got := b.ask("GET", path, "", true); status != 200 || !strings.Contains(got, want) || !strings.Contains(got, "web-1") {
 			t.Errorf("%s: %d %s", path, status, got)
 		}

@@ -72,6 +72,7 @@ func (a *admins) check(r *http.Request, change bool) int {
 	}
 	a.gate.once.over("admin", "the MachineMon server tells again who is an administrator")
 	if !good {
+		a.forget(sum)
 		a.gate.count.denied.Add(1)
 		return http.StatusUnauthorized
 	}
@@ -140,6 +141,13 @@ func (a *admins) remember(sum [32]byte) {
 		clear(a.good)
 	}
 	a.good[sum] = a.now().Add(believed)
+}
+
+// forget ends what upstream has taken back.
+func (a *admins) forget(sum [32]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.good, sum)
 }
 
 // begin tells whether an address may have upstream asked: not if it had enough

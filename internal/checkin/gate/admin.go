@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -133,102 +131,6 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 			reply(w, o)
 		}
 	}
-}
-
-// who is the administrator, for the record.
-func (g *Gate) who(r *http.Request) string {
-	client, _ := g.client(r)
-	user, _, ok := r.BasicAuth()
-	if !ok {
-		user = "an administrator"
-	}
-	return user + " from " + client.String()
-}
-
-// maxBody is how much a change may say.
-const maxBody = 4096
-
-func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
-	on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
-	if err == nil {
-		_, err = g.decide(on, g.who(r))
-	}
-	if err != nil {
-		http.Error(w, err.Error(), refusal(err))
-		return
-	}
-	reply(w, g.settingsView())
-}
-
-// A refused request is one that cannot be understood.
-type refused struct{ error }
-
-func (r refused) Unwrap() error { return r.error }
-
-// refusal is the HTTP status of an error.
-func refusal(err error) int {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return http.StatusRequestEntityTooLarge
-	}
-	if _, ok := errors.AsType[refused](err); ok {
-		return http.StatusBadRequest
-	}
-	return http.StatusServiceUnavailable
-}
-
-// readSwitch reads {"directives": true} or false, and nothing else.
-func readSwitch(body io.Reader) (bool, error) {
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return false, refused{fmt.Errorf("cannot read the settings: %w", err)}
-	}
-	o, err := manifest.ReadObject(data, maxBody)
-	if err != nil {
-		return false, refused{fmt.Errorf("cannot read the settings: %w", err)}
-	}
-	on, ok := o["directives"].(bool)
-	if !ok || len(o) != 1 {
-		return false, refused{errors.New(`cannot use the settings: they must be {"directives": true} or {"directives": false}`)}
-	}
-	return on, nil
-}
-
-// postSettings is the page's form.
-func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
-	on, err := readForm(w, r)
-	if err == nil {
-		_, err = g.decide(on, g.who(r))
-	}
-	if err != nil {
-		http.Error(w, err.Error(), refusal(err))
-		return
-	}
-	http.Redirect(w, r, g.config.BasePath+"/updates", http.StatusSeeOther)
-}
-
-// readForm reads directives=on or off, and nothing else.
-func readForm(w http.ResponseWriter, r *http.Request) (bool, error) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return false, refused{fmt.Errorf("cannot read the form: %w", err)}
-	}
-	switch values := r.PostForm["directives"]; {
-	case len(values) != 1 || len(r.PostForm) != 1:
-	case values[0] == "on" || values[0] == "off":
-		return values[0] == "on", nil
-	}
-	return false, refused{errors.New("cannot use the form: it must be directives=on or directives=off, as application/x-www-form-urlencoded")}
-}
-
-func (g *Gate) settingsView() settingsView {
-	v := settingsView{Directives: !g.stopped()}
-	if d := g.decided.Load(); d != nil && d.By != "" {
-		v.ChangedBy, v.ChangedAt = d.By, &d.At
-	}
-	if !v.Directives {
-		v.StopSigned = "machinemon-release set " + g.releases() + " --disabled"
-	}
-	return v
 }
 
 func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {

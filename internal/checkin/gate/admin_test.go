@@ -2,6 +2,7 @@ package gate
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,28 @@ func TestSwitch(t *testing.T) {
 	for method, path := range map[string]string{"PUT": "/updates", "POST": settingsPath, "DELETE": "/api/v1/admin/updates"} {
 		if a := b.do(method, path, "directives=off", form...); a.status != 405 || a.header.Get("Allow") == "" || b.stopped() {
 			t.Errorf("%s %s: %+v", method, path, a)
+		}
+	}
+}
+
+// Below a base_path, everything is there, and nothing without it.
+func TestAdminBasePath(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
+	b.up.instead(http.StripPrefix("/monitor", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); r.URL.Path != "/api/v1/admin/settings" || password != correct {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})).ServeHTTP)
+	auth := "Authorization: admin"
+	if a := b.do("GET", "/monitor/updates", "", auth); a.status != 200 || !strings.Contains(a.body, `action="/monitor/updates"`) {
+		t.Errorf("%+v", a)
+	}
+	if a := b.do("POST", "/monitor/updates", "directives=off", auth, "Content-Type: application/x-www-form-urlencoded"); a.header.Get("Location") != "/monitor/updates" || !b.stopped() {
+		t.Errorf("%+v", a)
+	}
+	for _, path := range []string{"/updates", "/monitorupdates", "/monitor/updates/", "/monitor//updates", "/monitor/x/../updates"} {
+		if a := b.do("GET", path, "", auth); a.header.Get("Content-Security-Policy") != "" {
+			t.Errorf("%s is the gate's: %+v", path, a)
 		}
 	}
 }

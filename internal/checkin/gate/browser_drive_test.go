@@ -33,10 +33,11 @@ type tab struct {
 	answered int64
 }
 
-// newTab starts a browser. It needs no sandbox: it sees nothing but this page.
+// newTab starts a browser, with a profile of its own that goes with it. It needs no
+// sandbox: it sees nothing but this page.
 func newTab(t *testing.T) *tab {
 	t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
 	allocated, end := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(end)
