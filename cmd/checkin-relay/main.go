@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -45,22 +44,14 @@ func serve() error {
 	if len(listeners) == 0 {
 		return errors.New("cannot serve without a socket (hint: systemctl start machinemon-checkin-relay.socket)")
 	}
-	var h http.Handler
-	config, unusable := relay.Load(relay.ConfigFile)
-	if unusable == nil {
-		h = relay.New(config, say)
-	} else {
-		say(unusable.Error())
-		h = relay.Unconfigured()
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	config, unusable := relay.Load(relay.ConfigFile)
 	daemon.SdNotify(false, daemon.SdNotifyReady) // outside a unit there is nobody to tell
-	if err := relay.Serve(ctx, listeners, h, say); err != nil {
-		return err
-	}
 	if unusable != nil {
+		say(unusable.Error())
+		relay.Refuse(ctx, listeners, say)
 		os.Exit(1) // it was said; now the unit shows that it failed
 	}
-	return nil
+	return relay.Serve(ctx, listeners, relay.New(config, say), say)
 }

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -79,16 +79,28 @@ func TestCheckinRelay(t *testing.T) {
 			}
 		}
 	})
+	second.must("systemctl", "stop", "machinemon-client.service")
 	f.step("no check-in is lost", func() { f.restarts(first, good) })
+	const service, config = "machinemon-checkin-relay.service", "/etc/machinemon-update/checkin-relay.toml"
 	f.step("nothing stays", func() {
-		first.must("systemctl", "stop", "machinemon-client.service")
-		begin := time.Now()
-		first.awaitProperty("machinemon-checkin-relay.service", "ActiveState", func(s string) bool { return s == "inactive" })
-		f.t.Logf("the relay ended after %s", time.Since(begin).Round(100*time.Millisecond))
-		if got := first.property("machinemon-checkin-relay.service", "Result"); got != "success" {
+		second.awaitProperty(service, "ActiveState", func(s string) bool { return s == "inactive" })
+		if got := second.property(service, "Result"); got != "success" {
 			f.t.Errorf("it ended with %s", got)
 		}
-		first.must("systemctl", "start", "machinemon-client.service")
+	})
+	f.step("a configuration that cannot be used", func() {
+		good := second.readFile(config)
+		second.writeFile(config, "server = \"x\"\n", 0o644)
+		since := second.cursor()
+		if status, got, err := f.post(second, old); status != 503 || !strings.Contains(got, "it cannot use its configuration") || err != nil {
+			f.t.Errorf("%d %s, %v", status, got, err)
+		}
+		second.await(since, func(e machine.Entry) bool {
+			return e["MESSAGE"] == "cannot use "+config+`: line 1: "server" is not a known key (allowed: server_url, insecure_skip_tls, ca_file, target)`
+		})
+		second.awaitProperty(service, "ActiveState", func(s string) bool { return s == "failed" })
+		second.writeFile(config, good, 0o644)
+		second.must("systemctl", "start", "machinemon-client.service")
 	})
 	f.step("the switch back", func() {
 		f.admin("PUT", "/api/v1/admin/updates/settings", `{"directives": true}`)

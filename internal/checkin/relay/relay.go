@@ -105,9 +105,9 @@ func read(w http.ResponseWriter, q *http.Request) ([]byte, error) {
 	return body, err
 }
 
-// Unconfigured answers instead of a relay that has no configuration: the agent is
-// told, and what waits in the socket is no reason to start again and again.
-func Unconfigured() http.Handler {
+// unconfigured answers instead of a relay: what waits in the socket is no reason to
+// start again and again.
+func unconfigured() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, "it cannot use its configuration (hint: journalctl -u machinemon-checkin-relay)")
 	})

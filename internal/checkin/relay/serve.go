@@ -23,6 +23,12 @@ func Serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	return serve(ctx, listeners, h, say, idle)
 }
 
+// Refuse tells everybody that the relay has no configuration that it can use. It
+// ends soon: the next start may find one.
+func Refuse(ctx context.Context, listeners []net.Listener, say func(string)) error {
+	return serve(ctx, listeners, unconfigured(), say, time.Second)
+}
+
 func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say func(string), idle time.Duration) error {
 	s := &http.Server{
 		Handler:           h,

@@ -114,7 +114,7 @@ func TestUnconfigured(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go serve(ctx, []net.Listener{l}, Unconfigured(), nil, time.Hour)
+	go serve(ctx, []net.Listener{l}, unconfigured(), nil, time.Hour)
 	resp, err := http.Post("http://"+l.Addr().String()+path, "", nil)
 	if err != nil {
 		t.Fatal(err)
