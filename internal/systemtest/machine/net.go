@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,11 +35,14 @@ func (m *Machine) Dial(ctx context.Context, network, address string) (c net.Conn
 // other's, and gives both ends an address such as "10.9.1.1/24". It lasts until one
 // of them is off: nothing of it is in this host's network.
 func (m *Machine) Connect(ctx context.Context, name, address string, other *Machine, otherName, otherAddress string) error {
-	// By our process IDs, and so not by Run, which would enter the machine's.
-	ip := []string{"ip", "link", "add", name, "type", "veth", "peer", "name", otherName, "netns", strconv.Itoa(other.leader)}
-	err := m.inside(unix.CLONE_NEWNS|unix.CLONE_NEWNET, func() error {
-		cmd := exec.CommandContext(ctx, "/usr/bin/env", ip...)
-		cmd.Dir = "/"
+	far, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", other.leader))
+	if err != nil {
+		return fmt.Errorf("cannot connect %s to %s: %w", m.Name, other.Name, err)
+	}
+	defer far.Close()
+	err = m.inside(unix.CLONE_NEWNS|unix.CLONE_NEWPID|unix.CLONE_NEWNET, func() error {
+		cmd := exec.CommandContext(ctx, "/usr/bin/env", "ip", "link", "add", name, "type", "veth", "peer", "name", otherName, "netns", "/proc/self/fd/3")
+		cmd.Dir, cmd.ExtraFiles = "/", []*os.File{far}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
