@@ -27,7 +27,7 @@ func (a *app) statusCheck(args []string) error {
 	// A release that was rolled back is not attempted again, which must not end the
 	// alarm about it.
 	if h, err := a.tree.History(args[0]); err == nil {
-		for i := len(h) - 1; i >= 0 && last.Result == state.NotAttempted; i-- {
+		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.NotAttempted); i-- {
 			last = &h[i]
 		}
 	}
@@ -36,7 +36,8 @@ func (a *app) statusCheck(args []string) error {
 	}
 	a.exit = 0
 	if s.Error != "" {
-		said.Reason, a.exit = state.Printable(s.Error), 1
+		// However well the last attempt went, the next one will not.
+		said.Result, said.Reason, a.exit = string(state.Misconfigured), state.Printable(s.Error), 1
 	} else if last != nil && alarming(last.Result) {
 		a.exit = 1
 	}

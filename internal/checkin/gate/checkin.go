@@ -69,15 +69,10 @@ func (g *Gate) modify(resp *http.Response) error {
 		return nil
 	}
 	g.count.checkins.Add(1)
-	head, err := io.ReadAll(io.LimitReader(resp.Body, checkin.MaxResponse+1))
+	head, err := checkin.Head(resp)
 	if err != nil && len(head) == 0 {
 		return err // there is still time for a clear answer
 	}
-	rest := resp.Body
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), failing{err}, rest), rest}
 	if err != nil {
 		return nil // the client sees what there was, and that it was cut
 	}
@@ -102,23 +97,13 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !changed {
 		return nil
 	}
+	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(edited))
-	rest.Close()
 	resp.ContentLength = int64(len(edited))
 	resp.Header.Del("Content-Encoding")
 	resp.Header.Del("Etag")
 	resp.Header.Set("Content-Length", strconv.Itoa(len(edited)))
 	return nil
-}
-
-// failing is the end of a body that could not be read on.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) {
-	if f.err == nil {
-		return 0, io.EOF
-	}
-	return 0, f.err
 }
 
 // inflate is the content of a compressed answer; nil if it is too large or damaged.

@@ -58,6 +58,7 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 	f, info, err := g.open(name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
+			// Only once: who asks for a bad name and a good one in turns would fill the journal.
 			g.once.say("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
 		}
 		return false

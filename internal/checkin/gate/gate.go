@@ -62,7 +62,7 @@ type Gate struct {
 // New makes a gate. What it says goes to say, one line each.
 func New(c *Config, say func(string)) *Gate {
 	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), once: &once{print: say, bad: map[string]bool{}},
-		quiet: log.New(panics{say}, "", 0), reports: make(chan report, 1024), failed: map[string]bool{}}
+		quiet: checkin.Bugs(say), reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
 	return g
@@ -218,16 +218,6 @@ func (o *once) change(what string, bad bool, line string) {
 		o.bad[what] = bad
 		o.print(state.Line(line))
 	}
-}
-
-// panics passes on what net/http says of bugs, and nothing of what strangers do.
-type panics struct{ say func(string) }
-
-func (p panics) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), "panic") {
-		p.say(string(b))
-	}
-	return len(b), nil
 }
 
 func parse(f *os.File) (*manifest.Manifest, error) {

@@ -63,7 +63,7 @@ func (g *Gate) introduce(r *httputil.ProxyRequest) {
 // is not a proxy's own counts, and whatever stands before it is hearsay.
 func (g *Gate) client(r *http.Request) (client netip.Addr, trusted bool) {
 	at, _ := netip.ParseAddrPort(r.RemoteAddr)
-	client = at.Addr().Unmap()
+	client = at.Addr().Unmap().WithZone("")
 	if !g.trusts(client) {
 		return client, false
 	}
@@ -94,8 +94,10 @@ func (g *Gate) trusts(a netip.Addr) bool {
 
 // host is the name that the client asked for.
 func (g *Gate) host(r *http.Request, trusted bool) string {
-	if h := r.Header.Get("X-Forwarded-Host"); trusted && h != "" {
-		return h
+	// Of several, each proxy has added the one that it saw.
+	first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",")
+	if first = strings.TrimSpace(first); trusted && first != "" {
+		return first
 	}
 	return r.Host
 }

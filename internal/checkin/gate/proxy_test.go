@@ -45,6 +45,7 @@ func TestForwarded(t *testing.T) {
 		"stranger":             {header: spoofed, for_: "127.0.0.1", proto: "http"},
 		"proxy":                {[]string{"127.0.0.0/8"}, spoofed, "203.0.113.9", "evil.example", "https"},
 		"two proxies":          {[]string{"127.0.0.0/8", "203.0.113.0/24"}, spoofed, "6.6.6.6", "evil.example", "https"},
+		"proxy's hosts":        {[]string{"127.0.0.0/8"}, []string{"X-Forwarded-Host: first.example, second.example"}, "127.0.0.1", "first.example", "http"},
 		"proxy of X-Real-IP":   {[]string{"127.0.0.0/8"}, []string{"X-Real-IP: 2001:db8::1"}, "2001:db8::1", "", "http"},
 		"proxy with nonsense":  {[]string{"127.0.0.0/8"}, []string{"X-Forwarded-For: 6.6.6.6, unknown"}, "127.0.0.1", "", "http"},
 		"proxy says nothing":   {[]string{"127.0.0.0/8"}, nil, "127.0.0.1", "", "http"},

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"strings"
 	"sync"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -28,14 +27,4 @@ func (n *notes) over(what string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.said, what)
-}
-
-// panics passes on what net/http says of bugs, and nothing of what strangers do.
-type panics struct{ say func(string) }
-
-func (p panics) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), "panic") {
-		p.say(state.Line(string(b)))
-	}
-	return len(b), nil
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -59,7 +58,7 @@ func (r *Relay) newProxy() *httputil.ReverseProxy {
 		},
 		ModifyResponse: r.modify,
 		ErrorHandler:   r.failed,
-		ErrorLog:       log.New(panics{r.notes.print}, "", 0),
+		ErrorLog:       checkin.Bugs(r.notes.print),
 	}
 }
 
@@ -72,12 +71,7 @@ func (r *Relay) modify(resp *http.Response) error {
 	if resp.StatusCode != http.StatusOK {
 		return nil
 	}
-	head, err := io.ReadAll(io.LimitReader(resp.Body, checkin.MaxResponse+1))
-	rest := resp.Body
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), failing{err}, rest), rest}
+	head, err := checkin.Head(resp)
 	if err != nil {
 		return nil // the agent sees what there was, and that it was cut
 	}
@@ -103,16 +97,6 @@ func (r *Relay) announced(version, installed string) {
 	} else if fresh {
 		r.notes.say("directive", r.config.Target+": directive: "+version+" is announced")
 	}
-}
-
-// failing is the end of a body that could not be read on.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) {
-	if f.err == nil {
-		return 0, io.EOF
-	}
-	return 0, f.err
 }
 
 // failed answers a check-in that the server did not answer.

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"log"
 	"net"
 	"net/http"
 	"os/user"
@@ -35,7 +34,7 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 		ReadHeaderTimeout: 10 * time.Second,
 		WriteTimeout:      2 * patience,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          log.New(panics{say}, "", 0),
+		ErrorLog:          checkin.Bugs(say),
 	}
 	// A connection that is kept would be closed under the next check-in.
 	s.SetKeepAlivesEnabled(false)
