@@ -51,11 +51,10 @@ func main() {
 	if behaviour == "exit1-at-once" {
 		log.Fatal("this release exits at once")
 	}
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
+	log.Fatal(run())
 }
 
+// run checks in until it cannot.
 func run() error {
 	path := "/etc/machinemon/client.toml"
 	if home := os.Getenv("HOME"); home != "" {
