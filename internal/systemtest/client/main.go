@@ -51,9 +51,7 @@ func main() {
 	if behaviour == "exit1-at-once" {
 		log.Fatal("this release exits at once")
 	}
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
+	log.Fatal(run())
 }
 
 func run() error {
