@@ -216,18 +216,22 @@ func TestDirectiveSurvives(t *testing.T) {
 
 	c.step("strange entries", func() {
 		since := c.cursor()
+		// By whom root lent the directory to, as it does to the check-in relay.
+		c.must("sh", "-c", "chown nobody "+directives+" && chmod 0500 "+directives)
 		c.must("sh", "-c", `set -e; mkdir /run/strange; cd /run/strange
 			mkfifo fifo; mkdir -p dir/a/b; : >dir/a/file; chmod 0 dir/a; chown nobody dir
+			mkdir deep; (cd deep; i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i+1)); done)
 			ln -s /etc link; ln -s /etc/hostname dir/link; ln -s nowhere dangling; mknod null c 1 3
 			printf '#!/bin/sh\ntouch /run/executed\n' >script; chmod 4755 script; : >.hidden
 			: >"$(printf 'a\nb')"; : >"-rf"; : >'*'; : >"$(printf '\377')"
-			mv -t `+directives+` -- fifo dir link dangling null script .hidden a* -rf '*' "$(printf '\377')"`)
+			mv -t `+directives+` -- fifo dir deep link dangling null script .hidden a* -rf '*' "$(printf '\377')"`)
 		c.await(since, isAnswer)
 		rested()
 		c.assertListening()
 		if r := c.run("sh", "-c", "test -s /etc/hostname && ! test -e /run/executed"); r.Code != 0 {
 			c.t.Error("it was followed, or executed")
 		}
+		c.must("sh", "-c", "chown root "+directives+" && chmod 0755 "+directives)
 	})
 	c.step("reloads", func() {
 		since := c.cursor()

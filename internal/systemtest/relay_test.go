@@ -65,6 +65,9 @@ func TestCheckinRelay(t *testing.T) {
 			if strings.Contains(e["MESSAGE"], "directive") {
 				f.t.Errorf("stopped, and yet: %s", e)
 			}
+			if e["UNIT"] == "machinemon-checkin-relay.service" || strings.HasPrefix(e["MESSAGE"], "Started machinemon-checkin-relay") {
+				f.t.Errorf("a check-in is news: %s", e)
+			}
 		}
 		if got := second.must(clientPath, "--version"); !strings.Contains(got, old) {
 			f.t.Errorf("installed is %s", got)
