@@ -241,7 +241,7 @@ func (f *fleet) shows(a *edge, version, results, about, reason string) {
 		f.t.Fatalf("%v: it shows %s", err, last)
 	}
 	page := f.admin("GET", "/updates", "")
-	for _, want := range []string{a.name, version, `<span class="result">` + result + `</span>`} {
+	for _, want := range []string{a.name, version, `<bdi>` + result + `</bdi>`, reason} {
 		if !strings.Contains(page, want) {
 			f.t.Errorf("the page does not show %s: %s", want, page)
 		}

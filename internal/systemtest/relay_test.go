@@ -14,6 +14,7 @@ import (
 // Unmodified agents and an unmodified server, with gate and relays between them: the
 // agents follow the server's word, it sees how that went, and can stop them.
 func TestCheckinRelay(t *testing.T) {
+	once(t)
 	t.Parallel()
 	f := newFleet(t)
 	const old, good, broken, last = "v0.1.11", "v0.1.12", "v0.1.13", "v0.1.14"
