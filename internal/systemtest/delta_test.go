@@ -78,6 +78,7 @@ func (c *chain) delta() (d manifest.Delta, file string) {
 // Deltas are downloaded in the archive's place. Whatever is wrong with them, the
 // archive comes in the same attempt, and the operator is told.
 func TestDelta(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publishDeltas(releases.Daemon{Version: "1.1.0"})

@@ -42,7 +42,7 @@ func TestServe(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := os.Getenv("DIR")
-		g := New(&Config{Upstream: up, DownloadDir: dir, Manifest: "client-manifest.json", Database: filepath.Join(dir, "gate.db")},
+		g := New(&Config{Upstream: up, DownloadDir: dir, Manifest: "client-manifest.json", Database: os.Getenv("DATABASE")},
 			func(line string) { fmt.Fprintln(os.Stderr, line) })
 		serve = func() error { return g.Serve(ctx, []net.Listener{l}, nil) }
 	}
@@ -115,7 +115,7 @@ func gateBefore(tb testing.TB, upstream string) *process {
 	if err := os.WriteFile(filepath.Join(dir, "client-manifest.json"), []byte(m), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+dir)
+	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+dir, "DATABASE="+newDatabase(tb).name)
 }
 
 // memory is a value of the process's status (proc_pid_status(5)), in bytes.
@@ -170,7 +170,7 @@ func BenchmarkCheckIn(b *testing.B) {
 		for _, to := range []struct {
 			name string
 			*process
-		}{{"direct", up}, {"gate", g}} {
+		}{{"direct", up}, {"gate, " + kind, g}} {
 			b.Run(c.name+"/"+to.name, func(b *testing.B) {
 				var n atomic.Int64
 				took := make([]time.Duration, b.N)
