@@ -33,7 +33,8 @@ var maskedUnits = []string{
 var maskedGenerators = []string{
 	"systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-getty-generator",
 	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
-	"systemd-rc-local-generator", "systemd-ssh-generator", "systemd-system-update-generator", "systemd-tpm2-generator", "systemd-veritysetup-generator",
+	"systemd-rc-local-generator", "systemd-run-generator", "systemd-ssh-generator", "systemd-system-update-generator",
+	"systemd-sysv-generator", "systemd-tpm2-generator", "systemd-veritysetup-generator",
 }
 
 // CacheDir is where images and runs live.
