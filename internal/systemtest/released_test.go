@@ -34,8 +34,8 @@ func (b *box) versions() []string {
 func (b *box) operators() string {
 	b.t.Helper()
 	return b.must("sh", "-ec", `
-		find /etc/machinemon-update /etc/needrestart /etc/systemd/system -type f ! -name checkin-gate.toml -exec sha256sum {} + | sort -k2
-		find /etc/machinemon-update /etc/needrestart /etc/systemd/system ! -name checkin-gate.toml -printf '%p %M %u %l\n' | sort`)
+		find /etc/machinemon-update /etc/needrestart /etc/systemd/system -type f ! -name "checkin-*.toml" -exec sha256sum {} + | sort -k2
+		find /etc/machinemon-update /etc/needrestart /etc/systemd/system ! -name "checkin-*.toml" -printf '%p %M %u %l\n' | sort`)
 }
 
 // An upgrade from the last release honours all that was there: targets,
