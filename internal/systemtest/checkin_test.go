@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -121,6 +122,16 @@ func TestCheckinGate(t *testing.T) {
 		if r := b.run("setpriv", "--reuid=nobody", "--clear-groups", command, "directives", "off"); r.Code != 1 || !strings.Contains(r.Stderr, "only root may") {
 			b.t.Errorf("nobody's: %+v", r)
 		}
+	})
+	b.step("a configuration that cannot be used", func() {
+		const service, config = "machinemon-checkin-gate.service", "/etc/machinemon-update/checkin-gate.toml"
+		good := b.readFile(config)
+		b.writeFile(config, "upstrem = \"x\"\n", 0o644)
+		b.run("systemctl", "restart", service)
+		// More often than systemd's own limit allows.
+		b.awaitProperty(service, "NRestarts", func(s string) bool { n, _ := strconv.Atoi(s); return n > 6 })
+		b.writeFile(config, good, 0o644)
+		checksIn(directive)
 	})
 	b.step("gone", func() {
 		b.aptGet("purge", "machinemon-checkin")

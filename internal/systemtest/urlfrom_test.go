@@ -187,6 +187,21 @@ func (a *agent) offersCheck() {
 	if left := a.must("ls", "-A", filepath.Dir(clientConfig)); left != "client.toml\n" {
 		a.t.Errorf("left behind: %s", left)
 	}
+	// An agent that is not root's.
+	b := a.box
+	const theirs = "/srv/agent/client.toml"
+	b.must("install", "-d", "-o", "nobody", "/srv/agent")
+	b.writeFile(theirs, "server_url = \"https://example.com\"\n", 0o600)
+	for _, owner := range []string{"root", "nobody"} {
+		b.must("chown", owner, theirs)
+		if r := b.run(add, theirs); r.Code != 1 || !strings.Contains(r.Stderr, "belongs to another user (hint: ") {
+			b.t.Errorf("%s's file in nobody's directory: %+v", owner, r)
+		}
+	}
+	b.must("setpriv", "--reuid=nobody", "--clear-groups", add, theirs)
+	if got := b.must("sh", "-c", "stat --format='%a %U' "+theirs+"; ls -A /srv/agent; grep -c status "+theirs); got != "600 nobody\nclient.toml\n1\n" {
+		b.t.Errorf("nobody's configuration: %s", got)
+	}
 	// What the agent would run: it tells of the attempts above.
 	_, check, _ := strings.Cut(after, `script_path = "`)
 	check, _, _ = strings.Cut(check, `"`)
