@@ -135,6 +135,11 @@ The log of one of them, by its ID:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
+	add("settle TARGET keep|back", "End a trial whose rollback failed", `
+After exit status 5 the trial stays open until you decide, and nothing else
+touches the target but the next boot. "keep" ends it with the files that are
+installed now, yours included. "back" tries the rollback once more; a file that
+is not the update's is moved aside, and its new name is in the log.`, targetAndWord, a.completeSettle, a.settle)
 	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
@@ -203,6 +208,21 @@ func oneTarget(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s needs exactly one target (hint: machinemon-update status lists them)", c.Name())}
 	}
 	return nil
+}
+
+func targetAndWord(c *cobra.Command, args []string) error {
+	if len(args) != 2 || args[1] != "keep" && args[1] != "back" {
+		return usageError{fmt.Errorf("%s needs a target, and keep or back (hint: machinemon-update settle --help)", c.Name())}
+	}
+	return nil
+}
+
+// completeSettle offers the targets, then the words.
+func (a *app) completeSettle(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(named) == 1 {
+		return []string{"keep", "back"}, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeOne(c, named, begun)
 }
 
 func targetAndFile(c *cobra.Command, args []string) error {

@@ -146,7 +146,7 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.RolledBack, state.Interrupted:
 		s += fmt.Sprintf(" (%s runs again)", or(at.From, "what ran before"))
 	case state.RollbackFailed:
-		s += " (hint: manual intervention is needed; see journalctl -u machinemon-rollback@" + name + ".service)"
+		s += " (hint: see systemctl status, then " + swap.SettleHint(name) + ")"
 	}
 	return s + at.Detour()
 }
@@ -184,6 +184,9 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		first = unit("swap", name)
 		if j, err := a.tree.Journal(name); err != nil {
 			return at, err
+		} else if j != nil && j.RollbackFailed != "" {
+			unlock() // the settling takes it again
+			return a.settleOne(ctx, name, state.Back)
 		} else if j != nil {
 			return not(j.Version + " is on trial")
 		}

@@ -33,7 +33,7 @@ func TestSummary(t *testing.T) {
 		{state.Attempt{Result: state.RolledBack, Version: "1.1.0", Reason: "it died"}, "agent: rolled back 1.1.0: it died (what ran before runs again)"},
 		{state.Attempt{Result: state.Interrupted, Version: "1.1.0", From: "1.0.0", Reason: "the trial was cut short"}, "agent: interrupted 1.1.0: the trial was cut short (1.0.0 runs again)"},
 		{state.Attempt{Result: state.RollbackFailed, Version: "1.1.0", Reason: "it died; the rollback failed: no space left on device"},
-			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: manual intervention is needed; see journalctl -u machinemon-rollback@agent.service)"},
+			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: see systemctl status, then machinemon-update settle agent keep|back: keep what is installed now, or roll back once more)"},
 		{state.Attempt{Result: state.Refused, Version: "1.1.0", Reason: "no"}, "agent: refused 1.1.0: no"},
 		{state.Attempt{Result: state.NotDownloaded, Reason: "no"}, "agent: not downloaded: no"},
 		{state.Attempt{Result: state.NotAttempted, Version: "1.1.0", Reason: "it was rejected"}, "agent: not attempted 1.1.0: it was rejected"},

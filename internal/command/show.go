@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,12 +29,13 @@ type targetStatus struct {
 	Checked     *time.Time     `json:"checked,omitempty"`
 	AutoUpdate  bool           `json:"auto_update"` // scheduled runs install
 	Unsigned    bool           `json:"unsigned"`
-	Signed      []state.Signed `json:"signed,omitempty"`   // what vouches for what is available
-	Expiring    string         `json:"expiring,omitempty"` // which of that has expired or soon will
-	Previous    string         `json:"previous,omitempty"` // what `rollback` would go back to
-	Rejected    []string       `json:"rejected,omitempty"` // versions
-	Trial       string         `json:"trial,omitempty"`    // the version on trial
-	Held        *time.Time     `json:"held,omitempty"`     // since when
+	Signed      []state.Signed `json:"signed,omitempty"`    // what vouches for what is available
+	Expiring    string         `json:"expiring,omitempty"`  // which of that has expired or soon will
+	Previous    string         `json:"previous,omitempty"`  // what `rollback` would go back to
+	Rejected    []string       `json:"rejected,omitempty"`  // versions
+	Trial       string         `json:"trial,omitempty"`     // the version on trial
+	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback failed whose trial is still open
+	Held        *time.Time     `json:"held,omitempty"`      // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
 	Pending     bool           `json:"pending,omitempty"`        // the target file was edited since systemd's last daemon-reload
@@ -116,7 +118,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	if j, err := a.tree.Journal(name); err != nil {
 		failed(err)
 	} else if j != nil {
-		s.Trial = j.Version
+		s.Trial, s.Unsettled = j.Version, cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
 	}
 	h, err := a.tree.History(name)
 	if err != nil {
@@ -143,8 +145,10 @@ func (s targetStatus) row() row {
 		r.cells[4] = s.Last.Time.Local().Format(minutes)
 		r.cells[5], reason = outcome(*s.Last), s.Last.Reason
 	}
-	// After a failed rollback the trial is open too; what to do is in the reason.
-	if s.Trial != "" && (s.Last == nil || s.Last.Result != state.RollbackFailed) {
+	switch {
+	case s.Unsettled != "":
+		r.cells[5] = "rollback failed " + s.Trial
+	case s.Trial != "":
 		r.cells[5], reason = s.Trial+" is on trial", ""
 	}
 	if s.Held != nil {
@@ -153,6 +157,9 @@ func (s targetStatus) row() row {
 	r.note(s.Error)
 	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
 		r.note(reason)
+	}
+	if s.Unsettled != "" {
+		r.note("decide: " + swap.SettleHint(s.Target))
 	}
 	if s.Held == nil {
 		r.note(s.WhyNot)

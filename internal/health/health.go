@@ -159,6 +159,15 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		return outcome{}, fmt.Errorf("cannot ask systemd for %s: %w", p.unit, err)
 	}
 	defer m.Close()
+	if p.strict { // a start that takes long is part of the limit
+		u, err := m.Unit(ctx, p.unit)
+		if err != nil {
+			return outcome{}, err
+		}
+		if began, err := systemd.Elapsed(u.Began); err == nil && u.Began > 0 {
+			start = start.Add(-began)
+		}
+	}
 	look := func(ctx context.Context) (sight, error) { return look(ctx, m, p.unit, p.main) }
 	return watch(ctx, newTrial(p, start), look, m.Changes(), log.Status), nil
 }

@@ -40,5 +40,6 @@ var events = map[Event]event{
 	Event(state.Misconfigured):  {"ad66a42e3a0247bea04f5353641f2556", journal.PriWarning},
 	Event(state.RolledBack):     {"96395f63a1f34d339d7313d51c4ec5bd", journal.PriWarning},
 	Event(state.Interrupted):    {"25a978a331694228b5052829d5f8ee85", journal.PriWarning},
+	Event(state.Settled):        {"5a14e3ed6c974f0292c0ba4f11a76f61", journal.PriInfo},
 	Event(state.RollbackFailed): {"da6293d117cf45abaa6ef5f6096549e7", journal.PriCrit},
 }

@@ -12,7 +12,7 @@ var ends = map[Role][]Result{
 	Fetch:  {Current, Available, Failed, Misconfigured, Refused, NotDownloaded, NotAttempted},
 	Verify: {Failed, Misconfigured, Refused},
 	Swap: {Adopted, Committed, Unproven, Failed, Misconfigured, RolledBack, Interrupted,
-		RollbackFailed, Refused, NotAttempted},
+		RollbackFailed, Settled, Refused, NotAttempted},
 }
 
 // History merges what the three roles recorded, in the order in which the

@@ -51,6 +51,8 @@ type Change struct {
 	New    string `json:"new,omitempty"`    // sha256, of [Replace] only
 	// Created says that the file was not there before an update of ours brought it.
 	Created bool `json:"created,omitempty"`
+	// Pending says that the snapshot is not taken yet: nothing may be restored from it.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // Journal is the open trial of a target: all that commit, rollback and recover
@@ -79,10 +81,23 @@ type Journal struct {
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
 	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
-	PostCommit []string  `json:"post_commit,omitempty"`
-	PostHooked bool      `json:"post_hooked,omitempty"` // the post_commit hook may have run
-	Dependents []string  `json:"dependents,omitempty"`  // active before the swap, and stopped with the unit
-	Changes    []Change  `json:"changes"`
+	// Stopped says that the unit was, or may have been, stopped before the snapshot,
+	// by rollback.stop: a rollback starts it again whatever else it finds.
+	Stopped bool `json:"stopped,omitempty"`
+	// Spares says that the unit as it was before the swap leaves the other processes
+	// of its control group alone when it stops (KillMode=process).
+	Spares     bool     `json:"spares,omitempty"`
+	PostCommit []string `json:"post_commit,omitempty"`
+	PostHooked bool     `json:"post_hooked,omitempty"` // the post_commit hook may have run
+	Dependents []string `json:"dependents,omitempty"`  // active before the swap, and stopped with the unit
+	Triggers   []string `json:"triggers,omitempty"`    // active before the swap; they could start the unit while its data come back
+	// RollbackFailed is why the rollback failed; "" while it did not. From then on
+	// the trial is the operator's: only the boot and their own word change it.
+	RollbackFailed string `json:"rollback_failed,omitempty"`
+	// Restored says that a rollback has brought all files and data back, and failed
+	// after that: what differs from then on is somebody else's.
+	Restored bool     `json:"restored,omitempty"`
+	Changes  []Change `json:"changes"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`

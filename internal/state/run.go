@@ -34,6 +34,10 @@ const (
 	Apply  Verb = "apply"    // fetch, and install what is new
 	Check  Verb = "check"    // fetch the manifest and record what is available
 	GoBack Verb = "rollback" // install the previous release again
+	// Keep and Back end a trial whose rollback failed: with the files that are
+	// installed now, or with one more rollback.
+	Keep Verb = "settle keep"
+	Back Verb = "settle back"
 )
 
 // Request is what the operator asked for. The command writes it just before it

@@ -33,12 +33,14 @@ const (
 	Refused        Result = "refused"
 	NotDownloaded  Result = "not downloaded"
 	NotAttempted   Result = "not attempted"
+	// Settled ends a trial whose rollback failed by the operator's word.
+	Settled Result = "settled"
 )
 
 // Exit is the exit status of the command for this result.
 func (r Result) Exit() int {
 	switch r {
-	case Current, Available, Adopted, Committed, Unproven:
+	case Current, Available, Adopted, Committed, Unproven, Settled:
 		return 0
 	case Misconfigured:
 		return 2
@@ -161,6 +163,17 @@ type Status struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 	Held      *Hold       `json:"held,omitempty"`
 	Source    *Source     `json:"source,omitempty"`
+}
+
+// RollbackFailure is why the rollback of an attempt failed, as its record says; ""
+// where it did not.
+func (s *Status) RollbackFailure(attempt string) string {
+	for _, a := range s.Attempts {
+		if a.ID == attempt && a.Result == RollbackFailed {
+			return a.Reason
+		}
+	}
+	return ""
 }
 
 // Hold is the operator's "do not update this target".

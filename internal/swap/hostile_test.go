@@ -354,6 +354,7 @@ func TestObstacles(t *testing.T) {
 		t.Cleanup(func() { immutable(t, r.at("bin/agent"), false) })
 		r.fails(t, "rollback", state.RollbackFailed, "cannot restore", "bin/agent")
 		immutable(t, r.at("bin/agent"), false)
+		r.word(t, state.Back)
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)

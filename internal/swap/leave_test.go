@@ -72,7 +72,7 @@ func TestLeave(t *testing.T) {
 		r := newRig(t)
 		badTrial(t, r)
 		must(t, os.RemoveAll(r.at("bin/"+sideName)))
-		r.fails(t, "leave", state.RollbackFailed, "cannot finish the open trial of agent", "still open")
+		r.fails(t, "leave", state.RollbackFailed, "the rollback of v2 failed", "settle agent keep")
 		if r.sys.called("start machinemon-rollback@agent.service") != 1 {
 			t.Errorf("calls: %q", r.sys.calls)
 		}

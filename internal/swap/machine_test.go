@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +27,7 @@ type machine struct {
 	tried systemd.TrialResult
 	armed time.Duration
 	up    time.Duration
+	limit time.Duration // of the last restart
 	trial systemd.Trial
 	hook  systemd.Hook
 }
@@ -81,7 +83,10 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	u := systemd.Unit{Name: name, Load: "loaded", Active: "inactive", Sub: "dead", StartLimit: time.Second, StopLimit: time.Second}
 	switch {
 	case name == "agent.service":
-		u.Active, u.Sub, u.MainPID, u.Needs = "active", "running", m.pid, []string{"needs.service", "idle.service"}
+		u.Needs, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
+		if m.get("running") != "" {
+			u.Active, u.Sub, u.MainPID = "active", "running", m.pid
+		}
 	case strings.HasSuffix(name, ".path"):
 		u.Active, u.Sub = "active", "waiting"
 	case name == "machinemon-swap@agent.service":
@@ -115,13 +120,29 @@ func (m *machine) Start(_ context.Context, name string) error {
 	return nil
 }
 
-// Restart starts the installed program, which migrates its configuration.
-func (m *machine) Restart(_ context.Context, name string) error {
+// killMode is that of the loaded unit file: "KillMode=process" in it, or the default.
+func (m *machine) killMode() string {
+	if strings.Contains(m.get("loaded"), "KillMode=process") {
+		return "process"
+	}
+	return "control-group"
+}
+
+// Restart stops the program that runs, if one does, and starts the installed one. A
+// program migrates the configuration of an older one; it does not read a newer one's.
+func (m *machine) Restart(_ context.Context, name string, limit time.Duration) error {
+	m.limit = limit
 	err := m.call("restart", name)
 	if err != nil {
 		if _, ok := err.(*systemd.JobError); !ok {
 			return err
 		}
+	}
+	if rerr := m.stopAgent(); rerr != nil {
+		return rerr
+	}
+	if info, rerr := os.Lstat(m.at("bin/agent")); rerr != nil || !info.Mode().IsRegular() {
+		return errors.Join(err, rerr) // exec(2) fails, which is no error of the job
 	}
 	program, rerr := os.ReadFile(m.at("bin/agent"))
 	if rerr != nil {
@@ -133,10 +154,30 @@ func (m *machine) Restart(_ context.Context, name string) error {
 	if rerr := m.set("running", string(program)); rerr != nil {
 		return rerr
 	}
-	if rerr := os.WriteFile(m.at("etc/config"), []byte("config of "+string(program)), 0o600); rerr != nil {
-		return rerr
+	if config, rerr := os.ReadFile(m.at("etc/config")); rerr != nil || string(config) > "config of "+string(program) {
+		return errors.Join(err, rerr)
 	}
-	return err
+	return errors.Join(err, m.writeConfig(string(program)))
+}
+
+// writeConfig is done in place, as daemons do.
+func (m *machine) writeConfig(program string) error {
+	return os.WriteFile(m.at("etc/config"), []byte("config of "+program), 0o600)
+}
+
+// stopAgent ends the running program, which writes its configuration when it stops.
+// With the control group's kill mode its children end with it.
+func (m *machine) stopAgent() error {
+	program := m.get("running")
+	if program == "" {
+		return nil
+	}
+	if m.killMode() != "process" {
+		if err := m.set("children", "killed"); err != nil {
+			return err
+		}
+	}
+	return errors.Join(m.writeConfig(program), m.set("running", ""), m.set("needs", "stopped"))
 }
 
 func (m *machine) Reload(context.Context) error {
@@ -162,8 +203,11 @@ func (m *machine) Stop(_ context.Context, name string) error {
 	if err := m.call("stop", name); err != nil {
 		return err
 	}
-	if name == m.get("deadline") {
+	switch name {
+	case m.get("deadline"):
 		return os.Remove(m.at("machine/deadline"))
+	case "agent.service":
+		return m.stopAgent()
 	}
 	return nil
 }

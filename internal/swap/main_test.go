@@ -87,6 +87,13 @@ var (
 		"units/agent.service": {"unit 2", 0o644, 0},
 		"etc/config":          {"config of agent 2", 0o640, 12},
 	}
+	// After the operator went back: the old program does not rewrite the configuration
+	// of a newer one.
+	wentBack = map[string]file{
+		"bin/agent":           oldFiles["bin/agent"],
+		"units/agent.service": oldFiles["units/agent.service"],
+		"etc/config":          newFiles["etc/config"],
+	}
 	release1 = map[string]string{"agent": "agent 1", "agent.service": "unit 1"}
 	release2 = map[string]string{"agent": "agent 2", "extra": "extra 2", "agent.service": "unit 2"}
 	release3 = map[string]string{"agent": "agent 3", "agent.service": "unit 1"}

@@ -174,10 +174,15 @@ func (sw *swapping) planPrevious() error {
 			continue
 		}
 		c, err := sw.stage(f.To, len(sw.journal.Changes), own, func(staged string, _ int64) (string, error) {
-			if err := os.Link(f.Backup, staged); err != nil {
-				return "", err
+			// A link would share its bytes with the backup, and a file that is in
+			// its place may be written by anybody who may write it.
+			sum, err := copyWhole(staged, f.Backup)
+			if full(err) { // to go back is worth more
+				if err = os.Link(f.Backup, staged); err == nil {
+					sum, err = digest(staged)
+				}
 			}
-			return digest(staged)
+			return sum, err
 		})
 		if err != nil {
 			return err
@@ -203,18 +208,6 @@ func theirs(c state.Change) error {
 	}
 	return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
 		"(hint: move it away; or name it in an [[install]] of the target file, which then lists all of them)", c.To)
-}
-
-// planSnapshot adds the files that come back at a rollback.
-func (sw *swapping) planSnapshot() error {
-	for _, path := range sw.target.Snapshot {
-		old, err := digest(path)
-		if err != nil {
-			return fmt.Errorf("cannot take a snapshot of %s: %w", path, cause(err))
-		}
-		sw.add(state.Change{Kind: state.Snapshot, To: path, Old: old})
-	}
-	return nil
 }
 
 func (sw *swapping) add(c state.Change) {

@@ -54,9 +54,24 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			s.logf("%s: %v", describe(j), err) // as in decideRollback
 		}
 	}
+	if j.RollbackFailed != "" {
+		st, err := s.Tree.Status(state.Swap, name)
+		if err == nil {
+			err = free(name, &st)
+		}
+		if err != nil {
+			s.logf("%s: the trial whose rollback failed is left alone: %v", describe(j), err)
+			return nil
+		}
+	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
-	if _, err := s.restore(j); err != nil {
-		return s.failedRollback(j, err)
+	_, err = s.restore(j)
+	// Data that came back once were written since by what has run.
+	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
+		err = errors.Join(err, s.restoreData(j))
+	}
+	if err != nil {
+		return s.failedRollback(ctx, j, err)
 	}
 	if j.Reload {
 		if err := s.Systemd.Reload(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,45 +13,75 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// restart makes the unit run the files that are now in place. How the unit
-// fares is not judged here: the gate does that after a swap, and the baseline
-// after a rollback. A job that fails is not the end either, since Restart= may
-// bring the unit up a second later.
+// restart makes the unit run the files that are now in place, whether it runs or
+// not. limit bounds the start, and not the stop of the program before it; zero
+// leaves it to the unit's own TimeoutStartSec=. An [*systemd.OverdueError] says that
+// the start was not done by then. How the unit fares is not judged otherwise: the
+// gate does that after a swap, and the baseline after a rollback. A job that fails is
+// not the end either, since Restart= may bring the unit up a second later.
 func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Duration) error {
 	log.Status("restarting " + j.Unit)
-	ctx, cancel := context.WithTimeout(ctx, limit+slack)
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	wait := limit
+	if limit == 0 {
+		wait = u.StartLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+wait+slack)
 	defer cancel()
+	// A unit stops under the settings that systemd has loaded. Where these spare the
+	// other processes of the unit, the new file may not: the stop comes before the
+	// reload. Where they do not, the new file may: the reload comes first. A
+	// restart that systemd is about to make by itself would count as one of the
+	// program's that starts now.
+	if j.Reload && u.SparesChildren() || strings.HasPrefix(u.Sub, "auto-restart") {
+		if err := s.Systemd.Stop(ctx, j.Unit); err != nil {
+			return err
+		}
+	}
 	if j.Reload {
 		if err := s.Systemd.Reload(ctx); err != nil {
 			return err
 		}
 	}
-	// A restart that systemd is about to make by itself would count as one of the
-	// program's that starts now.
-	u, err := s.Systemd.Unit(ctx, j.Unit)
-	if err == nil && strings.HasPrefix(u.Sub, "auto-restart") {
-		err = s.Systemd.Stop(ctx, j.Unit)
-	}
-	if err == nil {
-		err = s.Systemd.ResetFailed(ctx, j.Unit)
-	}
-	if err != nil {
+	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
 		return err
 	}
-	if err := s.Systemd.Restart(ctx, j.Unit); err != nil {
+	if err = s.Systemd.Restart(ctx, j.Unit, limit); err != nil {
 		if _, ok := errors.AsType[*systemd.JobError](err); !ok {
 			return err
 		}
 		s.logf("%s: %v", describe(j), err)
 	}
-	// Requires= stops the dependents with the unit, and nothing starts them again.
-	for _, d := range j.Dependents {
+	// Requires= stops the dependents with the unit, and nothing starts them again. What
+	// triggers the unit was stopped while its data came back.
+	for _, d := range slices.Concat(j.Triggers, j.Dependents) {
 		u, err := s.Systemd.Unit(ctx, d)
 		if err == nil && u.Active != "active" {
 			err = s.Systemd.Start(ctx, d)
 		}
 		if err != nil {
-			s.logf("%s: cannot bring back %s, which needs %s: %v", describe(j), d, j.Unit, err)
+			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), d, j.Unit, err)
+		}
+	}
+	return nil
+}
+
+// halt stops the unit, so that nothing writes its data, and before it what could
+// start it again meanwhile: a socket, a timer, a path unit.
+func (s *Swapper) halt(ctx context.Context, j *state.Journal) error {
+	log.Status("stopping " + j.Unit)
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+slack)
+	defer cancel()
+	for _, name := range append(slices.Clone(j.Triggers), j.Unit) {
+		if err := s.Systemd.Stop(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil

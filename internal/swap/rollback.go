@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -19,7 +16,8 @@ import (
 // verdict commit, it does nothing; it may run any number of times.
 //
 // The journal is closed only after the old program was seen running, unless it
-// did not run before the trial either. Until then every later run tries again.
+// did not run before the trial either. A trial whose rollback failed is the
+// operator's from then on: see [Swapper.settled].
 func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	release, err := s.Tree.Lock(name, true)
 	if err != nil {
@@ -31,6 +29,12 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return err
 	}
 	s.about(j)
+	again := j.RollbackFailed != ""
+	if again {
+		if over, err := s.settled(ctx, j); err != nil || over {
+			return err
+		}
+	}
 	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
@@ -42,29 +46,52 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 			s.logf("%s: %v", describe(j), err)
 		}
 	}
-	log.Status("restoring the old files")
-	changed, err := s.restore(j)
-	if err != nil {
-		return s.failedRollback(j, err)
-	}
-	if j.Phase == state.Prepared && !changed {
+	changed, err := s.bringBack(ctx, j)
+	j.Restored = err == nil
+	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped {
 		return s.closeRollback(ctx, j, nil) // the old program never stopped
 	}
-	unit, err := s.Systemd.Unit(ctx, j.Unit)
-	if err == nil {
-		err = s.restart(ctx, j, unit.StopLimit+unit.StartLimit)
-	}
-	if err != nil {
-		return s.failedRollback(j, err)
+	// Also where something did not come back: the service runs with what did.
+	if err := errors.Join(err, s.restart(ctx, j, 0)); err != nil {
+		return s.failedRollback(ctx, j, err)
 	}
 	after, err := s.look(ctx, j)
 	if err != nil {
-		return s.failedRollback(j, err)
+		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
 	}
 	return s.closeRollback(ctx, j, after)
+}
+
+// bringBack restores the old files, and reports whether it changed any. Where data
+// come back, too, the program is stopped first: one that writes its data when it
+// stops would overwrite them, and one that runs would work on what is no longer
+// there.
+func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
+	if !dataReturns(j) {
+		return s.restore(j)
+	}
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return false, err
+	}
+	// As in restart: the unit stops under the settings that spare its children.
+	if j.Reload && j.Spares && !u.SparesChildren() {
+		changed, err = s.restore(j)
+		if err = errors.Join(err, s.Systemd.Reload(ctx)); err != nil {
+			s.logf("%s: %v", describe(j), err) // it is tried once more below
+		}
+	}
+	if err := s.halt(ctx, j); err != nil {
+		return changed, err
+	}
+	did, err := s.restore(j)
+	if !errors.Is(err, errTheirs) { // else another program will run than the old one
+		err = errors.Join(err, s.restoreData(j))
+	}
+	return changed || did, err
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
@@ -119,13 +146,18 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
 }
 
-// failedRollback says so and keeps the journal and every file. The next run,
-// at the latest the one at boot, tries again.
-func (s *Swapper) failedRollback(j *state.Journal, err error) error {
+// failedRollback says so and keeps the journal and every file. From then on the
+// boot, which finds nothing running, and the operator's word alone touch the trial.
+func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
 	s.Log.Event(log.Event(state.RollbackFailed), "%s: %s", describe(j), reason)
+	j.RollbackFailed = state.Line(err.Error())
+	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will leave the trial alone
+	}
+	unshare(j, func(err error) { s.logf("%s: %v", describe(j), err) })
 	return errors.Join(state.Fail(state.RollbackFailed, "cannot roll back %s: %w", j.Target, err),
-		s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
+		s.Tree.SetJournal(j), s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
 }
 
 // closeRollback records and closes a trial whose old files are back. after is
@@ -224,73 +256,4 @@ func passed(b *state.Baseline, probe string, unknown bool) bool {
 		}
 	}
 	return unknown
-}
-
-// restore brings the old files back and verifies each, in any state in which
-// the trial may have ended. It tells whether it changed anything.
-func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
-	var failed error
-	for i := len(j.Changes) - 1; i >= 0; i-- {
-		if c := j.Changes[i]; c.Kind != state.Snapshot {
-			did, err := putBack(c)
-			changed = changed || did
-			// The others come back all the same: less is broken then.
-			failed = errors.Join(failed, unrestored(c, err))
-		}
-	}
-	// While the old program still runs, what it wrote since is its own, unless a
-	// hook may have written there, too.
-	for _, c := range j.Changes {
-		if c.Kind == state.Snapshot && (changed || j.Phase == state.Trial || j.Hooked) {
-			_, err := putBack(c)
-			failed = errors.Join(failed, unrestored(c, err))
-		}
-	}
-	return changed, errors.Join(failed, syncDirs(j.Changes))
-}
-
-func unrestored(c state.Change, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("cannot restore %s: %w%s", c.To, cause(err), hint(err))
-}
-
-func putBack(c state.Change) (changed bool, err error) {
-	now, err := digest(c.To)
-	if err != nil {
-		return false, err
-	}
-	if now == c.Old && dressedLike(c.To, c.Backup) {
-		return false, nil
-	}
-	if c.Kind == state.Remove && now != "" {
-		return false, nil // no trial touches it, so somebody else did
-	}
-	if c.Old == "" {
-		if _, err := os.Lstat(c.Staged); err == nil {
-			return false, nil // the new file never got there: this is somebody else's
-		}
-		return true, os.Remove(c.To)
-	}
-	if kept, err := digest(c.Backup); err != nil {
-		return false, err
-	} else if kept != c.Old {
-		return false, fmt.Errorf("its backup %s is missing or damaged", c.Backup)
-	}
-	// A link is renamed, not the backup itself: until the journal is closed the
-	// backup stays where the journal says it is.
-	again := filepath.Join(filepath.Dir(c.Backup), strings.TrimSuffix(filepath.Base(c.Backup), ".old")+".back")
-	if err := os.Remove(again); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, err
-	}
-	if c.Kind == state.Snapshot {
-		_, err = copyWhole(again, c.Backup)
-	} else {
-		err = os.Link(c.Backup, again)
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, os.Rename(again, c.To)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -138,8 +139,16 @@ func TestRollbackFails(t *testing.T) {
 			badTrial(t, r)
 			c.breaks(t, r)
 			beside := r.beside(t)
-			for range 2 {
-				within(t, func() { r.fails(t, "rollback", state.RollbackFailed, c.words...) })
+			for i := range 2 {
+				if i == 0 {
+					within(t, func() { r.fails(t, "rollback", state.RollbackFailed, c.words...) })
+				} else { // from now on it is the operator's
+					before := r.picture(t)
+					r.step(t, "rollback")
+					if after := r.picture(t); !reflect.DeepEqual(after, before) {
+						t.Errorf("without the operator's word a rollback changed\n%q to\n%q", before, after)
+					}
+				}
 				r.ended(t, "a1", state.RollbackFailed, append(c.words, "it is bad")...)
 				if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Verdict != state.Rollback {
 					t.Fatalf("journal: %+v, %v", j, err)
@@ -149,8 +158,8 @@ func TestRollbackFails(t *testing.T) {
 						t.Errorf("%s is gone", b)
 					}
 				}
-				if r.sys.get("deadline") == "" {
-					t.Error("the deadline is disarmed, and the trial open")
+				if r.sys.get("deadline") != "" {
+					t.Error("the deadline is armed, and the trial is the operator's")
 				}
 				// What could be restored is.
 				if got := r.installed(t)["units/agent.service"]; got != oldFiles["units/agent.service"] {
@@ -160,13 +169,14 @@ func TestRollbackFails(t *testing.T) {
 			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
 				t.Errorf("status: %+v", st)
 			}
-			r.fails(t, "begin", state.RollbackFailed, "it is still open")
+			r.fails(t, "begin", state.RollbackFailed, "settle agent keep", "settle agent back")
 			r.offer(t, "a2", "v3", 3, release3)
 			r.step(t, "swap") // no failure, for that would start a rollback
 			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
 				t.Errorf("the dropped entry is still in sight: %v", err)
 			}
 			c.mends(t, r)
+			r.word(t, state.Back)
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
 			r.closed(t)
@@ -189,4 +199,10 @@ func TestNoLook(t *testing.T) {
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}
 		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
 	}
+}
+
+// word leaves the operator's word on a trial whose rollback failed.
+func (r *rig) word(t *testing.T, v state.Verb) {
+	t.Helper()
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "w1", Verb: v}))
 }

@@ -57,6 +57,9 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 		if jerr != nil || j == nil {
 			return jerr
 		}
+		if j.RollbackFailed != "" {
+			return failedTrial(j)
+		}
 		next := unitOf("rollback", name)
 		if j.Verdict == state.Commit {
 			next = unitOf("commit", name)

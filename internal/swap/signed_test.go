@@ -110,7 +110,7 @@ func TestSigned(t *testing.T) {
 	// The operator goes back, below the floor, which stays.
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "a2", Verb: state.GoBack}))
 	r.commit(t, "a2")
-	r.want(t, oldFiles)
+	r.want(t, wentBack)
 	if r.floor(t) != 2 {
 		t.Errorf("floor %d", r.floor(t))
 	}

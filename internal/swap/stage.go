@@ -54,18 +54,19 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 	return c, nil
 }
 
-// backUp keeps the old files: links where the destination gets a new file, and
-// copies of those that stay where they are, which somebody may write in place.
+// backUp keeps the old programs: links where the destination gets a new file at
+// once, and copies of those that stay where they are, which the hook or somebody
+// else may write in place.
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
-		if c.Old == "" {
+		if c.Old == "" || c.Kind == state.Snapshot {
 			continue
 		}
 		dir, err := sideDir(c.To)
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
-			err = keep(c)
+			err = keep(c, len(sw.target.Hooks.PreSwap) > 0)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot back up %s: %w%s", c.To, cause(err), hint(err))
@@ -74,15 +75,12 @@ func (sw *swapping) backUp() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// keep makes the backup. The pre-flight took its time, in which the file may
-// have been written: a rollback must find exactly what the journal says.
-func keep(c *state.Change) (err error) {
-	if c.Kind == state.Snapshot {
-		c.Old, err = copyWhole(c.Backup, c.To)
-		return err
-	}
+// keep makes the backup; hooked says that a hook will run before the file is
+// replaced. The pre-flight took its time, in which the file may have been written: a
+// rollback must find exactly what the journal says.
+func keep(c *state.Change, hooked bool) (err error) {
 	var kept string
-	if c.Old == c.New {
+	if hooked || c.Kind == state.Remove || c.Old == c.New {
 		kept, err = copyWhole(c.Backup, c.To)
 	} else if err = os.Link(c.To, c.Backup); err == nil {
 		kept, err = digest(c.Backup)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -180,12 +181,25 @@ func (sw *swapping) try(ctx context.Context) error {
 		sw.logf("%s: %v", describe(j), err)
 	}
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
+	j.Spares = unit.SparesChildren()
+	j.Stopped = sw.target.StopFirst
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
+		return err
+	}
+	if j.Triggers, err = sw.running(ctx, unit.Triggers); err != nil {
 		return err
 	}
 	log.Status("backing up the old files")
 	if err := sw.backUp(); err != nil {
 		return err
+	}
+	if err := sw.checkData(ctx); err != nil {
+		return err
+	}
+	if !j.Stopped {
+		if err := sw.saveData(ctx); err != nil {
+			return err
+		}
 	}
 	j.Phase = state.Prepared
 	if err := sw.Tree.SetJournal(j); err != nil {
@@ -193,17 +207,18 @@ func (sw *swapping) try(ctx context.Context) error {
 	}
 	// From here on the journal is open: an error starts the rollback unit, which
 	// knows nothing but what is in there.
-	if err := sw.begun(ctx, unit.StopLimit+unit.StartLimit); err != nil {
+	if err := sw.begun(ctx, unit.StopLimit); err != nil {
 		j.Failure = err.Error()
 		return errors.Join(err, sw.Tree.SetJournal(j))
 	}
 	return nil
 }
 
-// begun goes from the open journal to the restart, which takes at most limit.
-func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
+// begun goes from the open journal to the restart. stop is how long the old program
+// may take to stop.
+func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
-	deadline := j.Timeout + j.Settle + limit + slack
+	deadline := stop + j.Timeout + j.Settle + slack
 	if len(sw.target.Hooks.PreSwap) > 0 {
 		deadline += hookTime
 	}
@@ -213,6 +228,14 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 	}
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
+	}
+	if j.Stopped {
+		if err := sw.halt(ctx, j); err != nil {
+			return err
+		}
+		if err := sw.saveData(ctx); err != nil {
+			return err
+		}
 	}
 	if err := sw.preSwap(ctx); err != nil {
 		return err
@@ -225,7 +248,11 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	sw.Log.Event(log.OnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
-	err := sw.restart(ctx, j, limit)
+	err := sw.restart(ctx, j, j.Timeout)
+	if systemd.IsOverdue(err) {
+		j.Finding = state.Bad
+		return fmt.Errorf("not healthy in time: %w", err)
+	}
 	if err == nil || !j.Reload {
 		return err
 	}

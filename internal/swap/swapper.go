@@ -16,8 +16,9 @@
 // rollback and recover how to get back:
 //
 //  1. copy the new files beside their destinations, hashing; check; pre-flight
-//  2. link (or copy) the old files to backups beside them
-//  3. write the journal: prepared; arm the deadline
+//  2. link (or copy) the old files to backups beside them, and take the snapshot
+//  3. write the journal: prepared; arm the deadline; with rollback.stop the unit is
+//     stopped now, and the snapshot taken after that; run the pre_swap hook
 //  4. rename each new file to its destination
 //  5. write the journal: trial; restart the unit
 //  6. the gate watches; its exit status starts commit or rollback
@@ -41,7 +42,7 @@ type Manager interface {
 	Alive(ctx context.Context, patterns ...string) ([]string, error)
 	Start(ctx context.Context, name string) error
 	Queue(ctx context.Context, name string) error
-	Restart(ctx context.Context, name string) error
+	Restart(ctx context.Context, name string, limit time.Duration) error
 	Stop(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, names ...string) error
 	Reload(ctx context.Context) error
@@ -97,6 +98,11 @@ func (s *Swapper) record(name string, a state.Attempt) error {
 // is put aside, and the operator is told to look.
 func (s *Swapper) journal(name string) (*state.Journal, error) {
 	j, err := s.Tree.Journal(name)
+	if err == nil && j != nil && j.RollbackFailed == "" {
+		// Version 0.1.0 has said so in the record alone.
+		st, serr := s.Tree.Status(state.Swap, name)
+		j.RollbackFailed, err = st.RollbackFailure(j.Attempt), serr
+	}
 	if !errors.Is(err, state.ErrDamaged) {
 		return j, err
 	}

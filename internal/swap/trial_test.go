@@ -72,7 +72,7 @@ func TestGoingBack(t *testing.T) {
 	r.gate(t, "b1", state.Healthy, "")
 	r.step(t, "commit")
 	r.ended(t, "b1", state.Committed, "went back from v2")
-	r.want(t, oldFiles)
+	r.want(t, wentBack)
 	r.closed(t)
 	if st := r.status(t); st.Previous != nil || st.Installed.Version != "v1" {
 		t.Errorf("status: %+v", st)
@@ -81,7 +81,7 @@ func TestGoingBack(t *testing.T) {
 	r.fails(t, "swap", state.NotAttempted, "it was rejected on", "went back to v1")
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.GoBack}))
 	r.fails(t, "swap", state.NotAttempted, "no previous release of agent is kept")
-	r.want(t, oldFiles)
+	r.want(t, wentBack)
 }
 
 // TestGoingBackWithoutAFile: somebody deleted a file that the previous release
@@ -93,7 +93,7 @@ func TestGoingBackWithoutAFile(t *testing.T) {
 	r.step(t, "swap")
 	r.gate(t, "b1", state.Healthy, "")
 	r.step(t, "commit")
-	r.want(t, oldFiles)
+	r.want(t, wentBack)
 	r.closed(t)
 }
 
@@ -126,7 +126,7 @@ func TestDependents(t *testing.T) {
 	r = newRig(t)
 	r.sys.fails["start needs.service"] = errors.New("it is ill")
 	trial(t, r)
-	if !strings.Contains(r.log.String(), "cannot bring back needs.service") {
+	if !strings.Contains(r.log.String(), "cannot start needs.service again") {
 		t.Errorf("log: %s", r.log)
 	}
 }
@@ -173,9 +173,9 @@ func TestCrashLoopEnds(t *testing.T) {
 	r := newRig(t)
 	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart"}
 	trial(t, r)
-	want := []string{"stop agent.service", "reset agent.service", "restart agent.service"}
+	want := []string{"stop agent.service", "reload", "reset agent.service", "restart agent.service"}
 	at := slices.Index(r.sys.calls, want[0])
-	if at < 0 || !slices.Equal(r.sys.calls[at:at+3], want) {
+	if at < 0 || !slices.Equal(r.sys.calls[at:at+4], want) {
 		t.Errorf("calls %q lack %q", r.sys.calls, want)
 	}
 }

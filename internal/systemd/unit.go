@@ -26,8 +26,13 @@ type Unit struct {
 	Job       uint32   // 0: none queued or running
 	Needs     []string // units that Require= it or BindTo= it, and so are stopped with it
 	Writable  []string // ReadWritePaths=
-	User      string   // User=; "" is root
-	UID       uint32   // which one that is; [NoUID] while systemd does not know
+	KillMode  string   // KillMode= as systemd has it loaded
+	Triggers  []string // sockets, timers and path units that start it
+	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC, zero
+	// when it never did: the start of the program that runs, or is being started.
+	Began time.Duration
+	User  string // User=; "" is root
+	UID   uint32 // which one that is; [NoUID] while systemd does not know
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
@@ -50,6 +55,10 @@ const (
 func (u Unit) Settled() bool {
 	return u.Job == 0 && (u.Active == "active" || u.Active == "inactive" || u.Active == "failed")
 }
+
+// SparesChildren reports whether a stop of the unit ends its main process only, and
+// leaves the others in its control group alone (KillMode= of systemd.kill(5)).
+func (u Unit) SparesChildren() bool { return u.KillMode == "process" || u.KillMode == "none" }
 
 // Running tells whether the unit is active and its main process is there.
 func (u Unit) Running() bool { return u.Active == "active" && u.MainPID != 0 }
@@ -94,6 +103,11 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Job, _ = job[0].(uint32)
 	}
 	u.Writable, _ = p["ReadWritePaths"].([]string)
+	u.KillMode, _ = p["KillMode"].(string)
+	u.Triggers, _ = p["TriggeredBy"].([]string)
+	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
+		u.Began = time.Duration(usec) * time.Microsecond
+	}
 	u.User, _ = p["User"].(string)
 	u.UID = NoUID
 	if uid, ok := p["UID"].(uint32); ok {
@@ -180,14 +194,6 @@ func (c *Conn) Queue(ctx context.Context, name string) error {
 		return fmt.Errorf("cannot start %s: %w", name, err)
 	}
 	return nil
-}
-
-// Restart is like Start.
-func (c *Conn) Restart(ctx context.Context, name string) error {
-	return c.job(ctx, "restart", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
-		return err
-	})
 }
 
 // Stop is like Start. A unit that is not loaded is stopped already.

@@ -1,0 +1,88 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// settle ends a trial whose rollback failed, as the operator says: with what is
+// installed now, or by one more rollback. The unit of the rollback does the work.
+func (a *app) settle(args []string) error {
+	if err := a.needRoot("settle", args); err != nil {
+		return err
+	}
+	verb := state.Keep
+	if args[1] == "back" {
+		verb = state.Back
+	}
+	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) { return a.settleOne(ctx, name, verb) })
+}
+
+func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (state.Attempt, error) {
+	at := state.Attempt{Origin: state.Operator, Time: time.Now().UTC(), Result: state.NotAttempted}
+	unlock, err := a.tree.LockOperator(name)
+	if errors.Is(err, state.ErrLocked) {
+		at.Reason = "another machinemon-update is at work on it"
+		return at, nil
+	}
+	if err != nil {
+		return at, err
+	}
+	defer unlock()
+	j, err := a.tree.Journal(name)
+	if err != nil {
+		return at, err
+	}
+	if j == nil || j.RollbackFailed == "" {
+		at.Reason = "no rollback has failed, so there is nothing to settle"
+		return at, nil
+	}
+	st, err := a.tree.Status(state.Swap, name)
+	if err != nil {
+		return at, err
+	}
+	if st.Held != nil && verb == state.Back {
+		at.Reason = fmt.Sprintf("it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
+		return at, nil
+	}
+	conn, err := systemd.Connect(ctx)
+	if err != nil {
+		return at, err
+	}
+	defer conn.Close()
+	if u, err := underWay(ctx, conn, name); err != nil {
+		return at, err
+	} else if u != "" {
+		at.Reason = "an attempt is under way already (" + u + ")"
+		return at, nil
+	}
+	if err := a.tree.SetRequest(name, state.Request{Attempt: j.Attempt, Verb: verb}); err != nil {
+		return at, err
+	}
+	step := unit("rollback", name)
+	if err := conn.ResetFailed(ctx, step); err != nil {
+		return at, err
+	}
+	// How it went is in the records.
+	err = conn.Start(ctx, step)
+	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
+		return at, err
+	}
+	if _, err := a.tree.TakeRequest(name); err != nil { // the unit may have died before
+		return at, err
+	}
+	all, err := a.tree.History(name)
+	if i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == j.Attempt }); i >= 0 {
+		at = all[i]
+	}
+	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && at.Result == state.RolledBack {
+		at.Result = state.Settled // what the operator wanted is no failure
+	}
+	return at, err
+}

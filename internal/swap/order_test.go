@@ -1,0 +1,329 @@
+package swap
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// TestRollbackOrder: the program stops before its data come back, and what could
+// start it meanwhile stops before it; a daemon that writes its configuration when it
+// stops overwrote what was restored.
+func TestRollbackOrder(t *testing.T) {
+	r := newRig(t)
+	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "listening"}
+	badTrial(t, r)
+	r.sys.calls = nil
+	r.sys.on["stop agent.service"] = func() {
+		if got := r.installed(t)["etc/config"].content; got != "config of agent 2" {
+			t.Errorf("at the stop the configuration is %q", got)
+		}
+	}
+	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "inactive"} // as stopped below
+	r.step(t, "rollback")
+	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "restart agent.service", "start agent.socket") {
+		t.Errorf("calls: %q", r.sys.calls)
+	}
+	r.want(t, oldFiles)
+	r.closed(t)
+}
+
+// TestRollbackWithoutData keeps the quick restart where nothing but programs comes
+// back.
+func TestRollbackWithoutData(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, "[[health.probe]]\ntcp = '127.0.0.1:1'\n")
+	r.edit(t, "snapshot = [", "# snapshot = [")
+	badTrial(t, r)
+	r.sys.calls = nil
+	r.step(t, "rollback")
+	if r.sys.called("stop agent.service") != 0 || r.sys.called("restart agent.service") != 1 {
+		t.Errorf("calls: %q", r.sys.calls)
+	}
+	r.ended(t, "a1", state.RolledBack)
+}
+
+// edit changes the target file.
+func (r *rig) edit(t *testing.T, old, new string) {
+	t.Helper()
+	content, err := os.ReadFile(r.at("targets/agent.toml"))
+	must(t, err)
+	if !strings.Contains(string(content), old) {
+		t.Fatalf("the target file lacks %q", old)
+	}
+	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.Replace(string(content), old, new, 1)), 0o644))
+}
+
+// TestStopFirst: with rollback.stop the snapshot is of a program that has ended, and
+// each way out of the trial starts one again.
+func TestStopFirst(t *testing.T) {
+	stopFirst := func(t *testing.T, more string) *rig {
+		r := newRig(t)
+		r.configure(t, more)
+		r.edit(t, "[rollback]", "[rollback]\nstop = true")
+		r.sys.on["stop agent.service"] = func() { must(t, r.sys.writeConfig("agent 0")) }
+		return r
+	}
+	t.Run("order", func(t *testing.T) {
+		r := stopFirst(t, "")
+		r.sys.on["restart agent.service"] = func() {
+			if got, err := os.ReadFile(r.at("etc/.machinemon-update/agent@a1.3.old")); err != nil || string(got) != "config of agent 1" {
+				t.Errorf("the snapshot is %q, %v", got, err)
+			}
+		}
+		goodTrial(t, r)
+		if !r.sys.order("arm machinemon-deadline@agent.timer", "stop agent.service", "restart agent.service") {
+			t.Errorf("calls: %q", r.sys.calls)
+		}
+		r.step(t, "commit")
+		r.closed(t)
+	})
+	t.Run("the stop fails", func(t *testing.T) {
+		r := stopFirst(t, "")
+		r.sys.fails["stop agent.service"] = &systemd.JobError{Verb: "stop", Unit: "agent.service", Result: "timeout"}
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "swap", state.Failed, "cannot stop agent.service")
+		delete(r.sys.fails, "stop agent.service")
+		r.step(t, "rollback")
+		if r.sys.called("restart agent.service") != 1 {
+			t.Errorf("the unit was stopped, and not started again: %q", r.sys.calls)
+		}
+		r.want(t, oldFiles)
+		r.closed(t)
+	})
+	t.Run("the hook fails", func(t *testing.T) {
+		r := stopFirst(t, "[hooks]\npre_swap = ['/usr/bin/migrate']\n")
+		r.sys.fails["hook migrate"] = os.ErrInvalid
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "swap", state.Failed, "the pre_swap hook failed")
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.closed(t)
+		if got := r.sys.get("running"); got != "agent 1" {
+			t.Errorf("the unit runs %q", got)
+		}
+	})
+}
+
+// TestChildrenSurvive: the unit stops under whichever of the two unit files spares
+// its children, in an update, a rollback and the operator's rollback.
+func TestChildrenSurvive(t *testing.T) {
+	const spares = "unit 1 KillMode=process"
+	for _, c := range []struct {
+		name      string
+		old, new  string
+		survivors bool
+	}{
+		{"both spare", spares, "unit 2 KillMode=process", true},
+		{"the old one spares", spares, "unit 2", true},
+		{"the new one spares", "unit 1", "unit 2 KillMode=process", true},
+		{"neither spares", "unit 1", "unit 2", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, end := range []string{"commit", "rollback", "rollback without data"} {
+				r := newRig(t)
+				if end == "rollback without data" {
+					r.edit(t, "snapshot = [", "# snapshot = [")
+				}
+				r.put(t, "units/agent.service", file{c.old, 0o644, 0})
+				must(t, r.sys.Reload(t.Context()))
+				r.offer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2", "agent.service": c.new})
+				r.step(t, "swap")
+				if got := r.sys.get("loaded"); got != c.new {
+					t.Errorf("%s: systemd has loaded %q", end, got)
+				}
+				r.gate(t, "a1", state.Bad, "it is bad")
+				if end == "commit" {
+					r.gate(t, "a1", state.Healthy, "")
+				}
+				r.step(t, strings.Fields(end)[0])
+				if end == "commit" {
+					must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
+					r.step(t, "swap")
+				}
+				if got := r.sys.get("children") != "killed"; got != c.survivors {
+					t.Errorf("%s: children survive: %v; calls %q", end, got, r.sys.calls)
+				}
+				if got := r.sys.get("loaded"); got != c.old {
+					t.Errorf("%s: systemd has loaded %q at the end", end, got)
+				}
+			}
+		})
+	}
+}
+
+// TestOverdue: a start that is not done within the limit is a verdict on the release.
+func TestOverdue(t *testing.T) {
+	r := newRig(t)
+	r.sys.fails["restart agent.service"] = &systemd.OverdueError{Within: 30 * time.Second,
+		Unit: systemd.Unit{Name: "agent.service", Active: "activating", Sub: "start-pre"}}
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.Failed, "agent.service is still activating (start-pre) 30s after its start began")
+	if r.sys.limit != 30*time.Second {
+		t.Errorf("the restart's limit was %s", r.sys.limit)
+	}
+	if most := 35*time.Second + time.Second + slack; r.sys.armed > most {
+		t.Errorf("the deadline is after %s, more than %s", r.sys.armed, most)
+	}
+	r.sys.fails = map[string]error{}
+	r.step(t, "rollback")
+	if r.sys.limit != 0 {
+		t.Errorf("the old program's start was limited to %s", r.sys.limit)
+	}
+	r.want(t, oldFiles)
+	r.closed(t)
+	r.ended(t, "a1", state.RolledBack, "not healthy in time", "start-pre")
+	if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 0 {
+		t.Errorf("rejections %+v", st.Rejected)
+	}
+}
+
+// TestBackupsOfTheirOwn: no backup shares its bytes with an installed file that
+// somebody may write in place, as cp does.
+func TestBackupsOfTheirOwn(t *testing.T) {
+	r := newRig(t)
+	badTrial(t, r)
+	r.sys.after = state.Baseline{Detail: "failed (dead)"}
+	r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+	must(t, os.WriteFile(r.at("bin/agent"), []byte("agent by hand"), 0)) // in place
+	r.sys.after = state.Baseline{Standing: true}
+	r.word(t, state.Back)
+	r.step(t, "rollback")
+	r.want(t, oldFiles)
+	r.closed(t)
+
+	r = newRig(t)
+	goBack(t, r)
+	r.step(t, "swap")
+	must(t, os.WriteFile(r.at("bin/agent"), []byte("agent by hand"), 0))
+	if got, err := digest(r.status(t).Previous.Files[0].Backup); err != nil || got != sum("agent 1") {
+		t.Errorf("the previous release's backup was changed: %v", err)
+	}
+}
+
+// TestSettle: after a failed rollback the operator has the word, and what they put
+// in place is never overwritten.
+func TestSettle(t *testing.T) {
+	failed := func(t *testing.T) *rig {
+		r := newRig(t)
+		badTrial(t, r)
+		r.sys.after = state.Baseline{Detail: "failed (dead)"}
+		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+		r.sys.after = state.Baseline{Standing: true}
+		r.sys.calls = nil
+		return r
+	}
+	byHand := func(t *testing.T, r *rig, content string) {
+		t.Helper()
+		must(t, os.Remove(r.at("bin/agent")))
+		r.put(t, "bin/agent", file{content, 0o755, 0})
+		must(t, r.sys.Restart(t.Context(), "agent.service", 0))
+		r.sys.calls = nil
+	}
+	for _, content := range []string{"agent 2", "agent 9"} { // the release's own bytes, and others
+		t.Run("only the operator: "+content, func(t *testing.T) {
+			r := failed(t)
+			byHand(t, r, content)
+			for _, hold := range []bool{false, true} {
+				if hold {
+					must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = &state.Hold{} }))
+				}
+				before := r.picture(t)
+				r.fails(t, "begin", state.RollbackFailed, "settle agent keep")
+				r.step(t, "rollback") // by a unit
+				if after := r.picture(t); after["bin/agent"] != before["bin/agent"] || after["etc/config"] != before["etc/config"] {
+					t.Errorf("changed from %q to %q", before, after)
+				}
+			}
+			r.word(t, state.Back)
+			r.fails(t, "rollback", state.NotAttempted, "held since")
+			for _, c := range r.sys.calls {
+				if strings.Contains(c, "agent.service") && !strings.HasPrefix(c, "reset machinemon") {
+					t.Errorf("call %q", c)
+				}
+			}
+			r.reboot(t)
+			config := r.installed(t)["etc/config"].content
+			must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = nil }))
+			r.fails(t, "recover", state.RollbackFailed, "somebody else")
+			if got := r.installed(t); got["bin/agent"].content != content || got["etc/config"].content != config {
+				t.Errorf("the boot changed them: %q, %q", got["bin/agent"].content, got["etc/config"].content)
+			}
+		})
+	}
+	t.Run("keep", func(t *testing.T) {
+		for _, c := range []struct{ content, installed, previous string }{
+			{"agent 1", "v1", ""}, {"agent 2", "", "v1"}, {"agent 9", "", "v1"},
+		} {
+			r := failed(t)
+			byHand(t, r, c.content)
+			r.word(t, state.Keep)
+			r.step(t, "rollback")
+			r.closed(t)
+			r.ended(t, "a1", state.Settled, "keeps what is installed")
+			st := r.status(t)
+			installed, previous := "", ""
+			if st.Installed != nil {
+				installed = st.Installed.Version
+			}
+			if st.Previous != nil {
+				previous = st.Previous.Version
+			}
+			if installed != c.installed || previous != c.previous {
+				t.Errorf("%s: installed %q, previous %q", c.content, installed, previous)
+			}
+			if slices.ContainsFunc(r.sys.calls, func(c string) bool { return strings.HasSuffix(c, " agent.service") }) {
+				t.Errorf("calls: %q", r.sys.calls)
+			}
+			r.offer(t, "a2", "v3", 3, release3)
+			r.step(t, "swap") // it is free again
+		}
+	})
+	t.Run("the release as a whole", func(t *testing.T) {
+		r := failed(t)
+		for name, f := range newFiles {
+			if name != "etc/config" {
+				r.put(t, name, f)
+			}
+		}
+		must(t, r.sys.Reload(t.Context()))
+		must(t, r.sys.Restart(t.Context(), "agent.service", 0))
+		r.word(t, state.Keep)
+		r.step(t, "rollback")
+		r.closed(t)
+		if st := r.status(t); st.Installed == nil || st.Installed.Version != "v2" || st.Previous == nil || st.Previous.Version != "v1" {
+			t.Errorf("status: %+v", st)
+		}
+	})
+	t.Run("back", func(t *testing.T) {
+		r := failed(t)
+		byHand(t, r, "agent 9")
+		r.word(t, state.Back)
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.closed(t)
+		r.ended(t, "a1", state.RolledBack)
+		if got, err := os.ReadFile(r.at("bin/agent.aside-a1")); err != nil || string(got) != "agent 9" {
+			t.Errorf("the operator's own file is lost: %q, %v", got, err)
+		}
+		must(t, os.Remove(r.at("bin/agent.aside-a1")))
+	})
+	t.Run("changed in the trial", func(t *testing.T) {
+		r := newRig(t)
+		badTrial(t, r)
+		byHand(t, r, "agent 9")
+		config := r.installed(t)["etc/config"].content
+		r.fails(t, "rollback", state.RollbackFailed, "bin/agent", "somebody else")
+		if got := r.installed(t); got["bin/agent"].content != "agent 9" || got["etc/config"].content != config {
+			t.Errorf("%v, %v", got["bin/agent"], got["etc/config"])
+		}
+		if got := r.sys.get("running"); got != "agent 9" {
+			t.Errorf("the unit runs %q", got)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// restore brings the old programs back and verifies each, in any state in which
+// the trial may have ended. It reports whether it changed anything.
+func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
+	log.Status("restoring the old files")
+	var failed error
+	for i := len(j.Changes) - 1; i >= 0; i-- {
+		if c := j.Changes[i]; c.Kind != state.Snapshot {
+			did, err := putBack(c, ours(j, c))
+			changed = changed || did
+			// The others come back all the same: less is broken then.
+			failed = errors.Join(failed, unrestored(c, err))
+		}
+	}
+	return changed, errors.Join(failed, syncDirs(j.Changes))
+}
+
+func unrestored(c state.Change, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot restore %s: %w%s", c.To, cause(err), hint(err))
+}
+
+// ours returns the digests of the files that a rollback may replace in the place of
+// a change; nil means any. What a program made of its data goes, and so does what
+// the hook made of a file that was not replaced yet. Every other file that is
+// neither the release's nor the old one was put there by somebody else; after a
+// rollback has brought the old one back, so was the release's.
+func ours(j *state.Journal, c state.Change) []string {
+	switch {
+	case c.Kind == state.Snapshot, j.Hooked && j.Phase == state.Prepared:
+		return nil
+	case j.Restored:
+		return []string{c.Old}
+	}
+	return []string{c.Old, c.New}
+}
+
+// errTheirs says that a file was left alone that somebody put there.
+var errTheirs = errors.New("somebody else has put another file there, which stays")
+
+// putBack restores one file, if what is in its place is one of ours; nil means that
+// anything is.
+func putBack(c state.Change, ours []string) (changed bool, err error) {
+	now, err := digest(c.To)
+	if err != nil {
+		return false, err
+	}
+	if now == c.Old && dressedLike(c.To, c.Backup) {
+		return false, nil
+	}
+	if c.Kind == state.Remove && now != "" {
+		return false, nil // no trial touches it, so somebody else did
+	}
+	if c.Old == "" {
+		if _, err := os.Lstat(c.Staged); err == nil {
+			return false, nil // the new file never got there: this is somebody else's
+		}
+	}
+	if ours != nil && now != "" && !slices.Contains(ours, now) {
+		return false, errTheirs
+	}
+	if c.Old == "" {
+		return true, os.Remove(c.To)
+	}
+	if kept, err := digest(c.Backup); err != nil {
+		return false, err
+	} else if kept != c.Old {
+		return false, fmt.Errorf("its backup %s is missing or damaged", c.Backup)
+	}
+	// A link is renamed, not the backup itself: until the journal is closed the
+	// backup stays where the journal says it is.
+	again := backAgain(c)
+	if err := remove(again); err != nil {
+		return false, err
+	}
+	if c.Kind == state.Snapshot {
+		_, err = copyWhole(again, c.Backup)
+	} else {
+		err = os.Link(c.Backup, again)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, os.Rename(again, c.To)
+}
+
+// backAgain is the name that a backup's link or copy has before its rename.
+func backAgain(c state.Change) string {
+	return filepath.Join(filepath.Dir(c.Backup), strings.TrimSuffix(filepath.Base(c.Backup), ".old")+".back")
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// unshare makes backups of their own of those that a restore has linked to their
+// places: until the operator decides, somebody may write the installed file in
+// place. The links come first because they take neither time nor space while the
+// service is down. What cannot be copied stays shared, and is told of.
+func unshare(j *state.Journal, say func(error)) {
+	for _, c := range j.Changes {
+		if c.Backup == "" || c.Kind == state.Snapshot {
+			continue
+		}
+		installed, err := os.Lstat(c.To)
+		kept, kerr := os.Lstat(c.Backup)
+		if err != nil || kerr != nil || !os.SameFile(installed, kept) {
+			continue
+		}
+		again := backAgain(c)
+		if err = remove(again); err == nil {
+			_, err = copyWhole(again, c.Backup)
+		}
+		if err == nil {
+			err = os.Rename(again, c.Backup)
+		}
+		if err != nil {
+			say(fmt.Errorf("cannot copy the backup of %s: %w%s", c.To, cause(err), hint(err)))
+		}
+	}
+	if err := syncDirs(j.Changes); err != nil {
+		say(err)
+	}
+}
+
+// full reports whether an error is that of a full disk or quota.
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

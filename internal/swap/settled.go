@@ -1,0 +1,125 @@
+package swap
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// failedTrial refuses whatever would touch a trial whose rollback failed.
+func failedTrial(j *state.Journal) error {
+	return state.Fail(state.RollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, SettleHint(j.Target))
+}
+
+// SettleHint says in one line what the operator can do about a trial whose rollback
+// failed.
+func SettleHint(name string) string {
+	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+}
+
+// settled obeys the operator's word on a trial whose rollback failed, and reports
+// whether that is all there is to do. Without a word the trial is left alone; with
+// [state.Back] the caller rolls back once more. Held targets are not changed.
+func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
+	req, err := s.Tree.Request(j.Target)
+	if err != nil {
+		return true, err
+	}
+	if req == nil || req.Verb != state.Keep && req.Verb != state.Back {
+		s.logf("%s: left alone: %v", describe(j), failedTrial(j))
+		return true, nil
+	}
+	if req, err = s.Tree.TakeRequest(j.Target); err != nil || req == nil {
+		return true, err // it has lapsed
+	}
+	if req.Verb == state.Keep {
+		return true, s.settleKeep(ctx, j)
+	}
+	st, err := s.Tree.Status(state.Swap, j.Target)
+	if err == nil {
+		err = free(j.Target, &st)
+	}
+	if err != nil {
+		return true, err
+	}
+	s.logf("%s: the operator asks for one more rollback", describe(j))
+	return false, setAside(j, func(from, to string) {
+		s.logf("%s: moved %s, which is not of this update, to %s", describe(j), from, to)
+	})
+}
+
+// setAside moves what somebody else has put in the places of the trial's files out
+// of the way: the operator wants the old files there, and nothing is lost.
+func setAside(j *state.Journal, say func(from, to string)) error {
+	for _, c := range j.Changes {
+		now, err := digest(c.To)
+		if own := ours(j, c); err != nil || c.Kind != state.Replace || own == nil || now == "" || slices.Contains(own, now) {
+			continue // an error shows again when the file is restored
+		}
+		aside := c.To + ".aside-" + j.Attempt
+		if err := renameNew(c.To, aside); err != nil {
+			return fmt.Errorf("cannot move %s aside: %w%s", c.To, cause(err), hint(err))
+		}
+		say(c.To, aside)
+	}
+	return nil
+}
+
+// settleKeep ends the trial with the files that are installed now. What is known of
+// them is recorded; the old files stay the previous release's.
+func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
+	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will find no trial
+	}
+	st, err := s.Tree.Status(state.Swap, j.Target)
+	if err != nil {
+		return err
+	}
+	reason := "the operator keeps what is installed"
+	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
+	case old: // the record of them stands, and so does that of the release before
+		reason += ": " + named(j.From)
+	default:
+		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
+		if st.Installed != nil && st.Installed.Version == j.From {
+			st.Previous.Sequence, st.Previous.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
+		}
+		st.Installed = nil
+		if fresh {
+			st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+			reason += ": " + named(j.Version)
+		} else {
+			reason += ": files of another release, or of several"
+		}
+	}
+	// By the same ID as the trial, whose failed rollback this takes the place of.
+	st.Record(s.ended(j, "rollback", state.Settled, reason))
+	if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
+		return err
+	}
+	s.Log.Event(log.Event(state.Settled), "%s: %s", describe(j), reason)
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
+	}
+	return sweep(j.Target, dirsOf(j), st.Previous)
+}
+
+// allAre reports whether all files are installed as they are listed.
+func allAre(files []state.File) bool {
+	return len(files) > 0 && !slices.ContainsFunc(files, func(f state.File) bool {
+		got, err := digest(f.To)
+		return err != nil || got != f.SHA256
+	})
+}
+
+// named is a version for people.
+func named(version string) string {
+	if version == "" {
+		return "the files of before, version unknown"
+	}
+	return version
+}
