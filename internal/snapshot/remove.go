@@ -13,7 +13,7 @@ import (
 // were saved. It may be killed and called again. It reports whether anything was there.
 func Remove(path string) (changed bool, err error) {
 	r := newRestorer()
-	p, err := top(path)
+	p, err := data(path)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil // even its directory is gone
 	}

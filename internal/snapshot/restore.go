@@ -46,7 +46,7 @@ func (r *restorer) restore(backup, path string) error {
 	if err != nil {
 		return from.wrong(err)
 	}
-	to, err := top(path)
+	to, err := data(path)
 	if err != nil {
 		return err
 	}

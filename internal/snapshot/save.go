@@ -30,7 +30,7 @@ func Save(src, dst string, limit int64) (sum Summary, err error) {
 }
 
 func (s *saver) save(src, dst string) (err error) {
-	from, err := top(src)
+	from, err := data(src)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@
 // place. Data of another user is saved and restored by a process of that user (see
 // [Command]), which can do no more than the user. In both cases each name is looked
 // up in an open directory, no symbolic link is followed below the given path, and no
-// mount point is crossed. The parents of the given path are the caller's to check.
+// mount point is crossed. As root the path of the data has no symbolic link in it at
+// all; that root alone can write its parents is the caller's to check.
 //
 // What a killed Save leaves is useless and is for the caller to remove. A killed
 // Restore is repeated by the caller: it clears what the killed one left, and goes on
@@ -125,15 +126,29 @@ func (p place) kept(st *unix.Stat_t) (bool, error) {
 }
 
 // top is the place that a caller names. Symbolic links in its parents are followed.
-func top(path string) (place, error) {
+func top(path string) (place, error) { return topOf(path, 0) }
+
+// data is top for what is saved or restored. As root no symbolic link is followed in
+// the parents either: a new version may have given one of them to its user.
+func data(path string) (place, error) {
+	if os.Geteuid() == 0 {
+		return topOf(path, unix.RESOLVE_NO_SYMLINKS)
+	}
+	return topOf(path, 0)
+}
+
+func topOf(path string, resolve uint64) (place, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return place{}, errors.New("it is no absolute path of a file or directory")
 	}
 	// O_PATH: the parent of a user's data need not be readable by the user.
 	parent := filepath.Dir(path)
 	fd, err := retry(func() (int, error) {
-		return unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return unix.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
 	})
+	if errors.Is(err, unix.ELOOP) {
+		return place{}, fmt.Errorf("%s is reached by a symbolic link, which root does not follow", shown(parent))
+	}
 	if err != nil {
 		return place{}, fmt.Errorf("%s: %w", shown(parent), err)
 	}
