@@ -36,6 +36,7 @@ func TestConfigErrors(t *testing.T) {
 		main     = `must be one of the installed files (allowed: a "to" of [[install]], or "" when the main process is a wrapper)`
 		lines    = `must be text on one line (allowed: 1 to 200 characters)`
 		prod     = `must be a product's name (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
+		most     = `must be a whole number of bytes (allowed: 1 to 1099511627776)`
 		snaps    = `must be a list of absolute paths (allowed: each "/DIR/NAME", without . and .. elements, double slashes and control characters)`
 	)
 	for _, row := range []struct{ file, want, hint string }{
@@ -132,6 +133,16 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[rollback]\nsnapshot = ['x']", ":6: rollback.snapshot: " + snaps, ""},
 		{"%M[rollback]\nsnapshot = ['/etc/x', '/etc/x']", ":6: rollback.snapshot: names a file twice", ""},
 		{"%M[rollback]\nsnapshot = ['/home/x/y']", ":6: rollback.snapshot: must not be in /home", ""},
+		{"%M[rollback]\nsnapshot = ['/etc/x', '/etc/y/z', '/etc/x/z']", ":6: rollback.snapshot: /etc/x/z overlaps /etc/x", ""},
+		{"%M[rollback]\nsnapshot = ['/etc/x/z', '/etc/x']", ":6: rollback.snapshot: /etc/x overlaps /etc/x/z", ""},
+		{"%M[rollback]\nsnapshot = ['/usr/local']", ":6: rollback.snapshot: /usr/local overlaps the installed file /usr/local/bin/agent", ""},
+		{"%M[rollback]\nsnapshot = ['/var/lib']", ":6: rollback.snapshot: must not contain /var/lib/machinemon-update", ""},
+		{"%M[install_manifest]\nfile = 'x'\n[[install_manifest.type]]\nname = 'x'\ndirectory = '/opt/x/bin'\nallow = ['*']\n[rollback]\nsnapshot = ['/opt/x']",
+			":12: rollback.snapshot: /opt/x overlaps /opt/x/bin, where a release may install files", ""},
+		{"%M[rollback]\nsnapshot_max_bytes = 0", ":6: rollback.snapshot_max_bytes: " + most, ""},
+		{"%M[rollback]\nsnapshot_max_bytes = 1099511627777", ":6: rollback.snapshot_max_bytes: " + most, ""},
+		{"%M[rollback]\nsnapshot_max_bytes = '1 GiB'", ":6: rollback.snapshot_max_bytes: " + most, ""},
+		{"%M[rollback]\nstop = 'yes'", ":6: rollback.stop: " + boolean, ""},
 		{"%M[rollback]\nsnapshot = ['/usr/local/bin/agent']", ":6: rollback.snapshot: names an installed file, which a rollback restores anyway", ""},
 		{"%M[health]\nmain = '/usr/bin/python3'", ":6: health.main: " + main, ""},
 		{"%M[health]\nversion_command = ['agent', '--version']", ":6: health.version_command: " + command, ""},

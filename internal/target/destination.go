@@ -72,14 +72,8 @@ func (t *Target) CheckDestinations(all []*Target) error {
 			paths[alias] = path
 		}
 	}
-	for _, file := range t.Snapshot {
-		resolved, problem, hint := t.check.destination(file)
-		if problem == "" {
-			problem = t.taken(resolved, all)
-		}
-		if problem != "" {
-			return t.refuse("rollback.snapshot", problem, hint)
-		}
+	if err := t.checkSnapshots(all); err != nil {
+		return err
 	}
 	file, pkg, err := t.check.packaged(installed)
 	if err != nil {
@@ -178,21 +172,27 @@ func (t *Target) taken(file string, all []*Target) (problem string) {
 		if other.Name == t.Name {
 			continue
 		}
-		theirs := slices.Clone(other.Snapshot)
 		for _, i := range other.Install {
-			theirs = append(theirs, i.To)
-		}
-		for _, f := range theirs {
-			// Whatever is wrong with their directory is their problem.
-			if dir, err := t.check.resolve(filepath.Dir(f)); err == nil {
-				f = filepath.Join(dir, filepath.Base(f))
+			if t.check.located(i.To) == file {
+				return file + " belongs to target " + other.Name
 			}
-			if f == file {
+		}
+		for _, path := range other.Snapshot {
+			if theirs := t.check.located(path); within(file, theirs) {
 				return file + " belongs to target " + other.Name
 			}
 		}
 	}
 	return ""
+}
+
+// located is the path with its parents resolved, as far as root alone decides where
+// they lead. Whatever is wrong with them is said where it is used.
+func (c checker) located(path string) string {
+	if dir, err := c.resolve(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
 }
 
 // aliases returns the names under which dpkg may know a file: packages from

@@ -87,10 +87,11 @@ func TestCheckDestinations(t *testing.T) {
 			must(t, os.Symlink("../usr/local/bin", d.Root+"/opt/bin"))
 		}, want: ":4: install.to: " + bin + " belongs to target other"},
 		{name: "snapshot of another target", other: "/opt/agent/config", want: ":6: rollback.snapshot: /opt/agent/config belongs to target other"},
-		{name: "snapshot in a writable directory", plant: func(t *testing.T, d Dirs) { must(t, os.Chmod(d.Root+"/opt/agent", 0o777)) },
-			want: ":6: rollback.snapshot: /opt/agent is writable by everyone", hint: rootOnlyHint},
+		{name: "snapshot in a writable directory", plant: func(t *testing.T, d Dirs) { must(t, os.Chmod(d.Root+"/opt/agent", 0o777)) }},
+		{name: "no directory of a snapshot", plant: func(t *testing.T, d Dirs) { must(t, os.RemoveAll(d.Root+"/opt/agent")) },
+			want: ":6: rollback.snapshot: /opt/agent: no such file or directory", hint: "create the directory first"},
 		{name: "snapshot is a symlink", plant: func(t *testing.T, d Dirs) { must(t, os.Symlink("/etc/shadow", d.Root+"/opt/agent/config")) },
-			want: ":6: rollback.snapshot: /opt/agent/config is a symlink", hint: "name the file that it leads to"},
+			want: ":6: rollback.snapshot: /opt/agent/config is a symlink", hint: "name what it leads to"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			d := tree(t, map[string]string{adminFile: snapshot})

@@ -53,7 +53,9 @@ type fragment struct {
 	} `toml:"install_manifest"`
 
 	Rollback struct {
-		Snapshot *[]string `toml:"snapshot"`
+		Snapshot         *[]string `toml:"snapshot"`
+		SnapshotMaxBytes *int64    `toml:"snapshot_max_bytes"`
+		Stop             *bool     `toml:"stop"`
 	} `toml:"rollback"`
 
 	Hooks struct {
@@ -157,6 +159,8 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.InstallManifest.Optional, high.InstallManifest.Optional)
 	over(&f.InstallManifest.Type, high.InstallManifest.Type)
 	over(&f.Rollback.Snapshot, high.Rollback.Snapshot)
+	over(&f.Rollback.SnapshotMaxBytes, high.Rollback.SnapshotMaxBytes)
+	over(&f.Rollback.Stop, high.Rollback.Stop)
 	over(&f.Hooks.PreSwap, high.Hooks.PreSwap)
 	over(&f.Hooks.PostCommit, high.Hooks.PostCommit)
 	over(&f.Health.TimeoutSeconds, high.Health.TimeoutSeconds)

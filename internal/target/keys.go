@@ -92,6 +92,8 @@ var keys = []key{
 
 	{"rollback", table, "a table", "[rollback]"},
 	{"rollback.snapshot", texts, "a list of absolute paths", "each " + pathAllowed},
+	{"rollback.snapshot_max_bytes", integer, "a whole number of bytes", "1 to 1099511627776"},
+	{"rollback.stop", boolean, "a boolean", "true, false"},
 
 	{"hooks", table, "a table", "[hooks]"},
 	{"hooks.pre_swap", texts, commandMust, commandAllowed},

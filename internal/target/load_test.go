@@ -68,6 +68,7 @@ func TestLoadDefaults(t *testing.T) {
 		Description: "agent",
 		Unit:        "agent.service",
 		CheckEvery:  time.Hour,
+		SnapshotMax: 1 << 30,
 		Trust:       Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json"},
 		Install:     []Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		Health:      Health{Timeout: 30 * time.Second, Settle: 5 * time.Second, Main: "/usr/local/bin/agent"},
@@ -94,6 +95,8 @@ install = [
 ]
 [rollback]
 snapshot = ["/etc/agent/config"]
+snapshot_max_bytes = 1099511627776
+stop = true
 [health]
 timeout_seconds = 3600
 settle_seconds = 0
@@ -127,7 +130,9 @@ command = ["/usr/local/bin/agent", "ping"]
 			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},
 			{From: "agent.service", To: "/opt/agent/agent.service", Mode: pointer(fs.FileMode(0o644)), Optional: true},
 		},
-		Snapshot: []string{"/etc/agent/config"},
+		Snapshot:    []string{"/etc/agent/config"},
+		SnapshotMax: 1 << 40,
+		StopFirst:   true,
 		Health: Health{
 			Timeout:        time.Hour,
 			VersionCommand: []string{"/usr/local/bin/agent", "--version"},

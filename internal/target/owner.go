@@ -25,6 +25,16 @@ func CheckRootOnly(path string) error {
 	return checker{}.rootOnly(path)
 }
 
+// errOtherWriter is why a path that others than root can write is not root's alone.
+var errOtherWriter = errors.New("not writable by root alone")
+
+type writable string
+
+func (w writable) Error() string        { return string(w) }
+func (w writable) Is(target error) bool { return target == errOtherWriter }
+
+func otherWriter(format string, a ...any) error { return writable(fmt.Sprintf(format, a...)) }
+
 // A checker looks at the file system below root; "" is the machine's own,
 // whose files root must own. Any other root's files must belong to the owner
 // of root.
@@ -92,7 +102,7 @@ func (c checker) component(path string, owner uint32) (link string, err error) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	if stat.Uid != owner {
-		return "", fmt.Errorf("%s is owned by user %d, not by root", path, stat.Uid)
+		return "", otherWriter("%s is owned by user %d, not by root", path, stat.Uid)
 	}
 	mode := info.Mode()
 	switch {
@@ -103,18 +113,18 @@ func (c checker) component(path string, owner uint32) (link string, err error) {
 		}
 		return link, nil
 	case mode.Perm()&0o002 != 0:
-		return "", fmt.Errorf("%s is writable by everyone", path)
+		return "", otherWriter("%s is writable by everyone", path)
 	case mode.Perm()&0o020 != 0:
 		// With an ACL these bits are its mask, so they count also for group root.
 		if !within(path, "/usr/local") || !isStaff(stat.Gid) {
-			return "", fmt.Errorf("%s is writable by its group %d", path, stat.Gid)
+			return "", otherWriter("%s is writable by its group %d", path, stat.Gid)
 		}
 		acl, err := hasAttribute(c.root+path, "system.posix_acl_access")
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", path, err)
 		}
 		if acl {
-			return "", fmt.Errorf("%s has an ACL that lets others write", path)
+			return "", otherWriter("%s has an ACL that lets others write", path)
 		}
 	}
 	return "", nil

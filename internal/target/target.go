@@ -57,13 +57,16 @@ type Target struct {
 	AutoUpdateEnabled bool          // scheduled runs and directives may install
 	CheckEvery        time.Duration // between scheduled checks, at least a minute
 
-	Source   Source
-	Trust    Trust
-	Install  []Install // at least one; see also [Target.AddListed]
-	Listing  *Listing  // how a release may list more files; nil: it may not
-	Snapshot []string  // files saved before the swap and restored by a rollback
-	Hooks    Hooks
-	Health   Health
+	Source  Source
+	Trust   Trust
+	Install []Install // at least one; see also [Target.AddListed]
+	Listing *Listing  // how a release may list more files; nil: it may not
+	Hooks   Hooks
+	Health  Health
+
+	Snapshot    []string // files and directories saved before the swap and restored by a rollback
+	SnapshotMax int64    // bytes that all of Snapshot together may take on the disk
+	StopFirst   bool     // the unit is stopped before Snapshot is saved and hooks run
 
 	Fragments []string // the files that made it up; later ones override earlier ones
 
@@ -155,14 +158,17 @@ func (i Install) Name(platform, version string) string {
 	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version, "{number}", manifest.Number(version)).Replace(i.From)
 }
 
-// Directories are all in which an update of the target may write, each once.
+// Directories are all in which an update of the target may write, each once. The
+// data of another user is not among them: only that user writes there.
 func (t *Target) Directories() []string {
 	var dirs []string
 	for _, i := range t.Install {
 		dirs = append(dirs, filepath.Dir(i.To))
 	}
-	for _, file := range t.Snapshot {
-		dirs = append(dirs, filepath.Dir(file))
+	for _, path := range t.Snapshot {
+		if dir := t.check.snapshotDir(path); dir != "" {
+			dirs = append(dirs, dir)
+		}
 	}
 	if t.Listing != nil {
 		for _, lt := range t.Listing.Types {

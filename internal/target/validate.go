@@ -18,6 +18,8 @@ const (
 	defaultTimeout      = 30   // seconds
 	defaultSettle       = 5    // seconds
 	defaultExpectStatus = 200
+	defaultSnapshotMax  = 1 << 30 // bytes
+	largestSnapshotMax  = 1 << 40
 )
 
 var (
@@ -59,12 +61,14 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 			Product:              valueOr(k.Trust.Product, ""),
 			AllowUnauthenticated: valueOr(k.Trust.AllowUnauthenticated, false),
 		},
-		Install:   v.installs(),
-		Listing:   v.listing(),
-		Snapshot:  valueOr(k.Rollback.Snapshot, nil),
-		Fragments: files,
-		check:     v.check,
-		where:     v.where,
+		Install:     v.installs(),
+		Listing:     v.listing(),
+		Snapshot:    valueOr(k.Rollback.Snapshot, nil),
+		SnapshotMax: v.snapshotMax(),
+		StopFirst:   valueOr(k.Rollback.Stop, false),
+		Fragments:   files,
+		check:       v.check,
+		where:       v.where,
 	}
 	if n := len([]rune(t.Description)); n == 0 || n > 200 || hasControl(t.Description) {
 		v.bad("description")
@@ -195,18 +199,6 @@ func (v *validation) destination(path, file string) {
 		v.bad(path)
 	} else if where := forbidden(file); where != "" {
 		v.problem(path, "must not be in "+where, "")
-	}
-}
-
-func (v *validation) snapshot(t *Target) {
-	for n, file := range t.Snapshot {
-		v.destination("rollback.snapshot", file)
-		if slices.Contains(t.Snapshot[:n], file) {
-			v.problem("rollback.snapshot", "names a file twice", "")
-		}
-		if slices.ContainsFunc(t.Install, func(i Install) bool { return i.To == file }) {
-			v.problem("rollback.snapshot", "names an installed file, which a rollback restores anyway", "")
-		}
 	}
 }
 

@@ -1,0 +1,226 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	selinux    = "security.selinux"
+	capability = "security.capability"
+)
+
+// counts reports whether an extended attribute is looked at. The others are the file
+// system's own, or another part of the kernel keeps them itself. No backup has file
+// capabilities: Save refuses them.
+func counts(name string) bool {
+	return strings.HasPrefix(name, "user.") || name == selinux || name == capability ||
+		name == "system.posix_acl_access" || name == "system.posix_acl_default"
+}
+
+// A look is what is known of an entry beside its content.
+type look struct {
+	st    unix.Stat_t
+	attrs map[string]string
+}
+
+// xattr has the calls for the extended attributes of one entry.
+type xattr struct {
+	list func(buf []byte) (int, error)
+	get  func(name string, buf []byte) (int, error)
+	set  func(name, value string) error
+	drop func(name string) error
+}
+
+func xattrOf(f *os.File) xattr {
+	fd := int(f.Fd())
+	return xattr{
+		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) },
+		func(name, value string) error { return unix.Fsetxattr(fd, name, []byte(value), 0) },
+		func(name string) error { return unix.Fremovexattr(fd, name) },
+	}
+}
+
+// xattrOfLink is for a symbolic link, which cannot be opened.
+func (p place) xattrOfLink() xattr {
+	path := p.procPath()
+	return xattr{
+		func(buf []byte) (int, error) { return unix.Llistxattr(path, buf) },
+		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(path, name, buf) },
+		func(name, value string) error { return unix.Lsetxattr(path, name, []byte(value), 0) },
+		func(name string) error { return unix.Lremovexattr(path, name) },
+	}
+}
+
+// read returns the attributes that count. A file system without any has none.
+func (x xattr) read() (map[string]string, error) {
+	list, err := fill(x.list)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot list its extended attributes: %w", err)
+	}
+	attrs := map[string]string{}
+	for _, name := range strings.Split(list, "\x00") {
+		if !counts(name) {
+			continue
+		}
+		value, err := fill(func(buf []byte) (int, error) { return x.get(name, buf) })
+		switch {
+		case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("cannot read its attribute %s: %w", name, err)
+		}
+		attrs[name] = value
+	}
+	return attrs, nil
+}
+
+// fill calls until the buffer is large enough: an attribute may grow meanwhile.
+func fill(call func(buf []byte) (int, error)) (string, error) {
+	for {
+		n, err := retry(func() (int, error) { return call(nil) })
+		if err != nil || n == 0 {
+			return "", err
+		}
+		buf := make([]byte, n)
+		n, err = retry(func() (int, error) { return call(buf) })
+		if errors.Is(err, unix.ERANGE) {
+			continue
+		}
+		return string(buf[:max(n, 0)]), err
+	}
+}
+
+// write makes the attributes that count those of want.
+func (x xattr) write(want map[string]string) error {
+	have, err := x.read()
+	if err != nil {
+		return err
+	}
+	for name := range have {
+		// A label that a new file got by itself is better than none.
+		if _, wanted := want[name]; wanted || name == selinux {
+			continue
+		}
+		if err := retry0(func() error { return x.drop(name) }); err != nil && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("cannot remove its attribute %s: %w", name, err)
+		}
+	}
+	for name, value := range want {
+		if old, there := have[name]; there && old == value {
+			continue
+		}
+		err := retry0(func() error { return x.set(name, value) })
+		if name == selinux && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP)) {
+			continue // the kernel uses no labels: this is one from another time
+		}
+		if err != nil {
+			return fmt.Errorf("cannot keep its attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// sameAttrs compares the attributes of an entry with those of its backup, which may
+// be without a label for want of SELinux.
+func sameAttrs(backup, now map[string]string) bool {
+	if _, labelled := backup[selinux]; !labelled {
+		now = maps.Clone(now)
+		delete(now, selinux)
+	}
+	return maps.Equal(backup, now)
+}
+
+func lookAt(f *os.File) (l look, err error) {
+	if l.st, err = fstat(f); err != nil {
+		return l, err
+	}
+	l.attrs, err = xattrOf(f).read()
+	return l, err
+}
+
+func (l look) same(now look) bool {
+	return l.st.Mode == now.st.Mode && l.st.Uid == now.st.Uid && l.st.Gid == now.st.Gid && sameAttrs(l.attrs, now.attrs)
+}
+
+// give gives the open file or directory f at p all of l.
+func (l look) give(f *os.File, p place) error {
+	now, err := fstat(f)
+	if err != nil {
+		return err
+	}
+	if now.Uid != l.st.Uid || now.Gid != l.st.Gid {
+		if err := retry0(func() error { return unix.Fchown(int(f.Fd()), int(l.st.Uid), int(l.st.Gid)) }); err != nil {
+			return l.notOwned(err)
+		}
+	}
+	if err := xattrOf(f).write(l.attrs); err != nil {
+		return err
+	}
+	// After the owner, whose change takes setuid and setgid away, and after the ACL,
+	// whose mask the group's permissions are.
+	if now, err = fstat(f); err == nil && now.Mode != l.st.Mode {
+		if err = retry0(func() error { return unix.Fchmod(int(f.Fd()), l.st.Mode&0o7777) }); err == nil {
+			now, err = fstat(f)
+		}
+		if err == nil && now.Mode != l.st.Mode { // without CAP_FSETID setgid is dropped and nothing said
+			err = unix.EPERM
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot give it the mode %04o: %w", l.st.Mode&0o7777, err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return l.giveTime(p)
+}
+
+func (l look) notOwned(err error) error {
+	return fmt.Errorf("cannot give it the owner %d and the group %d: %w", l.st.Uid, l.st.Gid, err)
+}
+
+// giveTime sets when the entry was last modified.
+func (l look) giveTime(p place) error {
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, l.st.Mtim}
+	if err := retry0(func() error { return unix.UtimesNanoAt(p.fd(), p.name, ts, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+		return fmt.Errorf("cannot give it its time: %w", err)
+	}
+	return nil
+}
+
+// giveLink is give for the symbolic link at p, which has no permissions.
+func (l look) giveLink(p place) error {
+	now, err := p.stat()
+	if err != nil {
+		return err
+	}
+	if now.Uid != l.st.Uid || now.Gid != l.st.Gid {
+		if err := retry0(func() error {
+			return unix.Fchownat(p.fd(), p.name, int(l.st.Uid), int(l.st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+		}); err != nil {
+			return l.notOwned(err)
+		}
+	}
+	if err := p.xattrOfLink().write(l.attrs); err != nil {
+		return err
+	}
+	return l.giveTime(p)
+}
+
+func (p place) lookAtLink() (l look, err error) {
+	if l.st, err = p.stat(); err != nil {
+		return l, err
+	}
+	l.attrs, err = p.xattrOfLink().read()
+	return l, err
+}

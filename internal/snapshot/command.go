@@ -1,0 +1,61 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// Usage is what [Command] takes.
+const Usage = `snapshot-save MAX SRC DST [SRC DST]…
+snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)`
+
+// ErrUsage is for arguments that Command does not take.
+var ErrUsage = errors.New("wrong arguments")
+
+// A Verb does the work of [Save] or [Restore] in a process of the user whose data it
+// is. It takes pairs of paths; for each that is saved it writes its Summary on a line.
+type Verb func(out io.Writer, args []string) error
+
+// Verbs are what a program offers to such a process, by name.
+var Verbs = map[string]Verb{"snapshot-save": saveAll, "snapshot-restore": restoreAll}
+
+func saveAll(out io.Writer, args []string) error {
+	if len(args) < 3 || len(args)%2 == 0 {
+		return ErrUsage
+	}
+	room, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil || room < 0 {
+		return ErrUsage
+	}
+	for pair := args[1:]; len(pair) > 0; pair = pair[2:] {
+		sum, err := Save(pair[0], pair[1], room)
+		if err != nil {
+			return err
+		}
+		room -= sum.Allocated
+		if _, err := fmt.Fprintln(out, sum); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restoreAll(_ io.Writer, args []string) error {
+	if len(args) == 0 || len(args)%2 != 0 {
+		return ErrUsage
+	}
+	for pair := args; len(pair) > 0; pair = pair[2:] {
+		var err error
+		if backup, path := pair[0], pair[1]; backup == "-" {
+			_, err = Remove(path)
+		} else {
+			_, err = Restore(backup, path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package snapshot
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// A folder is an open directory.
+type folder struct {
+	*os.File
+	touched bool // a name in it was made, exchanged or removed
+}
+
+// A place is a name in an open directory. What is there may change at any time; the
+// directory is the same one.
+type place struct {
+	dir  *folder
+	name string
+	path string // for messages only
+	top  bool   // named by the caller: it may be a mount point
+}
+
+func (p place) fd() int { return int(p.dir.Fd()) }
+
+// below is a name in the directory d, which is at p.
+func (p place) below(d *folder, name string) place {
+	return place{dir: d, name: name, path: filepath.Join(p.path, name)}
+}
+
+// leftover begins the names of files that are not complete.
+const leftover = ".machinemon-update.restore-"
+
+// temporary is where a file is made that replaces the one at p. The name is always
+// the same for p, so that the next run finds what a killed one left, and another for
+// each file of a directory, in which another target may be restored at this time.
+func (p place) temporary() place {
+	sum := sha256.Sum256([]byte(p.name))
+	return p.beside(leftover + hex.EncodeToString(sum[:8]))
+}
+
+// beside is another name in the same directory.
+func (p place) beside(name string) place {
+	return place{dir: p.dir, name: name, path: filepath.Join(filepath.Dir(p.path), name)}
+}
+
+// shown is a path as a message may print it.
+func shown(path string) string { return state.Line(path) }
+
+// An entryError is about one place of a tree.
+type entryError struct {
+	path string
+	err  error
+}
+
+func (e *entryError) Error() string { return shown(e.path) + ": " + e.err.Error() }
+func (e *entryError) Unwrap() error { return e.err }
+
+// wrong names the place of an error, which may be one from below it.
+func (p place) wrong(err error) error {
+	var named *entryError
+	switch {
+	case err == nil || errors.As(err, &named):
+		return err
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EBUSY):
+		return p.problem("is a mount point (hint: name what is mounted there by itself, or leave it out)")
+	}
+	return &entryError{p.path, err}
+}
+
+func (p place) problem(format string, a ...any) error {
+	return &entryError{p.path, fmt.Errorf(format, a...)}
+}
+
+// vanished is gone for all but what the caller named.
+func (p place) vanished(err error) error {
+	if p.top {
+		return err
+	}
+	return gone(err)
+}
+
+// gone takes away the error of an entry that a running daemon removed meanwhile.
+func gone(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// retry repeats a call that a signal interrupted, such as those of Go's scheduler.
+func retry[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if err != unix.EINTR {
+			return v, err
+		}
+	}
+}
+
+func retry0(call func() error) error {
+	_, err := retry(func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
+func (p place) stat() (st unix.Stat_t, err error) {
+	err = retry0(func() error {
+		return unix.Fstatat(p.fd(), p.name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+	})
+	return st, err
+}
+
+// open opens what is there: no symbolic link, and, but for the top, nothing that is
+// mounted there: that is EXDEV. It hangs on nothing.
+func (p place) open(flags int) (*os.File, error) {
+	return p.openMode(flags, 0)
+}
+
+func (p place) openMode(flags int, mode uint32) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC),
+		Mode:    uint64(mode),
+		Resolve: unix.RESOLVE_NO_SYMLINKS,
+	}
+	if flags&unix.O_PATH != 0 {
+		how.Flags &^= unix.O_NONBLOCK | unix.O_NOCTTY // openat2 refuses them there
+	}
+	if !p.top {
+		how.Resolve |= unix.RESOLVE_NO_XDEV
+	}
+	fd, err := retry(func() (int, error) { return unix.Openat2(p.fd(), p.name, &how) })
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), p.path), nil
+}
+
+// openFolder opens the directory that is there.
+func (p place) openFolder() (*folder, error) {
+	f, err := p.open(unix.O_RDONLY | unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return &folder{File: f}, nil
+}
+
+// create makes a new file that nobody else can open yet.
+func (p place) create() (*os.File, error) {
+	p.dir.touched = true
+	return p.openMode(unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+}
+
+// regular opens a file to read it, unless something else is there by now. A device
+// is not even opened.
+func (p place) regular() (*os.File, unix.Stat_t, error) {
+	st, err := p.stat()
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errReplaced
+	}
+	if err != nil {
+		return nil, st, p.wrong(err)
+	}
+	f, err := p.open(unix.O_RDONLY)
+	if err != nil {
+		return nil, st, p.wrong(err)
+	}
+	if st, err = fstat(f); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errReplaced
+	}
+	if err != nil {
+		f.Close()
+		return nil, st, p.wrong(err)
+	}
+	return f, st, nil
+}
+
+var errReplaced = errors.New("was replaced by something else meanwhile")
+
+func fstat(f *os.File) (st unix.Stat_t, err error) {
+	err = retry0(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return st, err
+}
+
+func (p place) mkdir() error {
+	p.dir.touched = true
+	return retry0(func() error { return unix.Mkdirat(p.fd(), p.name, 0o700) })
+}
+
+func (p place) symlink(leads string) error {
+	p.dir.touched = true
+	return retry0(func() error { return unix.Symlinkat(leads, p.fd(), p.name) })
+}
+
+func (p place) rename(to place) error {
+	to.dir.touched = true
+	return retry0(func() error { return unix.Renameat(p.fd(), p.name, to.fd(), to.name) })
+}
+
+func (p place) unlink(flags int) error {
+	p.dir.touched = true
+	return retry0(func() error { return unix.Unlinkat(p.fd(), p.name, flags) })
+}
+
+func (p place) readlink() (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := retry(func() (int, error) { return unix.Readlinkat(p.fd(), p.name, buf) })
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// procPath is a path for the calls that take neither a directory nor O_PATH.
+func (p place) procPath() string {
+	return "/proc/self/fd/" + strconv.Itoa(p.fd()) + "/" + p.name
+}
+
+// names lists a directory.
+func names(d *folder) ([]string, error) {
+	if _, err := d.Seek(0, 0); err != nil {
+		return nil, err
+	}
+	all, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, cause(err)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// each visits what is in the directory d, which is at p, nested depth levels deep.
+func (p place) each(d *folder, depth int, visit func(place) error) error {
+	if depth >= maxDepth {
+		return p.problem("is nested more than %d directories deep", maxDepth)
+	}
+	all, err := names(d)
+	if err != nil {
+		return p.wrong(err)
+	}
+	for _, name := range all {
+		if err := visit(p.below(d, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cause strips the path that os errors carry, since ours name it already.
+func cause(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

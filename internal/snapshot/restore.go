@@ -1,0 +1,290 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A restorer makes one tree what its backup is.
+type restorer struct {
+	root    bool // see [ownTree]
+	changed bool // anything but times
+	sync    syncer
+}
+
+func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
+
+// Restore makes the file or directory at path what it was when backup was saved,
+// durably: what differs is written again, and what the backup lacks is removed,
+// sockets and FIFOs among it. A file is replaced by one that is complete. Directories
+// stay the same ones, since the parent of path may not be writable. Restore may be
+// killed at any time and called again. It reports whether it changed anything but
+// times. The backup stays as it is.
+func Restore(backup, path string) (changed bool, err error) {
+	r := newRestorer()
+	if err := r.restore(backup, path); err != nil {
+		return r.changed, fmt.Errorf("cannot restore %s: %w", shown(path), err)
+	}
+	return r.changed, nil
+}
+
+func (r *restorer) restore(backup, path string) error {
+	from, err := top(backup)
+	if err != nil {
+		return err
+	}
+	defer from.dir.Close()
+	st, err := from.stat()
+	if err == nil {
+		_, err = from.kept(&st)
+	}
+	if err != nil {
+		return from.wrong(err)
+	}
+	to, err := data(path)
+	if err != nil {
+		return err
+	}
+	defer to.dir.Close()
+	if err := r.remove(to.temporary(), 0); err != nil {
+		return err
+	}
+	if err := r.entry(from, to, 0); err != nil {
+		return err
+	}
+	return r.durable(to)
+}
+
+func (r *restorer) durable(to place) error {
+	if err := r.sync.names(to.dir); err != nil {
+		return to.wrong(err)
+	}
+	f, err := to.open(unix.O_RDONLY)
+	if err != nil {
+		return to.wrong(err)
+	}
+	defer f.Close()
+	return to.wrong(r.sync.end(f))
+}
+
+// entry makes one entry that of the backup.
+func (r *restorer) entry(from, to place, depth int) error {
+	st, err := from.stat()
+	if err != nil {
+		return from.wrong(err)
+	}
+	if !strings.HasPrefix(from.name, leftover) {
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			return r.directory(from, to, depth)
+		case unix.S_IFLNK:
+			return r.link(from, to)
+		case unix.S_IFREG:
+			return r.file(from, to)
+		}
+	}
+	return from.problem("is no part of a backup")
+}
+
+func (r *restorer) directory(from, to place, depth int) error {
+	in, err := from.openFolder()
+	if err != nil {
+		return from.wrong(err)
+	}
+	defer in.Close()
+	want, err := lookAt(in.File)
+	if err == nil && r.root {
+		err = ownTree(&want.st)
+	}
+	if err != nil {
+		return from.wrong(err)
+	}
+	if err := r.make(to, depth); err != nil {
+		return to.wrong(err)
+	}
+	was, out, err := r.takeOver(to)
+	if err != nil {
+		return to.wrong(err)
+	}
+	defer out.Close()
+	if err := r.fill(from, to, in, out, depth); err != nil {
+		return err
+	}
+	if want.same(was) && want.st.Mtim == was.st.Mtim && !out.touched && r.working(was.st.Mode) == was.st.Mode {
+		return nil
+	}
+	r.changed = r.changed || !want.same(was)
+	if err := want.give(out.File, to); err != nil {
+		return to.wrong(err)
+	}
+	return to.wrong(r.sync.wrote(out.File))
+}
+
+// fill makes the content of the directory out that of the backup's in.
+func (r *restorer) fill(from, to place, in, out *folder, depth int) error {
+	wanted, err := names(in)
+	if err != nil {
+		return from.wrong(err)
+	}
+	// What must go goes first: it gives room on the disk.
+	err = to.each(out, depth, func(now place) error {
+		if _, kept := slices.BinarySearch(wanted, now.name); kept {
+			return nil
+		}
+		return r.remove(now, depth+1)
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range wanted {
+		if err := r.entry(from.below(in, name), to.below(out, name), depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// make makes a directory, unless there is one.
+func (r *restorer) make(p place, depth int) error {
+	st, err := p.stat()
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil
+	}
+	if err == nil {
+		err = r.remove(p, depth)
+	}
+	if err := gone(err); err != nil {
+		return err
+	}
+	r.changed = true
+	return p.mkdir()
+}
+
+func (r *restorer) file(from, to place) error {
+	in, _, err := from.regular()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	want, err := lookAt(in)
+	if err != nil {
+		return from.wrong(err)
+	}
+	was, same, err := sameFile(want, in, to)
+	if err != nil {
+		return to.wrong(err)
+	}
+	if same {
+		return to.wrong(want.sameTime(was, to))
+	}
+	return r.replace(to, func(temp place) error {
+		out, err := temp.create()
+		if err != nil {
+			return err
+		}
+		defer out.Close()
+		if err := copyContent(out, in, want.st.Size); err != nil {
+			return err
+		}
+		if err := want.give(out, temp); err != nil {
+			return err
+		}
+		return r.sync.wrote(out)
+	})
+}
+
+// sameFile reports whether the file at p is the backup in. What cannot be read is not.
+func sameFile(want look, in *os.File, p place) (was look, same bool, err error) {
+	st, err := p.stat()
+	if err != nil || st.Mode != want.st.Mode || st.Size != want.st.Size {
+		return was, false, gone(err)
+	}
+	now, err := p.open(unix.O_RDONLY)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) {
+		return was, false, nil
+	}
+	if err != nil {
+		return was, false, err
+	}
+	defer now.Close()
+	if was, err = lookAt(now); err != nil || !want.same(was) || was.st.Size != want.st.Size {
+		return was, false, err
+	}
+	same, err = sameContent(in, now, want.st.Size)
+	return was, same, err
+}
+
+func (r *restorer) link(from, to place) error {
+	want, err := from.lookAtLink()
+	if err != nil {
+		return from.wrong(err)
+	}
+	leads, err := from.readlink()
+	if err != nil {
+		return from.wrong(err)
+	}
+	st, err := to.stat()
+	if err == nil && st.Mode == want.st.Mode {
+		was, err := to.lookAtLink()
+		if err != nil {
+			return to.wrong(err)
+		}
+		now, err := to.readlink()
+		if err != nil {
+			return to.wrong(err)
+		}
+		if now == leads && want.same(was) {
+			return to.wrong(want.sameTime(was, to))
+		}
+	} else if gone(err) != nil {
+		return to.wrong(err)
+	}
+	return r.replace(to, func(temp place) error {
+		if err := temp.symlink(leads); err != nil {
+			return err
+		}
+		return want.giveLink(temp)
+	})
+}
+
+// sameTime gives an entry that is the same otherwise its time.
+func (l look) sameTime(was look, p place) error {
+	if was.st.Mtim == l.st.Mtim {
+		return nil
+	}
+	return l.giveTime(p)
+}
+
+// replace exchanges what is at p for what write makes at another place.
+func (r *restorer) replace(p place, write func(temp place) error) error {
+	temp := p.temporary()
+	r.changed = true
+	err := write(temp)
+	if err == nil {
+		err = r.vacate(p)
+	}
+	if err == nil {
+		err = temp.rename(p)
+	}
+	if err != nil {
+		if left := gone(temp.unlink(0)); left != nil {
+			err = fmt.Errorf("%w; and cannot remove %s: %w", err, shown(temp.path), left)
+		}
+		return p.wrong(err)
+	}
+	return nil
+}
+
+// vacate removes a directory, which no file can replace.
+func (r *restorer) vacate(p place) error {
+	st, err := p.stat()
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return gone(err)
+	}
+	return r.remove(p, 0)
+}

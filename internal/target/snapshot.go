@@ -1,0 +1,178 @@
+package target
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+func (v *validation) snapshotMax() int64 {
+	n := valueOr(v.keys.Rollback.SnapshotMaxBytes, defaultSnapshotMax)
+	if n < 1 || n > largestSnapshotMax {
+		v.bad("rollback.snapshot_max_bytes")
+	}
+	return n
+}
+
+// snapshot checks what can be known of the paths without looking at the machine;
+// checkSnapshots knows the rest.
+func (v *validation) snapshot(t *Target) {
+	const key = "rollback.snapshot"
+	for n, path := range t.Snapshot {
+		v.destination(key, path)
+		if dir := aroundForbidden(path); dir != "" {
+			v.problem(key, "must not contain "+dir, "")
+		}
+		if slices.Contains(t.Snapshot[:n], path) {
+			v.problem(key, "names a file twice", "")
+		}
+		if slices.ContainsFunc(t.Install, func(i Install) bool { return i.To == path }) {
+			v.problem(key, "names an installed file, which a rollback restores anyway", "")
+		}
+		if problem := overlap(path, path, t, t.Snapshot[:n], func(p string) string { return p }); problem != "" {
+			v.problem(key, problem, "")
+		}
+	}
+}
+
+// aroundForbidden returns which of [forbiddenDirs] a directory would contain, or "".
+func aroundForbidden(path string) string {
+	for _, dir := range forbiddenDirs {
+		if path != dir && within(dir, path) {
+			return dir
+		}
+	}
+	return ""
+}
+
+// overlap returns what of t's, or which of the snapshots, a snapshot of path would
+// have a part in, or the other way round.
+func overlap(path, resolved string, t *Target, snapshots []string, locate func(string) string) string {
+	for _, i := range t.Install {
+		if to := locate(i.To); within(to, resolved) || within(resolved, to) {
+			return path + " overlaps the installed file " + i.To
+		}
+	}
+	if t.Listing != nil {
+		for _, lt := range t.Listing.Types {
+			// A file beside those that a release lists is fine.
+			if within(locate(filepath.Join(lt.Directory, "file")), resolved) {
+				return path + " overlaps " + lt.Directory + ", where a release may install files"
+			}
+		}
+	}
+	for _, other := range snapshots {
+		if o := locate(other); within(o, resolved) || within(resolved, o) {
+			return path + " overlaps " + other
+		}
+	}
+	return ""
+}
+
+// checkSnapshots is CheckDestinations for the paths of rollback.snapshot.
+func (t *Target) checkSnapshots(all []*Target) error {
+	for n, path := range t.Snapshot {
+		place, problem, hint := t.check.snapshotPlace(path)
+		if problem == "" {
+			problem = t.taken(place.Path, all)
+		}
+		if problem == "" {
+			problem = overlap(path, place.Path, t, t.Snapshot[:n], t.check.located)
+		}
+		for _, other := range all {
+			if problem != "" || other.Name == t.Name {
+				continue
+			}
+			if problem = overlap(path, place.Path, other, other.Snapshot, t.check.located); problem != "" {
+				problem += " of target " + other.Name
+			}
+		}
+		if problem != "" {
+			return t.refuse("rollback.snapshot", problem, hint)
+		}
+	}
+	return nil
+}
+
+// A SnapshotPlace says how a path of Snapshot is saved and restored.
+type SnapshotPlace struct {
+	// Path has no symlink in its parents where root is to work there.
+	Path string
+	// Theirs is "" where root saves and restores. Else the user does whose data it
+	// is, since others than root can write there and would lead root elsewhere: it
+	// names the place.
+	Theirs string
+}
+
+// SnapshotPlace looks at one path of Snapshot on this machine. What nobody can save is
+// a *ConfigError.
+//
+// A file in a directory of root's is root's to save, whoever owns the file: only root
+// can exchange it, and only root can make it again.
+func (t *Target) SnapshotPlace(path string) (SnapshotPlace, error) {
+	place, problem, hint := t.check.snapshotPlace(path)
+	if problem != "" {
+		return SnapshotPlace{}, t.refuse("rollback.snapshot", problem, hint)
+	}
+	return place, nil
+}
+
+func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint string) {
+	place.Path = path
+	dir, err := c.resolve(filepath.Dir(path))
+	switch {
+	case errors.Is(err, errOtherWriter):
+		place.Theirs = err.Error()
+	case errors.Is(err, fs.ErrNotExist):
+		return place, err.Error(), "create the directory first"
+	case err != nil:
+		return place, err.Error(), ""
+	default:
+		place.Path = filepath.Join(dir, filepath.Base(path))
+	}
+	if where := forbidden(place.Path); where != "" {
+		return place, path + " is in " + where, ""
+	}
+	if dir := aroundForbidden(place.Path); dir != "" {
+		return place, path + " contains " + dir, ""
+	}
+	info, err := os.Lstat(c.root + place.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return place, "", ""
+	case err != nil:
+		return place, path + ": " + cause(err).Error(), ""
+	case info.Mode()&fs.ModeSymlink != 0:
+		return place, path + " is a symlink", "name what it leads to"
+	case info.Mode().IsRegular():
+		return place, "", ""
+	case !info.IsDir():
+		return place, path + " is neither a file nor a directory", ""
+	case place.Theirs != "":
+		return place, "", ""
+	}
+	err = c.rootOnly(place.Path)
+	if errors.Is(err, errOtherWriter) {
+		place.Theirs, err = err.Error(), nil
+	}
+	if err != nil {
+		return place, err.Error(), ""
+	}
+	return place, "", ""
+}
+
+// snapshotDir is where root must be able to write for a path of Snapshot: in the
+// directory that it is, or in the one in which it is a file. It is "" where only its
+// own user writes.
+func (c checker) snapshotDir(path string) string {
+	place, _, _ := c.snapshotPlace(path)
+	if place.Theirs != "" {
+		return ""
+	}
+	if info, err := os.Lstat(c.root + place.Path); err == nil && info.IsDir() {
+		return path
+	}
+	return filepath.Dir(path)
+}
