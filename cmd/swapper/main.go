@@ -1,15 +1,18 @@
 // Command swapper changes installed programs; see package swap. systemd units
 // start it: machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
 // machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service.
-// The removal of the package calls it, too (leave).
+// The removal of the package calls it, too (leave). The verbs of package snapshot
+// are for a transient unit that runs as the user of a managed unit.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/snapshot"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -20,7 +23,8 @@ var version = "unknown" // set by the linker
 
 const usage = `usage: swapper directive|begin|swap|commit|rollback TARGET
        swapper recover|leave
-       swapper version`
+       swapper version
+       swapper ` + snapshot.Usage
 
 func main() {
 	// No handler for signals: to be killed by one is the honest exit status.
@@ -28,6 +32,9 @@ func main() {
 }
 
 func run(args []string) int {
+	if len(args) > 0 && snapshot.Verbs[args[0]] != nil {
+		return ofUser(snapshot.Verbs[args[0]], args[1:])
+	}
 	verb, name := "", ""
 	switch len(args) {
 	case 1:
@@ -79,6 +86,20 @@ func run(args []string) int {
 			return 1
 		}
 		return swap.ExitStatus(err)
+	}
+	return 0
+}
+
+// ofUser runs a verb that needs no root and no systemd.
+func ofUser(verb snapshot.Verb, args []string) int {
+	err := verb(os.Stdout, args)
+	if errors.Is(err, snapshot.ErrUsage) {
+		fmt.Fprintln(os.Stderr, usage)
+		return 2
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return 0
 }

@@ -9,7 +9,7 @@ import (
 
 // Usage is what [Command] takes.
 const Usage = `snapshot-save MAX SRC DST [SRC DST]…
-snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)`
+       swapper snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)`
 
 // ErrUsage is for arguments that Command does not take.
 var ErrUsage = errors.New("wrong arguments")

@@ -131,7 +131,7 @@ func attributes(t testing.TB, path string) string {
 	must(t, err)
 	var all []string
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if name == "" || name == selinux {
+		if !counts(name) || name == selinux { // XFS lists its own form of an ACL, too
 			continue
 		}
 		value := make([]byte, 1<<16)

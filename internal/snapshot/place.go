@@ -237,11 +237,8 @@ func names(d *folder) ([]string, error) {
 	return all, nil
 }
 
-// each visits what is in the directory d, which is at p, nested depth levels deep.
-func (p place) each(d *folder, depth int, visit func(place) error) error {
-	if depth >= maxDepth {
-		return p.problem("is nested more than %d directories deep", maxDepth)
-	}
+// each visits what is in the directory d, which is at p.
+func (p place) each(d *folder, visit func(place) error) error {
 	all, err := names(d)
 	if err != nil {
 		return p.wrong(err)

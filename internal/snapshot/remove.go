@@ -29,7 +29,7 @@ func Remove(path string) (changed bool, err error) {
 
 func (r *restorer) removeTop(p place) error {
 	for _, what := range []place{p.temporary(), p} {
-		if err := r.remove(what, 0); err != nil {
+		if err := r.remove(what); err != nil {
 			return err
 		}
 	}
@@ -43,7 +43,7 @@ func (r *restorer) removeTop(p place) error {
 }
 
 // remove removes what is at p, a directory with all that is in it.
-func (r *restorer) remove(p place, depth int) error {
+func (r *restorer) remove(p place) error {
 	p.top = false // a mount point is not emptied even if the caller named it
 	st, err := p.stat()
 	if err != nil {
@@ -52,7 +52,7 @@ func (r *restorer) remove(p place, depth int) error {
 	flags := 0
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		flags = unix.AT_REMOVEDIR
-		if err := r.empty(p, depth); err != nil {
+		if err := r.empty(p); err != nil {
 			return p.wrong(err)
 		}
 	}
@@ -63,13 +63,13 @@ func (r *restorer) remove(p place, depth int) error {
 	return nil
 }
 
-func (r *restorer) empty(p place, depth int) error {
+func (r *restorer) empty(p place) error {
 	_, d, err := r.takeOver(p)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return p.each(d, depth, func(below place) error { return r.remove(below, depth+1) })
+	return p.each(d, r.remove)
 }
 
 // takeOver opens a directory to work in it, and returns how it was. As root it first

@@ -51,10 +51,10 @@ func (r *restorer) restore(backup, path string) error {
 		return err
 	}
 	defer to.dir.Close()
-	if err := r.remove(to.temporary(), 0); err != nil {
+	if err := r.remove(to.temporary()); err != nil {
 		return err
 	}
-	if err := r.entry(from, to, 0); err != nil {
+	if err := r.entry(from, to); err != nil {
 		return err
 	}
 	return r.durable(to)
@@ -73,7 +73,7 @@ func (r *restorer) durable(to place) error {
 }
 
 // entry makes one entry that of the backup.
-func (r *restorer) entry(from, to place, depth int) error {
+func (r *restorer) entry(from, to place) error {
 	st, err := from.stat()
 	if err != nil {
 		return from.wrong(err)
@@ -81,7 +81,7 @@ func (r *restorer) entry(from, to place, depth int) error {
 	if !strings.HasPrefix(from.name, leftover) {
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:
-			return r.directory(from, to, depth)
+			return r.directory(from, to)
 		case unix.S_IFLNK:
 			return r.link(from, to)
 		case unix.S_IFREG:
@@ -91,7 +91,7 @@ func (r *restorer) entry(from, to place, depth int) error {
 	return from.problem("is no part of a backup")
 }
 
-func (r *restorer) directory(from, to place, depth int) error {
+func (r *restorer) directory(from, to place) error {
 	in, err := from.openFolder()
 	if err != nil {
 		return from.wrong(err)
@@ -104,7 +104,7 @@ func (r *restorer) directory(from, to place, depth int) error {
 	if err != nil {
 		return from.wrong(err)
 	}
-	if err := r.make(to, depth); err != nil {
+	if err := r.make(to); err != nil {
 		return to.wrong(err)
 	}
 	was, out, err := r.takeOver(to)
@@ -112,7 +112,7 @@ func (r *restorer) directory(from, to place, depth int) error {
 		return to.wrong(err)
 	}
 	defer out.Close()
-	if err := r.fill(from, to, in, out, depth); err != nil {
+	if err := r.fill(from, to, in, out); err != nil {
 		return err
 	}
 	if want.same(was) && want.st.Mtim == was.st.Mtim && !out.touched && r.working(was.st.Mode) == was.st.Mode {
@@ -126,23 +126,23 @@ func (r *restorer) directory(from, to place, depth int) error {
 }
 
 // fill makes the content of the directory out that of the backup's in.
-func (r *restorer) fill(from, to place, in, out *folder, depth int) error {
+func (r *restorer) fill(from, to place, in, out *folder) error {
 	wanted, err := names(in)
 	if err != nil {
 		return from.wrong(err)
 	}
 	// What must go goes first: it gives room on the disk.
-	err = to.each(out, depth, func(now place) error {
+	err = to.each(out, func(now place) error {
 		if _, kept := slices.BinarySearch(wanted, now.name); kept {
 			return nil
 		}
-		return r.remove(now, depth+1)
+		return r.remove(now)
 	})
 	if err != nil {
 		return err
 	}
 	for _, name := range wanted {
-		if err := r.entry(from.below(in, name), to.below(out, name), depth+1); err != nil {
+		if err := r.entry(from.below(in, name), to.below(out, name)); err != nil {
 			return err
 		}
 	}
@@ -150,13 +150,13 @@ func (r *restorer) fill(from, to place, in, out *folder, depth int) error {
 }
 
 // make makes a directory, unless there is one.
-func (r *restorer) make(p place, depth int) error {
+func (r *restorer) make(p place) error {
 	st, err := p.stat()
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
 	if err == nil {
-		err = r.remove(p, depth)
+		err = r.remove(p)
 	}
 	if err := gone(err); err != nil {
 		return err
@@ -286,5 +286,5 @@ func (r *restorer) vacate(p place) error {
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return gone(err)
 	}
-	return r.remove(p, 0)
+	return r.remove(p)
 }

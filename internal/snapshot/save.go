@@ -98,14 +98,14 @@ func (p place) empty() (made bool, err error) {
 func (p place) discard(made bool) error {
 	r := newRestorer()
 	if made {
-		return r.remove(p, 0)
+		return r.remove(p)
 	}
 	_, d, err := r.takeOver(p)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return p.each(d, 0, func(below place) error { return r.remove(below, 1) })
+	return p.each(d, r.remove)
 }
 
 func (s *saver) durable(to place) error {
@@ -152,6 +152,9 @@ func (s *saver) directory(from, to place, depth int) error {
 	if err == nil {
 		err = s.count(&l)
 	}
+	if err == nil {
+		err = from.deep(depth)
+	}
 	if err != nil {
 		return from.wrong(err)
 	}
@@ -165,7 +168,7 @@ func (s *saver) directory(from, to place, depth int) error {
 		return to.wrong(err)
 	}
 	defer out.Close()
-	err = from.each(in, depth, func(below place) error {
+	err = from.each(in, func(below place) error {
 		return s.entry(below, to.below(out, below.name), depth+1)
 	})
 	if err != nil {

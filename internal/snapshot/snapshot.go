@@ -34,7 +34,7 @@ const (
 	// MaxEntries bounds the number of files and directories of one tree.
 	MaxEntries = 1_000_000
 	// maxDepth bounds the nesting of directories, each level of which takes two
-	// open files.
+	// open files. What a new version nested deeper is removed all the same.
 	maxDepth = 200
 )
 
@@ -93,14 +93,25 @@ func (s *Summary) measure(p place, depth int) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
+	if err := p.deep(depth); err != nil {
+		return err
+	}
 	d, err := p.openFolder()
 	if err != nil {
 		return p.wrong(err)
 	}
 	defer d.Close()
-	return p.each(d, depth, func(below place) error {
+	return p.each(d, func(below place) error {
 		return gone(s.measure(below, depth+1))
 	})
+}
+
+// deep refuses a directory that is nested too deep.
+func (p place) deep(depth int) error {
+	if depth > maxDepth {
+		return p.problem("is nested more than %d directories deep", maxDepth)
+	}
+	return nil
 }
 
 // kept reports whether an entry belongs in a backup.
