@@ -53,6 +53,21 @@ type Change struct {
 	Created bool `json:"created,omitempty"`
 	// Pending says that the snapshot is not taken yet: nothing may be restored from it.
 	Pending bool `json:"pending,omitempty"`
+	// Saved is what a snapshot's backup holds, in package snapshot's words; "" where
+	// nothing was there to be saved.
+	Saved string `json:"saved,omitempty"`
+	// Theirs says that others than root can write there, and that the data are saved
+	// and restored by the journal's Owner.
+	Theirs bool `json:"theirs,omitempty"`
+}
+
+// Owner is the user of a unit, whose data are in a snapshot. All are as the unit has
+// them: names or numbers, "" for the user's own.
+type Owner struct {
+	User   string   `json:"user"`
+	UID    uint32   `json:"uid"`
+	Group  string   `json:"group,omitempty"`
+	Groups []string `json:"groups,omitempty"`
 }
 
 // Journal is the open trial of a target: all that commit, rollback and recover
@@ -97,6 +112,7 @@ type Journal struct {
 	// Restored says that a rollback has brought all files and data back, and failed
 	// after that: what differs from then on is somebody else's.
 	Restored bool     `json:"restored,omitempty"`
+	Owner    *Owner   `json:"owner,omitempty"` // of what is Theirs among the changes
 	Changes  []Change `json:"changes"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.

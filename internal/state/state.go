@@ -19,6 +19,7 @@
 //	    trust.json            the roots and metadata that root has verified
 //	    floor.json            the highest sequence of a signed release committed here
 //	    import/               a release that the operator brought, for the fetcher
+//	    snapshot/             data saved for the open trial; 0700
 //	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; taken once)
@@ -26,6 +27,7 @@
 //	  directive/T/          directives; an entry's name and content say nothing (root, or the check-in relay)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
+//	  snapshot/             empty; where a transient unit sees the data of its user
 //	  lock/                 flocks: one a target, and one for its operator (root)
 //	  leaving               while the package is being removed (root)
 //

@@ -4,48 +4,167 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/snapshot"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// planSnapshot adds the data that come back at a rollback.
+// planSnapshot adds the data that come back at a rollback, with the files that
+// SQLite has beside a database.
 func (sw *swapping) planSnapshot() error {
 	for _, path := range sw.target.Snapshot {
-		sw.add(state.Change{Kind: state.Snapshot, To: path, Pending: true})
+		place, err := sw.target.SnapshotPlace(path)
+		if err != nil {
+			return err
+		}
+		more, err := snapshot.Companions(place.Path)
+		if err != nil {
+			return err
+		}
+		for _, to := range append([]string{place.Path}, more...) {
+			sw.add(state.Change{Kind: state.Snapshot, To: to, Pending: true, Theirs: place.Theirs != ""})
+		}
 	}
 	return nil
 }
 
-// checkData refuses, before anything stops, a snapshot that cannot be taken.
-func (sw *swapping) checkData(context.Context) error { return nil }
-
-// saveData takes the snapshot.
-func (sw *swapping) saveData(ctx context.Context) error {
-	log.Status("saving the data")
-	for i := range sw.journal.Changes {
-		c := &sw.journal.Changes[i]
+// checkData refuses a snapshot that cannot be taken, before anything stops, and says
+// how long it may take.
+func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
+	j := sw.journal
+	var all int64
+	for _, c := range j.Changes {
 		if c.Kind != state.Snapshot {
 			continue
 		}
-		if err := sw.save(c, i); err != nil {
-			return fmt.Errorf("cannot take a snapshot of %s: %w%s", c.To, cause(err), hint(err))
+		if c.Theirs && j.Owner == nil {
+			owner, err := ownerOf(u)
+			if err != nil {
+				return 0, state.Fail(state.Misconfigured, "cannot take a snapshot of %s: %w", c.To, err)
+			}
+			j.Owner = owner
 		}
+		sum, err := snapshot.Measure(c.To)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, state.Fail(state.Misconfigured, "cannot take a snapshot: %w", err)
+		}
+		all += sum.Allocated
 	}
-	return syncDirs(sw.journal.Changes)
+	if most := sw.target.SnapshotMax; all > most {
+		return 0, state.Fail(state.Misconfigured, "cannot take a snapshot: the data have %d bytes, more than %d (hint: rollback.snapshot_max_bytes, or name less in rollback.snapshot)", all, most)
+	}
+	room, err := state.Free(sw.Tree.Dir(state.Swap, sw.name))
+	if err != nil {
+		return 0, err
+	}
+	if all > room {
+		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df tells what is full)", all, room, sw.Tree.Var)
+	}
+	return dataTime(all), nil
 }
 
-func (sw *swapping) save(c *state.Change, index int) error {
-	now, err := digest(c.To)
-	if err == nil && now != "" {
-		var dir string
-		if dir, err = sideDir(c.To); err == nil {
-			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, index, "old")
-			c.Old, err = copyWhole(c.Backup, c.To)
+// dataTime is how long so many bytes may take to be copied, on a slow disk that
+// writes ten million of them a second.
+func dataTime(bytes int64) time.Duration { return time.Duration(bytes/10_000_000) * time.Second }
+
+// ownerOf is the user whose data a unit works on.
+func ownerOf(u systemd.Unit) (*state.Owner, error) {
+	switch {
+	case u.DynamicUser:
+		return nil, fmt.Errorf("others than root can write there, and %s has a user for its run only (DynamicUser=)", u.Name)
+	case u.User == "" || u.User == "root" || u.UID == 0:
+		return nil, fmt.Errorf("others than root can write there, and %s runs as root (hint: name what root alone can write, or set User= in the unit)", u.Name)
+	case u.UID == systemd.NoUID:
+		return nil, fmt.Errorf("systemd does not know the user %s of %s (hint: it knows once the unit has run)", u.User, u.Name)
+	}
+	return &state.Owner{User: u.User, UID: u.UID, Group: u.Group, Groups: u.Groups}, nil
+}
+
+// saveData takes the snapshot.
+func (sw *swapping) saveData(ctx context.Context) error {
+	j := sw.journal
+	pending := func(theirs bool) (at []int) {
+		for i, c := range j.Changes {
+			if c.Kind == state.Snapshot && c.Theirs == theirs {
+				at = append(at, i)
+			}
+		}
+		return at
+	}
+	roots, theirs := pending(false), pending(true)
+	if len(roots)+len(theirs) == 0 {
+		return nil
+	}
+	log.Status("saving the data")
+	room := sw.target.SnapshotMax
+	if len(roots) > 0 {
+		dir, err := sw.Tree.MakeSnapshotDir(sw.name, j.Attempt)
+		if err != nil {
+			return err
+		}
+		for _, i := range roots {
+			c := &j.Changes[i]
+			sum, err := snapshot.Save(c.To, filepath.Join(dir, strconv.Itoa(i)), room)
+			if err == nil {
+				room -= sum.Allocated
+				c.Saved, c.Backup = sum.String(), filepath.Join(dir, strconv.Itoa(i))
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%w%s", err, hint(err))
+			}
+			c.Pending = false
 		}
 	}
-	c.Pending = err != nil
-	return err
+	if len(theirs) == 0 {
+		return nil
+	}
+	return sw.saveTheirs(ctx, theirs, room)
+}
+
+// saveTheirs has the unit's own user save what others than root can write: root
+// would follow what they put in its way. The backup is the user's, in a directory
+// of root's that only the unit that saves and restores it can enter.
+func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) error {
+	j := sw.journal
+	dir, err := sw.Tree.MakeSnapshotDir(sw.name, j.Attempt+"."+j.Owner.User)
+	if err == nil {
+		err = os.Chown(dir, int(j.Owner.UID), -1)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make a place for the snapshot: %w", cause(err))
+	}
+	argv := []string{"snapshot-save", strconv.FormatInt(room, 10)}
+	for _, i := range changes {
+		c := &j.Changes[i]
+		if _, err := os.Lstat(c.To); errors.Is(err, fs.ErrNotExist) {
+			continue // it has no backup
+		}
+		c.Backup = filepath.Join(dir, strconv.Itoa(i))
+		argv = append(argv, c.To, filepath.Join(state.SnapshotMount, strconv.Itoa(i)))
+	}
+	if len(argv) > 2 {
+		if err := sw.asOwner(ctx, j, dir, room, argv); err != nil {
+			return fmt.Errorf("cannot take a snapshot of the data of user %s: %w (hint: journalctl -u %s)", j.Owner.User, err, dataOf(sw.name))
+		}
+	}
+	for _, i := range changes {
+		c := &j.Changes[i]
+		if c.Backup != "" {
+			sum, err := snapshot.Measure(c.Backup)
+			if err != nil {
+				return err
+			}
+			c.Saved = sum.String()
+		}
+		c.Pending = false
+	}
+	return nil
 }
 
 // dataReturns reports whether a rollback brings data back. While the old program
@@ -63,14 +182,72 @@ func dataReturns(j *state.Journal) bool {
 }
 
 // restoreData brings the data back. The unit must not run.
-func (s *Swapper) restoreData(j *state.Journal) error {
+func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	log.Status("restoring the data")
 	var failed error
+	var theirs []string
+	dir := ""
 	for _, c := range j.Changes {
-		if c.Kind == state.Snapshot && !c.Pending {
-			_, err := putBack(c, nil)
-			failed = errors.Join(failed, unrestored(c, err))
+		if c.Kind != state.Snapshot || c.Pending {
+			continue
+		}
+		err := whole(c)
+		switch {
+		case err != nil:
+		case c.Theirs && c.Backup == "":
+			theirs = append(theirs, "-", c.To)
+		case c.Theirs:
+			dir = filepath.Dir(c.Backup)
+			theirs = append(theirs, filepath.Join(state.SnapshotMount, filepath.Base(c.Backup)), c.To)
+		case c.Saved != "":
+			_, err = snapshot.Restore(c.Backup, c.To)
+		case c.Backup != "": // of version 0.1.0
+			_, err = putBack(c, nil)
+		default:
+			_, err = snapshot.Remove(c.To)
+		}
+		failed = errors.Join(failed, unrestored(c, err))
+	}
+	if len(theirs) > 0 {
+		if err := s.asOwner(ctx, j, dir, snapshotMost, append([]string{"snapshot-restore"}, theirs...)); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("cannot restore the data of user %s: %w (hint: journalctl -u %s)", j.Owner.User, err, dataOf(j.Target)))
 		}
 	}
 	return errors.Join(failed, syncDirs(j.Changes))
 }
+
+// snapshotMost bounds the time of a restore, whose bytes are not counted before.
+const snapshotMost = 1 << 40
+
+// whole refuses a backup that is not what was saved.
+func whole(c state.Change) error {
+	if c.Saved == "" {
+		return nil
+	}
+	sum, err := snapshot.Measure(c.Backup)
+	if err == nil && sum.String() != c.Saved {
+		err = fmt.Errorf("its backup %s is damaged: it has %s, and had %s", c.Backup, sum, c.Saved)
+	}
+	return err
+}
+
+// asOwner runs a verb of package snapshot as the unit's user, in a unit of its own
+// that sees the directory of the backups.
+func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, bytes int64, verb []string) error {
+	h := systemd.Hook{
+		Unit:        dataOf(j.Target),
+		Description: "The data of " + j.Target + ", before an update of it or after",
+		Argv:        append([]string{program}, verb...),
+		Limit:       hookTime + dataTime(bytes),
+		User:        j.Owner.User, Group: j.Owner.Group, Groups: j.Owner.Groups,
+	}
+	if dir != "" {
+		h.Bind = [][2]string{{dir, state.SnapshotMount}}
+	}
+	return s.Systemd.RunHook(ctx, h)
+}
+
+// program is this program, as it is installed.
+const program = "/usr/lib/machinemon-update/swapper"
+
+func dataOf(name string) string { return unitOf("data", name) }

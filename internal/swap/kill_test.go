@@ -234,10 +234,9 @@ func TestOrder(t *testing.T) {
 				{"link", "bin/agent", "bin/.machinemon-update/agent@a1.0.old"},
 				{call: "sync", path: "bin"}, {call: "sync", path: "bin/.machinemon-update"}, write, newMain},
 			"a snapshot before the journal": {
-				{call: "write", path: "etc/.machinemon-update/agent@a1.3.old"},
-				{call: "chmod", path: "etc/.machinemon-update/agent@a1.3.old"},
-				{call: "sync", path: "etc/.machinemon-update/agent@a1.3.old"},
-				{call: "sync", path: "etc/.machinemon-update"}, write, newMain},
+				{call: "chmod", path: "var/swap/agent/snapshot/a1/3"},
+				{call: "sync", path: "var/swap/agent/snapshot/a1/3"},
+				{call: "sync", path: "var/swap/agent/snapshot/a1"}, write, newMain},
 			"journal, deadline, renames, journal, restart": {
 				write, syncState, arm, newMain, newUnit, {call: "sync", path: "bin"}, write, syncState, restart},
 			"hidden before it is read": {
@@ -251,15 +250,15 @@ func TestOrder(t *testing.T) {
 				{call: "sync", path: "bin"}, restart, record, syncState, closing, syncState,
 				{call: "unlink", path: "bin/.machinemon-update/agent@a1.0.old"}},
 			"a snapshot's bytes before its rename": {
-				{call: "write", path: "etc/.machinemon-update/agent@a1.3.back"},
-				{call: "sync", path: "etc/.machinemon-update/agent@a1.3.back"},
-				{"rename", "etc/.machinemon-update/agent@a1.3.back", "etc/config"},
+				{call: "chmod", path: "etc/.machinemon-update.restore-*"},
+				{call: "sync", path: "etc/.machinemon-update.restore-*"},
+				{"rename", "etc/.machinemon-update.restore-*", "etc/config"},
 				{call: "sync", path: "etc"}, closing},
 		}},
 		{"commit", goodTrial, map[string][]durable{
 			"verdict, record, closing, clearing": {
 				write, syncState, record, syncState, closing, syncState,
-				{call: "unlink", path: "etc/.machinemon-update/agent@a1.3.old"}},
+				{call: "unlink", path: "var/swap/agent/snapshot/a1/3"}},
 		}},
 	} {
 		t.Run(c.verb, func(t *testing.T) {
@@ -279,7 +278,8 @@ func TestOrder(t *testing.T) {
 				rest := steps
 				for _, want := range chain {
 					i := slices.IndexFunc(rest, func(d durable) bool {
-						return d.call == want.call && d.to == want.to && (want.path == "*" || d.path == want.path)
+						begins, any := strings.CutSuffix(want.path, "*")
+						return d.call == want.call && d.to == want.to && (d.path == want.path || any && strings.HasPrefix(d.path, begins))
 					})
 					if i < 0 {
 						t.Errorf("%s: %q is missing, or too early, in\n%s", name, want, join(steps))

@@ -68,7 +68,7 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		return err
 	}
 	// An attempt that was about to begin may have started the path units again.
-	if err := s.stopAll(ctx, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*",
+	if err := s.stopAll(ctx, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*", "machinemon-data@*",
 		"machinemon-fetch@*.timer", "machinemon-directive@*", "machinemon-verify@*.path", "machinemon-swap@*.path"); err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 		return nil
 	}
 	// A swap that was stopped leaves what it staged.
-	if err := sweep(name, s.places(name, &st), st.Previous); err != nil {
+	if err := errors.Join(sweep(name, s.places(name, &st), st.Previous), s.Tree.DropSnapshots(name)); err != nil {
 		s.logf("%s: %v", name, err) // no trial is open, which is what matters
 	}
 	return nil

@@ -68,7 +68,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	_, err = s.restore(j)
 	// Data that came back once were written since by what has run.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
-		err = errors.Join(err, s.restoreData(j))
+		err = errors.Join(err, s.restoreData(ctx, j))
 	}
 	if err != nil {
 		return s.failedRollback(ctx, j, err)

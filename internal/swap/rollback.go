@@ -40,9 +40,10 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
-	if j.Hooked { // nothing may write any more what is about to be restored
-		err := s.Systemd.Stop(ctx, hookOf(name))
-		if err = errors.Join(err, s.Systemd.ResetFailed(ctx, hookOf(name))); err != nil {
+	// Nothing may write any more what is about to be restored.
+	for _, unit := range helpersOf(j) {
+		err := s.Systemd.Stop(ctx, unit)
+		if err = errors.Join(err, s.Systemd.ResetFailed(ctx, unit)); err != nil {
 			s.logf("%s: %v", describe(j), err)
 		}
 	}
@@ -63,6 +64,17 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
 	}
 	return s.closeRollback(ctx, j, after)
+}
+
+// helpersOf are the transient units that a killed swapper may have left at work.
+func helpersOf(j *state.Journal) (units []string) {
+	if j.Hooked {
+		units = append(units, hookOf(j.Target))
+	}
+	if j.Owner != nil {
+		units = append(units, dataOf(j.Target))
+	}
+	return units
 }
 
 // bringBack restores the old files, and reports whether it changed any. Where data
@@ -89,7 +101,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 	}
 	did, err := s.restore(j)
 	if !errors.Is(err, errTheirs) { // else another program will run than the old one
-		err = errors.Join(err, s.restoreData(j))
+		err = errors.Join(err, s.restoreData(ctx, j))
 	}
 	return changed || did, err
 }
@@ -179,7 +191,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	return sweep(j.Target, dirsOf(j), st.Previous)
+	return s.swept(j, st.Previous)
 }
 
 // judge decides whether the release is to blame. It is not when the gate could

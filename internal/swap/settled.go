@@ -105,7 +105,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	return sweep(j.Target, dirsOf(j), st.Previous)
+	return s.swept(j, st.Previous)
 }
 
 // allAre reports whether all files are installed as they are listed.

@@ -100,7 +100,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err // it may have been stopped since the attempt began
 	}
 	dirs := everywhere(sw.target, &sw.status)
-	if err := sweep(sw.name, dirs, sw.status.Previous); err != nil {
+	if err := errors.Join(sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name)); err != nil {
 		return err
 	}
 	sw.journal = &state.Journal{
@@ -121,7 +121,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = sw.try(ctx)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
-		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous))
+		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
 	}
 	return err
 }
@@ -193,7 +193,8 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err := sw.backUp(); err != nil {
 		return err
 	}
-	if err := sw.checkData(ctx); err != nil {
+	saving, err := sw.checkData(unit)
+	if err != nil {
 		return err
 	}
 	if !j.Stopped {
@@ -207,7 +208,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	}
 	// From here on the journal is open: an error starts the rollback unit, which
 	// knows nothing but what is in there.
-	if err := sw.begun(ctx, unit.StopLimit); err != nil {
+	if err := sw.begun(ctx, unit.StopLimit+saving); err != nil {
 		j.Failure = err.Error()
 		return errors.Join(err, sw.Tree.SetJournal(j))
 	}
@@ -215,7 +216,7 @@ func (sw *swapping) try(ctx context.Context) error {
 }
 
 // begun goes from the open journal to the restart. stop is how long the old program
-// may take to stop.
+// may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
 	deadline := stop + j.Timeout + j.Settle + slack

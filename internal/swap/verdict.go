@@ -125,7 +125,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
-	return sweep(j.Target, dirsOf(j), st.Previous)
+	return s.swept(j, st.Previous)
 }
 
 // plain drops the backups' places, which are no part of a release.
@@ -153,6 +153,12 @@ func recorded(st *state.Status, attempt string) bool {
 		}
 	}
 	return false
+}
+
+// swept removes what a closed trial has left, but for the backups of the previous
+// release.
+func (s *Swapper) swept(j *state.Journal, previous *state.Release) error {
+	return errors.Join(sweep(j.Target, dirsOf(j), previous), s.Tree.DropSnapshots(j.Target))
 }
 
 func dirsOf(j *state.Journal) []string {

@@ -18,6 +18,11 @@ type Hook struct {
 	Argv        []string
 	Env         []string // all of its environment but for what systemd adds itself
 	Limit       time.Duration
+	// User runs it, "" is root. Another one has none of root's capabilities and no
+	// network, with the groups as in [Unit].
+	User, Group string
+	Groups      []string
+	Bind        [][2]string // directories that it sees in the places of others: which, where
 }
 
 // RunHook runs it to its end. The error is how it failed, if it ran.
@@ -27,7 +32,7 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	if err := c.clear(ctx, h.Unit); err != nil { // a killed swapper may have left it
 		return err
 	}
-	err := c.transient(ctx, h.Unit, []dbus.Property{
+	props := []dbus.Property{
 		dbus.PropDescription(h.Description),
 		dbus.PropType("oneshot"),
 		dbus.PropExecStart(h.Argv, false),
@@ -38,7 +43,11 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 		property("Environment", h.Env),
 		// The manager's own, which differ from machine to machine.
 		property("UnsetEnvironment", []string{"LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"}),
-	})
+	}
+	if h.User != "" {
+		props = append(props, h.unprivileged()...)
+	}
+	err := c.transient(ctx, h.Unit, props)
 	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {
 		return err
 	}
@@ -50,6 +59,44 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 		return err
 	}
 	return u.failure(h.Limit)
+}
+
+// unprivileged is what a hook of another user than root has beyond that of root's.
+// It also runs at boot, before basic.target, hence no default dependencies.
+func (h Hook) unprivileged() []dbus.Property {
+	props := []dbus.Property{
+		property("DefaultDependencies", false),
+		property("User", h.User),
+		property("CapabilityBoundingSet", uint64(0)),
+		property("NoNewPrivileges", true),
+		property("PrivateNetwork", true),
+		property("UMask", uint32(0o077)),
+	}
+	if h.Group != "" {
+		props = append(props, property("Group", h.Group))
+	}
+	if len(h.Groups) > 0 {
+		props = append(props, property("SupplementaryGroups", h.Groups))
+	}
+	if len(h.Bind) > 0 {
+		props = append(props, property("BindPaths", binds(h.Bind)))
+	}
+	return props
+}
+
+// bind is an element of BindPaths= and BindReadOnlyPaths= (org.freedesktop.systemd1(5)).
+type bind struct {
+	From, To string
+	Missing  bool // ignore a missing source
+	Flags    uint64
+}
+
+func binds(pairs [][2]string) []bind {
+	var all []bind
+	for _, p := range pairs {
+		all = append(all, bind{From: p[0], To: p[1]})
+	}
+	return all
 }
 
 // failure is how a unit's main process failed; nil when it did not.

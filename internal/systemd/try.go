@@ -46,15 +46,6 @@ func (c *Conn) Try(ctx context.Context, t Trial) (TrialResult, error) {
 	if err := c.clear(ctx, t.Unit); err != nil { // a killed swapper may have left it
 		return TrialResult{}, err
 	}
-	type bind struct {
-		From, To string
-		Missing  bool // ignore a missing source
-		Flags    uint64
-	}
-	var binds []bind
-	for _, o := range t.Over {
-		binds = append(binds, bind{o[0], o[1], false, 0})
-	}
 	props := []dbus.Property{
 		dbus.PropDescription("Pre-flight of a new release"),
 		dbus.PropType("oneshot"),
@@ -82,8 +73,8 @@ func (c *Conn) Try(ctx context.Context, t Trial) (TrialResult, error) {
 		property("OOMScoreAdjust", int32(1000)),     // before any program that does a service
 		property("TasksMax", uint64(256)),
 	}
-	if len(binds) > 0 {
-		props = append(props, property("BindReadOnlyPaths", binds))
+	if len(t.Over) > 0 {
+		props = append(props, property("BindReadOnlyPaths", binds(t.Over)))
 	}
 	err := c.transient(ctx, t.Unit, props)
 	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {

@@ -30,9 +30,13 @@ type Unit struct {
 	Triggers  []string // sockets, timers and path units that start it
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC, zero
 	// when it never did: the start of the program that runs, or is being started.
-	Began time.Duration
-	User  string // User=; "" is root
-	UID   uint32 // which one that is; [NoUID] while systemd does not know
+	Began  time.Duration
+	User   string   // User=; "" is root
+	UID    uint32   // which one that is; [NoUID] while systemd does not know
+	Group  string   // Group=; "" is the user's own
+	Groups []string // SupplementaryGroups=
+	// DynamicUser says that the user exists while the unit runs only.
+	DynamicUser bool
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
@@ -109,6 +113,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Began = time.Duration(usec) * time.Microsecond
 	}
 	u.User, _ = p["User"].(string)
+	u.Group, _ = p["Group"].(string)
+	u.Groups, _ = p["SupplementaryGroups"].([]string)
+	u.DynamicUser, _ = p["DynamicUser"].(bool)
 	u.UID = NoUID
 	if uid, ok := p["UID"].(uint32); ok {
 		u.UID = uid

@@ -29,7 +29,7 @@ var (
 
 	// Our own units: an update of the updater by itself would be killed
 	// halfway. The MachineMon agent's and server's are none of them.
-	ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
+	ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
 
 	product     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 	octalMode   = regexp.MustCompile(`^0?[0-7]{3}$`)

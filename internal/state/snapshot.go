@@ -1,0 +1,42 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// SnapshotMount is where the unit that saves or restores a user's data sees the
+// directory of the backups, which its user could not enter otherwise.
+const SnapshotMount = "/run/machinemon-update/snapshot"
+
+func (t Tree) snapshots(target string) string { return filepath.Join(t.Dir(Swap, target), "snapshot") }
+
+// MakeSnapshotDir makes an empty directory for backups of an attempt's data.
+func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
+	dir := filepath.Join(t.snapshots(target), name)
+	err := os.Mkdir(t.snapshots(target), 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err == nil {
+		err = SyncDir(t.snapshots(target))
+	}
+	if err == nil {
+		err = SyncDir(t.Dir(Swap, target))
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot make %s: %w", dir, cause(err))
+	}
+	return dir, nil
+}
+
+// DropSnapshots removes all backups of data.
+func (t Tree) DropSnapshots(target string) error {
+	if err := os.RemoveAll(t.snapshots(target)); err != nil {
+		return fmt.Errorf("cannot remove the snapshots of %s: %w", target, err)
+	}
+	return nil
+}
