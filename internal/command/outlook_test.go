@@ -75,10 +75,10 @@ func TestOutlook(t *testing.T) {
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},
-		{name: "lower than what is installed", more: on, unit: running, fetch: offer, swap: installs("1.2.0", 1),
+		{name: "lower than what is installed", more: on, unit: running, fetch: offer, swap: installs("1.2.0", 2),
 			want: "1.1.0 is lower than the installed 1.2.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"},
 		{name: "lower, with a higher sequence", more: on, unit: running, next: next, fetch: func(s *state.Status) { offer(s); s.Offer.Sequence = 3 }, swap: installs("1.2.0", 2), want: nextCheck},
-		{name: "lower, and allowed", more: on + "source.downgrade = true\n", unit: running, next: next, fetch: offer, swap: installs("1.2.0", 1), want: nextCheck},
+		{name: "lower, and allowed", more: on + "source.downgrade = true\n", unit: running, next: next, fetch: offer, swap: installs("1.2.0", 2), want: nextCheck},
 		{name: "out of range, and not enabled", more: "source.versions = '>=2'\n", unit: running, fetch: offer,
 			want: "1.1.0 is not in source.versions \">=2\" (hint: source.versions of target agent says which releases are taken)"},
 		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
