@@ -144,6 +144,7 @@ func TestNoUnattendedDowngrade(t *testing.T) {
 // The publisher withdraws a release by a higher sequence; a lower version alone
 // withdraws nothing.
 func TestWithdrawnBySequence(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, "auto_update_enabled = true\n"+testdTarget)
 	c.must("systemctl", "stop", "machinemon-fetch@testd.timer")
@@ -184,6 +185,7 @@ func TestWithdrawnBySequence(t *testing.T) {
 // source.versions binds every source, and people, too; of GitHub's list the highest
 // release that fits is found.
 func TestVersions(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")
 	hub.Publish(c.onGitHub("3.5.0", "checksums.txt"))
