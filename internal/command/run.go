@@ -144,7 +144,7 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.Available:
 		s += fmt.Sprintf(" (installed: %s)", or(at.From, "unknown"))
 	case state.RolledBack, state.Interrupted:
-		s += fmt.Sprintf(" (%s runs again)", or(at.From, "what ran before"))
+		s += " (" + at.Aftermath() + ")"
 	case state.RollbackFailed:
 		s += " (hint: manual intervention is needed; see journalctl -u machinemon-rollback@" + name + ".service)"
 	}

@@ -154,6 +154,11 @@ func (s targetStatus) row() row {
 	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
 		r.note(reason)
 	}
+	if s.Last != nil {
+		for _, n := range below(*s.Last) {
+			r.note(n)
+		}
+	}
 	if s.Held == nil {
 		r.note(s.WhyNot)
 	}
@@ -201,6 +206,9 @@ func (a *app) history(args []string) error {
 			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
 				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
+			for _, n := range below(at) {
+				r.note(n)
+			}
 			rows = append(rows, r)
 		}
 		text = table(rows)

@@ -32,7 +32,7 @@ func (a *app) statusCheck(args []string) error {
 		}
 	}
 	if last != nil {
-		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(last.Reason)
+		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(told(*last))
 	}
 	a.exit = 0
 	if s.Error != "" {

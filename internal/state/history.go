@@ -36,6 +36,10 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			if !slices.Contains(ends[r], a.Result) {
 				a.Result = HandedOn // it cannot end there so
 			}
+			if r != Swap { // who has undone no trial
+				a.Healthy, a.Unhealthy = false, ""
+			}
+			a.Unhealthy = Line(a.Unhealthy)
 			a.Reason, a.NoDelta = Line(a.Reason), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
 			merged[a.ID] = a
 			ids = append(ids, a.ID)

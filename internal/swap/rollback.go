@@ -116,7 +116,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	if err != nil {
 		return nil, err
 	}
-	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
+	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
 }
 
 // failedRollback says so and keeps the journal and every file. The next run,
@@ -182,8 +182,10 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 		}
 		st.Reject(r, true) // tried again, but not for ever
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
-	st.Record(s.ended(j, "rollback", result, reason))
+	a := s.ended(j, "rollback", result, reason)
+	a.Healthy, a.Unhealthy = fares(after)
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	st.Record(a)
 }
 
 // illness says what is wrong with the old program, of what was right before.
