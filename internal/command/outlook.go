@@ -88,7 +88,7 @@ func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status,
 		return "it is held since " + st.Held.Since.Local().Format(minutes)
 	}
 	if r := st.Rejects(o.Digest, o.Archive, o.Sequence); r != nil {
-		return r.Refusal()
+		return r.Refusal(t.Name)
 	}
 	notYet := ""
 	if o.NotYet != "" {

@@ -122,6 +122,9 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		outcomes = append(outcomes, o)
 		if !a.json {
 			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
+			for _, line := range below(name, at, true) {
+				fmt.Fprintln(a.out, "  "+state.Printable(line))
+			}
 		}
 	}
 	if a.json {
@@ -138,11 +141,15 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	}
 	switch at.Result {
 	case state.Committed, state.Unproven:
-		s += fmt.Sprintf(" (was %s) in %.1f s", or(at.From, "unknown"), took.Seconds())
+		before := "the version before is unknown"
+		if at.From != "" {
+			before = "was " + at.From
+		}
+		s += fmt.Sprintf(" (%s) in %.1f s", before, took.Seconds())
 	case state.Current:
 		s += fmt.Sprintf(" (%s)", or(at.Version, at.From))
 	case state.Available:
-		s += fmt.Sprintf(" (installed: %s)", or(at.From, "unknown"))
+		s += fmt.Sprintf(" (installed: %s)", or(at.From, state.Unknown))
 	case state.RolledBack, state.Interrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.RollbackFailed:
@@ -185,7 +192,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		if j, err := a.tree.Journal(name); err != nil {
 			return at, err
 		} else if j != nil {
-			return not(j.Version + " is on trial")
+			return not(onTrial(or(j.Version, state.Unknown)))
 		}
 	}
 	if u, err := underWay(ctx, conn, name); err != nil {

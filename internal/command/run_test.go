@@ -23,7 +23,7 @@ func TestSummary(t *testing.T) {
 	}{
 		{state.Attempt{Result: state.Committed, Version: "1.1.0", From: "1.0.0"}, "agent: committed 1.1.0 (was 1.0.0) in 3.3 s"},
 		{state.Attempt{Result: state.Committed, Version: "1.1.0", From: "1.0.0", NoDelta: "cannot read it"}, "agent: committed 1.1.0 (was 1.0.0) in 3.3 s (not by delta: cannot read it)"},
-		{state.Attempt{Result: state.Committed, Version: "1.1.0"}, "agent: committed 1.1.0 (was unknown) in 3.3 s"},
+		{state.Attempt{Result: state.Committed, Version: "1.1.0"}, "agent: committed 1.1.0 (the version before is unknown) in 3.3 s"},
 		{state.Attempt{Result: state.Unproven, Version: "1.1.0", From: "1.0.0"}, "agent: committed unproven 1.1.0 (was 1.0.0) in 3.3 s"},
 		{state.Attempt{Result: state.Current, Version: "v1.1.0", From: "1.1.0"}, "agent: already current (v1.1.0)"},
 		{state.Attempt{Result: state.Adopted, Version: "1.1.0"}, "agent: adopted 1.1.0"},

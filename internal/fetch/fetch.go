@@ -153,7 +153,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.Current, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, errors.New(rejection.Refusal())
+		return r, state.NotAttempted, errors.New(rejection.Refusal(t.Name))
 	}
 	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.Operator {
 		return r, state.Available, errors.New(why)

@@ -83,6 +83,12 @@ type Journal struct {
 	PostHooked bool      `json:"post_hooked,omitempty"` // the post_commit hook may have run
 	Dependents []string  `json:"dependents,omitempty"`  // active before the swap, and stopped with the unit
 	Changes    []Change  `json:"changes"`
+	// Invocation is the start of the unit that the restart ends, and Restarted when it
+	// does, by CLOCK_MONOTONIC, which nobody sets: what the unit says later, in another
+	// start, is the new program's. Said are the last lines of that, at the verdict.
+	Invocation string        `json:"invocation,omitempty"`
+	Restarted  time.Duration `json:"restarted,omitempty"`
+	Said       []string      `json:"said,omitempty"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -20,6 +21,7 @@ type Result string
 // The results and, in [Result.Exit], the exit status that each means.
 const (
 	HandedOn       Result = "handed on" // not the end: the next role goes on
+	OnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
 	Current        Result = "already current"
 	Available      Result = "available"
 	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
@@ -73,6 +75,13 @@ type Attempt struct {
 	// with it. Where neither is there, nobody looked.
 	Healthy   bool   `json:"healthy,omitempty"`
 	Unhealthy string `json:"unhealthy,omitempty"`
+	// Said are the last lines that the new program wrote to systemd's journal before
+	// it was rolled back, Unit is whose they are, and Started when the swap began.
+	Said    []string  `json:"said,omitempty"`
+	Unit    string    `json:"unit,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	// Rejected is the version that the end of this attempt rejected.
+	Rejected string `json:"rejected,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -250,7 +259,7 @@ func (s *Status) Record(a Attempt) {
 		if a.Expired && b.Expired {
 			b.Reason = a.Reason // it tells the time
 		}
-		if a == b {
+		if reflect.DeepEqual(a, b) {
 			s.Attempts = s.Attempts[:n-1]
 		}
 	}

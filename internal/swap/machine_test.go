@@ -26,6 +26,7 @@ type machine struct {
 	tried systemd.TrialResult
 	armed time.Duration
 	up    time.Duration
+	lines []systemd.LogLine // in the unit's log
 	trial systemd.Trial
 	hook  systemd.Hook
 }
@@ -82,6 +83,7 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	switch {
 	case name == "agent.service":
 		u.Active, u.Sub, u.MainPID, u.Needs = "active", "running", m.pid, []string{"needs.service", "idle.service"}
+		u.Invocation = "1st"
 	case strings.HasSuffix(name, ".path"):
 		u.Active, u.Sub = "active", "waiting"
 	case name == "machinemon-swap@agent.service":
@@ -203,6 +205,10 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 		}
 	}
 	return m.call("hook", program)
+}
+
+func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {
+	return m.lines[max(0, len(m.lines)-n):], m.call("log "+boot, unit)
 }
 
 // order tells whether the calls were made in this order, others between them.

@@ -31,7 +31,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return err
 	}
 	s.about(j)
-	s.decideRollback(j)
+	s.decideRollback(ctx, j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -68,7 +68,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(j *state.Journal) {
+func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 	if j.Verdict != "" {
 		return
 	}
@@ -87,6 +87,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	default:
 		j.Reason = "the trial was interrupted"
 	}
+	j.Said = s.said(ctx, j)
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
 		// A full disk may be the release's own doing. Going back needs no space,
@@ -184,6 +185,9 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 	}
 	a := s.ended(j, "rollback", result, reason)
 	a.Healthy, a.Unhealthy = fares(after)
+	if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+		a.Rejected = state.Called(j.Version)
+	}
 	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
 	st.Record(a)
 }

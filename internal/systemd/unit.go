@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,6 +29,9 @@ type Unit struct {
 	Writable  []string // ReadWritePaths=
 	User      string   // User=; "" is root
 	UID       uint32   // which one that is; [NoUID] while systemd does not know
+	// Invocation names this start of the unit, or the last one, as the journal does;
+	// "" before the first.
+	Invocation string
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
@@ -98,6 +102,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.UID = NoUID
 	if uid, ok := p["UID"].(uint32); ok {
 		u.UID = uid
+	}
+	if id, ok := p["InvocationID"].([]byte); ok && len(id) > 0 {
+		u.Invocation = hex.EncodeToString(id)
 	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
 	for _, by := range []string{"RequiredBy", "BoundBy"} {
