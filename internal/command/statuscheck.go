@@ -32,7 +32,7 @@ func (a *app) statusCheck(args []string) error {
 		}
 	}
 	if last != nil {
-		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(last.Reason)
+		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(told(*last))
 	}
 	a.exit = 0
 	if s.Error != "" {
@@ -48,5 +48,5 @@ func (a *app) statusCheck(args []string) error {
 // alarming tells whether somebody should look. A download that failed is made again
 // by itself, and a server that is away has alarms of its own.
 func alarming(r state.Result) bool {
-	return r.Exit() != 0 && r != state.HandedOn && r != state.NotDownloaded && r != state.NotAttempted
+	return r.Exit() != 0 && r != state.HandedOn && r != state.OnTrial && r != state.NotDownloaded && r != state.NotAttempted
 }

@@ -154,7 +154,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.Current, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, errors.New(rejection.Refusal())
+		return r, state.NotAttempted, errors.New(rejection.Refusal(t.Name))
 	}
 	to := policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence}
 	if d := policy.Install(t, f.order, known.Installed, to); d.Refused() {

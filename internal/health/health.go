@@ -139,7 +139,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	p := plan{unit: j.Unit, main: j.Main, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health), strict: true}
 	p.excuse(before)
 	// Before the swap it would have told of another version.
-	if argv := t.Health.VersionCommand; len(argv) > 0 {
+	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // else the operator goes back to what told none
 		p.probes = append(p.probes, versionProber(argv, j.Version))
 	}
 	out, err := g.judge(ctx, p)

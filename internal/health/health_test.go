@@ -332,3 +332,22 @@ func TestWrongMain(t *testing.T) {
 		t.Fatalf("after: %+v, %v", after, err)
 	}
 }
+
+// TestJudgeUnknownVersion: what the operator goes back to told no version before, and
+// is not asked for one.
+func TestJudgeUnknownVersion(t *testing.T) {
+	for version, want := range map[string]state.Finding{"": state.Healthy, "2": state.Bad} {
+		b := newBench(t, fake{unit: running(os.Getpid())}, true)
+		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\n", b.port)
+		if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.tree.SetJournal(&state.Journal{Attempt: "tried", Target: "x", Unit: "x.service", Main: b.self,
+			Version: version, Phase: state.Trial, Timeout: 300 * ms, Settle: 10 * ms}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != want {
+			t.Errorf("version %q: %+v, %v", version, r, err)
+		}
+	}
+}

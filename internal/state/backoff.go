@@ -31,7 +31,7 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 	n := 0
 	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == NotAttempted || a.Result == HandedOn || a.Stage == "begin" {
+		if a.Result == NotAttempted || a.Result == HandedOn || a.Result == OnTrial || a.Stage == "begin" {
 			continue // says nothing of the source
 		}
 		if a.Result == Available && a.Manifest == manifest {

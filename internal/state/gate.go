@@ -20,6 +20,9 @@ type Baseline struct {
 	Standing bool          `json:"standing"` // systemd's view: active and running its main file
 	Detail   string        `json:"detail,omitempty"`
 	Probes   []ProbeResult `json:"probes"`
+	// Unprobed says that this is systemd's word alone: the gate's user did not try
+	// the probes.
+	Unprobed bool `json:"-"`
 }
 
 // Finding is what the gate found out about a trial.

@@ -114,6 +114,12 @@ type Journal struct {
 	Restored bool     `json:"restored,omitempty"`
 	Owner    *Owner   `json:"owner,omitempty"` // of what is Theirs among the changes
 	Changes  []Change `json:"changes"`
+	// Invocation is the start of the unit that the restart ends, and Restarted when it
+	// does, by CLOCK_MONOTONIC, which nobody sets: what the unit says later, in another
+	// start, is the new program's. Said are the last lines of that, at the verdict.
+	Invocation string        `json:"invocation,omitempty"`
+	Restarted  time.Duration `json:"restarted,omitempty"`
+	Said       []string      `json:"said,omitempty"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`

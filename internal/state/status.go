@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -20,6 +21,7 @@ type Result string
 // The results and, in [Result.Exit], the exit status that each means.
 const (
 	HandedOn       Result = "handed on" // not the end: the next role goes on
+	OnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
 	Current        Result = "already current"
 	Available      Result = "available"
 	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
@@ -70,6 +72,18 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
+	// Healthy says that after the trial was undone what was installed before was
+	// seen to run and to pass its probes, and Unhealthy what was seen to be wrong
+	// with it. Where neither is there, nobody looked.
+	Healthy   bool   `json:"healthy,omitempty"`
+	Unhealthy string `json:"unhealthy,omitempty"`
+	// Said are the last lines that the new program wrote to systemd's journal before
+	// it was rolled back, Unit is whose they are, and Started when the swap began.
+	Said    []string  `json:"said,omitempty"`
+	Unit    string    `json:"unit,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	// Rejected is the version that the end of this attempt rejected.
+	Rejected string `json:"rejected,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -251,7 +265,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
-	a.Reason, a.NoDelta = Line(a.Reason), Line(a.NoDelta)
+	a.Reason, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.NoDelta), Line(a.Unhealthy)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]
@@ -259,7 +273,7 @@ func (s *Status) Record(a Attempt) {
 		if a.Expired && b.Expired {
 			b.Reason = a.Reason // it tells the time
 		}
-		if a == b {
+		if reflect.DeepEqual(a, b) {
 			s.Attempts = s.Attempts[:n-1]
 		}
 	}

@@ -27,7 +27,8 @@ type machine struct {
 	tried systemd.TrialResult
 	armed time.Duration
 	up    time.Duration
-	limit time.Duration // of the last restart
+	limit time.Duration     // of the last restart
+	lines []systemd.LogLine // in the unit's log
 	trial systemd.Trial
 	hook  systemd.Hook
 }
@@ -84,6 +85,7 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	switch {
 	case name == "agent.service":
 		u.Needs, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
+		u.Invocation = "1st"
 		if m.get("running") != "" {
 			u.Active, u.Sub, u.MainPID = "active", "running", m.pid
 		}
@@ -247,6 +249,10 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 		}
 	}
 	return m.call("hook", program)
+}
+
+func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {
+	return m.lines[max(0, len(m.lines)-n):], m.call("log "+boot, unit)
 }
 
 // order tells whether the calls were made in this order, others between them.

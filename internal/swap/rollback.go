@@ -35,7 +35,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	s.decideRollback(j)
+	s.decideRollback(ctx, j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -107,7 +107,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(j *state.Journal) {
+func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 	if j.Verdict != "" {
 		return
 	}
@@ -126,6 +126,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	default:
 		j.Reason = "the trial was interrupted"
 	}
+	j.Said = s.said(ctx, j)
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
 		// A full disk may be the release's own doing. Going back needs no space,
@@ -155,7 +156,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	if err != nil {
 		return nil, err
 	}
-	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
+	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
 }
 
 // failedRollback says so and keeps the journal and every file. From then on the
@@ -226,8 +227,13 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 		}
 		st.Reject(r, true) // tried again, but not for ever
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
-	st.Record(s.ended(j, "rollback", result, reason))
+	a := s.ended(j, "rollback", result, reason)
+	a.Healthy, a.Unhealthy = fares(after)
+	if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+		a.Rejected = state.Called(j.Version)
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	st.Record(a)
 }
 
 // illness says what is wrong with the old program, of what was right before.

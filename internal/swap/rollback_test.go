@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -28,20 +29,22 @@ func TestRolledBack(t *testing.T) {
 		result  state.Result
 		reject  bool
 		reason  string
+		back    string // "": it runs again
 	}{
 		{name: "bad", finding: state.Bad, after: state.Baseline{Standing: true}, result: state.RolledBack, reject: true, reason: "judged"},
 		{name: "bad, and the old one passes", before: probe(true), finding: state.Bad, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
 		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either"},
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either", back: "v1 is back, but is not healthy"},
 		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true},
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
 		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack},
 		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
 		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.Interrupted, reason: "the trial was interrupted"},
 		{name: "did not run before, nor now", finding: state.Bad, after: state.Baseline{Detail: "failed"}, stopped: true,
-			result: state.RolledBack, reason: "not healthy either: failed"},
+			result: state.RolledBack, reason: "not healthy either: failed", back: "v1 is back, but is not healthy"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
@@ -59,6 +62,9 @@ func TestRolledBack(t *testing.T) {
 			r.want(t, oldFiles)
 			r.closed(t)
 			r.ended(t, "a1", c.result, c.reason)
+			if got, want := r.last(t).Aftermath(), cmp.Or(c.back, "v1 runs again"); got != want || !strings.HasSuffix(r.log.String(), " ("+want+")\n") {
+				t.Errorf("it says %q, want %q; in the log: %s", got, want, r.log)
+			}
 			// The same bytes in another archive, under another name.
 			r.offer(t, "a2", "v2-again", 2, release2)
 			if c.reject {
@@ -194,6 +200,9 @@ func TestNoLook(t *testing.T) {
 		if active == "active" {
 			r.step(t, "rollback")
 			r.closed(t)
+			if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nobody has tried its probes
+				t.Errorf("it says %q", got)
+			}
 			continue
 		}
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}

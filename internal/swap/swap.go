@@ -162,7 +162,7 @@ func (sw *swapping) try(ctx context.Context) error {
 		if err := sw.Tree.SetStatus(state.Swap, sw.name, sw.status); err != nil {
 			return err
 		}
-		return state.Fail(state.NotAttempted, "%s", r.Refusal())
+		return state.Fail(state.NotAttempted, "%s", r.Refusal(sw.name))
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err
@@ -182,6 +182,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err != nil {
 		sw.logf("%s: %v", describe(j), err)
 	}
+	j.Invocation = unit.Invocation
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	j.Spares = unit.SparesChildren()
 	j.Stopped = sw.target.StopFirst
@@ -246,7 +247,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.rename(); err != nil {
 		return err
 	}
-	j.Phase = state.Trial
+	j.Phase, j.Restarted = state.Trial, sw.now()
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}

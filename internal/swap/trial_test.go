@@ -364,6 +364,9 @@ func TestRecover(t *testing.T) {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
 		r.ended(t, "a1", state.Interrupted, "the machine stopped during the trial")
+		if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nothing has started
+			t.Errorf("it says %q", got)
+		}
 	})
 	t.Run("one target's trouble", func(t *testing.T) {
 		r := newRig(t)

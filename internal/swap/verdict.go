@@ -29,7 +29,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		return err
 	}
 	s.about(j)
-	log.Status("committing " + j.Version)
+	log.Status("committing " + state.Called(j.Version))
 	if j.Verdict == "" {
 		report, err := s.Tree.Report(name, j.Attempt)
 		if err == nil {
@@ -100,22 +100,23 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		if st.Installed != nil && st.Installed.Version == j.From {
 			left.Sequence, left.Archive, left.Unsigned = st.Installed.Sequence, st.Installed.Archive, st.Installed.Unsigned
 		}
-		reason := j.Reason
+		a := s.ended(j, string(state.Swap), result, j.Reason)
 		if j.GoingBack {
-			reason = strings.TrimSuffix("the operator went back from "+j.From+"; "+j.Reason, "; ")
+			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
+			a.Rejected = j.From
 			// As it was installed, whatever was changed by hand since.
 			digest := state.Digest(plain(left.Files))
 			if st.Installed != nil && st.Installed.Version == j.From {
 				digest = state.Digest(st.Installed.Files)
 			}
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
-				Digest: digest, Archive: left.Archive, Reason: "the operator went back to " + j.Version}, false)
+				Digest: digest, Archive: left.Archive, Reason: "the operator went back to " + state.Called(j.Version)}, false)
 			left = nil // what was left behind is not kept for going back to
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
 		}
 		st.Installed, st.Previous = next, left
-		st.Record(s.ended(j, string(state.Swap), result, reason))
+		st.Record(a)
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
@@ -140,8 +141,12 @@ func plain(files []state.File) []state.File {
 }
 
 func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
-	return state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
+	a := state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
 		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason}
+	if stage == "rollback" && j.Phase == state.Trial {
+		a.Said, a.Unit, a.Started = j.Said, j.Unit, j.Started
+	}
+	return a
 }
 
 // recorded tells whether the end of this attempt is in the status already: the

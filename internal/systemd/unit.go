@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,6 +38,9 @@ type Unit struct {
 	Groups []string // SupplementaryGroups=
 	// DynamicUser says that the user exists while the unit runs only.
 	DynamicUser bool
+	// Invocation names this start of the unit, or the last one, as the journal does;
+	// "" before the first.
+	Invocation string
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
@@ -119,6 +123,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.UID = NoUID
 	if uid, ok := p["UID"].(uint32); ok {
 		u.UID = uid
+	}
+	if id, ok := p["InvocationID"].([]byte); ok && len(id) > 0 {
+		u.Invocation = hex.EncodeToString(id)
 	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
 	for _, by := range []string{"RequiredBy", "BoundBy"} {

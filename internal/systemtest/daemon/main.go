@@ -16,6 +16,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,7 +32,11 @@ func main() {
 		if behaviour == "version-lies" {
 			version = "0.0.0-lie"
 		}
-		fmt.Printf("testd %s (commit none)\n", version)
+		name := filepath.Base(os.Args[0])
+		if strings.HasPrefix(name, "machinemon-") { // as MachineMon's programs do
+			name, _, _ = strings.Cut(name, "-")
+		}
+		fmt.Printf("%s %s (commit none)\n", name, version)
 		return
 	}
 	if err := run(); err != nil {
@@ -47,6 +53,20 @@ func run() error {
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
 		}
+	case "needs-host-ip": // and says so as loud programs do
+		for i := range 7 {
+			fmt.Println("starting", i)
+		}
+		fmt.Println("\x1b[1;31mFATAL\x1b[0m: HOST_IP not set")
+		os.Exit(1)
+	case "says-goodbye": // else good
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		go func() {
+			<-stop
+			fmt.Println("goodbye from", version)
+			os.Exit(0)
+		}()
 	case "exit0-at-once":
 		return nil
 	case "exit1-at-once":
