@@ -34,6 +34,7 @@ const (
 	Apply  Verb = "apply"    // fetch, and install what is new
 	Check  Verb = "check"    // fetch the manifest and record what is available
 	GoBack Verb = "rollback" // install the previous release again
+	Probe  Verb = "probe"    // try the probes; only a request, of no attempt
 )
 
 // Request is what the operator asked for. The command writes it just before it
@@ -69,6 +70,9 @@ type Order struct {
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
+	// Doubt is why a new release would not be installed; "" when nothing is known
+	// against it. It saves the download: the swapper finds out for itself.
+	Doubt string `json:"doubt,omitempty"`
 }
 
 // Brought tells whether the release comes from where the operator says, and not

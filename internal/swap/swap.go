@@ -179,6 +179,9 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err != nil {
 		sw.logf("%s: %v", describe(j), err)
 	}
+	if err := sw.weigh(before); err != nil {
+		return err
+	}
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err
