@@ -116,7 +116,7 @@ when the source is asked next.
 release. "signed": its publisher's keys do, and a line tells when their
 signatures are about to expire.
 --check prints one short line for a MachineMon script check, and exits 1 after
-an update of the target that failed or was rolled back.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
+an update of the target that failed, was rolled back, or that no probe proves.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
 		if forCheck {
 			return a.statusCheck(args)
 		}
@@ -135,6 +135,11 @@ The log of one of them, by its ID:
 	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
+	add("probe TARGET", "Try the health probes now, as before an update", `
+Shows of each probe whether it passes, what it was answered and how long that took.
+Exits with 0 if the unit runs as it must and every probe passes, else with 1.
+A probe that never passed here is not believed: where there is no other, scheduled
+runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, a.completeOne, a.probe)
 	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at

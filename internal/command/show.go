@@ -32,6 +32,7 @@ type targetStatus struct {
 	Expiring    string         `json:"expiring,omitempty"` // which of that has expired or soon will
 	Previous    string         `json:"previous,omitempty"` // what `rollback` would go back to
 	Rejected    []string       `json:"rejected,omitempty"` // versions
+	Unproven    string         `json:"unproven,omitempty"` // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`    // the version on trial
 	Held        *time.Time     `json:"held,omitempty"`     // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
@@ -98,6 +99,9 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
 	}
+	if st.Installed != nil {
+		s.Unproven = st.Installed.Unproven
+	}
 	if st.Previous != nil {
 		s.Previous = st.Previous.Version
 	}
@@ -153,6 +157,9 @@ func (s targetStatus) row() row {
 	r.note(s.Error)
 	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
 		r.note(reason)
+	}
+	if s.Unproven != reason {
+		r.note(s.Unproven)
 	}
 	if s.Held == nil {
 		r.note(s.WhyNot)
