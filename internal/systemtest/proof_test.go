@@ -132,7 +132,7 @@ func TestApplyUnproven(t *testing.T) {
 	c := newProof(t, proofUnit, proofTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
 	// The release does not listen there any more: the same cause for both.
-	causes := []string{proofCauses[0], proofCauses[1], "never passed here", "machinemon-update probe testd"}
+	causes := []string{proofCauses[0], proofCauses[1], "none ever passed here", "machinemon-update probe testd"}
 	since := c.cursor()
 	c.apply(0, append([]string{"committed unproven 1.1.0"}, causes...)...)
 	s := c.status()
@@ -199,10 +199,14 @@ func TestProbeProves(t *testing.T) {
 	c.server.Break("/client-manifest.json", releases.Hang(asked))
 	p := c.start("machinemon-update", "check", "testd")
 	<-asked
-	c.probe(8, "cannot probe testd now", "at work")
-	c.server.Mend("/client-manifest.json")
+	c.probe(8, "cannot probe testd now", "another machinemon-update is at work")
 	c.must("systemctl", "kill", "--signal=KILL", "machinemon-fetch@testd.service")
 	c.wait(p)
+	c.must("systemctl", "start", "--no-block", "machinemon-fetch@testd.service")
+	<-asked
+	c.probe(8, "cannot probe testd now", "an attempt is under way")
+	c.server.Mend("/client-manifest.json")
+	c.must("systemctl", "stop", "machinemon-fetch@testd.service")
 	c.probe(0, "passes", "status 200")
 	// Stopped, there is nothing to ask, and that is said.
 	c.must("systemctl", "stop", "testd.service")
