@@ -136,10 +136,10 @@ The log of one of them, by its ID:
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
 	add("probe TARGET", "Try the health probes now, as before an update", `
-Shows of each probe whether it passes, what it was answered and how long that took.
+Shows of each probe whether it passes, what was answered and how long that took.
 Exits with 0 if the unit runs as it must and every probe passes, else with 1.
-A probe that never passed here is not believed: where there is no other, scheduled
-runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, a.completeOne, a.probe)
+A probe that never passed here is not believed: where there is no other,
+scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, a.completeOne, a.probe)
 	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at

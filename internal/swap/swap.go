@@ -166,6 +166,13 @@ func (sw *swapping) try(ctx context.Context) error {
 	} else if same {
 		return sw.adopt()
 	}
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	if err := sw.weigh(before); err != nil {
+		return err
+	}
 	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
 		return err
@@ -175,13 +182,6 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	// A crash loop looks like running now and then. The baseline has watched.
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
-	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
-	}
-	if err := sw.weigh(before); err != nil {
-		return err
-	}
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err
