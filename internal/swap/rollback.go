@@ -170,7 +170,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 			reason += "; the old version passes " + p
 			finding = state.Bad
 		} else if p := s.unchanged(j, before, after); finding == state.Bad && p != "" {
-			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version"
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
 			finding = state.Unsure
 		}
 	}

@@ -287,8 +287,12 @@ func (sw *swapping) adopt() error {
 	j := sw.journal
 	sw.attempt.Result = state.Adopted
 	sw.attempt.Reason = "its files were installed already"
+	unproven := ""
+	if sw.status.Installed != nil { // the same program runs on
+		unproven = sw.status.Installed.Unproven
+	}
 	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
 	if err := sw.raiseFloor(j); err != nil {
 		return err
 	}
