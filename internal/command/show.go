@@ -33,6 +33,7 @@ type targetStatus struct {
 	Expiring    string         `json:"expiring,omitempty"`  // which of that has expired or soon will
 	Previous    string         `json:"previous,omitempty"`  // what `rollback` would go back to
 	Rejected    []string       `json:"rejected,omitempty"`  // versions
+	Unproven    string         `json:"unproven,omitempty"`  // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`     // the version on trial
 	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback failed whose trial is still open
 	Held        *time.Time     `json:"held,omitempty"`      // since when
@@ -100,6 +101,9 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
+	}
+	if st.Installed != nil {
+		s.Unproven = st.Installed.Unproven
 	}
 	if st.Previous != nil {
 		s.Previous = or(st.Previous.Version, state.Unknown)
@@ -173,6 +177,9 @@ func (s targetStatus) row() row {
 	}
 	if s.Unsettled != "" {
 		r.note("decide: " + swap.SettleHint(s.Target))
+	}
+	if s.Unproven != reason {
+		r.note(s.Unproven)
 	}
 	if s.Held == nil {
 		r.note(why)

@@ -169,6 +169,9 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		}
 		return r, state.Available, nil
 	}
+	if f.order.Doubt != "" {
+		return r, state.NotAttempted, errors.New(f.order.Doubt)
+	}
 	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
 		return r, state.Failed, err
 	}

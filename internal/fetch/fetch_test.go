@@ -73,6 +73,7 @@ func TestDecisions(t *testing.T) {
 		verb      state.Verb
 		installed string
 		rejected  *state.Rejection
+		doubt     string
 		result    state.Result
 		text      string
 		offer     bool
@@ -94,6 +95,9 @@ func TestDecisions(t *testing.T) {
 		{name: "rejected at an older sequence", verb: state.Apply, installed: "v1", rejected: &older, result: state.HandedOn, offer: true},
 		{name: "interrupted once", verb: state.Apply, installed: "v1", rejected: &once, result: state.HandedOn, offer: true},
 		{name: "rejected at another place", verb: state.Apply, installed: "v1", rejected: &elsewhere, result: state.HandedOn, offer: true},
+		{name: "doubted", verb: state.Apply, installed: "v1", doubt: "no probe would prove it", result: state.NotAttempted, text: "no probe would prove it", offer: true},
+		{name: "doubted, current", verb: state.Apply, installed: "v2", doubt: "no probe would prove it", result: state.Current, offer: true},
+		{name: "doubted, rejected", verb: state.Apply, installed: "v1", rejected: &rejection, doubt: "no probe would prove it", result: state.NotAttempted, text: "it was rejected", offer: true},
 		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, verb: state.Apply, result: state.Refused, text: `it is of product "server", this target takes "agent"`},
 		{name: "another platform", edit: func(m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-mips64le": m.Platforms[manifest.Host()]}
@@ -112,7 +116,9 @@ func TestDecisions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			a := b.run(t, b.order(c.verb, c.installed))
+			o := b.order(c.verb, c.installed)
+			o.Doubt = c.doubt
+			a := b.run(t, o)
 			if c.result != state.HandedOn {
 				b.mustFail(t, a, c.result, c.text)
 			} else if a.Result != c.result || len(b.spool(t)) != 1 {

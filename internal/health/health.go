@@ -30,9 +30,6 @@ import (
 )
 
 const (
-	// beforeTimeout is how long a healthy program may need to pass its probes
-	// before the swap. Nothing is down meanwhile.
-	beforeTimeout = 2 * time.Second
 	// afterSettle is how long at most an old program is watched after a
 	// rollback: it has shown before that it can keep running.
 	afterSettle = time.Second
@@ -70,7 +67,13 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	if err != nil {
 		return state.Baseline{}, err
 	}
-	p := plan{unit: t.Unit, main: t.Health.Main, timeout: beforeTimeout, probes: probers(t.Health)}
+	p := plan{unit: t.Unit, main: t.Health.Main, probes: probers(t.Health)}
+	// As long as one try may take: what passes in a trial passes here. Nothing is
+	// down meanwhile.
+	p.timeout = answerLimit
+	for _, probe := range p.probes {
+		p.timeout = max(p.timeout, probe.limit)
+	}
 	b := state.Baseline{}
 	after := j != nil && j.Verdict == state.Rollback
 	if j != nil {
@@ -88,7 +91,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		}
 		p.unit, p.main = j.Unit, j.Main
 		p.timeout, p.settle = j.Timeout, min(j.Settle, afterSettle)
-		p.excuse(before)
+		p.excuse(before, j.Probes)
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil {
@@ -98,11 +101,12 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	return b, g.tree.SetBaseline(name, b, after)
 }
 
-// next is the attempt that the swapper is about to start: an operator's wish to
-// go back waits as a request, everything else has its order.
+// next is the attempt that the swapper is about to start, or the operator's look at
+// the probes: this and a wish to go back wait as a request, everything else has its
+// order.
 func (g Gate) next(name string) (string, error) {
 	r, err := g.tree.Request(name)
-	if err == nil && r != nil && r.Verb == state.GoBack {
+	if err == nil && r != nil && (r.Verb == state.GoBack || r.Verb == state.Probe) {
 		return r.Attempt, nil
 	}
 	o, err := g.tree.Order(name)
@@ -137,7 +141,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		return nil, err
 	}
 	p := plan{unit: j.Unit, main: j.Main, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health), strict: true}
-	p.excuse(before)
+	p.excuse(before, j.Probes)
 	// Before the swap it would have told of another version.
 	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // else the operator goes back to what told none
 		p.probes = append(p.probes, versionProber(argv, j.Version))
@@ -146,8 +150,11 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		out = outcome{finding: state.Unsure, reason: oneLine(err.Error())}
 	}
+	if out.unproven {
+		out.reason += " (hint: machinemon-update probe " + name + ")"
+	}
 	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, MainPID: out.pid, Probes: out.tried()}
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried()}
 	return r, g.tree.SetReport(name, *r)
 }
 
@@ -184,9 +191,11 @@ type plan struct {
 	strict bool
 }
 
-// excuse takes over what did not work before the swap. Without a baseline
-// nothing is excused.
-func (p *plan) excuse(before *state.Baseline) {
+// excuse takes over what did not work before the swap. A probe that failed then
+// and never passed here may itself be wrong. One that has passed says that the
+// program was ill: the update may be the cure, and the probe must pass after it.
+// Without a baseline nothing is excused.
+func (p *plan) excuse(before *state.Baseline, passed state.Passed) {
 	if before == nil {
 		return
 	}
@@ -195,7 +204,7 @@ func (p *plan) excuse(before *state.Baseline) {
 	}
 	for i, r := range before.Probes {
 		if i < len(p.probes) && p.probes[i].name == r.Probe {
-			p.probes[i].excused = !r.Passed
+			p.probes[i].excused = !r.Passed && !r.Unknown && passed[p.probes[i].key].IsZero()
 		}
 	}
 }

@@ -156,26 +156,45 @@ func (b bench) open(t *testing.T, phase state.Phase, v state.Verdict) {
 
 func TestJudge(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
+	before := func(attempt string, r state.ProbeResult) *state.Baseline {
+		return &state.Baseline{Attempt: attempt, Standing: true, Probes: []state.ProbeResult{r}}
+	}
 	for _, c := range []struct {
 		name     string
 		systemd  manager
 		listens  bool
 		before   *state.Baseline
+		passed   bool // here before, as root's journal says
 		finding  state.Finding
 		unproven bool
 	}{
-		{"healthy", self, true, nil, state.Healthy, false},
-		{"bad without a baseline", self, false, nil, state.Bad, false},
-		{"bad, as it passed before", self, false, &state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{Passed: true}}}, state.Bad, false},
-		{"not blamed", self, false, &state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{}}}, state.Healthy, true},
-		{"another attempt's baseline", self, false, &state.Baseline{Attempt: "other", Standing: true, Probes: []state.ProbeResult{{}}}, state.Bad, false},
-		{"crashed", fake{unit: crashed.Unit}, true, nil, state.Bad, false},
-		{"no systemd", nil, true, nil, state.Unsure, false},
-		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, state.Unsure, false},
+		{"healthy", self, true, nil, false, state.Healthy, false},
+		{"bad without a baseline", self, false, nil, false, state.Bad, false},
+		{"bad, as it passed before", self, false, before("tried", state.ProbeResult{Passed: true}), false, state.Bad, false},
+		{"not blamed, as it never passed", self, false, before("tried", state.ProbeResult{}), false, state.Healthy, true},
+		{"passes at last", self, true, before("tried", state.ProbeResult{}), false, state.Healthy, false},
+		{"ill before, and no cure", self, false, before("tried", state.ProbeResult{}), true, state.Bad, false},
+		{"ill before, and cured", self, true, before("tried", state.ProbeResult{}), true, state.Healthy, false},
+		{"no answer before is no failure", self, false, before("tried", state.ProbeResult{Unknown: true}), false, state.Bad, false},
+		{"another attempt's baseline", self, false, before("other", state.ProbeResult{}), false, state.Bad, false},
+		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.Bad, false},
+		{"no systemd", nil, true, nil, false, state.Unsure, false},
+		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.Unsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
 			b.open(t, state.Trial, "")
+			key := target.Probe{TCP: b.port}.Key()
+			if c.passed {
+				j, err := b.tree.Journal("x")
+				if err != nil {
+					t.Fatal(err)
+				}
+				j.Probes = state.Passed{key: time.Now()}
+				if err := b.tree.SetJournal(j); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if c.before != nil {
 				c.before.Probes[0].Probe = "tcp " + b.port
 				if err := b.tree.SetBaseline("x", *c.before, false); err != nil {
@@ -186,11 +205,14 @@ func TestJudge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.Healthy) {
+			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.Healthy && !c.unproven) {
 				t.Errorf("report %+v, want %q", r, c.finding)
 			}
-			if c.finding == state.Healthy && r.MainPID != uint32(os.Getpid()) {
-				t.Errorf("main process %d", r.MainPID)
+			if why := "tcp " + b.port + ": connection refused (hint: machinemon-update probe x)"; c.unproven && !strings.HasSuffix(r.Reason, why) {
+				t.Errorf("the reason %q does not end with %q", r.Reason, why)
+			}
+			if c.finding == state.Healthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
+				t.Errorf("report %+v", r)
 			}
 			onDisk, err := b.tree.Report("x", "tried")
 			if err != nil || onDisk == nil || onDisk.Finding != c.finding {
@@ -247,6 +269,39 @@ func TestBaselineWithoutAttempt(t *testing.T) {
 	}
 	if _, err := b.Baseline(t.Context(), "x"); !errors.Is(err, ErrNoAttempt) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The operator's look at the probes has its own attempt, also where an order lies
+// that was never carried out.
+func TestBaselineOfProbe(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: state.Probe}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Baseline(t.Context(), "x")
+	if err != nil || got.Attempt != "looked" || !got.Standing || got.Probes[0].Detail != "a connection is accepted" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// A program may take as long before the swap as a try of it may take in the trial.
+func TestBaselineOfSlowCommand(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(text, "[[health.probe]]\ncommand = [\"/bin/sleep\", \"2.5\"]\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Baseline(t.Context(), "x")
+	if err != nil || len(got.Probes) != 2 || !got.Probes[1].Passed || got.Probes[1].Millis < 2500 {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 

@@ -28,8 +28,10 @@ const (
 // prober can try one probe.
 type prober struct {
 	name    string // in the target file's words
+	key     string // of its whole text; "" of version_command, which proves no service
+	answer  string // what it means that it passes
 	limit   time.Duration
-	excused bool // it failed before the swap
+	excused bool // it failed before the swap, and never passed here
 	once    bool // having passed, it would pass again
 	// try returns nil when the probe passes, and else why not: in a few words,
 	// without the probe's name.
@@ -39,16 +41,20 @@ type prober struct {
 func probers(h target.Health) []prober {
 	var all []prober
 	for _, p := range h.Probes {
-		n := prober{name: p.String(), limit: answerLimit}
+		n := prober{name: p.String(), key: p.Key(), limit: answerLimit, answer: "a connection is accepted"}
 		switch {
 		case p.HTTP != "":
+			n.answer = fmt.Sprintf("status %d", p.ExpectStatus)
+			if p.ExpectBody != "" {
+				n.answer += ", with the expected text"
+			}
 			n.try = func(ctx context.Context) error { return get(ctx, p) }
 		case p.TCP != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "tcp", p.TCP) }
 		case p.Unix != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
 		default:
-			n.limit = commandLimit
+			n.limit, n.answer = commandLimit, "exited with status 0"
 			n.try = func(ctx context.Context) error {
 				_, err := command(ctx, p.Command)
 				return err

@@ -36,6 +36,8 @@ type trial struct {
 	settling time.Time // since when it settles; zero: not yet
 	doom     string    // a probe's failure in the settle time
 	doomAt   time.Time // when it counts
+	doomed   string    // that probe
+	blamed   string    // the probe for which alone the finding is bad
 	end      *outcome
 }
 
@@ -48,6 +50,8 @@ type probe struct {
 	dropped bool // it failed before the swap too, and is not waited for any more
 	detail  string
 	next    time.Time
+	began   time.Time     // the last try
+	took    time.Duration // that try
 }
 
 func newTrial(p plan, now time.Time) *trial {
@@ -100,6 +104,7 @@ func (t *trial) hears(now time.Time, i int, err error) {
 	p := &t.probes[i]
 	p.busy, p.passed, p.detail = false, err == nil, ""
 	p.tries++
+	p.took = now.Sub(p.began)
 	p.next = now.Add(pause(p.tries))
 	if !t.settling.IsZero() {
 		p.next = now.Add(settlePause)
@@ -112,7 +117,7 @@ func (t *trial) hears(now time.Time, i int, err error) {
 			p.dropped = true
 		} else {
 			t.doom = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
-			t.doomAt = now.Add(explained)
+			t.doomAt, t.doomed = now.Add(explained), p.name
 		}
 	}
 	t.advance(now)
@@ -131,6 +136,7 @@ func (t *trial) advance(now time.Time) {
 		return
 	case t.doom != "":
 		if !now.Before(t.doomAt) {
+			t.blamed = t.doomed
 			t.finish(state.Bad, t.doom)
 		}
 		return
@@ -187,6 +193,7 @@ func (t *trial) overdue() {
 			if detail == "" {
 				detail = "no answer"
 			}
+			t.blamed = p.name
 			t.finish(state.Bad, p.name+" did not pass"+within+": "+detail)
 		}
 	}
@@ -208,7 +215,7 @@ func (t *trial) due(now time.Time) []int {
 	for i := range t.probes {
 		p := &t.probes[i]
 		if p.idle() && !now.Before(p.next) {
-			p.busy = true
+			p.busy, p.began = true, now
 			is = append(is, i)
 		}
 	}

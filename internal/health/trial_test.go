@@ -68,8 +68,10 @@ func TestTrial(t *testing.T) {
 		finding  state.Finding
 		reason   string // contained
 		unproven bool
-		fallen   bool // the outcome must not be standing
-		tried    int  // probes, where it matters
+		version  bool   // there is a version_command, which passes
+		blamed   string // the probe for which alone it is bad
+		fallen   bool   // the outcome must not be standing
+		tried    int    // probes, where it matters
 		from, to time.Duration
 	}
 	steady := []seenAt{{0, up, nil}}
@@ -117,26 +119,34 @@ func TestTrial(t *testing.T) {
 			finding: state.Bad, reason: "its unit file is not-found", to: 0},
 
 		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(errRefused)},
-			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", blamed: "b", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "answers 500", units: steady, probes: map[string][]answers{"a": always(errors.New("status 500 instead of 200"))},
-			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "hangs", units: steady, probes: map[string][]answers{"a": {{0, nil, true}}},
-			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "flaps in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}, {2600 * ms, nil, false}}},
-			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", from: 2 * time.Second, to: 2700 * ms},
+			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", blamed: "a", from: 2 * time.Second, to: 2700 * ms},
 		{name: "hangs at the end of the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {4400 * ms, nil, true}}},
-			finding: state.Bad, reason: "settle time: no answer within 2 s", from: 6 * time.Second, to: 7 * time.Second},
+			finding: state.Bad, reason: "settle time: no answer within 2 s", blamed: "a", from: 6 * time.Second, to: 7 * time.Second},
 
 		{name: "failed before, passes now", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a",
 			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
 		{name: "failed before and now, another passes", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 35 * time.Second, to: 35100 * ms},
 		{name: "failed before and now, another fails", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "a",
-			finding: state.Bad, reason: "b did not pass", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "b did not pass", blamed: "b", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "failed before, flaps now", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}, "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
 		{name: "none left", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "ab",
-			finding: state.Healthy, unproven: true, from: 35 * time.Second, to: 35100 * ms},
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused; b: connection refused",
+			from: 35 * time.Second, to: 35100 * ms},
+		{name: "none left but the version", units: steady, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", version: true,
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 35 * time.Second, to: 35100 * ms},
+		{name: "the only one passes at last", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a", version: true,
+			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
+		{name: "the only one passes, and flaps", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}}, excused: "a", version: true,
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 5 * time.Second, to: 5100 * ms},
+		{name: "no probes, but the version", units: steady, version: true, finding: state.Healthy, from: 5 * time.Second, to: 5 * time.Second},
 		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", fallen: true,
 			finding: state.Bad, reason: "status 1 after 31 s", from: 31 * time.Second, to: 31 * time.Second},
 
@@ -187,9 +197,12 @@ func TestTrial(t *testing.T) {
 				}
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
-						p.probes = append(p.probes, prober{name: name, limit: answerLimit, excused: strings.Contains(c.excused, name),
+						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
 							try: func(ctx context.Context) error { return answer(ctx, script, time.Since(start)) }})
 					}
+				}
+				if c.version {
+					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context) error { return nil }})
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
@@ -206,6 +219,9 @@ func TestTrial(t *testing.T) {
 				}
 				if out.unproven != c.unproven {
 					t.Errorf("unproven: %v", out.unproven)
+				}
+				if out.blamed != c.blamed {
+					t.Errorf("blamed: %q, want %q", out.blamed, c.blamed)
 				}
 				if out.standing == c.fallen || (out.why == "") == c.fallen {
 					t.Errorf("standing: %v, %q", out.standing, out.why)

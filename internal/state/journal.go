@@ -93,6 +93,7 @@ type Journal struct {
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`
 	Unproven   bool      `json:"unproven,omitempty"`
+	Probes     Passed    `json:"probes,omitempty"` // the target's
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
 	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run

@@ -36,8 +36,9 @@ const (
 	GoBack Verb = "rollback" // install the previous release again
 	// Keep and Back end a trial whose rollback failed: with the files that are
 	// installed now, or with one more rollback.
-	Keep Verb = "settle keep"
-	Back Verb = "settle back"
+	Keep  Verb = "settle keep"
+	Back  Verb = "settle back"
+	Probe Verb = "probe" // try the probes; only a request, of no attempt
 )
 
 // Request is what the operator asked for. The command writes it just before it
@@ -73,6 +74,9 @@ type Order struct {
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
+	// Doubt is why a new release would not be installed; "" when nothing is known
+	// against it. It saves the download: the swapper finds out for itself.
+	Doubt string `json:"doubt,omitempty"`
 }
 
 // Brought tells whether the release comes from where the operator says, and not

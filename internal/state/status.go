@@ -26,7 +26,7 @@ const (
 	Available      Result = "available"
 	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
 	Committed      Result = "committed"
-	Unproven       Result = "committed unproven" // every probe failed before the swap already
+	Unproven       Result = "committed unproven" // no probe passed, and none ever did here
 	Failed         Result = "failed"
 	Misconfigured  Result = "misconfigured"
 	RolledBack     Result = "rolled back"
@@ -154,6 +154,8 @@ type Release struct {
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`
+	// Unproven is why no probe proves that it serves; "" when one does, or there is none.
+	Unproven string `json:"unproven,omitempty"`
 }
 
 // File finds an installed file; nil where the release, which may be nil, has none
@@ -168,7 +170,7 @@ func (r *Release) File(to string) *File {
 }
 
 // Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
-// Rejected, Held and Source the swapper's.
+// Rejected, Held, Source and Probes the swapper's.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -178,6 +180,8 @@ type Status struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 	Held      *Hold       `json:"held,omitempty"`
 	Source    *Source     `json:"source,omitempty"`
+	// Probes is when each of the target's probes last passed here, by its key.
+	Probes map[string]time.Time `json:"probes,omitempty"`
 }
 
 // RollbackFailure is why the rollback of an attempt failed, as its record says; ""

@@ -44,8 +44,8 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if req != nil && req.Verb == state.GoBack {
-		req = nil // the swapper's, and its command has ended
+	if req != nil && (req.Verb == state.GoBack || req.Verb == state.Probe) {
+		req = nil // not the fetcher's, and its command has ended
 	}
 	directive, err := s.Tree.TakeDirective(name)
 	if err != nil {
@@ -167,7 +167,10 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		}
 	}
 	order.Installed = Installed(ctx, t, st)
-	return s.Tree.SetOrder(name, *order)
+	if err := s.Tree.SetOrder(name, *order); err != nil {
+		return err
+	}
+	return s.foresee(ctx, t, &st, order)
 }
 
 // goingBack refuses while the operator's request to go back waits for its swap,

@@ -24,6 +24,7 @@ type machine struct {
 	fails map[string]error        // by call
 	on    map[string]func()       // by call, before it does anything
 	after state.Baseline          // what the gate's user sees after a rollback
+	now   *state.Baseline         // and before an attempt; nil: it cannot look
 	tried systemd.TrialResult
 	armed time.Duration
 	up    time.Duration
@@ -108,8 +109,17 @@ func (m *machine) Start(_ context.Context, name string) error {
 		return m.set("needs", "")
 	case "machinemon-baseline@agent.service":
 		j, err := m.tree.Journal("agent")
-		if err != nil || j == nil {
+		if err != nil || j == nil && m.now == nil {
 			return err
+		}
+		if j == nil {
+			o, err := m.tree.Order("agent")
+			if err != nil {
+				return err
+			}
+			b := *m.now
+			b.Attempt = o.Attempt
+			return m.tree.SetBaseline("agent", b, false)
 		}
 		b := m.after
 		b.Attempt = j.Attempt

@@ -185,6 +185,9 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 	}
 	if !recorded(&st, j.Attempt) {
 		s.judge(j, after, &st)
+		if after != nil {
+			st.Learn(j.Probes, after.Probes)
+		}
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
@@ -211,6 +214,9 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 		} else if p := cured(s, j, before, after); finding == state.Unsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.Bad
+		} else if p := s.unchanged(j, before, after); finding == state.Bad && p != "" {
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
+			finding = state.Unsure
 		}
 	}
 	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),

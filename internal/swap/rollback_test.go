@@ -19,11 +19,15 @@ func TestRolledBack(t *testing.T) {
 	probe := func(passed bool) []state.ProbeResult {
 		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
 	}
+	other := func(passed bool) state.ProbeResult {
+		return state.ProbeResult{Probe: "tcp 127.0.0.1:2", Passed: passed}
+	}
 	for _, c := range []struct {
 		name    string
 		before  []state.ProbeResult
 		finding state.Finding // "": no report
 		during  []state.ProbeResult
+		blamed  string // in the report: nothing else was wrong
 		after   state.Baseline
 		stopped bool // the unit did not run before the swap
 		result  state.Result
@@ -37,6 +41,18 @@ func TestRolledBack(t *testing.T) {
 		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either", back: "v1 is back, but is not healthy"},
 		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "ill before, no cure, and ill after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused",
+			reason: "not rejected: tcp 127.0.0.1:1 failed before the update, too, and fails with the old version"},
+		{name: "ill before, no cure, and well after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
+		{name: "ill before, no cure, and it broke what passes now", before: append(probe(false), other(true)), finding: state.Bad,
+			during: append(probe(false), other(false)), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: append(probe(false), other(true))}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "ill before, and it crashed", before: probe(false), finding: state.Bad, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
 			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
 		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack},
@@ -56,7 +72,7 @@ func TestRolledBack(t *testing.T) {
 			r.sys.after = c.after
 			r.step(t, "swap")
 			if c.finding != "" {
-				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during}))
+				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during, Blamed: c.blamed}))
 			}
 			r.step(t, "rollback")
 			r.want(t, oldFiles)

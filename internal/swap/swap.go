@@ -169,6 +169,13 @@ func (sw *swapping) try(ctx context.Context) error {
 	} else if same {
 		return sw.adopt()
 	}
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	if err := sw.weigh(before); err != nil {
+		return err
+	}
 	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
 		return err
@@ -178,10 +185,6 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	// A crash loop looks like running now and then. The baseline has watched.
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
-	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
-	}
 	j.Invocation = unit.Invocation
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	j.Spares = unit.SparesChildren()
@@ -315,8 +318,12 @@ func (sw *swapping) adopt() error {
 	j := sw.journal
 	sw.attempt.Result = state.Adopted
 	sw.attempt.Reason = "its files were installed already"
+	unproven := ""
+	if sw.status.Installed != nil { // the same program runs on
+		unproven = sw.status.Installed.Unproven
+	}
 	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
 	if err := sw.raiseFloor(j); err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
 		}
 		j.Verdict, j.Finding, j.Unproven, j.Reason = state.Commit, report.Finding, report.Unproven, report.Reason
+		j.Probes.Note(report.Probes)
 		if err := s.Tree.SetJournal(j); err != nil {
 			return err
 		}
@@ -115,14 +116,18 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
 		}
+		if j.Unproven {
+			next.Unproven = state.Line(j.Reason)
+		}
 		st.Installed, st.Previous = next, left
+		st.Learn(j.Probes, nil)
 		st.Record(a)
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
 	}
 	// Killed here, it is said twice rather than never.
-	s.Log.Event(log.Event(result), "%s: %s", describe(j), result)
+	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}

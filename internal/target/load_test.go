@@ -341,6 +341,8 @@ func TestLoadName(t *testing.T) {
 		{"a\nb", `cannot use target "a\nb": ` + rule},
 		{strings.Repeat("a", 65), `cannot use target "` + strings.Repeat("a", 65) + `": ` + rule},
 		{"rollback", "cannot use target rollback: is no name for a target, as it is a verb of the command"},
+		{"probe", "cannot use target probe: is no name for a target, as it is a verb of the command"},
+		{"check-config", "cannot use target check-config: is no name for a target, as it is a verb of the command"},
 		{"drill", "cannot use target drill: is no name for a target, as it is a verb of the command"},
 	} {
 		_, err := tree(t, nil).Load(row.name)

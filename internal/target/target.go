@@ -16,12 +16,16 @@
 package target
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -227,6 +231,34 @@ func (p Probe) String() string {
 		return "command " + p.Command[0]
 	}
 	return "empty probe"
+}
+
+// Key names the probe by its whole text, which String does not show: a probe that
+// was changed is another one. A field of Probe that is added later leaves the keys
+// of probes without it as they are.
+func (p Probe) Key() string {
+	text := map[string]any{}
+	v := reflect.ValueOf(p)
+	for i := range v.NumField() {
+		if f := v.Field(i); !f.IsZero() {
+			text[v.Type().Field(i).Name] = f.Interface()
+		}
+	}
+	canonical, err := json.Marshal(text) // its keys are sorted
+	if err != nil {
+		panic(err) // of strings and numbers there is none
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
+}
+
+// ProbeKeys are the keys of the target's probes.
+func (t *Target) ProbeKeys() []string {
+	var keys []string
+	for _, p := range t.Health.Probes {
+		keys = append(keys, p.Key())
+	}
+	return keys
 }
 
 // A ConfigError is a fault in a target's configuration that an operator can

@@ -4,13 +4,21 @@
 //	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
 //
 // A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and tells
-// systemd READY=1 once it does. With $TESTD_CHILD it first starts a program that
+// systemd READY=1 once it does. With $TESTD_TLS it serves the same there by https,
+// with a certificate that no authority has signed. With $TESTD_CHILD it first starts a program that
 // outlives it, as a hypervisor's daemon starts virtual machines. Whatever its
 // behaviour, --version is answered first.
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -46,7 +54,7 @@ func main() {
 }
 
 func run() error {
-	healthz := http.StatusOK
+	healthz := func() int { return http.StatusOK }
 	switch behaviour {
 	case "good", "version-lies":
 	case "needs-key": // in its environment, as from an EnvironmentFile=
@@ -81,7 +89,14 @@ func run() error {
 	case "ignore-sigterm":
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
-		healthz = http.StatusInternalServerError
+		healthz = func() int { return http.StatusInternalServerError }
+	case "ill-on-demand": // while that file is there
+		healthz = func() int {
+			if _, err := os.Stat("/run/testd-ill"); err == nil {
+				return http.StatusServiceUnavailable
+			}
+			return http.StatusOK
+		}
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
@@ -103,13 +118,38 @@ func run() error {
 		return err
 	}
 	health := func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(healthz)
+		w.WriteHeader(healthz())
 		fmt.Fprintln(w, `{"status":"ok"}`)
 	}
 	http.HandleFunc("GET /healthz", health)
 	http.HandleFunc("GET /health", health)
 	http.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, version) })
+	if address := os.Getenv("TESTD_TLS"); address != "" {
+		if err := serveTLS(address); err != nil {
+			return err
+		}
+	}
 	return http.Serve(l, nil)
+}
+
+// serveTLS serves in the background.
+func serveTLS(address string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testd"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{{127, 0, 0, 1}}}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	l, err := tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	if err != nil {
+		return err
+	}
+	go http.Serve(l, nil)
+	return nil
 }
 
 // notifyReady does what sd_notify(3) describes, where the unit is Type=notify.
