@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -35,6 +36,7 @@ type follower struct {
 	attempt  string
 	first    string    // the unit that the attempt began with
 	progress *progress // nil: nobody is told
+	warned   bool      // of what there is to be warned of, if anything
 }
 
 // unitsOf are the units of the chain for a target, the services in the order of
@@ -55,6 +57,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	var units []systemd.Unit
 	for idle := 0; ; {
 		at, over, unread := f.recorded()
+		f.warn(at)
 		if over {
 			f.rest(ctx)
 			return at, nil
@@ -87,6 +90,17 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 		case <-ctx.Done():
 			return at, context.Cause(ctx)
 		}
+	}
+}
+
+// warn tells a person, before anything restarts, that what they asked for goes down.
+func (f *follower) warn(at state.Attempt) {
+	if f.progress == nil || f.warned || at.Result != state.HandedOn {
+		return
+	}
+	f.warned = true
+	if down := policy.Descent(at.Version, at.From); down != "" {
+		f.progress.warn(down)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,6 +119,62 @@ func TestDecisions(t *testing.T) {
 			}
 			if (b.status(t).Offer != nil) != c.offer {
 				t.Errorf("offer %+v", b.status(t).Offer)
+			}
+		})
+	}
+}
+
+// What no person asked for neither goes down nor out of source.versions, and
+// nothing is downloaded to say so.
+func TestLower(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		origin   state.Origin
+		verb     state.Verb
+		set      func(t *target.Target)
+		recorded int64 // the installed release's sequence
+		result   state.Result
+		text     string
+	}{
+		{name: "by schedule", origin: state.Schedule, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3, and no schedule goes down (hint: "},
+		{name: "by directive", origin: state.Directive, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "a scheduled check", origin: state.Schedule, verb: state.Check, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "by a person", origin: state.Operator, verb: state.Apply, result: state.HandedOn},
+		{name: "a person's check", origin: state.Operator, verb: state.Check, result: state.Available, text: "v2 is lower than the installed v3"},
+		{name: "withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 6, result: state.HandedOn},
+		{name: "not withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 8, result: state.NotAttempted, text: "v2 is lower"},
+		{name: "allowed", origin: state.Schedule, verb: state.Apply, set: func(t *target.Target) { t.Source.Downgrade = true }, result: state.HandedOn},
+		{name: "out of range", origin: state.Operator, verb: state.Apply, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
+		{name: "a check, out of range", origin: state.Operator, verb: state.Check, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			archives := 0
+			for path, h := range s {
+				if path != "/client-manifest.json" {
+					s[path] = func(w http.ResponseWriter, r *http.Request) { archives++; h(w, r) }
+				}
+			}
+			b := newBench(t, serve(t, s))
+			if c.set != nil {
+				c.set(b.target)
+			}
+			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Installed: &state.Release{Version: "v3", Sequence: c.recorded}}); err != nil {
+				t.Fatal(err)
+			}
+			o := b.order(c.verb, "v3")
+			o.Origin = c.origin
+			a := b.run(t, o)
+			if a.Result != c.result || !strings.HasPrefix(a.Reason, c.text) || c.text == "" && a.Reason != "" {
+				t.Errorf("%+v", a)
+			}
+			if (archives > 0) != (c.result == state.HandedOn) {
+				t.Errorf("%d archives were asked for", archives)
+			}
+			if b.status(t).Offer == nil {
+				t.Error("what the source has is not recorded")
 			}
 		})
 	}

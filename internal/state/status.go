@@ -136,6 +136,7 @@ type File struct {
 type Release struct {
 	Version  string    `json:"version"`
 	Sequence int64     `json:"sequence,omitempty"`
+	Archive  string    `json:"archive,omitempty"` // sha256 of the archive it came in; "" when not known
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`

@@ -44,6 +44,7 @@ type swapping struct {
 	*Swapper
 	name    string
 	target  *target.Target
+	order   state.Order
 	attempt state.Attempt
 	status  state.Status
 	journal *state.Journal
@@ -89,6 +90,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	if order.Attempt != attempt || order.Verb == state.Check || (order.Verb == state.GoBack) != (entry == nil) {
 		return state.Fail(state.Refused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
 	}
+	sw.order = order
 	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
@@ -312,7 +314,7 @@ func (sw *swapping) adopt() error {
 	j := sw.journal
 	sw.attempt.Result = state.Adopted
 	sw.attempt.Reason = "its files were installed already"
-	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence,
+	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
 		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 	if err := sw.raiseFloor(j); err != nil {
 		return err

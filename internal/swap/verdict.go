@@ -95,10 +95,10 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		result = state.Unproven
 	}
 	if st.Installed == nil || !recorded(&st, j.Attempt) {
-		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 		left := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 		if st.Installed != nil && st.Installed.Version == j.From {
-			left.Sequence, left.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
+			left.Sequence, left.Archive, left.Unsigned = st.Installed.Sequence, st.Installed.Archive, st.Installed.Unsigned
 		}
 		reason := j.Reason
 		if j.GoingBack {
@@ -109,7 +109,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 				digest = state.Digest(st.Installed.Files)
 			}
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
-				Digest: digest, Reason: "the operator went back to " + j.Version}, false)
+				Digest: digest, Archive: left.Archive, Reason: "the operator went back to " + j.Version}, false)
 			left = nil // what was left behind is not kept for going back to
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })

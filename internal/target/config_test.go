@@ -20,13 +20,14 @@ func TestConfigErrors(t *testing.T) {
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
 		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, install_manifest, rollback, hooks, health)`
-		source   = `(allowed: type, url, url_from, path, insecure_skip_tls, ca_file, proxy, repo, asset, tag, api_url, token_file)`
+		source   = `(allowed: type, url, url_from, path, versions, downgrade, insecure_skip_tls, ca_file, proxy, repo, asset, tag, api_url, token_file)`
 		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
 		repo     = `must be a repository on GitHub (allowed: "OWNER/NAME")`
 		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in)`
 		tag      = `must be a release's tag (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
 		api      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment, and without query)`
 		token    = `must be an absolute path (allowed: "/DIR/NAME" of A-Z a-z 0-9 . _ @ + -)`
+		versions = `:8: source.versions: must be a range of versions (allowed: conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters)`
 		proxy    = `:8: source.proxy: must be a proxy (allowed: "http://HOST:PORT" or "https://HOST:PORT", without user and password)`
 		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command)`
 		fileKey  = `must be the name of a key of that file (allowed: 1 to 100 of A-Z a-z 0-9 _ -)`
@@ -201,6 +202,13 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[source]\ntype = 'file'\npath = '/srv/x'\nca_file = '/x'", `:8: source.ca_file: does not belong to a source of type "file"`, "set source.type as well"},
 		{github + "ca_file = 'x.pem'", ":8: source.ca_file: " + path, ""},
 		{github + "ca_file = '/open/x'", ":8: source.ca_file: /open is writable by everyone", rootOnlyHint},
+		{github + "versions = ''", versions, ""},
+		{github + "versions = '^3'", versions, ""},
+		{github + "versions = '>=3 <4'", versions, ""},
+		{github + "versions = 'latest'", versions, ""},
+		{github + "versions = \">3\\n\"", versions, ""},
+		{github + "versions = 3", versions, ""},
+		{github + "downgrade = 'yes'", ":8: source.downgrade: must be a boolean (allowed: true, false)", ""},
 		{github + "proxy = 'x:3128'", proxy, ""},
 		{github + "proxy = 'http://x'", proxy, ""},
 		{github + "proxy = 'http://x:0'", proxy, ""},

@@ -57,6 +57,8 @@ var keys = []key{
 	{"source.url_from.key", text, "the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -"},
 	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
 	{"source.path", text, pathMust, pathAllowed},
+	{"source.versions", text, "a range of versions", `conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters`},
+	{"source.downgrade", boolean, "a boolean", "true, false"},
 	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
 	{"source.ca_file", text, pathMust, pathAllowed},
 	{"source.proxy", text, "a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`},

@@ -229,6 +229,22 @@ func TestSourceTypeOverride(t *testing.T) {
 	}
 }
 
+// TestVersions: what releases are taken is the same for every type of source, and
+// is overridden like any other key.
+func TestVersions(t *testing.T) {
+	for _, source := range []string{"url = 'https://example.com/'", "type = 'file'\npath = '/srv/releases'", "type = 'github'\nrepo = 'o/n'", ""} {
+		d := tree(t, map[string]string{
+			vendorFile: minimal + "[source]\nversions = '<3'\ndowngrade = true\n" + source,
+			adminFile:  "[source]\nversions = '>=3, <4'\ndowngrade = false\n",
+		})
+		got, err := d.Load("agent")
+		must(t, err)
+		if got.Source.Versions != versions(t, ">=3, <4") || got.Source.Downgrade {
+			t.Errorf("%s: got %+v", source, got.Source)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	d := tree(t, map[string]string{
 		"/usr/lib/machinemon-update/targets.d/b.toml":          "",

@@ -72,9 +72,9 @@ func TestExample(t *testing.T) {
 		}
 	}
 	// path and those of GitHub belong to other types of source and url_from stands
-	// in place of url, and so they cannot be uncommented with the rest; ca_file,
-	// proxy, root, mode, owner, expect_body and the hooks have no default to show.
-	for _, name := range []string{"path", "url_from", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
+	// in place of url, and so they cannot be uncommented with the rest; versions,
+	// ca_file, proxy, root, mode, owner, expect_body and the hooks have no default to show.
+	for _, name := range []string{"path", "url_from", "versions", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}
 	uncommented := load(all)

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/version"
 )
 
 // Dirs says where target files are.
@@ -98,6 +99,9 @@ type Source struct {
 	URLFromAdmin    bool   // URL was written in the administrator's directory
 	CAFile          string // of the certificates that take the place of the system's; "" for none
 	Proxy           string // URL; "" for none
+
+	Versions  version.Range // of the releases that are taken from it
+	Downgrade bool          // a schedule may go to a lower version
 
 	From *URLFrom // where root finds URL and InsecureSkipTLS, if the target file does not say
 
