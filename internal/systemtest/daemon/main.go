@@ -86,6 +86,8 @@ func run() error {
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
 		return nil
+	case "ready-after-6s":
+		time.Sleep(6 * time.Second)
 	case "ignore-sigterm":
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
