@@ -46,7 +46,7 @@ func run() error {
 	dir := os.Getenv("DBD_DIR")
 	switch behaviour {
 	case "good":
-	case "answer-500":
+	case "answer-500", "exit-migrated":
 		healthz = http.StatusInternalServerError
 	case "never-close": // its write-ahead log is left beside the database
 		closes = false
@@ -64,6 +64,9 @@ func run() error {
 	s, err := open(dir, os.Getenv("DBD_ACKS"))
 	if err != nil {
 		return err
+	}
+	if behaviour == "exit-migrated" {
+		return errors.New("FATAL: this release exits once it has migrated")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:9200")
 	if err != nil {
