@@ -18,6 +18,7 @@ import (
 type machine interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	NextElapse(ctx context.Context, timer string) (time.Time, error)
+	Processes(ctx context.Context, unit string) ([]int, error)
 	Close()
 }
 
@@ -62,6 +63,13 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 		if !next.IsZero() {
 			next = next.UTC()
 			s.NextCheck = &next
+		}
+		torn, err := a.torn(ctx, m, t)
+		if err != nil {
+			return err
+		}
+		if torn != "" {
+			s.Warnings = append(s.Warnings, torn)
 		}
 		if s.Pending, err = generate.Pending(a.generated, t); err != nil {
 			return err

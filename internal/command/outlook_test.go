@@ -26,6 +26,7 @@ func (m fakeMachine) Unit(_ context.Context, name string) (systemd.Unit, error) 
 	return m.unit, m.err
 }
 func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { return m.next, m.err }
+func (fakeMachine) Processes(context.Context, string) ([]int, error)        { return nil, nil }
 func (fakeMachine) Close()                                                  {}
 
 // TestOutlook: what status says of the next scheduled run.

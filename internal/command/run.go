@@ -34,10 +34,14 @@ func (a *app) apply(args []string) error {
 // check asks the chain, which records what it finds; those who may not start
 // units just look.
 func (a *app) check(args []string) error {
-	if a.root {
-		return a.each(args, a.asking(state.Check))
+	if !a.root {
+		return a.each(args, a.look)
 	}
-	return a.each(args, a.look)
+	ask := a.asking(state.Check)
+	return a.each(args, func(ctx context.Context, name string) (state.Attempt, error) {
+		a.warn(ctx, name)
+		return ask(ctx, name)
+	})
 }
 
 func (a *app) rollback(args []string) error {

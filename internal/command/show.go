@@ -42,6 +42,7 @@ type targetStatus struct {
 	Leaving     bool           `json:"leaving,omitempty"`        // the package is being removed: nothing begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
 	Changed     string         `json:"source_changed,omitempty"` // how that differs now
+	Warnings    []string       `json:"warnings,omitempty"`       // what may go wrong at an update
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
 }
@@ -168,6 +169,9 @@ func (s targetStatus) row() row {
 		r.note(s.Expiring)
 	}
 	r.note(s.Changed)
+	for _, w := range s.Warnings {
+		r.note("warning: " + w)
+	}
 	if s.Leaving {
 		r.note("the package is being removed: no attempt begins (hint: dpkg --configure -a)")
 	}

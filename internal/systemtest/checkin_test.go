@@ -38,8 +38,14 @@ func (b *box) mmServer() {
 // ask sends a request to the gate, as the agent or as the administrator.
 func (b *box) ask(method, path, body string, admin bool) (status int, answer string) {
 	b.t.Helper()
+	return b.askAt("127.0.0.1:8079", method, path, body, admin)
+}
+
+// askAt is ask of what listens at this address: the gate, or a relay before it.
+func (b *box) askAt(address, method, path, body string, admin bool) (status int, answer string) {
+	b.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return b.Dial(ctx, network, "127.0.0.1:8079")
+		return b.Dial(ctx, network, address)
 	}}}
 	q, err := http.NewRequestWithContext(b.t.Context(), method, "http://monitor.example.com"+path, strings.NewReader(body))
 	b.ok(err)

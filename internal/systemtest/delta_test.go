@@ -75,6 +75,20 @@ func (c *chain) delta() (d manifest.Delta, file string) {
 	return d, filepath.Join(c.dir, d.File)
 }
 
+// spoilDelta puts a delta into the release whose digest is the manifest's, and of which
+// only the verifier can see what it makes.
+func (c *chain) spoilDelta() {
+	c.t.Helper()
+	_, file := c.delta()
+	c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
+		e, err := zstd.NewWriter(nil)
+		c.ok(err)
+		made := e.EncodeAll(make([]byte, p.Contents["testd"].Size), nil)
+		p.Deltas[0].SHA256, p.Deltas[0].Size = manifest.Digest(made), int64(len(made))
+		c.ok(os.WriteFile(file, made, 0o644))
+	})
+}
+
 // Deltas are downloaded in the archive's place. Whatever is wrong with them, the
 // archive comes in the same attempt, and the operator is told.
 func TestDelta(t *testing.T) {
@@ -119,22 +133,9 @@ func TestDelta(t *testing.T) {
 		c.assertClosed("1.3.0")
 	})
 
-	// wrong puts a delta into the release whose digest is the manifest's, and of which
-	// only the verifier can see what it makes.
-	wrong := func() {
-		c.t.Helper()
-		_, file := c.delta()
-		c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
-			e, err := zstd.NewWriter(nil)
-			c.ok(err)
-			made := e.EncodeAll(make([]byte, p.Contents["testd"].Size), nil)
-			p.Deltas[0].SHA256, p.Deltas[0].Size = manifest.Digest(made), int64(len(made))
-			c.ok(os.WriteFile(file, made, 0o644))
-		})
-	}
 	c.step("a wrong result", func() {
 		c.publishDeltas(version("1.5.0"))
-		wrong()
+		c.spoilDelta()
 		since := c.cursor()
 		c.assertDownloads(version("1.5.0"), func() {
 			c.apply(0, "committed 1.5.0 (was 1.4.0)", "(not by delta: cannot make testd by delta: its sha256 is then ")
@@ -151,7 +152,7 @@ func TestDelta(t *testing.T) {
 
 	c.step("and the archive is gone, too", func() {
 		c.publishDeltas(version("1.6.0"))
-		wrong()
+		c.spoilDelta()
 		archive := c.archive("1.6.0")
 		c.server.Break(archive, releases.Status(404))
 		pid, since := c.mainPID(), c.cursor()
@@ -174,7 +175,7 @@ func TestDelta(t *testing.T) {
 
 	c.step("by the schedule", func() {
 		c.publishDeltas(version("1.8.0"))
-		wrong()
+		c.spoilDelta()
 		c.must("machinemon-update", "enable", "testd")
 		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the run below
 		c.assertDownloads(version("1.8.0"), func() {
@@ -237,13 +238,9 @@ func TestDeltaKilled(t *testing.T) {
 func TestDeltaTUF(t *testing.T) {
 	once(t)
 	t.Parallel()
-	c := newChain(t, testdUnit, testdTarget+"[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n")
-	c.signed = true
+	c := newChain(t, testdUnit, signedTarget)
 	p := newPublisher(t)
-	root, err := os.ReadFile(filepath.Join(p.repo, "1.root.json"))
-	c.ok(err)
-	c.writeFile("/root/root.json", string(root), 0o600)
-	c.must("machinemon-update", "trust", "testd", "/root/root.json", "--sha256", digest(string(root)))
+	c.pin(p)
 	p.publish(releases.Daemon{Version: "1.1.0"})
 	c.show(p)
 	c.assertDownloads(releases.Daemon{Version: "1.1.0"}, func() { c.apply(0, "committed 1.1.0 (was 1.0.0)") }, "archive")

@@ -191,7 +191,7 @@ func unitOf(step string) string { return "machinemon-" + step + "@testd.service"
 // kill kills the worker that runs in a unit of the chain.
 func (b *box) kill(step string) {
 	b.t.Helper()
-	b.must("systemctl", "kill", "--signal=KILL", "--kill-whom=main", unitOf(step))
+	b.must("systemctl", "kill", "--signal=KILL", "--kill-who=main", unitOf(step))
 }
 
 // startApply runs `machinemon-update apply testd` in the background.

@@ -11,6 +11,19 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
+// bringReleases copies what the server has into a directory of root's.
+func (c *chain) bringReleases(to string) {
+	c.t.Helper()
+	entries, err := os.ReadDir(c.dir)
+	c.ok(err)
+	c.must("install", "-d", "-m", "700", to)
+	for _, e := range entries {
+		content, err := os.ReadFile(filepath.Join(c.dir, e.Name()))
+		c.ok(err)
+		c.writeFile(to+"/"+e.Name(), string(content), 0o600)
+	}
+}
+
 // A machine without a network: root brings the release in a directory of their
 // own, and it goes through the whole chain.
 func TestImport(t *testing.T) {
@@ -18,17 +31,6 @@ func TestImport(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "url = ", "# url = ", 1))
 	c.server.Close()
-	bring := func(to string) {
-		t.Helper()
-		entries, err := os.ReadDir(c.dir)
-		c.ok(err)
-		c.must("install", "-d", "-m", "700", to)
-		for _, e := range entries {
-			content, err := os.ReadFile(filepath.Join(c.dir, e.Name()))
-			c.ok(err)
-			c.writeFile(to+"/"+e.Name(), string(content), 0o600)
-		}
-	}
 	from := func(exit int, file string, says ...string) {
 		t.Helper()
 		c.said(c.run("machinemon-update", "import", "testd", file), exit, says...)
@@ -37,7 +39,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-	bring("/root/usb")
+	c.bringReleases("/root/usb")
 	from(7, "/root/nowhere", "cannot read /root/nowhere")
 	c.must("machinemon-update", "hold", "testd")
 	from(8, "/root/usb", "it is held since")
@@ -49,7 +51,7 @@ func TestImport(t *testing.T) {
 
 	// What was altered on the way is refused, and what is broken goes back.
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
-	bring("/root/usb2")
+	c.bringReleases("/root/usb2")
 	archive := "/root/usb2" + c.archive("1.2.0")
 	c.must("cp", archive, "/root/good")
 	c.must("sh", "-c", "printf x | dd of="+archive+" conv=notrunc bs=1 seek=100 2>&1")

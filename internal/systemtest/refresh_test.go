@@ -15,6 +15,23 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
+// hosts puts what the publisher has into /srv/download, and the online key where the
+// unit looks for it.
+func (b *box) hosts(p *publisher) {
+	b.t.Helper()
+	b.ok(fs.WalkDir(os.DirFS(p.repo), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(filepath.Join(p.repo, name))
+		b.writeFile(path.Join("/srv/download", name), string(content), 0o644)
+		return err
+	}))
+	key, err := os.ReadFile(only(b.t, p.keys+"/online/*.pem"))
+	b.ok(err)
+	b.writeFile("/etc/machinemon-release/srv-download/online.pem", string(key), 0o600)
+}
+
 // A publisher's machine signs its directory anew every day, by the timer that is
 // shipped, and with nothing but the online key.
 func TestRefreshTimer(t *testing.T) {
@@ -24,14 +41,7 @@ func TestRefreshTimer(t *testing.T) {
 	p := newPublisher(t)
 	p.env = []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", time.Now().Add(-8*24*time.Hour).Unix())}
 	p.publish(releases.Daemon{Version: "1.1.0"})
-	b.ok(fs.WalkDir(os.DirFS(p.repo), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(filepath.Join(p.repo, name))
-		b.writeFile(path.Join("/srv/download", name), string(content), 0o644)
-		return err
-	}))
+	b.hosts(p)
 	verify := []string{"machinemon-release", "verify", "/srv/download", "--root", "/srv/download/1.root.json"}
 	if r := b.run(verify...); r.Code == 0 || !strings.Contains(r.Stderr, "expired") {
 		t.Fatalf("signed eight days ago: %+v", r)
@@ -39,9 +49,6 @@ func TestRefreshTimer(t *testing.T) {
 
 	const of = "@srv-download"
 	timer, service := "machinemon-release-refresh"+of+".timer", "machinemon-release-refresh"+of+".service"
-	key, err := os.ReadFile(only(t, p.keys+"/online/*.pem"))
-	b.ok(err)
-	b.writeFile("/etc/machinemon-release/srv-download/online.pem", string(key), 0o600)
 	b.writeFile("/etc/systemd/system/"+timer+".d/test.conf", "[Timer]\nRandomizedDelaySec=0\n", 0o644)
 
 	// It last ran two days ago, when the machine was on.

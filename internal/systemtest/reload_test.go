@@ -113,7 +113,7 @@ func TestDeadline(t *testing.T) {
 	}
 	c.letGo(atRestart)
 	c.awaitTrial()
-	c.must("systemctl", "kill", "--signal=STOP", "--kill-whom=main", unitOf("health-gate"))
+	c.must("systemctl", "kill", "--signal=STOP", "--kill-who=main", unitOf("health-gate"))
 	c.must("systemctl", "start", "machinemon-deadline@testd.service") // as the timer would
 
 	c.said(c.wait(apply), 4, "interrupted 1.1.0: the trial was interrupted", "(1.0.0 runs again)")

@@ -105,7 +105,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 		{"download", testdTarget, "", "", nil, old, 1},
 		{"verify", testdTarget, "", "", func(c *chain, _ machine.Cursor) {
 			c.awaitUnpacking()
-			c.must("systemctl", "kill", "--signal=STOP", "--kill-whom=main", unitOf("verify"))
+			c.must("systemctl", "kill", "--signal=STOP", "--kill-who=main", unitOf("verify"))
 		}, old, 1},
 		{"pre-flight", testdTarget, "", "", func(c *chain, since machine.Cursor) { c.awaitHeld(since, atPreflight) }, old, 1},
 		{"arming", testdTarget, "", atArming, func(c *chain, since machine.Cursor) { c.awaitHeld(since, atArming) }, old, 4},

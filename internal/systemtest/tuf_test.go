@@ -27,6 +27,9 @@ type publisher struct {
 
 const passphrase = "correct horse battery staple"
 
+// signedTarget is a target whose releases must be signed.
+const signedTarget = testdTarget + "[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n"
+
 func newPublisher(t *testing.T) *publisher {
 	t.Helper()
 	base := t.TempDir()
@@ -146,12 +149,22 @@ func (c *chain) show(p *publisher) {
 	c.ok(os.CopyFS(c.dir, os.DirFS(p.repo)))
 }
 
+// pin has the chain believe the publisher's root keys.
+func (c *chain) pin(p *publisher) {
+	c.t.Helper()
+	c.signed = true
+	root, err := os.ReadFile(filepath.Join(p.repo, "1.root.json"))
+	c.ok(err)
+	c.writeFile("/root/root.json", string(root), 0o600)
+	c.must("machinemon-update", "trust", "testd", "/root/root.json", "--sha256", digest(string(root)))
+}
+
 // The whole life of a target whose releases are signed: the pin, updates, other
 // keys, thieves of the old ones, and a publisher who was away for a week.
 func TestTUF(t *testing.T) {
 	once(t)
 	t.Parallel()
-	c := newChain(t, testdUnit, testdTarget+"[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n")
+	c := newChain(t, testdUnit, signedTarget)
 	c.signed = true
 	p := newPublisher(t)
 	p.publish(releases.Daemon{Version: "1.1.0"})

@@ -32,7 +32,7 @@ type Lab struct {
 	count  atomic.Int64
 }
 
-// NewLab clears what killed runs left, makes the base image if it is missing
+// NewLab raises this host's limit on inotify, clears what killed runs left, makes the base image if it is missing
 // and installs the packages on it, by apt on a booted machine.
 func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
 	if os.Geteuid() != 0 {
@@ -40,6 +40,9 @@ func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
 	}
 	if o.Release == "" {
 		o.Release = "bookworm"
+	}
+	if err := raise(inotifyInstances, 8192); err != nil {
+		return nil, err
 	}
 	cache, err := CacheDir()
 	if err != nil {

@@ -1,0 +1,104 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// torn warns of data in the snapshot that the running unit has open for writing: a
+// copy that is made meanwhile may be of no single moment. It is "" for those who may
+// not look, and where the unit is stopped before its data are saved.
+func (a *app) torn(ctx context.Context, m machine, t *target.Target) (string, error) {
+	if !a.root || m == nil || t.StopFirst || len(t.Snapshot) == 0 {
+		return "", nil
+	}
+	pids, err := m.Processes(ctx, t.Unit)
+	if err != nil {
+		return "", err
+	}
+	written, err := openForWriting(pids, t.Snapshot)
+	if err != nil || len(written) == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("%s has %s of the snapshot open for writing: what a rollback restores may be torn (hint: rollback.stop = true in %s/%s.toml)",
+		t.Unit, strings.Join(written, ", "), a.targets.Admin, t.Name), nil
+}
+
+// warn tells of what may go wrong at an update of the target. What is wrong with the
+// target itself the attempt says.
+func (a *app) warn(ctx context.Context, name string) {
+	t, err := a.targets.Load(name)
+	m := a.see(ctx)
+	if err != nil || m == nil {
+		return
+	}
+	defer m.Close()
+	torn, err := a.torn(ctx, m, t)
+	if err != nil {
+		torn = err.Error()
+	}
+	if torn != "" {
+		fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(torn))
+	}
+}
+
+// openForWriting returns those of the paths, or of the files below them, that the
+// processes have open for writing, sorted. A process that has ended has none.
+func openForWriting(pids []int, paths []string) ([]string, error) {
+	var written []string
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
+		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+		if ended(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot look at the open files of process %d: %w", pid, err)
+		}
+		for _, fd := range fds {
+			file, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+			if err == nil && slices.ContainsFunc(paths, func(p string) bool { return file == p || strings.HasPrefix(file, p+"/") }) {
+				var writes bool
+				if writes, err = writable(filepath.Join(dir, "fdinfo", fd.Name())); writes && !slices.Contains(written, file) {
+					written = append(written, file)
+				}
+			}
+			if err != nil && !ended(err) { // the descriptor was closed, else
+				return nil, fmt.Errorf("cannot look at the open files of process %d: %w", pid, err)
+			}
+		}
+	}
+	slices.Sort(written)
+	return written, nil
+}
+
+// writable reports whether the open file that an fdinfo describes can be written:
+// proc_pid_fdinfo(5).
+func writable(fdinfo string) (bool, error) {
+	info, err := os.ReadFile(fdinfo)
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if octal, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, err := strconv.ParseUint(strings.TrimSpace(octal), 8, 64)
+			return flags&unix.O_ACCMODE != unix.O_RDONLY, err
+		}
+	}
+	return false, fmt.Errorf("%s has no flags", fdinfo)
+}
+
+// ended reports whether the error is that a process or a descriptor is no more.
+func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
