@@ -59,6 +59,7 @@ func newDataChain(t *testing.T, unit, target string) *chain {
 	m.writeTarget(target)
 	m.writeFile("/etc/systemd/system/testd.service", unit, 0o644)
 	m.installDatabase(firstDatabase)
+	m.must("sh", "-ec", "touch "+dbdDir+"/config; chown dbd: "+dbdDir+"/config")
 	m.must("systemctl", "start", "paths.target")
 	m.stopShipped()
 	dir := t.TempDir()
