@@ -185,7 +185,7 @@ func TestSnapshotSQLite(t *testing.T) {
 			t.Errorf("the new version's journal is still there: %v", err)
 		}
 	})
-	c.must("sh", "-ec", "cd "+dbdDir+"; rm -r shadow sub blobs .machinemon-update added added.d; mkdir sub blobs; echo 1 >sub/file; echo 1 >blobs/1; chmod 2710 sub; chmod 604 blobs/1; chown -hR dbd:dbd .")
+	c.must("sh", "-ec", "cd "+dbdDir+"; rm -rf shadow sub blobs .machinemon-update added added.d; mkdir sub blobs; echo 1 >sub/file; echo 1 >blobs/1; chmod 2710 sub; chmod 604 blobs/1; chown -hR dbd:dbd .")
 	c.must("machinemon-update", "unskip", "testd")
 	c.step("the directory", func() {
 		c.target(dbdTarget(wholeDir, stopFirst))

@@ -52,10 +52,6 @@ func run() error {
 		closes = false
 	case "plant-links": // in the places of its data, and answers 500
 		healthz = http.StatusInternalServerError
-		defer plant(dir) // when it stops
-		if err := plant(dir); err != nil {
-			return err
-		}
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
@@ -65,8 +61,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if behaviour == "exit-migrated" {
+	switch behaviour {
+	case "exit-migrated":
 		return errors.New("FATAL: this release exits once it has migrated")
+	case "plant-links":
+		if err := plant(dir); err != nil {
+			return err
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:9200")
 	if err != nil {
