@@ -66,7 +66,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
-	_, err = s.restore(j)
+	changed, err := s.restore(j)
 	// Data that came back once were written since by what has run.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
 		err = errors.Join(err, s.restoreData(ctx, j))
@@ -79,5 +79,5 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return s.closeRollback(ctx, j, nil)
+	return s.closeRollback(ctx, j, nil, changed)
 }

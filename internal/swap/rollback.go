@@ -49,8 +49,15 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = err == nil
-	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped {
-		return s.closeRollback(ctx, j, nil) // the old program never stopped
+	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && !dataReturns(j) {
+		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
+	}
+	if j.Restored && dataReturns(j) {
+		// What the old program writes from now on must not be overwritten by another
+		// rollback of this trial, after a power cut or when this process is killed.
+		if err := s.Tree.SetJournal(j); err != nil {
+			s.logf("%s: %v", describe(j), err) // as in decideRollback
+		}
 	}
 	// Also where something did not come back: the service runs with what did.
 	if err := errors.Join(err, s.restart(ctx, j, 0)); err != nil {
@@ -63,7 +70,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if j.WasRunning && !after.Standing {
 		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
 	}
-	return s.closeRollback(ctx, j, after)
+	return s.closeRollback(ctx, j, after, changed)
 }
 
 // helpersOf are the transient units that a killed swapper may have left at work.
@@ -80,9 +87,9 @@ func helpersOf(j *state.Journal) (units []string) {
 // bringBack restores the old files, and reports whether it changed any. Where data
 // come back, too, the program is stopped first: one that writes its data when it
 // stops would overwrite them, and one that runs would work on what is no longer
-// there.
+// there. Data that a killed rollback has brought back are the old program's again.
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
-	if !dataReturns(j) {
+	if !dataReturns(j) || j.Restored && j.RollbackFailed == "" {
 		return s.restore(j)
 	}
 	u, err := s.Systemd.Unit(ctx, j.Unit)
@@ -175,7 +182,8 @@ func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err erro
 
 // closeRollback records and closes a trial whose old files are back. after is
 // nil when nothing was looked at: the program never stopped, or is yet to start.
-func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline) error {
+// changed says that a file of the release was in its place.
+func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline, changed bool) error {
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will find no trial
 	}
@@ -184,7 +192,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 		return err
 	}
 	if !recorded(&st, j.Attempt) {
-		s.judge(j, after, &st)
+		s.judge(j, after, changed, &st)
 		if after != nil {
 			st.Learn(j.Probes, after.Probes)
 		}
@@ -200,7 +208,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 
 // judge decides whether the release is to blame. It is not when the gate could
 // not tell, when nobody judged it, or when the old program is no better.
-func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Status) {
+func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, false)
 	if err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -225,8 +233,8 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 	case finding == state.Bad:
 		st.Reject(r, false)
 	case finding == state.Unsure:
-	case j.Failure != "" && j.Phase == state.Prepared && after == nil:
-		result = state.Failed // nothing was changed: the same as a failure before the journal
+	case j.Failure != "" && j.Phase == state.Prepared && !changed:
+		result = state.Failed // no file was changed: the same as a failure before the journal
 	default:
 		if j.Finding == "" {
 			result = state.Interrupted

@@ -158,13 +158,18 @@ func (b *box) assertLast(stage, result, from, version string) {
 // the unit runs and answers, and is what status shows.
 func (b *box) assertRuns(d releases.Daemon) {
 	b.t.Helper()
-	if got, want := digest(b.readFile(testdPath)), digest(string(build(b.t, d))); got != want {
-		b.t.Errorf("%s has sha256 %s, want %s of %+v", testdPath, got, want, d)
+	b.assertProgram(build(b.t, d), d.Version)
+}
+
+func (b *box) assertProgram(program []byte, version string) {
+	b.t.Helper()
+	if got, want := digest(b.readFile(testdPath)), digest(string(program)); got != want {
+		b.t.Errorf("%s has sha256 %s, want %s of %s", testdPath, got, want, version)
 	}
-	b.awaitTestd(d.Version)
+	b.awaitTestd(version)
 	b.must("test", fmt.Sprintf("/proc/%s/exe", b.mainPID()), "-ef", testdPath)
-	if s := b.status(); s.Installed != d.Version || s.Error != "" || s.Unsigned == b.signed {
-		b.t.Errorf("status shows %+v, want %s installed", s, d.Version)
+	if s := b.status(); s.Installed != version || s.Error != "" || s.Unsigned == b.signed {
+		b.t.Errorf("status shows %+v, want %s installed", s, version)
 	}
 }
 
