@@ -91,7 +91,7 @@ func TestScaleboxBackButNotHealthy(t *testing.T) {
 			s.must("systemctl", "restart", "scaleboxd.service")
 			s.release(releases.Daemon{Version: "build-18", Behaviour: "exit1-at-once"}, build17())
 			r := s.run("scalebox-update")
-			s.said(r, 1, "rolled back build-18: ", "what ran before is back, but is not healthy", "Rolling back to previous version...",
+			s.said(r, 1, "Rolling back to previous version...", "rolled back build-18: ", "what ran before is back, but is not healthy",
 				"ERROR: Rollback failed - manual intervention required")
 			if strings.Contains(r.Stdout, "successful") || strings.Contains(r.Stdout, "runs again") {
 				s.t.Errorf("it said %s", r.Stdout)
@@ -295,7 +295,7 @@ func TestFirstUpdateFromUnknown(t *testing.T) {
 	const back = "the operator went back from build-18 to the files of before, version unknown"
 	says("scaleboxd: committed: "+back+" (was build-18) in ", "machinemon-update", "rollback", "scaleboxd")
 	s.assertRuns(releases.Daemon{Version: "build-17"}, build17())
-	says("  build-18  unknown  committed\n  "+back+"\n", "machinemon-update", "history", "scaleboxd")
+	says("  build-18  unknown   committed\n  "+back+"\n", "machinemon-update", "history", "scaleboxd")
 	says(": the operator went back to the files of before, version unknown (hint: machinemon-update unskip scaleboxd ", "machinemon-update", "apply", "scaleboxd")
 	entries, err := s.JournalSince(t.Context(), since)
 	s.ok(err)
