@@ -47,7 +47,7 @@ func TestRefused(t *testing.T) {
 		}, want: "/file: has file capabilities"},
 		"limit": {plant: func(t *testing.T, data string) { random(t, data+"/a/z", 1<<20) }, limit: 1 << 20, want: "is beyond the limit of 1048576 bytes in all (hint: raise"},
 		"depth": {plant: func(t *testing.T, data string) {
-			must(t, os.MkdirAll(data+strings.Repeat("/d", maxDepth), 0o755))
+			must(t, os.MkdirAll(data+strings.Repeat("/d", maxDepth+1), 0o755))
 		}, want: "/d: is nested more than 200 directories deep"},
 		"symlink":       {plant: func(t *testing.T, data string) { exchange(t, data, func() { must(t, os.Symlink("/etc", data)) }) }, want: "/data: is a symbolic link (hint: "},
 		"FIFO":          {plant: func(t *testing.T, data string) { exchange(t, data, func() { must(t, unix.Mkfifo(data, 0o600)) }) }, want: "/data: is a socket or FIFO"},

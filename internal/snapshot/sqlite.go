@@ -63,8 +63,9 @@ func (p place) database() (bool, error) {
 	}
 	defer f.Close()
 	magic := make([]byte, len(sqliteMagic))
-	if _, err := io.ReadFull(f, magic); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	n, err := io.ReadFull(f, magic)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return false, p.wrong(cause(err))
 	}
-	return string(magic) == sqliteMagic, nil
+	return string(magic[:n]) == sqliteMagic, nil
 }
