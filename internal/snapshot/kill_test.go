@@ -14,8 +14,9 @@ import (
 )
 
 // killed runs a verb again and again, kills it each time after a random part of the
-// time that it takes, and returns once it came to its end by itself.
-func killed(t *testing.T, uid uint32, whole time.Duration, args ...string) (times int) {
+// time that it takes, looks at what there is then, and returns once it came to its end
+// by itself.
+func killed(t *testing.T, uid uint32, whole time.Duration, look func(), args ...string) (times int) {
 	t.Helper()
 	for {
 		cmd := command(uid, args...)
@@ -31,6 +32,7 @@ func killed(t *testing.T, uid uint32, whole time.Duration, args ...string) (time
 			return times
 		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
 			times++
+			look()
 		default:
 			t.Fatal(err)
 		}
@@ -38,20 +40,20 @@ func killed(t *testing.T, uid uint32, whole time.Duration, args ...string) (time
 }
 
 // TestKilled: a restore that was killed at any time is finished by the next, and
-// nothing of it is left. At each time a file is the old one or the new one.
+// nothing of it is left.
 func TestKilled(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
 			dir := disk(t, kind)
 			data, backup := dir+"/data", dir+"/backup"
 			plant(t, dir)
-			for i := range 300 {
+			for i := range 200 {
 				random(t, fmt.Sprintf("%s/many/%d/%d", data, i%7, i), 1000*i)
 			}
 			want := describe(t, data)
 			save(t, data, backup)
 			harmed := func() {
-				for i := range 300 {
+				for i := range 200 {
 					path := fmt.Sprintf("%s/many/%d/%d", data, i%7, i)
 					switch i % 3 {
 					case 0:
@@ -70,21 +72,22 @@ func TestKilled(t *testing.T) {
 			must(t, command(0, "snapshot-restore", backup, data).Run())
 			whole := time.Since(begin)
 			n := 0
-			for range 5 {
+			for range 3 {
 				harmed()
-				n += killed(t, 0, whole, "snapshot-restore", backup, data)
+				n += killed(t, 0, whole, func() {}, "snapshot-restore", backup, data)
 				equal(t, "restored", describe(t, data), want)
 				restore(t, backup, data, false)
 			}
 			t.Logf("killed %d times", n)
-			if n < 10 {
+			if n < 5 {
 				t.Errorf("killed %d times only", n)
 			}
 		})
 	}
 }
 
-// TestKilledFile: so is the restore of a single file, beside which others may lie.
+// TestKilledFile: so is the restore of a single file. At each time it is all the old
+// one or all the new one.
 func TestKilledFile(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -100,13 +103,18 @@ func TestKilledFile(t *testing.T) {
 	whole, n := time.Since(begin), 0
 	for range 5 {
 		random(t, dir+"/db", 40<<20)
-		n += killed(t, 0, whole, "snapshot-restore", dir+"/backup", dir+"/db")
+		changed := describe(t, dir+"/db")["."].content
+		n += killed(t, 0, whole, func() {
+			if now := describe(t, dir+"/db")["."].content; now != changed && now != want["db"].content {
+				t.Errorf("half of it was restored: %s", now)
+			}
+		}, "snapshot-restore", dir+"/backup", dir+"/db")
 		got := describe(t, dir)
 		delete(got, ".")
 		delete(want, ".")
 		equal(t, "restored", got, want)
 	}
-	if n < 10 {
+	if n < 5 {
 		t.Errorf("killed %d times only", n)
 	}
 }
@@ -187,7 +195,7 @@ func TestUser(t *testing.T) {
 		must(t, err)
 		must(t, os.WriteFile(dir+"/data/db", []byte("migrated"), 0o644))
 		must(t, os.Chmod(dir+"/data/shared", 0o700))
-		killed(t, user, 100*time.Millisecond, "snapshot-restore", dir+"/backups/1", dir+"/data")
+		killed(t, user, 100*time.Millisecond, func() {}, "snapshot-restore", dir+"/backups/1", dir+"/data")
 		equal(t, "restored", describe(t, dir+"/data"), want)
 	})
 }

@@ -178,6 +178,32 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestTakeOver: before root does anything in a directory nobody else can write in it
+// any more, not by an ACL either.
+func TestTakeOver(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir() + "/theirs"
+	must(t, os.Mkdir(dir, 0o755))
+	writable := strings.NewReplacer("\x02\x00\x04", "\x02\x00\x06", "\x10\x00\x04", "\x10\x00\x06").Replace(acl)
+	must(t, unix.Setxattr(dir, "system.posix_acl_access", []byte(writable), 0))
+	must(t, os.Chown(dir, user, user))
+	must(t, os.Chmod(dir, 0o777))
+	p, err := top(dir)
+	must(t, err)
+	defer p.dir.Close()
+	was, d, err := newRestorer().takeOver(p)
+	must(t, err)
+	defer d.Close()
+	if was.st.Uid != user || was.st.Mode&0o777 != 0o777 {
+		t.Errorf("it was of user %d with the mode %o", was.st.Uid, was.st.Mode)
+	}
+	now, err := fstat(d.File)
+	must(t, err)
+	if err := ownTree(&now); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRestoreRefused: a restore stops at a mount point, and root uses no backup that
 // another user could have written.
 func TestRestoreRefused(t *testing.T) {

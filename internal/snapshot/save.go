@@ -112,7 +112,7 @@ func (s *saver) durable(to place) error {
 	if err := s.sync.names(to.dir); err != nil {
 		return to.wrong(err)
 	}
-	f, err := to.open(unix.O_RDONLY)
+	f, err := to.openFile()
 	if err != nil {
 		return to.wrong(err)
 	}
