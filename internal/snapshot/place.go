@@ -65,6 +65,14 @@ type entryError struct {
 func (e *entryError) Error() string { return shown(e.path) + ": " + e.err.Error() }
 func (e *entryError) Unwrap() error { return e.err }
 
+// failed says what cannot be done with the path that the caller named.
+func failed(what, path string, err error) error {
+	if e, ok := err.(*entryError); ok && e.path == path {
+		err = e.err // named already
+	}
+	return fmt.Errorf("cannot %s %s: %w", what, shown(path), err)
+}
+
 // wrong names the place of an error, which may be one from below it.
 func (p place) wrong(err error) error {
 	var named *entryError

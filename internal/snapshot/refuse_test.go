@@ -45,7 +45,7 @@ func TestRefused(t *testing.T) {
 			capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_bind_service=ep
 			must(t, unix.Setxattr(data+"/file", "security.capability", []byte(capability), 0))
 		}, want: "/file: has file capabilities"},
-		"limit": {plant: func(t *testing.T, data string) { random(t, data+"/a/z", 1<<20) }, limit: 1 << 20, want: "is beyond the limit of 1048576 bytes in all (hint: raise"},
+		"limit": {plant: func(t *testing.T, data string) { random(t, data+"/a/z", 1<<20) }, limit: 1 << 20, want: "/a/z: with it there are more than 1048576 bytes to save (hint: raise"},
 		"depth": {plant: func(t *testing.T, data string) {
 			must(t, os.MkdirAll(data+strings.Repeat("/d", maxDepth+1), 0o755))
 		}, want: "/d: is nested more than 200 directories deep"},
@@ -121,7 +121,7 @@ func TestPaths(t *testing.T) {
 		refused(t, err, "it is no absolute path of a file or directory")
 	}
 	_, err := Measure("/none")
-	refused(t, err, "cannot measure /none: /none: no such file or directory")
+	refused(t, err, "cannot measure /none: no such file or directory")
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it does not say that nothing is there")
 	}

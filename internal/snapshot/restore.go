@@ -28,7 +28,7 @@ func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
 func Restore(backup, path string) (changed bool, err error) {
 	r := newRestorer()
 	if err := r.restore(backup, path); err != nil {
-		return r.changed, fmt.Errorf("cannot restore %s: %w", shown(path), err)
+		return r.changed, failed("restore", path, err)
 	}
 	return r.changed, nil
 }

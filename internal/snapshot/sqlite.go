@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"fmt"
 	"io"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +29,7 @@ func Companions(path string) ([]string, error) {
 		err = nil // the new version may make the directory, too
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot look for the SQLite files of %s: %w", shown(path), err)
+		return nil, failed("look for the SQLite files of", path, err)
 	}
 	var all []string
 	for _, suffix := range sqliteSuffixes {
