@@ -17,14 +17,16 @@ type outcome struct {
 	pid      uint32
 	probes   []state.ProbeResult
 	untried  []bool // of probes
+
+	unjudgeable string // why no trial could be judged; see [state.Baseline]
 }
 
 // finish ends the judgement.
 func (t *trial) finish(f state.Finding, reason string) {
-	o := &outcome{finding: f, reason: oneLine(reason), standing: t.stand == upright, why: oneLine(t.why), pid: t.pid}
+	o := &outcome{finding: f, reason: oneLine(reason), standing: t.stand == upright, why: oneLine(t.why), pid: t.program, unjudgeable: oneLine(t.unjudgeable())}
 	proven := len(t.probes) == 0
 	for _, p := range t.probes {
-		r := state.ProbeResult{Probe: p.name, Passed: p.passed, Detail: p.detail}
+		r := state.ProbeResult{Probe: p.name, Passed: p.passed, Detail: p.detail, Unknown: p.unknown}
 		if p.tries == 0 {
 			r.Detail = "not tried"
 		}

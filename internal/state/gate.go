@@ -11,6 +11,8 @@ type ProbeResult struct {
 	Probe  string `json:"probe"`
 	Passed bool   `json:"passed"`
 	Detail string `json:"detail,omitempty"` // why not, or when
+	// Unknown says that it neither passed nor failed: there was no answer to be had.
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // Baseline is how a target was without a trial: before the swap, or after a rollback.
@@ -20,6 +22,9 @@ type Baseline struct {
 	Standing bool          `json:"standing"` // systemd's view: active and running its main file
 	Detail   string        `json:"detail,omitempty"`
 	Probes   []ProbeResult `json:"probes"`
+	// Unjudgeable is why no trial of this target could be judged, whatever the
+	// release: it is refused before anything is replaced.
+	Unjudgeable string `json:"unjudgeable,omitempty"`
 }
 
 // Finding is what the gate found out about a trial.
@@ -39,7 +44,7 @@ type Report struct {
 	Finding  Finding       `json:"finding"`
 	Reason   string        `json:"reason,omitempty"`
 	Unproven bool          `json:"unproven,omitempty"` // no probe was left to prove it
-	MainPID  uint32        `json:"main_pid"`
+	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
 	Probes   []ProbeResult `json:"probes"`
 }
 
@@ -68,7 +73,7 @@ func (t Tree) Baseline(target, attempt string, after bool) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.Detail = Line(b.Detail)
+	b.Detail, b.Unjudgeable = Line(b.Detail), Line(b.Unjudgeable)
 	lines(b.Probes)
 	return &b, nil
 }

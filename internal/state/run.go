@@ -47,6 +47,8 @@ type Request struct {
 	// must have; "" when the operator does not say.
 	URL    string `json:"url,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
+	// MainID is the installed main file: of a rollback the baseline reads no order.
+	MainID FileID `json:"main_id,omitzero"`
 	// Made is when, since the boot: one that a killed command left behind lapses,
 	// whatever is done to the clock meanwhile.
 	Made time.Duration `json:"made"`
@@ -69,6 +71,8 @@ type Order struct {
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
+	// MainID is the installed main file, which the baseline looks for.
+	MainID FileID `json:"main_id,omitzero"`
 }
 
 // Brought tells whether the release comes from where the operator says, and not

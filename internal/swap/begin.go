@@ -166,6 +166,9 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		}
 	}
 	order.Installed = Installed(ctx, t, st)
+	if order.MainID, err = state.MainID(t.Health.Main); err != nil {
+		s.logf("%s: %v", name, err) // the gate may find out by itself
+	}
 	return s.Tree.SetOrder(name, *order)
 }
 

@@ -166,6 +166,13 @@ func (sw *swapping) try(ctx context.Context) error {
 	} else if same {
 		return sw.adopt()
 	}
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	if err := sw.judgeable(before); err != nil {
+		return err
+	}
 	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
 		return err
@@ -175,10 +182,6 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	// A crash loop looks like running now and then. The baseline has watched.
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
-	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
-	}
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err
@@ -221,6 +224,7 @@ func (sw *swapping) begun(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	j.Phase = state.Trial
+	sw.identify(j)
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -31,6 +32,17 @@ type Unit struct {
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
+
+	Type            string // simple, forking, oneshot, …
+	RemainAfterExit bool
+	// Invocation names the present run of the unit, or after its end the last one.
+	Invocation string
+	Began      time.Time // the run, by the clock of then
+	// Forced and Clean are the exits of the main process that the unit names in
+	// RestartForceExitStatus= and SuccessExitStatus=.
+	Forced, Clean Exits
+	// LogNamespace is the journal that the unit's lines go to; "" for the system's.
+	LogNamespace string
 }
 
 // NoUID is the UID of a unit that has no User=, or has not run yet.
@@ -51,8 +63,17 @@ func (u Unit) Settled() bool {
 	return u.Job == 0 && (u.Active == "active" || u.Active == "inactive" || u.Active == "failed")
 }
 
-// Running tells whether the unit is active and its main process is there.
-func (u Unit) Running() bool { return u.Active == "active" && u.MainPID != 0 }
+// Running reports whether the unit is active and does its work: its processes are
+// there, though systemd may not know which is the main one, or it has done it.
+func (u Unit) Running() bool {
+	return u.Active == "active" && (u.MainPID != 0 || u.Sub == "running" || u.Remains())
+}
+
+// Remains reports whether the unit has done its work and needs no process to be up:
+// it is of Type=oneshot with RemainAfterExit=yes, and has succeeded.
+func (u Unit) Remains() bool {
+	return u.Type == "oneshot" && u.RemainAfterExit && u.Active == "active" && u.Sub == "exited"
+}
 
 // String is the state as `systemctl status` puts it.
 func (u Unit) String() string {
@@ -100,6 +121,16 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.UID = uid
 	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
+	u.Type, _ = p["Type"].(string)
+	u.RemainAfterExit, _ = p["RemainAfterExit"].(bool)
+	if id, ok := p["InvocationID"].([]byte); ok {
+		u.Invocation = hex.EncodeToString(id)
+	}
+	if usec, ok := p["InactiveExitTimestamp"].(uint64); ok && usec > 0 {
+		u.Began = time.UnixMicro(int64(usec))
+	}
+	u.Forced, u.Clean = exits(p["RestartForceExitStatus"]), exits(p["SuccessExitStatus"])
+	u.LogNamespace, _ = p["LogNamespace"].(string)
 	for _, by := range []string{"RequiredBy", "BoundBy"} {
 		names, _ := p[by].([]string)
 		u.Needs = append(u.Needs, names...)
