@@ -43,12 +43,12 @@ func logged(ctx context.Context, u systemd.Unit, text string) error {
 	}
 	first, ferr := oldest(ctx, u.LogNamespace)
 	switch {
-	case ferr == nil && first.IsZero():
-		return fmt.Errorf("cannot read the journal: no entry is to be seen%s", complaint(err))
-	case ferr != nil:
-		return ferr
 	case err != nil:
 		return err
+	case ferr != nil:
+		return ferr
+	case first.IsZero():
+		return errors.New("cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))")
 	case first.After(u.Began):
 		return noAnswer{errors.New("the journal does not reach back to the start of the unit")}
 	}
@@ -152,14 +152,6 @@ func journalctl(ctx context.Context, namespace string, out io.Writer, args ...st
 		return fmt.Errorf("cannot read the journal: %s", text)
 	}
 	return fmt.Errorf("cannot read the journal: %w", plain(err))
-}
-
-// complaint is an error as the end of a reason.
-func complaint(err error) string {
-	if err == nil {
-		return " (hint: does journald keep one? see Storage= in journald.conf(5))"
-	}
-	return ": " + err.Error()
 }
 
 // finder looks for text in what is written to it, and stops the writer when it has

@@ -86,7 +86,7 @@ func (a *agent) installClient(version string) {
 	a.t.Helper()
 	since := a.cursor()
 	a.install(build(a.t, releases.Client{Version: version}))
-	a.await(since, func(e machine.Entry) bool { return e["MESSAGE"] == "check-in successful" })
+	a.await(since, func(e machine.Entry) bool { return strings.HasSuffix(e["MESSAGE"], "check-in successful") })
 }
 
 // runs fails unless the unit runs this version of the client.
