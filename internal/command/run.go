@@ -211,6 +211,14 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		return at, err
 	}
 	req.Attempt = at.ID
+	if req.Verb == state.GoBack {
+		// What is wrong with the target file is the swapper's to say.
+		if t, err := a.targets.Load(name); err == nil {
+			if req.MainID, err = state.MainID(t.Health.Main); err != nil {
+				return at, err
+			}
+		}
+	}
 	if err := a.ask(ctx, conn, name, first, req, prepare); err != nil {
 		if req.Import {
 			err = errors.Join(err, a.tree.DropImport(name))

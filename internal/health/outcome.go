@@ -18,14 +18,17 @@ type outcome struct {
 	pid      uint32
 	probes   []state.ProbeResult
 	untried  []bool // of probes
+
+	unjudgeable string // why no trial could be judged; see [state.Baseline]
 }
 
 // finish ends the judgement.
 func (t *trial) finish(f state.Finding, reason string) {
-	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == upright, why: oneLine(t.why), pid: t.pid}
+	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == upright, why: oneLine(t.why),
+		pid: t.program, unjudgeable: oneLine(t.unjudgeable())}
 	asked, proven := false, false
 	for _, p := range t.probes {
-		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Millis: p.took.Milliseconds()}
+		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
 		switch {
 		case p.tries == 0:
 			r.Detail = "not tried"

@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -36,6 +37,20 @@ type prober struct {
 	// try returns nil when the probe passes, and else why not: in a few words,
 	// without the probe's name.
 	try func(ctx context.Context) error
+	// ask is try for a probe that needs to know the unit's present run.
+	ask func(ctx context.Context, u systemd.Unit) error
+}
+
+// noAnswer is the error of a try that says nothing of the program, neither good nor
+// bad.
+type noAnswer struct{ error }
+
+// of binds a probe to the unit as it was last seen.
+func (p prober) of(u systemd.Unit) prober {
+	if p.ask != nil {
+		p.try = func(ctx context.Context) error { return p.ask(ctx, u) }
+	}
+	return p
 }
 
 func probers(h target.Health) []prober {
@@ -53,6 +68,9 @@ func probers(h target.Health) []prober {
 			n.try = func(ctx context.Context) error { return connect(ctx, "tcp", p.TCP) }
 		case p.Unix != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
+		case p.Journal != "":
+			n.limit = commandLimit
+			n.ask = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"
 			n.try = func(ctx context.Context) error {

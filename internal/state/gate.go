@@ -27,6 +27,9 @@ type Baseline struct {
 	// Unprobed says that this is systemd's word alone: the gate's user did not try
 	// the probes.
 	Unprobed bool `json:"-"`
+	// Unjudgeable is why no trial of this target could be judged, whatever the
+	// release: it is refused before anything is replaced.
+	Unjudgeable string `json:"unjudgeable,omitempty"`
 }
 
 // Finding is what the gate found out about a trial.
@@ -47,7 +50,7 @@ type Report struct {
 	Reason   string        `json:"reason,omitempty"`
 	Unproven bool          `json:"unproven,omitempty"` // no probe passed that could prove it
 	Blamed   string        `json:"blamed,omitempty"`   // the probe for which alone the finding is bad
-	MainPID  uint32        `json:"main_pid"`
+	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
 	Probes   []ProbeResult `json:"probes"`
 }
 
@@ -76,7 +79,7 @@ func (t Tree) Baseline(target, attempt string, after bool) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.Detail = Line(b.Detail)
+	b.Detail, b.Unjudgeable = Line(b.Detail), Line(b.Unjudgeable)
 	lines(b.Probes)
 	return &b, nil
 }

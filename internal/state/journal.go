@@ -125,6 +125,9 @@ type Journal struct {
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`
 	Settle  time.Duration `json:"settle"`
+	// MainID is the main file as root put it in place last: the new one from the
+	// swap on, the old one from the rollback on.
+	MainID FileID `json:"main_id,omitzero"`
 }
 
 // Digest names a set of installed files by their bytes, whatever archive they

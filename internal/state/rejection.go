@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -65,6 +66,9 @@ func (s *Status) Reject(r Rejection, interrupted bool) {
 				return
 			}
 			r.Interruptions += old.Interruptions
+		}
+		if r.Interruptions >= MaxInterruptions {
+			r.Reason = Line(fmt.Sprintf("its trial was cut short %d times; the last time: %s", r.Interruptions, r.Reason))
 		}
 	}
 	s.Rejected = slices.DeleteFunc(s.Rejected, func(b Rejection) bool { return b == old })

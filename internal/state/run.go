@@ -52,6 +52,8 @@ type Request struct {
 	// must have; "" when the operator does not say.
 	URL    string `json:"url,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
+	// MainID is the installed main file: of a rollback the baseline reads no order.
+	MainID FileID `json:"main_id,omitzero"`
 	// Made is when, since the boot: one that a killed command left behind lapses,
 	// whatever is done to the clock meanwhile.
 	Made time.Duration `json:"made"`
@@ -77,6 +79,8 @@ type Order struct {
 	// Doubt is why a new release would not be installed; "" when nothing is known
 	// against it. It saves the download: the swapper finds out for itself.
 	Doubt string `json:"doubt,omitempty"`
+	// MainID is the installed main file, which the baseline looks for.
+	MainID FileID `json:"main_id,omitzero"`
 }
 
 // Brought tells whether the release comes from where the operator says, and not

@@ -92,6 +92,9 @@ type Attempt struct {
 	// Expired says that it failed because signatures had expired, which no release
 	// is to blame for and time alone cures: the publisher signs anew.
 	Expired bool `json:"expired,omitempty"`
+	// Blameless says that it was rolled back and that the release was not rejected
+	// for it: without a back-off every scheduled run would restart the unit twice.
+	Blameless bool `json:"blameless,omitempty"`
 }
 
 // Line is what the log says of the end of an attempt.

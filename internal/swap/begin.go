@@ -167,6 +167,9 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		}
 	}
 	order.Installed = Installed(ctx, t, st)
+	if order.MainID, err = state.MainID(t.Health.Main); err != nil {
+		s.logf("%s: %v", name, err) // the gate may find out by itself
+	}
 	if err := s.Tree.SetOrder(name, *order); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type machine struct {
 	pid   uint32
 	units map[string]systemd.Unit // other than a running unit or an idle worker
 	alive map[string][]string     // by pattern
+	group []int                   // the processes of the unit beside its main one
 	calls []string                // "verb unit", in order
 	fails map[string]error        // by call
 	on    map[string]func()       // by call, before it does anything
@@ -98,6 +99,10 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 		u.Active, u.Sub = "active", "running"
 	}
 	return u, nil
+}
+
+func (m *machine) Processes(context.Context, string) ([]int, error) {
+	return append([]int{int(m.pid)}, m.group...), m.fails["processes agent.service"]
 }
 
 func (m *machine) Start(_ context.Context, name string) error {

@@ -145,6 +145,10 @@ func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 // look lets the gate's user see how the old program fares.
 func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
+	s.identify(j)
+	if err := s.Tree.SetJournal(j); err != nil {
+		s.logf("%s: %v", describe(j), err) // as in decideRollback
+	}
 	step := unitOf("baseline", j.Target)
 	err := s.Systemd.ResetFailed(ctx, step)
 	if err == nil {
@@ -214,11 +218,14 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		s.logf("%s: %v", describe(j), err)
 	}
 	result, reason := state.RolledBack, j.Reason
-	finding := j.Finding
+	finding, blameless := j.Finding, false
 	if after != nil {
 		if ill := illness(before, after); ill != "" {
-			reason += "; not rejected: the old version is not healthy either: " + ill
-			finding = ""
+			reason += "; "
+			if finding != "" {
+				finding, reason = state.Unsure, reason+"not rejected: "
+			}
+			reason += "the old version is not healthy either: " + ill
 		} else if p := cured(s, j, before, after); finding == state.Unsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.Bad
@@ -233,6 +240,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	case finding == state.Bad:
 		st.Reject(r, false)
 	case finding == state.Unsure:
+		blameless = true
 	case j.Failure != "" && j.Phase == state.Prepared && !changed:
 		result = state.Failed // no file was changed: the same as a failure before the journal
 	default:
@@ -243,6 +251,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	}
 	a := s.ended(j, "rollback", result, reason)
 	a.Healthy, a.Unhealthy = fares(after)
+	a.Blameless = blameless
 	if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
 		a.Rejected = state.Called(j.Version)
 	}
@@ -256,7 +265,7 @@ func illness(before, after *state.Baseline) string {
 		return after.Detail
 	}
 	for _, p := range after.Probes {
-		if !p.Passed && passed(before, p.Probe, true) {
+		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
 			return p.Probe + ": " + p.Detail
 		}
 	}
@@ -282,7 +291,7 @@ func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 func passed(b *state.Baseline, probe string, unknown bool) bool {
 	if b != nil {
 		for _, p := range b.Probes {
-			if p.Probe == probe {
+			if p.Probe == probe && !p.Unknown {
 				return p.Passed
 			}
 		}

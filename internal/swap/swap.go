@@ -173,6 +173,9 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err != nil {
 		sw.logf("%s: %v", describe(j), err)
 	}
+	if err := sw.judgeable(before); err != nil {
+		return err
+	}
 	if err := sw.weigh(before); err != nil {
 		return err
 	}
@@ -251,6 +254,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 		return err
 	}
 	j.Phase, j.Restarted = state.Trial, sw.now()
+	sw.identify(j)
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,18 +64,29 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 	if err != nil {
 		return err
 	}
-	if !u.Running() || u.MainPID != report.MainPID {
-		return fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw %d", j.Target, j.Unit, u, u.MainPID, report.MainPID)
+	if !u.Running() {
+		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, j.Unit, u)
+	}
+	if u.Remains() {
+		return nil // it has no process
+	}
+	if u.MainPID != report.MainPID {
+		// The program may be a wrapper's child.
+		pids, err := s.Systemd.Processes(ctx, j.Unit)
+		if err != nil || j.Main == "" || !slices.Contains(pids, int(report.MainPID)) {
+			return errors.Join(err, fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw process %d", j.Target, j.Unit, u, u.MainPID, report.MainPID))
+		}
 	}
 	if j.Main == "" {
 		return nil
 	}
-	running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", u.MainPID))
+	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", report.MainPID))
 	if err != nil {
 		return fmt.Errorf("cannot commit %s: %w", j.Target, err)
 	}
-	if installed, err := os.Stat(j.Main); err != nil || !os.SameFile(running, installed) {
-		return errors.Join(err, fmt.Errorf("cannot commit %s: the main process of %s does not run %s", j.Target, j.Unit, j.Main))
+	installed, err := state.Identify(j.Main)
+	if err != nil || running != installed || j.MainID.Known() && running != j.MainID {
+		return errors.Join(err, fmt.Errorf("cannot commit %s: process %d of %s does not run %s", j.Target, report.MainPID, j.Unit, j.Main))
 	}
 	return nil
 }

@@ -79,7 +79,9 @@ func (c *chain) assertUnsettled() {
 	if n := strings.Count(text, "  decide: "+settleHint); n != 1 {
 		c.t.Errorf("status says %d times what to decide:\n%s", n, text)
 	}
-	var all struct{ Targets []struct{ Trial, Unsettled string } }
+	var all struct {
+		Targets []struct{ Trial, Unsettled string }
+	}
 	c.ok(json.Unmarshal([]byte(c.must("machinemon-update", "status", "--json", "testd")), &all))
 	if len(all.Targets) != 1 || all.Targets[0].Trial != "1.1.0" || !strings.Contains(all.Targets[0].Unsettled, "does not run") {
 		c.t.Errorf("status --json has %+v", all.Targets)

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -200,8 +201,8 @@ type Health struct {
 	Probes         []Probe
 }
 
-// A Probe asks the program whether it works. Exactly one of HTTP, TCP, Unix
-// and Command is set.
+// A Probe asks the program whether it works. Exactly one of HTTP, TCP,
+// Unix, Command and Journal is set.
 type Probe struct {
 	HTTP         string // URL to GET
 	ExpectStatus int    // of HTTP
@@ -210,6 +211,7 @@ type Probe struct {
 	TCP     string // host:port to connect to
 	Unix    string // socket to connect to
 	Command []string
+	Journal string // text that a line contains which the unit's present run has logged
 }
 
 // String names the probe in reports, for example "tcp 127.0.0.1:8080". A
@@ -229,6 +231,8 @@ func (p Probe) String() string {
 		return "unix " + p.Unix
 	case len(p.Command) > 0:
 		return "command " + p.Command[0]
+	case p.Journal != "":
+		return "journal " + strconv.Quote(p.Journal)
 	}
 	return "empty probe"
 }

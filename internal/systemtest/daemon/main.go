@@ -99,6 +99,11 @@ func run() error {
 			}
 			return http.StatusOK
 		}
+	case "restart-once", "restart-twice": // to be started again, as after a migration
+		if err := restart(map[string]int{"restart-once": 1, "restart-twice": 2}[behaviour]); err != nil {
+			return err
+		}
+	case "silent": // works, and does not say so
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
@@ -122,6 +127,9 @@ func run() error {
 	health := func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(healthz())
 		fmt.Fprintln(w, `{"status":"ok"}`)
+	}
+	if behaviour != "silent" {
+		fmt.Fprintln(os.Stderr, "testd", version, "is at your service")
 	}
 	http.HandleFunc("GET /healthz", health)
 	http.HandleFunc("GET /health", health)
@@ -151,6 +159,25 @@ func serveTLS(address string) error {
 		return err
 	}
 	go http.Serve(l, nil)
+	return nil
+}
+
+// restart exits with 75 in the first n runs of this version on this machine.
+func restart(n int) error {
+	const dir = "/var/lib/testd"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for i := range n {
+		marker, err := os.OpenFile(fmt.Sprintf("%s/%s.%d", dir, version, i), os.O_CREATE|os.O_EXCL, 0o644)
+		if err == nil {
+			marker.Close()
+			os.Exit(75)
+		}
+		if !os.IsExist(err) {
+			return err
+		}
+	}
 	return nil
 }
 
