@@ -250,7 +250,7 @@ func TestTrial(t *testing.T) {
 			probes:  map[string][]answers{"a": always(noAnswer{errors.New("it may have been rotated away")})},
 			finding: state.Healthy, unproven: true, from: time.Second, to: 1100 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
-			finding: state.Bad, reason: "a did not pass within 30 s: too many lines", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
 			finding: state.Healthy, from: time.Second, to: time.Second},
 		{name: "baseline: another restart", lenient: true, units: []seenAt{{0, up.restarted(4), nil}, {500 * ms, up.restarted(5), nil}}, settle: time.Second, fallen: true,

@@ -26,7 +26,7 @@ func TestRollbackOrder(t *testing.T) {
 	}
 	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "inactive"} // as stopped below
 	r.step(t, "rollback")
-	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "restart agent.service", "start agent.socket") {
+	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "start agent.socket", "restart agent.service") {
 		t.Errorf("calls: %q", r.sys.calls)
 	}
 	r.want(t, oldFiles)
