@@ -248,7 +248,7 @@ func TestTrial(t *testing.T) {
 			finding: state.Bad, reason: "systemd restarted it", from: 500 * ms, to: 500 * ms},
 		{name: "baseline: no answer is no failure", lenient: true, units: steady, settle: time.Second,
 			probes:  map[string][]answers{"a": always(noAnswer{errors.New("it may have been rotated away")})},
-			finding: state.Healthy, unproven: true, from: time.Second, to: 1100 * ms},
+			finding: state.Healthy, from: time.Second, to: 1100 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
 			finding: state.Bad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
