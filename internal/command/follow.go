@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -35,6 +36,7 @@ type follower struct {
 	attempt  string
 	first    string    // the unit that the attempt began with
 	progress *progress // nil: nobody is told
+	warned   bool      // of what there is to be warned of, if anything
 }
 
 // unitsOf are the units of the chain for a target, the services in the order of
@@ -55,6 +57,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	var units []systemd.Unit
 	for idle := 0; ; {
 		at, over, unread := f.recorded()
+		f.warn(at)
 		if over {
 			f.rest(ctx)
 			return at, nil
@@ -90,6 +93,17 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	}
 }
 
+// warn tells a person, before anything restarts, that what they asked for goes down.
+func (f *follower) warn(at state.Attempt) {
+	if f.progress == nil || f.warned || at.Result != state.HandedOn {
+		return
+	}
+	f.warned = true
+	if down := policy.Descent(at.Version, at.From); down != "" {
+		f.progress.warn(down)
+	}
+}
+
 // recorded looks for the end of the attempt in the roles' records. The error is
 // of records that could not be read; the end may be in the others.
 func (f *follower) recorded() (state.Attempt, bool, error) {
@@ -98,7 +112,7 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 	if i < 0 {
 		return state.Attempt{ID: f.attempt}, false, err
 	}
-	return all[i], all[i].Result != state.HandedOn, err
+	return all[i], all[i].Result != state.HandedOn && all[i].Result != state.OnTrial, err
 }
 
 // idle tells whether nobody works on the target, and nothing that was handed on
@@ -168,7 +182,7 @@ func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Atte
 	changed := "nothing was changed"
 	j, err := f.tree.Journal(f.name)
 	if j != nil {
-		at.Result, changed = state.RollbackFailed, "the trial of "+j.Version+" is still open"
+		at.Result, changed = state.RollbackFailed, "the trial of "+state.Called(j.Version)+" is still open"
 	}
 	at.Reason = fmt.Sprintf("%s; %s (hint: journalctl -u 'machinemon-*@%s.service')", reason, changed, f.name)
 	// Nobody has taken the request, nor shall anybody later.

@@ -92,6 +92,11 @@ func TestRecorded(t *testing.T) {
 			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
 			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.HandedOn})
 		}, result: state.HandedOn},
+		{name: "on trial", set: func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.openTrial()
+		}, result: state.OnTrial},
+		{name: "going back, on trial", set: func(b *bench) { b.openTrial() }, result: state.OnTrial},
 		{name: "over", set: func(b *bench) {
 			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
 			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused})
@@ -303,4 +308,40 @@ func TestFollow(t *testing.T) {
 			t.Errorf("%+v, %v", at, err)
 		}
 	})
+}
+
+// A person who goes down is told, once, and before the end.
+func TestWarnOfDescent(t *testing.T) {
+	const line = "agent: warning: 2.53.9 is lower than the installed 3.5.0\n"
+	for _, c := range []struct {
+		name string
+		at   state.Attempt
+		want string
+	}{
+		{"down", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.HandedOn}, line},
+		{"up", state.Attempt{From: "2.53.9", Version: "3.5.0", Result: state.HandedOn}, ""},
+		{"no order", state.Attempt{From: "build-82", Version: "build-17", Result: state.HandedOn}, ""},
+		{"nothing known", state.Attempt{Version: "2.53.9", Result: state.HandedOn}, ""},
+		{"not installed", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.NotAttempted}, ""},
+		{"a terminal's commands", state.Attempt{From: "3.5.0", Version: "2.53.9\x1b[2J", Result: state.HandedOn}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t)
+			c.at.ID = attempt
+			b.record(state.Fetch, c.at)
+			for range 2 {
+				at, _, err := b.recorded()
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.warn(at)
+			}
+			if got := b.said.String(); got != c.want {
+				t.Errorf("said %q, want %q", got, c.want)
+			}
+			b.follower.progress = nil // --json
+			b.warned = false
+			b.warn(c.at)
+		})
+	}
 }

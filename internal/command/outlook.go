@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/generate"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -83,20 +84,24 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	if err != nil || fs.Offer == nil {
 		return err
 	}
-	s.WhyNot = whyNot(t, u, st, fs, history)
+	s.WhyNot = whyNot(t, u, s.Installed, st, fs, history)
 	return nil
 }
 
 // whyNot is the reason for which a scheduled run would not install what is on
 // offer, the operator's own first; "" when there is none. The chain decides
 // anew, by the same rules, when it runs.
-func whyNot(t *target.Target, u systemd.Unit, st *state.Status, fs state.Status, history []state.Attempt) string {
+func whyNot(t *target.Target, u systemd.Unit, installed string, st *state.Status, fs state.Status, history []state.Attempt) string {
 	o := fs.Offer
 	if st.Held != nil {
 		return "it is held since " + st.Held.Since.Local().Format(minutes)
 	}
 	if r := st.Rejects(o.Digest, o.Archive, o.Sequence); r != nil {
-		return r.Refusal()
+		return r.Refusal(t.Name)
+	}
+	scheduled := state.Order{Origin: state.Schedule, Installed: installed}
+	if d := policy.Install(t, scheduled, st.Installed, policy.Release{Version: o.Version, Sequence: o.Sequence}); d.Refused() {
+		return d.String()
 	}
 	notYet := ""
 	if o.NotYet != "" {

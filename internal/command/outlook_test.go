@@ -37,6 +37,14 @@ func TestOutlook(t *testing.T) {
 	nextCheck := "next check: " + next.Local().Format(minutes)
 	const on = "auto_update_enabled = true\n"
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
+	empty := filepath.Join(t.TempDir(), "a")
+	write(t, empty, "")
+	installs := func(version string, sequence int64) func(*state.Status) {
+		return func(s *state.Status) {
+			s.Installed = &state.Release{Version: version, Sequence: sequence,
+				Files: []state.File{{To: empty, SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}}
+		}
+	}
 	for _, c := range []struct {
 		name        string
 		more        string // of the target file
@@ -60,14 +68,20 @@ func TestOutlook(t *testing.T) {
 		}, want: "available, not yet for this machine (rollout at 10 %); scheduled runs only check (hint: machinemon-update apply agent)"},
 		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
 		{name: "rejected just now", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.RolledBack, Reason: "it died"}}
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},
+		{name: "lower than what is installed", more: on, unit: running, fetch: offer, swap: installs("1.2.0", 2),
+			want: "1.1.0 is lower than the installed 1.2.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"},
+		{name: "lower, with a higher sequence", more: on, unit: running, next: next, fetch: func(s *state.Status) { offer(s); s.Offer.Sequence = 3 }, swap: installs("1.2.0", 2), want: nextCheck},
+		{name: "lower, and allowed", more: on + "source.downgrade = true\n", unit: running, next: next, fetch: offer, swap: installs("1.2.0", 2), want: nextCheck},
+		{name: "out of range, and not enabled", more: "source.versions = '>=2'\n", unit: running, fetch: offer,
+			want: "1.1.0 is not in source.versions \">=2\" (hint: source.versions of target agent says which releases are taken)"},
 		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Installed = &state.Release{Version: "1.0.0", Files: []state.File{{To: "/nonexistent", SHA256: "x"}}}
 		}, want: "the installed files were changed by hand (hint: machinemon-update apply agent)"},

@@ -64,6 +64,15 @@ func (p *progress) download(word string, done, total int64) {
 	_ = p.bar.Set64(done) // only a terminal that went away fails
 }
 
+// warn says something that stays.
+func (p *progress) warn(line string) {
+	if p.terminal != nil {
+		p.bar = nil
+		p.erase()
+	}
+	fmt.Fprintf(p.to, "%s: warning: %s\n", p.name, state.Printable(line))
+}
+
 // end leaves nothing behind on a terminal.
 func (p *progress) end() {
 	if p.terminal != nil {

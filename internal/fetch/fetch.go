@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/trust"
@@ -153,13 +154,23 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.Current, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, errors.New(rejection.Refusal())
+		return r, state.NotAttempted, errors.New(rejection.Refusal(t.Name))
+	}
+	to := policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence}
+	if d := policy.Install(t, f.order, known.Installed, to); d.Refused() {
+		return r, state.NotAttempted, errors.New(d.String())
 	}
 	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.Operator {
 		return r, state.Available, errors.New(why)
 	}
 	if f.order.Verb == state.Check {
+		if down := policy.Descent(to.Version, f.order.Installed); down != "" {
+			return r, state.Available, errors.New(down)
+		}
 		return r, state.Available, nil
+	}
+	if f.order.Doubt != "" {
+		return r, state.NotAttempted, errors.New(f.order.Doubt)
 	}
 	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
 		return r, state.Failed, err

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -71,6 +73,7 @@ func TestDecisions(t *testing.T) {
 		verb      state.Verb
 		installed string
 		rejected  *state.Rejection
+		doubt     string
 		result    state.Result
 		text      string
 		offer     bool
@@ -85,13 +88,16 @@ func TestDecisions(t *testing.T) {
 		{name: "older", verb: state.Apply, installed: "v3", result: state.HandedOn, offer: true},
 		{name: "disabled", edit: disabled, verb: state.Apply, installed: "v1", result: state.NotAttempted, text: "the publisher has disabled updates"},
 		{name: "check, disabled", edit: disabled, verb: state.Check, installed: "v1", result: state.NotAttempted, text: "disabled"},
-		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer", offer: true},
+		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer (hint: machinemon-update unskip agent tries it again)", offer: true},
 		{name: "check, rejected", verb: state.Check, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "rejected", offer: true},
 		{name: "same bytes rejected", verb: state.Apply, installed: "v1", rejected: &sameBytes, result: state.NotAttempted, text: "rejected", offer: true},
 		{name: "same archive rejected", verb: state.Apply, installed: "v1", rejected: &sameArchive, result: state.NotAttempted, text: "rejected", offer: true},
 		{name: "rejected at an older sequence", verb: state.Apply, installed: "v1", rejected: &older, result: state.HandedOn, offer: true},
 		{name: "interrupted once", verb: state.Apply, installed: "v1", rejected: &once, result: state.HandedOn, offer: true},
 		{name: "rejected at another place", verb: state.Apply, installed: "v1", rejected: &elsewhere, result: state.HandedOn, offer: true},
+		{name: "doubted", verb: state.Apply, installed: "v1", doubt: "no probe would prove it", result: state.NotAttempted, text: "no probe would prove it", offer: true},
+		{name: "doubted, current", verb: state.Apply, installed: "v2", doubt: "no probe would prove it", result: state.Current, offer: true},
+		{name: "doubted, rejected", verb: state.Apply, installed: "v1", rejected: &rejection, doubt: "no probe would prove it", result: state.NotAttempted, text: "it was rejected", offer: true},
 		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, verb: state.Apply, result: state.Refused, text: `it is of product "server", this target takes "agent"`},
 		{name: "another platform", edit: func(m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-mips64le": m.Platforms[manifest.Host()]}
@@ -110,7 +116,9 @@ func TestDecisions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			a := b.run(t, b.order(c.verb, c.installed))
+			o := b.order(c.verb, c.installed)
+			o.Doubt = c.doubt
+			a := b.run(t, o)
 			if c.result != state.HandedOn {
 				b.mustFail(t, a, c.result, c.text)
 			} else if a.Result != c.result || len(b.spool(t)) != 1 {
@@ -118,6 +126,62 @@ func TestDecisions(t *testing.T) {
 			}
 			if (b.status(t).Offer != nil) != c.offer {
 				t.Errorf("offer %+v", b.status(t).Offer)
+			}
+		})
+	}
+}
+
+// What no person asked for neither goes down nor out of source.versions, and
+// nothing is downloaded to say so.
+func TestLower(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		origin   state.Origin
+		verb     state.Verb
+		set      func(t *target.Target)
+		recorded int64 // the installed release's sequence
+		result   state.Result
+		text     string
+	}{
+		{name: "by schedule", origin: state.Schedule, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3, and no schedule goes down (hint: "},
+		{name: "by directive", origin: state.Directive, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "a scheduled check", origin: state.Schedule, verb: state.Check, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "by a person", origin: state.Operator, verb: state.Apply, result: state.HandedOn},
+		{name: "a person's check", origin: state.Operator, verb: state.Check, result: state.Available, text: "v2 is lower than the installed v3"},
+		{name: "withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 6, result: state.HandedOn},
+		{name: "not withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 8, result: state.NotAttempted, text: "v2 is lower"},
+		{name: "allowed", origin: state.Schedule, verb: state.Apply, set: func(t *target.Target) { t.Source.Downgrade = true }, result: state.HandedOn},
+		{name: "out of range", origin: state.Operator, verb: state.Apply, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
+		{name: "a check, out of range", origin: state.Operator, verb: state.Check, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			archives := 0
+			for path, h := range s {
+				if path != "/client-manifest.json" {
+					s[path] = func(w http.ResponseWriter, r *http.Request) { archives++; h(w, r) }
+				}
+			}
+			b := newBench(t, serve(t, s))
+			if c.set != nil {
+				c.set(b.target)
+			}
+			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Installed: &state.Release{Version: "v3", Sequence: c.recorded}}); err != nil {
+				t.Fatal(err)
+			}
+			o := b.order(c.verb, "v3")
+			o.Origin = c.origin
+			a := b.run(t, o)
+			if a.Result != c.result || !strings.HasPrefix(a.Reason, c.text) || c.text == "" && a.Reason != "" {
+				t.Errorf("%+v", a)
+			}
+			if (archives > 0) != (c.result == state.HandedOn) {
+				t.Errorf("%d archives were asked for", archives)
+			}
+			if b.status(t).Offer == nil {
+				t.Error("what the source has is not recorded")
 			}
 		})
 	}
@@ -357,7 +421,7 @@ func TestLook(t *testing.T) {
 			}
 			want := b.run(t, b.order(state.Check, c.installed))
 			got.ID, got.Time = want.ID, want.Time
-			if got != want {
+			if !reflect.DeepEqual(got, want) {
 				t.Errorf("a look ended with %+v\na check with %+v", got, want)
 			}
 		})

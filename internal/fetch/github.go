@@ -20,6 +20,9 @@ import (
 // its API does. What the API says of the release becomes a manifest, unless the
 // release has one among its files.
 //
+// Where source.versions bounds them it is the highest of the list of releases that
+// fits, and not the latest.
+//
 // The API answers strangers sixty times an hour and address. When it takes no
 // more requests, what GitHub's web pages tell everybody is enough: where the
 // latest release is, and the files of that release. The manifest made of these
@@ -43,12 +46,15 @@ func newGitHub(t *target.Target, dir string, l limits) (*github, error) {
 	}
 	g := &github{client: c, site: siteOf(c.url), source: t.Source}
 	g.url = c.url.JoinPath("repos", t.Source.Repo, "releases")
-	if t.Source.Tag == "" {
-		g.url = g.url.JoinPath("latest")
-	} else {
+	switch {
+	case t.Source.Tag != "":
 		g.url = g.url.JoinPath("tags", t.Source.Tag)
+	case g.ranged():
+		g.url.RawQuery = "per_page=" + perPage
+	default:
+		g.url = g.url.JoinPath("latest")
 	}
-	g.cache = cache{dir: dir, url: g.url.String(), insecure: c.anybody,
+	g.cache = cache{dir: dir, url: g.cacheKey(), insecure: c.anybody,
 		usable: func(b []byte) bool { _, err := parsePublished(b); return err == nil }}
 	if t.Source.TokenFile != "" {
 		g.token, err = readToken(t.Name)
@@ -83,7 +89,9 @@ func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
 		raw, err = g.document(ctx)
 	}
 	if err != nil {
-		if g.offline && state.ResultOf(err) == state.NotDownloaded {
+		if unfit, ok := errors.AsType[*unfit](err); ok && g.offline {
+			err = notDownloaded("%w; %w", limit, unfit)
+		} else if g.offline && state.ResultOf(err) == state.NotDownloaded {
 			err = limit
 		}
 		return nil, "", err
@@ -93,11 +101,7 @@ func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
 
 // askAPI finds the release.
 func (g *github) askAPI(ctx context.Context, known cached) error {
-	header := unless(known.ETag)
-	header.Set("Accept", "application/vnd.github+json")
-	header.Set("X-GitHub-Api-Version", "2022-11-28")
-	g.authorize(header)
-	resp, err := g.ask(ctx, http.MethodGet, g.url, header, g.safeHop)
+	resp, err := g.askFor(ctx, g.url, known.ETag)
 	if err != nil {
 		return err
 	}
@@ -113,12 +117,13 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		}
 		return failed(ctx, g.url, err)
 	}
-	body, err := readSmall(resp.Body, maxAnswer)
-	if err == nil {
-		g.release, err = parsePublished(body)
+	if g.ranged() {
+		g.release, err = g.highest(ctx, resp)
+	} else {
+		g.release, err = g.only(resp)
 	}
-	if err == nil && g.source.Tag != "" && g.release.Tag != g.source.Tag {
-		err = refused("it is about another tag, %s", g.release.Tag)
+	if state.ResultOf(err) == state.NotAttempted {
+		return err // all was downloaded
 	}
 	if err != nil {
 		return failed(ctx, g.url, err)
@@ -128,6 +133,28 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 	}
 	g.etag = resp.Header.Get("ETag")
 	return g.keep()
+}
+
+// askFor asks the API, for nothing but a change if etag is not "".
+func (g *github) askFor(ctx context.Context, u *url.URL, etag string) (*http.Response, error) {
+	header := unless(etag)
+	header.Set("Accept", "application/vnd.github+json")
+	header.Set("X-GitHub-Api-Version", "2022-11-28")
+	g.authorize(header)
+	return g.ask(ctx, http.MethodGet, u, header, g.safeHop)
+}
+
+// only reads the answer about one release.
+func (g *github) only(resp *http.Response) (*published, error) {
+	body, err := readSmall(resp.Body, maxAnswer)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePublished(body)
+	if err == nil && g.source.Tag != "" && p.Tag != g.source.Tag {
+		err = refused("it is about another tag, %s", p.Tag)
+	}
+	return p, err
 }
 
 // askSite finds the tag of the release where the API does not answer. What the
@@ -154,9 +181,13 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 			return failed(ctx, latest, errors.New("it does not lead to a release"))
 		}
 	}
-	if old, err := parsePublished(known.Body); err == nil && old.Tag == tag {
+	old, err := parsePublished(known.Body)
+	if err == nil && (old.Tag == tag || g.ranged() && !g.better(tag, old.Tag)) {
 		g.release = old
 		return nil
+	}
+	if g.ranged() && !g.source.Versions.Has(tag) {
+		return &unfit{fmt.Sprintf("the latest release there, %.80q, is not in source.versions %q", tag, g.source.Versions)}
 	}
 	g.release = &published{Tag: tag}
 	if err := g.release.check(); err != nil {

@@ -39,9 +39,14 @@ func parsePublished(b []byte) (*published, error) {
 	if json.Unmarshal(b, &p) != nil || p.Tag == "" {
 		return nil, refused("it is not a release as GitHub's API describes one")
 	}
-	// What is not uploaded in whole is as good as not there. The list is not nil.
+	return p.clean()
+}
+
+// clean leaves out what is not uploaded in whole, which is as good as not there, and
+// checks the rest. The list of files is not nil then.
+func (p *published) clean() (*published, error) {
 	p.Assets = slices.DeleteFunc(append([]asset{}, p.Assets...), func(a asset) bool { return a.State != "" && a.State != "uploaded" })
-	return &p, p.check()
+	return p, p.check()
 }
 
 func (p *published) check() error {

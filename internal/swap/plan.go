@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -36,7 +37,7 @@ func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() erro
 		}
 	}
 	req, err := sw.Tree.TakeRequest(sw.name)
-	if err != nil || req == nil {
+	if err != nil || req == nil || req.Verb == state.Probe {
 		return "", nil, none, err
 	}
 	if req.Verb != state.GoBack {
@@ -67,6 +68,10 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	}
 	if m.Disabled {
 		return state.Fail(state.NotAttempted, "the publisher has disabled updates")
+	}
+	// The fetcher has asked, too, but might install what it likes.
+	if d := policy.Install(t, sw.order, sw.status.Installed, policy.Release{Version: m.Version, Sequence: m.Sequence}); d.Refused() {
+		return state.Fail(state.NotAttempted, "%s", d)
 	}
 	host := manifest.Host()
 	p, err := m.Platform(host)
@@ -157,6 +162,7 @@ func (sw *swapping) planPrevious() error {
 		return state.Fail(state.NotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
+	sw.journal.Archive = prev.Archive
 	for _, f := range prev.Files {
 		if !slices.ContainsFunc(sw.target.Install, func(i target.Install) bool { return i.To == f.To }) {
 			sw.target.Install = append(sw.target.Install, target.Install{To: f.To, Listed: true})

@@ -3,6 +3,7 @@ package swap
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -44,7 +45,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	if j.Verdict == state.Commit {
 		s.logf("%s: the machine stopped after the verdict: committing", describe(j))
 		if len(j.PostCommit) > 0 {
-			j.Reason = "the machine stopped before the post_commit hook was done"
+			j.Reason = strings.TrimPrefix(j.Reason+"; the machine stopped before the post_commit hook was done", "; ")
 		}
 		return s.finishCommit(ctx, j)
 	}

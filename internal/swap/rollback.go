@@ -35,7 +35,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	s.decideRollback(j)
+	s.decideRollback(ctx, j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -114,7 +114,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(j *state.Journal) {
+func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 	if j.Verdict != "" {
 		return
 	}
@@ -133,6 +133,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	default:
 		j.Reason = "the trial was interrupted"
 	}
+	j.Said = s.said(ctx, j)
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
 		// A full disk may be the release's own doing. Going back needs no space,
@@ -144,6 +145,10 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 // look lets the gate's user see how the old program fares.
 func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
+	s.identify(j)
+	if err := s.Tree.SetJournal(j); err != nil {
+		s.logf("%s: %v", describe(j), err) // as in decideRollback
+	}
 	step := unitOf("baseline", j.Target)
 	err := s.Systemd.ResetFailed(ctx, step)
 	if err == nil {
@@ -162,7 +167,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	if err != nil {
 		return nil, err
 	}
-	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
+	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
 }
 
 // failedRollback says so and keeps the journal and every file. From then on the
@@ -192,6 +197,9 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 	}
 	if !recorded(&st, j.Attempt) {
 		s.judge(j, after, changed, &st)
+		if after != nil {
+			st.Learn(j.Probes, after.Probes)
+		}
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
@@ -210,14 +218,20 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		s.logf("%s: %v", describe(j), err)
 	}
 	result, reason := state.RolledBack, j.Reason
-	finding := j.Finding
+	finding, blameless := j.Finding, false
 	if after != nil {
 		if ill := illness(before, after); ill != "" {
-			reason += "; not rejected: the old version is not healthy either: " + ill
-			finding = ""
+			reason += "; "
+			if finding != "" {
+				finding, reason = state.Unsure, reason+"not rejected: "
+			}
+			reason += "the old version is not healthy either: " + ill
 		} else if p := cured(s, j, before, after); finding == state.Unsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.Bad
+		} else if p := s.unchanged(j, before, after); finding == state.Bad && p != "" {
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
+			finding = state.Unsure
 		}
 	}
 	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
@@ -226,6 +240,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	case finding == state.Bad:
 		st.Reject(r, false)
 	case finding == state.Unsure:
+		blameless = true
 	case j.Failure != "" && j.Phase == state.Prepared && !changed:
 		result = state.Failed // no file was changed: the same as a failure before the journal
 	default:
@@ -234,8 +249,14 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		}
 		st.Reject(r, true) // tried again, but not for ever
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
-	st.Record(s.ended(j, "rollback", result, reason))
+	a := s.ended(j, "rollback", result, reason)
+	a.Healthy, a.Unhealthy = fares(after)
+	a.Blameless = blameless
+	if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+		a.Rejected = state.Called(j.Version)
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	st.Record(a)
 }
 
 // illness says what is wrong with the old program, of what was right before.
@@ -244,7 +265,7 @@ func illness(before, after *state.Baseline) string {
 		return after.Detail
 	}
 	for _, p := range after.Probes {
-		if !p.Passed && passed(before, p.Probe, true) {
+		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
 			return p.Probe + ": " + p.Detail
 		}
 	}
@@ -270,7 +291,7 @@ func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 func passed(b *state.Baseline, probe string, unknown bool) bool {
 	if b != nil {
 		for _, p := range b.Probes {
-			if p.Probe == probe {
+			if p.Probe == probe && !p.Unknown {
 				return p.Passed
 			}
 		}

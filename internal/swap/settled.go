@@ -82,7 +82,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	reason := "the operator keeps what is installed"
 	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
 	case old: // the record of them stands, and so does that of the release before
-		reason += ": " + named(j.From)
+		reason += ": " + state.Called(j.From)
 	default:
 		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 		if st.Installed != nil && st.Installed.Version == j.From {
@@ -91,7 +91,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		st.Installed = nil
 		if fresh {
 			st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
-			reason += ": " + named(j.Version)
+			reason += ": " + state.Called(j.Version)
 		} else {
 			reason += ": files of another release, or of several"
 		}
@@ -114,12 +114,4 @@ func allAre(files []state.File) bool {
 		got, err := digest(f.To)
 		return err != nil || got != f.SHA256
 	})
-}
-
-// named is a version for people.
-func named(version string) string {
-	if version == "" {
-		return "the files of before, version unknown"
-	}
-	return version
 }

@@ -55,7 +55,7 @@ func (b *box) stopShipped() {
 }
 
 // apply runs `machinemon-update apply testd`, which must exit with this status
-// and say these things in one line.
+// and say these things in one line; what is below it is indented.
 func (c *chain) apply(exit int, says ...string) {
 	c.t.Helper()
 	c.said(c.run("machinemon-update", "apply", "testd"), exit, says...)
@@ -67,12 +67,18 @@ func (c *chain) said(r machine.Result, exit int, says ...string) {
 	if r.Code != exit {
 		c.t.Errorf("exit status %d, want %d:\n%s%s", r.Code, exit, r.Stdout, r.Stderr)
 	}
-	if !strings.HasPrefix(r.Stdout, "testd: ") || strings.Count(r.Stdout, "\n") != 1 {
-		c.t.Errorf("not one line about testd: %q", r.Stdout)
+	line, below, ended := strings.Cut(r.Stdout, "\n")
+	if !strings.HasPrefix(line, "testd: ") || !ended {
+		c.t.Errorf("not a line about testd: %q", r.Stdout)
+	}
+	for more := range strings.Lines(below) {
+		if !strings.HasPrefix(more, "  ") || !strings.HasSuffix(more, "\n") {
+			c.t.Errorf("a second line: %q", more)
+		}
 	}
 	for _, s := range says {
-		if !strings.Contains(r.Stdout, s) {
-			c.t.Errorf("does not say %q: %s", s, r.Stdout)
+		if !strings.Contains(line, s) {
+			c.t.Errorf("does not say %q: %s", s, line)
 		}
 	}
 }
@@ -104,6 +110,8 @@ func (b *box) step(name string, f func()) {
 type attempt struct {
 	ID, Origin, From, Version, Stage, Result, Reason string
 	NoDelta                                          string `json:"no_delta"`
+	Healthy                                          bool
+	Unhealthy                                        string
 }
 
 // status is a target in the JSON of `status`.
@@ -136,7 +144,8 @@ func (b *box) history() []attempt {
 func (b *box) assertLast(stage, result, from, version string) {
 	b.t.Helper()
 	last := b.status().Last
-	want := attempt{ID: last.ID, Origin: "operator", From: from, Version: version, Stage: stage, Result: result, Reason: last.Reason}
+	want := attempt{ID: last.ID, Origin: "operator", From: from, Version: version, Stage: stage, Result: result, Reason: last.Reason,
+		Healthy: last.Healthy, Unhealthy: last.Unhealthy}
 	if last != want {
 		b.t.Errorf("the last attempt was\n%+v, want\n%+v", last, want)
 	}

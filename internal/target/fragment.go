@@ -21,6 +21,8 @@ type fragment struct {
 		Type            *string `toml:"type"`
 		URL             *string `toml:"url"`
 		Path            *string `toml:"path"`
+		Versions        *string `toml:"versions"`
+		Downgrade       *bool   `toml:"downgrade"`
 		InsecureSkipTLS *bool   `toml:"insecure_skip_tls"`
 		CAFile          *string `toml:"ca_file"`
 		Proxy           *string `toml:"proxy"`
@@ -96,6 +98,7 @@ type probeFragment struct {
 	TCP          *string   `toml:"tcp"`
 	Unix         *string   `toml:"unix"`
 	Command      *[]string `toml:"command"`
+	Journal      *string   `toml:"journal"`
 }
 
 // parse decodes the content of one file and returns the line of each of its
@@ -139,6 +142,8 @@ func (f *fragment) merge(high *fragment) {
 	over(&f.Source.Type, high.Source.Type)
 	over(&f.Source.URL, high.Source.URL)
 	over(&f.Source.Path, high.Source.Path)
+	over(&f.Source.Versions, high.Source.Versions)
+	over(&f.Source.Downgrade, high.Source.Downgrade)
 	over(&f.Source.InsecureSkipTLS, high.Source.InsecureSkipTLS)
 	over(&f.Source.CAFile, high.Source.CAFile)
 	over(&f.Source.Proxy, high.Source.Proxy)

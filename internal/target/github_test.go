@@ -1,6 +1,17 @@
 package target
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/version"
+)
+
+func versions(t *testing.T, text string) version.Range {
+	t.Helper()
+	r, err := version.ParseRange(text)
+	must(t, err)
+	return r
+}
 
 func TestGitHub(t *testing.T) {
 	for _, row := range []struct {
@@ -15,10 +26,12 @@ tag = "build-17"
 api_url = "https://github.example.com/api/v3"
 token_file = "/etc/agent/token"
 ca_file = "/etc/agent/ca.pem"
-proxy = "https://[::1]:3128"`,
+proxy = "https://[::1]:3128"
+versions = ">=17"
+downgrade = true`,
 			Source{Type: "github", Repo: "o/n", Asset: "agent-{os}-{arch}_[0-9]?{version}*.tar.zst", Tag: "build-17",
 				URL: "https://github.example.com/api/v3", TokenFile: "/etc/agent/token",
-				CAFile: "/etc/agent/ca.pem", Proxy: "https://[::1]:3128"}},
+				CAFile: "/etc/agent/ca.pem", Proxy: "https://[::1]:3128", Versions: versions(t, ">=17"), Downgrade: true}},
 		{"this machine", "repo = 'o/n'\napi_url = 'http://127.0.0.1:9000'\ntoken_file = '/etc/agent/token'",
 			Source{Type: "github", Repo: "o/n", Asset: "*.tar.gz", URL: "http://127.0.0.1:9000", TokenFile: "/etc/agent/token"}},
 		{"anybody", "repo = 'o/n'\napi_url = 'http://example.com'\n[trust]\nallow_unauthenticated = true",

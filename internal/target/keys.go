@@ -39,7 +39,7 @@ const (
 	globsAllowed   = `at most 64 plain names with * ? [ ]`
 	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
 	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
-	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command"
+	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command, journal"
 )
 
 // keys is the contract of a target file, in the order of its documentation.
@@ -57,6 +57,8 @@ var keys = []key{
 	{"source.url_from.key", text, "the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -"},
 	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
 	{"source.path", text, pathMust, pathAllowed},
+	{"source.versions", text, "a range of versions", `conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters`},
+	{"source.downgrade", boolean, "a boolean", "true, false"},
 	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
 	{"source.ca_file", text, pathMust, pathAllowed},
 	{"source.proxy", text, "a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`},
@@ -111,6 +113,7 @@ var keys = []key{
 	{"health.probe.tcp", text, "a host and a port", `"HOST:PORT"`},
 	{"health.probe.unix", text, pathMust, pathAllowed},
 	{"health.probe.command", texts, commandMust, commandAllowed},
+	{"health.probe.journal", text, "text that a line of the unit's journal contains", "1 to 200 printable characters"},
 }
 
 var keyByName = func() map[string]key {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -41,6 +42,9 @@ func TestShippedTargets(t *testing.T) {
 	server := tree(t, map[string]string{vendorFile: shipped(t, "targets.d/server.toml")})
 	got, err := server.Load("agent")
 	must(t, err)
+	if want := []string{"/usr/local/bin/machinemon-server", "--version"}; !slices.Equal(got.Health.VersionCommand, want) {
+		t.Errorf("the server's version_command is %q", got.Health.VersionCommand)
+	}
 	if len(got.Health.Probes) != 1 || got.Health.Probes[0].HTTP != "http://127.0.0.1:8080/healthz" {
 		t.Errorf("the server's probes are %v", got.Health.Probes)
 	}
@@ -72,9 +76,9 @@ func TestExample(t *testing.T) {
 		}
 	}
 	// path and those of GitHub belong to other types of source and url_from stands
-	// in place of url, and so they cannot be uncommented with the rest; ca_file,
-	// proxy, root, mode, owner, expect_body and the hooks have no default to show.
-	for _, name := range []string{"path", "url_from", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
+	// in place of url, and so they cannot be uncommented with the rest; versions,
+	// ca_file, proxy, root, mode, owner, expect_body and the hooks have no default to show.
+	for _, name := range []string{"path", "url_from", "versions", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}
 	uncommented := load(all)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/version"
 )
 
 // source takes the keys that belong to the source's type. A fragment that
@@ -48,6 +50,7 @@ func (v *validation) source() Source {
 	default:
 		v.bad("source.type")
 	}
+	s.Versions, s.Downgrade = v.versions(), valueOr(k.Downgrade, false)
 	if s.Type != SourceFile {
 		s.CAFile, s.Proxy = v.caFile(), v.proxy()
 	}
@@ -62,6 +65,17 @@ func (v *validation) source() Source {
 		}
 	}
 	return s
+}
+
+func (v *validation) versions() version.Range {
+	if v.keys.Source.Versions == nil {
+		return version.Range{}
+	}
+	r, err := version.ParseRange(*v.keys.Source.Versions)
+	if err != nil || hasControl(r.String()) {
+		v.bad("source.versions")
+	}
+	return r
 }
 
 func (v *validation) caFile() string {

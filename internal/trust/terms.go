@@ -2,11 +2,9 @@ package trust
 
 import (
 	"fmt"
-	"strings"
-
-	"golang.org/x/mod/semver"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/version"
 )
 
 // Terms is what a machine asks of a signed manifest beyond its signature.
@@ -32,14 +30,8 @@ func (t Terms) Check(m *manifest.Manifest) error {
 		return err
 	case len(p.Contents) == 0:
 		return fmt.Errorf("it does not say what is in %s", p.File)
-	case older(t.Installed, m.MinVersion):
+	case version.Lower(t.Installed, m.MinVersion):
 		return fmt.Errorf("it needs at least %s first, and %s is installed", m.MinVersion, t.Installed)
 	}
 	return nil
-}
-
-// older tells whether a is before b. Versions that are not semantic have no order.
-func older(a, b string) bool {
-	a, b = "v"+strings.TrimPrefix(a, "v"), "v"+strings.TrimPrefix(b, "v")
-	return semver.IsValid(a) && semver.IsValid(b) && semver.Compare(a, b) < 0
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ type GitHub struct {
 type Tagged struct {
 	Tag        string
 	Prerelease bool // never the latest
+	Draft      bool // nobody's latest, in no list but that of those with the token
 	Assets     []Asset
 }
 
@@ -86,7 +88,9 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/repos/"+g.Repo+"/releases/")
-	if ok {
+	if r.URL.Path == "/repos/"+g.Repo+"/releases" {
+		g.api(w, r, "")
+	} else if ok && rest != "" { // the list is not at a path with a slash at its end
 		g.api(w, r, rest)
 	} else if rest, ok = strings.CutPrefix(r.URL.Path, "/"+g.Repo+"/releases/"); ok && g.Token == "" {
 		g.page(w, r, rest)
@@ -113,19 +117,25 @@ func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
 		g.toStorage(w, r, id)
 		return
 	}
+	at := "http://" + r.Host
+	if r.TLS != nil {
+		at = "https://" + r.Host
+	}
+	var answer any
 	n := g.latest()
 	if tag, ok := strings.CutPrefix(rest, "tags/"); ok {
 		n = g.tag(tag)
 	} else if rest != "latest" {
 		n = -1
 	}
-	if n < 0 {
+	switch {
+	case rest == "":
+		answer = g.list(h, r, at)
+	case n >= 0:
+		answer = g.describe(n, at)
+	default:
 		say(w, http.StatusNotFound, map[string]any{"message": "Not Found"})
 		return
-	}
-	answer := g.describe(n, "http://"+r.Host)
-	if r.TLS != nil {
-		answer = g.describe(n, "https://"+r.Host)
 	}
 	b, _ := json.Marshal(answer)
 	etag := fmt.Sprintf(`W/"%x"`, sha256.Sum256(b))
@@ -135,6 +145,32 @@ func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
 		return
 	}
 	say(w, http.StatusOK, answer)
+}
+
+// list is a page of the list of releases, the newest first.
+func (g *GitHub) list(h http.Header, r *http.Request, at string) any {
+	number := func(key string, otherwise, most int) int {
+		if n, err := strconv.Atoi(r.URL.Query().Get(key)); err == nil && n > 0 {
+			return min(n, most)
+		}
+		return otherwise
+	}
+	per, page := number("per_page", 30, 100), number("page", 1, 1<<20)
+	answer := []any{} // not null where there is none
+	seen := 0
+	for n, release := range slices.Backward(g.releases) {
+		if release.Draft && g.Token == "" {
+			continue
+		}
+		if seen++; seen > (page-1)*per && seen <= page*per {
+			answer = append(answer, g.describe(n, at))
+		}
+	}
+	if seen > page*per {
+		h.Set("Link", fmt.Sprintf(`<%s/repositories/1/releases?per_page=%d&page=%d>; rel="next", <%[1]s/repositories/1/releases?per_page=%[2]d&page=%[4]d>; rel="last"`,
+			at, per, page+1, (seen+per-1)/per))
+	}
+	return answer
 }
 
 func (g *GitHub) describe(n int, at string) map[string]any {
@@ -158,7 +194,7 @@ func (g *GitHub) describe(n int, at string) map[string]any {
 		"id": n, "url": fmt.Sprintf("%s/repos/%s/releases/%d", at, g.Repo, n),
 		"html_url": fmt.Sprintf("%s/%s/releases/tag/%s", at, g.Repo, release.Tag),
 		"tag_name": release.Tag, "name": release.Tag, "body": "What is new", "target_commitish": "main",
-		"draft": false, "prerelease": release.Prerelease, "immutable": false,
+		"draft": release.Draft, "prerelease": release.Prerelease, "immutable": false,
 		"created_at": "2026-11-01T11:00:00Z", "published_at": "2026-11-01T12:00:02Z", "assets": assets,
 	}
 }
@@ -202,10 +238,10 @@ func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// latest is the place of the newest release that is no prerelease; -1 for none.
+// latest is the place of the newest release that is neither prerelease nor draft; -1 for none.
 func (g *GitHub) latest() int {
 	for n, r := range slices.Backward(g.releases) {
-		if !r.Prerelease {
+		if !r.Prerelease && !r.Draft {
 			return n
 		}
 	}
@@ -213,7 +249,7 @@ func (g *GitHub) latest() int {
 }
 
 func (g *GitHub) tag(tag string) int {
-	return slices.IndexFunc(g.releases, func(r Tagged) bool { return r.Tag == tag })
+	return slices.IndexFunc(g.releases, func(r Tagged) bool { return r.Tag == tag && !r.Draft })
 }
 
 func say(w http.ResponseWriter, status int, v any) {

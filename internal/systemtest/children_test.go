@@ -1,0 +1,114 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const testdUnitPath = "/etc/systemd/system/testd.service"
+
+// withUnit is testdTarget whose releases bring the unit file, too.
+var withUnit = strings.Replace(testdTarget, "[health]", "[[install]]\nfrom = \"testd.service\"\nto = \""+testdUnitPath+"\"\n[health]", 1)
+
+// publishWithUnit adds a release that brings its unit file.
+func (c *chain) publishWithUnit(d releases.Daemon, unit string) {
+	c.t.Helper()
+	c.publishFiles(c.dir, d.Version, releases.File{Name: "testd", Content: build(c.t, d)},
+		releases.File{Name: "testd.service", Content: []byte(unit)})
+}
+
+const (
+	parentUnit = `[Unit]
+Description=Test daemon with a child
+[Service]
+Environment=TESTD_CHILD=/bin/sleep
+ExecStart=/usr/local/bin/testd
+Restart=on-failure
+[Install]
+WantedBy=multi-user.target
+`
+	testdData = "/etc/testd/data"
+)
+
+// sparingUnit leaves the children of the daemon alone when it stops.
+var sparingUnit = strings.Replace(parentUnit, "[Service]\n", "[Service]\nKillMode=process\n", 1)
+
+// Children of the daemon that must survive its stop do, where the unit file of the
+// old version or of the new one says so: in an update, in its rollback, and when
+// the operator goes back; also where the stop comes before data are restored.
+func TestChildrenSurvive(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		old, new string
+		snapshot bool
+	}{
+		{"the old unit spares them", sparingUnit, parentUnit, false},
+		{"the old unit spares them, with data", sparingUnit, parentUnit, true},
+		{"the new unit spares them", parentUnit, sparingUnit, false},
+		{"the new unit spares them, with data", parentUnit, sparingUnit, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			target := withUnit
+			if test.snapshot {
+				target += "[rollback]\nsnapshot = [\"" + testdData + "\"]\n"
+			}
+			c := newChain(t, test.old, target)
+			c.must("install", "-d", "-m", "755", "/etc/testd")
+			c.writeFile(testdData, "data\n", 0o600)
+			children := func() []string {
+				c.t.Helper()
+				return strings.Fields(c.must("pgrep", "-f", "^/bin/sleep infinity"))
+			}
+			first := children()
+			if len(first) != 1 {
+				t.Fatalf("children: %q", first)
+			}
+			survived := func() {
+				c.t.Helper()
+				if now := children(); !slices.Contains(now, first[0]) {
+					c.t.Fatalf("the child was %s, and there are %q", first[0], now)
+				}
+			}
+			ends := func(exit int, says string, argv ...string) {
+				c.t.Helper()
+				r := c.run(argv...)
+				t.Logf("it said: %s", r.Stdout)
+				if r.Code != exit || !strings.HasPrefix(r.Stdout, "testd: "+says) {
+					c.t.Errorf("%+v, want exit status %d and %q", r, exit, says)
+				}
+			}
+
+			c.step("a rollback", func() {
+				// It runs until it is stopped: whoever crashes ends its children by its own unit file.
+				c.publishWithUnit(releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"}, test.new)
+				ends(4, "rolled back 1.1.0", "machinemon-update", "apply", "testd")
+				survived()
+				c.assertRuns(releases.Daemon{Version: "1.0.0"})
+				if got := c.readFile(testdUnitPath); got != test.old {
+					c.t.Errorf("the unit file is %s", got)
+				}
+			})
+			c.step("an update", func() {
+				c.publishWithUnit(releases.Daemon{Version: "1.2.0"}, test.new)
+				ends(0, "committed 1.2.0", "machinemon-update", "apply", "testd")
+				survived()
+				c.assertRuns(releases.Daemon{Version: "1.2.0"})
+				if got := c.property("testd.service", "NeedDaemonReload"); got != "no" {
+					c.t.Errorf("NeedDaemonReload=%s", got)
+				}
+			})
+			c.step("the operator goes back", func() {
+				ends(0, "committed 1.0.0", "machinemon-update", "rollback", "testd")
+				survived()
+				c.assertRuns(releases.Daemon{Version: "1.0.0"})
+			})
+		})
+	}
+}
