@@ -101,6 +101,8 @@ func (c *chain) passTo(since machine.Cursor) {
 	c.awaitHeld(since, atDataDone)
 	c.hold(atData)
 	c.letGo(atDataDone)
+	// It looks for the file now and then.
+	c.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state != "start-post" })
 	c.hold(atDataDone)
 	c.awaitEvent(since, inChain("rollback starting")[0])
 	c.awaitHeld(since, atData)
