@@ -159,6 +159,9 @@ func (s targetStatus) row() row {
 	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
 		r.note(reason)
 	}
+	if s.Last != nil && s.Last.Warning != "" {
+		r.note("warning: " + s.Last.Warning)
+	}
 	if s.Unsettled != "" {
 		r.note("decide: " + swap.SettleHint(s.Target))
 	}
@@ -212,6 +215,9 @@ func (a *app) history(args []string) error {
 			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
 				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
+			if at.Warning != "" {
+				r.note("warning: " + at.Warning)
+			}
 			rows = append(rows, r)
 		}
 		text = table(rows)

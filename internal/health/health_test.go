@@ -156,6 +156,8 @@ func (b bench) open(t *testing.T, phase state.Phase, v state.Verdict) {
 
 func TestJudge(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
+	late := running(os.Getpid())
+	late.Began = time.Second // after the boot: longer ago than the limit
 	for _, c := range []struct {
 		name     string
 		systemd  manager
@@ -171,6 +173,7 @@ func TestJudge(t *testing.T) {
 		{"another attempt's baseline", self, false, &state.Baseline{Attempt: "other", Standing: true, Probes: []state.ProbeResult{{}}}, state.Bad, false},
 		{"crashed", fake{unit: crashed.Unit}, true, nil, state.Bad, false},
 		{"no systemd", nil, true, nil, state.Unsure, false},
+		{"the start took the whole limit", fake{unit: late}, true, nil, state.Bad, false},
 		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, state.Unsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

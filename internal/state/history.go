@@ -36,7 +36,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			if !slices.Contains(ends[r], a.Result) {
 				a.Result = HandedOn // it cannot end there so
 			}
-			a.Reason, a.NoDelta = Line(a.Reason), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
+			a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
 		}

@@ -92,6 +92,7 @@ type Journal struct {
 	Verdict    Verdict   `json:"verdict,omitempty"`
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`
+	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
@@ -118,6 +119,14 @@ type Journal struct {
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`
 	Settle  time.Duration `json:"settle"`
+}
+
+// Warn adds to what the operator should know of the attempt.
+func (j *Journal) Warn(text string) {
+	if j.Warning != "" {
+		j.Warning += "; "
+	}
+	j.Warning += text
 }
 
 // Digest names a set of installed files by their bytes, whatever archive they

@@ -70,6 +70,8 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
+	// Warning is what the operator should know of it however it ended.
+	Warning string `json:"warning,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -112,6 +114,8 @@ type Offer struct {
 	// What a rejection would be remembered by; see [Rejection].
 	Digest  string `json:"digest,omitempty"`
 	Archive string `json:"archive"`
+	// Unit is the unit's own file, if the manifest lists it.
+	Unit *File `json:"unit,omitempty"`
 	// Signed is the metadata that vouches for it; none under checksum trust.
 	Signed []Signed `json:"signed,omitempty"`
 }
@@ -251,7 +255,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
-	a.Reason, a.NoDelta = Line(a.Reason), Line(a.NoDelta)
+	a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(a.NoDelta)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]

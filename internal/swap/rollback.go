@@ -212,8 +212,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 			finding = state.Bad
 		}
 	}
-	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
-		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
+	r := rejectionOf(j, reason)
 	switch {
 	case finding == state.Bad:
 		st.Reject(r, false)
@@ -228,6 +227,11 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 	}
 	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
 	st.Record(s.ended(j, "rollback", result, reason))
+}
+
+func rejectionOf(j *state.Journal, reason string) state.Rejection {
+	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
+		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
 // illness says what is wrong with the old program, of what was right before.

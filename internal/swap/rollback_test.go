@@ -169,7 +169,7 @@ func TestRollbackFails(t *testing.T) {
 			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
 				t.Errorf("status: %+v", st)
 			}
-			r.fails(t, "begin", state.RollbackFailed, "settle agent keep", "settle agent back")
+			r.fails(t, "begin", state.RollbackFailed, "settle agent keep|back")
 			r.offer(t, "a2", "v3", 3, release3)
 			r.step(t, "swap") // no failure, for that would start a rollback
 			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {

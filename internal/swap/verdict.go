@@ -141,7 +141,7 @@ func plain(files []state.File) []state.File {
 
 func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
 	return state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
-		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason}
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason, Warning: j.Warning}
 }
 
 // recorded tells whether the end of this attempt is in the status already: the
