@@ -37,10 +37,9 @@ func (a *app) check(args []string) error {
 	if !a.root {
 		return a.each(args, a.look)
 	}
-	ask := a.asking(state.Check)
 	return a.each(args, func(ctx context.Context, name string) (state.Attempt, error) {
 		a.warn(ctx, name)
-		return ask(ctx, name)
+		return a.checkOne(ctx, name)
 	})
 }
 
@@ -126,6 +125,9 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		outcomes = append(outcomes, o)
 		if !a.json {
 			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
+			if at.Warning != "" {
+				fmt.Fprintf(a.out, "  warning: %s\n", state.Printable(at.Warning))
+			}
 			for _, line := range below(name, at, true) {
 				fmt.Fprintln(a.out, "  "+state.Printable(line))
 			}
@@ -157,7 +159,9 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.RolledBack, state.Interrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.RollbackFailed:
-		s += " (hint: see systemctl status, then " + swap.SettleHint(name) + ")"
+		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
+			s += " (hint: see systemctl status, then " + hint + ")"
+		}
 	}
 	return s + at.Detour()
 }

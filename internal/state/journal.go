@@ -95,6 +95,7 @@ type Journal struct {
 	Verdict    Verdict   `json:"verdict,omitempty"`
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`
+	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
 	Probes     Passed    `json:"probes,omitempty"` // the target's
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
@@ -131,6 +132,14 @@ type Journal struct {
 	// MainID is the main file as root put it in place last: the new one from the
 	// swap on, the old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Warn adds to what the operator should know of the attempt.
+func (j *Journal) Warn(text string) {
+	if j.Warning != "" {
+		j.Warning += "; "
+	}
+	j.Warning += text
 }
 
 // Digest names a set of installed files by their bytes, whatever archive they

@@ -238,8 +238,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 			finding = state.Unsure
 		}
 	}
-	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
-		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
+	r := rejectionOf(j, reason)
 	switch {
 	case finding == state.Bad:
 		st.Reject(r, false)
@@ -261,6 +260,11 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	}
 	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
 	st.Record(a)
+}
+
+func rejectionOf(j *state.Journal, reason string) state.Rejection {
+	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
+		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
 // illness says what is wrong with the old program, of what was right before.
