@@ -130,7 +130,7 @@ func TestRefused(t *testing.T) {
 		{name: "snapshot is a FIFO", rig: func(t *testing.T, r *rig) {
 			must(t, os.Remove(r.at("etc/config")))
 			must(t, fifo(r.at("etc/config")))
-		}, result: state.Misconfigured, words: "not a regular file"},
+		}, result: state.Misconfigured, words: "neither a file nor a directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
