@@ -116,7 +116,7 @@ when the source is asked next.
 release. "signed": its publisher's keys do, and a line tells when their
 signatures are about to expire.
 --check prints one short line for a MachineMon script check, and exits 1 after
-an update of the target that failed or was rolled back.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
+an update of the target that failed, was rolled back, or that no probe proves.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
 		if forCheck {
 			return a.statusCheck(args)
 		}
@@ -140,6 +140,11 @@ After exit status 5 the trial stays open until you decide, and nothing else
 touches the target but the next boot. "keep" ends it with the files that are
 installed now, yours included. "back" tries the rollback once more; a file that
 is not the update's is moved aside, and its new name is in the log.`, targetAndWord, a.completeSettle, a.settle)
+	add("probe TARGET", "Try the health probes now, as before an update", `
+Shows of each probe whether it passes, what was answered and how long that took.
+Exits with 0 if the unit runs as it must and every probe passes, else with 1.
+A probe that never passed here is not believed: where there is no other,
+scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, a.completeOne, a.probe)
 	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at

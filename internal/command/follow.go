@@ -112,7 +112,7 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 	if i < 0 {
 		return state.Attempt{ID: f.attempt}, false, err
 	}
-	return all[i], all[i].Result != state.HandedOn, err
+	return all[i], all[i].Result != state.HandedOn && all[i].Result != state.OnTrial, err
 }
 
 // idle tells whether nobody works on the target, and nothing that was handed on
@@ -182,7 +182,7 @@ func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Atte
 	changed := "nothing was changed"
 	j, err := f.tree.Journal(f.name)
 	if j != nil {
-		at.Result, changed = state.RollbackFailed, "the trial of "+j.Version+" is still open"
+		at.Result, changed = state.RollbackFailed, "the trial of "+state.Called(j.Version)+" is still open"
 	}
 	at.Reason = fmt.Sprintf("%s; %s (hint: journalctl -u 'machinemon-*@%s.service')", reason, changed, f.name)
 	// Nobody has taken the request, nor shall anybody later.

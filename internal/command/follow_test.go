@@ -92,6 +92,11 @@ func TestRecorded(t *testing.T) {
 			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
 			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.HandedOn})
 		}, result: state.HandedOn},
+		{name: "on trial", set: func(b *bench) {
+			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.openTrial()
+		}, result: state.OnTrial},
+		{name: "going back, on trial", set: func(b *bench) { b.openTrial() }, result: state.OnTrial},
 		{name: "over", set: func(b *bench) {
 			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
 			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused})

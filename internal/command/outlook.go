@@ -97,7 +97,7 @@ func whyNot(t *target.Target, u systemd.Unit, installed string, st *state.Status
 		return "it is held since " + st.Held.Since.Local().Format(minutes)
 	}
 	if r := st.Rejects(o.Digest, o.Archive, o.Sequence); r != nil {
-		return r.Refusal()
+		return r.Refusal(t.Name)
 	}
 	scheduled := state.Order{Origin: state.Schedule, Installed: installed}
 	if d := policy.Install(t, scheduled, st.Installed, policy.Release{Version: o.Version, Sequence: o.Sequence}); d.Refused() {

@@ -68,11 +68,11 @@ func TestOutlook(t *testing.T) {
 		}, want: "available, not yet for this machine (rollout at 10 %); scheduled runs only check (hint: machinemon-update apply agent)"},
 		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
 		{name: "rejected just now", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.RolledBack, Reason: "it died"}}
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},

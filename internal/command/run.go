@@ -125,8 +125,8 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		outcomes = append(outcomes, o)
 		if !a.json {
 			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
-			if at.Warning != "" {
-				fmt.Fprintf(a.out, "  warning: %s\n", state.Printable(at.Warning))
+			for _, line := range below(name, at, true) {
+				fmt.Fprintln(a.out, "  "+state.Printable(line))
 			}
 		}
 	}
@@ -144,13 +144,17 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	}
 	switch at.Result {
 	case state.Committed, state.Unproven:
-		s += fmt.Sprintf(" (was %s) in %.1f s", or(at.From, "unknown"), took.Seconds())
+		before := "the version before is unknown"
+		if at.From != "" {
+			before = "was " + at.From
+		}
+		s += fmt.Sprintf(" (%s) in %.1f s", before, took.Seconds())
 	case state.Current:
 		s += fmt.Sprintf(" (%s)", or(at.Version, at.From))
 	case state.Available:
-		s += fmt.Sprintf(" (installed: %s)", or(at.From, "unknown"))
+		s += fmt.Sprintf(" (installed: %s)", or(at.From, state.Unknown))
 	case state.RolledBack, state.Interrupted:
-		s += fmt.Sprintf(" (%s runs again)", or(at.From, "what ran before"))
+		s += " (" + at.Aftermath() + ")"
 	case state.RollbackFailed:
 		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
 			s += " (hint: see systemctl status, then " + hint + ")"
@@ -196,7 +200,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 			unlock() // the settling takes it again
 			return a.settleOne(ctx, name, state.Back)
 		} else if j != nil {
-			return not(j.Version + " is on trial")
+			return not(onTrial(or(j.Version, state.Unknown)))
 		}
 	}
 	if u, err := underWay(ctx, conn, name); err != nil {
@@ -208,6 +212,14 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		return at, err
 	}
 	req.Attempt = at.ID
+	if req.Verb == state.GoBack {
+		// What is wrong with the target file is the swapper's to say.
+		if t, err := a.targets.Load(name); err == nil {
+			if req.MainID, err = state.MainID(t.Health.Main); err != nil {
+				return at, err
+			}
+		}
+	}
 	if err := a.ask(ctx, conn, name, first, req, prepare); err != nil {
 		if req.Import {
 			err = errors.Join(err, a.tree.DropImport(name))

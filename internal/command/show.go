@@ -33,6 +33,7 @@ type targetStatus struct {
 	Expiring    string         `json:"expiring,omitempty"`  // which of that has expired or soon will
 	Previous    string         `json:"previous,omitempty"`  // what `rollback` would go back to
 	Rejected    []string       `json:"rejected,omitempty"`  // versions
+	Unproven    string         `json:"unproven,omitempty"`  // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`     // the version on trial
 	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback failed whose trial is still open
 	Held        *time.Time     `json:"held,omitempty"`      // since when
@@ -75,7 +76,7 @@ func (a *app) status(args []string) error {
 }
 
 func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus {
-	s := targetStatus{Target: name, Installed: "unknown"}
+	s := targetStatus{Target: name, Installed: state.Unknown}
 	failed := func(err error) {
 		a.worst(exitOf(err))
 		s.Error = strings.TrimPrefix(s.Error+"; "+err.Error(), "; ")
@@ -101,14 +102,13 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
 	}
+	if st.Installed != nil {
+		s.Unproven = st.Installed.Unproven
+	}
 	if st.Previous != nil {
-		s.Previous = st.Previous.Version
+		s.Previous = or(st.Previous.Version, state.Unknown)
 	}
-	for _, r := range st.Rejected {
-		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil && !slices.Contains(s.Rejected, r.Version) {
-			s.Rejected = append(s.Rejected, r.Version)
-		}
-	}
+	s.Rejected = rejectedVersions(&st)
 	// The history reads this again, and says what is wrong with it.
 	if fs, err := a.tree.Status(state.Fetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
@@ -116,10 +116,8 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 			s.Signed, s.Expiring = fs.Offer.Signed, expiring(fs.Offer.Signed, time.Now())
 		}
 	}
-	if j, err := a.tree.Journal(name); err != nil {
-		failed(err)
-	} else if j != nil {
-		s.Trial, s.Unsettled = j.Version, cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+	if j, err := a.tree.Journal(name); err == nil && j != nil {
+		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
 	}
 	h, err := a.tree.History(name)
 	if err != nil {
@@ -132,6 +130,17 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		failed(err)
 	}
 	return s
+}
+
+// rejectedVersions are those that are not tried again.
+func rejectedVersions(st *state.Status) (versions []string) {
+	for _, r := range st.Rejected {
+		v := state.Called(r.Version)
+		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil && !slices.Contains(versions, v) {
+			versions = append(versions, v)
+		}
+	}
+	return versions
 }
 
 func (s targetStatus) row() row {
@@ -150,23 +159,30 @@ func (s targetStatus) row() row {
 	case s.Unsettled != "":
 		r.cells[5] = "rollback failed " + s.Trial
 	case s.Trial != "":
-		r.cells[5], reason = s.Trial+" is on trial", ""
+		r.cells[5], reason = onTrial(s.Trial), ""
 	}
 	if s.Held != nil {
 		r.cells[5], reason = "held since "+s.Held.Local().Format(minutes), ""
 	}
 	r.note(s.Error)
-	if s.Error == "" && !strings.Contains(s.WhyNot, reason) { // a rejection repeats it
+	why, rejected := s.WhyNot, s.Rejected
+	if s.Error == "" && reason != "" && strings.Contains(why, reason) { // a rejection repeats it, and what undoes it
+		reason, why, rejected = why, "", nil
+	}
+	if s.Error == "" {
 		r.note(reason)
 	}
-	if s.Last != nil && s.Last.Warning != "" {
-		r.note("warning: " + s.Last.Warning)
+	if s.Error == "" && s.Held == nil && s.Last != nil {
+		r.aftermath(s.Target, *s.Last, rejected)
 	}
 	if s.Unsettled != "" {
 		r.note("decide: " + swap.SettleHint(s.Target))
 	}
+	if s.Unproven != reason {
+		r.note(s.Unproven)
+	}
 	if s.Held == nil {
-		r.note(s.WhyNot)
+		r.note(why)
 	}
 	if s.Expiring != s.WhyNot || s.Held != nil {
 		r.note(s.Expiring)
@@ -185,6 +201,14 @@ func (s targetStatus) row() row {
 		r.note("next check: " + s.NextCheck.Local().Format(minutes))
 	}
 	return r
+}
+
+// onTrial says which version is.
+func onTrial(version string) string {
+	if version == state.Unknown {
+		return "an unknown version is on trial"
+	}
+	return version + " is on trial"
 }
 
 // outcome is the result and what it is about.
@@ -206,18 +230,22 @@ func (a *app) history(args []string) error {
 	// What one role's damaged record leaves is shown all the same.
 	attempts, unread := a.tree.History(names[0])
 	slices.Reverse(attempts)
+	st, err := a.tree.Status(state.Swap, names[0])
+	if err != nil {
+		st = state.Status{} // the history has said so
+	}
+	rejected := rejectedVersions(&st)
 	var text string
 	if len(attempts) == 0 {
 		text = fmt.Sprintf("no attempts on %s yet\n", names[0])
 	} else {
 		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
+			from, to := at.Versions()
 			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
-				or(string(at.Origin), "-"), or(at.From, "-"), or(at.Version, "-"), string(at.Result)}}
+				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
-			if at.Warning != "" {
-				r.note("warning: " + at.Warning)
-			}
+			r.aftermath(names[0], at, rejected)
 			rows = append(rows, r)
 		}
 		text = table(rows)
@@ -271,6 +299,16 @@ type row struct{ cells, notes []string }
 func (r *row) note(s string) {
 	if s != "" {
 		r.notes = append(r.notes, s)
+	}
+}
+
+// aftermath adds what is below an attempt's reason.
+func (r *row) aftermath(name string, at state.Attempt, rejected []string) {
+	if at.Unhealthy != "" {
+		r.note(at.Aftermath())
+	}
+	for _, line := range below(name, at, slices.Contains(rejected, at.Rejected)) {
+		r.note(line)
 	}
 }
 

@@ -31,8 +31,9 @@ func (a *app) statusCheck(args []string) error {
 			last = &h[i]
 		}
 	}
+	last = provenOr(last, &s)
 	if last != nil {
-		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(last.Reason)
+		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(told(*last))
 	}
 	a.exit = 0
 	if s.Error != "" {
@@ -45,8 +46,25 @@ func (a *app) statusCheck(args []string) error {
 	return err
 }
 
-// alarming tells whether somebody should look. A download that failed is made again
-// by itself, and a server that is away has alarms of its own.
+// provenOr is the end that is told: that of the last attempt, but where no probe
+// proves what is installed this, as long as it is so. Attempts that find it current
+// say nothing about it.
+func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
+	if last == nil || alarming(last.Result) && last.Result != state.Unproven {
+		return last
+	}
+	told := *last
+	switch {
+	case s.Unproven != "":
+		told.Result, told.Version, told.Reason = state.Unproven, s.Installed, s.Unproven
+	case last.Result == state.Unproven:
+		told.Result, told.Reason = state.Committed, "a probe has passed since"
+	}
+	return &told
+}
+
+// alarming reports whether somebody should look. A download that failed is made
+// again by itself, and a server that is away has alarms of its own.
 func alarming(r state.Result) bool {
-	return r.Exit() != 0 && r != state.HandedOn && r != state.NotDownloaded && r != state.NotAttempted
+	return r == state.Unproven || r.Exit() != 0 && r != state.HandedOn && r != state.OnTrial && r != state.NotDownloaded && r != state.NotAttempted
 }

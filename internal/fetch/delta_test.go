@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -319,7 +320,7 @@ install = [{ from = "agent", to = "`+installed+`" }]
 			if a.ID != attempt || a.Result != state.HandedOn || a.NoDelta != c.wants || !slices.Equal(*asked, []string{"/agent.tar.gz"}) {
 				t.Errorf("%+v, asked for %q", a, *asked)
 			}
-			if st := b.status(t); len(st.Attempts) != 1 || st.Attempts[0] != a {
+			if st := b.status(t); len(st.Attempts) != 1 || !reflect.DeepEqual(st.Attempts[0], a) {
 				t.Errorf("recorded %+v", st.Attempts)
 			}
 			if got, receipt := b.handedOn(t); receipt.Deltas || got["payload"] != string(payload) {

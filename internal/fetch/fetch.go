@@ -156,7 +156,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.Current, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, errors.New(rejection.Refusal())
+		return r, state.NotAttempted, errors.New(rejection.Refusal(t.Name))
 	}
 	to := policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence}
 	if d := policy.Install(t, f.order, known.Installed, to); d.Refused() {
@@ -170,6 +170,9 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 			return r, state.Available, errors.New(down)
 		}
 		return r, state.Available, nil
+	}
+	if f.order.Doubt != "" {
+		return r, state.NotAttempted, errors.New(f.order.Doubt)
 	}
 	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
 		return r, state.Failed, err

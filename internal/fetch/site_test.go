@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -205,7 +206,7 @@ func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
 		t.Fatal(err)
 	}
 	s := b.status(t)
-	if got := s.Attempts[len(s.Attempts)-1]; got != a {
+	if got := s.Attempts[len(s.Attempts)-1]; !reflect.DeepEqual(got, a) {
 		t.Errorf("recorded %+v, returned %+v", got, a)
 	}
 	return a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -41,10 +42,28 @@ func versionProber(argv []string, version string) prober {
 	}
 }
 
-// command runs a command of the target and returns the end of its output. Its
-// whole process group is gone when it returns. The error says how it ended.
+// command runs a command of the target and returns the end of its output. The
+// error says how it ended.
 func command(ctx context.Context, argv []string) (output string, err error) {
 	out := &tail{limit: keptOutput}
+	err = launch(ctx, argv, out, out)
+	output = string(out.data)
+	var exit *exec.ExitError
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return output, nil
+	case errors.As(err, &exit) && exit.Exited():
+		return output, fmt.Errorf("exited with status %d%s", exit.ExitCode(), quoted(output))
+	case errors.As(err, &exit):
+		signal := exit.Sys().(syscall.WaitStatus).Signal()
+		return output, fmt.Errorf("was killed by %s%s", unix.SignalName(signal), quoted(output))
+	}
+	return output, plain(err)
+}
+
+// launch runs a command without the gate's capabilities. Its whole process group is
+// gone when it returns.
+func launch(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
 	done := make(chan error, 1)
 	go func() {
 		// Capabilities belong to a thread, and a child has those of the thread
@@ -58,7 +77,7 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.Dir = "/"
 		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-		cmd.Stdout, cmd.Stderr = out, out
+		cmd.Stdout, cmd.Stderr = stdout, stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 		cmd.WaitDelay = graceForOutput
@@ -73,19 +92,7 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 		}
 		done <- err
 	}()
-	err = <-done
-	output = string(out.data)
-	var exit *exec.ExitError
-	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		return output, nil
-	case errors.As(err, &exit) && exit.Exited():
-		return output, fmt.Errorf("exited with status %d%s", exit.ExitCode(), quoted(output))
-	case errors.As(err, &exit):
-		signal := exit.Sys().(syscall.WaitStatus).Signal()
-		return output, fmt.Errorf("was killed by %s%s", unix.SignalName(signal), quoted(output))
-	}
-	return output, plain(err)
+	return <-done
 }
 
 func killGroup(pid int) error {

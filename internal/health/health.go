@@ -30,9 +30,6 @@ import (
 )
 
 const (
-	// beforeTimeout is how long a healthy program may need to pass its probes
-	// before the swap. Nothing is down meanwhile.
-	beforeTimeout = 2 * time.Second
 	// afterSettle is how long at most an old program is watched after a
 	// rollback: it has shown before that it can keep running.
 	afterSettle = time.Second
@@ -55,6 +52,7 @@ func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) Gate {
 // manager is systemd, as far as a judgement needs it.
 type manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Processes(ctx context.Context, unit string) ([]int, error)
 	Changes() <-chan struct{}
 	Close()
 }
@@ -70,13 +68,19 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	if err != nil {
 		return state.Baseline{}, err
 	}
-	p := plan{unit: t.Unit, main: t.Health.Main, timeout: beforeTimeout, probes: probers(t.Health)}
+	p := plan{unit: t.Unit, main: program{path: t.Health.Main}, probes: probers(t.Health)}
+	// As long as one try may take: what passes in a trial passes here. Nothing is
+	// down meanwhile.
+	p.timeout = answerLimit
+	for _, probe := range p.probes {
+		p.timeout = max(p.timeout, probe.limit)
+	}
 	b := state.Baseline{}
 	after := j != nil && j.Verdict == state.Rollback
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
 	} else {
-		if b.Attempt, err = g.next(name); err != nil {
+		if b.Attempt, p.main.id, err = g.next(name); err != nil {
 			return state.Baseline{}, err
 		}
 	}
@@ -86,30 +90,36 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		if err != nil {
 			return state.Baseline{}, err
 		}
-		p.unit, p.main = j.Unit, j.Main
+		p.unit, p.main = j.Unit, program{j.Main, j.MainID}
 		p.timeout, p.settle = j.Timeout, min(j.Settle, afterSettle)
-		p.excuse(before)
+		p.fresh, p.since = true, j.Started
+		p.excuse(before, j.Probes)
 	}
 	out, err := g.judge(ctx, p)
-	if err != nil {
+	if err != nil && after {
 		return state.Baseline{}, err
 	}
+	if err != nil {
+		out.why, out.unjudgeable = err.Error(), err.Error()
+	}
 	b.Standing, b.Detail, b.Probes = out.standing, out.why, out.probes
+	b.Unjudgeable = out.unjudgeable
 	return b, g.tree.SetBaseline(name, b, after)
 }
 
-// next is the attempt that the swapper is about to start: an operator's wish to
-// go back waits as a request, everything else has its order.
-func (g Gate) next(name string) (string, error) {
+// next is the attempt that the swapper is about to start, or the operator's look at
+// the probes, and the main file that is installed: this look and a wish to go back
+// wait as a request, everything else has its order.
+func (g Gate) next(name string) (string, state.FileID, error) {
 	r, err := g.tree.Request(name)
-	if err == nil && r != nil && r.Verb == state.GoBack {
-		return r.Attempt, nil
+	if err == nil && r != nil && (r.Verb == state.GoBack || r.Verb == state.Probe) {
+		return r.Attempt, r.MainID, nil
 	}
 	o, err := g.tree.Order(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNoAttempt
 	}
-	return o.Attempt, err
+	return o.Attempt, o.MainID, err
 }
 
 // ErrNoAttempt says that no swap waits for a look: a daemon-reload can have the path
@@ -136,18 +146,22 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := plan{unit: j.Unit, main: j.Main, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health), strict: true}
-	p.excuse(before)
+	p := plan{unit: j.Unit, main: program{j.Main, j.MainID}, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health),
+		strict: true, fresh: true, since: j.Started}
+	p.excuse(before, j.Probes)
 	// Before the swap it would have told of another version.
-	if argv := t.Health.VersionCommand; len(argv) > 0 {
+	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // else the operator goes back to what told none
 		p.probes = append(p.probes, versionProber(argv, j.Version))
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil {
 		out = outcome{finding: state.Unsure, reason: oneLine(err.Error())}
 	}
+	if out.unproven {
+		out.reason += " (hint: machinemon-update probe " + name + ")"
+	}
 	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, MainPID: out.pid, Probes: out.tried()}
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried()}
 	return r, g.tree.SetReport(name, *r)
 }
 
@@ -168,13 +182,21 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 			start = start.Add(-began)
 		}
 	}
-	look := func(ctx context.Context) (sight, error) { return look(ctx, m, p.unit, p.main) }
+	ends := exits{since: p.since}
+	look := func(ctx context.Context) (sight, error) {
+		s, err := look(ctx, m, p.unit, p.main)
+		if err == nil && p.fresh {
+			s.declared = ends.declared(ctx, s)
+		}
+		return s, err
+	}
 	return watch(ctx, newTrial(p, start), look, m.Changes(), log.Status), nil
 }
 
 // plan is what a judgement goes by.
 type plan struct {
-	unit, main      string // main is "" where any main process will do
+	unit            string
+	main            program
 	timeout, settle time.Duration
 	probes          []prober
 	// before is what was wrong with the unit before the swap.
@@ -182,11 +204,17 @@ type plan struct {
 	// strict is the trial of a new release: no restart is forgiven, and a probe
 	// that is excused still gets the whole timeout to prove the release.
 	strict bool
+	// fresh says that the program has just been started, by the swap that began at
+	// since or by its rollback.
+	fresh bool
+	since time.Time
 }
 
-// excuse takes over what did not work before the swap. Without a baseline
-// nothing is excused.
-func (p *plan) excuse(before *state.Baseline) {
+// excuse takes over what did not work before the swap. A probe that failed then
+// and never passed here may itself be wrong. One that has passed says that the
+// program was ill: the update may be the cure, and the probe must pass after it.
+// Without a baseline nothing is excused.
+func (p *plan) excuse(before *state.Baseline, passed state.Passed) {
 	if before == nil {
 		return
 	}
@@ -195,7 +223,7 @@ func (p *plan) excuse(before *state.Baseline) {
 	}
 	for i, r := range before.Probes {
 		if i < len(p.probes) && p.probes[i].name == r.Probe {
-			p.probes[i].excused = !r.Passed
+			p.probes[i].excused = !r.Passed && !r.Unknown && passed[p.probes[i].key].IsZero()
 		}
 	}
 }

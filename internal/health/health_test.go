@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,11 +24,21 @@ import (
 type fake struct {
 	unit systemd.Unit
 	err  error
+	pids []int // of its control group; none: it must not be asked for them
 }
 
-func (f fake) Unit(context.Context, string) (systemd.Unit, error) { return f.unit, f.err }
-func (f fake) Changes() <-chan struct{}                           { return nil }
-func (f fake) Close()                                             {}
+func (f fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	f.unit.Name = name
+	return f.unit, f.err
+}
+func (f fake) Processes(context.Context, string) ([]int, error) {
+	if f.pids == nil {
+		return nil, errors.New("cannot list the processes")
+	}
+	return f.pids, nil
+}
+func (f fake) Changes() <-chan struct{} { return nil }
+func (f fake) Close()                   {}
 
 func running(pid int) systemd.Unit {
 	u := up.Unit
@@ -70,32 +81,135 @@ func TestLook(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
+	// A wrapper that stays, with the program as its child.
+	wrapper := exec.Command("/bin/sh", "-c", "/bin/sleep 60; exit 1")
+	if err := wrapper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer wrapper.Wait()
+	child := childOf(t, wrapper.Process.Pid)
+	defer syscall.Kill(child, syscall.SIGKILL)
+	shell, err := os.Readlink(exe(wrapper.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forking := running(0)
+	id, err := state.Identify(self)
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	for _, c := range []struct {
 		name    string
 		unit    systemd.Unit
+		pids    []int
 		main    string
+		id      state.FileID
+		aside   int
 		foreign string
+		older   bool
 		err     string
 	}{
 		{name: "the very file", unit: running(os.Getpid()), main: self},
 		{name: "by a link", unit: running(os.Getpid()), main: link},
+		{name: "in a directory that may not be entered", unit: running(os.Getpid()), main: "/nonexistent/x", id: id},
+		{name: "root's word is older than the file", unit: running(os.Getpid()), main: self, id: state.FileID{Dev: 1, Ino: 1}},
 		{name: "any", unit: running(os.Getpid())},
-		{name: "another", unit: running(os.Getpid()), main: "/bin/sh", foreign: "its main process runs " + self + ", not /bin/sh"},
-		{name: "an older one", unit: running(sleep.Process.Pid), main: replaced, foreign: "its main process still runs an older " + replaced},
+		{name: "another", unit: running(os.Getpid()), pids: []int{os.Getpid()}, main: "/bin/sh", foreign: "no process of x.service runs /bin/sh; its main process runs " + self},
+		{name: "an older one", unit: running(sleep.Process.Pid), pids: []int{sleep.Process.Pid}, main: replaced, foreign: "its main process still runs an older " + replaced, older: true},
+		{name: "an older one under a wrapper", unit: running(os.Getpid()), pids: []int{os.Getpid(), sleep.Process.Pid}, main: replaced,
+			foreign: fmt.Sprintf("process %d still runs an older %s", sleep.Process.Pid, replaced), older: true},
+		{name: "a wrapper's child", unit: running(wrapper.Process.Pid), pids: []int{wrapper.Process.Pid, gone.Process.Pid, child}, main: "/bin/sleep", aside: child},
+		{name: "no main process", unit: forking, pids: []int{wrapper.Process.Pid, child}, main: "/bin/sleep", aside: child},
+		{name: "no main process, and another file", unit: forking, pids: []int{wrapper.Process.Pid, child}, main: self, foreign: "no process of x.service runs " + self},
+		{name: "no main process, any", unit: forking},
+		{name: "systemd does not list them", unit: running(wrapper.Process.Pid), main: "/bin/sleep", err: "cannot list the processes"},
+		{name: "a shell's child", unit: running(wrapper.Process.Pid), pids: []int{wrapper.Process.Pid, child}, main: self, foreign: "no process of x.service runs " + self + "; its main process runs " + shell},
+		{name: "a oneshot that remains", unit: remains.Unit, main: self},
 		{name: "not active", unit: failed.Unit, main: self},
 		{name: "gone", unit: running(gone.Process.Pid), main: self, err: errVanished.Error()},
 		{name: "no such file", unit: running(os.Getpid()), main: "/nonexistent", err: "cannot compare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := look(t.Context(), fake{unit: c.unit}, "x.service", c.main)
-			if s.foreign != c.foreign {
-				t.Errorf("foreign: %q, want %q", s.foreign, c.foreign)
+			s, err := look(t.Context(), fake{unit: c.unit, pids: c.pids}, "x.service", program{c.main, c.id})
+			if s.foreign != c.foreign || s.older != c.older || s.aside != uint32(c.aside) {
+				t.Errorf("foreign: %q, older %v, beside %d, want %q, %v, %d", s.foreign, s.older, s.aside, c.foreign, c.older, c.aside)
 			}
 			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Errorf("error %v, want %q", err, c.err)
 			}
 		})
+	}
+}
+
+// childOf waits until a process has a child that runs another program.
+func childOf(t *testing.T, parent int) int {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(ms) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", parent, parent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		if _, err := fmt.Sscan(string(data), &pid); err != nil {
+			continue
+		}
+		if path, err := os.Readlink(exe(pid)); err == nil && strings.HasSuffix(path, "/sleep") {
+			return pid
+		}
+	}
+	t.Fatal("it starts no child")
+	return 0
+}
+
+// Of several processes that run the program, the one that the others come from.
+func TestEldest(t *testing.T) {
+	wrapper := exec.Command("/bin/sh", "-c", "/bin/sh -c 'sleep 60; :'; :")
+	if err := wrapper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer wrapper.Wait()
+	defer wrapper.Process.Kill()
+	var inner int
+	for inner == 0 {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", wrapper.Process.Pid, wrapper.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Sscan(string(data), &inner)
+	}
+	worker := childOf(t, inner)
+	defer syscall.Kill(worker, syscall.SIGKILL)
+	for _, c := range []struct {
+		pids []int
+		want int
+	}{
+		{nil, 0},
+		{[]int{1 << 30}, 0},
+		{[]int{worker, inner, wrapper.Process.Pid}, wrapper.Process.Pid},
+		{[]int{worker, inner}, inner},
+		{[]int{worker, wrapper.Process.Pid}, wrapper.Process.Pid}, // neither is the other's child
+	} {
+		if got := eldest(c.pids); got != uint32(c.want) {
+			t.Errorf("%v: %d, want %d", c.pids, got, c.want)
+		}
+	}
+}
+
+func TestReplaced(t *testing.T) {
+	for _, c := range []struct {
+		path, main string
+		want       bool
+	}{
+		{"/opt/x (deleted)", "/opt/x", true},
+		{"/srv/app/x (deleted)", "/opt/app/x", true}, // /opt/app is a link
+		{"/opt/x", "/opt/x", false},
+		{"/opt/wrapper (deleted)", "/opt/x", false},
+		{"/usr/bin/python3.11", "/opt/x", false},
+	} {
+		if got := replaced(c.path, c.main); got != c.want {
+			t.Errorf("%s in place of %s: %v", c.path, c.main, got)
+		}
 	}
 }
 
@@ -156,6 +270,9 @@ func (b bench) open(t *testing.T, phase state.Phase, v state.Verdict) {
 
 func TestJudge(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
+	before := func(attempt string, r state.ProbeResult) *state.Baseline {
+		return &state.Baseline{Attempt: attempt, Standing: true, Probes: []state.ProbeResult{r}}
+	}
 	late := running(os.Getpid())
 	late.Began = time.Second // after the boot: longer ago than the limit
 	for _, c := range []struct {
@@ -163,22 +280,38 @@ func TestJudge(t *testing.T) {
 		systemd  manager
 		listens  bool
 		before   *state.Baseline
+		passed   bool // here before, as root's journal says
 		finding  state.Finding
 		unproven bool
 	}{
-		{"healthy", self, true, nil, state.Healthy, false},
-		{"bad without a baseline", self, false, nil, state.Bad, false},
-		{"bad, as it passed before", self, false, &state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{Passed: true}}}, state.Bad, false},
-		{"not blamed", self, false, &state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{}}}, state.Healthy, true},
-		{"another attempt's baseline", self, false, &state.Baseline{Attempt: "other", Standing: true, Probes: []state.ProbeResult{{}}}, state.Bad, false},
-		{"crashed", fake{unit: crashed.Unit}, true, nil, state.Bad, false},
-		{"no systemd", nil, true, nil, state.Unsure, false},
-		{"the start took the whole limit", fake{unit: late}, true, nil, state.Bad, false},
-		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, state.Unsure, false},
+		{"healthy", self, true, nil, false, state.Healthy, false},
+		{"bad without a baseline", self, false, nil, false, state.Bad, false},
+		{"bad, as it passed before", self, false, before("tried", state.ProbeResult{Passed: true}), false, state.Bad, false},
+		{"not blamed, as it never passed", self, false, before("tried", state.ProbeResult{}), false, state.Healthy, true},
+		{"passes at last", self, true, before("tried", state.ProbeResult{}), false, state.Healthy, false},
+		{"ill before, and no cure", self, false, before("tried", state.ProbeResult{}), true, state.Bad, false},
+		{"ill before, and cured", self, true, before("tried", state.ProbeResult{}), true, state.Healthy, false},
+		{"no answer before is no failure", self, false, before("tried", state.ProbeResult{Unknown: true}), false, state.Bad, false},
+		{"another attempt's baseline", self, false, before("other", state.ProbeResult{}), false, state.Bad, false},
+		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.Bad, false},
+		{"no systemd", nil, true, nil, false, state.Unsure, false},
+		{"the start took the whole limit", fake{unit: late}, true, nil, false, state.Bad, false},
+		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.Unsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
 			b.open(t, state.Trial, "")
+			key := target.Probe{TCP: b.port}.Key()
+			if c.passed {
+				j, err := b.tree.Journal("x")
+				if err != nil {
+					t.Fatal(err)
+				}
+				j.Probes = state.Passed{key: time.Now()}
+				if err := b.tree.SetJournal(j); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if c.before != nil {
 				c.before.Probes[0].Probe = "tcp " + b.port
 				if err := b.tree.SetBaseline("x", *c.before, false); err != nil {
@@ -189,11 +322,14 @@ func TestJudge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.Healthy) {
+			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.Healthy && !c.unproven) {
 				t.Errorf("report %+v, want %q", r, c.finding)
 			}
-			if c.finding == state.Healthy && r.MainPID != uint32(os.Getpid()) {
-				t.Errorf("main process %d", r.MainPID)
+			if why := "tcp " + b.port + ": connection refused (hint: machinemon-update probe x)"; c.unproven && !strings.HasSuffix(r.Reason, why) {
+				t.Errorf("the reason %q does not end with %q", r.Reason, why)
+			}
+			if c.finding == state.Healthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
+				t.Errorf("report %+v", r)
 			}
 			onDisk, err := b.tree.Report("x", "tried")
 			if err != nil || onDisk == nil || onDisk.Finding != c.finding {
@@ -253,6 +389,39 @@ func TestBaselineWithoutAttempt(t *testing.T) {
 	}
 }
 
+// The operator's look at the probes has its own attempt, also where an order lies
+// that was never carried out.
+func TestBaselineOfProbe(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: state.Probe}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Baseline(t.Context(), "x")
+	if err != nil || got.Attempt != "looked" || !got.Standing || got.Probes[0].Detail != "a connection is accepted" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// A program may take as long before the swap as a try of it may take in the trial.
+func TestBaselineOfSlowCommand(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(text, "[[health.probe]]\ncommand = [\"/bin/sleep\", \"2.5\"]\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Baseline(t.Context(), "x")
+	if err != nil || len(got.Probes) != 2 || !got.Probes[1].Passed || got.Probes[1].Millis < 2500 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 func TestBaseline(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
 	for _, c := range []struct {
@@ -302,11 +471,31 @@ func TestBaseline(t *testing.T) {
 	}
 }
 
+// A gate that cannot look at all says so before anything is replaced. After a rollback
+// it says nothing: then systemd's own view has to do.
+func TestBlindBaseline(t *testing.T) {
+	for name, m := range map[string]manager{"no systemd": nil, "systemd lost": fake{err: errors.New("systemd does not answer")}} {
+		b := newBench(t, m, true)
+		before, err := b.Baseline(t.Context(), "x")
+		if err != nil || before.Standing || !strings.HasSuffix(before.Unjudgeable, "systemd does not answer") {
+			t.Errorf("%s, before: %+v, %v", name, before, err)
+		}
+		if got, err := b.tree.Baseline("x", "ordered", false); err != nil || got == nil || got.Unjudgeable == "" {
+			t.Errorf("%s, on disk: %+v, %v", name, got, err)
+		}
+	}
+	b := newBench(t, nil, true)
+	b.open(t, state.Trial, state.Rollback)
+	if after, err := b.Baseline(t.Context(), "x"); err == nil {
+		t.Errorf("after: %+v", after)
+	}
+}
+
 // What is written before the swap must be recognised in the trial, and after
 // the rollback: a health.main that is wrong is no fault of the release, and no
 // failure of the rollback.
 func TestWrongMain(t *testing.T) {
-	b := newBench(t, fake{unit: running(os.Getpid())}, true)
+	b := newBench(t, fake{unit: running(os.Getpid()), pids: []int{os.Getpid()}}, true)
 	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -320,18 +509,37 @@ func TestWrongMain(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, err := b.Baseline(t.Context(), "x")
-	if err != nil || before.Standing || !before.Probes[0].Passed {
+	if err != nil || before.Standing || !before.Probes[0].Passed || !strings.HasPrefix(before.Unjudgeable, "no process of x.service runs /bin/sh; its main process runs /") {
 		t.Fatalf("before: %+v, %v", before, err)
 	}
 	b.self = "/bin/sh"
 	b.open(t, state.Trial, "")
 	r, err := b.Judge(t.Context(), "x")
-	if err != nil || r.Finding != state.Unsure || !strings.HasSuffix(r.Reason, "set health.main") {
+	if err != nil || r.Finding != state.Unsure || !strings.HasSuffix(r.Reason, `as before the swap (hint: write main = "" below [health])`) {
 		t.Fatalf("report: %+v, %v", r, err)
 	}
 	b.open(t, state.Trial, state.Rollback)
 	after, err := b.Baseline(t.Context(), "x")
 	if err != nil || !after.Standing || !after.Probes[0].Passed {
 		t.Fatalf("after: %+v, %v", after, err)
+	}
+}
+
+// TestJudgeUnknownVersion: what the operator goes back to told no version before, and
+// is not asked for one.
+func TestJudgeUnknownVersion(t *testing.T) {
+	for version, want := range map[string]state.Finding{"": state.Healthy, "2": state.Bad} {
+		b := newBench(t, fake{unit: running(os.Getpid())}, true)
+		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\n", b.port)
+		if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.tree.SetJournal(&state.Journal{Attempt: "tried", Target: "x", Unit: "x.service", Main: b.self,
+			Version: version, Phase: state.Trial, Timeout: 300 * ms, Settle: 10 * ms}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != want {
+			t.Errorf("version %q: %+v, %v", version, r, err)
+		}
 	}
 }

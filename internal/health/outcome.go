@@ -12,27 +12,38 @@ type outcome struct {
 	finding  state.Finding
 	reason   string
 	unproven bool
+	blamed   string // the probe for which alone the finding is bad
 	standing bool
 	why      string // why it is not standing
 	pid      uint32
 	probes   []state.ProbeResult
 	untried  []bool // of probes
+
+	unjudgeable string // why no trial could be judged; see [state.Baseline]
 }
 
 // finish ends the judgement.
 func (t *trial) finish(f state.Finding, reason string) {
-	o := &outcome{finding: f, reason: oneLine(reason), standing: t.stand == upright, why: oneLine(t.why), pid: t.pid}
-	proven := len(t.probes) == 0
+	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == upright, why: oneLine(t.why),
+		pid: t.program, unjudgeable: oneLine(t.unjudgeable())}
+	asked, proven := false, false
 	for _, p := range t.probes {
-		r := state.ProbeResult{Probe: p.name, Passed: p.passed, Detail: p.detail}
-		if p.tries == 0 {
+		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
+		switch {
+		case p.tries == 0:
 			r.Detail = "not tried"
+		case p.passed:
+			r.Detail = p.answer
 		}
 		o.probes = append(o.probes, r)
 		o.untried = append(o.untried, p.tries == 0)
-		proven = proven || !p.dropped
+		// That the program tells its version proves what was installed, not that it serves.
+		asked = asked || p.key != ""
+		proven = proven || p.key != "" && p.passed && !p.dropped
 	}
-	o.unproven = f == state.Healthy && !proven
+	if f == state.Healthy && asked && !proven {
+		o.unproven, o.reason = true, "no probe proves it, for none ever passed here: "+state.Causes(o.probes)
+	}
 	t.end = o
 }
 
@@ -93,7 +104,7 @@ func Summary(b state.Baseline) string {
 func Verdict(r state.Report) string {
 	switch {
 	case r.Unproven:
-		return string(r.Finding) + ", unproven: every probe failed before the swap and fails now"
+		return string(r.Finding) + ", unproven: " + r.Reason
 	case r.Reason != "":
 		return string(r.Finding) + ": " + r.Reason
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -28,27 +29,50 @@ const (
 // prober can try one probe.
 type prober struct {
 	name    string // in the target file's words
+	key     string // of its whole text; "" of version_command, which proves no service
+	answer  string // what it means that it passes
 	limit   time.Duration
-	excused bool // it failed before the swap
+	excused bool // it failed before the swap, and never passed here
 	once    bool // having passed, it would pass again
 	// try returns nil when the probe passes, and else why not: in a few words,
 	// without the probe's name.
 	try func(ctx context.Context) error
+	// ask is try for a probe that needs to know the unit's present run.
+	ask func(ctx context.Context, u systemd.Unit) error
+}
+
+// noAnswer is the error of a try that says nothing of the program, neither good nor
+// bad.
+type noAnswer struct{ error }
+
+// of binds a probe to the unit as it was last seen.
+func (p prober) of(u systemd.Unit) prober {
+	if p.ask != nil {
+		p.try = func(ctx context.Context) error { return p.ask(ctx, u) }
+	}
+	return p
 }
 
 func probers(h target.Health) []prober {
 	var all []prober
 	for _, p := range h.Probes {
-		n := prober{name: p.String(), limit: answerLimit}
+		n := prober{name: p.String(), key: p.Key(), limit: answerLimit, answer: "a connection is accepted"}
 		switch {
 		case p.HTTP != "":
+			n.answer = fmt.Sprintf("status %d", p.ExpectStatus)
+			if p.ExpectBody != "" {
+				n.answer += ", with the expected text"
+			}
 			n.try = func(ctx context.Context) error { return get(ctx, p) }
 		case p.TCP != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "tcp", p.TCP) }
 		case p.Unix != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
-		default:
+		case p.Journal != "":
 			n.limit = commandLimit
+			n.ask = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
+		default:
+			n.limit, n.answer = commandLimit, "exited with status 0"
 			n.try = func(ctx context.Context) error {
 				_, err := command(ctx, p.Command)
 				return err

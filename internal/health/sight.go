@@ -2,10 +2,8 @@ package health
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,48 +14,51 @@ import (
 // sight is what was seen of a unit at one moment.
 type sight struct {
 	systemd.Unit
-	// foreign tells what the main process runs instead of the main file; ""
-	// when it runs that, or may run anything.
+	// aside is the process that runs the main file where the main process does
+	// not: a wrapper's child, or of a unit whose main process systemd does not know.
+	aside uint32
+	// foreign tells what the unit runs instead of the main file; "" when a process
+	// runs that, or may run anything.
 	foreign string
+	older   bool // what runs is a file that the main file has replaced since
+	// declared says that the last end of the main process, after which systemd
+	// restarted it or is about to, is one that the unit declares.
+	declared bool
 }
 
-// errVanished says that the main process ended while it was looked at. systemd
-// will tell of it.
-var errVanished = errors.New("the main process has just ended")
+// pid is the process that runs the program; 0 where none is needed.
+func (s sight) pid() uint32 {
+	if s.aside != 0 {
+		return s.aside
+	}
+	return s.MainPID
+}
 
-// look takes a sight of the unit. main is the file that the main process must
-// run, "" for any.
-func look(ctx context.Context, m manager, unit, main string) (sight, error) {
+// restarting reports whether systemd restarts the unit by itself, after its main
+// process has ended.
+func (s sight) restarting() bool {
+	return s.Active == "activating" && strings.HasPrefix(s.Sub, "auto-restart")
+}
+
+// look takes a sight of the unit. Other processes than the main one are asked for
+// only when that is not the program: it is rare, and takes PID 1 some time.
+func look(ctx context.Context, m manager, unit string, main program) (sight, error) {
 	u, err := m.Unit(ctx, unit)
 	s := sight{Unit: u}
-	if err != nil || main == "" || u.MainPID == 0 || !active(u) {
+	if err != nil || main.path == "" || !active(u) || u.Sub == "exited" {
 		return s, err
 	}
-	exe := fmt.Sprintf("/proc/%d/exe", u.MainPID)
-	running, err := os.Stat(exe)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return s, errVanished
-	}
+	files, err := main.files()
 	if err != nil {
-		return s, fmt.Errorf("cannot tell which file the main process runs: %w", err)
+		return s, err
 	}
-	installed, err := os.Stat(main)
-	if err != nil {
-		return s, fmt.Errorf("cannot compare the main process with its file: %w", err)
+	if u.MainPID != 0 {
+		id, err := executable(int(u.MainPID))
+		if err != nil || slices.Contains(files, id) {
+			return s, err
+		}
 	}
-	if os.SameFile(running, installed) {
-		return s, nil
-	}
-	path, err := os.Readlink(exe)
-	if err != nil {
-		return s, errVanished
-	}
-	if path = strings.TrimSuffix(path, " (deleted)"); path == main {
-		s.foreign = "its main process still runs an older " + main
-	} else {
-		s.foreign = fmt.Sprintf("its main process runs %s, not %s", oneLine(path), main)
-	}
-	return s, nil
+	return s, s.find(ctx, m, main, files)
 }
 
 // standing is how a unit stands, by systemd's own view.
@@ -65,7 +66,7 @@ type standing int
 
 const (
 	pending standing = iota // not yet as it must be, and may still become so
-	upright                 // active, with the right main process
+	upright                 // active, and running the right program
 	stopped                 // somebody is stopping or restarting it
 	fallen                  // it has ended, and not because somebody wanted it to
 )
@@ -76,15 +77,13 @@ func (s sight) stands() (standing, string) {
 	switch {
 	case active(u):
 		switch {
-		case u.MainPID == 0 && u.Sub == "exited":
+		case u.Sub == "exited" && !u.Remains():
 			return fallen, death(u)
-		case u.MainPID == 0:
-			return pending, "systemd knows no main process of it"
 		case s.foreign != "":
 			return pending, s.foreign
 		}
 		return upright, ""
-	case u.Active == "activating" && !strings.HasPrefix(u.Sub, "auto-restart"):
+	case u.Active == "activating" && !s.restarting():
 		return pending, "it is still starting (" + u.Sub + ")"
 	case killedFromOutside(u):
 		return stopped, "somebody else ended its main process by SIGTERM"

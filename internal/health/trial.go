@@ -1,6 +1,7 @@
 package health
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,6 +30,11 @@ type trial struct {
 	why      string // why the unit does not stand
 	stood    bool   // it has stood, with the main process pid
 	pid      uint32
+	last     sight     // the latest
+	program  uint32    // the process that runs the program
+	fixed    bool      // program was looked at in the settle time, and may not change any more
+	blind    bool      // it could not be looked at
+	forgiven string    // the run whose end, which its unit declares, is not held against it
 	restarts uint32    // NRestarts that are not held against it
 	lookAt   time.Time // when to look again although systemd tells nothing; zero: never
 	looks    int
@@ -36,6 +42,8 @@ type trial struct {
 	settling time.Time // since when it settles; zero: not yet
 	doom     string    // a probe's failure in the settle time
 	doomAt   time.Time // when it counts
+	doomed   string    // that probe
+	blamed   string    // the probe for which alone the finding is bad
 	end      *outcome
 }
 
@@ -46,8 +54,11 @@ type probe struct {
 	busy    bool // a try is under way
 	passed  bool // the last try did
 	dropped bool // it failed before the swap too, and is not waited for any more
+	unknown bool // the last try had no answer that says anything
 	detail  string
 	next    time.Time
+	began   time.Time     // the last try
+	took    time.Duration // that try
 }
 
 func newTrial(p plan, now time.Time) *trial {
@@ -70,8 +81,12 @@ func (t *trial) sees(now time.Time, s sight) {
 	if !t.strict && s.foreign == t.before {
 		s.foreign = "" // no worse than before the swap
 	}
+	t.last = s
 	t.stand, t.why = s.stands()
-	if t.stand != fallen && s.NRestarts > t.restarts {
+	switch {
+	case s.restarting() && t.forgives(s):
+		t.stand, t.why = pending, "systemd restarts it after an exit that it declares"
+	case t.stand != fallen && s.NRestarts > t.restarts && !t.forgives(s):
 		t.stand, t.why = fallen, "its main process ended and systemd restarted it"
 	}
 	if t.stood && t.stand != fallen && t.stand != stopped && s.MainPID != t.pid {
@@ -82,15 +97,22 @@ func (t *trial) sees(now time.Time, s sight) {
 		t.finish(state.Bad, t.why+t.lasted(now))
 	case t.stand == stopped && (t.stood || s.Job == 0):
 		t.finish(state.Unsure, t.why)
+	case t.stand == upright && t.fixed && s.aside != 0 && s.aside != t.program:
+		t.stand, t.why = fallen, fmt.Sprintf("process %d, which ran %s, ended, and another one runs it", t.program, t.main.path)
+		t.finish(state.Bad, t.why+t.lasted(now))
 	case t.stand == upright:
-		t.stood, t.pid = true, s.MainPID
+		t.stood, t.pid, t.program, t.fixed = true, s.MainPID, s.pid(), !t.settling.IsZero()
 	}
-	// Nobody tells when a process executes another file: systemd's child
-	// the program, or a wrapper the daemon.
+	// systemd does not tell when a process executes another file: its own child the
+	// program, or a wrapper the daemon. Nor does it tell when another process than
+	// the main one ends.
 	t.lookAt = time.Time{}
-	if s.foreign != "" {
+	switch {
+	case s.foreign != "":
 		t.looks++
 		t.lookAt = now.Add(pause(t.looks))
+	case s.aside != 0 && !t.settling.IsZero():
+		t.lookAt = now.Add(settlePause)
 	}
 	t.advance(now)
 }
@@ -100,6 +122,7 @@ func (t *trial) hears(now time.Time, i int, err error) {
 	p := &t.probes[i]
 	p.busy, p.passed, p.detail = false, err == nil, ""
 	p.tries++
+	p.took = now.Sub(p.began)
 	p.next = now.Add(pause(p.tries))
 	if !t.settling.IsZero() {
 		p.next = now.Add(settlePause)
@@ -107,20 +130,31 @@ func (t *trial) hears(now time.Time, i int, err error) {
 	if err != nil {
 		p.detail = err.Error()
 	}
+	_, p.unknown = errors.AsType[noAnswer](err)
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.doom == "" {
 		if p.excused {
 			p.dropped = true
 		} else {
 			t.doom = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
-			t.doomAt = now.Add(explained)
+			t.doomAt, t.doomed = now.Add(explained), p.name
 		}
 	}
 	t.advance(now)
 }
 
+// unjudgeable says why no program could be judged here: the unit is up, by systemd's
+// view, and nothing of it runs the main file, or not even that can be found out. A
+// file that was replaced by hand is another matter: the next restart cures that.
+func (t *trial) unjudgeable() string {
+	if t.blind || t.stand == pending && t.last.foreign == t.why && !t.last.older {
+		return t.why
+	}
+	return ""
+}
+
 // lost takes in that the unit's state cannot be told.
 func (t *trial) lost(err error) {
-	t.stand, t.why = pending, err.Error()
+	t.stand, t.why, t.blind = pending, err.Error(), true
 	t.finish(state.Unsure, t.why)
 }
 
@@ -131,6 +165,7 @@ func (t *trial) advance(now time.Time) {
 		return
 	case t.doom != "":
 		if !now.Before(t.doomAt) {
+			t.blamed = t.doomed
 			t.finish(state.Bad, t.doom)
 		}
 		return
@@ -148,6 +183,10 @@ func (t *trial) advance(now time.Time) {
 			p.dropped = !p.passed
 			p.next = now.Add(settlePause)
 		}
+		// What a wrapper did before it started the program is over now.
+		if t.last.aside != 0 {
+			t.lookAt = now
+		}
 	case t.stand != upright:
 		t.finish(state.Bad, t.why+t.lasted(now))
 		return
@@ -159,13 +198,13 @@ func (t *trial) advance(now time.Time) {
 
 // ready tells whether everything that counts is right. An excused probe that
 // fails is waited for until the timeout is over, or without strictness not
-// beyond its first try.
+// beyond its first try, as one that has no answer.
 func (t *trial) ready(over bool) bool {
 	if t.stand != upright {
 		return false
 	}
 	for _, p := range t.probes {
-		if !p.passed && !(p.excused && (over || !t.strict && p.tries > 0)) {
+		if !p.passed && !(p.excused && (over || !t.strict && p.tries > 0)) && !(p.unknown && !t.strict) {
 			return false
 		}
 	}
@@ -177,7 +216,7 @@ func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
 	switch {
 	case t.stand != upright && t.why == t.before && !t.lookAt.IsZero():
-		t.finish(state.Unsure, t.why+", as before the swap: set health.main")
+		t.finish(state.Unsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
 	case t.stand != upright:
 		t.finish(state.Bad, "not healthy"+within+": "+t.why)
 	}
@@ -187,6 +226,7 @@ func (t *trial) overdue() {
 			if detail == "" {
 				detail = "no answer"
 			}
+			t.blamed = p.name
 			t.finish(state.Bad, p.name+" did not pass"+within+": "+detail)
 		}
 	}
@@ -208,7 +248,7 @@ func (t *trial) due(now time.Time) []int {
 	for i := range t.probes {
 		p := &t.probes[i]
 		if p.idle() && !now.Before(p.next) {
-			p.busy = true
+			p.busy, p.began = true, now
 			is = append(is, i)
 		}
 	}

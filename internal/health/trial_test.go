@@ -38,9 +38,13 @@ func (s sight) exited(result string, code, value int32) sight {
 	return s
 }
 
-func (s sight) restarted(n uint32) sight { s.NRestarts = n; return s }
-func (s sight) job() sight               { s.Job = 7; return s }
-func (s sight) runs(text string) sight   { s.foreign = text; return s }
+func (s sight) restarted(n uint32) sight    { s.NRestarts = n; return s }
+func (s sight) job() sight                  { s.Job = 7; return s }
+func (s sight) runs(text string) sight      { s.foreign = text; return s }
+func (s sight) runsOlder(text string) sight { s.foreign, s.older = text, true; return s }
+func (s sight) beside(pid uint32) sight     { s.aside = pid; return s }
+func (s sight) run(id string) sight         { s.Invocation = id; return s }
+func (s sight) asDeclared() sight           { s.declared = true; return s }
 
 var (
 	up       = unit("active", "running", 10)
@@ -48,29 +52,42 @@ var (
 	crashed  = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 1)
 	failed   = unit("failed", "failed", 0).exited("exit-code", cldExited, 2)
 	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
+	remains  = func() sight {
+		s := unit("active", "exited", 0).exited("success", cldExited, 0)
+		s.Type, s.RemainAfterExit = "oneshot", true
+		return s
+	}()
+	asks = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 75).asDeclared() // to be restarted
 
 	errRefused = errors.New("connection refused")
-	bash       = "its main process runs /usr/bin/bash, not /opt/x"
+	bash       = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
 )
+
+const none = 1<<32 - 1 // in place of a process
 
 func always(err error) []answers { return []answers{{0, err, false}} }
 
 // TestTrial plays what happens to a unit and its probes against the clock.
 func TestTrial(t *testing.T) {
 	type scenario struct {
-		name     string
-		units    []seenAt
-		probes   map[string][]answers // "a", "b"…: in order of their names
-		excused  string               // names of those that failed before
-		before   string               // what was wrong before
-		lenient  bool                 // not strict: a baseline
-		settle   time.Duration        // 5 s unless told
-		finding  state.Finding
-		reason   string // contained
-		unproven bool
-		fallen   bool // the outcome must not be standing
-		tried    int  // probes, where it matters
-		from, to time.Duration
+		name        string
+		units       []seenAt
+		probes      map[string][]answers // "a", "b"…: in order of their names
+		excused     string               // names of those that failed before
+		before      string               // what was wrong before
+		lenient     bool                 // not strict: a baseline
+		fresh       bool                 // a lenient one after a rollback
+		settle      time.Duration        // 5 s unless told
+		finding     state.Finding
+		reason      string // contained
+		unproven    bool
+		version     bool   // there is a version_command, which passes
+		blamed      string // the probe for which alone it is bad
+		fallen      bool   // the outcome must not be standing
+		tried       int    // probes, where it matters
+		program     uint32 // that was found healthy; 10 unless told
+		unjudgeable string
+		from, to    time.Duration
 	}
 	steady := []seenAt{{0, up, nil}}
 	good := map[string][]answers{"a": always(nil)}
@@ -117,37 +134,91 @@ func TestTrial(t *testing.T) {
 			finding: state.Bad, reason: "its unit file is not-found", to: 0},
 
 		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(errRefused)},
-			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "b did not pass within 30 s: connection refused", blamed: "b", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "answers 500", units: steady, probes: map[string][]answers{"a": always(errors.New("status 500 instead of 200"))},
-			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "a did not pass within 30 s: status 500 instead of 200", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "hangs", units: steady, probes: map[string][]answers{"a": {{0, nil, true}}},
-			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "a did not pass within 30 s: no answer within", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "flaps in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}, {2600 * ms, nil, false}}},
-			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", from: 2 * time.Second, to: 2700 * ms},
+			finding: state.Bad, reason: "a failed 2 s into the settle time: connection refused", blamed: "a", from: 2 * time.Second, to: 2700 * ms},
 		{name: "hangs at the end of the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {4400 * ms, nil, true}}},
-			finding: state.Bad, reason: "settle time: no answer within 2 s", from: 6 * time.Second, to: 7 * time.Second},
+			finding: state.Bad, reason: "settle time: no answer within 2 s", blamed: "a", from: 6 * time.Second, to: 7 * time.Second},
 
 		{name: "failed before, passes now", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a",
 			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
 		{name: "failed before and now, another passes", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 35 * time.Second, to: 35100 * ms},
 		{name: "failed before and now, another fails", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "a",
-			finding: state.Bad, reason: "b did not pass", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Bad, reason: "b did not pass", blamed: "b", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "failed before, flaps now", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}, "b": always(nil)}, excused: "a",
 			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
 		{name: "none left", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errRefused)}, excused: "ab",
-			finding: state.Healthy, unproven: true, from: 35 * time.Second, to: 35100 * ms},
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused; b: connection refused",
+			from: 35 * time.Second, to: 35100 * ms},
+		{name: "none left but the version", units: steady, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", version: true,
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 35 * time.Second, to: 35100 * ms},
+		{name: "the only one passes at last", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a", version: true,
+			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
+		{name: "the only one passes, and flaps", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}}, excused: "a", version: true,
+			finding: state.Healthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 5 * time.Second, to: 5100 * ms},
+		{name: "no probes, but the version", units: steady, version: true, finding: state.Healthy, from: 5 * time.Second, to: 5 * time.Second},
 		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", fallen: true,
 			finding: state.Bad, reason: "status 1 after 31 s", from: 31 * time.Second, to: 31 * time.Second},
 
 		{name: "runs another file", units: []seenAt{{0, up.runs(bash), nil}}, probes: good, fallen: true,
 			finding: state.Bad, reason: "not healthy within 30 s: " + bash, from: 30 * time.Second, to: 30 * time.Second},
 		{name: "ran another file before as well", units: []seenAt{{0, up.runs(bash), nil}}, before: bash, fallen: true,
-			finding: state.Unsure, reason: bash + ", as before the swap: set health.main", from: 30 * time.Second, to: 30 * time.Second},
+			finding: state.Unsure, reason: bash + `, as before the swap (hint: write main = "" below [health])`, from: 30 * time.Second, to: 30 * time.Second},
 		{name: "never started, nor before", units: []seenAt{{0, starting, nil}}, before: "it is still starting (start)", fallen: true,
 			finding: state.Bad, reason: "still starting", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "becomes another program", units: []seenAt{{0, up, nil}, {2 * time.Second, up.runs(bash), nil}}, fallen: true,
 			finding: state.Bad, reason: bash + " after 2 s", from: 2 * time.Second, to: 2 * time.Second},
+
+		{name: "a wrapper stays", units: []seenAt{{0, up.runs(bash), nil}, {5 * ms, up.beside(20), nil}}, probes: good, program: 20,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "a wrapper's other work comes first", units: []seenAt{{0, up.beside(19), nil}, {2 * time.Second, up.beside(20), nil}}, program: 20,
+			probes:  map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}},
+			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
+		{name: "a wrapper starts the program again", units: []seenAt{{0, up.beside(20), nil}, {2 * time.Second, up.beside(21), nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "process 20, which ran /opt/x, ended, and another one runs it after 2", from: 2 * time.Second, to: 2600 * ms},
+		{name: "a wrapper's program is gone", units: []seenAt{{0, up.beside(20), nil}, {2 * time.Second, up.runs(bash), nil}}, fallen: true,
+			finding: state.Bad, reason: bash, from: 2 * time.Second, to: 2600 * ms},
+		{name: "no main process", units: []seenAt{{0, unit("active", "running", 0).beside(20), nil}}, probes: good, program: 20,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+
+		{name: "a oneshot remains", units: []seenAt{{0, remains, nil}}, probes: good, program: none,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "a oneshot is at work for a while", units: []seenAt{{0, starting, nil}, {4 * time.Second, remains, nil}}, program: none,
+			finding: state.Healthy, from: 9 * time.Second, to: 9 * time.Second},
+		{name: "a oneshot fails", units: []seenAt{{0, starting, nil}, {4 * time.Second, failed, nil}}, fallen: true,
+			finding: state.Bad, reason: "status 2 after 4 s", from: 4 * time.Second, to: 4 * time.Second},
+		{name: "a oneshot is run again by somebody", units: []seenAt{{0, remains, nil}, {2 * time.Second, starting, nil}}, fallen: true,
+			finding: state.Unsure, reason: "changed from 0 to 10", from: 2 * time.Second, to: 2 * time.Second},
+
+		{name: "asks for a restart", units: []seenAt{{0, up.run("A"), nil}, {1 * time.Second, asks.run("A"), nil}, {1100 * ms, asks.restarted(1).run("A"), nil}, {1200 * ms, unit("active", "running", 11).restarted(1).run("B"), nil}},
+			probes: map[string][]answers{"a": {{0, errRefused, false}, {3 * time.Second, nil, false}}}, program: 11,
+			finding: state.Healthy, from: 8 * time.Second, to: 9100 * ms},
+		{name: "asks for a restart, without probes", units: []seenAt{{0, up.run("A"), nil}, {1 * time.Second, asks.run("A"), nil}, {1200 * ms, unit("active", "running", 11).restarted(1).run("B"), nil}}, program: 11,
+			finding: state.Healthy, from: 6200 * ms, to: 6200 * ms},
+		{name: "asked for a restart before the gate came", units: []seenAt{{0, up.restarted(1).run("B").asDeclared(), nil}}, probes: good,
+			finding: state.Healthy, from: 5 * time.Second, to: 5100 * ms},
+		{name: "asks twice", units: []seenAt{{0, asks.run("A"), nil}, {100 * ms, up.restarted(1).run("B"), nil}, {200 * ms, asks.restarted(1).run("B"), nil}}, fallen: true,
+			finding: state.Bad, reason: "its main process exited with status 75", from: 200 * ms, to: 200 * ms},
+		{name: "asks twice, and is not seen down", units: []seenAt{{0, up.restarted(1).run("B").asDeclared(), nil}, {200 * ms, unit("active", "running", 12).restarted(2).run("C").asDeclared(), nil}}, fallen: true,
+			finding: state.Bad, reason: "systemd restarted it", from: 200 * ms, to: 200 * ms},
+		{name: "asked twice before the gate came", units: []seenAt{{0, up.restarted(2).run("C").asDeclared(), nil}}, fallen: true,
+			finding: state.Bad, reason: "systemd restarted it", to: 0},
+		{name: "asks when it has been healthy", units: []seenAt{{0, up.run("A"), nil}, {1 * time.Second, asks.run("A"), nil}}, probes: good, fallen: true,
+			finding: state.Bad, reason: "its main process exited with status 75 after 1 s", from: 1 * time.Second, to: 1 * time.Second},
+		{name: "asks, and does not come back", units: []seenAt{{0, asks.run("A"), nil}}, fallen: true,
+			finding: state.Bad, reason: "not healthy within 30 s: systemd restarts it after an exit that it declares", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "asks, and crashes", units: []seenAt{{0, asks.run("A"), nil}, {100 * ms, up.restarted(1).run("B"), nil}, {200 * ms, crashed.restarted(1).run("B"), nil}}, fallen: true,
+			finding: state.Bad, reason: "its main process exited with status 1", from: 200 * ms, to: 200 * ms},
+		{name: "after a rollback: asks for a restart", lenient: true, fresh: true, settle: time.Second, program: 11,
+			units:   []seenAt{{0, asks.run("A"), nil}, {100 * ms, unit("active", "running", 11).restarted(1).run("B"), nil}},
+			finding: state.Healthy, from: 1100 * ms, to: 1100 * ms},
+		{name: "baseline: asks for a restart", lenient: true, units: []seenAt{{0, asks.run("A"), nil}}, fallen: true,
+			finding: state.Bad, reason: "status 75", to: 0},
 
 		{name: "bus lost at first", units: []seenAt{{0, sight{}, errors.New("systemd does not answer: EOF")}}, fallen: true,
 			finding: state.Unsure, reason: "systemd does not answer", to: 0},
@@ -169,8 +240,17 @@ func TestTrial(t *testing.T) {
 		{name: "baseline: a failed probe is not waited for", lenient: true, units: steady, settle: time.Second,
 			probes: map[string][]answers{"a": always(errRefused), "b": {{0, errRefused, false}, {1 * time.Second, nil, false}}}, excused: "a",
 			finding: state.Healthy, from: 2 * time.Second, to: 2500 * ms},
-		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true,
+		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true, unjudgeable: bash,
 			finding: state.Bad, reason: bash, from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: an older file runs", lenient: true, units: []seenAt{{0, up.runsOlder("its main process still runs an older /opt/x"), nil}}, fallen: true,
+			finding: state.Bad, reason: "still runs an older", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: a crash loop is seen while it starts", lenient: true, units: []seenAt{{0, up.runs(bash), nil}, {500 * ms, up.runs(bash).restarted(1), nil}}, fallen: true,
+			finding: state.Bad, reason: "systemd restarted it", from: 500 * ms, to: 500 * ms},
+		{name: "baseline: no answer is no failure", lenient: true, units: steady, settle: time.Second,
+			probes:  map[string][]answers{"a": always(noAnswer{errors.New("it may have been rotated away")})},
+			finding: state.Healthy, unproven: true, from: time.Second, to: 1100 * ms},
+		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
+			finding: state.Bad, reason: "a did not pass within 30 s: too many lines", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
 			finding: state.Healthy, from: time.Second, to: time.Second},
 		{name: "baseline: another restart", lenient: true, units: []seenAt{{0, up.restarted(4), nil}, {500 * ms, up.restarted(5), nil}}, settle: time.Second, fallen: true,
@@ -181,15 +261,24 @@ func TestTrial(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				p := plan{unit: "x.service", timeout: 30 * time.Second, settle: 5 * time.Second, before: c.before, strict: !c.lenient}
+				switch c.program {
+				case 0:
+					c.program = 10
+				case none:
+					c.program = 0
+				}
+				p := plan{unit: "x.service", main: program{path: "/opt/x"}, timeout: 30 * time.Second, settle: 5 * time.Second, before: c.before, strict: !c.lenient, fresh: !c.lenient || c.fresh}
 				if c.settle != 0 {
 					p.settle = max(c.settle, 0)
 				}
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
-						p.probes = append(p.probes, prober{name: name, limit: answerLimit, excused: strings.Contains(c.excused, name),
+						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
 							try: func(ctx context.Context) error { return answer(ctx, script, time.Since(start)) }})
 					}
+				}
+				if c.version {
+					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context) error { return nil }})
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
@@ -207,6 +296,9 @@ func TestTrial(t *testing.T) {
 				if out.unproven != c.unproven {
 					t.Errorf("unproven: %v", out.unproven)
 				}
+				if out.blamed != c.blamed {
+					t.Errorf("blamed: %q, want %q", out.blamed, c.blamed)
+				}
 				if out.standing == c.fallen || (out.why == "") == c.fallen {
 					t.Errorf("standing: %v, %q", out.standing, out.why)
 				}
@@ -216,8 +308,11 @@ func TestTrial(t *testing.T) {
 				if took < c.from || took > c.to {
 					t.Errorf("took %s, want %s to %s", took, c.from, c.to)
 				}
-				if c.finding == state.Healthy && out.pid != 10 {
-					t.Errorf("main process %d", out.pid)
+				if c.finding == state.Healthy && out.pid != c.program {
+					t.Errorf("process %d, want %d", out.pid, c.program)
+				}
+				if c.lenient && out.unjudgeable != c.unjudgeable {
+					t.Errorf("unjudgeable: %q", out.unjudgeable)
 				}
 				time.Sleep(time.Minute) // let the remaining changes come, and find nobody blocked
 			})

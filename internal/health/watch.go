@@ -34,7 +34,8 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (sight, err
 	for t.end == nil {
 		now := time.Now()
 		for _, i := range t.due(now) {
-			tries.Go(func() { results <- result{i, try(ctx, t.probes[i].prober, t.left(now, i))} })
+			p, limit := t.probes[i].of(t.last.Unit), t.left(now, i)
+			tries.Go(func() { results <- result{i, try(ctx, p, limit)} })
 		}
 		if s := t.status(now); s != said {
 			say(s)
@@ -65,6 +66,9 @@ func try(ctx context.Context, p prober, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := p.try(ctx)
+	if _, ok := errors.AsType[noAnswer](err); ok {
+		return err
+	}
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("no answer within %s", seconds(limit))
 	}

@@ -12,7 +12,7 @@ type Event string
 
 const (
 	Begins  Event = "begins"
-	OnTrial Event = "on trial" // the new files are in place, and the unit is restarted
+	OnTrial Event = Event(state.OnTrial) // the new files are in place, and the unit is restarted
 )
 
 // An event is known by its MESSAGE_ID, which never changes: monitoring matches

@@ -65,6 +65,14 @@ type entryError struct {
 func (e *entryError) Error() string { return shown(e.path) + ": " + e.err.Error() }
 func (e *entryError) Unwrap() error { return e.err }
 
+// failed says what cannot be done with the path that the caller named.
+func failed(what, path string, err error) error {
+	if e, ok := err.(*entryError); ok && e.path == path {
+		err = e.err // named already
+	}
+	return fmt.Errorf("cannot %s %s: %w", what, shown(path), err)
+}
+
 // wrong names the place of an error, which may be one from below it.
 func (p place) wrong(err error) error {
 	var named *entryError
@@ -120,19 +128,16 @@ func (p place) stat() (st unix.Stat_t, err error) {
 }
 
 // open opens what is there: no symbolic link, and, but for the top, nothing that is
-// mounted there: that is EXDEV. It hangs on nothing.
+// mounted there: that is EXDEV.
 func (p place) open(flags int) (*os.File, error) {
 	return p.openMode(flags, 0)
 }
 
 func (p place) openMode(flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC),
+		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
 		Mode:    uint64(mode),
 		Resolve: unix.RESOLVE_NO_SYMLINKS,
-	}
-	if flags&unix.O_PATH != 0 {
-		how.Flags &^= unix.O_NONBLOCK | unix.O_NOCTTY // openat2 refuses them there
 	}
 	if !p.top {
 		how.Resolve |= unix.RESOLVE_NO_XDEV
@@ -141,7 +146,18 @@ func (p place) openMode(flags int, mode uint32) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if flags&unix.O_NONBLOCK != 0 { // for the opening only: Go would poll what cannot be polled
+		if err := unix.SetNonblock(fd, false); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
 	return os.NewFile(uintptr(fd), p.path), nil
+}
+
+// openFile opens to read what may be a FIFO by now, and does not wait for a writer.
+func (p place) openFile() (*os.File, error) {
+	return p.open(unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY)
 }
 
 // openFolder opens the directory that is there.
@@ -169,7 +185,7 @@ func (p place) regular() (*os.File, unix.Stat_t, error) {
 	if err != nil {
 		return nil, st, p.wrong(err)
 	}
-	f, err := p.open(unix.O_RDONLY)
+	f, err := p.openFile()
 	if err != nil {
 		return nil, st, p.wrong(err)
 	}

@@ -45,9 +45,9 @@ func TestRefused(t *testing.T) {
 			capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // cap_net_bind_service=ep
 			must(t, unix.Setxattr(data+"/file", "security.capability", []byte(capability), 0))
 		}, want: "/file: has file capabilities"},
-		"limit": {plant: func(t *testing.T, data string) { random(t, data+"/a/z", 1<<20) }, limit: 1 << 20, want: "is beyond the limit of 1048576 bytes in all (hint: raise"},
+		"limit": {plant: func(t *testing.T, data string) { random(t, data+"/a/z", 1<<20) }, limit: 1 << 20, want: "/a/z: with it there are more than 1048576 bytes to save (hint: raise"},
 		"depth": {plant: func(t *testing.T, data string) {
-			must(t, os.MkdirAll(data+strings.Repeat("/d", maxDepth), 0o755))
+			must(t, os.MkdirAll(data+strings.Repeat("/d", maxDepth+1), 0o755))
 		}, want: "/d: is nested more than 200 directories deep"},
 		"symlink":       {plant: func(t *testing.T, data string) { exchange(t, data, func() { must(t, os.Symlink("/etc", data)) }) }, want: "/data: is a symbolic link (hint: "},
 		"FIFO":          {plant: func(t *testing.T, data string) { exchange(t, data, func() { must(t, unix.Mkfifo(data, 0o600)) }) }, want: "/data: is a socket or FIFO"},
@@ -121,7 +121,7 @@ func TestPaths(t *testing.T) {
 		refused(t, err, "it is no absolute path of a file or directory")
 	}
 	_, err := Measure("/none")
-	refused(t, err, "cannot measure /none: /none: no such file or directory")
+	refused(t, err, "cannot measure /none: no such file or directory")
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it does not say that nothing is there")
 	}
@@ -175,6 +175,32 @@ func TestHostile(t *testing.T) {
 			equal(t, "restored", describe(t, dir+"/data"), want)
 			equal(t, "elsewhere", describe(t, dir+"/outside"), outside)
 		})
+	}
+}
+
+// TestTakeOver: before root does anything in a directory nobody else can write in it
+// any more, not by an ACL either.
+func TestTakeOver(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir() + "/theirs"
+	must(t, os.Mkdir(dir, 0o755))
+	writable := strings.NewReplacer("\x02\x00\x04", "\x02\x00\x06", "\x10\x00\x04", "\x10\x00\x06").Replace(acl)
+	must(t, unix.Setxattr(dir, "system.posix_acl_access", []byte(writable), 0))
+	must(t, os.Chown(dir, user, user))
+	must(t, os.Chmod(dir, 0o777))
+	p, err := top(dir)
+	must(t, err)
+	defer p.dir.Close()
+	was, d, err := newRestorer().takeOver(p)
+	must(t, err)
+	defer d.Close()
+	if was.st.Uid != user || was.st.Mode&0o777 != 0o777 {
+		t.Errorf("it was of user %d with the mode %o", was.st.Uid, was.st.Mode)
+	}
+	now, err := fstat(d.File)
+	must(t, err)
+	if err := ownTree(&now); err != nil {
+		t.Error(err)
 	}
 }
 

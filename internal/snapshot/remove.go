@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 
@@ -22,7 +21,7 @@ func Remove(path string) (changed bool, err error) {
 		err = r.removeTop(p)
 	}
 	if err != nil {
-		return r.changed, fmt.Errorf("cannot remove %s: %w", shown(path), err)
+		return r.changed, failed("remove", path, err)
 	}
 	return r.changed, nil
 }

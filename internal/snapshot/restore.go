@@ -28,7 +28,7 @@ func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
 func Restore(backup, path string) (changed bool, err error) {
 	r := newRestorer()
 	if err := r.restore(backup, path); err != nil {
-		return r.changed, fmt.Errorf("cannot restore %s: %w", shown(path), err)
+		return r.changed, failed("restore", path, err)
 	}
 	return r.changed, nil
 }
@@ -64,7 +64,7 @@ func (r *restorer) durable(to place) error {
 	if err := r.sync.names(to.dir); err != nil {
 		return to.wrong(err)
 	}
-	f, err := to.open(unix.O_RDONLY)
+	f, err := to.openFile()
 	if err != nil {
 		return to.wrong(err)
 	}
@@ -204,7 +204,7 @@ func sameFile(want look, in *os.File, p place) (was look, same bool, err error) 
 	if err != nil || st.Mode != want.st.Mode || st.Size != want.st.Size {
 		return was, false, gone(err)
 	}
-	now, err := p.open(unix.O_RDONLY)
+	now, err := p.openFile()
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) {
 		return was, false, nil
 	}

@@ -24,7 +24,7 @@ type saver struct {
 func Save(src, dst string, limit int64) (sum Summary, err error) {
 	s := &saver{root: os.Geteuid() == 0, limit: limit}
 	if err := s.save(src, dst); err != nil {
-		return Summary{}, fmt.Errorf("cannot save %s: %w", shown(src), err)
+		return Summary{}, failed("save", src, err)
 	}
 	return s.sum, nil
 }
@@ -112,7 +112,7 @@ func (s *saver) durable(to place) error {
 	if err := s.sync.names(to.dir); err != nil {
 		return to.wrong(err)
 	}
-	f, err := to.open(unix.O_RDONLY)
+	f, err := to.openFile()
 	if err != nil {
 		return to.wrong(err)
 	}
@@ -205,7 +205,7 @@ func (s *saver) count(l *look) error {
 		return err
 	}
 	if s.sum.Allocated > s.limit {
-		return fmt.Errorf("is beyond the limit of %d bytes in all (hint: raise rollback.snapshot_max_bytes, or name less)", s.limit)
+		return fmt.Errorf("with it there are more than %d bytes to save (hint: raise rollback.snapshot_max_bytes, or name less)", s.limit)
 	}
 	return nil
 }

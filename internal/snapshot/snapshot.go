@@ -73,7 +73,7 @@ func Measure(path string) (sum Summary, err error) {
 		err = sum.measure(p, 0)
 	}
 	if err != nil {
-		return Summary{}, fmt.Errorf("cannot measure %s: %w", shown(path), err)
+		return Summary{}, failed("measure", path, err)
 	}
 	return sum, nil
 }

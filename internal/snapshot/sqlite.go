@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"fmt"
 	"io"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +29,7 @@ func Companions(path string) ([]string, error) {
 		err = nil // the new version may make the directory, too
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot look for the SQLite files of %s: %w", shown(path), err)
+		return nil, failed("look for the SQLite files of", path, err)
 	}
 	var all []string
 	for _, suffix := range sqliteSuffixes {
@@ -63,8 +62,9 @@ func (p place) database() (bool, error) {
 	}
 	defer f.Close()
 	magic := make([]byte, len(sqliteMagic))
-	if _, err := io.ReadFull(f, magic); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	n, err := io.ReadFull(f, magic)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return false, p.wrong(cause(err))
 	}
-	return string(magic) == sqliteMagic, nil
+	return string(magic[:n]) == sqliteMagic, nil
 }

@@ -12,12 +12,15 @@ const longestBackoff = 24 * time.Hour
 // failures are the ends before a trial that back off.
 var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
 
-// Failed tells whether the attempt ended before a trial, in a way that backs off.
-// Expired signatures do not: the next scheduled attempt must find the new ones.
-func (a Attempt) Failed() bool { return slices.Contains(failures, a.Result) && !a.Expired }
+// Failed reports whether the attempt ended in a way that backs off: before a trial,
+// or in one that was rolled back and nothing was rejected. Expired signatures do not:
+// the next scheduled attempt must find the new ones.
+func (a Attempt) Failed() bool {
+	return slices.Contains(failures, a.Result) && !a.Expired || a.Blameless
+}
 
 // Backoff is the time before which scheduled attempts leave a manifest alone,
-// after it failed to come as far as a trial; zero when it did not. every is the
+// after an attempt at it failed; zero when none did. every is the
 // target's auto_update_check_every_seconds: the first retry waits so long, each
 // further one twice as long as the one before, and up to a tenth more, so that
 // machines that failed together do not come back together. Failures within one
@@ -31,7 +34,7 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 	n := 0
 	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == NotAttempted || a.Result == HandedOn || a.Stage == "begin" {
+		if a.Result == NotAttempted || a.Result == HandedOn || a.Result == OnTrial || a.Stage == "begin" {
 			continue // says nothing of the source
 		}
 		if a.Result == Available && a.Manifest == manifest {

@@ -9,8 +9,12 @@ import (
 // ProbeResult is the outcome of one probe; Probe is its name in the target file's words.
 type ProbeResult struct {
 	Probe  string `json:"probe"`
+	Key    string `json:"key,omitempty"` // of its whole text; "" of version_command, which proves no service
 	Passed bool   `json:"passed"`
-	Detail string `json:"detail,omitempty"` // why not, or when
+	// Unknown says that there was no answer to tell by: it neither passed nor failed.
+	Unknown bool   `json:"unknown,omitempty"`
+	Detail  string `json:"detail,omitempty"` // what was answered, or why it did not pass
+	Millis  int64  `json:"millis,omitempty"` // how long the last try took
 }
 
 // Baseline is how a target was without a trial: before the swap, or after a rollback.
@@ -20,6 +24,12 @@ type Baseline struct {
 	Standing bool          `json:"standing"` // systemd's view: active and running its main file
 	Detail   string        `json:"detail,omitempty"`
 	Probes   []ProbeResult `json:"probes"`
+	// Unprobed says that this is systemd's word alone: the gate's user did not try
+	// the probes.
+	Unprobed bool `json:"-"`
+	// Unjudgeable is why no trial of this target could be judged, whatever the
+	// release: it is refused before anything is replaced.
+	Unjudgeable string `json:"unjudgeable,omitempty"`
 }
 
 // Finding is what the gate found out about a trial.
@@ -38,8 +48,9 @@ type Report struct {
 	Attempt  string        `json:"attempt"`
 	Finding  Finding       `json:"finding"`
 	Reason   string        `json:"reason,omitempty"`
-	Unproven bool          `json:"unproven,omitempty"` // no probe was left to prove it
-	MainPID  uint32        `json:"main_pid"`
+	Unproven bool          `json:"unproven,omitempty"` // no probe passed that could prove it
+	Blamed   string        `json:"blamed,omitempty"`   // the probe for which alone the finding is bad
+	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
 	Probes   []ProbeResult `json:"probes"`
 }
 
@@ -68,7 +79,7 @@ func (t Tree) Baseline(target, attempt string, after bool) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.Detail = Line(b.Detail)
+	b.Detail, b.Unjudgeable = Line(b.Detail), Line(b.Unjudgeable)
 	lines(b.Probes)
 	return &b, nil
 }
@@ -82,7 +93,7 @@ func (t Tree) baseline(target string, after bool) string {
 
 func lines(probes []ProbeResult) {
 	for i := range probes {
-		probes[i].Detail = Line(probes[i].Detail)
+		probes[i].Probe, probes[i].Detail = Line(probes[i].Probe), Line(probes[i].Detail)
 	}
 }
 
@@ -102,7 +113,7 @@ func (t Tree) Report(target, attempt string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Reason = Line(r.Reason)
+	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
 	lines(r.Probes)
 	return &r, nil
 }

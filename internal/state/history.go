@@ -22,6 +22,10 @@ func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[string]Attempt{}
 	var failed error
 	var lists [][]string
+	open, err := t.onTrial(target)
+	if err != nil {
+		failed = errors.Join(failed, err)
+	}
 	for _, r := range []Role{Fetch, Verify, Swap} {
 		s, err := t.Status(r, target)
 		if err != nil {
@@ -36,9 +40,19 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			if !slices.Contains(ends[r], a.Result) {
 				a.Result = HandedOn // it cannot end there so
 			}
+			if r != Swap { // who has undone no trial
+				a.Healthy, a.Unhealthy, a.Said, a.Rejected = false, "", nil, ""
+			}
+			a.Unhealthy = Line(a.Unhealthy)
 			a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
+		}
+		// Of what root is at work on it has no record until the verdict.
+		if r == Swap && open != nil && !slices.Contains(ids, open.ID) {
+			open.NoDelta = merged[open.ID].NoDelta
+			merged[open.ID] = *open
+			ids = append(ids, open.ID)
 		}
 		lists = append(lists, ids)
 	}
@@ -47,6 +61,16 @@ func (t Tree) History(target string) ([]Attempt, error) {
 		all = append(all, merged[id])
 	}
 	return all, failed
+}
+
+// onTrial is the attempt whose journal is open; nil when none is.
+func (t Tree) onTrial(target string) (*Attempt, error) {
+	j, err := t.Journal(target)
+	if err != nil || j == nil {
+		return nil, err
+	}
+	return &Attempt{ID: j.Attempt, Time: j.Started, Origin: j.Origin, From: j.From, Version: j.Version,
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: string(Swap), Result: OnTrial}, nil
 }
 
 // inOrder merges the roles' lists of IDs. Each is in the order of events, which

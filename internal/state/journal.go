@@ -94,6 +94,7 @@ type Journal struct {
 	Reason     string    `json:"reason,omitempty"`
 	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
+	Probes     Passed    `json:"probes,omitempty"` // the target's
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
 	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
@@ -115,10 +116,19 @@ type Journal struct {
 	Restored bool     `json:"restored,omitempty"`
 	Owner    *Owner   `json:"owner,omitempty"` // of what is Theirs among the changes
 	Changes  []Change `json:"changes"`
+	// Invocation is the start of the unit that the restart ends, and Restarted when it
+	// does, by CLOCK_MONOTONIC, which nobody sets: what the unit says later, in another
+	// start, is the new program's. Said are the last lines of that, at the verdict.
+	Invocation string        `json:"invocation,omitempty"`
+	Restarted  time.Duration `json:"restarted,omitempty"`
+	Said       []string      `json:"said,omitempty"`
 	// Timeout is the health.timeout_seconds of the trial; the old version gets
 	// as long to come back.
 	Timeout time.Duration `json:"timeout"`
 	Settle  time.Duration `json:"settle"`
+	// MainID is the main file as root put it in place last: the new one from the
+	// swap on, the old one from the rollback on.
+	MainID FileID `json:"main_id,omitzero"`
 }
 
 // Warn adds to what the operator should know of the attempt.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -18,9 +19,14 @@ type Rejection struct {
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
-// Refusal says why a rejected release is not installed.
-func (r *Rejection) Refusal() string {
-	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
+// Refusal says why a rejected release of a target is not installed.
+func (r *Rejection) Refusal(target string) string {
+	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason + " " + Unskip(target)
+}
+
+// Unskip is how a rejection is undone.
+func Unskip(target string) string {
+	return "(hint: machinemon-update unskip " + target + " tries it again)"
 }
 
 // MaxInterruptions is how often a trial that was cut short is tried again.
@@ -60,6 +66,9 @@ func (s *Status) Reject(r Rejection, interrupted bool) {
 				return
 			}
 			r.Interruptions += old.Interruptions
+		}
+		if r.Interruptions >= MaxInterruptions {
+			r.Reason = Line(fmt.Sprintf("its trial was cut short %d times; the last time: %s", r.Interruptions, r.Reason))
 		}
 	}
 	s.Rejected = slices.DeleteFunc(s.Rejected, func(b Rejection) bool { return b == old })

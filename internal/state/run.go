@@ -36,8 +36,9 @@ const (
 	GoBack Verb = "rollback" // install the previous release again
 	// Keep and Back end a trial whose rollback failed: with the files that are
 	// installed now, or with one more rollback.
-	Keep Verb = "settle keep"
-	Back Verb = "settle back"
+	Keep  Verb = "settle keep"
+	Back  Verb = "settle back"
+	Probe Verb = "probe" // try the probes; only a request, of no attempt
 )
 
 // Request is what the operator asked for. The command writes it just before it
@@ -51,6 +52,8 @@ type Request struct {
 	// must have; "" when the operator does not say.
 	URL    string `json:"url,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
+	// MainID is the installed main file: of a rollback the baseline reads no order.
+	MainID FileID `json:"main_id,omitzero"`
 	// Made is when, since the boot: one that a killed command left behind lapses,
 	// whatever is done to the clock meanwhile.
 	Made time.Duration `json:"made"`
@@ -73,6 +76,11 @@ type Order struct {
 	// Booted says that the machine has just booted, and its network may come
 	// late: what cannot be downloaded is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
+	// Doubt is why a new release would not be installed; "" when nothing is known
+	// against it. It saves the download: the swapper finds out for itself.
+	Doubt string `json:"doubt,omitempty"`
+	// MainID is the installed main file, which the baseline looks for.
+	MainID FileID `json:"main_id,omitzero"`
 }
 
 // Brought tells whether the release comes from where the operator says, and not

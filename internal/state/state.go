@@ -14,7 +14,7 @@
 //	    fallback.json         it wants the full archive of an attempt in place of deltas
 //	    ready/<attempt>/      a verified tree for the swapper, who removes it
 //	  swap/T/               root writes
-//	    status.json           installed, previous and rejected releases
+//	    status.json           installed, previous and rejected releases, probes that passed
 //	    journal.json          the open trial; absent when none is open
 //	    trust.json            the roots and metadata that root has verified
 //	    floor.json            the highest sequence of a signed release committed here

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -20,11 +21,12 @@ type Result string
 // The results and, in [Result.Exit], the exit status that each means.
 const (
 	HandedOn       Result = "handed on" // not the end: the next role goes on
+	OnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
 	Current        Result = "already current"
 	Available      Result = "available"
 	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
 	Committed      Result = "committed"
-	Unproven       Result = "committed unproven" // every probe failed before the swap already
+	Unproven       Result = "committed unproven" // no probe passed, and none ever did here
 	Failed         Result = "failed"
 	Misconfigured  Result = "misconfigured"
 	RolledBack     Result = "rolled back"
@@ -72,6 +74,18 @@ type Attempt struct {
 	Reason   string    `json:"reason,omitempty"`
 	// Warning is what the operator should know of it however it ended.
 	Warning string `json:"warning,omitempty"`
+	// Healthy says that after the trial was undone what was installed before was
+	// seen to run and to pass its probes, and Unhealthy what was seen to be wrong
+	// with it. Where neither is there, nobody looked.
+	Healthy   bool   `json:"healthy,omitempty"`
+	Unhealthy string `json:"unhealthy,omitempty"`
+	// Said are the last lines that the new program wrote to systemd's journal before
+	// it was rolled back, Unit is whose they are, and Started when the swap began.
+	Said    []string  `json:"said,omitempty"`
+	Unit    string    `json:"unit,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	// Rejected is the version that the end of this attempt rejected.
+	Rejected string `json:"rejected,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -80,6 +94,9 @@ type Attempt struct {
 	// Expired says that it failed because signatures had expired, which no release
 	// is to blame for and time alone cures: the publisher signs anew.
 	Expired bool `json:"expired,omitempty"`
+	// Blameless says that it was rolled back and that the release was not rejected
+	// for it: without a back-off every scheduled run would restart the unit twice.
+	Blameless bool `json:"blameless,omitempty"`
 }
 
 // Line is what the log says of the end of an attempt.
@@ -144,6 +161,8 @@ type Release struct {
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`
+	// Unproven is why no probe proves that it serves; "" when one does, or there is none.
+	Unproven string `json:"unproven,omitempty"`
 }
 
 // File finds an installed file; nil where the release, which may be nil, has none
@@ -158,7 +177,7 @@ func (r *Release) File(to string) *File {
 }
 
 // Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
-// Rejected, Held and Source the swapper's.
+// Rejected, Held, Source and Probes the swapper's.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -168,6 +187,8 @@ type Status struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 	Held      *Hold       `json:"held,omitempty"`
 	Source    *Source     `json:"source,omitempty"`
+	// Probes is when each of the target's probes last passed here, by its key.
+	Probes map[string]time.Time `json:"probes,omitempty"`
 }
 
 // RollbackFailure is why the rollback of an attempt failed, as its record says; ""
@@ -256,6 +277,7 @@ func (s *Status) Record(a Attempt) {
 		a.Time = time.Now().UTC()
 	}
 	a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(a.NoDelta)
+	a.Reason, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.NoDelta), Line(a.Unhealthy)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]
@@ -263,7 +285,7 @@ func (s *Status) Record(a Attempt) {
 		if a.Expired && b.Expired {
 			b.Reason = a.Reason // it tells the time
 		}
-		if a == b {
+		if reflect.DeepEqual(a, b) {
 			s.Attempts = s.Attempts[:n-1]
 		}
 	}

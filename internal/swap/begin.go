@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,8 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if req != nil && req.Verb == state.GoBack {
-		req = nil // the swapper's, and its command has ended
+	if req != nil && (req.Verb == state.GoBack || req.Verb == state.Probe) {
+		req = nil // not the fetcher's, and its command has ended
 	}
 	directive, err := s.Tree.TakeDirective(name)
 	if err != nil {
@@ -76,7 +77,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		return errors.Join(err, s.record(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
 			From: order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
 	}
-	s.Log.Event(log.Begins, "%s: attempt %s begins: %s by %s, installed %q", name, order.Attempt, order.Verb, order.Origin, order.Installed)
+	s.Log.Event(log.Begins, "%s: attempt %s begins: %s by %s, installed: %s", name, order.Attempt, order.Verb, order.Origin, cmp.Or(order.Installed, state.Unknown))
 	return nil
 }
 
@@ -112,7 +113,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	case order.Origin != state.Operator && held == nil && t.AutoUpdateEnabled:
 		order.Verb = state.Apply
 		if st.Installed != nil && !Unchanged(st.Installed) {
-			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, st.Installed.Version, name)
+			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, state.Called(st.Installed.Version), name)
 			order.Verb = state.Check
 		} else if err := s.updatable(ctx, t); resultOf(err) == state.NotAttempted {
 			s.logf("%s: only checking: %v", name, err)
@@ -166,7 +167,13 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 		}
 	}
 	order.Installed = Installed(ctx, t, st)
-	return s.Tree.SetOrder(name, *order)
+	if order.MainID, err = state.MainID(t.Health.Main); err != nil {
+		s.logf("%s: %v", name, err) // the gate may find out by itself
+	}
+	if err := s.Tree.SetOrder(name, *order); err != nil {
+		return err
+	}
+	return s.foresee(ctx, t, &st, order)
 }
 
 // goingBack refuses while the operator's request to go back waits for its swap,
@@ -275,5 +282,5 @@ func (s *Swapper) others(name string) []*target.Target {
 
 // describe says what an attempt is about, for log lines.
 func describe(j *state.Journal) string {
-	return fmt.Sprintf("%s: attempt %s: %s", j.Target, j.Attempt, j.Version)
+	return fmt.Sprintf("%s: attempt %s: %s", j.Target, j.Attempt, state.Called(j.Version))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -72,7 +73,8 @@ func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
 		failure = s.runHook(ctx, j, "post_commit", j.PostCommit)
 	}
 	if failure != nil {
-		j.Reason = fmt.Sprintf("the post_commit hook failed: %v (hint: journalctl -u %s)", failure, hookOf(j.Target))
+		hooked := fmt.Sprintf("the post_commit hook failed: %v (hint: journalctl -u %s)", failure, hookOf(j.Target))
+		j.Reason = strings.TrimPrefix(j.Reason+"; "+hooked, "; ") // beside why it is unproven
 		s.logf("%s: %s", describe(j), j.Reason)
 	}
 	return nil

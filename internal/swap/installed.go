@@ -19,7 +19,7 @@ const nobody = 65534
 // Installed is the version that is on the machine: what our record says as long
 // as the files' digests match it, else what the program itself says, else "".
 func Installed(ctx context.Context, t *target.Target, st state.Status) string {
-	if r := st.Installed; r != nil && Unchanged(r) {
+	if r := st.Installed; r != nil && r.Version != "" && Unchanged(r) {
 		return r.Version
 	}
 	return askVersion(ctx, t)

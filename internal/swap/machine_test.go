@@ -20,14 +20,17 @@ type machine struct {
 	pid   uint32
 	units map[string]systemd.Unit // other than a running unit or an idle worker
 	alive map[string][]string     // by pattern
+	group []int                   // the processes of the unit beside its main one
 	calls []string                // "verb unit", in order
 	fails map[string]error        // by call
 	on    map[string]func()       // by call, before it does anything
 	after state.Baseline          // what the gate's user sees after a rollback
+	now   *state.Baseline         // and before an attempt; nil: it cannot look
 	tried systemd.TrialResult
 	armed time.Duration
 	up    time.Duration
-	limit time.Duration // of the last restart
+	limit time.Duration     // of the last restart
+	lines []systemd.LogLine // in the unit's log
 	trial systemd.Trial
 	hook  systemd.Hook
 }
@@ -84,6 +87,7 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	switch {
 	case name == "agent.service":
 		u.Needs, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
+		u.Invocation = "1st"
 		if m.get("running") != "" {
 			u.Active, u.Sub, u.MainPID = "active", "running", m.pid
 		}
@@ -97,6 +101,10 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	return u, nil
 }
 
+func (m *machine) Processes(context.Context, string) ([]int, error) {
+	return append([]int{int(m.pid)}, m.group...), m.fails["processes agent.service"]
+}
+
 func (m *machine) Start(_ context.Context, name string) error {
 	if err := m.call("start", name); err != nil {
 		return err
@@ -106,8 +114,17 @@ func (m *machine) Start(_ context.Context, name string) error {
 		return m.set("needs", "")
 	case "machinemon-baseline@agent.service":
 		j, err := m.tree.Journal("agent")
-		if err != nil || j == nil {
+		if err != nil || j == nil && m.now == nil {
 			return err
+		}
+		if j == nil {
+			o, err := m.tree.Order("agent")
+			if err != nil {
+				return err
+			}
+			b := *m.now
+			b.Attempt = o.Attempt
+			return m.tree.SetBaseline("agent", b, false)
 		}
 		b := m.after
 		b.Attempt = j.Attempt
@@ -247,6 +264,10 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 		}
 	}
 	return m.call("hook", program)
+}
+
+func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {
+	return m.lines[max(0, len(m.lines)-n):], m.call("log "+boot, unit)
 }
 
 // order tells whether the calls were made in this order, others between them.

@@ -66,13 +66,13 @@ func TestStopFirst(t *testing.T) {
 		r := newRig(t)
 		r.configure(t, more)
 		r.edit(t, "[rollback]", "[rollback]\nstop = true")
-		r.sys.on["stop agent.service"] = func() { must(t, r.sys.writeConfig("agent 0")) }
+		r.put(t, "etc/config", file{"config of agent 0", 0o640, 12}) // agent 1 writes its own when it stops
 		return r
 	}
 	t.Run("order", func(t *testing.T) {
 		r := stopFirst(t, "")
 		r.sys.on["restart agent.service"] = func() {
-			if got, err := os.ReadFile(r.at("etc/.machinemon-update/agent@a1.3.old")); err != nil || string(got) != "config of agent 1" {
+			if got, err := os.ReadFile(r.at("var/swap/agent/snapshot/a1/3")); err != nil || string(got) != "config of agent 1" {
 				t.Errorf("the snapshot is %q, %v", got, err)
 			}
 		}

@@ -37,7 +37,7 @@ func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() erro
 		}
 	}
 	req, err := sw.Tree.TakeRequest(sw.name)
-	if err != nil || req == nil {
+	if err != nil || req == nil || req.Verb == state.Probe {
 		return "", nil, none, err
 	}
 	if req.Verb != state.GoBack {

@@ -51,6 +51,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		return state.Fail(state.Refused, "the new program cannot be executed: %s", r.Detail)
 	case r.Signal:
 		return state.Fail(state.Refused, "the new program dies when started: %s", r.Detail)
+	case sw.journal.Version == "": // going back to what told no version, and need not
 	case !manifest.Mentions(r.Output, sw.journal.Version):
 		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
 		if said == "" {

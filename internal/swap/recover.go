@@ -3,6 +3,7 @@ package swap
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -44,7 +45,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	if j.Verdict == state.Commit {
 		s.logf("%s: the machine stopped after the verdict: committing", describe(j))
 		if len(j.PostCommit) > 0 {
-			j.Reason = "the machine stopped before the post_commit hook was done"
+			j.Reason = strings.TrimPrefix(j.Reason+"; the machine stopped before the post_commit hook was done", "; ")
 		}
 		return s.finishCommit(ctx, j)
 	}
@@ -65,7 +66,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
-	_, err = s.restore(j)
+	changed, err := s.restore(j)
 	// Data that came back once were written since by what has run.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
 		err = errors.Join(err, s.restoreData(ctx, j))
@@ -78,5 +79,5 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return s.closeRollback(ctx, j, nil)
+	return s.closeRollback(ctx, j, nil, changed)
 }

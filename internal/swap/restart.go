@@ -49,24 +49,31 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
 		return err
 	}
+	// What triggers the unit was stopped while its data came back. It comes first: a
+	// socket does not start any more once its service runs.
+	s.startAgain(ctx, j, j.Triggers)
 	if err = s.Systemd.Restart(ctx, j.Unit, limit); err != nil {
 		if _, ok := errors.AsType[*systemd.JobError](err); !ok {
 			return err
 		}
 		s.logf("%s: %v", describe(j), err)
 	}
-	// Requires= stops the dependents with the unit, and nothing starts them again. What
-	// triggers the unit was stopped while its data came back.
-	for _, d := range slices.Concat(j.Triggers, j.Dependents) {
-		u, err := s.Systemd.Unit(ctx, d)
+	// Requires= stops the dependents with the unit, and nothing starts them again.
+	s.startAgain(ctx, j, j.Dependents)
+	return nil
+}
+
+// startAgain starts what was stopped with the unit.
+func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string) {
+	for _, name := range names {
+		u, err := s.Systemd.Unit(ctx, name)
 		if err == nil && u.Active != "active" {
-			err = s.Systemd.Start(ctx, d)
+			err = s.Systemd.Start(ctx, name)
 		}
 		if err != nil {
-			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), d, j.Unit, err)
+			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), name, j.Unit, err)
 		}
 	}
-	return nil
 }
 
 // halt stops the unit, so that nothing writes its data, and before it what could

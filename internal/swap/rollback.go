@@ -35,7 +35,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	s.decideRollback(j)
+	s.decideRollback(ctx, j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -49,8 +49,15 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = err == nil
-	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped {
-		return s.closeRollback(ctx, j, nil) // the old program never stopped
+	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && !dataReturns(j) {
+		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
+	}
+	if j.Restored && dataReturns(j) {
+		// What the old program writes from now on must not be overwritten by another
+		// rollback of this trial, after a power cut or when this process is killed.
+		if err := s.Tree.SetJournal(j); err != nil {
+			s.logf("%s: %v", describe(j), err) // as in decideRollback
+		}
 	}
 	// Also where something did not come back: the service runs with what did.
 	if err := errors.Join(err, s.restart(ctx, j, 0)); err != nil {
@@ -63,7 +70,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if j.WasRunning && !after.Standing {
 		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
 	}
-	return s.closeRollback(ctx, j, after)
+	return s.closeRollback(ctx, j, after, changed)
 }
 
 // helpersOf are the transient units that a killed swapper may have left at work.
@@ -80,9 +87,9 @@ func helpersOf(j *state.Journal) (units []string) {
 // bringBack restores the old files, and reports whether it changed any. Where data
 // come back, too, the program is stopped first: one that writes its data when it
 // stops would overwrite them, and one that runs would work on what is no longer
-// there.
+// there. Data that a killed rollback has brought back are the old program's again.
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
-	if !dataReturns(j) {
+	if !dataReturns(j) || j.Restored && j.RollbackFailed == "" {
 		return s.restore(j)
 	}
 	u, err := s.Systemd.Unit(ctx, j.Unit)
@@ -107,7 +114,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(j *state.Journal) {
+func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 	if j.Verdict != "" {
 		return
 	}
@@ -126,6 +133,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	default:
 		j.Reason = "the trial was interrupted"
 	}
+	j.Said = s.said(ctx, j)
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
 		// A full disk may be the release's own doing. Going back needs no space,
@@ -137,6 +145,10 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 // look lets the gate's user see how the old program fares.
 func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
+	s.identify(j)
+	if err := s.Tree.SetJournal(j); err != nil {
+		s.logf("%s: %v", describe(j), err) // as in decideRollback
+	}
 	step := unitOf("baseline", j.Target)
 	err := s.Systemd.ResetFailed(ctx, step)
 	if err == nil {
@@ -155,7 +167,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	if err != nil {
 		return nil, err
 	}
-	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String()}, nil
+	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
 }
 
 // failedRollback says so and keeps the journal and every file. From then on the
@@ -174,7 +186,8 @@ func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err erro
 
 // closeRollback records and closes a trial whose old files are back. after is
 // nil when nothing was looked at: the program never stopped, or is yet to start.
-func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline) error {
+// changed says that a file of the release was in its place.
+func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline, changed bool) error {
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will find no trial
 	}
@@ -183,7 +196,10 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 		return err
 	}
 	if !recorded(&st, j.Attempt) {
-		s.judge(j, after, &st)
+		s.judge(j, after, changed, &st)
+		if after != nil {
+			st.Learn(j.Probes, after.Probes)
+		}
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
@@ -196,20 +212,26 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 
 // judge decides whether the release is to blame. It is not when the gate could
 // not tell, when nobody judged it, or when the old program is no better.
-func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Status) {
+func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, false)
 	if err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
 	result, reason := state.RolledBack, j.Reason
-	finding := j.Finding
+	finding, blameless := j.Finding, false
 	if after != nil {
 		if ill := illness(before, after); ill != "" {
-			reason += "; not rejected: the old version is not healthy either: " + ill
-			finding = ""
+			reason += "; "
+			if finding != "" {
+				finding, reason = state.Unsure, reason+"not rejected: "
+			}
+			reason += "the old version is not healthy either: " + ill
 		} else if p := cured(s, j, before, after); finding == state.Unsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.Bad
+		} else if p := s.unchanged(j, before, after); finding == state.Bad && p != "" {
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
+			finding = state.Unsure
 		}
 	}
 	r := rejectionOf(j, reason)
@@ -217,16 +239,23 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, st *state.Statu
 	case finding == state.Bad:
 		st.Reject(r, false)
 	case finding == state.Unsure:
-	case j.Failure != "" && j.Phase == state.Prepared && after == nil:
-		result = state.Failed // nothing was changed: the same as a failure before the journal
+		blameless = true
+	case j.Failure != "" && j.Phase == state.Prepared && !changed:
+		result = state.Failed // no file was changed: the same as a failure before the journal
 	default:
 		if j.Finding == "" {
 			result = state.Interrupted
 		}
 		st.Reject(r, true) // tried again, but not for ever
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s", describe(j), result, reason)
-	st.Record(s.ended(j, "rollback", result, reason))
+	a := s.ended(j, "rollback", result, reason)
+	a.Healthy, a.Unhealthy = fares(after)
+	a.Blameless = blameless
+	if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+		a.Rejected = state.Called(j.Version)
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	st.Record(a)
 }
 
 func rejectionOf(j *state.Journal, reason string) state.Rejection {
@@ -240,7 +269,7 @@ func illness(before, after *state.Baseline) string {
 		return after.Detail
 	}
 	for _, p := range after.Probes {
-		if !p.Passed && passed(before, p.Probe, true) {
+		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
 			return p.Probe + ": " + p.Detail
 		}
 	}
@@ -266,7 +295,7 @@ func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 func passed(b *state.Baseline, probe string, unknown bool) bool {
 	if b != nil {
 		for _, p := range b.Probes {
-			if p.Probe == probe {
+			if p.Probe == probe && !p.Unknown {
 				return p.Passed
 			}
 		}

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -18,30 +20,60 @@ func TestRolledBack(t *testing.T) {
 	probe := func(passed bool) []state.ProbeResult {
 		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
 	}
+	other := func(passed bool) state.ProbeResult {
+		return state.ProbeResult{Probe: "tcp 127.0.0.1:2", Passed: passed}
+	}
+	unknown := []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Unknown: true, Detail: "rotated away"}}
 	for _, c := range []struct {
 		name    string
 		before  []state.ProbeResult
 		finding state.Finding // "": no report
 		during  []state.ProbeResult
+		blamed  string // in the report: nothing else was wrong
 		after   state.Baseline
 		stopped bool // the unit did not run before the swap
 		result  state.Result
 		reject  bool
 		reason  string
+		back    string // "": it runs again
+		waits   bool   // scheduled runs back off, since nothing is rejected
 	}{
 		{name: "bad", finding: state.Bad, after: state.Baseline{Standing: true}, result: state.RolledBack, reject: true, reason: "judged"},
 		{name: "bad, and the old one passes", before: probe(true), finding: state.Bad, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
 		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "the old version is not healthy either"},
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, waits: true,
+			reason: "judged; not rejected: the old version is not healthy either", back: "v1 is back, but is not healthy"},
 		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true},
-		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack},
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "ill before, no cure, and ill after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1", waits: true,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused",
+			reason: "not rejected: tcp 127.0.0.1:1 failed before the update, too, and fails with the old version"},
+		{name: "ill before, no cure, and well after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
+		{name: "ill before, no cure, and it broke what passes now", before: append(probe(false), other(true)), finding: state.Bad,
+			during: append(probe(false), other(false)), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: append(probe(false), other(true))}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "ill before, and it crashed", before: probe(false), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "bad, and of the old one there is no answer", before: probe(true), finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: unknown}, result: state.RolledBack, reject: true},
+		{name: "bad, and before there was no answer", before: unknown, finding: state.Bad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "not healthy either", waits: true,
+			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
+		{name: "cannot tell, and before there was no answer", before: unknown, finding: state.Unsure, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, waits: true},
+		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack, waits: true},
 		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
 		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.Interrupted, reason: "the trial was interrupted"},
 		{name: "did not run before, nor now", finding: state.Bad, after: state.Baseline{Detail: "failed"}, stopped: true,
-			result: state.RolledBack, reason: "not healthy either: failed"},
+			result: state.RolledBack, reason: "not healthy either: failed", waits: true, back: "v1 is back, but is not healthy"},
+		{name: "interrupted, and the old one is ill", before: probe(true), after: state.Baseline{Standing: true, Probes: probe(false)},
+			result: state.Interrupted, reason: "the trial was interrupted; the old version is not healthy either", back: "v1 is back, but is not healthy"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
@@ -53,12 +85,18 @@ func TestRolledBack(t *testing.T) {
 			r.sys.after = c.after
 			r.step(t, "swap")
 			if c.finding != "" {
-				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during}))
+				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during, Blamed: c.blamed}))
 			}
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
 			r.closed(t)
 			r.ended(t, "a1", c.result, c.reason)
+			if got, want := r.last(t).Aftermath(), cmp.Or(c.back, "v1 runs again"); got != want || !strings.HasSuffix(r.log.String(), " ("+want+")\n") {
+				t.Errorf("it says %q, want %q; in the log: %s", got, want, r.log)
+			}
+			if a := r.last(t); a.Failed() != c.waits {
+				t.Errorf("it backs off: %v, want %v", a.Failed(), c.waits)
+			}
 			// The same bytes in another archive, under another name.
 			r.offer(t, "a2", "v2-again", 2, release2)
 			if c.reject {
@@ -86,9 +124,36 @@ func TestInterruptedThreeTimes(t *testing.T) {
 		r.ended(t, fmt.Sprintf("a%d", i), state.Interrupted)
 	}
 	r.offer(t, "b1", "v2", 2, release2)
-	r.fails(t, "swap", state.NotAttempted, "rejected")
+	r.fails(t, "swap", state.NotAttempted, "rejected", "its trial was cut short 3 times; the last time: the trial was interrupted")
 	r.offer(t, "b2", "v2", 3, release2)
 	r.step(t, "swap")
+}
+
+// TestServerDown: what fails in the trial and after the rollback, too, is no fault of
+// the release, however often; and no reason to restart the service at each run.
+func TestServerDown(t *testing.T) {
+	r := newRig(t)
+	probe := func(passed bool) []state.ProbeResult {
+		return []state.ProbeResult{{Probe: `journal "check-in successful"`, Passed: passed}}
+	}
+	r.sys.after = state.Baseline{Standing: true, Probes: probe(false)}
+	for i := range state.MaxInterruptions + 1 {
+		attempt := fmt.Sprintf("a%d", i)
+		r.offer(t, attempt, "v2", 2, release2)
+		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true, Probes: probe(true)}, false))
+		r.step(t, "swap")
+		must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: state.Bad, Reason: "no check-in", Probes: probe(false)}))
+		r.step(t, "rollback")
+		r.ended(t, attempt, state.RolledBack, "no check-in; not rejected: the old version is not healthy either")
+		if st := r.status(t); len(st.Rejected) > 0 {
+			t.Fatalf("rejected: %+v", st.Rejected)
+		}
+	}
+	st := r.status(t)
+	last := r.last(t)
+	if until := state.Backoff(st.Attempts, last.Manifest, time.Hour, last.Time); until.Sub(last.Time) < time.Hour {
+		t.Errorf("scheduled runs wait until %s after %s", until, last.Time)
+	}
 }
 
 // TestRollbackFails: the journal stays open and every file is kept until the
@@ -194,6 +259,9 @@ func TestNoLook(t *testing.T) {
 		if active == "active" {
 			r.step(t, "rollback")
 			r.closed(t)
+			if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nobody has tried its probes
+				t.Errorf("it says %q", got)
+			}
 			continue
 		}
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}

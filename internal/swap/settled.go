@@ -97,7 +97,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	reason, kept := "the operator keeps what is installed", false
 	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
 	case old: // the record of them stands, and so does that of the release before
-		reason += ": " + named(j.From)
+		reason += ": " + state.Called(j.From)
 	default:
 		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 		if st.Installed != nil && st.Installed.Version == j.From {
@@ -106,18 +106,23 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 		kept = fresh
 		if fresh {
-			reason += ": " + named(j.Version)
+			reason += ": " + state.Called(j.Version)
 		} else {
 			reason += ": files of another release, or of several"
 		}
 	}
+	// By the same ID as the trial, whose failed rollback this takes the place of.
+	a := s.ended(j, "rollback", state.Settled, reason)
 	if !kept && j.Finding != state.Unsure {
 		// The old release was no better; but whoever keeps something else does not
 		// want this one to come back by itself.
-		st.Reject(rejectionOf(j, j.Reason), j.Finding == "")
+		r := rejectionOf(j, j.Reason)
+		st.Reject(r, j.Finding == "")
+		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+			a.Rejected = j.Version
+		}
 	}
-	// By the same ID as the trial, whose failed rollback this takes the place of.
-	st.Record(s.ended(j, "rollback", state.Settled, reason))
+	st.Record(a)
 	if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 		return err
 	}
@@ -134,12 +139,4 @@ func allAre(files []state.File) bool {
 		got, err := digest(f.To)
 		return err != nil || got != f.SHA256
 	})
-}
-
-// named is a version for people.
-func named(version string) string {
-	if version == "" {
-		return "the files of before, version unknown"
-	}
-	return version
 }

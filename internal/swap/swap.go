@@ -162,12 +162,22 @@ func (sw *swapping) try(ctx context.Context) error {
 		if err := sw.Tree.SetStatus(state.Swap, sw.name, sw.status); err != nil {
 			return err
 		}
-		return state.Fail(state.NotAttempted, "%s", r.Refusal())
+		return state.Fail(state.NotAttempted, "%s", r.Refusal(sw.name))
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err
 	} else if same {
 		return sw.adopt()
+	}
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	if err := sw.judgeable(before); err != nil {
+		return err
+	}
+	if err := sw.weigh(before); err != nil {
+		return err
 	}
 	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
@@ -178,10 +188,7 @@ func (sw *swapping) try(ctx context.Context) error {
 		return err
 	}
 	// A crash loop looks like running now and then. The baseline has watched.
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
-	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
-	}
+	j.Invocation = unit.Invocation
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	j.Spares = unit.SparesChildren()
 	sw.warnOfChildren(unit)
@@ -247,7 +254,8 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.rename(); err != nil {
 		return err
 	}
-	j.Phase = state.Trial
+	j.Phase, j.Restarted = state.Trial, sw.now()
+	sw.identify(j)
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
@@ -315,8 +323,12 @@ func (sw *swapping) adopt() error {
 	j := sw.journal
 	sw.attempt.Result = state.Adopted
 	sw.attempt.Reason = "its files were installed already"
+	unproven := ""
+	if sw.status.Installed != nil { // the same program runs on
+		unproven = sw.status.Installed.Unproven
+	}
 	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
 	if err := sw.raiseFloor(j); err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ import (
 // Manager is what a swapper needs of systemd; *systemd.Conn is one.
 type Manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Processes(ctx context.Context, unit string) ([]int, error)
 	Alive(ctx context.Context, patterns ...string) ([]string, error)
 	Start(ctx context.Context, name string) error
 	Queue(ctx context.Context, name string) error
@@ -50,6 +51,7 @@ type Manager interface {
 	Arm(ctx context.Context, timer string, after time.Duration) error
 	RunHook(ctx context.Context, h systemd.Hook) error
 	Try(ctx context.Context, p systemd.Trial) (systemd.TrialResult, error)
+	LastLines(ctx context.Context, unit, boot string, n int) ([]systemd.LogLine, error)
 }
 
 // Swapper carries out the steps for the targets of one machine.
@@ -58,6 +60,7 @@ type Swapper struct {
 	Targets target.Dirs
 	Systemd Manager // nil where none runs, for [Swapper.Leave] alone
 	Log     *log.Log
+	Boot    string // the ID of this boot of the machine; [Swapper.Rollback] alone needs it
 }
 
 func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }

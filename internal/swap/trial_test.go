@@ -60,6 +60,13 @@ func TestUnproven(t *testing.T) {
 	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.Healthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
 	r.step(t, "commit")
 	r.ended(t, "a1", state.Unproven, "no probe was left")
+	// Nor does another name for the same bytes prove it.
+	r.offer(t, "a2", "v2.1", 3, release2)
+	r.step(t, "swap")
+	r.ended(t, "a2", state.Adopted)
+	if got := r.status(t).Installed; got.Version != "v2.1" || got.Unproven != "no probe was left" {
+		t.Errorf("installed: %+v", got)
+	}
 }
 
 func TestGoingBack(t *testing.T) {
@@ -364,6 +371,9 @@ func TestRecover(t *testing.T) {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
 		r.ended(t, "a1", state.Interrupted, "the machine stopped during the trial")
+		if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nothing has started
+			t.Errorf("it says %q", got)
+		}
 	})
 	t.Run("one target's trouble", func(t *testing.T) {
 		r := newRig(t)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,7 +28,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		return err
 	}
 	s.about(j)
-	log.Status("committing " + j.Version)
+	log.Status("committing " + state.Called(j.Version))
 	if j.Verdict == "" {
 		report, err := s.Tree.Report(name, j.Attempt)
 		if err == nil {
@@ -41,6 +40,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
 		}
 		j.Verdict, j.Finding, j.Unproven, j.Reason = state.Commit, report.Finding, report.Unproven, report.Reason
+		j.Probes.Note(report.Probes)
 		if err := s.Tree.SetJournal(j); err != nil {
 			return err
 		}
@@ -64,18 +64,29 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 	if err != nil {
 		return err
 	}
-	if !u.Running() || u.MainPID != report.MainPID {
-		return fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw %d", j.Target, j.Unit, u, u.MainPID, report.MainPID)
+	if !u.Running() {
+		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, j.Unit, u)
+	}
+	if u.Remains() {
+		return nil // it has no process
+	}
+	if u.MainPID != report.MainPID {
+		// The program may be a wrapper's child.
+		pids, err := s.Systemd.Processes(ctx, j.Unit)
+		if err != nil || j.Main == "" || !slices.Contains(pids, int(report.MainPID)) {
+			return errors.Join(err, fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw process %d", j.Target, j.Unit, u, u.MainPID, report.MainPID))
+		}
 	}
 	if j.Main == "" {
 		return nil
 	}
-	running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", u.MainPID))
+	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", report.MainPID))
 	if err != nil {
 		return fmt.Errorf("cannot commit %s: %w", j.Target, err)
 	}
-	if installed, err := os.Stat(j.Main); err != nil || !os.SameFile(running, installed) {
-		return errors.Join(err, fmt.Errorf("cannot commit %s: the main process of %s does not run %s", j.Target, j.Unit, j.Main))
+	installed, err := state.Identify(j.Main)
+	if err != nil || running != installed || j.MainID.Known() && running != j.MainID {
+		return errors.Join(err, fmt.Errorf("cannot commit %s: process %d of %s does not run %s", j.Target, report.MainPID, j.Unit, j.Main))
 	}
 	return nil
 }
@@ -100,28 +111,33 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		if st.Installed != nil && st.Installed.Version == j.From {
 			left.Sequence, left.Archive, left.Unsigned = st.Installed.Sequence, st.Installed.Archive, st.Installed.Unsigned
 		}
-		reason := j.Reason
+		a := s.ended(j, string(state.Swap), result, j.Reason)
 		if j.GoingBack {
-			reason = strings.TrimSuffix("the operator went back from "+j.From+"; "+j.Reason, "; ")
+			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
+			a.Rejected = j.From
 			// As it was installed, whatever was changed by hand since.
 			digest := state.Digest(plain(left.Files))
 			if st.Installed != nil && st.Installed.Version == j.From {
 				digest = state.Digest(st.Installed.Files)
 			}
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
-				Digest: digest, Archive: left.Archive, Reason: "the operator went back to " + j.Version}, false)
+				Digest: digest, Archive: left.Archive, Reason: "the operator went back to " + state.Called(j.Version)}, false)
 			left = nil // what was left behind is not kept for going back to
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
 		}
+		if j.Unproven {
+			next.Unproven = state.Line(j.Reason)
+		}
 		st.Installed, st.Previous = next, left
-		st.Record(s.ended(j, string(state.Swap), result, reason))
+		st.Learn(j.Probes, nil)
+		st.Record(a)
 		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 			return err
 		}
 	}
 	// Killed here, it is said twice rather than never.
-	s.Log.Event(log.Event(result), "%s: %s", describe(j), result)
+	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}
@@ -140,8 +156,12 @@ func plain(files []state.File) []state.File {
 }
 
 func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
-	return state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
+	a := state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
 		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason, Warning: j.Warning}
+	if stage == "rollback" && j.Phase == state.Trial {
+		a.Said, a.Unit, a.Started = j.Said, j.Unit, j.Started
+	}
+	return a
 }
 
 // recorded tells whether the end of this attempt is in the status already: the

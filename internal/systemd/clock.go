@@ -23,7 +23,7 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	if err == nil {
 		_, err = fmt.Sscanf(text, "@t %d", &usec)
 	}
-	now, nerr := monotonic()
+	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
 		return 0, fmt.Errorf("cannot tell when systemd started: %w", err)
 	}
@@ -38,7 +38,7 @@ func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) 
 		p, err = l.sd.GetAllPropertiesContext(ctx, timer)
 		return err
 	})
-	now, nerr := monotonic()
+	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
 		return time.Time{}, fmt.Errorf("cannot read the state of %s: %w", timer, err)
 	}
@@ -49,8 +49,8 @@ func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) 
 	return time.Now().Add(time.Duration(usec)*time.Microsecond - now).Truncate(time.Second), nil
 }
 
-// monotonic is systemd's clock for what elapses.
-func monotonic() (time.Duration, error) {
+// Monotonic is systemd's clock for what elapses, and the journal's.
+func Monotonic() (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return 0, err

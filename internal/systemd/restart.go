@@ -25,7 +25,7 @@ func (e *OverdueError) Error() string {
 // has taken that long; how long the stop of the old program takes does not count.
 // The error is an [*OverdueError] then.
 func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) error {
-	now, err := monotonic()
+	now, err := Monotonic()
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name strin
 		if err != nil {
 			return err
 		}
-		now, err := monotonic()
+		now, err := Monotonic()
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (c *Conn) cancel(ctx context.Context, job uint32) error {
 // Elapsed is how much time has passed since a moment of CLOCK_MONOTONIC, such as
 // [Unit.Began].
 func Elapsed(since time.Duration) (time.Duration, error) {
-	now, err := monotonic()
+	now, err := Monotonic()
 	return now - since, err
 }
 

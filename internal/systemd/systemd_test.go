@@ -51,7 +51,11 @@ func TestUnit(t *testing.T) {
 	}{
 		{Unit{Active: "active", Sub: "running", MainPID: 7}, "active (running)", true, true},
 		{Unit{Active: "active", Sub: "running", MainPID: 7, ExecCode: cldExited, ExecValue: 1}, "active (running)", true, true}, // of the run before
+		{Unit{Active: "active", Sub: "running"}, "active (running)", true, true},                                                // forked, without PIDFile=
 		{Unit{Active: "active", Sub: "exited"}, "active (exited)", true, false},
+		{Unit{Active: "active", Sub: "exited", Type: "oneshot", RemainAfterExit: true}, "active (exited)", true, true},
+		{Unit{Active: "active", Sub: "exited", Type: "simple", RemainAfterExit: true}, "active (exited)", true, false},
+		{Unit{Active: "failed", Sub: "failed", Type: "oneshot", RemainAfterExit: true, ExecCode: cldExited, ExecValue: 1}, "failed (failed), its main process exited with status 1", true, false},
 		{Unit{Active: "active", Sub: "running", MainPID: 7, Job: 3}, "active (running)", false, true},
 		{Unit{Active: "inactive", Sub: "dead"}, "inactive (dead)", true, false},
 		{Unit{Active: "inactive", Sub: "dead", ExecCode: cldExited}, "inactive (dead), its main process exited with status 0", true, false},
@@ -67,6 +71,26 @@ func TestUnit(t *testing.T) {
 		}
 		if c.unit.Settled() != c.settled || c.unit.Running() != c.running {
 			t.Errorf("%s: settled %v, running %v", c.text, c.unit.Settled(), c.unit.Running())
+		}
+	}
+}
+
+func TestExits(t *testing.T) {
+	declared := Unit{Forced: exits([]any{[]int32{75, 133}, []int32{10}}), Clean: exits([]any{[]int32{143}, []int32{}})}
+	for _, c := range []struct {
+		code, value int32
+		want        bool
+	}{
+		{cldExited, 75, true}, {cldExited, 133, true}, {cldExited, 143, true}, {cldKilled, 10, true}, {cldDumped, 10, true},
+		{cldExited, 0, false}, {cldExited, 10, false}, {cldKilled, 75, false}, {0, 75, false},
+	} {
+		if got := declared.Declares(c.code, c.value); got != c.want {
+			t.Errorf("code %d, value %d: %v", c.code, c.value, got)
+		}
+	}
+	for _, none := range []any{nil, "75", []any{}, []any{[]int32{}, []int32{}}} {
+		if got := exits(none); !got.Empty() {
+			t.Errorf("%v: %v", none, got)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -39,9 +40,21 @@ type Unit struct {
 	Groups []string // SupplementaryGroups=
 	// DynamicUser says that the user exists while the unit runs only.
 	DynamicUser bool
+	// Invocation names this start of the unit, or the last one, as the journal does;
+	// "" before the first.
+	Invocation string
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
 	// [longest]: nobody waits for ever.
 	StartLimit, StopLimit time.Duration
+
+	Type            string // simple, forking, oneshot, …
+	RemainAfterExit bool
+	BeganAt         time.Time // Began, by the clock of then
+	// Forced and Clean are the exits of the main process that the unit names in
+	// RestartForceExitStatus= and SuccessExitStatus=.
+	Forced, Clean Exits
+	// LogNamespace is the journal that the unit's lines go to; "" for the system's.
+	LogNamespace string
 }
 
 // NoUID is the UID of a unit that has no User=, or has not run yet.
@@ -66,8 +79,17 @@ func (u Unit) Settled() bool {
 // leaves the others in its control group alone (KillMode= of systemd.kill(5)).
 func (u Unit) SparesChildren() bool { return u.KillMode == "process" || u.KillMode == "none" }
 
-// Running tells whether the unit is active and its main process is there.
-func (u Unit) Running() bool { return u.Active == "active" && u.MainPID != 0 }
+// Running reports whether the unit is active and does its work: its processes are
+// there, though systemd may not know which is the main one, or it has done it.
+func (u Unit) Running() bool {
+	return u.Active == "active" && (u.MainPID != 0 || u.Sub == "running" || u.Remains())
+}
+
+// Remains reports whether the unit has done its work and needs no process to be up:
+// it is of Type=oneshot with RemainAfterExit=yes, and has succeeded.
+func (u Unit) Remains() bool {
+	return u.Type == "oneshot" && u.RemainAfterExit && u.Active == "active" && u.Sub == "exited"
+}
 
 // String is the state as `systemctl status` puts it.
 func (u Unit) String() string {
@@ -124,7 +146,17 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	if uid, ok := p["UID"].(uint32); ok {
 		u.UID = uid
 	}
+	if id, ok := p["InvocationID"].([]byte); ok && len(id) > 0 {
+		u.Invocation = hex.EncodeToString(id)
+	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
+	u.Type, _ = p["Type"].(string)
+	u.RemainAfterExit, _ = p["RemainAfterExit"].(bool)
+	if usec, ok := p["InactiveExitTimestamp"].(uint64); ok && usec > 0 {
+		u.BeganAt = time.UnixMicro(int64(usec))
+	}
+	u.Forced, u.Clean = exits(p["RestartForceExitStatus"]), exits(p["SuccessExitStatus"])
+	u.LogNamespace, _ = p["LogNamespace"].(string)
 	for _, by := range []string{"RequiredBy", "BoundBy"} {
 		names, _ := p[by].([]string)
 		u.Needs = append(u.Needs, names...)

@@ -55,7 +55,7 @@ func (b *box) stopShipped() {
 }
 
 // apply runs `machinemon-update apply testd`, which must exit with this status
-// and say these things in one line.
+// and say these things in one line; what is below it is indented.
 func (c *chain) apply(exit int, says ...string) {
 	c.t.Helper()
 	c.said(c.run("machinemon-update", "apply", "testd"), exit, says...)
@@ -67,12 +67,18 @@ func (c *chain) said(r machine.Result, exit int, says ...string) {
 	if r.Code != exit {
 		c.t.Errorf("exit status %d, want %d:\n%s%s", r.Code, exit, r.Stdout, r.Stderr)
 	}
-	if !strings.HasPrefix(r.Stdout, "testd: ") || strings.Count(r.Stdout, "\n") != 1 {
-		c.t.Errorf("not one line about testd: %q", r.Stdout)
+	line, below, ended := strings.Cut(r.Stdout, "\n")
+	if !strings.HasPrefix(line, "testd: ") || !ended {
+		c.t.Errorf("not a line about testd: %q", r.Stdout)
+	}
+	for more := range strings.Lines(below) {
+		if !strings.HasPrefix(more, "  ") || !strings.HasSuffix(more, "\n") {
+			c.t.Errorf("a second line: %q", more)
+		}
 	}
 	for _, s := range says {
-		if !strings.Contains(r.Stdout, s) {
-			c.t.Errorf("does not say %q: %s", s, r.Stdout)
+		if !strings.Contains(line, s) {
+			c.t.Errorf("does not say %q: %s", s, line)
 		}
 	}
 }
@@ -104,6 +110,8 @@ func (b *box) step(name string, f func()) {
 type attempt struct {
 	ID, Origin, From, Version, Stage, Result, Reason string
 	NoDelta                                          string `json:"no_delta"`
+	Healthy                                          bool
+	Unhealthy                                        string
 }
 
 // status is a target in the JSON of `status`.
@@ -136,7 +144,8 @@ func (b *box) history() []attempt {
 func (b *box) assertLast(stage, result, from, version string) {
 	b.t.Helper()
 	last := b.status().Last
-	want := attempt{ID: last.ID, Origin: "operator", From: from, Version: version, Stage: stage, Result: result, Reason: last.Reason}
+	want := attempt{ID: last.ID, Origin: "operator", From: from, Version: version, Stage: stage, Result: result, Reason: last.Reason,
+		Healthy: last.Healthy, Unhealthy: last.Unhealthy}
 	if last != want {
 		b.t.Errorf("the last attempt was\n%+v, want\n%+v", last, want)
 	}
@@ -149,13 +158,18 @@ func (b *box) assertLast(stage, result, from, version string) {
 // the unit runs and answers, and is what status shows.
 func (b *box) assertRuns(d releases.Daemon) {
 	b.t.Helper()
-	if got, want := digest(b.readFile(testdPath)), digest(string(build(b.t, d))); got != want {
-		b.t.Errorf("%s has sha256 %s, want %s of %+v", testdPath, got, want, d)
+	b.assertProgram(build(b.t, d), d.Version)
+}
+
+func (b *box) assertProgram(program []byte, version string) {
+	b.t.Helper()
+	if got, want := digest(b.readFile(testdPath)), digest(string(program)); got != want {
+		b.t.Errorf("%s has sha256 %s, want %s of %s", testdPath, got, want, version)
 	}
-	b.awaitTestd(d.Version)
+	b.awaitTestd(version)
 	b.must("test", fmt.Sprintf("/proc/%s/exe", b.mainPID()), "-ef", testdPath)
-	if s := b.status(); s.Installed != d.Version || s.Error != "" || s.Unsigned == b.signed {
-		b.t.Errorf("status shows %+v, want %s installed", s, d.Version)
+	if s := b.status(); s.Installed != version || s.Error != "" || s.Unsigned == b.signed {
+		b.t.Errorf("status shows %+v, want %s installed", s, version)
 	}
 }
 

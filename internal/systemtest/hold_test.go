@@ -30,6 +30,10 @@ const (
 	// The verdict is durable, and commit or rollback awaits the timer's stop
 	// before it records the end and closes the journal. [chain.close] sets it.
 	atClosing hold = "closing"
+	// The unit that saves or restores the data of a user has not begun.
+	atData hold = "data"
+	// It has done it, and has not ended.
+	atDataDone hold = "data-done"
 )
 
 func (h hold) file() string { return "/run/hold-" + string(h) }
@@ -50,6 +54,8 @@ func (b *box) holdable() {
 	for name, content := range map[string]string{
 		"machinemon-verify@testd.service.d/hold.conf":    "[Service]\nExecStartPre=" + atVerify.waits() + "\n",
 		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
+		"machinemon-data@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atData.waits() +
+			"\nExecStartPost=" + atDataDone.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +
 			"[Service]\nType=oneshot\nExecStart=" + atArming.waits() + "\n",
 		"hold-closing.service": "[Unit]\nAfter=machinemon-deadline@testd.timer\n" +
@@ -88,6 +94,10 @@ func (b *box) awaitHeld(since machine.Cursor, h hold) {
 		b.awaitJournal(`"phase": "prepared"`)
 	case atRestart:
 		b.awaitEvent(since, "testd.service starting")
+	case atData:
+		b.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state == "start-pre" })
+	case atDataDone:
+		b.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state == "start-post" })
 	case atClosing:
 		b.awaitJournal(`"verdict": "`)
 		// The verdict is written before the timer is stopped.

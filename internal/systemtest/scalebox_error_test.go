@@ -98,7 +98,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 			s.t.Errorf("rollback: %+v", r)
 		}
 		s.release(releases.Daemon{Version: "build-40"}, later)
-		s.update(0, "committed build-40 (was unknown)", "Update complete!")
+		s.update(0, "committed build-40 (the version before is unknown)", "Update complete!")
 		s.assertRuns(releases.Daemon{Version: "build-40"}, later)
 		if r := s.run("machinemon-update", "rollback", "scaleboxd"); r.Code != 0 {
 			s.t.Errorf("rollback: %+v", r)

@@ -40,7 +40,7 @@ func TestScaleboxUpdate(t *testing.T) {
 		outage, err := s.Probe("127.0.0.1:8080", "/health", 5*time.Millisecond)
 		s.ok(err)
 		s.update(0, "Starting Scalebox update...", "Downloading the latest release...", "Backing up current binary...", "Installing new scaleboxd...",
-			"Restarting scaleboxd...", "Waiting for health check...", "Health check passed", "committed build-18 (was unknown) in ", "Update complete!")
+			"Restarting scaleboxd...", "Waiting for health check...", "Health check passed", "committed build-18 (the version before is unknown) in ", "Update complete!")
 		if out := outage.Stop(); out.Failed == 0 || out.Longest > 5*time.Second {
 			s.t.Errorf("the service restart is not brief: %+v", out)
 		} else {
@@ -141,7 +141,7 @@ func TestScaleboxReleaseURL(t *testing.T) {
 	url, sum := serve(releases.Daemon{Version: "build-18"}, "scalebox-test.tar.gz")
 	s.step("a URL", func() {
 		r := s.run(named(url)...)
-		s.said(r, 0, warning+url, "Downloading: "+url, "committed test (was unknown)", "Update complete!")
+		s.said(r, 0, warning+url, "Downloading: "+url, "committed test (the version before is unknown)", "Update complete!")
 		if strings.Count(r.Stdout, warning) != 1 {
 			t.Errorf("not one warning: %s", r.Stdout)
 		}

@@ -11,13 +11,17 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -67,14 +71,31 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// install puts the client in place, without its configuration.
-func (a *agent) install(version string) {
+// install puts a program in the client's place.
+func (a *agent) install(program []byte) {
 	a.t.Helper()
-	a.writeFile(clientPath, string(build(a.t, releases.Daemon{Version: version})), 0o755)
+	a.writeFile(clientPath, string(program), 0o755)
 	a.writeFile("/etc/systemd/system/machinemon-client.service", strings.ReplaceAll(testdUnit, testdPath, clientPath), 0o644)
 	a.must("systemctl", "daemon-reload")
 	a.must("systemctl", "start", "machinemon-client.service")
-	a.awaitTestd(version)
+}
+
+// installClient puts the client in place that its configuration is there for, and
+// waits for its first check-in.
+func (a *agent) installClient(version string) {
+	a.t.Helper()
+	since := a.cursor()
+	a.install(build(a.t, releases.Client{Version: version}))
+	a.await(since, func(e machine.Entry) bool { return strings.HasSuffix(e["MESSAGE"], "check-in successful") })
+}
+
+// runs fails unless the unit runs this version of the client.
+func (a *agent) runs(version string) {
+	a.t.Helper()
+	if got := a.must(clientPath, "--version"); !strings.Contains(got, "machinemon "+version+" ") {
+		a.t.Errorf("installed is %s, want %s", got, version)
+	}
+	a.must("test", fmt.Sprintf("/proc/%s/exe", a.property("machinemon-client.service", "MainPID")), "-ef", clientPath)
 }
 
 // configure writes the client's configuration for the server on a port.
@@ -83,7 +104,25 @@ func (a *agent) configure(port int, more string) {
 	a.writeFile(clientConfig, fmt.Sprintf("server_url = \"https://%s:%d/mon/\"\npassword = %q\n%s", monitor, port, password, more), 0o600)
 }
 
-// source is a MachineMon server of the releases in dir, over https.
+// checkInAt is where the client, with the URL that configure gives it, checks in.
+const checkInAt = "/mon//api/v1/checkin"
+
+// accepts answers a check-in. There is no client_id to be saved.
+func accepts(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	if r.Method != http.MethodPost || r.Header.Get("X-Client-Password") != password {
+		http.Error(w, "unauthorized", http.StatusUnauthorized)
+		return
+	}
+	io.WriteString(w, `{"next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}`+"\n")
+}
+
+// asked are the requests for releases.
+func asked(s *releases.Server) []releases.Request {
+	return slices.DeleteFunc(s.Requests(), func(r releases.Request) bool { return r.Path == checkInAt })
+}
+
+// source is a MachineMon server over https, which accepts check-ins and has the
+// releases in dir.
 func (a *agent) source(port int) (server *releases.Server, dir string) {
 	a.t.Helper()
 	root := a.t.TempDir()
@@ -93,17 +132,18 @@ func (a *agent) source(port int) (server *releases.Server, dir string) {
 	a.ok(err)
 	server, err = releases.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{a.certificate}}), root)
 	a.ok(err)
+	server.Break(checkInAt, accepts)
 	a.t.Cleanup(func() { server.Close() })
 	return server, dir
 }
 
-// release publishes a version of the client in dir.
-func (a *agent) release(dir, version string) {
+// release publishes a client in dir.
+func (a *agent) release(dir string, client releases.Client) {
 	a.t.Helper()
 	const name = "machinemon-client-linux-amd64"
 	archive := filepath.Join(a.t.TempDir(), name+".tar.gz")
-	a.ok(releases.Pack(archive, releases.File{Name: name, Content: build(a.t, releases.Daemon{Version: version})}))
-	a.ok(releases.Publish(a.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, archive))
+	a.ok(releases.Pack(archive, releases.File{Name: name, Content: build(a.t, client)}))
+	a.ok(releases.Publish(a.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, client.Version, archive))
 }
 
 // tick is one run of what the timer starts.
@@ -154,7 +194,8 @@ func TestNoAgent(t *testing.T) {
 		t.Errorf("failed: %s", failed)
 	}
 	// Installed, and its file not there yet: now that is worth a failure.
-	a.install("1.0.0")
+	a.install(build(t, releases.Daemon{Version: "1.0.0"}))
+	a.awaitTestd("1.0.0")
 	a.asks(2, clientConfig+": does not exist", "apply", "agent")
 	a.tick()
 	a.offersCheck()
@@ -215,17 +256,17 @@ func TestSourceOfAgent(t *testing.T) {
 	once(t)
 	t.Parallel()
 	a := newAgent(t)
-	a.install("1.0.0")
 	a.configure(9001, "[[process]]\nfriendly_name = \"nginx\"\n")
 	const one, two = "https://" + monitor + ":9001/mon/download/client-manifest.json", "https://" + monitor + ":9002/mon/download/client-manifest.json"
 	first, firstDir := a.source(9001)
-	a.release(firstDir, "1.1.0")
+	a.installClient("1.0.0")
+	a.release(firstDir, releases.Client{Version: "1.1.0"})
 
 	// Nobody has said yet that this may be asked.
 	a.tick()
 	a.asks(0, "no source is known yet (hint: machinemon-update check agent, by root, finds it in "+clientConfig+")", "history", "agent")
 	a.uses("", "no source is used yet: "+clientConfig+" now says "+one)
-	if r := first.Requests(); len(r) > 0 {
+	if r := asked(first); len(r) > 0 {
 		t.Errorf("asked: %+v", r)
 	}
 
@@ -235,7 +276,7 @@ func TestSourceOfAgent(t *testing.T) {
 	since := a.cursor()
 	a.tick()
 	a.awaitEvent(since, "machinemon-commit@agent.service started")
-	a.awaitTestd("1.1.0")
+	a.runs("1.1.0")
 	// Whoever may look may also ask; and learns nothing of the file.
 	if r := a.run("runuser", "-u", "nobody", "--", "machinemon-update", "check", "agent"); r.Code != 0 || r.Stdout != "agent: already current (1.1.0)\n" {
 		t.Errorf("nobody's check: %+v", r)
@@ -243,8 +284,8 @@ func TestSourceOfAgent(t *testing.T) {
 
 	// The agent moves to another server: updates follow when a person says so.
 	second, secondDir := a.source(9002)
-	a.release(secondDir, "1.3.0")
-	a.release(firstDir, "1.2.0")
+	a.release(secondDir, releases.Client{Version: "1.3.0"})
+	a.release(firstDir, releases.Client{Version: "1.2.0"})
 	a.configure(9002, "")
 	a.uses(one, "scheduled runs use "+one+": "+clientConfig+" now says "+two)
 	if out := a.must("runuser", "-u", "nobody", "--", "machinemon-update", "status", "agent"); strings.Contains(out, "9002") {
@@ -253,16 +294,16 @@ func TestSourceOfAgent(t *testing.T) {
 	since = a.cursor()
 	a.tick()
 	a.awaitEvent(since, "machinemon-commit@agent.service started")
-	a.awaitTestd("1.2.0")
-	if r := second.Requests(); len(r) > 0 {
+	a.runs("1.2.0")
+	if r := asked(second); len(r) > 0 {
 		t.Errorf("asked: %+v", r)
 	}
 	a.asks(0, "committed 1.3.0 (was 1.2.0)", "apply", "agent")
 	a.uses(two, "")
-	a.awaitTestd("1.3.0")
+	a.runs("1.3.0")
 
 	// What cannot be trusted changes nothing of that.
-	requests := len(second.Requests())
+	requests := len(asked(second))
 	a.configure(9001, "insecure_skip_tls = true\n")
 	a.asks(2, clientConfig+": insecure_skip_tls: checksum trust needs a server that proves who it is", "apply", "agent")
 	a.configure(9001, "")
@@ -277,11 +318,11 @@ func TestSourceOfAgent(t *testing.T) {
 	a.writeFile(clientConfig, "password = "+password+"\n", 0o600)
 	a.asks(2, clientConfig+":1: is not valid TOML", "apply", "agent")
 	a.uses(two, "is not valid TOML")
-	if n := len(second.Requests()); n != requests {
-		t.Errorf("asked: %+v", second.Requests()[requests:])
+	if n := len(asked(second)); n != requests {
+		t.Errorf("asked: %+v", asked(second)[requests:])
 	}
 	a.tick()
-	if n := len(second.Requests()); n == requests {
+	if n := len(asked(second)); n == requests {
 		t.Error("the scheduled run did not ask")
 	}
 	a.asks(0, "already current", "history", "agent")

@@ -29,7 +29,7 @@ func TestConfigErrors(t *testing.T) {
 		token    = `must be an absolute path (allowed: "/DIR/NAME" of A-Z a-z 0-9 . _ @ + -)`
 		versions = `:8: source.versions: must be a range of versions (allowed: conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters)`
 		proxy    = `:8: source.proxy: must be a proxy (allowed: "http://HOST:PORT" or "https://HOST:PORT", without user and password)`
-		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command)`
+		oneKind  = `must have exactly one kind (allowed: http, tcp, unix, command, journal)`
 		fileKey  = `must be the name of a key of that file (allowed: 1 to 100 of A-Z a-z 0-9 _ -)`
 		below    = `must be the manifest's path below that URL (allowed: "/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes)`
 		hostport = `must be a host and a port (allowed: "HOST:PORT")`
@@ -62,7 +62,7 @@ func TestConfigErrors(t *testing.T) {
 		{`"a\nb" = 'x'`, `:1: "a\nb": is not a known key ` + top, ""},
 		{"%M[source]\n\nulr = 'x'", ":7: source.ulr: is not a known key " + source, ""},
 		{"source = { ulr = 'x' }", ":1: source.ulr: is not a known key " + source, ""},
-		{"%M[[health.probe]]\nhttp = 'http://x'\nport = 1", ":7: health.probe.port: is not a known key (allowed: http, expect_status, expect_body, tcp, unix, command)", ""},
+		{"%M[[health.probe]]\nhttp = 'http://x'\nport = 1", ":7: health.probe.port: is not a known key (allowed: http, expect_status, expect_body, tcp, unix, command, journal)", ""},
 		{"%Mfile = 'x'", ":5: install.file: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
 		{strings.Repeat("k", 300) + " = 1", ":1: " + strings.Repeat("k", 100) + "…: is not a known key " + top, ""},
 
@@ -164,6 +164,11 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[[health.probe]]\ntcp='x:http'", ":6: health.probe.tcp: " + hostport, ""},
 		{"%M[[health.probe]]\nunix='run/x'", ":6: health.probe.unix: " + path, ""},
 		{"%M[[health.probe]]\ncommand=[]", ":6: health.probe.command: " + command, ""},
+		{"%M[[health.probe]]\njournal=''", ":6: health.probe.journal: must be text that a line of the unit's journal contains (allowed: 1 to 200 printable characters)", ""},
+		{"%M[[health.probe]]\njournal=\"a\\tb\"", ":6: health.probe.journal: must be text that a line of the unit's journal contains (allowed: 1 to 200 printable characters)", ""},
+		{"%M[[health.probe]]\njournal='" + strings.Repeat("ä", 201) + "'", ":6: health.probe.journal: must be text that a line of the unit's journal contains (allowed: 1 to 200 printable characters)", ""},
+		{"%M[[health.probe]]\njournal='x'\ntcp='x:1'", ":5: health.probe: " + oneKind, ""},
+		{"%M[[health.probe]]\njournal='x'\nexpect_body='y'", ":7: health.probe.expect_body: must be text that the answer contains (allowed: 1 to 1024 characters, only beside http)", ""},
 		{"%M[[health.probe]]\ncommand=['ping']", ":6: health.probe.command: " + command, ""},
 		{"%M[[health.probe]]\ncommand=['/open/x']", ":6: health.probe.command: /open is writable by everyone", rootOnlyHint},
 

@@ -35,7 +35,8 @@ var targetName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 // target becomes unreachable by an upgrade.
 var verbs = []string{
 	"status", "apply", "check", "history", "rollback", "version", "hold", "unhold", "skip", "unskip",
-	"enable", "disable", "import", "trust", "settle", "drill", "directive", "completion", "help",
+	"enable", "disable", "import", "trust", "drill", "directive", "completion", "help",
+	"probe", "settle", "init", "doctor", "check-config", "notify",
 }
 
 // ValidName tells whether a target may have this name, but for the verbs of the

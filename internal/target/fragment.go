@@ -98,6 +98,7 @@ type probeFragment struct {
 	TCP          *string   `toml:"tcp"`
 	Unix         *string   `toml:"unix"`
 	Command      *[]string `toml:"command"`
+	Journal      *string   `toml:"journal"`
 }
 
 // parse decodes the content of one file and returns the line of each of its

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 func (v *validation) health(installs []Install) Health {
@@ -41,15 +43,16 @@ func (v *validation) probe(at string, f probeFragment) Probe {
 		TCP:        valueOr(f.TCP, ""),
 		Unix:       valueOr(f.Unix, ""),
 		Command:    valueOr(f.Command, nil),
+		Journal:    valueOr(f.Journal, ""),
 	}
 	kinds := 0
-	for _, set := range []bool{f.HTTP != nil, f.TCP != nil, f.Unix != nil, f.Command != nil} {
+	for _, set := range []bool{f.HTTP != nil, f.TCP != nil, f.Unix != nil, f.Command != nil, f.Journal != nil} {
 		if set {
 			kinds++
 		}
 	}
 	if kinds != 1 {
-		v.problem(at, "must have exactly one kind (allowed: http, tcp, unix, command)", "")
+		v.problem(at, "must have exactly one kind (allowed: http, tcp, unix, command, journal)", "")
 		return p
 	}
 	if f.HTTP != nil {
@@ -77,8 +80,17 @@ func (v *validation) probe(at string, f probeFragment) Probe {
 		v.bad(at + ".unix")
 	case f.Command != nil:
 		v.command(at+".command", p.Command)
+	case f.Journal != nil && !onOneLine(p.Journal):
+		v.bad(at + ".journal")
 	}
 	return p
+}
+
+// onOneLine reports whether text may be a part of a line of a journal.
+func onOneLine(text string) bool {
+	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+	n := utf8.RuneCountInString(text)
+	return n >= 1 && n <= 200 && utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable)
 }
 
 func (v *validation) hooks() Hooks {

@@ -39,7 +39,7 @@ const (
 	globsAllowed   = `at most 64 plain names with * ? [ ]`
 	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
 	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
-	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command"
+	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command, journal"
 )
 
 // keys is the contract of a target file, in the order of its documentation.
@@ -113,6 +113,7 @@ var keys = []key{
 	{"health.probe.tcp", text, "a host and a port", `"HOST:PORT"`},
 	{"health.probe.unix", text, pathMust, pathAllowed},
 	{"health.probe.command", texts, commandMust, commandAllowed},
+	{"health.probe.journal", text, "text that a line of the unit's journal contains", "1 to 200 printable characters"},
 }
 
 var keyByName = func() map[string]key {

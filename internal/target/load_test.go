@@ -114,6 +114,8 @@ tcp = "[::1]:80"
 unix = "/run/agent.sock"
 [[health.probe]]
 command = ["/usr/local/bin/agent", "ping"]
+[[health.probe]]
+journal = 'it says "ready"'
 `})
 	got, err := d.Load("agent")
 	must(t, err)
@@ -142,6 +144,7 @@ command = ["/usr/local/bin/agent", "ping"]
 				{TCP: "[::1]:80"},
 				{Unix: "/run/agent.sock"},
 				{Command: []string{"/usr/local/bin/agent", "ping"}},
+				{Journal: `it says "ready"`},
 			},
 		},
 		Fragments: []string{adminFile},
@@ -168,6 +171,8 @@ func TestProbeString(t *testing.T) {
 		{Probe{TCP: "[::1]:80"}, "tcp [::1]:80"},
 		{Probe{Unix: "/run/x.sock"}, "unix /run/x.sock"},
 		{Probe{Command: []string{"/usr/bin/x", "--password=secret"}}, "command /usr/bin/x"},
+		{Probe{Journal: "check-in successful"}, `journal "check-in successful"`},
+		{Probe{Journal: `it says "ready"`}, `journal "it says \"ready\""`},
 	} {
 		if got := row.probe.String(); got != row.want {
 			t.Errorf("got %q, want %q", got, row.want)
@@ -341,6 +346,8 @@ func TestLoadName(t *testing.T) {
 		{"a\nb", `cannot use target "a\nb": ` + rule},
 		{strings.Repeat("a", 65), `cannot use target "` + strings.Repeat("a", 65) + `": ` + rule},
 		{"rollback", "cannot use target rollback: is no name for a target, as it is a verb of the command"},
+		{"probe", "cannot use target probe: is no name for a target, as it is a verb of the command"},
+		{"check-config", "cannot use target check-config: is no name for a target, as it is a verb of the command"},
 		{"drill", "cannot use target drill: is no name for a target, as it is a verb of the command"},
 	} {
 		_, err := tree(t, nil).Load(row.name)

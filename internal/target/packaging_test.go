@@ -4,6 +4,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -41,6 +42,9 @@ func TestShippedTargets(t *testing.T) {
 	server := tree(t, map[string]string{vendorFile: shipped(t, "targets.d/server.toml")})
 	got, err := server.Load("agent")
 	must(t, err)
+	if want := []string{"/usr/local/bin/machinemon-server", "--version"}; !slices.Equal(got.Health.VersionCommand, want) {
+		t.Errorf("the server's version_command is %q", got.Health.VersionCommand)
+	}
 	if len(got.Health.Probes) != 1 || got.Health.Probes[0].HTTP != "http://127.0.0.1:8080/healthz" {
 		t.Errorf("the server's probes are %v", got.Health.Probes)
 	}

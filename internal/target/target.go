@@ -16,13 +16,18 @@
 package target
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -196,8 +201,8 @@ type Health struct {
 	Probes         []Probe
 }
 
-// A Probe asks the program whether it works. Exactly one of HTTP, TCP, Unix
-// and Command is set.
+// A Probe asks the program whether it works. Exactly one of HTTP, TCP,
+// Unix, Command and Journal is set.
 type Probe struct {
 	HTTP         string // URL to GET
 	ExpectStatus int    // of HTTP
@@ -206,6 +211,7 @@ type Probe struct {
 	TCP     string // host:port to connect to
 	Unix    string // socket to connect to
 	Command []string
+	Journal string // text that a line contains which the unit's present run has logged
 }
 
 // String names the probe in reports, for example "tcp 127.0.0.1:8080". A
@@ -225,8 +231,38 @@ func (p Probe) String() string {
 		return "unix " + p.Unix
 	case len(p.Command) > 0:
 		return "command " + p.Command[0]
+	case p.Journal != "":
+		return "journal " + strconv.Quote(p.Journal)
 	}
 	return "empty probe"
+}
+
+// Key names the probe by its whole text, which String does not show: a probe that
+// was changed is another one. A field of Probe that is added later leaves the keys
+// of probes without it as they are.
+func (p Probe) Key() string {
+	text := map[string]any{}
+	v := reflect.ValueOf(p)
+	for i := range v.NumField() {
+		if f := v.Field(i); !f.IsZero() {
+			text[v.Type().Field(i).Name] = f.Interface()
+		}
+	}
+	canonical, err := json.Marshal(text) // its keys are sorted
+	if err != nil {
+		panic(err) // of strings and numbers there is none
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
+}
+
+// ProbeKeys are the keys of the target's probes.
+func (t *Target) ProbeKeys() []string {
+	var keys []string
+	for _, p := range t.Health.Probes {
+		keys = append(keys, p.Key())
+	}
+	return keys
 }
 
 // A ConfigError is a fault in a target's configuration that an operator can

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -201,7 +202,7 @@ func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, t
 		t.Errorf("not one clear line: %q", a.Reason)
 	}
 	s, err := b.tree.Status(state.Verify, "agent")
-	if err != nil || len(s.Attempts) != 1 || s.Attempts[0] != a {
+	if err != nil || len(s.Attempts) != 1 || !reflect.DeepEqual(s.Attempts[0], a) {
 		t.Errorf("recorded %+v, %v", s.Attempts, err)
 	}
 	if left := ls(t, b.in()); len(left) != 0 {

@@ -204,7 +204,7 @@ func matches(v clientView, q url.Values) bool {
 // error that keeps it from attempting anything.
 func trouble(r report, m *manifest.Manifest) bool {
 	switch r.Result {
-	case "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
+	case "committed unproven", "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
 		return true
 	case "":
 		return r.Reason != ""

@@ -171,6 +171,7 @@ func TestTrouble(t *testing.T) {
 	}{
 		{report{Result: "rolled back"}, true},
 		{report{Result: "refused"}, true},
+		{report{Result: "committed unproven"}, true},
 		{report{Result: "not downloaded", Reason: "no network"}, false},
 		{report{Result: "committed"}, false},
 		{report{}, false},

@@ -68,6 +68,9 @@ func run() error {
 	if err := toml.Unmarshal(data, &c); err != nil {
 		return err
 	}
+	if behaviour == "wrong-password" { // it stays up, and is never heard
+		c.Password += "?"
+	}
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.InsecureSkipTLS}}}
 	for ; ; time.Sleep(time.Duration(c.CheckInInterval) * time.Second) {
 		id, err := c.checkIn(client)

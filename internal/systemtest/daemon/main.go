@@ -4,18 +4,28 @@
 //	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
 //
 // A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and tells
-// systemd READY=1 once it does. With $TESTD_CHILD it first starts a program that
+// systemd READY=1 once it does. With $TESTD_TLS it serves the same there by https,
+// with a certificate that no authority has signed. With $TESTD_CHILD it first starts a program that
 // outlives it, as a hypervisor's daemon starts virtual machines. Whatever its
 // behaviour, --version is answered first.
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -30,7 +40,11 @@ func main() {
 		if behaviour == "version-lies" {
 			version = "0.0.0-lie"
 		}
-		fmt.Printf("testd %s (commit none)\n", version)
+		name := filepath.Base(os.Args[0])
+		if strings.HasPrefix(name, "machinemon-") { // as MachineMon's programs do
+			name, _, _ = strings.Cut(name, "-")
+		}
+		fmt.Printf("%s %s (commit none)\n", name, version)
 		return
 	}
 	if err := run(); err != nil {
@@ -40,13 +54,27 @@ func main() {
 }
 
 func run() error {
-	healthz := http.StatusOK
+	healthz := func() int { return http.StatusOK }
 	switch behaviour {
 	case "good", "version-lies":
 	case "needs-key": // in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
 		}
+	case "needs-host-ip": // and says so as loud programs do
+		for i := range 7 {
+			fmt.Println("starting", i)
+		}
+		fmt.Println("\x1b[1;31mFATAL\x1b[0m: HOST_IP not set")
+		os.Exit(1)
+	case "says-goodbye": // else good
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		go func() {
+			<-stop
+			fmt.Println("goodbye from", version)
+			os.Exit(0)
+		}()
 	case "exit0-at-once":
 		return nil
 	case "exit1-at-once":
@@ -63,7 +91,19 @@ func run() error {
 	case "ignore-sigterm":
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
-		healthz = http.StatusInternalServerError
+		healthz = func() int { return http.StatusInternalServerError }
+	case "ill-on-demand": // while that file is there
+		healthz = func() int {
+			if _, err := os.Stat("/run/testd-ill"); err == nil {
+				return http.StatusServiceUnavailable
+			}
+			return http.StatusOK
+		}
+	case "restart-once", "restart-twice": // to be started again, as after a migration
+		if err := restart(map[string]int{"restart-once": 1, "restart-twice": 2}[behaviour]); err != nil {
+			return err
+		}
+	case "silent": // works, and does not say so
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
@@ -85,13 +125,60 @@ func run() error {
 		return err
 	}
 	health := func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(healthz)
+		w.WriteHeader(healthz())
 		fmt.Fprintln(w, `{"status":"ok"}`)
+	}
+	if behaviour != "silent" {
+		fmt.Fprintln(os.Stderr, "testd", version, "is at your service")
 	}
 	http.HandleFunc("GET /healthz", health)
 	http.HandleFunc("GET /health", health)
 	http.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, version) })
+	if address := os.Getenv("TESTD_TLS"); address != "" {
+		if err := serveTLS(address); err != nil {
+			return err
+		}
+	}
 	return http.Serve(l, nil)
+}
+
+// serveTLS serves in the background.
+func serveTLS(address string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testd"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{{127, 0, 0, 1}}}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	l, err := tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	if err != nil {
+		return err
+	}
+	go http.Serve(l, nil)
+	return nil
+}
+
+// restart exits with 75 in the first n runs of this version on this machine.
+func restart(n int) error {
+	const dir = "/var/lib/testd"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for i := range n {
+		marker, err := os.OpenFile(fmt.Sprintf("%s/%s.%d", dir, version, i), os.O_CREATE|os.O_EXCL, 0o644)
+		if err == nil {
+			marker.Close()
+			os.Exit(75)
+		}
+		if !os.IsExist(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // notifyReady does what sd_notify(3) describes, where the unit is Type=notify.

@@ -32,6 +32,14 @@ func (c Client) Build(ctx context.Context) ([]byte, error) {
 	return buildProgram(ctx, "client", Daemon(c))
 }
 
+// Database is one build of the test daemon that has a database, in the same way.
+type Database Daemon
+
+// Build builds the daemon and returns it.
+func (d Database) Build(ctx context.Context) ([]byte, error) {
+	return buildProgram(ctx, "dbd", Daemon(d))
+}
+
 func buildProgram(ctx context.Context, program string, d Daemon) ([]byte, error) {
 	temp, err := os.CreateTemp("", "testd-")
 	if err != nil {

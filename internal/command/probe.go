@@ -1,0 +1,195 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// probed is the JSON of probe.
+type probed struct {
+	Target   string        `json:"target"`
+	Unit     string        `json:"unit"`
+	Exit     int           `json:"exit"`
+	Standing bool          `json:"standing"`
+	Detail   string        `json:"detail,omitempty"` // why it does not stand
+	Probes   []probeResult `json:"probes"`
+}
+
+// probeResult is one probe in it.
+type probeResult struct {
+	Probe      string     `json:"probe"`
+	Passed     bool       `json:"passed"`
+	Unknown    bool       `json:"unknown,omitempty"`
+	Detail     string     `json:"detail"` // what was answered, or why it did not pass
+	Millis     int64      `json:"millis"`
+	LastPassed *time.Time `json:"last_passed,omitempty"` // nil: it never passed here
+}
+
+// probe has the gate try the probes now, and shows what it found. What passes is
+// remembered, as after the baseline of an attempt.
+func (a *app) probe(args []string) error {
+	if err := a.needRoot("probe", args); err != nil {
+		return err
+	}
+	names, err := a.choose(args)
+	if err != nil {
+		return err
+	}
+	t, err := a.targets.Load(names[0])
+	if err != nil {
+		return err
+	}
+	if err := a.tree.Leaving(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	now, known, err := a.probing(ctx, t)
+	if err != nil {
+		return err
+	}
+	p := probedOf(t, now, known)
+	a.worst(p.Exit)
+	return a.print(p, p.text(a.targets.Admin))
+}
+
+// probing starts the gate's look at a target without an attempt. Until it is over
+// neither a person's attempt nor a scheduled one begins.
+func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, state.Passed, error) {
+	busyWith := func(what string) error {
+		return state.Fail(state.NotAttempted, "cannot probe %s now: %s", t.Name, what)
+	}
+	unlock, err := a.tree.LockOperator(t.Name)
+	if errors.Is(err, state.ErrLocked) {
+		return nil, nil, busyWith("another machinemon-update is at work on it")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	if err := a.tree.MakeSwapDir(t.Name); err != nil {
+		return nil, nil, err
+	}
+	release, err := a.tree.Lock(t.Name, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
+	conn, err := systemd.Connect(ctx, unitsOf(t.Name)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	if j, err := a.tree.Journal(t.Name); err != nil {
+		return nil, nil, err
+	} else if j != nil {
+		return nil, nil, busyWith(j.Version + " is on trial")
+	}
+	units, err := conn.Units(ctx, unitsOf(t.Name)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if idle, err := (&follower{tree: a.tree, conn: conn, name: t.Name}).idle(units); err != nil {
+		return nil, nil, err
+	} else if !idle {
+		return nil, nil, busyWith("an attempt is under way")
+	}
+	now, err := a.gateLooks(ctx, conn, t.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	var known state.Passed
+	err = a.tree.Update(state.Swap, t.Name, func(st *state.Status) {
+		known = st.Passed(t.ProbeKeys())
+		st.Learn(known, now.Probes)
+		if len(known) == 0 && now.Standing && st.Installed != nil {
+			st.Installed.Unproven = "" // no probe is left to prove it
+		}
+	})
+	return now, known, err
+}
+
+// gateLooks runs the unit in which the gate looks at a target before a swap.
+func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, name string) (now *state.Baseline, err error) {
+	attempt, gate := state.NewAttempt(), unit("baseline", name)
+	if err := a.tree.SetRequest(name, state.Request{Attempt: attempt, Verb: state.Probe}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		_, terr := a.tree.TakeRequest(name)
+		err = errors.Join(err, terr)
+	}()
+	if err := conn.ResetFailed(ctx, gate); err != nil {
+		return nil, err
+	}
+	if err := conn.Start(ctx, gate); err != nil {
+		return nil, fmt.Errorf("cannot probe %s: %w (hint: journalctl -u %s)", name, err, gate)
+	}
+	now, err = a.tree.Baseline(name, attempt, false)
+	if err == nil && now == nil {
+		err = fmt.Errorf("cannot probe %s: %s has written no report (hint: journalctl -u %s)", name, gate, gate)
+	}
+	return now, err
+}
+
+// probedOf holds the gate's answers against the target's own probes: about others
+// it is not believed.
+func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
+	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
+	found := map[string]state.ProbeResult{}
+	for _, r := range now.Probes {
+		found[r.Key] = r
+	}
+	good := now.Standing
+	for _, probe := range t.Health.Probes {
+		r := found[probe.Key()]
+		good = good && r.Passed
+		one := probeResult{Probe: probe.String(), Passed: r.Passed, Unknown: r.Unknown, Detail: r.Detail, Millis: r.Millis}
+		if at := known[probe.Key()]; !at.IsZero() {
+			one.LastPassed = &at
+		}
+		p.Probes = append(p.Probes, one)
+	}
+	if !good {
+		p.Exit = state.Failed.Exit()
+	}
+	return p
+}
+
+// text is what a person is shown.
+func (p probed) text(admin string) string {
+	line := fmt.Sprintf("%s: %s stands", p.Target, p.Unit)
+	if !p.Standing {
+		line = fmt.Sprintf("%s: %s is not as it must be: %s", p.Target, p.Unit, p.Detail)
+	}
+	line = state.Printable(line) + "\n"
+	if len(p.Probes) == 0 {
+		return line + "  there are no probes: how the unit stands is all that decides\n"
+	}
+	rows := []row{{cells: []string{"PROBE", "RESULT", "TIME"}}}
+	for _, r := range p.Probes {
+		result := map[bool]string{true: "passes", false: "fails"}[r.Passed]
+		if r.Unknown {
+			result = "no answer"
+		}
+		one := row{cells: []string{r.Probe, result, fmt.Sprintf("%d ms", r.Millis)}}
+		one.note(r.Detail)
+		switch {
+		case r.LastPassed == nil:
+			one.note(fmt.Sprintf("it never passed here, and is not believed (hint: mend it in %s/%s.toml)", admin, p.Target))
+		case !r.Passed:
+			one.note("it last passed here at " + r.LastPassed.Local().Format(minutes) + ": an update must make it pass")
+		}
+		rows = append(rows, one)
+	}
+	return line + table(rows)
+}

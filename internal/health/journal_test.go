@@ -1,0 +1,78 @@
+package health
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What systemd 252 writes, as journalctl prints it, the newest first.
+func TestParseEnd(t *testing.T) {
+	exit := func(run, code, status string) string {
+		return `{"INVOCATION_ID":"` + run + `","EXIT_CODE":"` + code + `","MESSAGE_ID":"98e322203f7a4ed290d09fe03c09fe15","EXIT_STATUS":"` + status + `","__CURSOR":"s=1"}` + "\n"
+	}
+	restart := func(run string) string {
+		return `{"MESSAGE_ID":"5eb03494b6584870a536b337290809b3","INVOCATION_ID":"` + run + `"}` + "\n"
+	}
+	for _, c := range []struct {
+		name, journal string
+		want          end
+		fails         bool
+	}{
+		{name: "nothing"},
+		{name: "exit 75", journal: restart("a") + exit("a", "exited", "75"), want: end{known: true, code: cldExited, value: 75}},
+		{name: "a signal", journal: restart("a") + exit("a", "killed", "15"), want: end{known: true, code: cldKilled, value: 15}},
+		{name: "a core", journal: restart("a") + exit("a", "dumped", "6"), want: end{known: true, code: cldDumped, value: 6}},
+		{name: "a success, of which systemd says no more", journal: restart("a"), want: end{clean: true}},
+		{name: "the old program's end is none of it", journal: restart("b") + exit("a", "exited", "75"), want: end{clean: true}},
+		{name: "the newest counts", journal: restart("b") + exit("b", "exited", "1") + restart("a") + exit("a", "exited", "75"), want: end{known: true, code: cldExited, value: 1}},
+		{name: "no restart", journal: exit("a", "exited", "75")},
+		{name: "no number", journal: restart("a") + exit("a", "exited", "many"), want: end{code: cldExited}},
+		{name: "cut short", journal: restart("a") + `{"MESSAGE_ID":`, fails: true},
+	} {
+		got, err := parseEnd([]byte(c.journal))
+		if got != c.want || (err != nil) != c.fails {
+			t.Errorf("%s: %+v, %v", c.name, got, err)
+		}
+	}
+}
+
+func TestFinder(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		pieces []string
+		room   int
+		found  bool
+		stops  int
+	}{
+		{name: "in one piece", pieces: []string{"a\nit works now\n", "more"}, room: 100, found: true, stops: 1},
+		{name: "in two", pieces: []string{"a\nit wo", "rks\n"}, room: 100, found: true, stops: 1},
+		{name: "letter by letter", pieces: strings.Split("xxit worksx", ""), room: 100, found: true, stops: 1},
+		{name: "not", pieces: []string{"it\nworks\n", "it work"}, room: 100},
+		{name: "beyond what is looked at", pieces: []string{"0123456789", "it works"}, room: 10, stops: 1},
+	} {
+		stops := 0
+		f := &finder{text: []byte("it works"), room: c.room, stop: func() { stops++ }}
+		for _, p := range c.pieces {
+			if n, err := f.Write([]byte(p)); n != len(p) || err != nil {
+				t.Errorf("%s: %d, %v", c.name, n, err)
+			}
+		}
+		if f.found != c.found || stops != c.stops || len(f.rest) >= len("it works") {
+			t.Errorf("%s: found %v, %d stops, keeps %q", c.name, f.found, stops, f.rest)
+		}
+	}
+}
+
+func TestHead(t *testing.T) {
+	stops := 0
+	h := &head{limit: 8, stop: func() { stops++ }}
+	for _, p := range []string{"abc", "d\nefghijk"} {
+		if _, err := h.Write([]byte(p)); err != nil {
+			t.Error(err)
+		}
+	}
+	if !slices.Equal(h.data, []byte("abcd\nefg")) || stops != 1 {
+		t.Errorf("%q, %d stops", h.data, stops)
+	}
+}

@@ -1,0 +1,26 @@
+package state
+
+import (
+	"cmp"
+	"strings"
+)
+
+// Aftermath says how what was installed before fares after the trial was undone:
+// no better than somebody has seen it. It is "" of attempts that undid no trial.
+func (a Attempt) Aftermath() string {
+	if a.Result != RolledBack && a.Result != Interrupted {
+		return ""
+	}
+	before := cmp.Or(a.From, "what ran before")
+	switch {
+	case a.Unhealthy != "" && strings.Contains(a.Reason, a.Unhealthy):
+		return before + " is back, but is not healthy"
+	case a.Unhealthy != "":
+		return before + " is back, but is not healthy: " + a.Unhealthy
+	case a.Healthy:
+		return before + " runs again"
+	case a.From == "":
+		return "the files of before are in place"
+	}
+	return "the files of " + a.From + " are in place"
+}

@@ -1,0 +1,48 @@
+package state
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// FileID names a file whatever its path. Who may not enter the file's directory
+// can compare it with /proc/PID/exe all the same. It holds until the file is
+// replaced or the machine boots.
+type FileID struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+// Known reports whether it names a file.
+func (id FileID) Known() bool { return id != FileID{} }
+
+// Identify returns the identity of the file that a path leads to.
+func Identify(path string) (FileID, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	for err == unix.EINTR {
+		err = unix.Stat(path, &st)
+	}
+	if err != nil {
+		return FileID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return FileID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// MainID is the identity of a target's main file as root sees it; unknown where
+// there is none, or none is asked for.
+func MainID(path string) (FileID, error) {
+	if path == "" {
+		return FileID{}, nil
+	}
+	id, err := Identify(path)
+	if os.IsNotExist(err) {
+		return FileID{}, nil
+	}
+	if err != nil {
+		return FileID{}, fmt.Errorf("cannot identify %s: %w", path, cause(err))
+	}
+	return id, nil
+}

@@ -1,0 +1,37 @@
+package systemd
+
+import "slices"
+
+// Exits are ways for a process to end, as RestartForceExitStatus= and
+// SuccessExitStatus= of systemd.service(5) name them.
+type Exits struct{ Statuses, Signals []int32 }
+
+// Empty reports whether no way is named.
+func (e Exits) Empty() bool { return len(e.Statuses)+len(e.Signals) == 0 }
+
+// Name reports whether a process that ended so is among them; code is a CLD_ code
+// of waitid(2), value the exit status or the signal.
+func (e Exits) Name(code, value int32) bool {
+	switch code {
+	case cldExited:
+		return slices.Contains(e.Statuses, value)
+	case cldKilled, cldDumped:
+		return slices.Contains(e.Signals, value)
+	}
+	return false
+}
+
+// Declares reports whether the unit expects its main process to end so.
+func (u Unit) Declares(code, value int32) bool {
+	return u.Forced.Name(code, value) || u.Clean.Name(code, value)
+}
+
+// exits reads a property of type (aiai).
+func exits(property any) Exits {
+	var e Exits
+	if pair, ok := property.([]any); ok && len(pair) == 2 {
+		e.Statuses, _ = pair[0].([]int32)
+		e.Signals, _ = pair[1].([]int32)
+	}
+	return e
+}

@@ -1,0 +1,117 @@
+package systemd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// LogLine is a line that a process of a unit wrote, as the journal has it.
+type LogLine struct {
+	Text       string
+	Invocation string        // which start of the unit wrote it; "" where the journal does not know
+	At         time.Duration // when it came, by [Monotonic]
+}
+
+// journalctl reads the journal for us: its own library would need cgo.
+var journalctl = "/usr/bin/journalctl"
+
+// mostLog is how much of what journalctl prints is looked at: a line of a unit may
+// have many megabytes.
+const mostLog = 1 << 20
+
+// LastLines reads the newest lines, n at most, that the unit's own processes wrote
+// in this boot of the machine, the oldest first. What systemd says of the unit is
+// none of them. boot is the boot's ID as systemd prints it: %b in a unit file.
+func (c *Conn) LastLines(ctx context.Context, unit, boot string, n int) ([]LogLine, error) {
+	if boot == "" {
+		return nil, fmt.Errorf("cannot read the journal of %s: the boot's ID is not known", unit)
+	}
+	// The newest first, for the others are what may be cut off. Not --boot: it reads
+	// the ID from where ProcSubset=pid hides it.
+	cmd := exec.CommandContext(ctx, journalctl, "--quiet", "--no-pager", "--all", "--reverse", "--lines="+strconv.Itoa(n),
+		"--output=json", "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID", "_SYSTEMD_UNIT="+unit, "_BOOT_ID="+boot)
+	cmd.Env = []string{"LANG=C.UTF-8"}
+	cmd.WaitDelay = 100 * time.Millisecond
+	var out, said cappedBuffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil && !out.full {
+		if ctx.Err() != nil {
+			err = errors.New("journalctl does not end")
+		} else if len(said.data) > 0 {
+			err = errors.New(strings.TrimSpace(string(said.data)))
+		}
+		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
+	}
+	lines := parseLog(out.data)
+	slices.Reverse(lines)
+	return lines, nil
+}
+
+// parseLog reads journalctl's JSON as far as it goes.
+func parseLog(doc []byte) (lines []LogLine) {
+	for d := json.NewDecoder(bytes.NewReader(doc)); ; {
+		var e struct {
+			Message    message `json:"MESSAGE"`
+			Invocation string  `json:"_SYSTEMD_INVOCATION_ID"`
+			Monotonic  string  `json:"__MONOTONIC_TIMESTAMP"`
+		}
+		if d.Decode(&e) != nil {
+			return lines // the end, or where it was cut off
+		}
+		usec, err := strconv.ParseInt(e.Monotonic, 10, 64)
+		if err != nil {
+			continue // no entry of a journal is without it
+		}
+		lines = append(lines, LogLine{string(e.Message), e.Invocation, time.Duration(usec) * time.Microsecond})
+	}
+}
+
+// message is a field as journalctl exports it: a string, or the numbers of its
+// bytes where those are not all printable, or several of them.
+type message string
+
+func (m *message) UnmarshalJSON(b []byte) error {
+	var text string
+	var raw []byte
+	var numbers []uint16
+	var several []message
+	switch {
+	case json.Unmarshal(b, &text) == nil:
+	case json.Unmarshal(b, &numbers) == nil:
+		for _, n := range numbers {
+			raw = append(raw, byte(n))
+		}
+		text = string(raw)
+	case json.Unmarshal(b, &several) == nil:
+		for _, one := range several {
+			text += string(one) + "\n"
+		}
+	}
+	*m = message(text)
+	return nil
+}
+
+// cappedBuffer keeps the first bytes that are written to it, and takes no more: who
+// writes on ends by SIGPIPE.
+type cappedBuffer struct {
+	data []byte
+	full bool
+}
+
+func (b *cappedBuffer) Write(p []byte) (int, error) {
+	n := min(len(p), mostLog-len(b.data))
+	b.data = append(b.data, p[:n]...)
+	if n < len(p) {
+		b.full = true
+		return n, errors.New("no more is read")
+	}
+	return n, nil
+}

@@ -1,0 +1,191 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// The power goes at any moment at which data are saved or restored: after the boot
+// the old version serves with all that it has acknowledged, and an update succeeds.
+func TestSnapshotPower(t *testing.T) {
+	t.Parallel()
+	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
+	picture := c.picture()
+	// The steps of one machine are none of their own: the server must outlive them.
+	for n, test := range []struct {
+		name, behaviour string
+		// reach returns when the power is to go.
+		reach func(since machine.Cursor)
+	}{
+		{"before the data are saved, the unit is stopped", "exit-migrated", func(since machine.Cursor) {
+			c.awaitHeld(since, atData)
+		}},
+		{"when the data are saved", "exit-migrated", func(since machine.Cursor) {
+			c.letGo(atData)
+			c.awaitHeld(since, atDataDone)
+		}},
+		{"in the trial, after the migration", "", func(since machine.Cursor) {
+			c.pass()
+			c.awaitTrial()
+		}},
+		{"before the data are restored", "exit-migrated", func(since machine.Cursor) {
+			c.passTo(since)
+			c.awaitHeld(since, atData)
+		}},
+		{"when the data are restored", "exit-migrated", func(since machine.Cursor) {
+			c.passTo(since)
+			c.letGo(atData)
+			c.awaitHeld(since, atDataDone)
+		}},
+		{"when the old version runs again", "exit-migrated", func(since machine.Cursor) {
+			c.passTo(since)
+			c.hold(atClosing)
+			c.letGo(atData)
+			c.letGo(atDataDone)
+			c.awaitHeld(since, atClosing)
+			c.awaitTestd("1.0.0")
+			c.awaitAcked(c.integrity().Acked + 20)
+		}},
+	} {
+		t.Log(test.name)
+		c.target(strings.Replace(dbdTarget(wholeDir, stopFirst), "settle_seconds = 1", "settle_seconds = 50", 1))
+		version := fmt.Sprintf("2.%d.0", n)
+		c.publishDatabase(releases.Database{Version: version, Behaviour: test.behaviour})
+		acked := c.integrity().Acked
+		c.hold(atData)
+		c.hold(atDataDone)
+		since := c.cursor()
+		apply := c.startApply()
+		test.reach(since)
+		c.Yank()
+		c.wait(apply) // died with the machine
+
+		c.bootAndServe()
+		c.assertOrder(since, recoverFirst...)
+		if got := c.assertData(firstDatabase); got.Acked <= acked {
+			t.Errorf("no row was acknowledged during the update: %d, then %+v", acked, got)
+		}
+		if got := c.picture(); got != picture {
+			t.Errorf("there are\n%s, were\n%s", got, picture)
+		}
+		c.assertDataClosed()
+		if t.Failed() {
+			t.Fatalf("the power went %s", test.name)
+		}
+	}
+	c.target(dbdTarget(wholeDir, stopFirst))
+	good := releases.Database{Version: "3.0.0"}
+	c.publishDatabase(good)
+	c.apply(0, "committed 3.0.0 (was 1.0.0)")
+	c.assertData(good)
+	c.assertDataClosed()
+}
+
+// pass lets the data be saved or restored.
+func (c *chain) pass() {
+	c.t.Helper()
+	c.letGo(atData)
+	c.letGo(atDataDone)
+}
+
+// passTo lets the data be saved, and holds the rollback before they are restored.
+func (c *chain) passTo(since machine.Cursor) {
+	c.t.Helper()
+	c.letGo(atData)
+	c.awaitHeld(since, atDataDone)
+	c.hold(atData)
+	c.letGo(atDataDone)
+	c.hold(atDataDone)
+	c.awaitEvent(since, inChain("rollback starting")[0])
+	c.awaitHeld(since, atData)
+}
+
+// awaitAcked waits until the daemon has acknowledged so many rows.
+func (b *box) awaitAcked(n int64) {
+	b.t.Helper()
+	b.ok(machine.WaitFor(b.t.Context(), fmt.Sprintf("%d rows are acknowledged", n), func() bool { return b.integrity().Acked >= n }))
+}
+
+// The swapper is killed while it saves or restores data: the unit runs again, with
+// all that it has acknowledged.
+func TestSnapshotKilled(t *testing.T) {
+	t.Parallel()
+	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
+	picture := c.picture()
+	for n, test := range []struct {
+		name  string
+		stop  string
+		reach func(since machine.Cursor)
+		ends  func(r machine.Result)
+	}{
+		{"before it saves, and before the journal", "", func(since machine.Cursor) {
+			c.awaitHeld(since, atData)
+			c.kill("swap")
+		}, func(r machine.Result) {
+			c.said(r, 1, "failed: machinemon-swap@testd.service failed (signal)", "nothing was changed")
+		}},
+		{"when it has saved, the unit is stopped", stopFirst, func(since machine.Cursor) {
+			c.letGo(atData)
+			c.awaitHeld(since, atDataDone)
+			c.kill("swap")
+		}, func(r machine.Result) { c.said(r, 4, "interrupted 2.1.0", "1.0.0 runs again") }},
+		{"before it restores", stopFirst, func(since machine.Cursor) {
+			c.passTo(since)
+			c.kill("rollback")
+			c.awaitEvent(since, inChain("rollback restarting")[0])
+		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.2.0", "1.0.0 runs again") }},
+		{"when it has restored", stopFirst, func(since machine.Cursor) {
+			c.passTo(since)
+			c.letGo(atData)
+			c.awaitHeld(since, atDataDone)
+			c.kill("rollback")
+			c.awaitEvent(since, inChain("rollback restarting")[0])
+		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.3.0", "1.0.0 runs again") }},
+		{"when the old version runs again", stopFirst, func(since machine.Cursor) {
+			c.passTo(since)
+			c.hold(atClosing)
+			c.pass()
+			c.awaitHeld(since, atClosing)
+			c.awaitTestd("1.0.0")
+			c.awaitAcked(c.integrity().Acked + 20)
+			c.kill("rollback")
+			c.awaitEvent(since, inChain("rollback restarting")[0])
+			c.letGo(atClosing)
+		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.4.0", "1.0.0 runs again") }},
+	} {
+		c.step(test.name, func() {
+			c.target(dbdTarget(wholeDir, test.stop))
+			version := fmt.Sprintf("2.%d.0", n)
+			c.publishDatabase(releases.Database{Version: version, Behaviour: "exit-migrated"})
+			acked := c.integrity().Acked
+			c.hold(atData)
+			c.hold(atDataDone)
+			since := c.cursor()
+			apply := c.startApply()
+			test.reach(since)
+			c.must("rm", "-f", atData.file(), atDataDone.file())
+			test.ends(c.wait(apply))
+			if got := c.assertData(firstDatabase); got.Acked <= acked {
+				c.t.Errorf("no row was acknowledged during the update: %d, then %+v", acked, got)
+			}
+			if got := c.picture(); got != picture {
+				c.t.Errorf("there are\n%s, were\n%s", got, picture)
+			}
+			if n > 0 { // else the next update clears it
+				c.assertDataClosed()
+			}
+			c.must("sh", "-c", "systemctl reset-failed; machinemon-update unskip testd")
+		})
+	}
+	good := releases.Database{Version: "3.0.0"}
+	c.publishDatabase(good)
+	c.apply(0, "committed 3.0.0 (was 1.0.0)")
+	c.assertData(good)
+	c.assertDataClosed()
+}

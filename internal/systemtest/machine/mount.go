@@ -1,0 +1,76 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// MountImage makes a file system of this type and size by its mkfs on this host, and
+// mounts it at a directory of the machine, which has no block devices itself. It
+// lasts until the machine is off.
+func (m *Machine) MountImage(fstype string, size int64, at string) error {
+	image := filepath.Join(m.dir, fstype+".img")
+	device, err := loop(image, fstype, size)
+	if err == nil {
+		err = m.mountDevice(fstype, device, at)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot mount %s at %s of %s: %w", image, at, m.Name, err)
+	}
+	return nil
+}
+
+// loop makes the image a block device, which is gone with its last mount.
+func loop(image, fstype string, size int64) (device string, err error) {
+	f, err := os.Create(image)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("mkfs."+fstype, "-q", image).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mkfs.%s: %w: %s", fstype, err, out)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("losetup: %w: %s", err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// mountDevice mounts a device of this host, whose mount is made here and attached
+// there. The device is let go when the mount is.
+func (m *Machine) mountDevice(fstype, device, at string) (err error) {
+	defer func() { // as soon as nothing uses it
+		if out, derr := exec.Command("losetup", "--detach", device).CombinedOutput(); derr != nil {
+			err = errors.Join(err, fmt.Errorf("losetup: %w: %s", derr, out))
+		}
+	}()
+	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", device); err != nil {
+		return err
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mount)
+	return m.inside(unix.CLONE_NEWNS, func() error {
+		return unix.MoveMount(mount, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	})
+}
