@@ -85,7 +85,7 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 		at.Version, at.Result = j.Version, state.RollbackFailed
 		at.Reason = fmt.Sprintf("%s failed, and the trial is still open (hint: journalctl -u %s)", step, step)
 	}
-	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && at.Result == state.RolledBack {
+	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.RolledBack || at.Result == state.Interrupted) {
 		at.Result = state.Settled // what the operator wanted is no failure
 	}
 	return at, err

@@ -111,13 +111,18 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 			reason += ": files of another release, or of several"
 		}
 	}
+	// By the same ID as the trial, whose failed rollback this takes the place of.
+	a := s.ended(j, "rollback", state.Settled, reason)
 	if !kept && j.Finding != state.Unsure {
 		// The old release was no better; but whoever keeps something else does not
 		// want this one to come back by itself.
-		st.Reject(rejectionOf(j, j.Reason), j.Finding == "")
+		r := rejectionOf(j, j.Reason)
+		st.Reject(r, j.Finding == "")
+		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+			a.Rejected = j.Version
+		}
 	}
-	// By the same ID as the trial, whose failed rollback this takes the place of.
-	st.Record(s.ended(j, "rollback", state.Settled, reason))
+	st.Record(a)
 	if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 		return err
 	}
