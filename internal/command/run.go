@@ -125,9 +125,6 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		outcomes = append(outcomes, o)
 		if !a.json {
 			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
-			if at.Warning != "" {
-				fmt.Fprintf(a.out, "  warning: %s\n", state.Printable(at.Warning))
-			}
 			for _, line := range below(name, at, true) {
 				fmt.Fprintln(a.out, "  "+state.Printable(line))
 			}

@@ -172,9 +172,6 @@ func (s targetStatus) row() row {
 	if s.Error == "" {
 		r.note(reason)
 	}
-	if s.Last != nil && s.Last.Warning != "" {
-		r.note("warning: " + s.Last.Warning)
-	}
 	if s.Error == "" && s.Held == nil && s.Last != nil {
 		r.aftermath(s.Target, *s.Last, rejected)
 	}
@@ -248,9 +245,6 @@ func (a *app) history(args []string) error {
 			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
 				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
-			if at.Warning != "" {
-				r.note("warning: " + at.Warning)
-			}
 			r.aftermath(names[0], at, rejected)
 			rows = append(rows, r)
 		}
