@@ -155,7 +155,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		out = outcome{finding: state.Unsure, reason: oneLine(err.Error())}
 	}
 	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, MainPID: out.pid, Probes: out.tried()}
+		Unproven: out.unproven, MainPID: out.pid, Probes: out.tried(), Failed: out.failed}
 	return r, g.tree.SetReport(name, *r)
 }
 

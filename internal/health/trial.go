@@ -41,6 +41,7 @@ type trial struct {
 
 	settling time.Time // since when it settles; zero: not yet
 	doom     string    // a probe's failure in the settle time
+	doomed   string    // by which probe
 	doomAt   time.Time // when it counts
 	end      *outcome
 }
@@ -130,6 +131,7 @@ func (t *trial) hears(now time.Time, i int, err error) {
 		if p.excused {
 			p.dropped = true
 		} else {
+			t.doomed = p.name
 			t.doom = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
 			t.doomAt = now.Add(explained)
 		}
@@ -161,6 +163,7 @@ func (t *trial) advance(now time.Time) {
 	case t.doom != "":
 		if !now.Before(t.doomAt) {
 			t.finish(state.Bad, t.doom)
+			t.end.failed = t.doomed
 		}
 		return
 	case t.settling.IsZero():
@@ -221,6 +224,7 @@ func (t *trial) overdue() {
 				detail = "no answer"
 			}
 			t.finish(state.Bad, p.name+" did not pass"+within+": "+detail)
+			t.end.failed = p.name
 		}
 	}
 }

@@ -46,6 +46,8 @@ type Report struct {
 	Unproven bool          `json:"unproven,omitempty"` // no probe was left to prove it
 	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
 	Probes   []ProbeResult `json:"probes"`
+	// Failed is the probe that decided against the release; "" when none did.
+	Failed string `json:"failed,omitempty"`
 }
 
 // The gate's files. Before the swap and after a rollback are kept apart, so

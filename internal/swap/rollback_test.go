@@ -24,6 +24,7 @@ func TestRolledBack(t *testing.T) {
 		before  []state.ProbeResult
 		finding state.Finding // "": no report
 		during  []state.ProbeResult
+		failed  string // the probe that decided
 		after   state.Baseline
 		stopped bool // the unit did not run before the swap
 		result  state.Result
@@ -44,6 +45,10 @@ func TestRolledBack(t *testing.T) {
 			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "not healthy either", waits: true},
 		{name: "cannot tell, and before there was no answer", before: unknown, finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, waits: true},
+		{name: "bad by a probe that the old one failed before, and does", before: probe(false), finding: state.Bad, during: probe(false), failed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "judged; not rejected: the old version is not healthy either: tcp", waits: true},
+		{name: "bad by a probe of which the old one has no answer", before: probe(false), finding: state.Bad, during: probe(false), failed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: unknown}, result: state.RolledBack, reject: true},
 		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack, waits: true},
 		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
@@ -63,7 +68,7 @@ func TestRolledBack(t *testing.T) {
 			r.sys.after = c.after
 			r.step(t, "swap")
 			if c.finding != "" {
-				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during}))
+				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during, Failed: c.failed}))
 			}
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
