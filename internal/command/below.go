@@ -7,10 +7,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// below is what is said of an attempt on lines of their own, below its reason: the
-// new program's own last words, where there are more, and how to undo what the
+// below is what is said of an attempt on lines of their own, below its reason: what
+// the operator should know of it, the new program's own last words, where there are more, and how to undo what the
 // attempt has rejected, if that still is.
 func below(name string, at state.Attempt, rejected bool) (lines []string) {
+	if at.Warning != "" {
+		lines = append(lines, "warning: "+at.Warning)
+	}
 	for _, said := range at.Said {
 		lines = append(lines, name+" said: "+said)
 	}

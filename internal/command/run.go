@@ -37,10 +37,9 @@ func (a *app) check(args []string) error {
 	if !a.root {
 		return a.each(args, a.look)
 	}
-	ask := a.asking(state.Check)
 	return a.each(args, func(ctx context.Context, name string) (state.Attempt, error) {
 		a.warn(ctx, name)
-		return ask(ctx, name)
+		return a.checkOne(ctx, name)
 	})
 }
 
@@ -157,7 +156,9 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.RolledBack, state.Interrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.RollbackFailed:
-		s += " (hint: see systemctl status, then " + swap.SettleHint(name) + ")"
+		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
+			s += " (hint: see systemctl status, then " + hint + ")"
+		}
 	}
 	return s + at.Detour()
 }

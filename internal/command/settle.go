@@ -69,19 +69,23 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	if err := conn.ResetFailed(ctx, step); err != nil {
 		return at, err
 	}
-	// How it went is in the records.
+	// How it went is in the records, unless the unit died before it wrote one.
 	err = conn.Start(ctx, step)
-	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
+	_, failed := errors.AsType[*systemd.JobError](err)
+	if err != nil && !failed {
 		return at, err
 	}
 	if _, err := a.tree.TakeRequest(name); err != nil { // the unit may have died before
 		return at, err
 	}
 	all, err := a.tree.History(name)
-	if i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == j.Attempt }); i >= 0 {
+	if i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == j.Attempt }); i >= 0 && !(failed && all[i].Time.Before(at.Time)) {
 		at = all[i]
+	} else if failed {
+		at.Version, at.Result = j.Version, state.RollbackFailed
+		at.Reason = fmt.Sprintf("%s failed, and the trial is still open (hint: journalctl -u %s)", step, step)
 	}
-	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && at.Result == state.RolledBack {
+	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.RolledBack || at.Result == state.Interrupted) {
 		at.Result = state.Settled // what the operator wanted is no failure
 	}
 	return at, err

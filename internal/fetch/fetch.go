@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -110,8 +111,9 @@ type fetcher struct {
 	rootOnly func(path string) error
 	// machineID is the file with the machine's ID.
 	machineID string
-	digest    string // of the files that the release would install; "" when its manifest does not list them
-	noDelta   string // what was wrong with the deltas; "" for nothing
+	digest    string      // of the files that the release would install; "" when its manifest does not list them
+	noDelta   string      // what was wrong with the deltas; "" for nothing
+	unit      *state.File // the unit's own file in the release; nil when its manifest does not list it
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
@@ -146,7 +148,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err != nil {
 		return nil, state.Failed, err
 	}
-	f.digest = installedDigest(t.Install, r)
+	f.digest, f.unit = installedDigest(t.Install, r), unitFile(t, r)
 	if r.manifest.Disabled {
 		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
 	}
@@ -243,6 +245,17 @@ func installedDigest(installs []target.Install, r *release) string {
 	return state.Digest(files)
 }
 
+// unitFile is the unit's own file in a release; nil when its manifest lists none.
+func unitFile(t *target.Target, r *release) *state.File {
+	for _, i := range t.Install {
+		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
+		if listed && filepath.Base(i.To) == t.Unit {
+			return &state.File{To: i.To, SHA256: c.SHA256}
+		}
+	}
+	return nil
+}
+
 // ended is the attempt's record.
 func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
@@ -276,7 +289,7 @@ func (f *fetcher) record(r *release, result state.Result, end error) (state.Atte
 			s.Offer = nil
 			if !r.manifest.Disabled {
 				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.signed == nil, Signed: r.signed,
-					Digest: f.digest, Archive: r.platform.SHA256, NotYet: f.notYet(r.manifest)}
+					Digest: f.digest, Archive: r.platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.manifest)}
 			}
 		}
 		s.Record(a)

@@ -273,6 +273,8 @@ func TestJudge(t *testing.T) {
 	before := func(attempt string, r state.ProbeResult) *state.Baseline {
 		return &state.Baseline{Attempt: attempt, Standing: true, Probes: []state.ProbeResult{r}}
 	}
+	late := running(os.Getpid())
+	late.Began = time.Second // after the boot: longer ago than the limit
 	for _, c := range []struct {
 		name     string
 		systemd  manager
@@ -293,6 +295,7 @@ func TestJudge(t *testing.T) {
 		{"another attempt's baseline", self, false, before("other", state.ProbeResult{}), false, state.Bad, false},
 		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.Bad, false},
 		{"no systemd", nil, true, nil, false, state.Unsure, false},
+		{"the start took the whole limit", fake{unit: late}, true, nil, false, state.Bad, false},
 		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.Unsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

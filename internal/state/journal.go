@@ -56,6 +56,9 @@ type Change struct {
 	// Saved is what a snapshot's backup holds, in package snapshot's words; "" where
 	// nothing was there to be saved.
 	Saved string `json:"saved,omitempty"`
+	// Live says that the running program works on them: a directory, a database, or
+	// data of its own user. Others, such as a configuration, may change while it runs.
+	Live bool `json:"live,omitempty"`
 	// Theirs says that others than root can write there, and that the data are saved
 	// and restored by the journal's Owner.
 	Theirs bool `json:"theirs,omitempty"`
@@ -92,6 +95,7 @@ type Journal struct {
 	Verdict    Verdict   `json:"verdict,omitempty"`
 	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
 	Reason     string    `json:"reason,omitempty"`
+	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
 	Probes     Passed    `json:"probes,omitempty"` // the target's
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
@@ -128,6 +132,14 @@ type Journal struct {
 	// MainID is the main file as root put it in place last: the new one from the
 	// swap on, the old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Warn adds to what the operator should know of the attempt.
+func (j *Journal) Warn(text string) {
+	if j.Warning != "" {
+		j.Warning += "; "
+	}
+	j.Warning += text
 }
 
 // Digest names a set of installed files by their bytes, whatever archive they

@@ -84,6 +84,8 @@ type Attempt struct {
 	Started time.Time `json:"started,omitzero"`
 	// Rejected is the version that the end of this attempt rejected.
 	Rejected string `json:"rejected,omitempty"`
+	// Warning is what the operator should know of it however it ended.
+	Warning string `json:"warning,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -129,6 +131,8 @@ type Offer struct {
 	// What a rejection would be remembered by; see [Rejection].
 	Digest  string `json:"digest,omitempty"`
 	Archive string `json:"archive"`
+	// Unit is the unit's own file, if the manifest lists it.
+	Unit *File `json:"unit,omitempty"`
 	// Signed is the metadata that vouches for it; none under checksum trust.
 	Signed []Signed `json:"signed,omitempty"`
 }
@@ -272,7 +276,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
-	a.Reason, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.NoDelta), Line(a.Unhealthy)
+	a.Reason, a.Warning, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.Warning), Line(a.NoDelta), Line(a.Unhealthy)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]

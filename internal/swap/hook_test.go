@@ -59,10 +59,25 @@ func TestPreSwap(t *testing.T) {
 		r.want(t, oldFiles)
 		r.closed(t)
 		r.ended(t, "a1", state.Failed, "the pre_swap hook failed: exit status 3")
+		if r.sys.called("restart agent.service") > 0 {
+			t.Error("the old program was restarted for nothing")
+		}
 		if r.last(t).Manifest == "" {
 			t.Error("its back-off is not keyed by the manifest")
 		}
-		// It may have changed the data that the old program is at work on.
+		if !r.sys.order("stop machinemon-hook@agent.service") {
+			t.Errorf("calls %q", r.sys.calls)
+		}
+	})
+	t.Run("failed, with data that the program is at work on", func(t *testing.T) {
+		r := newRig(t)
+		hooked(t, r)
+		must(t, os.WriteFile(r.at("etc/config-wal"), []byte("pages"), 0o640))
+		r.sys.fails["hook migrate"] = errors.New("exit status 3")
+		r.fails(t, "swap", state.Failed, "the pre_swap hook failed: exit status 3")
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.ended(t, "a1", state.Failed, "the pre_swap hook failed: exit status 3")
 		if !r.sys.order("stop machinemon-hook@agent.service", "stop agent.service", "restart agent.service") {
 			t.Errorf("calls %q", r.sys.calls)
 		}

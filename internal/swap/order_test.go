@@ -264,15 +264,23 @@ func TestSettle(t *testing.T) {
 	}
 	t.Run("keep", func(t *testing.T) {
 		for _, c := range []struct{ content, installed, previous string }{
-			{"agent 1", "v1", ""}, {"agent 2", "", "v1"}, {"agent 9", "", "v1"},
+			{"agent 1", "v1", ""}, {"agent 2", "v2", "v1"}, {"agent 9", "v2", "v1"},
 		} {
 			r := failed(t)
 			byHand(t, r, c.content)
 			r.word(t, state.Keep)
 			r.step(t, "rollback")
-			r.closed(t)
 			r.ended(t, "a1", state.Settled, "keeps what is installed")
 			st := r.status(t)
+			if c.installed == "v1" {
+				r.closed(t)
+			} else if j, err := r.tree.Journal("agent"); j != nil || err != nil || Unchanged(st.Installed) {
+				t.Errorf("%s: journal %+v, %v; installed %+v", c.content, j, err, st.Installed)
+			}
+			// Nobody kept it: it does not come back by itself.
+			if st.Rejects("", sum("v2"), 2) == nil {
+				t.Errorf("%s: rejected: %+v", c.content, st.Rejected)
+			}
 			installed, previous := "", ""
 			if st.Installed != nil {
 				installed = st.Installed.Version
@@ -302,22 +310,32 @@ func TestSettle(t *testing.T) {
 		r.word(t, state.Keep)
 		r.step(t, "rollback")
 		r.closed(t)
-		if st := r.status(t); st.Installed == nil || st.Installed.Version != "v2" || st.Previous == nil || st.Previous.Version != "v1" {
+		if st := r.status(t); st.Installed == nil || st.Installed.Version != "v2" || st.Previous == nil || st.Previous.Version != "v1" || len(st.Rejected) > 0 {
 			t.Errorf("status: %+v", st)
 		}
 	})
 	t.Run("back", func(t *testing.T) {
 		r := failed(t)
+		// The first time the old program still does not run.
+		byHand(t, r, "agent 8")
+		r.word(t, state.Back)
+		r.sys.after = state.Baseline{Detail: "failed (dead)"}
+		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+		r.sys.after = state.Baseline{Standing: true}
 		byHand(t, r, "agent 9")
 		r.word(t, state.Back)
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
 		r.ended(t, "a1", state.RolledBack)
-		if got, err := os.ReadFile(r.at("bin/agent.aside-a1")); err != nil || string(got) != "agent 9" {
-			t.Errorf("the operator's own file is lost: %q, %v", got, err)
+		for name, content := range map[string]string{"bin/agent.aside-a1": "agent 8", "bin/agent.aside-a1.2": "agent 9"} {
+			if got, err := os.ReadFile(r.at(name)); err != nil || string(got) != content {
+				t.Errorf("the operator's own file is lost: %q, %v", got, err)
+			}
+			if w := r.last(t).Warning; !strings.Contains(w, r.at("bin/agent")+", which was not of this update, is now "+r.at(name)) {
+				t.Errorf("its place is not told: %q", w)
+			}
 		}
-		must(t, os.Remove(r.at("bin/agent.aside-a1")))
 	})
 	t.Run("changed in the trial", func(t *testing.T) {
 		r := newRig(t)

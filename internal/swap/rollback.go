@@ -49,7 +49,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = err == nil
-	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && !dataReturns(j) {
+	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
 	if j.Restored && dataReturns(j) {
@@ -91,6 +91,10 @@ func helpersOf(j *state.Journal) (units []string) {
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
 	if !dataReturns(j) || j.Restored && j.RollbackFailed == "" {
 		return s.restore(j)
+	}
+	if runsOn(j) {
+		changed, err = s.restore(j)
+		return changed, errors.Join(err, s.restoreData(ctx, j))
 	}
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
@@ -234,8 +238,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 			finding = state.Unsure
 		}
 	}
-	r := state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
-		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
+	r := rejectionOf(j, reason)
 	switch {
 	case finding == state.Bad:
 		st.Reject(r, false)
@@ -257,6 +260,11 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	}
 	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
 	st.Record(a)
+}
+
+func rejectionOf(j *state.Journal, reason string) state.Rejection {
+	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Digest: state.Digest(j.NewFiles()),
+		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
 // illness says what is wrong with the old program, of what was right before.

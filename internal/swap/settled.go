@@ -2,7 +2,9 @@ package swap
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -47,9 +49,15 @@ func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err
 		return true, err
 	}
 	s.logf("%s: the operator asks for one more rollback", describe(j))
-	return false, setAside(j, func(from, to string) {
-		s.logf("%s: moved %s, which is not of this update, to %s", describe(j), from, to)
+	err = setAside(j, func(from, to string) {
+		moved := fmt.Sprintf("%s, which was not of this update, is now %s", from, to)
+		s.logf("%s: %s", describe(j), moved)
+		j.Warn(moved)
 	})
+	if err != nil {
+		return true, s.failedRollback(ctx, j, err)
+	}
+	return false, nil
 }
 
 // setAside moves what somebody else has put in the places of the trial's files out
@@ -61,7 +69,12 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 			continue // an error shows again when the file is restored
 		}
 		aside := c.To + ".aside-" + j.Attempt
-		if err := renameNew(c.To, aside); err != nil {
+		err = renameNew(c.To, aside)
+		for n := 2; errors.Is(err, fs.ErrExist); n++ { // from the settling before
+			aside = fmt.Sprintf("%s.aside-%s.%d", c.To, j.Attempt, n)
+			err = renameNew(c.To, aside)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot move %s aside: %w%s", c.To, cause(err), hint(err))
 		}
 		say(c.To, aside)
@@ -69,8 +82,10 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 	return nil
 }
 
-// settleKeep ends the trial with the files that are installed now. What is known of
-// them is recorded; the old files stay the previous release's.
+// settleKeep ends the trial with the files that are installed now, and keeps the old
+// ones as the previous release. Of files that are neither, the record is the new
+// release's, as of a release that was changed by hand since: a scheduled run leaves
+// them alone. A release that failed, and was not kept, is rejected.
 func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will find no trial
@@ -79,7 +94,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err != nil {
 		return err
 	}
-	reason := "the operator keeps what is installed"
+	reason, kept := "the operator keeps what is installed", false
 	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
 	case old: // the record of them stands, and so does that of the release before
 		reason += ": " + state.Called(j.From)
@@ -88,16 +103,26 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		if st.Installed != nil && st.Installed.Version == j.From {
 			st.Previous.Sequence, st.Previous.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
 		}
-		st.Installed = nil
+		st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		kept = fresh
 		if fresh {
-			st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 			reason += ": " + state.Called(j.Version)
 		} else {
 			reason += ": files of another release, or of several"
 		}
 	}
 	// By the same ID as the trial, whose failed rollback this takes the place of.
-	st.Record(s.ended(j, "rollback", state.Settled, reason))
+	a := s.ended(j, "rollback", state.Settled, reason)
+	if !kept && j.Finding != state.Unsure {
+		// The old release was no better; but whoever keeps something else does not
+		// want this one to come back by itself.
+		r := rejectionOf(j, j.Reason)
+		st.Reject(r, j.Finding == "")
+		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
+			a.Rejected = j.Version
+		}
+	}
+	st.Record(a)
 	if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
 		return err
 	}

@@ -191,6 +191,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	j.Invocation = unit.Invocation
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	j.Spares = unit.SparesChildren()
+	sw.warnOfChildren(unit)
 	j.Stopped = sw.target.StopFirst
 	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
 		return err

@@ -157,7 +157,7 @@ func plain(files []state.File) []state.File {
 
 func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
 	a := state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
-		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason}
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason, Warning: j.Warning}
 	if stage == "rollback" && j.Phase == state.Trial {
 		a.Said, a.Unit, a.Started = j.Said, j.Unit, j.Started
 	}

@@ -29,11 +29,9 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	overdue := make(chan error, 1)
+	ended, overdue := make(chan struct{}), make(chan error, 1)
 	if limit > 0 {
-		go func() { overdue <- c.cancelLate(ctx, name, now, limit) }()
+		go func() { overdue <- c.cancelLate(ctx, ended, name, now, limit) }()
 	} else {
 		overdue <- nil
 	}
@@ -41,7 +39,7 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
 		return err
 	})
-	stop()
+	close(ended) // also by the cancelling, whose own answer is still awaited
 	if late := <-overdue; late != nil {
 		return late
 	}
@@ -49,20 +47,17 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 }
 
 // cancelLate cancels the unit's job once a start that began after the given time
-// has taken longer than the limit. It returns nil when ctx ends first. Each wait is
-// as long as the start can still take, so the limit is met exactly without polling.
-func (c *Conn) cancelLate(ctx context.Context, name string, after, limit time.Duration) error {
+// has taken longer than the limit. It returns nil when the job ends first. Each wait
+// is as long as the start can still take, so the limit is met exactly without polling.
+func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name string, after, limit time.Duration) error {
 	for wait := limit; ; {
 		select {
-		case <-ctx.Done():
+		case <-ended:
 			return nil
 		case <-time.After(wait):
 		}
 		u, err := c.Unit(ctx, name)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
 		now, err := Monotonic()

@@ -29,6 +29,8 @@ type Unit struct {
 	Writable  []string // ReadWritePaths=
 	KillMode  string   // KillMode= as systemd has it loaded
 	Triggers  []string // sockets, timers and path units that start it
+	Fragment  string   // its unit file
+	DropIns   []string // in the order in which systemd reads them
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC, zero
 	// when it never did: the start of the program that runs, or is being started.
 	Began  time.Duration
@@ -131,6 +133,8 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.Writable, _ = p["ReadWritePaths"].([]string)
 	u.KillMode, _ = p["KillMode"].(string)
 	u.Triggers, _ = p["TriggeredBy"].([]string)
+	u.Fragment, _ = p["FragmentPath"].(string)
+	u.DropIns, _ = p["DropInPaths"].([]string)
 	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
 		u.Began = time.Duration(usec) * time.Microsecond
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -84,12 +85,35 @@ func TestChildrenSurvive(t *testing.T) {
 					c.t.Errorf("%+v, want exit status %d and %q", r, exit, says)
 				}
 			}
+			// Who would lose them by the stop after this update is told before.
+			warned := func(since machine.Cursor, version string) {
+				c.t.Helper()
+				warning := "with the unit file of " + version + ", a stop of testd.service ends all its processes (KillMode=control-group); until now it left its children alone (KillMode=process)"
+				shown := c.must("machinemon-update", "status", "testd") + c.must("machinemon-update", "history", "testd")
+				if test.old != sparingUnit {
+					if strings.Contains(shown, "warning: ") {
+						c.t.Errorf("without a reason it warns:\n%s", shown)
+					}
+					return
+				}
+				c.await(since, func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], "warning: "+warning) })
+				if n := strings.Count(shown, "  warning: "+warning+"\n"); n != 2 {
+					c.t.Errorf("status and history have the warning %d times:\n%s", n, shown)
+				}
+			}
 
 			c.step("a rollback", func() {
 				// It runs until it is stopped: whoever crashes ends its children by its own unit file.
 				c.publishWithUnit(releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"}, test.new)
+				r := c.run("machinemon-update", "check", "testd")
+				const other = "\n  warning: 1.1.0 brings another testd.service; the running one leaves its children alone (KillMode=process)"
+				if r.Code != 3 || strings.Contains(r.Stdout, other) != (test.old == sparingUnit) {
+					c.t.Errorf("check: %+v", r)
+				}
+				since := c.cursor()
 				ends(4, "rolled back 1.1.0", "machinemon-update", "apply", "testd")
 				survived()
+				warned(since, "1.1.0")
 				c.assertRuns(releases.Daemon{Version: "1.0.0"})
 				if got := c.readFile(testdUnitPath); got != test.old {
 					c.t.Errorf("the unit file is %s", got)

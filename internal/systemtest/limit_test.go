@@ -58,8 +58,7 @@ func TestStartHasALimit(t *testing.T) {
 			}
 			c.assertRuns(releases.Daemon{Version: "1.0.0"})
 			c.assertRejected("1.1.0")
-			c.assertClosed("", unitOf("swap"))
-			c.apply(8, "rejected")
+			c.assertClosed("")
 		})
 	}
 }

@@ -58,8 +58,8 @@ func TestUnwritableDestination(t *testing.T) {
 	}
 }
 
-// A rollback that fails says so, keeps what it needs, and is completed by the
-// next apply once the obstacle is gone.
+// A rollback that fails says so, keeps what it needs, and is completed when the
+// operator says so, once the obstacle is gone.
 func TestFailedRollback(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -94,18 +94,19 @@ func TestFailedRollback(t *testing.T) {
 			c.must("systemctl", "daemon-reload")
 
 			since := c.cursor()
-			c.apply(5, "rollback failed 1.1.0: ", test.says, "manual intervention")
+			c.apply(5, "rollback failed 1.1.0: ", test.says, settleHint)
 			c.assertOrder(since, inChain("swap starting", "testd started", "swap started", "health-gate failed", "rollback starting", "rollback failed")...)
 			c.assertOpen(test.new, test.old)
-			c.apply(5, "rollback failed: cannot finish the open trial of testd", "manual intervention") // nothing has changed
+			c.apply(5, "rollback failed: the rollback of 1.1.0 failed, and its trial waits for you", settleHint)
 			c.assertOpen(test.new, test.old)
 
 			c.ok(c.Root().Remove(trap[1:]))
 			c.must("systemctl", "daemon-reload")
 			test.cure(c)
 			since = c.cursor()
+			c.settle("back", 0, "settled 1.1.0")
+			c.assertOrder(since, inChain("rollback starting", "testd started", "rollback started")...)
 			c.apply(8, "not attempted 1.1.0", "rejected")
-			c.assertOrder(since, inChain("fetch starting", "rollback starting", "testd started", "rollback started")...)
 			c.assertRuns(releases.Daemon{Version: "1.0.0"})
 			c.assertClosed("", "machinemon-health-gate@testd.service")
 

@@ -197,7 +197,7 @@ func TestRemovalRefused(t *testing.T) {
 	c.must("sh", "-c", "rm "+testdSide+"/*.old")
 
 	r := c.run(aptGet("remove", "machinemon-update")...)
-	if r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "cannot finish the open trial of testd") {
+	if r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, settleHint) {
 		t.Fatalf("removal: %+v", r)
 	}
 	t.Logf("it said: %s%s", r.Stdout, r.Stderr)
@@ -212,6 +212,7 @@ func TestRemovalRefused(t *testing.T) {
 	// The operator helps out.
 	c.writeFile(testdPath+".new", string(build(t, releases.Daemon{Version: "1.0.0"})), 0o755)
 	c.must("mv", testdPath+".new", testdPath)
+	c.settle("back", 0, "settled 1.1.0")
 	c.aptGet("remove", "machinemon-update")
 	c.assertServes(releases.Daemon{Version: "1.0.0"})
 	c.assertGone()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +35,7 @@ func newUnsettled(t *testing.T) *chain {
 	c.replaceTestd(needy)
 	c.writeFile(settleTrap, "[Service]\nExecStartPre=+/bin/rm -f "+testdConfig+"\n", 0o644)
 	c.must("systemctl", "daemon-reload")
+	c.shortPause()
 	c.publish(c.dir, rejected)
 	c.apply(5, "rollback failed 1.1.0: ", "the old files are back, but testd.service does not run", settleHint)
 	c.says("testd: scheduled runs install", "machinemon-update", "enable", "testd")
@@ -63,10 +65,26 @@ const (
 	inPlace  = "cp /root/testd " + testdPath
 )
 
+// rebootAndServe reboots, and brings the server back.
+func (c *chain) rebootAndServe() {
+	c.t.Helper()
+	c.reboot()
+	c.server = c.serve(c.dir)
+}
+
 // settle runs `machinemon-update settle testd keep|back`.
 func (c *chain) settle(word string, exit int, says ...string) {
 	c.t.Helper()
-	c.said(c.run("machinemon-update", "settle", "testd", word), exit, says...)
+	r := c.run("machinemon-update", "settle", "testd", word)
+	c.t.Logf("it said: %s", r.Stdout)
+	if r.Code != exit || !strings.HasPrefix(r.Stdout, "testd: ") {
+		c.t.Errorf("settle testd %s: %+v, want exit status %d", word, r, exit)
+	}
+	for _, s := range says {
+		if !strings.Contains(r.Stdout, s) {
+			c.t.Errorf("does not say %q: %s", s, r.Stdout)
+		}
+	}
 }
 
 // assertUnsettled fails unless the trial is open and what is to be done is said once.
@@ -83,7 +101,7 @@ func (c *chain) assertUnsettled() {
 		Targets []struct{ Trial, Unsettled string }
 	}
 	c.ok(json.Unmarshal([]byte(c.must("machinemon-update", "status", "--json", "testd")), &all))
-	if len(all.Targets) != 1 || all.Targets[0].Trial != "1.1.0" || !strings.Contains(all.Targets[0].Unsettled, "does not run") {
+	if len(all.Targets) != 1 || all.Targets[0].Trial != "1.1.0" || all.Targets[0].Unsettled == "" {
 		c.t.Errorf("status --json has %+v", all.Targets)
 	}
 	if r := c.run("machinemon-update", "status", "--check", "testd"); r.Code != 1 || strings.Count(r.Stdout, "\n") != 1 {
@@ -155,8 +173,7 @@ func TestSettleKeep(t *testing.T) {
 	})
 	c.must("machinemon-update", "unhold", "testd")
 
-	c.reboot()
-	c.server = c.serve(c.dir)
+	c.rebootAndServe()
 	c.awaitTestd("1.0.7")
 	c.assertUnsettled()
 	c.assertLeftAlone(mine)
@@ -211,8 +228,7 @@ func TestSettleBack(t *testing.T) {
 	c := newUnsettled(t)
 	c.byHand(rejected, inPlace)
 	c.assertLeftAlone(rejected)
-	c.reboot()
-	c.server = c.serve(c.dir)
+	c.rebootAndServe()
 	c.awaitTestd("1.1.0")
 	c.assertLeftAlone(rejected)
 
@@ -222,12 +238,19 @@ func TestSettleBack(t *testing.T) {
 		c.byHand(rejected, inPlace)
 	})
 	c.cure()
-	since := c.cursor()
-	c.settle("back", 0, "settled 1.1.0")
-	aside := c.await(since, func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], "moved "+testdPath) })
-	_, place, _ := strings.Cut(aside["MESSAGE"], " to ")
-	if got, want := digest(c.readFile(strings.TrimSpace(place))), digest(string(build(t, rejected))); got != want {
-		t.Errorf("%s has sha256 %s, want %s", place, got, want)
+	const aside = "  warning: " + testdPath + ", which was not of this update, is now " + testdPath + ".aside-"
+	c.settle("back", 0, "settled 1.1.0", aside)
+	var places []string
+	for _, name := range c.list(path.Dir(testdPath)) {
+		if strings.HasPrefix(name, "testd.aside-") {
+			places = append(places, name)
+			if got, want := digest(c.readFile(path.Dir(testdPath)+"/"+name)), digest(string(build(t, rejected))); got != want {
+				t.Errorf("%s has sha256 %s, want %s", name, got, want)
+			}
+		}
+	}
+	if len(places) != 2 { // one of each settling
+		t.Errorf("aside are %q", places)
 	}
 	c.assertRuns(needy)
 	if h := c.history(); !slices.ContainsFunc(h, func(a attempt) bool { return a.Result == "rolled back" && a.Version == "1.1.0" }) {
@@ -281,8 +304,7 @@ func TestUnsettledOfEarlierVersion(t *testing.T) {
 	mine := releases.Daemon{Version: "1.0.7"}
 	c.byHand(mine, byRename)
 	c.assertLeftAlone(mine)
-	c.reboot()
-	c.server = c.serve(c.dir)
+	c.rebootAndServe()
 	c.assertServes(mine)
 	c.assertUnsettled()
 	c.cure()

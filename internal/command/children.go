@@ -1,0 +1,46 @@
+package command
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/swap"
+)
+
+// checkOne is a check of one target by the chain, which also looks whether what is
+// available could cost the unit its children.
+func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) {
+	at, err := a.asking(state.Check)(ctx, name)
+	if err == nil && at.Result == state.Available {
+		at.Warning, err = a.otherUnitFile(ctx, name, at.Version)
+	}
+	return at, err
+}
+
+// otherUnitFile warns of a release that brings another unit file than the installed
+// one, where the unit leaves its children alone when it stops: before a download
+// nobody knows whether it will go on to. It returns "" where that cannot be.
+func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, error) {
+	st, err := a.tree.Status(state.Fetch, name)
+	if err != nil || st.Offer == nil || st.Offer.Version != version || st.Offer.Unit == nil {
+		return "", err
+	}
+	if swap.Unchanged(&state.Release{Files: []state.File{*st.Offer.Unit}}) {
+		return "", nil
+	}
+	t, err := a.targets.Load(name)
+	if err != nil {
+		return "", err
+	}
+	m := a.see(ctx)
+	if m == nil {
+		return "", nil
+	}
+	defer m.Close()
+	u, err := m.Unit(ctx, t.Unit)
+	if err != nil || !u.SparesChildren() {
+		return "", err
+	}
+	return fmt.Sprintf("%s brings another %s; the running one leaves its children alone (KillMode=%s), and a stop under one that does not would end them", version, t.Unit, u.KillMode), nil
+}
