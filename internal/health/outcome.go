@@ -19,7 +19,6 @@ type outcome struct {
 	probes   []state.ProbeResult
 	untried  []bool // of probes
 
-	failed      string // the probe that decided against it
 	unjudgeable string // why no trial could be judged; see [state.Baseline]
 }
 

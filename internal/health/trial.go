@@ -41,7 +41,6 @@ type trial struct {
 
 	settling time.Time // since when it settles; zero: not yet
 	doom     string    // a probe's failure in the settle time
-	doomed   string    // by which probe
 	doomAt   time.Time // when it counts
 	doomed   string    // that probe
 	blamed   string    // the probe for which alone the finding is bad
@@ -136,7 +135,6 @@ func (t *trial) hears(now time.Time, i int, err error) {
 		if p.excused {
 			p.dropped = true
 		} else {
-			t.doomed = p.name
 			t.doom = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
 			t.doomAt, t.doomed = now.Add(explained), p.name
 		}
@@ -169,7 +167,6 @@ func (t *trial) advance(now time.Time) {
 		if !now.Before(t.doomAt) {
 			t.blamed = t.doomed
 			t.finish(state.Bad, t.doom)
-			t.end.failed = t.doomed
 		}
 		return
 	case t.settling.IsZero():
@@ -231,7 +228,6 @@ func (t *trial) overdue() {
 			}
 			t.blamed = p.name
 			t.finish(state.Bad, p.name+" did not pass"+within+": "+detail)
-			t.end.failed = p.name
 		}
 	}
 }

@@ -52,8 +52,6 @@ type Report struct {
 	Blamed   string        `json:"blamed,omitempty"`   // the probe for which alone the finding is bad
 	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
 	Probes   []ProbeResult `json:"probes"`
-	// Failed is the probe that decided against the release; "" when none did.
-	Failed string `json:"failed,omitempty"`
 }
 
 // The gate's files. Before the swap and after a rollback are kept apart, so

@@ -224,11 +224,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	result, reason := state.RolledBack, j.Reason
 	finding, blameless := j.Finding, false
 	if after != nil {
-		ill := illness(before, after)
-		if ill == "" {
-			ill = s.sameFailure(j, after)
-		}
-		if ill != "" {
+		if ill := illness(before, after); ill != "" {
 			reason += "; "
 			if finding != "" {
 				finding, reason = state.Unsure, reason+"not rejected: "
@@ -278,22 +274,6 @@ func illness(before, after *state.Baseline) string {
 	}
 	for _, p := range after.Probes {
 		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
-			return p.Probe + ": " + p.Detail
-		}
-	}
-	return ""
-}
-
-// sameFailure is the probe that decided against the release, where the old program
-// does not pass it either: whatever ails both, a server that is down for example, is
-// not the release's doing.
-func (s *Swapper) sameFailure(j *state.Journal, after *state.Baseline) string {
-	report, err := s.Tree.Report(j.Target, j.Attempt)
-	if err != nil || report == nil || report.Failed == "" {
-		return ""
-	}
-	for _, p := range after.Probes {
-		if p.Probe == report.Failed && !p.Passed && !p.Unknown {
 			return p.Probe + ": " + p.Detail
 		}
 	}
