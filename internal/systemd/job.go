@@ -1,0 +1,137 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+)
+
+// JobError is a job that systemd ended otherwise than with success.
+type JobError struct{ Verb, Unit, Result string }
+
+func (e *JobError) Error() string {
+	return fmt.Sprintf("cannot %s %s: the job ended with %q", e.Verb, e.Unit, e.Result)
+}
+
+// Start starts a unit and waits for the job. A job whose end was not seen,
+// because the bus was lost, is no error: the caller reads the unit's state.
+func (c *Conn) Start(ctx context.Context, name string) error {
+	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StartUnitContext(ctx, name, "replace", done)
+		return err
+	})
+}
+
+// Queue starts a unit and does not wait.
+func (c *Conn) Queue(ctx context.Context, name string) error {
+	err := c.do(ctx, func(l *link) error {
+		_, err := l.sd.StartUnitContext(ctx, name, "replace", nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	return nil
+}
+
+// Stop is like Start. A unit that is not loaded is stopped already.
+func (c *Conn) Stop(ctx context.Context, name string) error {
+	err := c.job(ctx, "stop", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StopUnitContext(ctx, name, "replace", done)
+		return err
+	})
+	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return nil
+	}
+	return err
+}
+
+func (c *Conn) job(ctx context.Context, verb, name string, queue func(*link, chan<- string) error) error {
+	done := make(chan string, 1)
+	var l *link
+	err := c.do(ctx, func(now *link) error {
+		l = now
+		return queue(now, done)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return &JobError{verb, name, result}
+		}
+		return nil
+	case <-l.lost():
+		c.drop(l)
+		return c.settle(ctx, name)
+	case <-ctx.Done():
+		return fmt.Errorf("cannot %s %s: %w", verb, name, context.Cause(ctx))
+	}
+}
+
+// settle waits for the end of a job whose signal may have been lost.
+func (c *Conn) settle(ctx context.Context, name string) error {
+	for {
+		u, err := c.Unit(ctx, name)
+		if err != nil || u.Job == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot await the job of %s: %w", name, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond): // the job's own signal may be gone
+		}
+	}
+}
+
+// ResetFailed lets failed units start again: after a crash loop a plain start
+// is refused by the start limit. Units that are not loaded need none.
+func (c *Conn) ResetFailed(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		err := c.do(ctx, func(l *link) error { return l.sd.ResetFailedUnitContext(ctx, name) })
+		if err != nil && !isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
+			return fmt.Errorf("cannot reset %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Reload makes systemd read its unit files again.
+func (c *Conn) Reload(ctx context.Context) error {
+	if err := c.do(ctx, func(l *link) error { return l.sd.ReloadContext(ctx) }); err != nil {
+		return fmt.Errorf("cannot reload systemd: %w", err)
+	}
+	return nil
+}
+
+// Arm starts a transient timer, which starts the service of the same name after
+// the given time, unless it is stopped before. A timer of that name is replaced.
+func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error {
+	if err := c.Stop(ctx, timer); err != nil {
+		return err
+	}
+	type monotonic struct {
+		Base string
+		USec uint64
+	}
+	return c.transient(ctx, timer, []dbus.Property{
+		dbus.PropDescription("Deadline of a trial"),
+		property("TimersMonotonic", []monotonic{{"OnActiveSec", uint64(after.Microseconds())}}),
+		property("AccuracyUSec", uint64(100_000)),
+		property("RemainAfterElapse", false),
+	})
+}
+
+func (c *Conn) transient(ctx context.Context, name string, props []dbus.Property) error {
+	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
+		_, err := l.sd.StartTransientUnitContext(ctx, name, "replace", props, done)
+		if isName(err, "org.freedesktop.systemd1.UnitExists") {
+			// Only after a lost answer: the first call was carried out.
+			_, err = l.sd.StartUnitContext(ctx, name, "replace", done)
+		}
+		return err
+	})
+}
