@@ -66,6 +66,8 @@ func TestRolledBack(t *testing.T) {
 			back: "v1 is back, but is not healthy"},
 		{name: "cannot tell, and before there was no answer", before: unknown, finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, waits: true},
+		{name: "bad by a probe of which the old one has no answer", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: unknown}, result: state.RolledBack, reject: true},
 		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack, waits: true},
 		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
 			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
