@@ -11,11 +11,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
+// heldDatabase is dbdUnit, with a start that can be held once the program runs.
+var heldDatabase = strings.Replace(dbdUnit, "ExecStart=", "ExecStartPost="+atStarted.waits()+"\nExecStart=", 1)
+
 // The power goes at any moment at which data are saved or restored: after the boot
 // the old version serves with all that it has acknowledged, and an update succeeds.
 func TestSnapshotPower(t *testing.T) {
 	t.Parallel()
-	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
+	c := newDataChain(t, heldDatabase, dbdTarget(wholeDir, stopFirst))
 	picture := c.picture()
 	// The steps of one machine are none of their own: the server must outlive them.
 	for n, test := range []struct {
@@ -45,10 +48,10 @@ func TestSnapshotPower(t *testing.T) {
 		}},
 		{"when the old version runs again", "exit-migrated", func(since machine.Cursor) {
 			c.passTo(since)
-			c.hold(atLook)
+			c.hold(atStarted)
 			c.letGo(atData)
 			c.letGo(atDataDone)
-			c.awaitHeld(since, atLook)
+			c.awaitHeld(since, atStarted)
 			c.awaitTestd("1.0.0")
 			c.awaitAcked(c.integrity().Acked + 20)
 		}},
@@ -118,7 +121,7 @@ func (b *box) awaitAcked(n int64) {
 // all that it has acknowledged.
 func TestSnapshotKilled(t *testing.T) {
 	t.Parallel()
-	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
+	c := newDataChain(t, heldDatabase, dbdTarget(wholeDir, stopFirst))
 	picture := c.picture()
 	for n, test := range []struct {
 		name  string
@@ -151,14 +154,14 @@ func TestSnapshotKilled(t *testing.T) {
 		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.3.0", "1.0.0 runs again") }},
 		{"when the old version runs again", stopFirst, func(since machine.Cursor) {
 			c.passTo(since)
-			c.hold(atLook)
+			c.hold(atStarted)
 			c.pass()
-			c.awaitHeld(since, atLook)
+			c.awaitHeld(since, atStarted)
 			c.awaitTestd("1.0.0")
 			c.awaitAcked(c.integrity().Acked + 20)
 			c.kill("rollback")
 			c.awaitEvent(since, inChain("rollback restarting")[0])
-			c.letGo(atLook)
+			c.letGo(atStarted)
 		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.4.0", "1.0.0 runs again") }},
 	} {
 		c.step(test.name, func() {

@@ -34,9 +34,8 @@ const (
 	atData hold = "data"
 	// It has done it, and has not ended.
 	atDataDone hold = "data-done"
-	// The look at the old program has not begun: before a swap, or after a rollback
-	// has started that again.
-	atLook hold = "look"
+	// The swap, or the rollback, awaits testd's restart, and testd serves already.
+	atStarted hold = "started"
 )
 
 func (h hold) file() string { return "/run/hold-" + string(h) }
@@ -59,7 +58,6 @@ func (b *box) holdable() {
 		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
 		"machinemon-data@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atData.waits() +
 			"\nExecStartPost=" + atDataDone.waits() + "\n",
-		"machinemon-baseline@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atLook.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +
 			"[Service]\nType=oneshot\nExecStart=" + atArming.waits() + "\n",
 		"hold-closing.service": "[Unit]\nAfter=machinemon-deadline@testd.timer\n" +
@@ -98,8 +96,8 @@ func (b *box) awaitHeld(since machine.Cursor, h hold) {
 		b.awaitJournal(`"phase": "prepared"`)
 	case atRestart:
 		b.awaitEvent(since, "testd.service starting")
-	case atLook:
-		b.awaitProperty(unitOf("baseline"), "SubState", func(state string) bool { return state == "start-pre" })
+	case atStarted:
+		b.awaitProperty("testd.service", "SubState", func(state string) bool { return state == "start-post" })
 	case atData:
 		b.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state == "start-pre" })
 	case atDataDone:
