@@ -103,7 +103,7 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 	} else if !idle {
 		return nil, nil, busyWith("an attempt is under way")
 	}
-	now, err := a.gateLooks(ctx, conn, t.Name)
+	now, err := a.gateLooks(ctx, conn, t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,9 +119,14 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 }
 
 // gateLooks runs the unit in which the gate looks at a target before a swap.
-func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, name string) (now *state.Baseline, err error) {
+func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Target) (now *state.Baseline, err error) {
+	name := t.Name
 	attempt, gate := state.NewAttempt(), unit("baseline", name)
-	if err := a.tree.SetRequest(name, state.Request{Attempt: attempt, Verb: state.Probe}); err != nil {
+	main, err := state.MainID(t.Health.Main)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.tree.SetRequest(name, state.Request{Attempt: attempt, Verb: state.Probe, MainID: main}); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -69,7 +69,7 @@ func probers(h target.Health) []prober {
 		case p.Unix != "":
 			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
 		case p.Journal != "":
-			n.limit = commandLimit
+			n.limit, n.answer = commandLimit, "a line of this run contains it"
 			n.ask = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"

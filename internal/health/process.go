@@ -121,7 +121,7 @@ func eldest(pids []int) uint32 {
 		if err != nil || slices.Contains(pids, parent) {
 			continue // it has just ended, or is a worker
 		}
-		if first == 0 || start < began {
+		if first == 0 || start < began || start == began && pid < first {
 			first, began = pid, start
 		}
 	}

@@ -56,6 +56,9 @@ type Change struct {
 	// Saved is what a snapshot's backup holds, in package snapshot's words; "" where
 	// nothing was there to be saved.
 	Saved string `json:"saved,omitempty"`
+	// Live says that the running program works on them: a directory, a database, or
+	// data of its own user. Others, such as a configuration, may change while it runs.
+	Live bool `json:"live,omitempty"`
 	// Theirs says that others than root can write there, and that the data are saved
 	// and restored by the journal's Owner.
 	Theirs bool `json:"theirs,omitempty"`

@@ -72,8 +72,6 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
-	// Warning is what the operator should know of it however it ended.
-	Warning string `json:"warning,omitempty"`
 	// Healthy says that after the trial was undone what was installed before was
 	// seen to run and to pass its probes, and Unhealthy what was seen to be wrong
 	// with it. Where neither is there, nobody looked.
@@ -86,6 +84,8 @@ type Attempt struct {
 	Started time.Time `json:"started,omitzero"`
 	// Rejected is the version that the end of this attempt rejected.
 	Rejected string `json:"rejected,omitempty"`
+	// Warning is what the operator should know of it however it ended.
+	Warning string `json:"warning,omitempty"`
 	// NoDelta is why the archive was downloaded although there were deltas for it.
 	NoDelta string `json:"no_delta,omitempty"`
 	// RetryAfter is when the source, which took no more requests, said that it
@@ -276,8 +276,7 @@ func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
 	}
-	a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(a.NoDelta)
-	a.Reason, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.NoDelta), Line(a.Unhealthy)
+	a.Reason, a.Warning, a.NoDelta, a.Unhealthy = Line(a.Reason), Line(a.Warning), Line(a.NoDelta), Line(a.Unhealthy)
 	s.Attempts = slices.DeleteFunc(s.Attempts, func(b Attempt) bool { return a.ID == b.ID })
 	if n := len(s.Attempts); n > 0 && !a.Failed() && a.Origin.unattended() && s.Attempts[n-1].Origin.unattended() {
 		b := s.Attempts[n-1]

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,8 +29,10 @@ func (sw *swapping) planSnapshot() error {
 		if err != nil {
 			return err
 		}
+		info, err := os.Lstat(place.Path)
+		live := place.Theirs != "" || len(more) > 0 || err == nil && info.IsDir()
 		for _, to := range append([]string{place.Path}, more...) {
-			sw.add(state.Change{Kind: state.Snapshot, To: to, Pending: true, Theirs: place.Theirs != ""})
+			sw.add(state.Change{Kind: state.Snapshot, To: to, Pending: true, Live: live, Theirs: place.Theirs != ""})
 		}
 	}
 	return nil
@@ -181,7 +184,15 @@ func dataReturns(j *state.Journal) bool {
 	return false
 }
 
-// restoreData brings the data back. The unit must not run.
+// runsOn reports whether the old program, which the swap has not stopped, can go on
+// while its data come back: what the hook made of a plain file, such as the
+// configuration, is undone without an interruption.
+func runsOn(j *state.Journal) bool {
+	return j.Phase == state.Prepared && !j.Stopped && j.RollbackFailed == "" &&
+		!slices.ContainsFunc(j.Changes, func(c state.Change) bool { return c.Kind == state.Snapshot && c.Live })
+}
+
+// restoreData brings the data back. The unit must not run, but see runsOn.
 func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	log.Status("restoring the data")
 	var failed error

@@ -69,6 +69,19 @@ func TestPreSwap(t *testing.T) {
 			t.Errorf("calls %q", r.sys.calls)
 		}
 	})
+	t.Run("failed, with data that the program is at work on", func(t *testing.T) {
+		r := newRig(t)
+		hooked(t, r)
+		must(t, os.WriteFile(r.at("etc/config-wal"), []byte("pages"), 0o640))
+		r.sys.fails["hook migrate"] = errors.New("exit status 3")
+		r.fails(t, "swap", state.Failed, "the pre_swap hook failed: exit status 3")
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.ended(t, "a1", state.Failed, "the pre_swap hook failed: exit status 3")
+		if !r.sys.order("stop machinemon-hook@agent.service", "stop agent.service", "restart agent.service") {
+			t.Errorf("calls %q", r.sys.calls)
+		}
+	})
 	t.Run("rolled back", func(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)

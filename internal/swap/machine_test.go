@@ -171,7 +171,7 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 	if rerr := m.set("running", string(program)); rerr != nil {
 		return rerr
 	}
-	if config, rerr := os.ReadFile(m.at("etc/config")); rerr != nil || string(config) > "config of "+string(program) {
+	if config, rerr := os.ReadFile(m.at("etc/config")); rerr != nil || string(config) >= "config of "+string(program) {
 		return errors.Join(err, rerr)
 	}
 	return errors.Join(err, m.writeConfig(string(program)))

@@ -24,9 +24,15 @@ func TestRollbackOrder(t *testing.T) {
 			t.Errorf("at the stop the configuration is %q", got)
 		}
 	}
+	// From here on a rollback that is killed, or a boot, leaves the data alone.
+	r.sys.on["restart agent.service"] = func() {
+		if j, err := r.tree.Journal("agent"); err != nil || !j.Restored {
+			t.Errorf("at the restart the journal says %+v, %v", j, err)
+		}
+	}
 	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "inactive"} // as stopped below
 	r.step(t, "rollback")
-	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "restart agent.service", "start agent.socket") {
+	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "start agent.socket", "restart agent.service") {
 		t.Errorf("calls: %q", r.sys.calls)
 	}
 	r.want(t, oldFiles)

@@ -49,7 +49,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = err == nil
-	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && !dataReturns(j) {
+	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
 	if j.Restored && dataReturns(j) {
@@ -91,6 +91,10 @@ func helpersOf(j *state.Journal) (units []string) {
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
 	if !dataReturns(j) || j.Restored && j.RollbackFailed == "" {
 		return s.restore(j)
+	}
+	if runsOn(j) {
+		changed, err = s.restore(j)
+		return changed, errors.Join(err, s.restoreData(ctx, j))
 	}
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	if err != nil {

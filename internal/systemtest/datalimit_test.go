@@ -18,7 +18,7 @@ func TestSnapshotLimits(t *testing.T) {
 	unit := func(replace ...string) func() {
 		return func() {
 			c.writeFile("/etc/systemd/system/testd.service", strings.NewReplacer(replace...).Replace(dbdUnit), 0o644)
-			c.must("sh", "-ec", "systemctl stop testd.service; systemctl daemon-reload; chown -R root:root /var/log/dbd; systemctl start testd.service")
+			c.must("sh", "-ec", "systemctl stop testd.service; systemctl daemon-reload; rm -rf /var/log/dbd /var/log/private/dbd; systemctl start testd.service")
 			c.awaitTestd("1.0.0")
 		}
 	}
@@ -61,7 +61,7 @@ func TestSnapshotLimits(t *testing.T) {
 		})
 	}
 	c.step("where it can be taken again", func() {
-		c.must("sh", "-ec", "systemctl stop testd.service; rm -rf /var/lib/dbd /var/lib/private/dbd /var/log/dbd /var/log/private/dbd")
+		c.must("sh", "-ec", "systemctl stop testd.service; rm -rf /var/lib/dbd /var/lib/private/dbd")
 		unit()()
 		c.target(dbdTarget(wholeDir, stopFirst))
 		c.apply(0, "committed 2.0.0 (was 1.0.0)")

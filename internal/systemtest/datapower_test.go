@@ -45,10 +45,10 @@ func TestSnapshotPower(t *testing.T) {
 		}},
 		{"when the old version runs again", "exit-migrated", func(since machine.Cursor) {
 			c.passTo(since)
-			c.hold(atClosing)
+			c.hold(atLook)
 			c.letGo(atData)
 			c.letGo(atDataDone)
-			c.awaitHeld(since, atClosing)
+			c.awaitHeld(since, atLook)
 			c.awaitTestd("1.0.0")
 			c.awaitAcked(c.integrity().Acked + 20)
 		}},
@@ -101,6 +101,8 @@ func (c *chain) passTo(since machine.Cursor) {
 	c.awaitHeld(since, atDataDone)
 	c.hold(atData)
 	c.letGo(atDataDone)
+	// It looks for the file now and then.
+	c.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state != "start-post" })
 	c.hold(atDataDone)
 	c.awaitEvent(since, inChain("rollback starting")[0])
 	c.awaitHeld(since, atData)
@@ -149,14 +151,14 @@ func TestSnapshotKilled(t *testing.T) {
 		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.3.0", "1.0.0 runs again") }},
 		{"when the old version runs again", stopFirst, func(since machine.Cursor) {
 			c.passTo(since)
-			c.hold(atClosing)
+			c.hold(atLook)
 			c.pass()
-			c.awaitHeld(since, atClosing)
+			c.awaitHeld(since, atLook)
 			c.awaitTestd("1.0.0")
 			c.awaitAcked(c.integrity().Acked + 20)
 			c.kill("rollback")
 			c.awaitEvent(since, inChain("rollback restarting")[0])
-			c.letGo(atClosing)
+			c.letGo(atLook)
 		}, func(r machine.Result) { c.said(r, 4, "rolled back 2.4.0", "1.0.0 runs again") }},
 	} {
 		c.step(test.name, func() {

@@ -34,6 +34,9 @@ const (
 	atData hold = "data"
 	// It has done it, and has not ended.
 	atDataDone hold = "data-done"
+	// The look at the old program has not begun: before a swap, or after a rollback
+	// has started that again.
+	atLook hold = "look"
 )
 
 func (h hold) file() string { return "/run/hold-" + string(h) }
@@ -56,6 +59,7 @@ func (b *box) holdable() {
 		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
 		"machinemon-data@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atData.waits() +
 			"\nExecStartPost=" + atDataDone.waits() + "\n",
+		"machinemon-baseline@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atLook.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +
 			"[Service]\nType=oneshot\nExecStart=" + atArming.waits() + "\n",
 		"hold-closing.service": "[Unit]\nAfter=machinemon-deadline@testd.timer\n" +
@@ -94,6 +98,8 @@ func (b *box) awaitHeld(since machine.Cursor, h hold) {
 		b.awaitJournal(`"phase": "prepared"`)
 	case atRestart:
 		b.awaitEvent(since, "testd.service starting")
+	case atLook:
+		b.awaitProperty(unitOf("baseline"), "SubState", func(state string) bool { return state == "start-pre" })
 	case atData:
 		b.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state == "start-pre" })
 	case atDataDone:

@@ -116,8 +116,12 @@ func TestAgentThatCannotCheckIn(t *testing.T) {
 	})
 	a.step("the server is down", func() {
 		a.release(dir, releases.Client{Version: "1.3.0"})
-		server.Break(checkInAt, releases.Status(http.StatusServiceUnavailable))
-		for range 4 {
+		for range 4 { // more often than an interrupted trial is tried again
+			server.Break(checkInAt, accepts)
+			since := a.cursor()
+			a.must("systemctl", "restart", "machinemon-client.service")
+			a.checksIn(since)
+			server.Break(checkInAt, releases.Status(http.StatusServiceUnavailable))
 			a.asks(4, `not rejected: the old version is not healthy either: journal "check-in successful"`, "apply", "agent")
 			a.runs("1.1.0")
 		}

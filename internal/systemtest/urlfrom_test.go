@@ -75,7 +75,7 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 func (a *agent) install(program []byte) {
 	a.t.Helper()
 	a.writeFile(clientPath, string(program), 0o755)
-	a.writeFile("/etc/systemd/system/machinemon-client.service", strings.ReplaceAll(testdUnit, testdPath, clientPath), 0o644)
+	a.writeFile("/etc/systemd/system/machinemon-client.service", strings.NewReplacer(testdPath, clientPath, "[Service]", "[Service]\nUser=root").Replace(testdUnit), 0o644) // User= sets HOME
 	a.must("systemctl", "daemon-reload")
 	a.must("systemctl", "start", "machinemon-client.service")
 }
@@ -86,6 +86,12 @@ func (a *agent) installClient(version string) {
 	a.t.Helper()
 	since := a.cursor()
 	a.install(build(a.t, releases.Client{Version: version}))
+	a.checksIn(since)
+}
+
+// checksIn waits for a check-in of the client.
+func (a *agent) checksIn(since machine.Cursor) {
+	a.t.Helper()
 	a.await(since, func(e machine.Entry) bool { return strings.HasSuffix(e["MESSAGE"], "check-in successful") })
 }
 
