@@ -119,7 +119,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		r := rejectionOf(j, j.Reason)
 		st.Reject(r, j.Finding == "")
 		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil {
-			a.Rejected = j.Version
+			a.Rejected = state.Called(j.Version)
 		}
 	}
 	st.Record(a)

@@ -54,8 +54,9 @@ func (c *chain) cure() {
 func (c *chain) byHand(d releases.Daemon, how string) {
 	c.t.Helper()
 	c.writeFile("/root/testd", string(build(c.t, d)), 0o755)
+	c.must("systemctl", "stop", "testd.service") // or systemd starts the old one again meanwhile
 	c.must("sh", "-ec", how)
-	c.must("systemctl", "reset-failed", "testd.service")
+	c.must("systemctl", "reset-failed") // also where systemd has forgotten the unit
 	c.must("systemctl", "start", "testd.service")
 	c.awaitTestd(d.Version)
 }
