@@ -79,7 +79,8 @@ check: deb build
 	lintian --allow-root --fail-on error dist/*.deb
 
 test: check
-	go test ./...
+	# Each kill test kills the swapper before each of its steps: minutes on a busy machine.
+	go test -timeout 30m ./...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
 
