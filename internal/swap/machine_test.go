@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -17,6 +18,7 @@ import (
 // which program runs, which unit file is loaded, whether the deadline is armed.
 type machine struct {
 	*rig
+	mu    sync.Mutex // of calls
 	pid   uint32
 	units map[string]systemd.Unit // other than a running unit or an idle worker
 	alive map[string][]string     // by pattern
@@ -55,7 +57,9 @@ func (m *machine) get(name string) string {
 
 func (m *machine) call(verb, name string) error {
 	c := strings.TrimSpace(verb + " " + name)
+	m.mu.Lock() // the journal is read while the rollback goes on
 	m.calls = append(m.calls, c)
+	m.mu.Unlock()
 	if f := m.on[c]; f != nil {
 		f()
 	}

@@ -34,7 +34,8 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	s.decideRollback(ctx, j)
+	heard := s.eavesdrop(ctx, j)
+	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
@@ -59,7 +60,9 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	// Also where something did not come back: the service runs with what did.
-	if err := errors.Join(err, s.restart(ctx, j, 0)); err != nil {
+	err = errors.Join(err, s.restart(ctx, j, 0))
+	heard()
+	if err != nil {
 		return s.failedRollback(ctx, j, err)
 	}
 	after, err := s.look(ctx, j)
@@ -117,7 +120,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 }
 
 // decideRollback makes the verdict durable, with what is known of the reason.
-func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
+func (s *Swapper) decideRollback(j *state.Journal) {
 	if j.Verdict != "" {
 		return
 	}
@@ -136,7 +139,6 @@ func (s *Swapper) decideRollback(ctx context.Context, j *state.Journal) {
 	default:
 		j.Reason = "the trial was interrupted"
 	}
-	j.Said = s.said(ctx, j)
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
 		// A full disk may be the release's own doing. Going back needs no space,

@@ -12,6 +12,7 @@ import (
 
 const (
 	saidLines = 5   // of the new program are kept
+	saidAmong = 50  // of the unit's newest lines: the old program may write some meanwhile
 	saidBytes = 200 // of each
 	// saidTime is how long a rollback waits for them at most.
 	saidTime = 2 * time.Second
@@ -27,27 +28,46 @@ func (s *Swapper) now() time.Duration {
 	return now
 }
 
-// said are the last lines that the new program wrote to systemd's journal. Trouble
-// with that costs the lines, and no more.
-func (s *Swapper) said(ctx context.Context, j *state.Journal) (said []string) {
-	if j.Restarted == 0 {
-		return nil // it was not started
+// eavesdrop reads the last lines that the new program wrote to systemd's journal until
+// now, while the rollback goes on: the service is down meanwhile. The function that it
+// returns waits for them and puts them into the journal of the trial. Trouble with
+// that costs the lines, and no more.
+func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()) {
+	if j.Restarted == 0 || j.Said != nil {
+		return func() {} // it was not started, or a killed rollback has heard it
 	}
+	until := s.now()
+	type answer struct {
+		lines []systemd.LogLine
+		err   error
+	}
+	answers := make(chan answer, 1)
 	ctx, cancel := context.WithTimeout(ctx, saidTime)
-	defer cancel()
-	lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidLines)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
+	go func() {
+		lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidAmong)
+		answers <- answer{lines, err}
+	}()
+	return func() {
+		defer cancel()
+		a := <-answers
+		if a.err != nil {
+			s.logf("%s: %v", describe(j), a.err)
+		}
+		j.Said = said(j, a.lines, until)
 	}
+}
+
+// said picks the lines of the new program.
+func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said []string) {
 	for _, l := range lines {
-		if l.At < j.Restarted || l.Invocation != "" && l.Invocation == j.Invocation {
-			continue // the old program's, also while it was stopped
+		if l.At < j.Restarted || l.At > until || l.Invocation != "" && l.Invocation == j.Invocation {
+			continue // the old program's, also while it was stopped, and when it runs again
 		}
 		if line := plainLine(l.Text); line != "" {
 			said = append(said, line)
 		}
 	}
-	return said
+	return said[max(0, len(said)-saidLines):]
 }
 
 // colour is what programs put around words for terminals.

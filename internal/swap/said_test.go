@@ -23,6 +23,8 @@ func TestSaid(t *testing.T) {
 	if j.Invocation != "1st" || j.Restarted <= 0 {
 		t.Fatalf("journal: %+v", j)
 	}
+	j.Restarted -= time.Minute // a while ago
+	must(t, r.tree.SetJournal(j))
 	const later = time.Second
 	r.sys.lines = []systemd.LogLine{
 		{Text: "too old for the newest five"},
@@ -31,9 +33,8 @@ func TestSaid(t *testing.T) {
 		{Text: "  \x1b[1;31mFATAL\x1b[0m: HOST_IP not set\nat \x1b]0;x\x07y \xff\n", Invocation: "2nd", At: j.Restarted + later},
 		{Text: "\x00 ", Invocation: "2nd", At: j.Restarted + later},
 		{Text: strings.Repeat("ü", 1<<20), Invocation: "3rd", At: j.Restarted + 2*later},
+		{Text: "the old one runs again", Invocation: "4th", At: j.Restarted + time.Hour},
 	}
-	// Before anything is restored, for that may take long.
-	r.sys.on["log b00t agent.service"] = func() { r.want(t, newFiles) }
 	r.step(t, "rollback")
 	r.ended(t, "a1", state.RolledBack)
 	a := r.last(t)
