@@ -21,6 +21,9 @@ func (c *Conn) Processes(ctx context.Context, unit string) ([]int, error) {
 		systemd := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 		return systemd.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnitProcesses", 0, unit).Store(&listed)
 	})
+	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") { // it is not loaded
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the processes of %s: %w", unit, err)
 	}

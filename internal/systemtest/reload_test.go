@@ -106,9 +106,9 @@ func TestDeadline(t *testing.T) {
 	}
 	c.letGo(atArming)
 	c.awaitHeld(since, atRestart)
-	// health.timeout 10 s + health.settle 50 s + testd's TimeoutStartSec= and
-	// TimeoutStopSec= of 90 s each + 90 s of slack.
-	if got := c.property(timer, "ActiveState") + " " + c.property(timer, "TimersMonotonic"); !strings.HasPrefix(got, "active { OnActiveUSec=5min 30s ;") {
+	// testd's TimeoutStopSec= of 90 s + health.timeout 10 s, which bounds its start, too,
+	// + health.settle 50 s + 90 s of slack.
+	if got := c.property(timer, "ActiveState") + " " + c.property(timer, "TimersMonotonic"); !strings.HasPrefix(got, "active { OnActiveUSec=4min ;") {
 		t.Errorf("the deadline's timer is %s", got)
 	}
 	c.letGo(atRestart)

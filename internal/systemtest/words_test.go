@@ -254,7 +254,7 @@ func TestFirstUpdate(t *testing.T) {
 			path := "/usr/local/bin/" + test.program
 			b.writeFile(path, string(build(t, releases.Daemon{Version: "v0.1.11"})), 0o755)
 			b.writeFile("/etc/systemd/system/"+test.program+".service", "[Service]\nExecStart="+path+"\nEnvironment=TESTD_ADDRESS="+test.address+"\n", 0o644)
-			b.writeFile("/etc/machinemon-update/targets.d/"+test.target+".toml", "[source]\nurl = \"http://"+releasesAt+"/client-manifest.json\"\n[health]\nsettle_seconds = 1\n", 0o644)
+			b.writeFile("/etc/machinemon-update/targets.d/"+test.target+".toml", "[source]\nurl = \"http://"+releasesAt+"/client-manifest.json\"\n[health]\nsettle_seconds = 1\n[[health.probe]]\ntcp = \""+test.address+"\"\n", 0o644)
 			b.must("systemctl", "daemon-reload")
 			b.must("systemctl", "start", test.program+".service", "paths.target")
 			dir, name := t.TempDir(), test.program+"-linux-amd64"
