@@ -92,6 +92,7 @@ func TestUpgradeMidChain(t *testing.T) {
 	c.assertRuns(good)
 	c.assertClosed("1.0.0")
 
+	c.target(strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 15", 1))
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "never-listen"})
 	since = c.cursor()
 	apply = c.startApply()
