@@ -69,3 +69,24 @@ func TestSnapshotLimits(t *testing.T) {
 		c.assertDataClosed()
 	})
 }
+
+// Root is told of data that the unit would write while they are saved.
+func TestSnapshotWarning(t *testing.T) {
+	once(t)
+	t.Parallel()
+	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir))
+	c.publishDatabase(releases.Database{Version: "2.0.0"})
+	const says = "warning: testd.service has " + dbdFile
+	for _, said := range []string{c.must("machinemon-update", "status", "testd"), c.run("machinemon-update", "check", "testd").Stderr} {
+		if !strings.Contains(said, says) || !strings.Contains(said, "(hint: rollback.stop = true in /etc/machinemon-update/targets.d/testd.toml)") {
+			t.Errorf("it does not say %q: %s", says, said)
+		}
+	}
+	if said := c.must("runuser", "-u", "nobody", "--", "machinemon-update", "status", "testd"); strings.Contains(said, "warning") {
+		t.Errorf("others than root are warned: %s", said)
+	}
+	c.target(dbdTarget(wholeDir, stopFirst))
+	if said := c.must("machinemon-update", "status", "testd"); strings.Contains(said, "warning") {
+		t.Errorf("it warns although the unit is stopped first: %s", said)
+	}
+}
