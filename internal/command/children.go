@@ -20,7 +20,7 @@ func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) 
 
 // otherUnitFile warns of a release that brings another unit file than the installed
 // one, where the unit leaves its children alone when it stops: before a download
-// nobody knows whether it will go on to. It returns "" where that cannot be.
+// it is not known whether the new one does. It returns "" where that cannot be.
 func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, error) {
 	st, err := a.tree.Status(state.Fetch, name)
 	if err != nil || st.Offer == nil || st.Offer.Version != version || st.Offer.Unit == nil {

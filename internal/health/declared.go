@@ -16,7 +16,7 @@ func (t *trial) forgives(s sight) bool {
 	case !t.fresh || !s.declared || t.forgiven != "" || t.proven() || s.NRestarts > t.restarts+1:
 		return false
 	}
-	t.forgiven = "over" // and nobody knows which run it was
+	t.forgiven = "over" // which run it was is not known
 	if s.restarting() {
 		t.forgiven = s.Invocation
 	}

@@ -43,7 +43,7 @@ type Release struct {
 // source.versions is the operator's own word, and binds operators, too. An archive
 // that they name in place of the source is bound by nothing.
 //
-// What nobody asked for must not go down: a maintenance release of an old line is
+// A run that no person asked for must not go down: a maintenance release of an old line is
 // "latest" for a while, and a newer program's data would be left to an older one.
 // Only the publisher, by a higher sequence, withdraws a release; only the operator,
 // by source.downgrade, lets the source decide.

@@ -169,7 +169,7 @@ func (p place) openFolder() (*folder, error) {
 	return &folder{File: f}, nil
 }
 
-// create makes a new file that nobody else can open yet.
+// create makes a new file that no other user can open yet.
 func (p place) create() (*os.File, error) {
 	p.dir.touched = true
 	return p.openMode(unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
