@@ -7,7 +7,7 @@
 //
 // Two kinds of caller are served, and both in the same way. Root saves trees that
 // root alone can write: as root each directory of a tree must belong to root and be
-// writable by nobody else, since any other owner could lead root to a file of another
+// writable by no other user, since any other owner could lead root to a file of another
 // place. Data of another user is saved and restored by a process of that user (see
 // [Command]), which can do no more than the user. In both cases each name is looked
 // up in an open directory, no symbolic link is followed below the given path, and no

@@ -120,7 +120,7 @@ type Journal struct {
 	Owner    *Owner   `json:"owner,omitempty"` // of what is Theirs among the changes
 	Changes  []Change `json:"changes"`
 	// Invocation is the start of the unit that the restart ends, and Restarted when it
-	// does, by CLOCK_MONOTONIC, which nobody sets: what the unit says later, in another
+	// does, by CLOCK_MONOTONIC, which cannot be set: what the unit says later, in another
 	// start, is the new program's. Said are the last lines of that, at the verdict.
 	Invocation string        `json:"invocation,omitempty"`
 	Restarted  time.Duration `json:"restarted,omitempty"`

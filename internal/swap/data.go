@@ -113,21 +113,29 @@ func (sw *swapping) saveData(ctx context.Context) error {
 			return err
 		}
 		for _, i := range roots {
-			c := &j.Changes[i]
-			sum, err := snapshot.Save(c.To, filepath.Join(dir, strconv.Itoa(i)), room)
-			if err == nil {
-				room -= sum.Allocated
-				c.Saved, c.Backup = sum.String(), filepath.Join(dir, strconv.Itoa(i))
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("%w%s", err, hint(err))
+			if room, err = saveOwn(&j.Changes[i], filepath.Join(dir, strconv.Itoa(i)), room); err != nil {
+				return err
 			}
-			c.Pending = false
 		}
 	}
 	if len(theirs) == 0 {
 		return nil
 	}
 	return sw.saveTheirs(ctx, theirs, room)
+}
+
+// saveOwn saves what root alone can write, and returns how much room is left. Only of
+// what is not there may a rollback remove what it finds, so an error that something
+// is missing is not believed: it could be about the place of the backup.
+func saveOwn(c *state.Change, backup string, room int64) (left int64, err error) {
+	sum, err := snapshot.Save(c.To, backup, room)
+	if err == nil {
+		c.Saved, c.Backup = sum.String(), backup
+	} else if _, missing := os.Lstat(c.To); !errors.Is(missing, fs.ErrNotExist) {
+		return 0, fmt.Errorf("%w%s", err, hint(err))
+	}
+	c.Pending = false
+	return room - sum.Allocated, nil
 }
 
 // saveTheirs has the unit's own user save what others than root can write: root

@@ -351,3 +351,16 @@ func TestSettle(t *testing.T) {
 		}
 	})
 }
+
+// TestLostPlaceOfBackup: data that could not be saved because the place of the backup
+// is missing are not taken for data that did not exist, which a rollback removes.
+func TestLostPlaceOfBackup(t *testing.T) {
+	r := newRig(t)
+	for name, there := range map[string]bool{"etc/config": true, "etc/none": false} {
+		c := state.Change{Kind: state.Snapshot, To: r.at(name), Pending: true}
+		_, err := saveOwn(&c, r.at("nowhere/backup"), 1<<20)
+		if (err != nil) != there || c.Pending != there {
+			t.Errorf("%s: %v, pending %v", name, err, c.Pending)
+		}
+	}
+}
