@@ -64,9 +64,9 @@ func main() {
 // status is the exit status that tells systemd, and people, the finding.
 func status(f state.Finding) int {
 	switch f {
-	case state.Healthy:
+	case state.FindingHealthy:
 		return 0
-	case state.Bad:
+	case state.FindingBad:
 		return 1
 	}
 	return 3

@@ -34,7 +34,7 @@ func main() {
 	case err != nil:
 		lines.Error(err)
 		os.Exit(1)
-	case a.ID != "" && a.Result != state.HandedOn:
+	case a.ID != "" && a.Result != state.ResultHandedOn:
 		os.Exit(a.Result.Exit())
 	}
 }

@@ -67,7 +67,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{t: t, systemd: &fake{t: t, units: map[string]systemd.Unit{}, ticks: make(chan struct{}, 1)}}
 	b.follower = &follower{tree: state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}, conn: b.systemd,
 		name: "agent", attempt: attempt, first: unit("fetch", "agent"), progress: &progress{to: &b.said, name: "agent"}}
-	for _, r := range []state.Role{state.Fetch, state.Verify, state.Swap} {
+	for _, r := range []state.Role{state.RoleFetch, state.RoleVerify, state.RoleSwap} {
 		if err := os.MkdirAll(b.tree.Ready(r, "agent"), 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -11,8 +11,8 @@ import (
 // checkOne is a check of one target by the chain, which also looks whether what is
 // available could cost the unit its children.
 func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) {
-	at, err := a.asking(state.Check)(ctx, name)
-	if err == nil && at.Result == state.Available {
+	at, err := a.asking(state.VerbCheck)(ctx, name)
+	if err == nil && at.Result == state.ResultAvailable {
 		at.Warning, err = a.otherUnitFile(ctx, name, at.Version)
 	}
 	return at, err
@@ -22,7 +22,7 @@ func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) 
 // one, where the unit leaves its children alone when it stops: before a download
 // it is not known whether the new one does. It returns "" where that cannot be.
 func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, error) {
-	st, err := a.tree.Status(state.Fetch, name)
+	st, err := a.tree.Status(state.RoleFetch, name)
 	if err != nil || st.Offer == nil || st.Offer.Version != version || st.Offer.Unit == nil {
 		return "", err
 	}

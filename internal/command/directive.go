@@ -37,7 +37,7 @@ func (a *app) directive(args []string) error {
 	if d.Announced, err = checkin.Announced(a.in); err != nil {
 		return err
 	}
-	st, err := a.tree.Status(state.Swap, name)
+	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 
 // warn tells a person, before anything restarts, that what they asked for goes down.
 func (f *follower) warn(at state.Attempt) {
-	if f.progress == nil || f.warned || at.Result != state.HandedOn {
+	if f.progress == nil || f.warned || at.Result != state.ResultHandedOn {
 		return
 	}
 	f.warned = true
@@ -112,7 +112,7 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 	if i < 0 {
 		return state.Attempt{ID: f.attempt}, false, err
 	}
-	return all[i], all[i].Result != state.HandedOn && all[i].Result != state.OnTrial, err
+	return all[i], all[i].Result != state.ResultHandedOn && all[i].Result != state.ResultOnTrial, err
 }
 
 // idle tells whether nobody works on the target, and nothing that was handed on
@@ -125,7 +125,7 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	for _, u := range units {
 		dead[u.Name] = u.Active != "active"
 	}
-	for role, step := range map[state.Role]string{state.Fetch: "verify", state.Verify: "swap"} {
+	for role, step := range map[state.Role]string{state.RoleFetch: "verify", state.RoleVerify: "swap"} {
 		pending, err := f.tree.Pending(role, f.name)
 		if err != nil || pending && !dead[path(step, f.name)] {
 			return false, err
@@ -166,7 +166,7 @@ func (f *follower) rest(ctx context.Context) {
 // the first failed one: the attempt came no further, so what failed further on
 // failed in an earlier attempt. A failed baseline stops nobody.
 func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Attempt, error) {
-	at := state.Attempt{ID: f.attempt, Origin: state.Operator, Time: time.Now().UTC(), Result: state.Failed}
+	at := state.Attempt{ID: f.attempt, Origin: state.OriginOperator, Time: time.Now().UTC(), Result: state.ResultFailed}
 	reason := "the chain stopped and none of its units failed"
 	begun := false
 	for _, u := range units {
@@ -182,7 +182,7 @@ func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Atte
 	changed := "nothing was changed"
 	j, err := f.tree.Journal(f.name)
 	if j != nil {
-		at.Result, changed = state.RollbackFailed, "the trial of "+state.Called(j.Version)+" is still open"
+		at.Result, changed = state.ResultRollbackFailed, "the trial of "+state.Called(j.Version)+" is still open"
 	}
 	at.Reason = fmt.Sprintf("%s; %s (hint: journalctl -u 'machinemon-*@%s.service')", reason, changed, f.name)
 	// Nobody has taken the request, nor shall anybody later.

@@ -27,31 +27,31 @@ func TestIdle(t *testing.T) {
 		{name: "to be retried", set: func(b *bench) {
 			b.systemd.units[unit("rollback", "agent")] = systemd.Unit{Active: "activating", Sub: "auto-restart"}
 		}},
-		{name: "a bundle waits", set: func(b *bench) { b.offer(state.Fetch, attempt) }},
-		{name: "a verified tree waits", set: func(b *bench) { b.offer(state.Verify, attempt) }},
+		{name: "a bundle waits", set: func(b *bench) { b.offer(state.RoleFetch, attempt) }},
+		{name: "a verified tree waits", set: func(b *bench) { b.offer(state.RoleVerify, attempt) }},
 		{name: "a bundle waits for nobody", set: func(b *bench) {
-			b.offer(state.Fetch, attempt)
+			b.offer(state.RoleFetch, attempt)
 			b.systemd.units[path("verify", "agent")] = systemd.Unit{Active: "failed"}
 		}, idle: true},
 		{name: "a verified tree waits for nobody", set: func(b *bench) {
-			b.offer(state.Verify, attempt)
+			b.offer(state.RoleVerify, attempt)
 			b.systemd.units[path("swap", "agent")] = systemd.Unit{Active: "inactive"}
 		}, idle: true},
 		{name: "a bundle waits, the other path unit is dead", set: func(b *bench) {
-			b.offer(state.Fetch, attempt)
+			b.offer(state.RoleFetch, attempt)
 			b.systemd.units[path("swap", "agent")] = systemd.Unit{Active: "failed"}
 		}},
-		{name: "a claimed entry was left", set: func(b *bench) { b.offer(state.Fetch, "."+attempt) }, idle: true},
+		{name: "a claimed entry was left", set: func(b *bench) { b.offer(state.RoleFetch, "."+attempt) }, idle: true},
 		{name: "an open trial", set: func(b *bench) {
 			b.openTrial()
 			b.systemd.units[deadline("agent")] = systemd.Unit{Active: "active"}
 		}},
 		{name: "an open trial without a deadline", set: (*bench).openTrial, idle: true},
 		{name: "a damaged journal", set: func(b *bench) {
-			b.write(filepath.Join(b.tree.Dir(state.Swap, "agent"), "journal.json"), "{")
+			b.write(filepath.Join(b.tree.Dir(state.RoleSwap, "agent"), "journal.json"), "{")
 		}, failed: true},
 		{name: "a spool that is a file", set: func(b *bench) {
-			b.t.Chdir(b.tree.Dir(state.Verify, "agent"))
+			b.t.Chdir(b.tree.Dir(state.RoleVerify, "agent"))
 			if err := os.Remove("ready"); err != nil {
 				b.t.Fatal(err)
 			}
@@ -83,29 +83,29 @@ func TestRecorded(t *testing.T) {
 	}{
 		{name: "nothing", set: func(*bench) {}},
 		{name: "another attempt", set: func(b *bench) {
-			b.record(state.Swap, state.Attempt{ID: "20261101t120000-00000001", Result: state.Committed})
+			b.record(state.RoleSwap, state.Attempt{ID: "20261101t120000-00000001", Result: state.ResultCommitted})
 		}},
 		{name: "handed on", set: func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
-		}, result: state.HandedOn},
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+		}, result: state.ResultHandedOn},
 		{name: "handed on twice", set: func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
-			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.HandedOn})
-		}, result: state.HandedOn},
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+			b.record(state.RoleVerify, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+		}, result: state.ResultHandedOn},
 		{name: "on trial", set: func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.openTrial()
-		}, result: state.OnTrial},
-		{name: "going back, on trial", set: func(b *bench) { b.openTrial() }, result: state.OnTrial},
+		}, result: state.ResultOnTrial},
+		{name: "going back, on trial", set: func(b *bench) { b.openTrial() }, result: state.ResultOnTrial},
 		{name: "over", set: func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
-			b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused})
-		}, result: state.Refused, over: true},
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+			b.record(state.RoleVerify, state.Attempt{ID: attempt, Result: state.ResultRefused})
+		}, result: state.ResultRefused, over: true},
 		{name: "over, one record damaged", set: func(b *bench) {
-			b.damage(state.Fetch)
-			b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Committed})
-		}, result: state.Committed, over: true, failed: true},
-		{name: "damaged", set: func(b *bench) { b.damage(state.Verify) }, failed: true},
+			b.damage(state.RoleFetch)
+			b.record(state.RoleSwap, state.Attempt{ID: attempt, Result: state.ResultCommitted})
+		}, result: state.ResultCommitted, over: true, failed: true},
+		{name: "damaged", set: func(b *bench) { b.damage(state.RoleVerify) }, failed: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
@@ -150,7 +150,7 @@ func TestOrphan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if at.ID != attempt || at.Result != state.Failed || at.Time.IsZero() || !strings.HasPrefix(at.Reason, c.want) {
+			if at.ID != attempt || at.Result != state.ResultFailed || at.Time.IsZero() || !strings.HasPrefix(at.Reason, c.want) {
 				t.Errorf("%+v\nwant %s", at, c.want)
 			}
 		})
@@ -167,13 +167,13 @@ func TestFollow(t *testing.T) {
 		reason string
 	}{
 		{"over already", func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.Current})
-		}, state.Current, ""},
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultCurrent})
+		}, state.ResultCurrent, ""},
 		{"over after a change", func(b *bench) {
 			b.systemd.units[unit("fetch", "agent")] = fetching
 			b.systemd.read = func(look int, name string) {
 				if look == 2 && name == lastRead {
-					b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.NotDownloaded})
+					b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultNotDownloaded})
 				}
 				if look == 4 { // its record is there for a while before it ends
 					delete(b.systemd.units, unit("fetch", "agent"))
@@ -182,59 +182,59 @@ func TestFollow(t *testing.T) {
 					b.systemd.ticks <- struct{}{}
 				}
 			}
-		}, state.NotDownloaded, ""},
-		{"nobody", func(*bench) {}, state.Failed, "none of its units failed"},
+		}, state.ResultNotDownloaded, ""},
+		{"nobody", func(*bench) {}, state.ResultFailed, "none of its units failed"},
 		// The verifier starts and claims the bundle after the units were read
 		// and before the spool is.
 		{"claimed in between", func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
-			b.offer(state.Fetch, attempt)
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+			b.offer(state.RoleFetch, attempt)
 			b.systemd.read = func(look int, name string) {
 				switch {
 				case look == 1 && name == lastRead:
-					b.claim(state.Fetch)
+					b.claim(state.RoleFetch)
 					b.systemd.units[verify] = systemd.Unit{Active: "activating"}
 				case look == 2 && name == lastRead:
-					b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused, Reason: "too old"})
+					b.record(state.RoleVerify, state.Attempt{ID: attempt, Result: state.ResultRefused, Reason: "too old"})
 					delete(b.systemd.units, verify)
 					b.systemd.ticks <- struct{}{}
 				}
 			}
-		}, state.Refused, "too old"},
+		}, state.ResultRefused, "too old"},
 		// And the same again with the swapper.
 		{"claimed in between, twice", func(b *bench) {
-			b.offer(state.Fetch, attempt)
+			b.offer(state.RoleFetch, attempt)
 			b.systemd.read = func(look int, name string) {
 				switch {
 				case look == 1 && name == lastRead:
-					b.claim(state.Fetch)
+					b.claim(state.RoleFetch)
 					b.systemd.units[verify] = systemd.Unit{Active: "activating"}
 				case look == 2 && name == lastRead:
-					b.offer(state.Verify, attempt)
+					b.offer(state.RoleVerify, attempt)
 					delete(b.systemd.units, verify)
 					b.systemd.ticks <- struct{}{}
 				case look == 3 && name == lastRead:
-					b.claim(state.Verify)
+					b.claim(state.RoleVerify)
 					b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "activating"}
 				case look == 4 && name == lastRead:
-					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Failed, Reason: "too old"})
+					b.record(state.RoleSwap, state.Attempt{ID: attempt, Result: state.ResultFailed, Reason: "too old"})
 					delete(b.systemd.units, unit("swap", "agent"))
 					b.systemd.ticks <- struct{}{}
 				}
 			}
-		}, state.Failed, "too old"},
+		}, state.ResultFailed, "too old"},
 		// As before, but the verifier is done by the time of the second look.
 		{"ended in between", func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.systemd.read = func(look int, name string) {
 				if look == 2 && name == verify {
-					b.record(state.Verify, state.Attempt{ID: attempt, Result: state.Refused, Reason: "too old"})
+					b.record(state.RoleVerify, state.Attempt{ID: attempt, Result: state.ResultRefused, Reason: "too old"})
 				}
 			}
-		}, state.Refused, "too old"},
+		}, state.ResultRefused, "too old"},
 		// Its failure starts the fetcher of the archive, whose unit was read before.
 		{"the verifier asks for the archive", func(b *bench) {
-			b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.HandedOn})
+			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.systemd.units[verify] = systemd.Unit{Active: "activating"}
 			full := unit("fetch-full", "agent")
 			b.systemd.read = func(look int, name string) {
@@ -244,27 +244,27 @@ func TestFollow(t *testing.T) {
 				case look == 1 && name == lastRead:
 					b.systemd.units[full] = systemd.Unit{Active: "inactive", Job: 7}
 				case look == 2 && name == lastRead:
-					b.record(state.Fetch, state.Attempt{ID: attempt, Result: state.NotDownloaded, Reason: "it is gone"})
+					b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultNotDownloaded, Reason: "it is gone"})
 					delete(b.systemd.units, full)
 					b.systemd.ticks <- struct{}{}
 				}
 			}
-		}, state.NotDownloaded, "it is gone"},
+		}, state.ResultNotDownloaded, "it is gone"},
 		{"a damaged record beside the end", func(b *bench) {
-			b.damage(state.Fetch)
-			b.record(state.Swap, state.Attempt{ID: attempt, Result: state.Committed})
-		}, state.Committed, ""},
+			b.damage(state.RoleFetch)
+			b.record(state.RoleSwap, state.Attempt{ID: attempt, Result: state.ResultCommitted})
+		}, state.ResultCommitted, ""},
 		{"a damaged record while somebody works", func(b *bench) {
-			b.damage(state.Fetch)
+			b.damage(state.RoleFetch)
 			b.systemd.units[unit("swap", "agent")] = systemd.Unit{Active: "activating"}
 			b.systemd.read = func(look int, name string) {
 				if name == lastRead {
-					b.record(state.Swap, state.Attempt{ID: attempt, Result: state.RolledBack})
+					b.record(state.RoleSwap, state.Attempt{ID: attempt, Result: state.ResultRolledBack})
 					delete(b.systemd.units, unit("swap", "agent"))
 					b.systemd.ticks <- struct{}{}
 				}
 			}
-		}, state.RolledBack, ""},
+		}, state.ResultRolledBack, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
@@ -282,7 +282,7 @@ func TestFollow(t *testing.T) {
 
 	t.Run("damaged, and nobody at work", func(t *testing.T) {
 		b := newBench(t)
-		b.damage(state.Verify)
+		b.damage(state.RoleVerify)
 		if at, err := b.follow(t.Context()); err == nil || !strings.Contains(err.Error(), "it is damaged") {
 			t.Errorf("%+v, %v", at, err)
 		}
@@ -318,17 +318,17 @@ func TestWarnOfDescent(t *testing.T) {
 		at   state.Attempt
 		want string
 	}{
-		{"down", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.HandedOn}, line},
-		{"up", state.Attempt{From: "2.53.9", Version: "3.5.0", Result: state.HandedOn}, ""},
-		{"no order", state.Attempt{From: "build-82", Version: "build-17", Result: state.HandedOn}, ""},
-		{"nothing known", state.Attempt{Version: "2.53.9", Result: state.HandedOn}, ""},
-		{"not installed", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.NotAttempted}, ""},
-		{"a terminal's commands", state.Attempt{From: "3.5.0", Version: "2.53.9\x1b[2J", Result: state.HandedOn}, ""},
+		{"down", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.ResultHandedOn}, line},
+		{"up", state.Attempt{From: "2.53.9", Version: "3.5.0", Result: state.ResultHandedOn}, ""},
+		{"no order", state.Attempt{From: "build-82", Version: "build-17", Result: state.ResultHandedOn}, ""},
+		{"nothing known", state.Attempt{Version: "2.53.9", Result: state.ResultHandedOn}, ""},
+		{"not installed", state.Attempt{From: "3.5.0", Version: "2.53.9", Result: state.ResultNotAttempted}, ""},
+		{"a terminal's commands", state.Attempt{From: "3.5.0", Version: "2.53.9\x1b[2J", Result: state.ResultHandedOn}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
 			c.at.ID = attempt
-			b.record(state.Fetch, c.at)
+			b.record(state.RoleFetch, c.at)
 			for range 2 {
 				at, _, err := b.recorded()
 				if err != nil {

@@ -66,7 +66,7 @@ func (a *app) probe(args []string) error {
 // neither a person's attempt nor a scheduled one begins.
 func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, state.Passed, error) {
 	busyWith := func(what string) error {
-		return state.Fail(state.NotAttempted, "cannot probe %s now: %s", t.Name, what)
+		return state.Fail(state.ResultNotAttempted, "cannot probe %s now: %s", t.Name, what)
 	}
 	unlock, err := a.tree.LockOperator(t.Name)
 	if errors.Is(err, state.ErrLocked) {
@@ -79,7 +79,7 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 	if err := a.tree.MakeSwapDir(t.Name); err != nil {
 		return nil, nil, err
 	}
-	release, err := a.tree.Lock(t.Name, true)
+	release, err := a.tree.Lock(t.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,7 +108,7 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 		return nil, nil, err
 	}
 	var known state.Passed
-	err = a.tree.Update(state.Swap, t.Name, func(st *state.Status) {
+	err = a.tree.Update(state.RoleSwap, t.Name, func(st *state.Status) {
 		known = st.Passed(t.ProbeKeys())
 		st.Learn(known, now.Probes)
 		if len(known) == 0 && now.Standing && st.Installed != nil {
@@ -126,7 +126,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 	if err != nil {
 		return nil, err
 	}
-	if err := a.tree.SetRequest(name, state.Request{Attempt: attempt, Verb: state.Probe, MainID: main}); err != nil {
+	if err := a.tree.SetRequest(name, state.Request{Attempt: attempt, Verb: state.VerbProbe, MainID: main}); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -139,7 +139,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 	if err := conn.Start(ctx, gate); err != nil {
 		return nil, fmt.Errorf("cannot probe %s: %w (hint: journalctl -u %s)", name, err, gate)
 	}
-	now, err = a.tree.Baseline(name, attempt, false)
+	now, err = a.tree.Baseline(name, attempt, state.BeforeSwap)
 	if err == nil && now == nil {
 		err = fmt.Errorf("cannot probe %s: %s has written no report (hint: journalctl -u %s)", name, gate, gate)
 	}
@@ -165,7 +165,7 @@ func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed 
 		p.Probes = append(p.Probes, one)
 	}
 	if !good {
-		p.Exit = state.Failed.Exit()
+		p.Exit = state.ResultFailed.Exit()
 	}
 	return p
 }

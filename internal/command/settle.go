@@ -17,15 +17,15 @@ func (a *app) settle(args []string) error {
 	if err := a.needRoot("settle", args); err != nil {
 		return err
 	}
-	verb := state.Keep
+	verb := state.VerbSettleKeep
 	if args[1] == "back" {
-		verb = state.Back
+		verb = state.VerbSettleBack
 	}
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) { return a.settleOne(ctx, name, verb) })
 }
 
 func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (state.Attempt, error) {
-	at := state.Attempt{Origin: state.Operator, Time: time.Now().UTC(), Result: state.NotAttempted}
+	at := state.Attempt{Origin: state.OriginOperator, Time: time.Now().UTC(), Result: state.ResultNotAttempted}
 	unlock, err := a.tree.LockOperator(name)
 	if errors.Is(err, state.ErrLocked) {
 		at.Reason = "another machinemon-update is at work on it"
@@ -43,11 +43,11 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 		at.Reason = "no rollback has failed, so there is nothing to settle"
 		return at, nil
 	}
-	st, err := a.tree.Status(state.Swap, name)
+	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		return at, err
 	}
-	if st.Held != nil && verb == state.Back {
+	if st.Held != nil && verb == state.VerbSettleBack {
 		at.Reason = fmt.Sprintf("it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
 		return at, nil
 	}
@@ -82,11 +82,11 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	if i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == j.Attempt }); i >= 0 && !(failed && all[i].Time.Before(at.Time)) {
 		at = all[i]
 	} else if failed {
-		at.Version, at.Result = j.Version, state.RollbackFailed
+		at.Version, at.Result = j.Version, state.ResultRollbackFailed
 		at.Reason = fmt.Sprintf("%s failed, and the trial is still open (hint: journalctl -u %s)", step, step)
 	}
-	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.RolledBack || at.Result == state.Interrupted) {
-		at.Result = state.Settled // what the operator wanted is no failure
+	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.ResultRolledBack || at.Result == state.ResultInterrupted) {
+		at.Result = state.ResultSettled // what the operator wanted is no failure
 	}
 	return at, err
 }

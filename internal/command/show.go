@@ -88,7 +88,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	s.Description, s.Unit = t.Description, t.Unit
 	s.Unsigned, s.AutoUpdate = t.Trust.Mode == target.TrustChecksum, t.AutoUpdateEnabled
-	st, err := a.tree.Status(state.Swap, name)
+	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		failed(err)
 		return s
@@ -110,7 +110,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	s.Rejected = rejectedVersions(&st)
 	// The history reads this again, and says what is wrong with it.
-	if fs, err := a.tree.Status(state.Fetch, name); err == nil && fs.Offer != nil {
+	if fs, err := a.tree.Status(state.RoleFetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
 		if !s.Unsigned {
 			s.Signed, s.Expiring = fs.Offer.Signed, expiring(fs.Offer.Signed, time.Now())
@@ -136,7 +136,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 func rejectedVersions(st *state.Status) (versions []string) {
 	for _, r := range st.Rejected {
 		v := state.Called(r.Version)
-		if st.Rejects(r.Digest, r.Archive, r.Sequence) != nil && !slices.Contains(versions, v) {
+		if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil && !slices.Contains(versions, v) {
 			versions = append(versions, v)
 		}
 	}
@@ -213,7 +213,7 @@ func onTrial(version string) string {
 
 // outcome is the result and what it is about.
 func outcome(a state.Attempt) string {
-	if a.Version == "" || a.Result == state.Current {
+	if a.Version == "" || a.Result == state.ResultCurrent {
 		return string(a.Result)
 	}
 	return string(a.Result) + " " + a.Version
@@ -230,7 +230,7 @@ func (a *app) history(args []string) error {
 	// What one role's damaged record leaves is shown all the same.
 	attempts, unread := a.tree.History(names[0])
 	slices.Reverse(attempts)
-	st, err := a.tree.Status(state.Swap, names[0])
+	st, err := a.tree.Status(state.RoleSwap, names[0])
 	if err != nil {
 		st = state.Status{} // the history has said so
 	}

@@ -27,7 +27,7 @@ func (a *app) statusCheck(args []string) error {
 	// A release that was rolled back is not attempted again, which must not end the
 	// alarm about it.
 	if h, err := a.tree.History(args[0]); err == nil {
-		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.NotAttempted); i-- {
+		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted); i-- {
 			last = &h[i]
 		}
 	}
@@ -38,7 +38,7 @@ func (a *app) statusCheck(args []string) error {
 	a.exit = 0
 	if s.Error != "" {
 		// However well the last attempt went, the next one will not.
-		said.Result, said.Reason, a.exit = string(state.Misconfigured), state.Printable(s.Error), 1
+		said.Result, said.Reason, a.exit = string(state.ResultMisconfigured), state.Printable(s.Error), 1
 	} else if last != nil && alarming(last.Result) {
 		a.exit = 1
 	}
@@ -50,15 +50,15 @@ func (a *app) statusCheck(args []string) error {
 // proves what is installed this, as long as it is so. Attempts that find it current
 // say nothing about it.
 func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
-	if last == nil || alarming(last.Result) && last.Result != state.Unproven {
+	if last == nil || alarming(last.Result) && last.Result != state.ResultUnproven {
 		return last
 	}
 	told := *last
 	switch {
 	case s.Unproven != "":
-		told.Result, told.Version, told.Reason = state.Unproven, s.Installed, s.Unproven
-	case last.Result == state.Unproven:
-		told.Result, told.Reason = state.Committed, "a probe has passed since"
+		told.Result, told.Version, told.Reason = state.ResultUnproven, s.Installed, s.Unproven
+	case last.Result == state.ResultUnproven:
+		told.Result, told.Reason = state.ResultCommitted, "a probe has passed since"
 	}
 	return &told
 }
@@ -66,5 +66,5 @@ func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
 // alarming reports whether somebody should look. A download that failed is made
 // again by itself, and a server that is away has alarms of its own.
 func alarming(r state.Result) bool {
-	return r == state.Unproven || r.Exit() != 0 && r != state.HandedOn && r != state.OnTrial && r != state.NotDownloaded && r != state.NotAttempted
+	return r == state.ResultUnproven || r.Exit() != 0 && r != state.ResultHandedOn && r != state.ResultOnTrial && r != state.ResultNotDownloaded && r != state.ResultNotAttempted
 }

@@ -48,7 +48,7 @@ func (a *app) pin(args []string, sum string) error {
 	}
 	signed, err := trust.CheckRoot(root)
 	if err != nil {
-		return state.Fail(state.Refused, "cannot trust %s: %w", file, err)
+		return state.Fail(state.ResultRefused, "cannot trust %s: %w", file, err)
 	}
 	is, sum := manifest.Digest(root), strings.ToLower(sum)
 	switch {
@@ -58,7 +58,7 @@ func (a *app) pin(args []string, sum string) error {
 	case !hexDigest.MatchString(sum):
 		return usageError{errors.New("cannot use --sha256: it is not 64 hex digits")}
 	case sum != is:
-		return state.Fail(state.Refused, "cannot trust %s: its sha256 is %s, not %s", file, is, sum)
+		return state.Fail(state.ResultRefused, "cannot trust %s: its sha256 is %s, not %s", file, is, sum)
 	}
 	if err := a.setPin(t, root); err != nil {
 		return err
@@ -89,7 +89,7 @@ func readRoot(file string) ([]byte, error) {
 // setPin writes it where attempts find it, and reads it as they do. What is known
 // of a chain that began elsewhere is worth nothing from then on; the floor stays.
 func (a *app) setPin(t *target.Target, root []byte) error {
-	release, err := a.tree.Lock(t.Name, true)
+	release, err := a.tree.Lock(t.Name)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func expiring(signed []state.Signed, now time.Time) string {
 	var first *state.Signed
 	for i, s := range signed {
 		notice := noticePerson
-		if s.Role == string(trust.Timestamp) || s.Role == string(trust.Snapshot) {
+		if s.Role == string(trust.RoleTimestamp) || s.Role == string(trust.RoleSnapshot) {
 			notice = noticeOnline
 		}
 		if now.Add(notice).After(s.Expires) && (first == nil || s.Expires.Before(first.Expires)) {

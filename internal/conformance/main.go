@@ -99,12 +99,12 @@ func (c *client) init(root string) error {
 	if _, err := trust.CheckRoot(b); err != nil {
 		return fmt.Errorf("cannot trust %s: %w", root, err)
 	}
-	return c.write(trust.Root, b)
+	return c.write(trust.RoleRoot, b)
 }
 
 // refresh brings the metadata up to date, and stores what was verified.
 func (c *client) refresh(ctx context.Context, url string) (err error) {
-	if c.Pin, err = read(c.file(trust.Root)); err != nil {
+	if c.Pin, err = read(c.file(trust.RoleRoot)); err != nil {
 		return err
 	}
 	if c.Clock, err = date(); err != nil {
@@ -112,7 +112,7 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 	}
 	known := []*[]byte{&c.State.Timestamp, &c.State.Snapshot, &c.State.Targets}
 	c.State.Pin = manifest.Digest(c.Pin)
-	for i, role := range []trust.Role{trust.Timestamp, trust.Snapshot, trust.Targets} {
+	for i, role := range []trust.Role{trust.RoleTimestamp, trust.RoleSnapshot, trust.RoleTargets} {
 		if *known[i], err = read(c.file(role)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -141,7 +141,7 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 		return err
 	}
 	s := c.State
-	if _, _, err := c.Check(trust.Bundle{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
+	if _, _, err := c.Check(trust.Metadata{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
 		return fmt.Errorf("cannot trust %s: %w", url, err)
 	}
 	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
@@ -149,14 +149,14 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 
 func (c *client) store() error {
 	if n := len(c.State.Roots); n > 0 {
-		if err := c.write(trust.Root, c.State.Roots[n-1]); err != nil {
+		if err := c.write(trust.RoleRoot, c.State.Roots[n-1]); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
-		c.write(trust.Timestamp, c.State.Timestamp),
-		c.write(trust.Snapshot, c.State.Snapshot),
-		c.write(trust.Targets, c.State.Targets))
+		c.write(trust.RoleTimestamp, c.State.Timestamp),
+		c.write(trust.RoleSnapshot, c.State.Snapshot),
+		c.write(trust.RoleTargets, c.State.Targets))
 }
 
 func (c *client) file(r trust.Role) string { return filepath.Join(c.dir, string(r)+".json") }

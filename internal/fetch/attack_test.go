@@ -34,10 +34,10 @@ func TestAttacks(t *testing.T) {
 				t.Helper()
 				m.files = repo.Files
 				before := b.remembers(t)
-				got := b.run(t, b.order(state.Apply, installed))
+				got := b.run(t, b.order(state.VerbApply, installed))
 				sequence, good := want.(int)
 				if good {
-					if got.Result == state.HandedOn {
+					if got.Result == state.ResultHandedOn {
 						b.bundle(t)
 					}
 					if got.Failed() || got.Sequence != int64(sequence) {
@@ -51,7 +51,7 @@ func TestAttacks(t *testing.T) {
 				if other := sooner[text]; other != "" && !strings.Contains(got.Reason, text) {
 					text = other
 				}
-				b.mustFail(t, got, state.Refused, text)
+				b.mustFail(t, got, state.ResultRefused, text)
 				if learned := trusttest.Learned(want.(string), before, b.remembers(t)); learned != nil {
 					t.Errorf("refused, and stored all the same: %v", learned)
 				}
@@ -64,7 +64,7 @@ func TestAttacks(t *testing.T) {
 // remembers is what this role has stored of the repository.
 func (b *bench) remembers(t *testing.T) (s trust.State) {
 	t.Helper()
-	must(t, b.tree.Trust(state.Fetch, "agent", &s))
+	must(t, b.tree.Trust(state.RoleFetch, "agent", &s))
 	return s
 }
 
@@ -76,12 +76,12 @@ func TestWithheld(t *testing.T) {
 		repo.Publish(release1())
 		m.files = repo.Kept()
 		delete(m.files, lacks)
-		b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.NotDownloaded, lacks+": the server answered 404 Not Found")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultNotDownloaded, lacks+": the server answered 404 Not Found")
 		if after := b.remembers(t); after.Timestamp != nil || before.Timestamp != nil {
 			t.Errorf("remembers %s", after.Timestamp)
 		}
 		m.files = repo.Files
-		if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+		if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 			t.Errorf("%+v", a)
 		}
 	}
@@ -97,20 +97,20 @@ func TestLostState(t *testing.T) {
 	old := repo.Kept()
 	repo.Refresh()
 	for range 2 {
-		if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+		if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 			t.Fatalf("%+v", a)
 		}
-		must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
-		must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755)) // by StateDirectory=
+		must(t, os.RemoveAll(b.tree.Dir(state.RoleFetch, "agent")))
+		must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755)) // by StateDirectory=
 	}
 	// One that it would have refused goes on to those who remember.
 	m.files = old
-	if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 		t.Errorf("%+v", a)
 	}
 	// And a key that root knows to be revoked is none here either.
-	must(t, os.RemoveAll(b.tree.Dir(state.Fetch, "agent")))
-	must(t, os.Mkdir(b.tree.Dir(state.Fetch, "agent"), 0o755))
+	must(t, os.RemoveAll(b.tree.Dir(state.RoleFetch, "agent")))
+	must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755))
 	m.files = trusttest.New(t, release1()).Files
-	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "timestamp v1: too few valid signatures")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultRefused, "timestamp v1: too few valid signatures")
 }

@@ -66,7 +66,7 @@ func (c cache) load() cached {
 }
 
 // keep stores an answer that came with a usable ETag.
-func (c cache) keep(body []byte, etag string) error {
+func (c cache) store(body []byte, etag string) error {
 	if c.dir == "" || !usableTag(etag) {
 		return nil
 	}

@@ -29,7 +29,7 @@ func (h *tagged) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestCache(t *testing.T) {
-	file := func(b *bench) string { return filepath.Join(b.tree.Dir(state.Fetch, "agent"), "manifest.json") }
+	file := func(b *bench) string { return filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "manifest.json") }
 	write := func(data string) func(t *testing.T, b *bench, h *tagged) {
 		return func(t *testing.T, b *bench, h *tagged) {
 			if err := os.WriteFile(file(b), []byte(data), 0o644); err != nil {
@@ -55,8 +55,8 @@ func TestCache(t *testing.T) {
 		{"another address", `"abc"`, func(t *testing.T, b *bench, h *tagged) { b.target.Source.URL += "?channel=beta" }, true},
 		{"from a server that was not verified", `"abc"`, func(t *testing.T, b *bench, h *tagged) { b.target.Source.InsecureSkipTLS = true }, true},
 		{"a manifest that is none", `"abc"`, func(t *testing.T, b *bench, h *tagged) {
-			c := cache{dir: b.tree.Dir(state.Fetch, "agent"), url: b.target.Source.URL}
-			if err := c.keep([]byte("<html>"), `"abc"`); err != nil {
+			c := cache{dir: b.tree.Dir(state.RoleFetch, "agent"), url: b.target.Source.URL}
+			if err := c.store([]byte("<html>"), `"abc"`); err != nil {
 				t.Fatal(err)
 			}
 		}, true},
@@ -70,14 +70,14 @@ func TestCache(t *testing.T) {
 			s := newSite(t)
 			s["/client-manifest.json"] = h.ServeHTTP
 			b := newBench(t, serve(t, s))
-			if a := b.run(t, b.order(state.Check, "v1")); a.Result != state.Available || h.full != 1 {
+			if a := b.run(t, b.order(state.VerbCheck, "v1")); a.Result != state.ResultAvailable || h.full != 1 {
 				t.Fatalf("first run: %+v, %+v", a, h)
 			}
 			if c.between != nil {
 				c.between(t, b, h)
 			}
 			// A 304 means "use the stored manifest", never "nothing to do".
-			if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn || a.Version != "v2" {
+			if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn || a.Version != "v2" {
 				t.Errorf("second run: %+v", a)
 			}
 			full, notAgain := 1, 1
@@ -97,9 +97,9 @@ func TestCacheIsNotTrusted(t *testing.T) {
 	s := newSite(t)
 	s["/client-manifest.json"] = h.ServeHTTP
 	b := newBench(t, serve(t, s))
-	b.run(t, b.order(state.Check, "v1"))
+	b.run(t, b.order(state.VerbCheck, "v1"))
 	b.target.Trust.Product = "server"
-	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "product")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultRefused, "product")
 	if h.notAgain != 1 {
 		t.Error("the cache was not used")
 	}

@@ -103,22 +103,22 @@ func installedSum(path string) (string, error) {
 func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
 	asked, err := tree.Fallback(name)
 	if err != nil {
-		return state.Attempt{}, state.Failed.Exit(), err
+		return state.Attempt{}, state.ResultFailed.Exit(), err
 	}
 	f, err := newFetcher(tree, name, report)
 	if err != nil {
-		return state.Attempt{}, state.Failed.Exit(), err
+		return state.Attempt{}, state.ResultFailed.Exit(), err
 	}
-	known, err := tree.Status(state.Fetch, name)
+	known, err := tree.Status(state.RoleFetch, name)
 	if err != nil {
-		return state.Attempt{}, state.Failed.Exit(), err
+		return state.Attempt{}, state.ResultFailed.Exit(), err
 	}
 	n := len(known.Attempts)
 	if asked == nil || asked.Attempt != f.order.Attempt || n == 0 {
 		return state.Attempt{}, 0, nil
 	}
 	last := known.Attempts[n-1]
-	if last.ID != asked.Attempt || last.Result != state.HandedOn || last.NoDelta != "" {
+	if last.ID != asked.Attempt || last.Result != state.ResultHandedOn || last.NoDelta != "" {
 		return state.Attempt{}, 0, nil
 	}
 	if f.noDelta = asked.Reason; f.noDelta == "" {

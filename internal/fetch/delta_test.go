@@ -50,7 +50,7 @@ func deltaBench(t *testing.T) (*bench, *manifest.Manifest, site) {
 // manifest, and what the receipt says.
 func (b *bench) handedOn(t *testing.T) (map[string]string, state.Receipt) {
 	t.Helper()
-	entry, err := os.OpenRoot(filepath.Join(b.tree.Ready(state.Fetch, "agent"), attempt))
+	entry, err := os.OpenRoot(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), attempt))
 	must(t, err)
 	defer entry.Close()
 	content := map[string]string{}
@@ -129,8 +129,8 @@ func TestDeltas(t *testing.T) {
 				c.edit(t, b, m)
 			}
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
-			a := b.run(t, b.order(state.Apply, "v1"))
-			if a.Result != state.HandedOn || a.NoDelta != "" || c.how != "" && a.Reason != c.how {
+			a := b.run(t, b.order(state.VerbApply, "v1"))
+			if a.Result != state.ResultHandedOn || a.NoDelta != "" || c.how != "" && a.Reason != c.how {
 				t.Errorf("%+v", a)
 			}
 			if !slices.Equal(*asked, c.asked) {
@@ -168,12 +168,12 @@ func TestDeltasOnDisk(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, m, _ := deltaBench(t)
-			o := b.order(state.Apply, "v1")
+			o := b.order(state.VerbApply, "v1")
 			dir := order(b, &o)
 			must(t, os.MkdirAll(dir, 0o755))
 			must(t, os.WriteFile(filepath.Join(dir, manifest.FileName), marshal(t, m), 0o644))
 			must(t, os.WriteFile(filepath.Join(dir, "agent.tar.gz"), payload, 0o644))
-			if a := b.run(t, o); a.Result != state.HandedOn || a.NoDelta != "" {
+			if a := b.run(t, o); a.Result != state.ResultHandedOn || a.NoDelta != "" {
 				t.Errorf("%+v", a)
 			}
 			if got, receipt := b.handedOn(t); receipt.Deltas || got["payload"] != string(payload) {
@@ -184,7 +184,7 @@ func TestDeltasOnDisk(t *testing.T) {
 }
 
 // Whatever is wrong with the deltas, the archive comes in the same attempt, whose
-// record says why.
+// readRepository says why.
 func TestDeltasFallBack(t *testing.T) {
 	answer := func(path string, h http.HandlerFunc) func(*testing.T, *bench, *manifest.Manifest, site) {
 		return func(_ *testing.T, _ *bench, _ *manifest.Manifest, s site) { s[path] = h }
@@ -229,8 +229,8 @@ func TestDeltasFallBack(t *testing.T) {
 			b, m, s := deltaBench(t)
 			c.edit(t, b, m, s)
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
-			a := b.run(t, b.order(state.Apply, "v1"))
-			if a.Result != state.HandedOn || a.Reason != "" || !strings.Contains(a.NoDelta, c.why) || strings.Count(a.NoDelta, "cannot ") != 1 {
+			a := b.run(t, b.order(state.VerbApply, "v1"))
+			if a.Result != state.ResultHandedOn || a.Reason != "" || !strings.Contains(a.NoDelta, c.why) || strings.Count(a.NoDelta, "cannot ") != 1 {
 				t.Errorf("%+v\nwant …%s…", a, c.why)
 			}
 			if got, receipt := b.handedOn(t); receipt.Deltas || len(receipt.Files) != 0 || len(got) != 1 || got["payload"] != string(payload) {
@@ -250,7 +250,7 @@ func TestDeltasFallBack(t *testing.T) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		}
 		asked := s.asked()
-		b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.NotDownloaded, "429")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultNotDownloaded, "429")
 		if !slices.Equal(*asked, []string{"/agent.zst"}) {
 			t.Errorf("asked for %q", *asked)
 		}
@@ -259,8 +259,8 @@ func TestDeltasFallBack(t *testing.T) {
 		b, m, s := deltaBench(t)
 		s["/client-manifest.json"] = bytesHandler(marshal(t, m))
 		s["/agent.zst"], s["/agent.tar.gz"] = status(500), http.NotFound
-		a := b.run(t, b.order(state.Apply, "v1"))
-		b.mustFail(t, a, state.NotDownloaded, "agent.tar.gz: the server answered 404")
+		a := b.run(t, b.order(state.VerbApply, "v1"))
+		b.mustFail(t, a, state.ResultNotDownloaded, "agent.tar.gz: the server answered 404")
 		if !strings.Contains(a.NoDelta, "agent.zst: the server answered 500") {
 			t.Errorf("%+v", a)
 		}
@@ -269,7 +269,7 @@ func TestDeltasFallBack(t *testing.T) {
 
 // The verifier has the archive fetched, once in the attempt that it is about.
 func TestFull(t *testing.T) {
-	handedOn := state.Attempt{ID: attempt, Result: state.HandedOn}
+	handedOn := state.Attempt{ID: attempt, Result: state.ResultHandedOn}
 	asks := state.Fallback{Attempt: attempt, Reason: "cannot make agent by delta: it is damaged"}
 	for _, c := range []struct {
 		name  string
@@ -282,9 +282,9 @@ func TestFull(t *testing.T) {
 		{"not asked", nil, handedOn, ""},
 		{"in another attempt", &state.Fallback{Attempt: "another", Reason: "x"}, handedOn, ""},
 		{"of nobody's", &state.Fallback{Reason: "x"}, handedOn, ""},
-		{"and had", &asks, state.Attempt{ID: attempt, Result: state.HandedOn, NoDelta: "x"}, ""},
-		{"where nothing was handed on", &asks, state.Attempt{ID: attempt, Result: state.Available}, ""},
-		{"in an attempt that is not the last", &asks, state.Attempt{ID: "another", Result: state.HandedOn}, ""},
+		{"and had", &asks, state.Attempt{ID: attempt, Result: state.ResultHandedOn, NoDelta: "x"}, ""},
+		{"where nothing was handed on", &asks, state.Attempt{ID: attempt, Result: state.ResultAvailable}, ""},
+		{"in an attempt that is not the last", &asks, state.Attempt{ID: "another", Result: state.ResultHandedOn}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, m, s := deltaBench(t)
@@ -301,9 +301,9 @@ func TestFull(t *testing.T) {
 source.url = "`+b.target.Source.URL+`"
 install = [{ from = "agent", to = "`+installed+`" }]
 `), 0o644))
-			must(t, os.MkdirAll(b.tree.Dir(state.Verify, "agent"), 0o755))
-			must(t, b.tree.SetOrder("agent", b.order(state.Apply, "v1")))
-			must(t, b.tree.SetStatus(state.Fetch, "agent", state.Status{Attempts: []state.Attempt{c.last}}))
+			must(t, os.MkdirAll(b.tree.Dir(state.RoleVerify, "agent"), 0o755))
+			must(t, b.tree.SetOrder("agent", b.order(state.VerbApply, "v1")))
+			must(t, b.tree.SetStatus(state.RoleFetch, "agent", state.Status{Attempts: []state.Attempt{c.last}}))
 			if c.asks != nil {
 				must(t, b.tree.SetFallback("agent", *c.asks))
 			}
@@ -317,7 +317,7 @@ install = [{ from = "agent", to = "`+installed+`" }]
 				}
 				return
 			}
-			if a.ID != attempt || a.Result != state.HandedOn || a.NoDelta != c.wants || !slices.Equal(*asked, []string{"/agent.tar.gz"}) {
+			if a.ID != attempt || a.Result != state.ResultHandedOn || a.NoDelta != c.wants || !slices.Equal(*asked, []string{"/agent.tar.gz"}) {
 				t.Errorf("%+v, asked for %q", a, *asked)
 			}
 			if st := b.status(t); len(st.Attempts) != 1 || !reflect.DeepEqual(st.Attempts[0], a) {

@@ -19,7 +19,7 @@ const reportEvery = 100 * time.Millisecond
 // download makes the bundle of a release, with these deltas or, where there are
 // nil, with the archive, and hands it on. When it fails nothing stays in the spool.
 func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) (err error) {
-	spool, err := f.tree.OpenSpool(state.Fetch, f.name, true)
+	spool, err := f.tree.MakeSpool(state.RoleFetch, f.name)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (f *fetcher) download(ctx context.Context, src source, r *release, deltas [
 
 // add downloads an archive, or a delta as if it were one, into the bundle.
 func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, entry *os.Root, name string) (err error) {
-	part, err := openPartial(f.tree.Dir(state.Fetch, f.name), p)
+	part, err := openPartial(f.tree.Dir(state.RoleFetch, f.name), p)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
 
 // room refuses what would fill the disk. Some of the archive is there already.
 func (f *fetcher) room(p manifest.Platform, have int64) error {
-	dir := f.tree.Dir(state.Fetch, f.name)
+	dir := f.tree.Dir(state.RoleFetch, f.name)
 	free, err := state.Free(dir)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func (f *fetcher) fill(ctx context.Context, src source, part *partial) error {
 		}
 		came = came || part.have.bytes > from
 		_, limited := errors.AsType[*rateLimit](err)
-		if !came || limited || part.have.etag == "" || ctx.Err() != nil || state.ResultOf(err) != state.NotDownloaded {
+		if !came || limited || part.have.etag == "" || ctx.Err() != nil || state.ResultOf(err) != state.ResultNotDownloaded {
 			return err
 		}
 		if from == before && part.have.bytes-before >= minFlow {

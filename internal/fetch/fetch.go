@@ -50,7 +50,7 @@ const Again = 75
 func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
 	f, err := newFetcher(tree, name, report)
 	if err != nil {
-		return state.Attempt{}, state.Failed.Exit(), err
+		return state.Attempt{}, state.ResultFailed.Exit(), err
 	}
 	return f.carryOut(ctx, dirs)
 }
@@ -65,21 +65,21 @@ func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*
 }
 
 func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
-	if err := f.tree.Tidy(state.Fetch, f.name); err != nil {
-		return state.Attempt{Result: state.Failed}, state.Failed.Exit(), err
+	if err := f.tree.Tidy(state.RoleFetch, f.name); err != nil {
+		return state.Attempt{Result: state.ResultFailed}, state.ResultFailed.Exit(), err
 	}
 	t, err := dirs.Load(f.name)
 	if err != nil {
-		a, err = f.record(nil, state.Misconfigured, err)
+		a, err = f.recordAttempt(nil, state.ResultMisconfigured, err)
 	} else {
 		a, err = f.run(ctx, t)
 	}
 	switch {
 	case err != nil:
-		return a, state.Failed.Exit(), err
-	case a.Result == state.HandedOn:
+		return a, state.ResultFailed.Exit(), err
+	case a.Result == state.ResultHandedOn:
 		return a, 0, nil
-	case a.Result == state.NotDownloaded && f.order.Booted && a.RetryAfter.IsZero():
+	case a.Result == state.ResultNotDownloaded && f.order.Booted && a.RetryAfter.IsZero():
 		return a, Again, nil
 	}
 	return a, a.Result.Exit(), nil
@@ -90,16 +90,16 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 // but neither uses the cache nor leaves anything behind.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
 	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
-		order: state.Order{Origin: state.Operator, Verb: state.Check, Installed: installed}}
+		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
 	return f.ended(f.fetch(ctx, t, ""))
 }
 
 func refused(format string, args ...any) error {
-	return state.Fail(state.Refused, format, args...)
+	return state.Fail(state.ResultRefused, format, args...)
 }
 
 func notDownloaded(format string, args ...any) error {
-	return state.Fail(state.NotDownloaded, format, args...)
+	return state.Fail(state.ResultNotDownloaded, format, args...)
 }
 
 type fetcher struct {
@@ -117,77 +117,77 @@ type fetcher struct {
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
-	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.Fetch, f.name))
-	a, err := f.record(r, result, err)
+	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.RoleFetch, f.name))
+	a, err := f.recordAttempt(r, result, err)
 	return a, errors.Join(err, f.forget(r, a.Result))
 }
 
 // fetch takes the attempt as far as this role can. The release is nil until a
 // manifest for this target and machine was read. cache is as for newSource.
 func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
-	known, err := f.tree.Status(state.Swap, f.name)
+	known, err := f.tree.Status(state.RoleSwap, f.name)
 	if err != nil {
-		return nil, state.Failed, err
+		return nil, state.ResultFailed, err
 	}
 	if t.Source.From != nil && !f.order.Brought() {
 		if known.Source == nil || known.Source.From != t.Source.From.String() {
-			return nil, state.NotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
+			return nil, state.ResultNotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
 		}
 		if err := t.Derive(known.Source.URL, known.Source.InsecureSkipTLS); err != nil {
-			return nil, state.Misconfigured, err
+			return nil, state.ResultMisconfigured, err
 		}
 	}
 	src, err := f.source(t, cache)
 	if err != nil {
-		return nil, state.Failed, err
+		return nil, state.ResultFailed, err
 	}
 	if err := f.backoff(t, ""); err != nil {
-		return nil, state.Failed, err
+		return nil, state.ResultFailed, err
 	}
-	r, err := f.look(ctx, src, t, cache != "")
+	r, err := f.resolve(ctx, src, t, cache != "")
 	if err != nil {
-		return nil, state.Failed, err
+		return nil, state.ResultFailed, err
 	}
 	f.digest, f.unit = installedDigest(t.Install, r), unitFile(t, r)
 	if r.manifest.Disabled {
-		return r, state.NotAttempted, errors.New("the publisher has disabled updates")
+		return r, state.ResultNotAttempted, errors.New("the publisher has disabled updates")
 	}
 	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) && !f.rebuilt(r, known.Installed) {
-		return r, state.Current, nil
+		return r, state.ResultCurrent, nil
 	}
 	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.NotAttempted, errors.New(rejection.Refusal(t.Name))
+		return r, state.ResultNotAttempted, errors.New(rejection.Refusal(t.Name))
 	}
 	to := policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence}
 	if d := policy.Install(t, f.order, known.Installed, to); d.Refused() {
-		return r, state.NotAttempted, errors.New(d.String())
+		return r, state.ResultNotAttempted, errors.New(d.String())
 	}
-	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.Operator {
-		return r, state.Available, errors.New(why)
+	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.OriginOperator {
+		return r, state.ResultAvailable, errors.New(why)
 	}
-	if f.order.Verb == state.Check {
+	if f.order.Verb == state.VerbCheck {
 		if down := policy.Descent(to.Version, f.order.Installed); down != "" {
-			return r, state.Available, errors.New(down)
+			return r, state.ResultAvailable, errors.New(down)
 		}
-		return r, state.Available, nil
+		return r, state.ResultAvailable, nil
 	}
 	if f.order.Doubt != "" {
-		return r, state.NotAttempted, errors.New(f.order.Doubt)
+		return r, state.ResultNotAttempted, errors.New(f.order.Doubt)
 	}
 	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
-		return r, state.Failed, err
+		return r, state.ResultFailed, err
 	}
 	how, err := f.handOn(ctx, src, t, r)
 	if err != nil {
-		return r, state.Failed, err
+		return r, state.ResultFailed, err
 	}
-	return r, state.HandedOn, how
+	return r, state.ResultHandedOn, how
 }
 
 // backoff keeps an attempt from what failed a while ago. A person who asks gets
 // one.
 func (f *fetcher) backoff(t *target.Target, manifest string) error {
-	if f.order.Origin == state.Operator {
+	if f.order.Origin == state.OriginOperator {
 		return nil
 	}
 	history, err := f.tree.History(f.name)
@@ -196,11 +196,11 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 	}
 	if f.order.Booted { // the network may have come meanwhile
 		history = slices.DeleteFunc(history, func(a state.Attempt) bool {
-			return a.Result == state.NotDownloaded && a.RetryAfter.IsZero()
+			return a.Result == state.ResultNotDownloaded && a.RetryAfter.IsZero()
 		})
 	}
 	now := time.Now()
-	if f.order.Origin == state.Directive {
+	if f.order.Origin == state.OriginDirective {
 		// Whoever sends them may also make a new manifest for each: a directive
 		// does not try again, under whatever name, what failed a while ago.
 		for i := range history {
@@ -210,7 +210,7 @@ func (f *fetcher) backoff(t *target.Target, manifest string) error {
 		}
 	}
 	if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
-		return state.Fail(state.NotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
+		return state.Fail(state.ResultNotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
 	}
 	return nil
 }
@@ -224,10 +224,10 @@ func (f *fetcher) rebuilt(r *release, installed *state.Release) bool {
 		return true
 	}
 	return installed != nil && manifest.SameVersion(installed.Version, r.manifest.Version) &&
-		r.manifest.Sequence > installed.Sequence && f.digest != "" && f.digest != state.Digest(installed.Files)
+		r.manifest.Sequence > installed.Sequence && f.digest != "" && f.digest != state.Fingerprint(installed.Files)
 }
 
-// installedDigest is the [state.Digest] of the files that a release would
+// installedDigest is the [state.Fingerprint] of the files that a release would
 // install; "" when its manifest does not list them.
 func installedDigest(installs []target.Install, r *release) string {
 	var files []state.File
@@ -242,7 +242,7 @@ func installedDigest(installs []target.Install, r *release) string {
 	if len(files) == 0 {
 		return ""
 	}
-	return state.Digest(files)
+	return state.Fingerprint(files)
 }
 
 // unitFile is the unit's own file in a release; nil when its manifest lists none.
@@ -260,7 +260,7 @@ func unitFile(t *target.Target, r *release) *state.File {
 func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
-		Stage: string(state.Fetch), Result: result, NoDelta: state.Line(f.noDelta),
+		Stage: string(state.RoleFetch), Result: result, NoDelta: state.Line(f.noDelta),
 	}
 	if end != nil {
 		a.Reason = end.Error()
@@ -280,16 +280,16 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 	return a
 }
 
-// record writes how the attempt ended. Without a usable manifest the offer of
+// readRepository writes how the attempt ended. Without a usable manifest the offer of
 // an earlier check stands; a disabled one takes it back.
-func (f *fetcher) record(r *release, result state.Result, end error) (state.Attempt, error) {
+func (f *fetcher) recordAttempt(r *release, result state.Result, end error) (state.Attempt, error) {
 	a := f.ended(r, result, end)
-	return a, f.tree.Update(state.Fetch, f.name, func(s *state.Status) {
+	return a, f.tree.Update(state.RoleFetch, f.name, func(s *state.Status) {
 		if r != nil {
 			s.Offer = nil
 			if !r.manifest.Disabled {
 				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.signed == nil, Signed: r.signed,
-					Digest: f.digest, Archive: r.platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.manifest)}
+					Fingerprint: f.digest, Archive: r.platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.manifest)}
 			}
 		}
 		s.Record(a)

@@ -24,9 +24,9 @@ func TestHandedOn(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077)) // the unit's
 	b := newBench(t, serve(t, newSite(t)))
 	before := time.Now()
-	a := b.run(t, b.order(state.Apply, "v1"))
-	if a.Result != state.HandedOn || a.Reason != "" || a.ID != attempt || a.Stage != "fetch" ||
-		a.Origin != state.Operator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
+	a := b.run(t, b.order(state.VerbApply, "v1"))
+	if a.Result != state.ResultHandedOn || a.Reason != "" || a.ID != attempt || a.Stage != "fetch" ||
+		a.Origin != state.OriginOperator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
 		t.Errorf("%+v", a)
 	}
 	if o := b.status(t).Offer; o == nil || o.Version != "v2" || o.Sequence != 7 || !o.Unsigned || o.Checked.Before(before.Add(-time.Second)) {
@@ -35,7 +35,7 @@ func TestHandedOn(t *testing.T) {
 	if got := b.spool(t); !slices.Equal(got, []string{attempt}) {
 		t.Fatalf("in the spool: %v", got)
 	}
-	dir := filepath.Join(b.tree.Ready(state.Fetch, "agent"), attempt)
+	dir := filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), attempt)
 	for name, want := range map[string]string{
 		"payload":       string(payload),
 		"manifest.json": string(marshal(t, release1())),
@@ -57,15 +57,15 @@ func TestHandedOn(t *testing.T) {
 func TestDecisions(t *testing.T) {
 	disabled := func(m *manifest.Manifest) { m.Disabled = true }
 	rejection := state.Rejection{Version: "v2", Sequence: 7, Reason: "it did not answer",
-		Time:    time.Date(2026, 10, 31, 23, 59, 0, 0, time.UTC),
-		Archive: manifest.Digest(payload),
-		Digest:  state.Digest([]state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("agent"))}})}
+		Time:        time.Date(2026, 10, 31, 23, 59, 0, 0, time.UTC),
+		Archive:     manifest.Digest(payload),
+		Fingerprint: state.Fingerprint([]state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("agent"))}})}
 	sameBytes, sameArchive, older, once := rejection, rejection, rejection, rejection
-	sameBytes.Archive, sameArchive.Digest = "another", "another"
+	sameBytes.Archive, sameArchive.Fingerprint = "another", "another"
 	older.Sequence = 6
 	once.Interruptions = 1
 	elsewhere := sameBytes
-	elsewhere.Digest = state.Digest([]state.File{{To: "/opt/agent", SHA256: manifest.Digest([]byte("agent"))}})
+	elsewhere.Fingerprint = state.Fingerprint([]state.File{{To: "/opt/agent", SHA256: manifest.Digest([]byte("agent"))}})
 
 	for _, c := range []struct {
 		name      string
@@ -78,30 +78,30 @@ func TestDecisions(t *testing.T) {
 		text      string
 		offer     bool
 	}{
-		{name: "current", verb: state.Apply, installed: "v2", result: state.Current, offer: true},
-		{name: "current without v", verb: state.Apply, installed: "2", result: state.Current, offer: true},
-		{name: "check, current", verb: state.Check, installed: "v2", result: state.Current, offer: true},
-		{name: "check, available", verb: state.Check, installed: "v1", result: state.Available, offer: true},
-		{name: "check, unknown", verb: state.Check, result: state.Available, offer: true},
-		{name: "apply, unknown", verb: state.Apply, result: state.HandedOn, offer: true},
-		{name: "no number in the version", edit: func(m *manifest.Manifest) { m.Version = "v" }, verb: state.Check, result: state.Available, offer: true},
-		{name: "older", verb: state.Apply, installed: "v3", result: state.HandedOn, offer: true},
-		{name: "disabled", edit: disabled, verb: state.Apply, installed: "v1", result: state.NotAttempted, text: "the publisher has disabled updates"},
-		{name: "check, disabled", edit: disabled, verb: state.Check, installed: "v1", result: state.NotAttempted, text: "disabled"},
-		{name: "rejected", verb: state.Apply, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer (hint: machinemon-update unskip agent tries it again)", offer: true},
-		{name: "check, rejected", verb: state.Check, installed: "v1", rejected: &rejection, result: state.NotAttempted, text: "rejected", offer: true},
-		{name: "same bytes rejected", verb: state.Apply, installed: "v1", rejected: &sameBytes, result: state.NotAttempted, text: "rejected", offer: true},
-		{name: "same archive rejected", verb: state.Apply, installed: "v1", rejected: &sameArchive, result: state.NotAttempted, text: "rejected", offer: true},
-		{name: "rejected at an older sequence", verb: state.Apply, installed: "v1", rejected: &older, result: state.HandedOn, offer: true},
-		{name: "interrupted once", verb: state.Apply, installed: "v1", rejected: &once, result: state.HandedOn, offer: true},
-		{name: "rejected at another place", verb: state.Apply, installed: "v1", rejected: &elsewhere, result: state.HandedOn, offer: true},
-		{name: "doubted", verb: state.Apply, installed: "v1", doubt: "no probe would prove it", result: state.NotAttempted, text: "no probe would prove it", offer: true},
-		{name: "doubted, current", verb: state.Apply, installed: "v2", doubt: "no probe would prove it", result: state.Current, offer: true},
-		{name: "doubted, rejected", verb: state.Apply, installed: "v1", rejected: &rejection, doubt: "no probe would prove it", result: state.NotAttempted, text: "it was rejected", offer: true},
-		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, verb: state.Apply, result: state.Refused, text: `it is of product "server", this target takes "agent"`},
+		{name: "current", verb: state.VerbApply, installed: "v2", result: state.ResultCurrent, offer: true},
+		{name: "current without v", verb: state.VerbApply, installed: "2", result: state.ResultCurrent, offer: true},
+		{name: "check, current", verb: state.VerbCheck, installed: "v2", result: state.ResultCurrent, offer: true},
+		{name: "check, available", verb: state.VerbCheck, installed: "v1", result: state.ResultAvailable, offer: true},
+		{name: "check, unknown", verb: state.VerbCheck, result: state.ResultAvailable, offer: true},
+		{name: "apply, unknown", verb: state.VerbApply, result: state.ResultHandedOn, offer: true},
+		{name: "no number in the version", edit: func(m *manifest.Manifest) { m.Version = "v" }, verb: state.VerbCheck, result: state.ResultAvailable, offer: true},
+		{name: "older", verb: state.VerbApply, installed: "v3", result: state.ResultHandedOn, offer: true},
+		{name: "disabled", edit: disabled, verb: state.VerbApply, installed: "v1", result: state.ResultNotAttempted, text: "the publisher has disabled updates"},
+		{name: "check, disabled", edit: disabled, verb: state.VerbCheck, installed: "v1", result: state.ResultNotAttempted, text: "disabled"},
+		{name: "rejected", verb: state.VerbApply, installed: "v1", rejected: &rejection, result: state.ResultNotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer (hint: machinemon-update unskip agent tries it again)", offer: true},
+		{name: "check, rejected", verb: state.VerbCheck, installed: "v1", rejected: &rejection, result: state.ResultNotAttempted, text: "rejected", offer: true},
+		{name: "same bytes rejected", verb: state.VerbApply, installed: "v1", rejected: &sameBytes, result: state.ResultNotAttempted, text: "rejected", offer: true},
+		{name: "same archive rejected", verb: state.VerbApply, installed: "v1", rejected: &sameArchive, result: state.ResultNotAttempted, text: "rejected", offer: true},
+		{name: "rejected at an older sequence", verb: state.VerbApply, installed: "v1", rejected: &older, result: state.ResultHandedOn, offer: true},
+		{name: "interrupted once", verb: state.VerbApply, installed: "v1", rejected: &once, result: state.ResultHandedOn, offer: true},
+		{name: "rejected at another place", verb: state.VerbApply, installed: "v1", rejected: &elsewhere, result: state.ResultHandedOn, offer: true},
+		{name: "doubted", verb: state.VerbApply, installed: "v1", doubt: "no probe would prove it", result: state.ResultNotAttempted, text: "no probe would prove it", offer: true},
+		{name: "doubted, current", verb: state.VerbApply, installed: "v2", doubt: "no probe would prove it", result: state.ResultCurrent, offer: true},
+		{name: "doubted, rejected", verb: state.VerbApply, installed: "v1", rejected: &rejection, doubt: "no probe would prove it", result: state.ResultNotAttempted, text: "it was rejected", offer: true},
+		{name: "another product", edit: func(m *manifest.Manifest) { m.Product = "server" }, verb: state.VerbApply, result: state.ResultRefused, text: `it is of product "server", this target takes "agent"`},
 		{name: "another platform", edit: func(m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-mips64le": m.Platforms[manifest.Host()]}
-		}, verb: state.Apply, result: state.Refused, text: "nothing for " + manifest.Host()},
+		}, verb: state.VerbApply, result: state.ResultRefused, text: "nothing for " + manifest.Host()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := release1()
@@ -112,14 +112,14 @@ func TestDecisions(t *testing.T) {
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
 			b := newBench(t, serve(t, s))
 			if c.rejected != nil {
-				if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Rejected: []state.Rejection{*c.rejected}}); err != nil {
+				if err := b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Rejected: []state.Rejection{*c.rejected}}); err != nil {
 					t.Fatal(err)
 				}
 			}
 			o := b.order(c.verb, c.installed)
 			o.Doubt = c.doubt
 			a := b.run(t, o)
-			if c.result != state.HandedOn {
+			if c.result != state.ResultHandedOn {
 				b.mustFail(t, a, c.result, c.text)
 			} else if a.Result != c.result || len(b.spool(t)) != 1 {
 				t.Errorf("%+v", a)
@@ -143,18 +143,18 @@ func TestLower(t *testing.T) {
 		result   state.Result
 		text     string
 	}{
-		{name: "by schedule", origin: state.Schedule, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3, and no schedule goes down (hint: "},
-		{name: "by directive", origin: state.Directive, verb: state.Apply, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
-		{name: "a scheduled check", origin: state.Schedule, verb: state.Check, result: state.NotAttempted, text: "v2 is lower than the installed v3"},
-		{name: "by a person", origin: state.Operator, verb: state.Apply, result: state.HandedOn},
-		{name: "a person's check", origin: state.Operator, verb: state.Check, result: state.Available, text: "v2 is lower than the installed v3"},
-		{name: "withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 6, result: state.HandedOn},
-		{name: "not withdrawn", origin: state.Schedule, verb: state.Apply, recorded: 8, result: state.NotAttempted, text: "v2 is lower"},
-		{name: "allowed", origin: state.Schedule, verb: state.Apply, set: func(t *target.Target) { t.Source.Downgrade = true }, result: state.HandedOn},
-		{name: "out of range", origin: state.Operator, verb: state.Apply, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
-			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
-		{name: "a check, out of range", origin: state.Operator, verb: state.Check, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
-			result: state.NotAttempted, text: `v2 is not in source.versions ">=3"`},
+		{name: "by schedule", origin: state.OriginSchedule, verb: state.VerbApply, result: state.ResultNotAttempted, text: "v2 is lower than the installed v3, and no schedule goes down (hint: "},
+		{name: "by directive", origin: state.OriginDirective, verb: state.VerbApply, result: state.ResultNotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "a scheduled check", origin: state.OriginSchedule, verb: state.VerbCheck, result: state.ResultNotAttempted, text: "v2 is lower than the installed v3"},
+		{name: "by a person", origin: state.OriginOperator, verb: state.VerbApply, result: state.ResultHandedOn},
+		{name: "a person's check", origin: state.OriginOperator, verb: state.VerbCheck, result: state.ResultAvailable, text: "v2 is lower than the installed v3"},
+		{name: "withdrawn", origin: state.OriginSchedule, verb: state.VerbApply, recorded: 6, result: state.ResultHandedOn},
+		{name: "not withdrawn", origin: state.OriginSchedule, verb: state.VerbApply, recorded: 8, result: state.ResultNotAttempted, text: "v2 is lower"},
+		{name: "allowed", origin: state.OriginSchedule, verb: state.VerbApply, set: func(t *target.Target) { t.Source.Downgrade = true }, result: state.ResultHandedOn},
+		{name: "out of range", origin: state.OriginOperator, verb: state.VerbApply, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.ResultNotAttempted, text: `v2 is not in source.versions ">=3"`},
+		{name: "a check, out of range", origin: state.OriginOperator, verb: state.VerbCheck, set: func(tg *target.Target) { tg.Source.Versions = rangeOf(t, ">=3") },
+			result: state.ResultNotAttempted, text: `v2 is not in source.versions ">=3"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
@@ -168,7 +168,7 @@ func TestLower(t *testing.T) {
 			if c.set != nil {
 				c.set(b.target)
 			}
-			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Installed: &state.Release{Version: "v3", Sequence: c.recorded}}); err != nil {
+			if err := b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Installed: &state.Release{Version: "v3", Sequence: c.recorded}}); err != nil {
 				t.Fatal(err)
 			}
 			o := b.order(c.verb, "v3")
@@ -177,7 +177,7 @@ func TestLower(t *testing.T) {
 			if a.Result != c.result || !strings.HasPrefix(a.Reason, c.text) || c.text == "" && a.Reason != "" {
 				t.Errorf("%+v", a)
 			}
-			if (archives > 0) != (c.result == state.HandedOn) {
+			if (archives > 0) != (c.result == state.ResultHandedOn) {
 				t.Errorf("%d archives were asked for", archives)
 			}
 			if b.status(t).Offer == nil {
@@ -198,16 +198,16 @@ func TestRebuilt(t *testing.T) {
 		edit      func(m *manifest.Manifest)
 		result    state.Result
 	}{
-		{"nothing known", nil, nil, state.Current},
-		{"the same bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: same}, nil, state.Current},
-		{"other bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: other}, nil, state.Available},
-		{"other bytes, same sequence", &state.Release{Version: "v2", Sequence: sequence, Files: other}, nil, state.Current},
-		{"the record is of another version", &state.Release{Version: "v1", Sequence: sequence - 1, Files: other}, nil, state.Current},
+		{"nothing known", nil, nil, state.ResultCurrent},
+		{"the same bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: same}, nil, state.ResultCurrent},
+		{"other bytes, higher sequence", &state.Release{Version: "v2", Sequence: sequence - 1, Files: other}, nil, state.ResultAvailable},
+		{"other bytes, same sequence", &state.Release{Version: "v2", Sequence: sequence, Files: other}, nil, state.ResultCurrent},
+		{"the record is of another version", &state.Release{Version: "v1", Sequence: sequence - 1, Files: other}, nil, state.ResultCurrent},
 		{"the manifest lists no contents", &state.Release{Version: "v2", Sequence: sequence - 1, Files: other}, func(m *manifest.Manifest) {
 			p := m.Platforms[manifest.Host()]
 			p.Contents = nil
 			m.Platforms[manifest.Host()] = p
-		}, state.Current},
+		}, state.ResultCurrent},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := release1()
@@ -217,10 +217,10 @@ func TestRebuilt(t *testing.T) {
 			s := newSite(t)
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
 			b := newBench(t, serve(t, s))
-			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Installed: c.installed}); err != nil {
+			if err := b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Installed: c.installed}); err != nil {
 				t.Fatal(err)
 			}
-			if a := b.run(t, b.order(state.Check, "v2")); a.Result != c.result {
+			if a := b.run(t, b.order(state.VerbCheck, "v2")); a.Result != c.result {
 				t.Errorf("%+v, want %s", a, c.result)
 			}
 		})
@@ -233,27 +233,27 @@ func TestBackoff(t *testing.T) {
 	s := newSite(t)
 	b := newBench(t, serve(t, s))
 	b.target.CheckEvery = time.Hour
-	scheduled := b.order(state.Apply, "v1")
-	scheduled.Origin = state.Schedule
+	scheduled := b.order(state.VerbApply, "v1")
+	scheduled.Origin = state.OriginSchedule
 
 	good := s["/client-manifest.json"]
 	s["/client-manifest.json"] = status(500)
-	b.mustFail(t, b.run(t, scheduled), state.NotDownloaded, "500")
+	b.mustFail(t, b.run(t, scheduled), state.ResultNotDownloaded, "500")
 	s["/client-manifest.json"] = good
 	scheduled.Attempt += "-2"
-	b.mustFail(t, b.run(t, scheduled), state.NotAttempted, "backing off until")
-	announced := b.order(state.Apply, "v1")
-	announced.Origin = state.Directive
+	b.mustFail(t, b.run(t, scheduled), state.ResultNotAttempted, "backing off until")
+	announced := b.order(state.VerbApply, "v1")
+	announced.Origin = state.OriginDirective
 	announced.Attempt += "-2b"
-	b.mustFail(t, b.run(t, announced), state.NotAttempted, "backing off until")
+	b.mustFail(t, b.run(t, announced), state.ResultNotAttempted, "backing off until")
 
-	asked := b.order(state.Check, "v1")
+	asked := b.order(state.VerbCheck, "v1")
 	asked.Attempt += "-3"
-	if a := b.run(t, asked); a.Result != state.Available {
+	if a := b.run(t, asked); a.Result != state.ResultAvailable {
 		t.Errorf("a person's check: %+v", a)
 	}
 	scheduled.Attempt += "-4"
-	if a := b.run(t, scheduled); a.Result != state.HandedOn {
+	if a := b.run(t, scheduled); a.Result != state.ResultHandedOn {
 		t.Errorf("after a check that went well: %+v", a)
 	}
 }
@@ -261,16 +261,16 @@ func TestBackoff(t *testing.T) {
 func TestOfferStands(t *testing.T) {
 	s := newSite(t)
 	b := newBench(t, serve(t, s))
-	b.run(t, b.order(state.Check, "v1"))
+	b.run(t, b.order(state.VerbCheck, "v1"))
 	s["/client-manifest.json"] = status(500)
-	b.run(t, b.order(state.Check, "v1"))
+	b.run(t, b.order(state.VerbCheck, "v1"))
 	if b.status(t).Offer == nil {
 		t.Error("a failed check took the offer back")
 	}
 	m := release1()
 	m.Disabled = true
 	s["/client-manifest.json"] = bytesHandler(marshal(t, m))
-	b.run(t, b.order(state.Check, "v1"))
+	b.run(t, b.order(state.VerbCheck, "v1"))
 	if o := b.status(t).Offer; o != nil {
 		t.Errorf("disabled, and still on offer: %+v", o)
 	}
@@ -283,10 +283,10 @@ func TestNextRun(t *testing.T) {
 	b := newBench(t, serve(t, s))
 	for _, bad := range []string{"xx", strings.Repeat("x", len(payload))} {
 		s["/agent.tar.gz"] = bytesHandler([]byte(bad))
-		b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Refused, "the manifest says")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultRefused, "the manifest says")
 	}
 	s["/agent.tar.gz"] = honest
-	if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.HandedOn {
+	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 		t.Errorf("%+v", a)
 	}
 }
@@ -332,25 +332,25 @@ func TestRun(t *testing.T) {
 	if _, exit, err := run(); err == nil || exit != 1 {
 		t.Errorf("without an order: exit %d, %v", exit, err)
 	}
-	order(state.Order{Attempt: "../../x", Verb: state.Apply})
+	order(state.Order{Attempt: "../../x", Verb: state.VerbApply})
 	if _, exit, err := run(); err == nil || exit != 1 {
 		t.Errorf("attempt with a path: exit %d, %v", exit, err)
 	}
-	order(b.order(state.Apply, "v1"))
-	killed := filepath.Join(b.tree.Dir(state.Fetch, "agent"), ".manifest.json1")
+	order(b.order(state.VerbApply, "v1"))
+	killed := filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), ".manifest.json1")
 	if err := os.WriteFile(killed, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ends(state.Misconfigured, 2, "cannot use target agent")
+	ends(state.ResultMisconfigured, 2, "cannot use target agent")
 	if _, err := os.Lstat(killed); !os.IsNotExist(err) {
 		t.Errorf("what a killed fetcher left is there still: %v", err)
 	}
-	if s := b.status(t); len(s.Attempts) != 1 || s.Attempts[0].Result != state.Misconfigured {
+	if s := b.status(t); len(s.Attempts) != 1 || s.Attempts[0].Result != state.ResultMisconfigured {
 		t.Errorf("%+v", s)
 	}
 
 	// The network is not there yet. Downloads that failed before do not count.
-	if err := os.Remove(filepath.Join(b.tree.Dir(state.Fetch, "agent"), "status.json")); err != nil {
+	if err := os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "status.json")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(dirs.Root+"/admin", 0o755); err != nil {
@@ -367,30 +367,30 @@ install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 	}
 	from("http://127.0.0.1:9")
 	for _, o := range []state.Order{
-		{Attempt: "a-1", Origin: state.Schedule, Verb: state.Apply},
-		{Attempt: "a-2", Origin: state.Schedule, Verb: state.Apply, Booted: true},
-		{Attempt: "a-3", Origin: state.Schedule, Verb: state.Check, Booted: true},
+		{Attempt: "a-1", Origin: state.OriginSchedule, Verb: state.VerbApply},
+		{Attempt: "a-2", Origin: state.OriginSchedule, Verb: state.VerbApply, Booted: true},
+		{Attempt: "a-3", Origin: state.OriginSchedule, Verb: state.VerbCheck, Booted: true},
 	} {
 		order(o)
 		exit := Again
 		if !o.Booted {
 			exit = 7
 		}
-		ends(state.NotDownloaded, exit, "connection refused")
+		ends(state.ResultNotDownloaded, exit, "connection refused")
 	}
-	order(state.Order{Attempt: "a-4", Origin: state.Schedule, Verb: state.Apply})
-	ends(state.NotAttempted, 8, "backing off until")
+	order(state.Order{Attempt: "a-4", Origin: state.OriginSchedule, Verb: state.VerbApply})
+	ends(state.ResultNotAttempted, 8, "backing off until")
 
 	// It is there, and the server says when to come again.
 	from(serve(t, site{"/client-manifest.json": status(429)}))
-	order(state.Order{Attempt: "a-5", Origin: state.Schedule, Verb: state.Apply, Booted: true})
-	ends(state.NotDownloaded, 7, "it takes no more requests until")
+	order(state.Order{Attempt: "a-5", Origin: state.OriginSchedule, Verb: state.VerbApply, Booted: true})
+	ends(state.ResultNotDownloaded, 7, "it takes no more requests until")
 }
 
 func TestNoSource(t *testing.T) {
 	b := newBench(t, "")
 	b.target.Source = target.Source{}
-	b.mustFail(t, b.run(t, b.order(state.Apply, "v1")), state.Misconfigured, "no source is configured")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultMisconfigured, "no source is configured")
 }
 
 // A look ends as the operator's check does, and leaves nothing behind.
@@ -416,10 +416,10 @@ func TestLook(t *testing.T) {
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))
 			b := newBench(t, serve(t, s))
 			got := Look(t.Context(), b.tree, b.target, c.installed)
-			if _, err := os.Stat(filepath.Join(b.tree.Dir(state.Fetch, "agent"), "status.json")); !os.IsNotExist(err) {
+			if _, err := os.Stat(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "status.json")); !os.IsNotExist(err) {
 				t.Errorf("a look left a status: %v", err)
 			}
-			want := b.run(t, b.order(state.Check, c.installed))
+			want := b.run(t, b.order(state.VerbCheck, c.installed))
 			got.ID, got.Time = want.ID, want.Time
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("a look ended with %+v\na check with %+v", got, want)
@@ -429,7 +429,7 @@ func TestLook(t *testing.T) {
 	b := newBench(t, serve(t, newSite(t)))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if a := Look(ctx, b.tree, b.target, ""); a.Result != state.NotDownloaded {
+	if a := Look(ctx, b.tree, b.target, ""); a.Result != state.ResultNotDownloaded {
 		t.Errorf("called off: %+v", a)
 	}
 }
@@ -446,23 +446,23 @@ func TestFoundByRoot(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"nothing yet", nil, true, state.NotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it in /root/client.toml)"},
-		{"by another url_from", &state.Source{From: "/root/old.toml: server_url + /x", URL: url}, true, state.NotAttempted, "no source is known yet"},
-		{"something", &state.Source{From: from, URL: url}, true, state.HandedOn, ""},
-		{"no longer allowed", &state.Source{From: from, URL: url}, false, state.Misconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},
-		{"no certificate checked, no longer allowed", &state.Source{From: from, URL: "https://x/", InsecureSkipTLS: true}, false, state.Misconfigured, "/root/client.toml: insecure_skip_tls: "},
+		{"nothing yet", nil, true, state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it in /root/client.toml)"},
+		{"by another url_from", &state.Source{From: "/root/old.toml: server_url + /x", URL: url}, true, state.ResultNotAttempted, "no source is known yet"},
+		{"something", &state.Source{From: from, URL: url}, true, state.ResultHandedOn, ""},
+		{"no longer allowed", &state.Source{From: from, URL: url}, false, state.ResultMisconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},
+		{"no certificate checked, no longer allowed", &state.Source{From: from, URL: "https://x/", InsecureSkipTLS: true}, false, state.ResultMisconfigured, "/root/client.toml: insecure_skip_tls: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, "")
 			b.target.Source.URL, b.target.Source.From = "", &target.URLFrom{File: "/root/client.toml", Key: "server_url", Append: "/x"}
 			b.target.Trust.AllowUnauthenticated = c.allow
-			if err := b.tree.SetStatus(state.Swap, "agent", state.Status{Source: c.found}); err != nil {
+			if err := b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Source: c.found}); err != nil {
 				t.Fatal(err)
 			}
 			look := Look(t.Context(), b.tree, b.target, "v1")
-			a := b.run(t, b.order(state.Apply, "v1"))
-			if c.result == state.HandedOn {
-				if a.Result != c.result || look.Result != state.Available {
+			a := b.run(t, b.order(state.VerbApply, "v1"))
+			if c.result == state.ResultHandedOn {
+				if a.Result != c.result || look.Result != state.ResultAvailable {
 					t.Errorf("%+v, a look: %+v", a, look)
 				}
 				return
@@ -481,11 +481,11 @@ func TestCancelled(t *testing.T) {
 	s["/agent.tar.gz"] = raw(fmt.Sprintf("%sContent-Length: %d\r\n\r\nabc", head, len(payload)), true)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := newBench(t, serve(t, s))
-	f := &fetcher{tree: b.tree, name: "agent", order: b.order(state.Apply, "v1"), limits: b.limits,
+	f := &fetcher{tree: b.tree, name: "agent", order: b.order(state.VerbApply, "v1"), limits: b.limits,
 		report: func(int64, int64) { cancel() }}
 	a, err := f.run(ctx, b.target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mustFail(t, a, state.NotDownloaded, "context canceled")
+	b.mustFail(t, a, state.ResultNotDownloaded, "context canceled")
 }

@@ -54,9 +54,9 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n Named, dir
 	var r *release
 	var beside map[string][]byte
 	if t.Trust.Mode == target.TrustTUF {
-		r, beside, err = record(ctx, tree, src, t)
+		r, beside, err = readRepository(ctx, tree, src, t)
 	} else {
-		r, err = look(ctx, src, "")
+		r, err = resolveUnsigned(ctx, src, "")
 	}
 	if err != nil {
 		return false, err
@@ -81,15 +81,15 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 	return b, err
 }
 
-// record reads a signed repository, and trusts nothing of it.
-func record(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
+// readRepository reads a signed repository, and trusts nothing of it.
+func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
 	_, pin, err := pinned(repo, t)
 	if err != nil {
 		return nil, nil, err
 	}
 	var root trust.State
-	if err := tree.Trust(state.Swap, t.Name, &root); err != nil {
+	if err := tree.Trust(state.RoleSwap, t.Name, &root); err != nil {
 		return nil, nil, err
 	}
 	found, err := gather(ctx, repo, pin, root)

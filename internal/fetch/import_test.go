@@ -21,20 +21,20 @@ func TestImport(t *testing.T) {
 		result state.Result // of the copy, or of the attempt
 		text   string
 	}{
-		{"a directory", "", nil, state.HandedOn, ""},
-		{"a manifest", "client-manifest.json", nil, state.HandedOn, ""},
-		{"an archive", "agent.tar.gz", nil, state.HandedOn, ""},
-		{"nothing there", "nowhere", nil, state.NotDownloaded, "no such file"},
+		{"a directory", "", nil, state.ResultHandedOn, ""},
+		{"a manifest", "client-manifest.json", nil, state.ResultHandedOn, ""},
+		{"an archive", "agent.tar.gz", nil, state.ResultHandedOn, ""},
+		{"nothing there", "nowhere", nil, state.ResultNotDownloaded, "no such file"},
 		{"an archive elsewhere", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.File = "https://example.com/agent.tar.gz" })
-		}, state.Refused, "not beside it"},
+		}, state.ResultRefused, "not beside it"},
 		{"another size", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.Size++ })
-		}, state.Refused, "the manifest says"},
-		{"another product", "", func(m *manifest.Manifest) { m.Product = "server" }, state.Refused, `of product "server"`},
+		}, state.ResultRefused, "the manifest says"},
+		{"another product", "", func(m *manifest.Manifest) { m.Product = "server" }, state.ResultRefused, `of product "server"`},
 		{"another digest", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.SHA256 = manifest.Digest([]byte("x")) })
-		}, state.Refused, "its sha256 is"},
+		}, state.ResultRefused, "its sha256 is"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := release1()
@@ -68,10 +68,10 @@ func TestImport(t *testing.T) {
 					t.Errorf("%s: the fetcher may not read it: %v, %v", name, info.Mode(), err)
 				}
 			}
-			o := b.order(state.Apply, "v1")
+			o := b.order(state.VerbApply, "v1")
 			o.Import = true
 			a := b.run(t, o)
-			if c.result == state.HandedOn {
+			if c.result == state.ResultHandedOn {
 				if a.Result != c.result || a.Version != "v2" {
 					t.Errorf("%+v", a)
 				}

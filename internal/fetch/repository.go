@@ -25,7 +25,7 @@ func NewRepository(address string) (*Repository, error) {
 // Metadata is what the fetcher would bring for a client that has this pin and this
 // state, but for the manifest. Nothing of it is verified; beside an error it is
 // what was there.
-func (r *Repository) Metadata(ctx context.Context, pin []byte, known trust.State) (trust.Bundle, error) {
+func (r *Repository) Metadata(ctx context.Context, pin []byte, known trust.State) (trust.Metadata, error) {
 	ctx, cancel := r.web.brief(ctx)
 	defer cancel()
 	return metadata(ctx, r.web, pin, known)
@@ -35,5 +35,5 @@ func (r *Repository) Metadata(ctx context.Context, pin []byte, known trust.State
 func (r *Repository) Manifest(ctx context.Context, targets []byte) ([]byte, error) {
 	ctx, cancel := r.web.brief(ctx)
 	defer cancel()
-	return after(ctx, r.web, trust.Targets, targets)
+	return after(ctx, r.web, trust.RoleTargets, targets)
 }

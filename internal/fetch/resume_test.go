@@ -109,7 +109,7 @@ const cutAt = 100_000
 // kept is how many bytes wait for the next attempt; -1 for none.
 func (b *bench) kept(t *testing.T) int64 {
 	t.Helper()
-	dir := b.tree.Dir(state.Fetch, "agent")
+	dir := b.tree.Dir(state.RoleFetch, "agent")
 	info, err := os.Stat(filepath.Join(dir, "partial"))
 	_, missing := os.Stat(filepath.Join(dir, "partial.json"))
 	if errors.Is(err, fs.ErrNotExist) && errors.Is(missing, fs.ErrNotExist) {
@@ -149,43 +149,43 @@ func TestResume(t *testing.T) {
 		kept    bool
 		asked   string // as shaky tells it
 	}{
-		{"every 100 kB", []http.HandlerFunc{first}, state.HandedOn, "", false, "ARRR"},
-		{"once", []http.HandlerFunc{first, good}, state.HandedOn, "", false, "AR"},
-		{"not before the headers", []http.HandlerFunc{first, raw("", false), raw("HTTP/1.1 2", false), good}, state.HandedOn, "", false, "ARRR"},
+		{"every 100 kB", []http.HandlerFunc{first}, state.ResultHandedOn, "", false, "ARRR"},
+		{"once", []http.HandlerFunc{first, good}, state.ResultHandedOn, "", false, "AR"},
+		{"not before the headers", []http.HandlerFunc{first, raw("", false), raw("HTTP/1.1 2", false), good}, state.ResultHandedOn, "", false, "ARRR"},
 
-		{"it changed: 200", []http.HandlerFunc{first, offered(payload, `"2"`)}, state.HandedOn, "", false, "AR"},
-		{"it changed: 200, cut again", []http.HandlerFunc{first, cut(cutAt, offered(payload, `"2"`)), offered(payload, `"2"`)}, state.HandedOn, "", false, "ARR"},
-		{"If-Range ignored, another ETag", []http.HandlerFunc{first, partOf(0, set("ETag", `"2"`)), good}, state.HandedOn, "", false, "ARA"},
-		{"If-Range ignored, no ETag", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("ETag") }), good}, state.HandedOn, "", false, "ARA"},
-		{"a weak ETag", []http.HandlerFunc{first, partOf(0, set("ETag", `W/"1"`)), good}, state.HandedOn, "", false, "ARA"},
-		{"range shifted back", []http.HandlerFunc{first, partOf(-9, func(http.Header) {}), good}, state.HandedOn, "", false, "ARA"},
-		{"range shifted on", []http.HandlerFunc{first, partOf(9, func(http.Header) {}), good}, state.HandedOn, "", false, "ARA"},
-		{"range of something longer", []http.HandlerFunc{first, partOf(0, set("Content-Range", "bytes 0-"+size+"/"+strconv.Itoa(n+1))), good}, state.HandedOn, "", false, "ARA"},
-		{"no Content-Range", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("Content-Range") }), good}, state.HandedOn, "", false, "ARA"},
+		{"it changed: 200", []http.HandlerFunc{first, offered(payload, `"2"`)}, state.ResultHandedOn, "", false, "AR"},
+		{"it changed: 200, cut again", []http.HandlerFunc{first, cut(cutAt, offered(payload, `"2"`)), offered(payload, `"2"`)}, state.ResultHandedOn, "", false, "ARR"},
+		{"If-Range ignored, another ETag", []http.HandlerFunc{first, partOf(0, set("ETag", `"2"`)), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"If-Range ignored, no ETag", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("ETag") }), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"a weak ETag", []http.HandlerFunc{first, partOf(0, set("ETag", `W/"1"`)), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"range shifted back", []http.HandlerFunc{first, partOf(-9, func(http.Header) {}), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"range shifted on", []http.HandlerFunc{first, partOf(9, func(http.Header) {}), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"range of something longer", []http.HandlerFunc{first, partOf(0, set("Content-Range", "bytes 0-"+size+"/"+strconv.Itoa(n+1))), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"no Content-Range", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("Content-Range") }), good}, state.ResultHandedOn, "", false, "ARA"},
 		{"several ranges", []http.HandlerFunc{first, partOf(0, func(h http.Header) {
 			h.Del("Content-Range")
 			h.Set("Content-Type", "multipart/byteranges; boundary=x")
-		}), good}, state.HandedOn, "", false, "ARA"},
-		{"no length", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("Content-Length") }), good}, state.HandedOn, "", false, "ARA"},
-		{"the rest encoded", []http.HandlerFunc{first, encoded, good}, state.HandedOn, "", false, "ARA"},
-		{"416", []http.HandlerFunc{first, status(416), good}, state.HandedOn, "", false, "ARA"},
-		{"416 always", []http.HandlerFunc{first, status(416)}, state.NotDownloaded, "answered 416", true, "A" + strings.Repeat("RA", mostFruitless)},
-		{"other bytes under the same ETag", []http.HandlerFunc{first, offered(other, `"1"`), good}, state.HandedOn, "", false, "ARA"},
-		{"nothing but other bytes", []http.HandlerFunc{first, offered(other, `"1"`)}, state.Refused, "its sha256 is " + manifest.Digest(other), false, "ARA"},
-		{"nothing but other bytes, in pieces", []http.HandlerFunc{cut(cutAt, offered(other, `"1"`))}, state.Refused, "its sha256 is", false, "ARRRARRR"},
-		{"it became longer", []http.HandlerFunc{first, offered(append(payload[:n:n], 'x'), `"2"`)}, state.Refused, "offers " + strconv.Itoa(n+1) + " bytes", false, "AR"},
-		{"it became shorter", []http.HandlerFunc{first, offered(payload[:n-1], `"2"`)}, state.Refused, "offers " + strconv.Itoa(n-1) + " bytes", false, "AR"},
+		}), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"no length", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("Content-Length") }), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"the rest encoded", []http.HandlerFunc{first, encoded, good}, state.ResultHandedOn, "", false, "ARA"},
+		{"416", []http.HandlerFunc{first, status(416), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"416 always", []http.HandlerFunc{first, status(416)}, state.ResultNotDownloaded, "answered 416", true, "A" + strings.Repeat("RA", mostFruitless)},
+		{"other bytes under the same ETag", []http.HandlerFunc{first, offered(other, `"1"`), good}, state.ResultHandedOn, "", false, "ARA"},
+		{"nothing but other bytes", []http.HandlerFunc{first, offered(other, `"1"`)}, state.ResultRefused, "its sha256 is " + manifest.Digest(other), false, "ARA"},
+		{"nothing but other bytes, in pieces", []http.HandlerFunc{cut(cutAt, offered(other, `"1"`))}, state.ResultRefused, "its sha256 is", false, "ARRRARRR"},
+		{"it became longer", []http.HandlerFunc{first, offered(append(payload[:n:n], 'x'), `"2"`)}, state.ResultRefused, "offers " + strconv.Itoa(n+1) + " bytes", false, "AR"},
+		{"it became shorter", []http.HandlerFunc{first, offered(payload[:n-1], `"2"`)}, state.ResultRefused, "offers " + strconv.Itoa(n-1) + " bytes", false, "AR"},
 
-		{"no ETag", []http.HandlerFunc{cut(cutAt, offered(payload, ""))}, state.NotDownloaded, "the connection was cut", false, "A"},
-		{"a weak ETag from the beginning", []http.HandlerFunc{cut(cutAt, offered(payload, `W/"1"`))}, state.NotDownloaded, "the connection was cut", false, "A"},
-		{"anew each time", []http.HandlerFunc{first, anew(2 * cutAt), anew(cutAt), anew(3 * cutAt)}, state.NotDownloaded, "the connection was cut", true, "ARRRR"},
-		{"hardly anything each time", []http.HandlerFunc{cut(1000, offered(payload, `"1"`))}, state.NotDownloaded, "the connection was cut", true, "ARRR"},
-		{"gone", []http.HandlerFunc{first, status(500)}, state.NotDownloaded, "500 Internal Server Error", true, "ARRRR"},
+		{"no ETag", []http.HandlerFunc{cut(cutAt, offered(payload, ""))}, state.ResultNotDownloaded, "the connection was cut", false, "A"},
+		{"a weak ETag from the beginning", []http.HandlerFunc{cut(cutAt, offered(payload, `W/"1"`))}, state.ResultNotDownloaded, "the connection was cut", false, "A"},
+		{"anew each time", []http.HandlerFunc{first, anew(2 * cutAt), anew(cutAt), anew(3 * cutAt)}, state.ResultNotDownloaded, "the connection was cut", true, "ARRRR"},
+		{"hardly anything each time", []http.HandlerFunc{cut(1000, offered(payload, `"1"`))}, state.ResultNotDownloaded, "the connection was cut", true, "ARRR"},
+		{"gone", []http.HandlerFunc{first, status(500)}, state.ResultNotDownloaded, "500 Internal Server Error", true, "ARRRR"},
 		{"it stalls", []http.HandlerFunc{first, raw(fmt.Sprintf("HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: %d\r\n\r\n", n), true)},
-			state.NotDownloaded, "it stalled", false, "ARAAA"},
-		{"no more requests for a while", []http.HandlerFunc{first, status(429)}, state.NotDownloaded, "it takes no more requests until", true, "AR"},
-		{"the same with 503", []http.HandlerFunc{first, status(503)}, state.NotDownloaded, "it takes no more requests until", true, "AR"},
-		{"redirected elsewhere", []http.HandlerFunc{first, redirect("http://127.0.0.2/agent.tar.gz")}, state.Refused, "not on the manifest's origin", false, "AR"},
+			state.ResultNotDownloaded, "it stalled", false, "ARAAA"},
+		{"no more requests for a while", []http.HandlerFunc{first, status(429)}, state.ResultNotDownloaded, "it takes no more requests until", true, "AR"},
+		{"the same with 503", []http.HandlerFunc{first, status(503)}, state.ResultNotDownloaded, "it takes no more requests until", true, "AR"},
+		{"redirected elsewhere", []http.HandlerFunc{first, redirect("http://127.0.0.2/agent.tar.gz")}, state.ResultRefused, "not on the manifest's origin", false, "AR"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -194,11 +194,11 @@ func TestResume(t *testing.T) {
 			s["/agent.tar.gz"] = archive.ServeHTTP
 			b := newBench(t, serve(t, s))
 			b.limits.stall = 300 * time.Millisecond
-			a := b.run(t, b.order(state.Apply, "v1"))
+			a := b.run(t, b.order(state.VerbApply, "v1"))
 			if asked := archive.asked(); asked != c.asked {
 				t.Errorf("asked %s, want %s: %q", asked, c.asked, archive.ranges)
 			}
-			if c.result == state.HandedOn {
+			if c.result == state.ResultHandedOn {
 				b.brought(t, a, string(marshal(t, release1())))
 			}
 			if kept := b.kept(t); (kept > 0) != c.kept || !c.kept && kept != -1 {
@@ -207,10 +207,10 @@ func TestResume(t *testing.T) {
 				if a.Result != c.result || !strings.Contains(a.Reason, c.text) || len(b.spool(t)) > 0 {
 					t.Errorf("%+v, in the spool: %q", a, b.spool(t))
 				}
-			} else if c.result != state.HandedOn {
+			} else if c.result != state.ResultHandedOn {
 				b.mustFail(t, a, c.result, c.text)
 			}
-			if strings.Trim(c.asked[1:], "R") == "" && c.result == state.HandedOn && !strings.HasPrefix(c.name, "it changed") {
+			if strings.Trim(c.asked[1:], "R") == "" && c.result == state.ResultHandedOn && !strings.HasPrefix(c.name, "it changed") {
 				if most := int64(n + n/20); archive.bytes() > most {
 					t.Errorf("%d bytes were sent, at most %d are allowed", archive.bytes(), most)
 				}
@@ -278,7 +278,7 @@ func TestPartialFile(t *testing.T) {
 			s := newSite(t)
 			s["/agent.tar.gz"] = archive.ServeHTTP
 			b := newBench(t, serve(t, s))
-			if a := b.run(t, b.order(state.Apply, "v1")); a.Result != state.NotDownloaded {
+			if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultNotDownloaded {
 				t.Fatalf("%+v", a)
 			}
 			kept := b.kept(t)
@@ -286,13 +286,13 @@ func TestPartialFile(t *testing.T) {
 				t.Fatalf("%d bytes are kept", kept)
 			}
 			if c.change != nil {
-				c.change(t, b.tree.Dir(state.Fetch, "agent"))
+				c.change(t, b.tree.Dir(state.RoleFetch, "agent"))
 			}
 			if c.site != nil {
 				c.site(t, s)
 			}
 			archive.answers, archive.ranges, b.reports = []http.HandlerFunc{offered(payload, `"1"`)}, nil, nil
-			b.brought(t, b.run(t, b.order(state.Apply, "v1")), string(marshal(t, manifestOf(t, s))))
+			b.brought(t, b.run(t, b.order(state.VerbApply, "v1")), string(marshal(t, manifestOf(t, s))))
 			if asked := archive.asked(); asked != c.asked {
 				t.Errorf("asked %s, want %s", asked, c.asked)
 			}
@@ -325,26 +325,26 @@ func TestPartialFileForgotten(t *testing.T) {
 		result    state.Result
 		kept      bool
 	}{
-		{"still on offer", nil, state.Check, "v1", state.Available, true},
-		{"nobody knows", status(500), state.Check, "v1", state.NotDownloaded, true},
-		{"installed by other means", nil, state.Check, "v2", state.Current, false},
+		{"still on offer", nil, state.VerbCheck, "v1", state.ResultAvailable, true},
+		{"nobody knows", status(500), state.VerbCheck, "v1", state.ResultNotDownloaded, true},
+		{"installed by other means", nil, state.VerbCheck, "v2", state.ResultCurrent, false},
 		{"another archive", bytesHandler(marshal(t, edit(release1(), func(p *manifest.Platform) { p.SHA256 = manifest.Digest(nil) }))),
-			state.Check, "v1", state.Available, false},
+			state.VerbCheck, "v1", state.ResultAvailable, false},
 		{"no room for the rest", bytesHandler(marshal(t, edit(release1(), func(p *manifest.Platform) { p.UnpackedSize = 1 << 40 }))),
-			state.Apply, "v1", state.Failed, false},
+			state.VerbApply, "v1", state.ResultFailed, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t)
 			s["/agent.tar.gz"] = (&shaky{answers: []http.HandlerFunc{cut(cutAt, offered(payload, `"1"`)), status(404)}}).ServeHTTP
 			b := newBench(t, serve(t, s))
-			b.run(t, b.order(state.Apply, "v1"))
+			b.run(t, b.order(state.VerbApply, "v1"))
 			if kept := b.kept(t); kept < cutAt/2 {
 				t.Fatalf("%d bytes are kept", kept)
 			}
 			if c.manifest != nil {
 				s["/client-manifest.json"] = c.manifest
 			}
-			if a := Look(t.Context(), b.tree, b.target, c.installed); c.verb == state.Check && a.Result != c.result || b.kept(t) < cutAt/2 {
+			if a := Look(t.Context(), b.tree, b.target, c.installed); c.verb == state.VerbCheck && a.Result != c.result || b.kept(t) < cutAt/2 {
 				t.Errorf("a look touched it: %+v", a)
 			}
 			if a := b.run(t, b.order(c.verb, c.installed)); a.Result != c.result {
@@ -367,12 +367,12 @@ func TestResumeElsewhere(t *testing.T) {
 	}{
 		{"GitHub", func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 			b := onGitHub(t, serve(t, shaken(newGitHubServer(build18()))))
-			return b, b.order(state.Apply, "v1")
+			return b, b.order(state.VerbApply, "v1")
 		}, true},
 		{"GitHub, nobody tells the digest", func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 			b := onGitHub(t, serve(t, shaken(newGitHubServer(undigested()))))
 			b.target.Trust.AllowUnauthenticated = true
-			return b, b.order(state.Apply, "v1")
+			return b, b.order(state.VerbApply, "v1")
 		}, false},
 		{"named, with its digest", named(manifest.Digest(payload)), true},
 		{"named, without", named(""), false},
@@ -394,22 +394,22 @@ func TestResumeElsewhere(t *testing.T) {
 				})
 			}
 			b, order := c.bench(t, shaken)
-			if a := b.run(t, order); a.Result != state.HandedOn {
+			if a := b.run(t, order); a.Result != state.ResultHandedOn {
 				t.Fatalf("%+v", a)
 			}
 			if most := int64(len(payload) + len(payload)/20); strings.HasPrefix(c.name, "GitHub") && total.bytes() > most {
 				t.Errorf("%d bytes were sent, at most %d are allowed", total.bytes(), most)
 			}
-			if err := os.RemoveAll(b.tree.Ready(state.Fetch, "agent")); err != nil {
+			if err := os.RemoveAll(b.tree.Ready(state.RoleFetch, "agent")); err != nil {
 				t.Fatal(err)
 			}
 			away = true
 			if c.name == "GitHub, nobody tells the digest" {
-				if err := os.Remove(filepath.Join(b.tree.Dir(state.Fetch, "agent"), "manifest.json")); err != nil {
+				if err := os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "manifest.json")); err != nil {
 					t.Fatal(err) // it has learnt the digest
 				}
 			}
-			if a := b.run(t, order); a.Result != state.NotDownloaded {
+			if a := b.run(t, order); a.Result != state.ResultNotDownloaded {
 				t.Fatalf("%+v", a)
 			}
 			if kept := b.kept(t); kept > 0 != c.kept {
@@ -417,7 +417,7 @@ func TestResumeElsewhere(t *testing.T) {
 			}
 			away = false
 			b.reports = nil
-			if a := b.run(t, order); a.Result != state.HandedOn || c.kept != (b.reports[0] > cutAt) {
+			if a := b.run(t, order); a.Result != state.ResultHandedOn || c.kept != (b.reports[0] > cutAt) {
 				t.Errorf("%+v, it went on at %d", a, b.reports[0])
 			}
 		})
@@ -428,7 +428,7 @@ func TestResumeElsewhere(t *testing.T) {
 func named(sum string) func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 	return func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 		b := newBench(t, "http://127.0.0.1:9")
-		o := b.order(state.Apply, "v1")
+		o := b.order(state.VerbApply, "v1")
 		o.URL, o.SHA256 = serve(t, shaken(offered(payload, `"1"`)))+"/d/x.tar.gz?secret", sum
 		return b, o
 	}

@@ -73,15 +73,15 @@ func TestRollout(t *testing.T) {
 		result    state.Result
 		text      string
 	}{
-		{9, theMachine, state.Schedule, state.Apply, "v1", state.Available, notYet},
-		{9, theMachine, state.Schedule, state.Check, "v1", state.Available, notYet},
-		{9, theMachine, state.Directive, state.Apply, "v1", state.Available, notYet},
-		{9, theMachine, state.Operator, state.Apply, "v1", state.HandedOn, ""},
-		{9, theMachine, state.Operator, state.Check, "v1", state.Available, ""},
-		{9, theMachine, state.Schedule, state.Apply, "v2", state.Current, ""},
-		{10, theMachine, state.Schedule, state.Apply, "v1", state.HandedOn, ""},
-		{99, "", state.Schedule, state.Apply, "v1", state.Available, "not yet for this machine (rollout at 99 %)"},
-		{100, "", state.Schedule, state.Apply, "v1", state.HandedOn, ""},
+		{9, theMachine, state.OriginSchedule, state.VerbApply, "v1", state.ResultAvailable, notYet},
+		{9, theMachine, state.OriginSchedule, state.VerbCheck, "v1", state.ResultAvailable, notYet},
+		{9, theMachine, state.OriginDirective, state.VerbApply, "v1", state.ResultAvailable, notYet},
+		{9, theMachine, state.OriginOperator, state.VerbApply, "v1", state.ResultHandedOn, ""},
+		{9, theMachine, state.OriginOperator, state.VerbCheck, "v1", state.ResultAvailable, ""},
+		{9, theMachine, state.OriginSchedule, state.VerbApply, "v2", state.ResultCurrent, ""},
+		{10, theMachine, state.OriginSchedule, state.VerbApply, "v1", state.ResultHandedOn, ""},
+		{99, "", state.OriginSchedule, state.VerbApply, "v1", state.ResultAvailable, "not yet for this machine (rollout at 99 %)"},
+		{100, "", state.OriginSchedule, state.VerbApply, "v1", state.ResultHandedOn, ""},
 	} {
 		t.Run(fmt.Sprint(c.percent, c.origin, c.verb), func(t *testing.T) {
 			m := release1()
@@ -94,10 +94,10 @@ func TestRollout(t *testing.T) {
 			o.Origin = c.origin
 			for range 2 { // it does not back off
 				a := b.run(t, o)
-				if a.Result != c.result || a.Reason != c.text || (len(b.spool(t)) > 0) != (c.result == state.HandedOn) {
+				if a.Result != c.result || a.Reason != c.text || (len(b.spool(t)) > 0) != (c.result == state.ResultHandedOn) {
 					t.Errorf("%+v, in the spool: %q", a, b.spool(t))
 				}
-				if err := os.RemoveAll(b.tree.Ready(state.Fetch, "agent")); err != nil {
+				if err := os.RemoveAll(b.tree.Ready(state.RoleFetch, "agent")); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -169,7 +169,7 @@ type bench struct {
 func newBench(t *testing.T, url string) *bench {
 	t.Helper()
 	tree := state.Tree{Var: filepath.Join(t.TempDir(), "var"), Run: filepath.Join(t.TempDir(), "run")}
-	for _, dir := range []string{tree.Dir(state.Fetch, "agent"), tree.Dir(state.Swap, "agent"), filepath.Join(tree.Run, "attempt")} {
+	for _, dir := range []string{tree.Dir(state.RoleFetch, "agent"), tree.Dir(state.RoleSwap, "agent"), filepath.Join(tree.Run, "attempt")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +190,7 @@ func newBench(t *testing.T, url string) *bench {
 }
 
 func (b *bench) order(verb state.Verb, installed string) state.Order {
-	return state.Order{Attempt: attempt, Origin: state.Operator, Verb: verb, Installed: installed}
+	return state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: verb, Installed: installed}
 }
 
 func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
@@ -214,7 +214,7 @@ func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
 
 func (b *bench) status(t *testing.T) state.Status {
 	t.Helper()
-	s, err := b.tree.Status(state.Fetch, "agent")
+	s, err := b.tree.Status(state.RoleFetch, "agent")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func (b *bench) status(t *testing.T) state.Status {
 // spool lists what lies in ready/, hidden things too.
 func (b *bench) spool(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir(b.tree.Ready(state.Fetch, "agent"))
+	entries, err := os.ReadDir(b.tree.Ready(state.RoleFetch, "agent"))
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, tex
 	if left := b.spool(t); len(left) != 0 {
 		t.Errorf("left in the spool: %v", left)
 	}
-	dir, err := os.ReadDir(b.tree.Dir(state.Fetch, "agent"))
+	dir, err := os.ReadDir(b.tree.Dir(state.RoleFetch, "agent"))
 	if err != nil {
 		t.Fatal(err)
 	}

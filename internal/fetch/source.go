@@ -44,10 +44,10 @@ func newSource(t *target.Target, cache string, l limits, rootOnly func(string) e
 	case target.SourceGitHub:
 		return newGitHub(t, cache, l)
 	case target.SourceNone:
-		return nil, state.Fail(state.Misconfigured,
+		return nil, state.Fail(state.ResultMisconfigured,
 			"cannot fetch %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", t.Name, t.Name)
 	}
-	return nil, state.Fail(state.Misconfigured,
+	return nil, state.Fail(state.ResultMisconfigured,
 		"cannot fetch %s: a source of type %q is not supported by this version", t.Name, t.Source.Type)
 }
 
@@ -63,17 +63,17 @@ type release struct {
 	signed   []state.Signed // what vouches for the manifest
 }
 
-// look is what the target's mode of trust makes of the source.
-func (f *fetcher) look(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
+// resolveUnsigned is what the target's mode of trust makes of the source.
+func (f *fetcher) resolve(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	if t.Trust.Mode == target.TrustTUF {
 		return f.signed(ctx, src, t, keep)
 	}
-	return look(ctx, src, t.Trust.Product)
+	return resolveUnsigned(ctx, src, t.Trust.Product)
 }
 
-// look reads the manifest as it is, and refuses one of another product or without
+// resolveUnsigned reads the manifest as it is, and refuses one of another product or without
 // this machine's platform.
-func look(ctx context.Context, src source, product string) (*release, error) {
+func resolveUnsigned(ctx context.Context, src source, product string) (*release, error) {
 	raw, name, err := src.manifest(ctx)
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func readManifest(r io.Reader) ([]byte, error) { return readSmall(r, manifest.Ma
 func readSmall(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(b)) > most {
-		err = state.Fail(state.Refused, "it is larger than %d bytes", most)
+		err = state.Fail(state.ResultRefused, "it is larger than %d bytes", most)
 	}
 	return b, err
 }

@@ -44,7 +44,7 @@ func TestGitHubToken(t *testing.T) {
 			}
 			b := onGitHub(t, c.api(t, private))
 			b.target.Source.TokenFile = "/etc/agent/token"
-			b.brought(t, b.run(t, b.order(state.Apply, "build-17")), theManifest(t))
+			b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 			for _, r := range private.Requests() {
 				if r.Header.Get("Authorization") != "Bearer ghp_hunter2" {
 					t.Errorf("%s without the token", r.URL.Path)
@@ -59,7 +59,7 @@ func TestGitHubToken(t *testing.T) {
 				}
 			}
 			for _, name := range []string{"status.json", "manifest.json"} {
-				kept, err := os.ReadFile(filepath.Join(b.tree.Dir(state.Fetch, "agent"), name))
+				kept, err := os.ReadFile(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), name))
 				if err != nil || strings.Contains(string(kept), "hunter2") {
 					t.Errorf("%s: %v\n%s", name, err, kept)
 				}
@@ -82,7 +82,7 @@ func TestGitHubToken(t *testing.T) {
 		here["/back"] = note(status(500))
 		b := onGitHub(t, api)
 		b.target.Source.TokenFile = "/etc/agent/token"
-		b.mustFail(t, b.run(t, b.order(state.Apply, "build-17")), state.NotDownloaded, "answered 500")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultNotDownloaded, "answered 500")
 		want := map[string]string{"/repos/the-owner/agent/releases/latest": "Bearer ghp_hunter2", "/moved": "Bearer ghp_hunter2", "/away": "", "/back": ""}
 		if !maps.Equal(seen, want) {
 			t.Errorf("seen %q, want %q", seen, want)
@@ -92,9 +92,9 @@ func TestGitHubToken(t *testing.T) {
 		g := newGitHubServer(build18())
 		b := onGitHub(t, serve(t, g))
 		b.target.Source.TokenFile = "/etc/agent/token"
-		b.run(t, b.order(state.Check, "build-17"))
+		b.run(t, b.order(state.VerbCheck, "build-17"))
 		g.Limit(http.StatusForbidden, http.Header{"Retry-After": {"60"}})
-		b.brought(t, b.run(t, b.order(state.Apply, "build-17")), theManifest(t))
+		b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 		for _, r := range g.Requests() {
 			if strings.HasPrefix(r.URL.Path, "/the-owner/") && r.Header.Get("Authorization") != "" {
 				t.Errorf("%s with the token", r.URL.Path)
@@ -106,15 +106,15 @@ func TestGitHubToken(t *testing.T) {
 			b := onGitHub(t, serve(t, site{"/repos/the-owner/agent/releases/latest": bytesHandler([]byte(
 				`{"tag_name":"build-18","assets":[{"name":"a.tar.gz","size":3,"digest":"sha256:` + strings.Repeat("ab", 32) + `","url":"` + elsewhere + `"}]}`))}))
 			b.target.Source.TokenFile = "/etc/agent/token"
-			b.mustFail(t, b.run(t, b.order(state.Apply, "build-17")), state.Refused, `has "a.tar.gz" elsewhere than on http://127.0.0.1:`)
+			b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, `has "a.tar.gz" elsewhere than on http://127.0.0.1:`)
 		}
 	})
 	for _, bad := range []string{"", "\n", "no such file", "ghp_hunter2\nX: y", "ghp_hunter2\r\n", "ghp_hunter2ä", strings.Repeat("x", 1001), strings.Repeat("x", 5000)} {
 		handOver(t, bad)
 		b := onGitHub(t, "http://127.0.0.1:9")
 		b.target.Source.TokenFile = "/etc/agent/token"
-		a := b.run(t, b.order(state.Apply, "build-17"))
-		b.mustFail(t, a, state.Misconfigured, "source.token_file")
+		a := b.run(t, b.order(state.VerbApply, "build-17"))
+		b.mustFail(t, a, state.ResultMisconfigured, "source.token_file")
 		if strings.Contains(a.Reason, "hunter2") {
 			t.Errorf("a token: %s", a.Reason)
 		}
@@ -123,7 +123,7 @@ func TestGitHubToken(t *testing.T) {
 		t.Setenv("CREDENTIALS_DIRECTORY", dir)
 		b := onGitHub(t, "http://127.0.0.1:9")
 		b.target.Source.TokenFile = "/etc/agent/token"
-		b.mustFail(t, b.run(t, b.order(state.Apply, "build-17")), state.Misconfigured, "was not handed over")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultMisconfigured, "was not handed over")
 	}
 }
 
@@ -135,20 +135,20 @@ func TestGitHubStorage(t *testing.T) {
 		result   state.Result
 		text     string
 	}{
-		{"https elsewhere", serveTLS, serveTLS, state.HandedOn, ""},
-		{"http to https elsewhere", serve, serveTLS, state.HandedOn, ""},
-		{"https to http", serveTLS, serve, state.Refused, "redirected from https to http://127"},
-		{"http elsewhere", serve, serve, state.Refused, "which is not authenticated"},
+		{"https elsewhere", serveTLS, serveTLS, state.ResultHandedOn, ""},
+		{"http to https elsewhere", serve, serveTLS, state.ResultHandedOn, ""},
+		{"https to http", serveTLS, serve, state.ResultRefused, "redirected from https to http://127"},
+		{"http elsewhere", serve, serve, state.ResultRefused, "which is not authenticated"},
 		{"not verified", serveTLS, func(t *testing.T, h http.Handler) string {
 			return serveOn(t, httptest.NewUnstartedServer(h), &tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Minute), true)}})
-		}, state.NotDownloaded, "certificate"},
+		}, state.ResultNotDownloaded, "certificate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGitHubServer(build18())
 			g.Storage = c.far(t, newGitHubServer(build18()))
 			b := onGitHub(t, c.api(t, g))
-			a := b.run(t, b.order(state.Apply, "build-17"))
-			if c.result == state.HandedOn {
+			a := b.run(t, b.order(state.VerbApply, "build-17"))
+			if c.result == state.ResultHandedOn {
 				b.brought(t, a, theManifest(t))
 			} else {
 				b.mustFail(t, a, c.result, c.text)

@@ -76,7 +76,10 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		p.timeout = max(p.timeout, probe.limit)
 	}
 	b := state.Baseline{}
-	after := j != nil && j.Verdict == state.Rollback
+	moment := state.BeforeSwap
+	if j != nil && j.Verdict == state.VerdictRollback {
+		moment = state.AfterRollback
+	}
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
 	} else {
@@ -85,8 +88,8 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		}
 	}
 	g.log.Attempt = b.Attempt
-	if after {
-		before, err := g.tree.Baseline(name, j.Attempt, false)
+	if moment == state.AfterRollback {
+		before, err := g.tree.Baseline(name, j.Attempt, state.BeforeSwap)
 		if err != nil {
 			return state.Baseline{}, err
 		}
@@ -96,7 +99,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		p.excuse(before, j.Probes)
 	}
 	out, err := g.judge(ctx, p)
-	if err != nil && after {
+	if err != nil && moment == state.AfterRollback {
 		return state.Baseline{}, err
 	}
 	if err != nil {
@@ -104,7 +107,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	}
 	b.Standing, b.Detail, b.Probes = out.standing, out.why, out.probes
 	b.Unjudgeable = out.unjudgeable
-	return b, g.tree.SetBaseline(name, b, after)
+	return b, g.tree.SetBaseline(name, b, moment)
 }
 
 // next is the attempt that the swapper is about to start, or the operator's look at
@@ -112,7 +115,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 // wait as a request, everything else has its order.
 func (g Gate) next(name string) (string, state.FileID, error) {
 	r, err := g.tree.Request(name)
-	if err == nil && r != nil && (r.Verb == state.GoBack || r.Verb == state.Probe) {
+	if err == nil && r != nil && (r.Verb == state.VerbRollback || r.Verb == state.VerbProbe) {
 		return r.Attempt, r.MainID, nil
 	}
 	o, err := g.tree.Order(name)
@@ -134,7 +137,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if j == nil || j.Phase != state.Trial || j.Verdict != "" {
+	if j == nil || j.Phase != state.PhaseTrial || j.Verdict != "" {
 		return nil, nil
 	}
 	g.log.Attempt, g.log.Version = j.Attempt, j.Version
@@ -142,7 +145,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := g.tree.Baseline(name, j.Attempt, false)
+	before, err := g.tree.Baseline(name, j.Attempt, state.BeforeSwap)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +158,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil {
-		out = outcome{finding: state.Unsure, reason: oneLine(err.Error())}
+		out = outcome{finding: state.FindingUnsure, reason: oneLine(err.Error())}
 	}
 	if out.unproven {
 		out.reason += " (hint: machinemon-update probe " + name + ")"
@@ -184,7 +187,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	}
 	ends := exits{since: p.since}
 	look := func(ctx context.Context) (sight, error) {
-		s, err := look(ctx, m, p.unit, p.main)
+		s, err := observe(ctx, m, p.unit, p.main)
 		if err == nil && p.fresh {
 			s.declared = ends.declared(ctx, s)
 		}

@@ -131,7 +131,7 @@ func TestLook(t *testing.T) {
 		{name: "no such file", unit: running(os.Getpid()), main: "/nonexistent", err: "cannot compare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := look(t.Context(), fake{unit: c.unit, pids: c.pids}, "x.service", program{c.main, c.id})
+			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, "x.service", program{c.main, c.id})
 			if s.foreign != c.foreign || s.older != c.older || s.aside != uint32(c.aside) {
 				t.Errorf("foreign: %q, older %v, beside %d, want %q, %v, %d", s.foreign, s.older, s.aside, c.foreign, c.older, c.aside)
 			}
@@ -238,7 +238,7 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 		l.Close()
 	}
 	tree := state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}
-	for _, d := range []string{tree.Dir(state.Swap, "x"), tree.Gate("x"), filepath.Join(tree.Run, "attempt"), filepath.Join(dir, "etc")} {
+	for _, d := range []string{tree.Dir(state.RoleSwap, "x"), tree.Gate("x"), filepath.Join(tree.Run, "attempt"), filepath.Join(dir, "etc")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -284,23 +284,23 @@ func TestJudge(t *testing.T) {
 		finding  state.Finding
 		unproven bool
 	}{
-		{"healthy", self, true, nil, false, state.Healthy, false},
-		{"bad without a baseline", self, false, nil, false, state.Bad, false},
-		{"bad, as it passed before", self, false, before("tried", state.ProbeResult{Passed: true}), false, state.Bad, false},
-		{"not blamed, as it never passed", self, false, before("tried", state.ProbeResult{}), false, state.Healthy, true},
-		{"passes at last", self, true, before("tried", state.ProbeResult{}), false, state.Healthy, false},
-		{"ill before, and no cure", self, false, before("tried", state.ProbeResult{}), true, state.Bad, false},
-		{"ill before, and cured", self, true, before("tried", state.ProbeResult{}), true, state.Healthy, false},
-		{"no answer before is no failure", self, false, before("tried", state.ProbeResult{Unknown: true}), false, state.Bad, false},
-		{"another attempt's baseline", self, false, before("other", state.ProbeResult{}), false, state.Bad, false},
-		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.Bad, false},
-		{"no systemd", nil, true, nil, false, state.Unsure, false},
-		{"the start took the whole limit", fake{unit: late}, true, nil, false, state.Bad, false},
-		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.Unsure, false},
+		{"healthy", self, true, nil, false, state.FindingHealthy, false},
+		{"bad without a baseline", self, false, nil, false, state.FindingBad, false},
+		{"bad, as it passed before", self, false, before("tried", state.ProbeResult{Passed: true}), false, state.FindingBad, false},
+		{"not blamed, as it never passed", self, false, before("tried", state.ProbeResult{}), false, state.FindingHealthy, true},
+		{"passes at last", self, true, before("tried", state.ProbeResult{}), false, state.FindingHealthy, false},
+		{"ill before, and no cure", self, false, before("tried", state.ProbeResult{}), true, state.FindingBad, false},
+		{"ill before, and cured", self, true, before("tried", state.ProbeResult{}), true, state.FindingHealthy, false},
+		{"no answer before is no failure", self, false, before("tried", state.ProbeResult{Unknown: true}), false, state.FindingBad, false},
+		{"another attempt's baseline", self, false, before("other", state.ProbeResult{}), false, state.FindingBad, false},
+		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.FindingBad, false},
+		{"no systemd", nil, true, nil, false, state.FindingUnsure, false},
+		{"the start took the whole limit", fake{unit: late}, true, nil, false, state.FindingBad, false},
+		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.FindingUnsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
-			b.open(t, state.Trial, "")
+			b.open(t, state.PhaseTrial, "")
 			key := target.Probe{TCP: b.port}.Key()
 			if c.passed {
 				j, err := b.tree.Journal("x")
@@ -314,7 +314,7 @@ func TestJudge(t *testing.T) {
 			}
 			if c.before != nil {
 				c.before.Probes[0].Probe = "tcp " + b.port
-				if err := b.tree.SetBaseline("x", *c.before, false); err != nil {
+				if err := b.tree.SetBaseline("x", *c.before, state.BeforeSwap); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -322,13 +322,13 @@ func TestJudge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.Healthy && !c.unproven) {
+			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.FindingHealthy && !c.unproven) {
 				t.Errorf("report %+v, want %q", r, c.finding)
 			}
 			if why := "tcp " + b.port + ": connection refused (hint: machinemon-update probe x)"; c.unproven && !strings.HasSuffix(r.Reason, why) {
 				t.Errorf("the reason %q does not end with %q", r.Reason, why)
 			}
-			if c.finding == state.Healthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
+			if c.finding == state.FindingHealthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
 				t.Errorf("report %+v", r)
 			}
 			onDisk, err := b.tree.Report("x", "tried")
@@ -345,7 +345,7 @@ func TestNothingToJudge(t *testing.T) {
 	for _, c := range []struct {
 		phase   state.Phase
 		verdict state.Verdict
-	}{{"", ""}, {state.Prepared, ""}, {state.Trial, state.Commit}, {state.Trial, state.Rollback}} {
+	}{{"", ""}, {state.PhasePrepared, ""}, {state.PhaseTrial, state.VerdictCommit}, {state.PhaseTrial, state.VerdictRollback}} {
 		b := newBench(t, fake{unit: running(os.Getpid())}, true)
 		if c.phase != "" {
 			b.open(t, c.phase, c.verdict)
@@ -363,7 +363,7 @@ func TestNothingToJudge(t *testing.T) {
 // A program that cannot read what it judges by leaves no report.
 func TestNoReport(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid())}, true)
-	b.open(t, state.Trial, "")
+	b.open(t, state.PhaseTrial, "")
 	if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte("unit = 7\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +396,7 @@ func TestBaselineOfProbe(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: state.Probe}); err != nil {
+	if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: state.VerbProbe}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := b.Baseline(t.Context(), "x")
@@ -437,19 +437,19 @@ func TestBaseline(t *testing.T) {
 		{"before, healthy", self, true, "", false, true, true, time.Second},
 		{"before, does not listen", self, false, "", false, true, false, 3 * time.Second},
 		{"before, crash loop", fake{unit: crashed.Unit}, true, "", false, false, false, time.Second},
-		{"after, healthy", self, true, state.Rollback, false, true, true, time.Second},
-		{"after, does not listen", self, false, state.Rollback, false, true, false, time.Second},
-		{"after, does not listen, nor before", self, false, state.Rollback, true, true, false, 200 * ms},
-		{"after, down", fake{unit: failed.Unit}, true, state.Rollback, false, false, false, time.Second},
+		{"after, healthy", self, true, state.VerdictRollback, false, true, true, time.Second},
+		{"after, does not listen", self, false, state.VerdictRollback, false, true, false, time.Second},
+		{"after, does not listen, nor before", self, false, state.VerdictRollback, true, true, false, 200 * ms},
+		{"after, down", fake{unit: failed.Unit}, true, state.VerdictRollback, false, false, false, time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
-			attempt, after := "ordered", c.verdict != ""
-			if after {
-				attempt = "tried"
-				b.open(t, state.Trial, c.verdict)
+			attempt, moment := "ordered", state.BeforeSwap
+			if c.verdict != "" {
+				attempt, moment = "tried", state.AfterRollback
+				b.open(t, state.PhaseTrial, c.verdict)
 				before := state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{Probe: "tcp " + b.port, Passed: !c.excused}}}
-				if err := b.tree.SetBaseline("x", before, false); err != nil {
+				if err := b.tree.SetBaseline("x", before, state.BeforeSwap); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -460,7 +460,7 @@ func TestBaseline(t *testing.T) {
 			if took := time.Since(begin); took > c.most {
 				t.Errorf("took %s", took)
 			}
-			got, err := b.tree.Baseline("x", attempt, after)
+			got, err := b.tree.Baseline("x", attempt, moment)
 			if err != nil || got == nil {
 				t.Fatalf("on disk: %v, %v", got, err)
 			}
@@ -480,12 +480,12 @@ func TestBlindBaseline(t *testing.T) {
 		if err != nil || before.Standing || !strings.HasSuffix(before.Unjudgeable, "systemd does not answer") {
 			t.Errorf("%s, before: %+v, %v", name, before, err)
 		}
-		if got, err := b.tree.Baseline("x", "ordered", false); err != nil || got == nil || got.Unjudgeable == "" {
+		if got, err := b.tree.Baseline("x", "ordered", state.BeforeSwap); err != nil || got == nil || got.Unjudgeable == "" {
 			t.Errorf("%s, on disk: %+v, %v", name, got, err)
 		}
 	}
 	b := newBench(t, nil, true)
-	b.open(t, state.Trial, state.Rollback)
+	b.open(t, state.PhaseTrial, state.VerdictRollback)
 	if after, err := b.Baseline(t.Context(), "x"); err == nil {
 		t.Errorf("after: %+v", after)
 	}
@@ -513,12 +513,12 @@ func TestWrongMain(t *testing.T) {
 		t.Fatalf("before: %+v, %v", before, err)
 	}
 	b.self = "/bin/sh"
-	b.open(t, state.Trial, "")
+	b.open(t, state.PhaseTrial, "")
 	r, err := b.Judge(t.Context(), "x")
-	if err != nil || r.Finding != state.Unsure || !strings.HasSuffix(r.Reason, `as before the swap (hint: write main = "" below [health])`) {
+	if err != nil || r.Finding != state.FindingUnsure || !strings.HasSuffix(r.Reason, `as before the swap (hint: write main = "" below [health])`) {
 		t.Fatalf("report: %+v, %v", r, err)
 	}
-	b.open(t, state.Trial, state.Rollback)
+	b.open(t, state.PhaseTrial, state.VerdictRollback)
 	after, err := b.Baseline(t.Context(), "x")
 	if err != nil || !after.Standing || !after.Probes[0].Passed {
 		t.Fatalf("after: %+v, %v", after, err)
@@ -528,14 +528,14 @@ func TestWrongMain(t *testing.T) {
 // TestJudgeUnknownVersion: what the operator goes back to told no version before, and
 // is not asked for one.
 func TestJudgeUnknownVersion(t *testing.T) {
-	for version, want := range map[string]state.Finding{"": state.Healthy, "2": state.Bad} {
+	for version, want := range map[string]state.Finding{"": state.FindingHealthy, "2": state.FindingBad} {
 		b := newBench(t, fake{unit: running(os.Getpid())}, true)
 		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\n", b.port)
 		if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.tree.SetJournal(&state.Journal{Attempt: "tried", Target: "x", Unit: "x.service", Main: b.self,
-			Version: version, Phase: state.Trial, Timeout: 300 * ms, Settle: 10 * ms}); err != nil {
+			Version: version, Phase: state.PhaseTrial, Timeout: 300 * ms, Settle: 10 * ms}); err != nil {
 			t.Fatal(err)
 		}
 		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != want {

@@ -41,7 +41,7 @@ func (t *trial) finish(f state.Finding, reason string) {
 		asked = asked || p.key != ""
 		proven = proven || p.key != "" && p.passed && !p.dropped
 	}
-	if t.strict && f == state.Healthy && asked && !proven {
+	if t.strict && f == state.FindingHealthy && asked && !proven {
 		o.unproven, o.reason = true, "no probe proves it, for none ever passed here: "+state.Causes(o.probes)
 	}
 	t.end = o

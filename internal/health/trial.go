@@ -94,12 +94,12 @@ func (t *trial) sees(now time.Time, s sight) {
 	}
 	switch {
 	case t.stand == fallen:
-		t.finish(state.Bad, t.why+t.lasted(now))
+		t.finish(state.FindingBad, t.why+t.lasted(now))
 	case t.stand == stopped && (t.stood || s.Job == 0):
-		t.finish(state.Unsure, t.why)
+		t.finish(state.FindingUnsure, t.why)
 	case t.stand == upright && t.fixed && s.aside != 0 && s.aside != t.program:
 		t.stand, t.why = fallen, fmt.Sprintf("process %d, which ran %s, ended, and another one runs it", t.program, t.main.path)
-		t.finish(state.Bad, t.why+t.lasted(now))
+		t.finish(state.FindingBad, t.why+t.lasted(now))
 	case t.stand == upright:
 		t.stood, t.pid, t.program, t.fixed = true, s.MainPID, s.pid(), !t.settling.IsZero()
 	}
@@ -155,7 +155,7 @@ func (t *trial) unjudgeable() string {
 // lost takes in that the unit's state cannot be told.
 func (t *trial) lost(err error) {
 	t.stand, t.why, t.blind = pending, err.Error(), true
-	t.finish(state.Unsure, t.why)
+	t.finish(state.FindingUnsure, t.why)
 }
 
 // advance takes in the time.
@@ -166,7 +166,7 @@ func (t *trial) advance(now time.Time) {
 	case t.doom != "":
 		if !now.Before(t.doomAt) {
 			t.blamed = t.doomed
-			t.finish(state.Bad, t.doom)
+			t.finish(state.FindingBad, t.doom)
 		}
 		return
 	case t.settling.IsZero():
@@ -188,11 +188,11 @@ func (t *trial) advance(now time.Time) {
 			t.lookAt = now
 		}
 	case t.stand != upright:
-		t.finish(state.Bad, t.why+t.lasted(now))
+		t.finish(state.FindingBad, t.why+t.lasted(now))
 		return
 	}
 	if !now.Before(t.settled()) && !t.waiting() {
-		t.finish(state.Healthy, "")
+		t.finish(state.FindingHealthy, "")
 	}
 }
 
@@ -216,9 +216,9 @@ func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
 	switch {
 	case t.stand != upright && t.why == t.before && !t.lookAt.IsZero():
-		t.finish(state.Unsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
+		t.finish(state.FindingUnsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
 	case t.stand != upright:
-		t.finish(state.Bad, "not healthy"+within+": "+t.why)
+		t.finish(state.FindingBad, "not healthy"+within+": "+t.why)
 	}
 	for _, p := range t.probes {
 		if t.end == nil && !p.passed && !p.excused {
@@ -227,7 +227,7 @@ func (t *trial) overdue() {
 				detail = "no answer"
 			}
 			t.blamed = p.name
-			t.finish(state.Bad, p.name+" did not pass"+within+": "+detail)
+			t.finish(state.FindingBad, p.name+" did not pass"+within+": "+detail)
 		}
 	}
 }

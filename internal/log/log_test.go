@@ -91,7 +91,7 @@ func TestFields(t *testing.T) {
 	assertEntry(t, received(t, c), map[string]string{"MESSAGE": "agent: at work", "PRIORITY": "6",
 		"MACHINEMON_STAGE": "swap", "MACHINEMON_TARGET": "agent"})
 
-	l.Ended(state.Attempt{ID: "a-1", Version: "1.1.0", Result: state.Refused, Reason: "bad sha256"})
+	l.Ended(state.Attempt{ID: "a-1", Version: "1.1.0", Result: state.ResultRefused, Reason: "bad sha256"})
 	all := map[string]string{"MESSAGE": "agent: attempt a-1: refused 1.1.0: bad sha256", "PRIORITY": "4",
 		"MESSAGE_ID":       "c9a8067b62524ac2aab1e7df8b738fe0",
 		"MACHINEMON_STAGE": "swap", "MACHINEMON_TARGET": "agent", "MACHINEMON_ATTEMPT": "a-1", "MACHINEMON_VERSION": "1.1.0"}
@@ -103,8 +103,8 @@ func TestFields(t *testing.T) {
 		priority string
 	}{
 		{errors.New("no"), "4"},
-		{state.Fail(state.NotAttempted, "no"), "6"},
-		{fmt.Errorf("no%w", state.Fail(state.RollbackFailed, "")), "2"},
+		{state.Fail(state.ResultNotAttempted, "no"), "6"},
+		{fmt.Errorf("no%w", state.Fail(state.ResultRollbackFailed, "")), "2"},
 	} {
 		l.Error(e.err)
 		all["MESSAGE"], all["PRIORITY"] = "no", e.priority
@@ -120,13 +120,13 @@ func TestHostile(t *testing.T) {
 	c := listen(t)
 	const evil = "1\nMESSAGE_ID=da6293d117cf45abaa6ef5f6096549e7\nPRIORITY=0\n\x1b[2J"
 	l := &Log{Target: evil, to: io.Discard, journal: true}
-	l.Ended(state.Attempt{ID: evil, Version: evil, Result: state.Refused, Reason: evil + strings.Repeat("x", 1<<20)})
+	l.Ended(state.Attempt{ID: evil, Version: evil, Result: state.ResultRefused, Reason: evil + strings.Repeat("x", 1<<20)})
 	got := received(t, c)
 	message := got["MESSAGE"]
 	if len(message) > 1100 || strings.ContainsAny(message, "\n\x1b") || !strings.Contains(message, "MESSAGE_ID=da62") {
 		t.Errorf("the message is %q", message)
 	}
-	assertEntry(t, got, map[string]string{"MESSAGE": message, "PRIORITY": "4", "MESSAGE_ID": events[Event(state.Refused)].id,
+	assertEntry(t, got, map[string]string{"MESSAGE": message, "PRIORITY": "4", "MESSAGE_ID": events[Event(state.ResultRefused)].id,
 		"MACHINEMON_TARGET": evil, "MACHINEMON_ATTEMPT": evil, "MACHINEMON_VERSION": evil})
 }
 
@@ -185,7 +185,7 @@ func TestPlain(t *testing.T) {
 	}
 	var lines bytes.Buffer
 	l := Plain(&lines)
-	l.Event(Begins, "a\nb")
+	l.Event(EventBegins, "a\nb")
 	if lines.String() != "a; b\n" {
 		t.Errorf("got %q", lines.String())
 	}

@@ -59,7 +59,7 @@ func Install(t *target.Target, o state.Order, recorded *state.Release, to Releas
 		return Decision{reason, "source.versions of target " + t.Name + " says which releases are taken"}
 	}
 	down := Descent(to.Version, o.Installed)
-	if down == "" || o.Origin == state.Operator || t.Source.Downgrade || withdraws(o.Installed, recorded, to) {
+	if down == "" || o.Origin == state.OriginOperator || t.Source.Downgrade || withdraws(o.Installed, recorded, to) {
 		return Decision{}
 	}
 	return Decision{down + ", and no schedule goes down",

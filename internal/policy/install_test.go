@@ -14,9 +14,9 @@ func TestInstall(t *testing.T) {
 		lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"
 		which = " (hint: source.versions of target agent says which releases are taken)"
 	)
-	schedule, directive, operator := state.Order{Origin: state.Schedule}, state.Order{Origin: state.Directive}, state.Order{Origin: state.Operator}
+	schedule, directive, operator := state.Order{Origin: state.OriginSchedule}, state.Order{Origin: state.OriginDirective}, state.Order{Origin: state.OriginOperator}
 	unknown := state.Order{}
-	brought := state.Order{Origin: state.Operator, URL: "https://example.com/agent.tar.gz"}
+	brought := state.Order{Origin: state.OriginOperator, URL: "https://example.com/agent.tar.gz"}
 	at := func(v string, sequence int64) *state.Release { return &state.Release{Version: v, Sequence: sequence} }
 	for _, c := range []struct {
 		name      string

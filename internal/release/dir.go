@@ -129,7 +129,7 @@ func (t *temporary) describe() (manifest.Platform, error) {
 }
 
 // keep gives the file its name, unless that very file is there already.
-func (t *temporary) keep() error {
+func (t *temporary) publish() error {
 	if sum, err := digest(filepath.Join(t.dir.Name(), t.name)); err == nil && sum == t.sha256 {
 		return nil
 	}
@@ -156,7 +156,7 @@ func (d *dir) replace(name string, text []byte) error {
 	if err := d.Sync(); err != nil {
 		return err
 	}
-	if err := t.keep(); err != nil {
+	if err := t.publish(); err != nil {
 		return err
 	}
 	return d.Sync()

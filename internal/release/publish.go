@@ -110,7 +110,7 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 		}
 	}
 	// Nothing is refused from here on.
-	if err := b.keep(); err != nil {
+	if err := b.publish(); err != nil {
 		return fail(err)
 	}
 	if err := e.write(files); err != nil {

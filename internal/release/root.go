@@ -280,7 +280,7 @@ func (r *signedDir) after(root []byte, now time.Time) string {
 	case err == nil:
 		return ""
 	case !errors.As(err, &refused):
-	case refused.Role == trust.Targets:
+	case refused.Role == trust.RoleTargets:
 		return "machines refuse what is published now: run \"set\", then \"verify\""
 	}
 	return "machines refuse what is published now: run \"refresh\", then \"verify\""

@@ -74,15 +74,15 @@ func (r *signedDir) status() *Status {
 		named := r.root.Signed.Roles[string(role)]
 		s.Roles = append(s.Roles, RoleStatus{trust.Signed{Role: role, Version: version, Expires: expires}, named.KeyIDs, named.Threshold})
 	}
-	add(trust.Root, r.root.Signed.Version, r.root.Signed.Expires)
+	add(trust.RoleRoot, r.root.Signed.Version, r.root.Signed.Expires)
 	if r.timestamp == nil {
-		for _, role := range []trust.Role{trust.Targets, trust.Snapshot, trust.Timestamp} {
+		for _, role := range []trust.Role{trust.RoleTargets, trust.RoleSnapshot, trust.RoleTimestamp} {
 			add(role, 0, time.Time{})
 		}
 		return s
 	}
-	add(trust.Targets, r.targets.Signed.Version, r.targets.Signed.Expires)
-	add(trust.Snapshot, r.snapshot.Signed.Version, r.snapshot.Signed.Expires)
-	add(trust.Timestamp, r.timestamp.Signed.Version, r.timestamp.Signed.Expires)
+	add(trust.RoleTargets, r.targets.Signed.Version, r.targets.Signed.Expires)
+	add(trust.RoleSnapshot, r.snapshot.Signed.Version, r.snapshot.Signed.Expires)
+	add(trust.RoleTimestamp, r.timestamp.Signed.Version, r.timestamp.Signed.Expires)
 	return s
 }

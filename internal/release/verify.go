@@ -67,7 +67,7 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 
 // gather asks the directory for one file after the other, as the fetcher asks a
 // server. What is not there is for the check to miss.
-func gather(dir string, root []byte) trust.Bundle {
+func gather(dir string, root []byte) trust.Metadata {
 	read := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -82,13 +82,13 @@ func gather(dir string, root []byte) trust.Bundle {
 		}
 		return read(name)
 	}
-	var b trust.Bundle
-	for next := after(trust.Root, root); next != nil && len(b.Roots) <= trust.MaxRotations; next = after(trust.Root, next) {
+	var b trust.Metadata
+	for next := after(trust.RoleRoot, root); next != nil && len(b.Roots) <= trust.MaxRotations; next = after(trust.RoleRoot, next) {
 		b.Roots = append(b.Roots, next)
 	}
 	b.Timestamp = read(trust.TimestampFile)
-	b.Snapshot = after(trust.Timestamp, b.Timestamp)
-	b.Targets = after(trust.Snapshot, b.Snapshot)
-	b.Manifest = after(trust.Targets, b.Targets)
+	b.Snapshot = after(trust.RoleTimestamp, b.Timestamp)
+	b.Targets = after(trust.RoleSnapshot, b.Snapshot)
+	b.Manifest = after(trust.RoleTargets, b.Targets)
 	return b
 }

@@ -8,7 +8,7 @@ import (
 // Aftermath says how what was installed before fares after the trial was undone:
 // no better than somebody has seen it. It is "" of attempts that undid no trial.
 func (a Attempt) Aftermath() string {
-	if a.Result != RolledBack && a.Result != Interrupted {
+	if a.Result != ResultRolledBack && a.Result != ResultInterrupted {
 		return ""
 	}
 	before := cmp.Or(a.From, "what ran before")

@@ -10,7 +10,7 @@ import (
 const longestBackoff = 24 * time.Hour
 
 // failures are the ends before a trial that back off.
-var failures = []Result{Failed, Misconfigured, Refused, NotDownloaded}
+var failures = []Result{ResultFailed, ResultMisconfigured, ResultRefused, ResultNotDownloaded}
 
 // Failed reports whether the attempt ended in a way that backs off: before a trial,
 // or in one that was rolled back and nothing was rejected. Expired signatures do not:
@@ -34,10 +34,10 @@ func Backoff(history []Attempt, manifest string, every time.Duration, now time.T
 	n := 0
 	var last, counted Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == NotAttempted || a.Result == HandedOn || a.Result == OnTrial || a.Stage == "begin" {
+		if a.Result == ResultNotAttempted || a.Result == ResultHandedOn || a.Result == ResultOnTrial || a.Stage == "begin" {
 			continue // says nothing of the source
 		}
-		if a.Result == Available && a.Manifest == manifest {
+		if a.Result == ResultAvailable && a.Manifest == manifest {
 			continue // it was only looked at
 		}
 		if a.Failed() && a.Manifest == "" && manifest != "" {

@@ -21,21 +21,21 @@ func TestBackoff(t *testing.T) {
 		from, to time.Duration // after the last one; zero: no wait
 	}{
 		{name: "no history"},
-		{name: "installed", history: of("m", Committed)},
-		{name: "one failure", history: of("m", NotDownloaded), from: time.Hour, to: time.Hour},
-		{name: "two", history: of("m", NotDownloaded, Refused), from: 2 * time.Hour, to: 132 * time.Minute},
-		{name: "three", history: of("m", Failed, Misconfigured, Refused), from: 4 * time.Hour, to: 264 * time.Minute},
-		{name: "a hundred", history: of("m", make100(Failed)...), from: 24 * time.Hour, to: 1584 * time.Minute},
-		{name: "not attempted says nothing", history: of("m", Failed, Failed, NotAttempted), from: time.Hour, to: 72 * time.Minute},
-		{name: "a success in between", history: of("m", Failed, Failed, Current, Failed), from: time.Hour, to: time.Hour},
-		{name: "a trial is no failure before one", history: of("m", RolledBack)},
-		{name: "rolled back and not rejected", history: []Attempt{{Manifest: "m", Result: RolledBack, Blameless: true, Time: last}}, from: time.Hour, to: time.Hour},
-		{name: "again", history: []Attempt{{Manifest: "m", Result: RolledBack, Blameless: true, Time: last.Add(-time.Hour)}, {Manifest: "m", Result: NotAttempted, Time: last.Add(-time.Minute)},
-			{Manifest: "m", Result: RolledBack, Blameless: true, Time: last}}, from: 2 * time.Hour, to: 132 * time.Minute},
-		{name: "expired", history: []Attempt{{Result: Refused, Expired: true, Time: last}}},
-		{name: "expired after failures", history: append(of("m", Failed, Failed), Attempt{Result: Refused, Expired: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
-		{name: "another manifest", history: of("n", Failed, Failed)},
-		{name: "another manifest last", history: append(of("m", Failed), of("n", Failed)...)},
+		{name: "installed", history: of("m", ResultCommitted)},
+		{name: "one failure", history: of("m", ResultNotDownloaded), from: time.Hour, to: time.Hour},
+		{name: "two", history: of("m", ResultNotDownloaded, ResultRefused), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "three", history: of("m", ResultFailed, ResultMisconfigured, ResultRefused), from: 4 * time.Hour, to: 264 * time.Minute},
+		{name: "a hundred", history: of("m", make100(ResultFailed)...), from: 24 * time.Hour, to: 1584 * time.Minute},
+		{name: "not attempted says nothing", history: of("m", ResultFailed, ResultFailed, ResultNotAttempted), from: time.Hour, to: 72 * time.Minute},
+		{name: "a success in between", history: of("m", ResultFailed, ResultFailed, ResultCurrent, ResultFailed), from: time.Hour, to: time.Hour},
+		{name: "a trial is no failure before one", history: of("m", ResultRolledBack)},
+		{name: "rolled back and not rejected", history: []Attempt{{Manifest: "m", Result: ResultRolledBack, Blameless: true, Time: last}}, from: time.Hour, to: time.Hour},
+		{name: "again", history: []Attempt{{Manifest: "m", Result: ResultRolledBack, Blameless: true, Time: last.Add(-time.Hour)}, {Manifest: "m", Result: ResultNotAttempted, Time: last.Add(-time.Minute)},
+			{Manifest: "m", Result: ResultRolledBack, Blameless: true, Time: last}}, from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "expired", history: []Attempt{{Result: ResultRefused, Expired: true, Time: last}}},
+		{name: "expired after failures", history: append(of("m", ResultFailed, ResultFailed), Attempt{Result: ResultRefused, Expired: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "another manifest", history: of("n", ResultFailed, ResultFailed)},
+		{name: "another manifest last", history: append(of("m", ResultFailed), of("n", ResultFailed)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			until := Backoff(c.history, "m", time.Hour, last)
@@ -62,14 +62,14 @@ func TestBackoff(t *testing.T) {
 		{after: 1e6 * time.Hour, want: 24 * time.Hour, n: 1},
 		{after: time.Minute, want: 24 * time.Hour, n: 100},
 	} {
-		h := of("", make100(NotDownloaded)[:c.n]...)
+		h := of("", make100(ResultNotDownloaded)[:c.n]...)
 		h[c.n-1].RetryAfter = last.Add(c.after)
 		if got := Backoff(h, "", time.Hour, last).Sub(last); got < c.want || got > c.want*11/10 {
 			t.Errorf("%d limited for %s: waits %s, want %s", c.n, c.after, got, c.want)
 		}
 	}
 	// A minute apart after a boot, or asked for again and again: one failure.
-	h := of("m", Failed, Failed, NotDownloaded, NotDownloaded, NotDownloaded)
+	h := of("m", ResultFailed, ResultFailed, ResultNotDownloaded, ResultNotDownloaded, ResultNotDownloaded)
 	for i := range h {
 		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
 	}
@@ -77,14 +77,14 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("after five failures in as many minutes it waits %s", got)
 	}
 	// What did not begin has asked no source.
-	h = of("m", Current, Misconfigured)
+	h = of("m", ResultCurrent, ResultMisconfigured)
 	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour, last).IsZero() {
 		t.Error("waits after an attempt that did not begin")
 	}
 	// A clock that was at 2100 does not lock anything up until then, and one that
 	// was at 1970 changes nothing.
 	for year, waits := range map[int]bool{2100: false, 1970: true} {
-		h := of("m", Failed, Failed)
+		h := of("m", ResultFailed, ResultFailed)
 		h[1].Time = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
 		until := Backoff(h, "m", time.Hour, last)
 		if until.IsZero() == waits || until.After(last) {
@@ -92,7 +92,7 @@ func TestBackoff(t *testing.T) {
 		}
 	}
 	// To look at it, or to find its source down for a while, is no success.
-	h = of("m", Failed, Failed, Available, NotDownloaded)
+	h = of("m", ResultFailed, ResultFailed, ResultAvailable, ResultNotDownloaded)
 	h[3].Manifest = ""
 	if got := Backoff(h, "m", time.Hour, last).Sub(h[1].Time); got < 2*time.Hour {
 		t.Errorf("after it was looked at: waits %s", got)
@@ -103,14 +103,14 @@ func TestBackoff(t *testing.T) {
 	// As recorded by unattended attempts, all with the same words.
 	var s Status
 	for i := range 4 {
-		s.Record(Attempt{ID: fmt.Sprint("a-", i), Origin: Schedule, Manifest: "m", Result: Refused, Reason: "no",
+		s.Record(Attempt{ID: fmt.Sprint("a-", i), Origin: OriginSchedule, Manifest: "m", Result: ResultRefused, Reason: "no",
 			Time: last.Add(time.Duration(i-3) * 8 * time.Hour)})
 	}
 	if got := Backoff(s.Attempts, "m", time.Hour, last).Sub(last); got < 8*time.Hour {
 		t.Errorf("after four failures waits %s", got)
 	}
 	// A day is the most, but never less than the interval that was asked for.
-	if got := Backoff(of("m", Failed, Failed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
+	if got := Backoff(of("m", ResultFailed, ResultFailed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)
 	}
 }
@@ -126,15 +126,15 @@ func make100(r Result) []Result {
 // A year of checks that find nothing must not push out what happened.
 func TestRecordRepeated(t *testing.T) {
 	var s Status
-	s.Record(Attempt{ID: "a", Origin: Schedule, Result: Failed, Reason: "x"})
+	s.Record(Attempt{ID: "a", Origin: OriginSchedule, Result: ResultFailed, Reason: "x"})
 	for i := range 100 {
 		// By turns, as where a server keeps announcing what is not to be installed.
-		origin := []Origin{Schedule, Directive}[i%2]
-		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: origin, Result: Current, Version: "v1"})
+		origin := []Origin{OriginSchedule, OriginDirective}[i%2]
+		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: origin, Result: ResultCurrent, Version: "v1"})
 	}
-	s.Record(Attempt{ID: "c", Origin: Operator, Result: Current, Version: "v1"})
-	s.Record(Attempt{ID: "d", Origin: Operator, Result: Current, Version: "v1"})
-	s.Record(Attempt{ID: "e", Origin: Directive, Result: Current, Version: "v1"})
+	s.Record(Attempt{ID: "c", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "d", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "e", Origin: OriginDirective, Result: ResultCurrent, Version: "v1"})
 	var ids []string
 	for _, a := range s.Attempts {
 		ids = append(ids, a.ID)

@@ -19,7 +19,7 @@ type Fallback struct {
 }
 
 func (t Tree) fallback(target string) string {
-	return filepath.Join(t.Dir(Verify, target), "fallback.json")
+	return filepath.Join(t.Dir(RoleVerify, target), "fallback.json")
 }
 
 // Fallback is what the verifier wants; nil where it wants nothing.

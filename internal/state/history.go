@@ -9,10 +9,10 @@ import (
 // ends are the results that an attempt can have with each role. The records of
 // the first two are not believed when they tell of more.
 var ends = map[Role][]Result{
-	Fetch:  {Current, Available, Failed, Misconfigured, Refused, NotDownloaded, NotAttempted},
-	Verify: {Failed, Misconfigured, Refused},
-	Swap: {Adopted, Committed, Unproven, Failed, Misconfigured, RolledBack, Interrupted,
-		RollbackFailed, Settled, Refused, NotAttempted},
+	RoleFetch:  {ResultCurrent, ResultAvailable, ResultFailed, ResultMisconfigured, ResultRefused, ResultNotDownloaded, ResultNotAttempted},
+	RoleVerify: {ResultFailed, ResultMisconfigured, ResultRefused},
+	RoleSwap: {ResultAdopted, ResultCommitted, ResultUnproven, ResultFailed, ResultMisconfigured, ResultRolledBack, ResultInterrupted,
+		ResultRollbackFailed, ResultSettled, ResultRefused, ResultNotAttempted},
 }
 
 // History merges what the three roles recorded, in the order in which the
@@ -26,7 +26,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 	if err != nil {
 		failed = errors.Join(failed, err)
 	}
-	for _, r := range []Role{Fetch, Verify, Swap} {
+	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
 		s, err := t.Status(r, target)
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -38,9 +38,9 @@ func (t Tree) History(target string) ([]Attempt, error) {
 				continue
 			}
 			if !slices.Contains(ends[r], a.Result) {
-				a.Result = HandedOn // it cannot end there so
+				a.Result = ResultHandedOn // it cannot end there so
 			}
-			if r != Swap { // who has undone no trial
+			if r != RoleSwap { // who has undone no trial
 				a.Healthy, a.Unhealthy, a.Said, a.Rejected = false, "", nil, ""
 			}
 			a.Unhealthy = Line(a.Unhealthy)
@@ -49,7 +49,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			ids = append(ids, a.ID)
 		}
 		// Of what root is at work on it has no record until the verdict.
-		if r == Swap && open != nil && !slices.Contains(ids, open.ID) {
+		if r == RoleSwap && open != nil && !slices.Contains(ids, open.ID) {
 			open.NoDelta = merged[open.ID].NoDelta
 			merged[open.ID] = *open
 			ids = append(ids, open.ID)
@@ -70,7 +70,7 @@ func (t Tree) onTrial(target string) (*Attempt, error) {
 		return nil, err
 	}
 	return &Attempt{ID: j.Attempt, Time: j.Started, Origin: j.Origin, From: j.From, Version: j.Version,
-		Sequence: j.Sequence, Manifest: j.Manifest, Stage: string(Swap), Result: OnTrial}, nil
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: string(RoleSwap), Result: ResultOnTrial}, nil
 }
 
 // inOrder merges the roles' lists of IDs. Each is in the order of events, which

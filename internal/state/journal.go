@@ -19,26 +19,26 @@ type Phase string
 const (
 	// Prepared: everything new is staged and everything old is backed up;
 	// some of the renames may have happened.
-	Prepared Phase = "prepared"
+	PhasePrepared Phase = "prepared"
 	// Trial: all files are the new ones, and the restart may have happened.
-	Trial Phase = "trial"
+	PhaseTrial Phase = "trial"
 )
 
 // Verdict ends a trial. It is written before anything it leads to.
 type Verdict string
 
 const (
-	Commit   Verdict = "commit"
-	Rollback Verdict = "rollback"
+	VerdictCommit   Verdict = "commit"
+	VerdictRollback Verdict = "rollback"
 )
 
 // Kind is what a transaction does to one file.
 type Kind string
 
 const (
-	Replace  Kind = "replace"  // a new file takes the place of the old one, or of none
-	Remove   Kind = "remove"   // the release has no such file any more: it goes at the commit
-	Snapshot Kind = "snapshot" // the file stays as it is, but comes back at a rollback
+	KindReplace  Kind = "replace"  // a new file takes the place of the old one, or of none
+	KindRemove   Kind = "remove"   // the release has no such file any more: it goes at the commit
+	KindSnapshot Kind = "snapshot" // the file stays as it is, but comes back at a rollback
 )
 
 // Change is one file of a transaction.
@@ -48,7 +48,7 @@ type Change struct {
 	Staged string `json:"staged,omitempty"` // the new file before its rename
 	Backup string `json:"backup,omitempty"` // the old file; "" when there was none
 	Old    string `json:"old,omitempty"`    // sha256; "" when there was none
-	New    string `json:"new,omitempty"`    // sha256, of [Replace] only
+	New    string `json:"new,omitempty"`    // sha256, of [KindReplace] only
 	// Created says that the file was not there before an update of ours brought it.
 	Created bool `json:"created,omitempty"`
 	// Pending says that the snapshot is not taken yet: nothing may be restored from it.
@@ -142,9 +142,9 @@ func (j *Journal) Warn(text string) {
 	j.Warning += text
 }
 
-// Digest names a set of installed files by their bytes, whatever archive they
+// Fingerprint names a set of installed files by their bytes, whatever archive they
 // came in.
-func Digest(files []File) string {
+func Fingerprint(files []File) string {
 	rows := make([]string, 0, len(files))
 	for _, f := range files {
 		rows = append(rows, f.To+"\x00"+f.SHA256+"\n")
@@ -158,7 +158,7 @@ func Digest(files []File) string {
 func (j *Journal) NewFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
-		if c.Kind == Replace {
+		if c.Kind == KindReplace {
 			files = append(files, File{To: c.To, SHA256: c.New, Created: c.Created})
 		}
 	}
@@ -170,7 +170,7 @@ func (j *Journal) NewFiles() []File {
 func (j *Journal) OldFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
-		if c.Kind != Snapshot {
+		if c.Kind != KindSnapshot {
 			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != ""})
 		}
 	}
@@ -204,7 +204,7 @@ func (t Tree) CloseJournal(target string) error {
 	if err := os.Remove(t.journal(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot close the journal of %s: %w", target, err)
 	}
-	return SyncDir(t.Dir(Swap, target))
+	return SyncDir(t.Dir(RoleSwap, target))
 }
 
 // PutJournalAside renames a damaged journal, so that it is in nobody's way.
@@ -213,7 +213,7 @@ func (t Tree) PutJournalAside(target string) (path string, err error) {
 	if err := os.Rename(t.journal(target), path); err != nil {
 		return "", fmt.Errorf("cannot put the journal of %s aside: %w", target, cause(err))
 	}
-	return path, SyncDir(t.Dir(Swap, target))
+	return path, SyncDir(t.Dir(RoleSwap, target))
 }
 
 // OpenTrials are the targets whose journal is open.

@@ -8,12 +8,12 @@ import (
 
 // Rejection remembers a release whose trial failed here.
 type Rejection struct {
-	Version  string    `json:"version"`
-	Sequence int64     `json:"sequence,omitempty"`
-	Digest   string    `json:"digest"`  // [Digest] of its installed files
-	Archive  string    `json:"archive"` // sha256 of the archive it came in
-	Time     time.Time `json:"time"`
-	Reason   string    `json:"reason"`
+	Version     string    `json:"version"`
+	Sequence    int64     `json:"sequence,omitempty"`
+	Fingerprint string    `json:"digest"`  // [Fingerprint] of its installed files
+	Archive     string    `json:"archive"` // sha256 of the archive it came in
+	Time        time.Time `json:"time"`
+	Reason      string    `json:"reason"`
 	// Interruptions counts the trials that were cut short; a release is
 	// rejected for them only when the count reaches [MaxInterruptions].
 	Interruptions int `json:"interruptions,omitempty"`
@@ -33,7 +33,7 @@ func Unskip(target string) string {
 const MaxInterruptions = 3
 
 func (r *Rejection) matches(digest, archive string) bool {
-	return digest != "" && r.Digest == digest || archive != "" && r.Archive == archive
+	return digest != "" && r.Fingerprint == digest || archive != "" && r.Archive == archive
 }
 
 // Rejects finds a rejection of a release: the same installed bytes, or the same
@@ -49,19 +49,18 @@ func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
 	return nil
 }
 
-// Reject remembers a failed trial. An interruption is counted on top of
-// earlier ones of the same release.
-func (s *Status) Reject(r Rejection, interrupted bool) {
+// Reject remembers a failed trial. A trial that was interrupted has Interruptions 1;
+// earlier interruptions of the same release are added to it.
+func (s *Status) Reject(r Rejection) {
 	r.Reason = Line(r.Reason)
 	var old Rejection // the newest; the same bytes may be known by several archives
 	for _, b := range s.Rejected {
-		if b.matches(r.Digest, r.Archive) {
+		if b.matches(r.Fingerprint, r.Archive) {
 			old = b
 		}
 	}
-	if interrupted {
-		r.Interruptions = 1
-		if old.Digest != "" && old.Sequence == r.Sequence {
+	if r.Interruptions > 0 {
+		if old.Fingerprint != "" && old.Sequence == r.Sequence {
 			if old.Interruptions == 0 { // rejected for good already
 				return
 			}

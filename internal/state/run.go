@@ -18,27 +18,27 @@ import (
 type Origin string
 
 const (
-	Operator Origin = "operator"
-	Schedule Origin = "schedule"
-	// Directive is the server's hint in a check-in response. It may do no more
+	OriginOperator Origin = "operator"
+	OriginSchedule Origin = "schedule"
+	// OriginDirective is the server's hint in a check-in response. It may do no more
 	// than the schedule, only sooner.
-	Directive Origin = "directive"
+	OriginDirective Origin = "directive"
 )
 
-func (o Origin) unattended() bool { return o == Schedule || o == Directive }
+func (o Origin) unattended() bool { return o == OriginSchedule || o == OriginDirective }
 
 // Verb is what an attempt is to do.
 type Verb string
 
 const (
-	Apply  Verb = "apply"    // fetch, and install what is new
-	Check  Verb = "check"    // fetch the manifest and record what is available
-	GoBack Verb = "rollback" // install the previous release again
-	// Keep and Back end a trial whose rollback failed: with the files that are
+	VerbApply    Verb = "apply"    // fetch, and install what is new
+	VerbCheck    Verb = "check"    // fetch the manifest and record what is available
+	VerbRollback Verb = "rollback" // install the previous release again
+	// VerbSettleKeep and VerbSettleBack end a trial whose rollback failed: with the files that are
 	// installed now, or with one more rollback.
-	Keep  Verb = "settle keep"
-	Back  Verb = "settle back"
-	Probe Verb = "probe" // try the probes; only a request, of no attempt
+	VerbSettleKeep Verb = "settle keep"
+	VerbSettleBack Verb = "settle back"
+	VerbProbe      Verb = "probe" // try the probes; only a request, of no attempt
 )
 
 // Request is what the operator asked for. The command writes it just before it
@@ -186,28 +186,24 @@ func (t Tree) Order(target string) (Order, error) {
 // ErrLocked says that another process holds the lock.
 var ErrLocked = errors.New("another process is at work on it")
 
-// Lock takes the lock of a target, shared by begin, swap, commit, rollback,
-// deadline and recover. It waits for the holder when wait is set, else it
-// returns [ErrLocked]. The lock ends with the process, however that ends.
-func (t Tree) Lock(target string, wait bool) (release func(), err error) {
-	return t.flock(target, wait)
+// Lock takes the lock of a target, which begin, swap, commit, rollback, deadline
+// and recover share. It waits for the holder. The lock ends with the process,
+// however that ends.
+func (t Tree) Lock(target string) (release func(), err error) {
+	return t.flock(target, unix.LOCK_EX)
 }
 
 // LockOperator takes the lock that makes a second operator's command on the
 // same target give way with [ErrLocked].
 func (t Tree) LockOperator(target string) (release func(), err error) {
-	return t.flock(target+"@operator", false)
+	return t.flock(target+"@operator", unix.LOCK_EX|unix.LOCK_NB)
 }
 
-func (t Tree) flock(name string, wait bool) (func(), error) {
+func (t Tree) flock(name string, how int) (func(), error) {
 	path := filepath.Join(t.Run, "lock", name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock %s: %w", path, cause(err))
-	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), how)

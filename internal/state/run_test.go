@@ -7,15 +7,17 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRequest(t *testing.T) {
 	tree := newTree(t)
-	must(t, tree.SetRequest("agent", Request{Attempt: "op-1", Verb: GoBack}))
+	must(t, tree.SetRequest("agent", Request{Attempt: "op-1", Verb: VerbRollback}))
 	if r, err := tree.TakeRequest("other"); err != nil || r != nil {
 		t.Errorf("another target's: %+v, %v", r, err)
 	}
-	if r, err := tree.TakeRequest("agent"); err != nil || r == nil || r.Attempt != "op-1" || r.Verb != GoBack {
+	if r, err := tree.TakeRequest("agent"); err != nil || r == nil || r.Attempt != "op-1" || r.Verb != VerbRollback {
 		t.Errorf("got %+v, %v", r, err)
 	}
 	if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
@@ -23,7 +25,7 @@ func TestRequest(t *testing.T) {
 	}
 	// One that a killed command left behind, or that is not of this boot.
 	for _, past := range []time.Duration{lapse + time.Minute, -lapse - time.Minute} {
-		old := Request{Format: Format, Attempt: "op-2", Verb: Apply, Made: uptime() - past}
+		old := Request{Format: Format, Attempt: "op-2", Verb: VerbApply, Made: uptime() - past}
 		must(t, writeJSON(tree.request("agent"), old, 0o644))
 		for range 2 {
 			if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
@@ -46,7 +48,7 @@ func TestRequest(t *testing.T) {
 
 func TestOrder(t *testing.T) {
 	tree := newTree(t)
-	want := Order{Attempt: "a1", Origin: Schedule, Verb: Check, Installed: "v1"}
+	want := Order{Attempt: "a1", Origin: OriginSchedule, Verb: VerbCheck, Installed: "v1"}
 	must(t, tree.SetOrder("agent", want))
 	want.Format = Format
 	if got, err := tree.Order("agent"); err != nil || got != want {
@@ -96,7 +98,7 @@ const lockEnv = "MACHINEMON_TEST_LOCK"
 // standard input ends.
 func TestMain(m *testing.M) {
 	if run := os.Getenv(lockEnv); run != "" {
-		if _, err := (Tree{Run: run}).Lock("agent", false); err != nil {
+		if _, err := (Tree{Run: run}).Lock("agent"); err != nil {
 			os.Exit(1)
 		}
 		os.Stdout.WriteString("locked\n")
@@ -106,15 +108,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// tryLock takes the lock that [Tree.Lock] takes, but does not wait for its holder.
+func tryLock(t Tree, target string) (func(), error) {
+	return t.flock(target, unix.LOCK_EX|unix.LOCK_NB)
+}
+
 func TestLock(t *testing.T) {
 	tree := newTree(t)
-	release, err := tree.Lock("agent", false)
+	release, err := tryLock(tree, "agent")
 	must(t, err)
-	if _, err := tree.Lock("agent", false); !errors.Is(err, ErrLocked) {
+	if _, err := tryLock(tree, "agent"); !errors.Is(err, ErrLocked) {
 		t.Errorf("locked twice: %v", err)
 	}
 	for name, lock := range map[string]func() (func(), error){
-		"another target": func() (func(), error) { return tree.Lock("other", false) },
+		"another target": func() (func(), error) { return tryLock(tree, "other") },
 		"the operator's": func() (func(), error) { return tree.LockOperator("agent") },
 	} {
 		if free, err := lock(); err != nil {
@@ -125,7 +132,7 @@ func TestLock(t *testing.T) {
 	}
 	got := make(chan error)
 	go func() {
-		free, err := tree.Lock("agent", true)
+		free, err := tree.Lock("agent")
 		if err == nil {
 			free()
 		}
@@ -139,7 +146,7 @@ func TestLock(t *testing.T) {
 	release()
 	must(t, <-got)
 	must(t, os.RemoveAll(tree.Run))
-	_, err = tree.Lock("agent", false)
+	_, err = tryLock(tree, "agent")
 	wantError(t, err, "cannot lock "+tree.Run+"/lock/agent")
 }
 
@@ -157,12 +164,12 @@ func TestLockEnds(t *testing.T) {
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tree.Lock("agent", false); !errors.Is(err, ErrLocked) {
+	if _, err := tryLock(tree, "agent"); !errors.Is(err, ErrLocked) {
 		t.Errorf("while another process holds it: %v", err)
 	}
 	must(t, holder.Process.Kill())
 	_ = holder.Wait() // "signal: killed"
-	release, err := tree.Lock("agent", false)
+	release, err := tryLock(tree, "agent")
 	must(t, err)
 	release()
 }

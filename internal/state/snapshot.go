@@ -12,7 +12,9 @@ import (
 // directory of the backups, which its user could not enter otherwise.
 const SnapshotMount = "/run/machinemon-update/snapshot"
 
-func (t Tree) snapshots(target string) string { return filepath.Join(t.Dir(Swap, target), "snapshot") }
+func (t Tree) snapshots(target string) string {
+	return filepath.Join(t.Dir(RoleSwap, target), "snapshot")
+}
 
 // MakeSnapshotDir makes an empty directory for backups of an attempt's data.
 func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
@@ -25,7 +27,7 @@ func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
 		err = SyncDir(t.snapshots(target))
 	}
 	if err == nil {
-		err = SyncDir(t.Dir(Swap, target))
+		err = SyncDir(t.Dir(RoleSwap, target))
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot make %s: %w", dir, cause(err))

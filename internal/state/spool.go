@@ -49,9 +49,22 @@ type ReceiptFile struct {
 // stayed visible would restart the consumer until both units are dead.
 type Spool struct{ root *os.Root }
 
-// OpenSpool opens the spool, making it when make is set. Mode 0770: the
+// MakeSpool makes the spool if it is missing, and opens it. Its mode is 0770: the
 // consumer's unit has the producer's group, and must be able to remove entries.
-func (t Tree) OpenSpool(r Role, target string, make bool) (*Spool, error) {
+func (t Tree) MakeSpool(r Role, target string) (*Spool, error) {
+	dir, err := os.OpenRoot(t.Dir(r, target))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the spool of %s: %w", target, err)
+	}
+	defer dir.Close()
+	if err := mkdir(dir, "ready"); err != nil {
+		return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), cause(err))
+	}
+	return t.OpenSpool(r, target)
+}
+
+// OpenSpool opens the spool.
+func (t Tree) OpenSpool(r Role, target string) (*Spool, error) {
 	// Not ready/ itself: its owner could put a link there. os.Root keeps the
 	// walk inside the target's own directory, whose parents are root's.
 	dir, err := os.OpenRoot(t.Dir(r, target))
@@ -59,11 +72,6 @@ func (t Tree) OpenSpool(r Role, target string, make bool) (*Spool, error) {
 		return nil, fmt.Errorf("cannot open the spool of %s: %w", target, err)
 	}
 	defer dir.Close()
-	if make {
-		if err := mkdir(dir, "ready"); err != nil {
-			return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), cause(err))
-		}
-	}
 	root, err := openDir(dir, "ready")
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), cause(err))

@@ -23,7 +23,7 @@ func names(t *testing.T, dir string) []string {
 // pending must tell what systemd's DirectoryNotEmpty= sees.
 func pending(t *testing.T, tree Tree, want bool) {
 	t.Helper()
-	if got, err := tree.Pending(Fetch, "agent"); err != nil || got != want {
+	if got, err := tree.Pending(RoleFetch, "agent"); err != nil || got != want {
 		t.Errorf("pending: %v, %v; want %v", got, err, want)
 	}
 }
@@ -33,9 +33,9 @@ func TestSpool(t *testing.T) {
 	defer unix.Umask(old)
 	tree := newTree(t)
 	pending(t, tree, false)
-	_, err := tree.OpenSpool(Fetch, "agent", false)
-	wantError(t, err, "cannot open "+tree.Ready(Fetch, "agent"))
-	producer, err := tree.OpenSpool(Fetch, "agent", true)
+	_, err := tree.OpenSpool(RoleFetch, "agent")
+	wantError(t, err, "cannot open "+tree.Ready(RoleFetch, "agent"))
+	producer, err := tree.MakeSpool(RoleFetch, "agent")
 	must(t, err)
 	defer producer.Close()
 	for range 2 { // what a killed producer left is made anew
@@ -49,14 +49,14 @@ func TestSpool(t *testing.T) {
 	pending(t, tree, false)
 	must(t, producer.Offer("a1"))
 	pending(t, tree, true)
-	ready := tree.Ready(Fetch, "agent")
+	ready := tree.Ready(RoleFetch, "agent")
 	for path, mode := range map[string]os.FileMode{ready: os.ModeDir | 0o770, ready + "/a1": os.ModeDir | 0o770, ready + "/a1/payload": 0o640} {
 		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
 			t.Errorf("%s is %v, want %v: its consumer has the group only", path, info.Mode(), mode)
 		}
 	}
 
-	consumer, err := tree.OpenSpool(Fetch, "agent", false)
+	consumer, err := tree.OpenSpool(RoleFetch, "agent")
 	must(t, err)
 	defer consumer.Close()
 	attempt, entry, err := consumer.Claim()
@@ -110,13 +110,13 @@ func TestClaimHostile(t *testing.T) {
 				t.Skip("needs root, as the swapper is")
 			}
 			tree := newTree(t)
-			ready := tree.Ready(Fetch, "agent")
-			must(t, os.MkdirAll(filepath.Join(tree.Dir(Fetch, "agent"), "precious/x"), 0o755))
+			ready := tree.Ready(RoleFetch, "agent")
+			must(t, os.MkdirAll(filepath.Join(tree.Dir(RoleFetch, "agent"), "precious/x"), 0o755))
 			must(t, os.Mkdir(ready, 0o770))
 			for _, p := range c.plant {
 				must(t, p(ready))
 			}
-			spool, err := tree.OpenSpool(Fetch, "agent", false)
+			spool, err := tree.OpenSpool(RoleFetch, "agent")
 			must(t, err)
 			defer spool.Close()
 			within(t, func() {
@@ -132,25 +132,25 @@ func TestClaimHostile(t *testing.T) {
 			if left := names(t, ready); len(left) > 0 {
 				t.Errorf("left: %q", left)
 			}
-			if _, err := os.Stat(filepath.Join(tree.Dir(Fetch, "agent"), "precious/x")); err != nil {
+			if _, err := os.Stat(filepath.Join(tree.Dir(RoleFetch, "agent"), "precious/x")); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	t.Run("ready is a link", func(t *testing.T) {
 		tree := newTree(t)
-		must(t, os.Symlink("/etc", tree.Ready(Fetch, "agent")))
-		for _, create := range []bool{true, false} {
-			_, err := tree.OpenSpool(Fetch, "agent", create)
-			wantError(t, err, tree.Ready(Fetch, "agent"))
-		}
+		must(t, os.Symlink("/etc", tree.Ready(RoleFetch, "agent")))
+		_, err := tree.MakeSpool(RoleFetch, "agent")
+		wantError(t, err, tree.Ready(RoleFetch, "agent"))
+		_, err = tree.OpenSpool(RoleFetch, "agent")
+		wantError(t, err, tree.Ready(RoleFetch, "agent"))
 	})
 	t.Run("ready is a FIFO", func(t *testing.T) {
 		tree := newTree(t)
-		must(t, unix.Mkfifo(tree.Ready(Fetch, "agent"), 0o666))
+		must(t, unix.Mkfifo(tree.Ready(RoleFetch, "agent"), 0o666))
 		within(t, func() {
-			_, err := tree.OpenSpool(Fetch, "agent", false)
-			wantError(t, err, tree.Ready(Fetch, "agent"))
+			_, err := tree.OpenSpool(RoleFetch, "agent")
+			wantError(t, err, tree.Ready(RoleFetch, "agent"))
 		})
 	})
 }

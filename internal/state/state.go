@@ -67,7 +67,7 @@ const maxFile = 4 << 20
 // StateDirectory=; begin and the command run before any of them, and with any
 // umask.
 func (t Tree) MakeSwapDir(target string) error {
-	dir := t.Dir(Swap, target)
+	dir := t.Dir(RoleSwap, target)
 	err := os.Mkdir(dir, 0o755)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
@@ -86,9 +86,9 @@ type Role string
 
 // The roles, in the order in which an attempt passes through them.
 const (
-	Fetch  Role = "fetch"
-	Verify Role = "verify"
-	Swap   Role = "swap"
+	RoleFetch  Role = "fetch"
+	RoleVerify Role = "verify"
+	RoleSwap   Role = "swap"
 )
 
 // Tree is where the state lives. Programs use [System]; tests make their own.
@@ -104,7 +104,7 @@ func (t Tree) Dir(r Role, target string) string { return filepath.Join(t.Var, st
 func (t Tree) Ready(r Role, target string) string { return filepath.Join(t.Dir(r, target), "ready") }
 
 // Import is where a release waits that the operator brought in a file.
-func (t Tree) Import(target string) string { return filepath.Join(t.Dir(Swap, target), "import") }
+func (t Tree) Import(target string) string { return filepath.Join(t.Dir(RoleSwap, target), "import") }
 
 // DropImport removes it.
 func (t Tree) DropImport(target string) error {
@@ -122,7 +122,7 @@ func (t Tree) status(r Role, target string) string {
 }
 
 func (t Tree) journal(target string) string {
-	return filepath.Join(t.Dir(Swap, target), "journal.json")
+	return filepath.Join(t.Dir(RoleSwap, target), "journal.json")
 }
 
 var attemptName = regexp.MustCompile(`^[0-9a-z-]{1,40}$`)

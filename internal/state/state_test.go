@@ -18,7 +18,7 @@ func newTree(t *testing.T) Tree {
 	t.Helper()
 	dir := t.TempDir()
 	tree := Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}
-	for _, r := range []Role{Fetch, Verify, Swap} {
+	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
 		must(t, os.MkdirAll(tree.Dir(r, "agent"), 0o755))
 	}
 	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
@@ -108,14 +108,14 @@ func TestDamagedFiles(t *testing.T) {
 		path string
 		read func(Tree) error
 	}{
-		"status":   {"var/swap/agent/status.json", func(t Tree) error { _, err := t.Status(Swap, "agent"); return err }},
+		"status":   {"var/swap/agent/status.json", func(t Tree) error { _, err := t.Status(RoleSwap, "agent"); return err }},
 		"journal":  {"var/swap/agent/journal.json", func(t Tree) error { _, err := t.Journal("agent"); return err }},
 		"history":  {"var/fetch/agent/status.json", func(t Tree) error { _, err := t.History("agent"); return err }},
 		"request":  {"run/request/agent.json", func(t Tree) error { _, err := t.TakeRequest("agent"); return err }},
 		"order":    {"run/attempt/agent.json", func(t Tree) error { _, err := t.Order("agent"); return err }},
 		"report":   {"run/gate/agent/report.json", func(t Tree) error { _, err := t.Report("agent", "a"); return err }},
-		"baseline": {"run/gate/agent/baseline.json", func(t Tree) error { _, err := t.Baseline("agent", "a", false); return err }},
-		"after":    {"run/gate/agent/after.json", func(t Tree) error { _, err := t.Baseline("agent", "a", true); return err }},
+		"baseline": {"run/gate/agent/baseline.json", func(t Tree) error { _, err := t.Baseline("agent", "a", BeforeSwap); return err }},
+		"after":    {"run/gate/agent/after.json", func(t Tree) error { _, err := t.Baseline("agent", "a", AfterRollback); return err }},
 	}
 	plants := map[string]struct {
 		plant func(path string) error
@@ -175,9 +175,9 @@ func TestLine(t *testing.T) {
 
 func TestJournal(t *testing.T) {
 	tree := newTree(t)
-	j := &Journal{Attempt: "a1", Target: "agent", Phase: Trial, Timeout: time.Second, Changes: []Change{
-		{Kind: Replace, To: "/b", New: "n", Old: "o", Backup: "/x/b"}, {Kind: Replace, To: "/a", New: "m", Created: true},
-		{Kind: Remove, To: "/c", Old: "p", Backup: "/x/c", Created: true}, {Kind: Snapshot, To: "/d", Old: "q", Backup: "/x/d"}}}
+	j := &Journal{Attempt: "a1", Target: "agent", Phase: PhaseTrial, Timeout: time.Second, Changes: []Change{
+		{Kind: KindReplace, To: "/b", New: "n", Old: "o", Backup: "/x/b"}, {Kind: KindReplace, To: "/a", New: "m", Created: true},
+		{Kind: KindRemove, To: "/c", Old: "p", Backup: "/x/c", Created: true}, {Kind: KindSnapshot, To: "/d", Old: "q", Backup: "/x/d"}}}
 	must(t, tree.SetJournal(j))
 	got, err := tree.Journal("agent")
 	must(t, err)
@@ -193,7 +193,7 @@ func TestJournal(t *testing.T) {
 	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {
 		t.Errorf("open trials %v, %v", open, err)
 	}
-	must(t, os.Mkdir(tree.Dir(Swap, "other"), 0o755))
+	must(t, os.Mkdir(tree.Dir(RoleSwap, "other"), 0o755))
 	must(t, os.Rename(tree.journal("agent"), tree.journal("other")))
 	_, err = tree.Journal("other")
 	wantError(t, err, "it is of target agent")
@@ -212,12 +212,12 @@ func TestJournal(t *testing.T) {
 // TestDigest: the same for the same bytes in the same places, and for nothing else.
 func TestDigest(t *testing.T) {
 	a, b := File{To: "/a", SHA256: "1"}, File{To: "/b", SHA256: "2"}
-	want := Digest([]File{a, b})
-	if Digest([]File{b, a}) != want || Digest([]File{{To: "/a", SHA256: "1", Backup: "/x"}, b}) != want {
+	want := Fingerprint([]File{a, b})
+	if Fingerprint([]File{b, a}) != want || Fingerprint([]File{{To: "/a", SHA256: "1", Backup: "/x"}, b}) != want {
 		t.Error("order or backups count")
 	}
 	for _, other := range [][]File{nil, {a}, {{To: "/a", SHA256: "2"}, {To: "/b", SHA256: "1"}}, {a, b, b}} {
-		if Digest(other) == want {
+		if Fingerprint(other) == want {
 			t.Errorf("%v has the same digest", other)
 		}
 	}
@@ -225,17 +225,17 @@ func TestDigest(t *testing.T) {
 
 func TestGate(t *testing.T) {
 	tree := newTree(t)
-	must(t, tree.SetReport("agent", Report{Attempt: "a1", Finding: Bad, Reason: "x", MainPID: 7, Probes: []ProbeResult{{Probe: "p", Detail: "d"}}}))
-	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "before"}, false))
-	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "after"}, true))
-	if r, err := tree.Report("agent", "a1"); err != nil || r == nil || r.Finding != Bad || r.MainPID != 7 || r.Probes[0].Detail != "d" {
+	must(t, tree.SetReport("agent", Report{Attempt: "a1", Finding: FindingBad, Reason: "x", MainPID: 7, Probes: []ProbeResult{{Probe: "p", Detail: "d"}}}))
+	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "before"}, BeforeSwap))
+	must(t, tree.SetBaseline("agent", Baseline{Attempt: "a1", Detail: "after"}, AfterRollback))
+	if r, err := tree.Report("agent", "a1"); err != nil || r == nil || r.Finding != FindingBad || r.MainPID != 7 || r.Probes[0].Detail != "d" {
 		t.Errorf("report %+v, %v", r, err)
 	}
-	for after, want := range map[bool]string{false: "before", true: "after"} {
-		if b, err := tree.Baseline("agent", "a1", after); err != nil || b == nil || b.Detail != want {
+	for moment, want := range map[Moment]string{BeforeSwap: "before", AfterRollback: "after"} {
+		if b, err := tree.Baseline("agent", "a1", moment); err != nil || b == nil || b.Detail != want {
 			t.Errorf("baseline %+v, %v", b, err)
 		}
-		if b, err := tree.Baseline("agent", "a2", after); err != nil || b != nil {
+		if b, err := tree.Baseline("agent", "a2", moment); err != nil || b != nil {
 			t.Errorf("another attempt's baseline counts: %+v, %v", b, err)
 		}
 	}
@@ -246,7 +246,7 @@ func TestGate(t *testing.T) {
 
 func TestTidy(t *testing.T) {
 	tree := Tree{Var: t.TempDir()}
-	dir := tree.Dir(Swap, "agent")
+	dir := tree.Dir(RoleSwap, "agent")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestTidy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := tree.Tidy(Swap, "agent"); err != nil {
+	if err := tree.Tidy(RoleSwap, "agent"); err != nil {
 		t.Fatal(err)
 	}
 	var left []string

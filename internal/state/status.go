@@ -20,41 +20,41 @@ type Result string
 
 // The results and, in [Result.Exit], the exit status that each means.
 const (
-	HandedOn       Result = "handed on" // not the end: the next role goes on
-	OnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
-	Current        Result = "already current"
-	Available      Result = "available"
-	Adopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
-	Committed      Result = "committed"
-	Unproven       Result = "committed unproven" // no probe passed, and none ever did here
-	Failed         Result = "failed"
-	Misconfigured  Result = "misconfigured"
-	RolledBack     Result = "rolled back"
-	Interrupted    Result = "interrupted" // undone; says nothing about the release
-	RollbackFailed Result = "rollback failed"
-	Refused        Result = "refused"
-	NotDownloaded  Result = "not downloaded"
-	NotAttempted   Result = "not attempted"
-	// Settled ends a trial whose rollback failed by the operator's word.
-	Settled Result = "settled"
+	ResultHandedOn       Result = "handed on" // not the end: the next role goes on
+	ResultOnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
+	ResultCurrent        Result = "already current"
+	ResultAvailable      Result = "available"
+	ResultAdopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
+	ResultCommitted      Result = "committed"
+	ResultUnproven       Result = "committed unproven" // no probe passed, and none ever did here
+	ResultFailed         Result = "failed"
+	ResultMisconfigured  Result = "misconfigured"
+	ResultRolledBack     Result = "rolled back"
+	ResultInterrupted    Result = "interrupted" // undone; says nothing about the release
+	ResultRollbackFailed Result = "rollback failed"
+	ResultRefused        Result = "refused"
+	ResultNotDownloaded  Result = "not downloaded"
+	ResultNotAttempted   Result = "not attempted"
+	// ResultSettled ends a trial whose rollback failed by the operator's word.
+	ResultSettled Result = "settled"
 )
 
 // Exit is the exit status of the command for this result.
 func (r Result) Exit() int {
 	switch r {
-	case Current, Available, Adopted, Committed, Unproven, Settled:
+	case ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled:
 		return 0
-	case Misconfigured:
+	case ResultMisconfigured:
 		return 2
-	case RolledBack, Interrupted:
+	case ResultRolledBack, ResultInterrupted:
 		return 4
-	case RollbackFailed:
+	case ResultRollbackFailed:
 		return 5
-	case Refused:
+	case ResultRefused:
 		return 6
-	case NotDownloaded:
+	case ResultNotDownloaded:
 		return 7
-	case NotAttempted:
+	case ResultNotAttempted:
 		return 8
 	}
 	return 1
@@ -129,8 +129,8 @@ type Offer struct {
 	// NotYet is why this machine waits for the others to go first.
 	NotYet string `json:"not_yet,omitempty"`
 	// What a rejection would be remembered by; see [Rejection].
-	Digest  string `json:"digest,omitempty"`
-	Archive string `json:"archive"`
+	Fingerprint string `json:"digest,omitempty"`
+	Archive     string `json:"archive"`
 	// Unit is the unit's own file, if the manifest lists it.
 	Unit *File `json:"unit,omitempty"`
 	// Signed is the metadata that vouches for it; none under checksum trust.
@@ -195,7 +195,7 @@ type Status struct {
 // where it did not.
 func (s *Status) RollbackFailure(attempt string) string {
 	for _, a := range s.Attempts {
-		if a.ID == attempt && a.Result == RollbackFailed {
+		if a.ID == attempt && a.Result == ResultRollbackFailed {
 			return a.Reason
 		}
 	}

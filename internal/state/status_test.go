@@ -12,28 +12,28 @@ import (
 
 func TestStatus(t *testing.T) {
 	tree := newTree(t)
-	if s, err := tree.Status(Swap, "agent"); err != nil || len(s.Attempts) != 0 {
+	if s, err := tree.Status(RoleSwap, "agent"); err != nil || len(s.Attempts) != 0 {
 		t.Errorf("never written: %+v, %v", s, err)
 	}
 	var s Status
 	for i := range keep + 7 {
-		s.Record(Attempt{ID: fmt.Sprintf("a%03d", i), Result: Failed})
-		s.Reject(Rejection{Digest: fmt.Sprint(i), Sequence: 1}, false)
+		s.Record(Attempt{ID: fmt.Sprintf("a%03d", i), Result: ResultFailed})
+		s.Reject(Rejection{Fingerprint: fmt.Sprint(i), Sequence: 1})
 	}
-	must(t, tree.SetStatus(Swap, "agent", s))
-	got, err := tree.Status(Swap, "agent")
+	must(t, tree.SetStatus(RoleSwap, "agent", s))
+	got, err := tree.Status(RoleSwap, "agent")
 	must(t, err)
-	if len(got.Attempts) != keep || got.Attempts[0].ID != "a007" || len(got.Rejected) != keep || got.Rejected[0].Digest != "7" {
-		t.Errorf("kept %d attempts from %s, %d rejections from %s", len(got.Attempts), got.Attempts[0].ID, len(got.Rejected), got.Rejected[0].Digest)
+	if len(got.Attempts) != keep || got.Attempts[0].ID != "a007" || len(got.Rejected) != keep || got.Rejected[0].Fingerprint != "7" {
+		t.Errorf("kept %d attempts from %s, %d rejections from %s", len(got.Attempts), got.Attempts[0].ID, len(got.Rejected), got.Rejected[0].Fingerprint)
 	}
-	if info, err := os.Stat(tree.status(Swap, "agent")); err != nil || info.Mode() != 0o644 {
+	if info, err := os.Stat(tree.status(RoleSwap, "agent")); err != nil || info.Mode() != 0o644 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	if got.Attempts[0].Time.IsZero() {
 		t.Error("no time")
 	}
-	got.Record(Attempt{ID: "a010", Result: Committed})
-	if last := got.Attempts[keep-1]; len(got.Attempts) != keep || last.ID != "a010" || last.Result != Committed {
+	got.Record(Attempt{ID: "a010", Result: ResultCommitted})
+	if last := got.Attempts[keep-1]; len(got.Attempts) != keep || last.ID != "a010" || last.Result != ResultCommitted {
 		t.Errorf("a second record of an attempt: %d, %+v", len(got.Attempts), last)
 	}
 }
@@ -44,20 +44,20 @@ func TestSizeOfRecords(t *testing.T) {
 	tree := newTree(t)
 	longest := strings.Repeat("<", 64) // six bytes each in JSON
 	var total int64
-	for _, r := range []Role{Fetch, Verify, Swap} {
+	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
 		var s Status
 		for i := range 2 * keep {
-			s.Record(Attempt{ID: fmt.Sprintf("%040d", i), Origin: Operator, From: longest, Version: longest, Sequence: math.MaxInt64,
-				Manifest: longest, Stage: "rollback", Result: RollbackFailed, Reason: strings.Repeat("<", 1<<20)})
-			if r == Fetch {
+			s.Record(Attempt{ID: fmt.Sprintf("%040d", i), Origin: OriginOperator, From: longest, Version: longest, Sequence: math.MaxInt64,
+				Manifest: longest, Stage: "rollback", Result: ResultRollbackFailed, Reason: strings.Repeat("<", 1<<20)})
+			if r == RoleFetch {
 				s.Attempts[len(s.Attempts)-1].NoDelta = Line(strings.Repeat("<", 1<<20))
 			}
-			if r == Swap {
+			if r == RoleSwap {
 				last := &s.Attempts[len(s.Attempts)-1]
 				last.Unhealthy, last.Unit, last.Rejected = Line(strings.Repeat("<", 1<<20)), strings.Repeat("<", 255), longest
 				last.Said = slices.Repeat([]string{strings.Repeat("<", 200)}, 5) // as package swap bounds it
-				s.Reject(Rejection{Version: longest, Sequence: math.MaxInt64, Digest: fmt.Sprintf("%064d", i), Archive: longest,
-					Reason: strings.Repeat("<", 1<<20), Interruptions: MaxInterruptions}, false)
+				s.Reject(Rejection{Version: longest, Sequence: math.MaxInt64, Fingerprint: fmt.Sprintf("%064d", i), Archive: longest,
+					Reason: strings.Repeat("<", 1<<20), Interruptions: MaxInterruptions})
 			}
 		}
 		must(t, tree.SetStatus(r, "agent", s))
@@ -75,8 +75,8 @@ func TestSizeOfRecords(t *testing.T) {
 
 func TestExit(t *testing.T) {
 	for want, results := range map[int][]Result{
-		0: {Current, Available, Adopted, Committed, Unproven}, 1: {Failed, HandedOn, OnTrial, "", "nonsense"}, 2: {Misconfigured},
-		4: {RolledBack, Interrupted}, 5: {RollbackFailed}, 6: {Refused}, 7: {NotDownloaded}, 8: {NotAttempted},
+		0: {ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven}, 1: {ResultFailed, ResultHandedOn, ResultOnTrial, "", "nonsense"}, 2: {ResultMisconfigured},
+		4: {ResultRolledBack, ResultInterrupted}, 5: {ResultRollbackFailed}, 6: {ResultRefused}, 7: {ResultNotDownloaded}, 8: {ResultNotAttempted},
 	} {
 		for _, r := range results {
 			if got := r.Exit(); got != want {
@@ -96,29 +96,28 @@ func TestRejects(t *testing.T) {
 		want     bool
 	}{
 		{name: "nothing", digest: "d", archive: "x", sequence: 1},
-		{name: "the same", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "x", sequence: 5, want: true},
-		{name: "the same bytes in another archive", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "y", sequence: 5, want: true},
-		{name: "other bytes of the same archive", reject: []Rejection{{Digest: "d", Archive: "x", Sequence: 5}}, digest: "e", archive: "x", sequence: 5, want: true},
-		{name: "a lower sequence", reject: []Rejection{{Digest: "d", Sequence: 5}}, digest: "d", sequence: 4, want: true},
-		{name: "no sequence", reject: []Rejection{{Digest: "d"}}, digest: "d", want: true},
-		{name: "a higher sequence", reject: []Rejection{{Digest: "d", Sequence: 5}}, digest: "d", sequence: 6},
-		{name: "another release", reject: []Rejection{{Digest: "d", Archive: "x"}}, digest: "e", archive: "y"},
-		{name: "no archive is no archive", reject: []Rejection{{Digest: "d"}}, digest: "e"},
+		{name: "the same", reject: []Rejection{{Fingerprint: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "x", sequence: 5, want: true},
+		{name: "the same bytes in another archive", reject: []Rejection{{Fingerprint: "d", Archive: "x", Sequence: 5}}, digest: "d", archive: "y", sequence: 5, want: true},
+		{name: "other bytes of the same archive", reject: []Rejection{{Fingerprint: "d", Archive: "x", Sequence: 5}}, digest: "e", archive: "x", sequence: 5, want: true},
+		{name: "a lower sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 5}}, digest: "d", sequence: 4, want: true},
+		{name: "no sequence", reject: []Rejection{{Fingerprint: "d"}}, digest: "d", want: true},
+		{name: "a higher sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 5}}, digest: "d", sequence: 6},
+		{name: "another release", reject: []Rejection{{Fingerprint: "d", Archive: "x"}}, digest: "e", archive: "y"},
+		{name: "no archive is no archive", reject: []Rejection{{Fingerprint: "d"}}, digest: "e"},
 		{name: "no digest is no digest", reject: []Rejection{{Archive: "x"}}, archive: "y"},
-		{name: "interrupted twice", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}}, digest: "d"},
-		{name: "interrupted three times", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}}, digest: "d", want: true},
-		{name: "three times, but not the same release", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d", Interruptions: 1}, {Digest: "e", Interruptions: 1}}, digest: "d"},
-		{name: "counted anew at a new sequence", reject: []Rejection{{Digest: "d", Sequence: 1, Interruptions: 1}, {Digest: "d", Sequence: 1, Interruptions: 1}, {Digest: "d", Sequence: 2, Interruptions: 1}}, digest: "d", sequence: 2},
-		{name: "bad after an interruption", reject: []Rejection{{Digest: "d", Interruptions: 1}, {Digest: "d"}}, digest: "d", want: true},
-		{name: "an interruption changes no rejection", reject: []Rejection{{Digest: "d"}, {Digest: "d", Interruptions: 1}}, digest: "d", want: true},
-		{name: "rejected again at a higher sequence", reject: []Rejection{{Digest: "d", Sequence: 1}, {Digest: "d", Sequence: 2}}, digest: "d", sequence: 2, want: true},
+		{name: "interrupted twice", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}}, digest: "d"},
+		{name: "interrupted three times", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}}, digest: "d", want: true},
+		{name: "three times, but not the same release", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}, {Fingerprint: "e", Interruptions: 1}}, digest: "d"},
+		{name: "counted anew at a new sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 2, Interruptions: 1}}, digest: "d", sequence: 2},
+		{name: "bad after an interruption", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d"}}, digest: "d", want: true},
+		{name: "an interruption changes no rejection", reject: []Rejection{{Fingerprint: "d"}, {Fingerprint: "d", Interruptions: 1}}, digest: "d", want: true},
+		{name: "rejected again at a higher sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 1}, {Fingerprint: "d", Sequence: 2}}, digest: "d", sequence: 2, want: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := Status{Rejected: []Rejection{{Digest: "unrelated", Archive: "unrelated", Time: time.Now()}}}
+			s := Status{Rejected: []Rejection{{Fingerprint: "unrelated", Archive: "unrelated", Time: time.Now()}}}
 			for _, r := range c.reject {
-				interrupted := r.Interruptions > 0
-				r.Interruptions, r.Time = 0, time.Now()
-				s.Reject(r, interrupted)
+				r.Time = time.Now()
+				s.Reject(r)
 			}
 			if got := s.Rejects(c.digest, c.archive, c.sequence); (got != nil) != c.want {
 				t.Errorf("got %+v of %+v", got, s.Rejected)
@@ -134,10 +133,10 @@ func TestHistory(t *testing.T) {
 	tree := newTree(t)
 	at := func(minute int) time.Time { return time.Date(2026, 11, 1, 0, minute, 0, 0, time.UTC) }
 	for role, attempts := range map[Role][]Attempt{
-		Fetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: HandedOn, NoDelta: "it is\ndamaged"}, {ID: "b", Time: at(2), Stage: "fetch", Result: HandedOn},
-			{ID: "c", Time: at(3), Stage: "fetch", Result: NotDownloaded}, {ID: "e", Time: at(4), Stage: "fetch", Result: Committed}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
-		Verify: {{ID: "b", Time: at(8), Stage: "verify", Result: Refused}, {ID: "a", Time: at(9), Stage: "verify", Result: HandedOn}},
-		Swap:   {{ID: "a", Time: at(20), Stage: "swap", Result: Committed}, {ID: "d", Time: at(0), Stage: "begin", Result: NotAttempted}},
+		RoleFetch: {{ID: "a", Time: at(1), Stage: "fetch", Result: ResultHandedOn, NoDelta: "it is\ndamaged"}, {ID: "b", Time: at(2), Stage: "fetch", Result: ResultHandedOn},
+			{ID: "c", Time: at(3), Stage: "fetch", Result: ResultNotDownloaded}, {ID: "e", Time: at(4), Stage: "fetch", Result: ResultCommitted}, {ID: "../../x", Time: at(4)}, {ID: "", Time: at(5)}},
+		RoleVerify: {{ID: "b", Time: at(8), Stage: "verify", Result: ResultRefused}, {ID: "a", Time: at(9), Stage: "verify", Result: ResultHandedOn}},
+		RoleSwap:   {{ID: "a", Time: at(20), Stage: "swap", Result: ResultCommitted}, {ID: "d", Time: at(0), Stage: "begin", Result: ResultNotAttempted}},
 	} {
 		must(t, tree.SetStatus(role, "agent", Status{Attempts: attempts}))
 	}
@@ -161,12 +160,12 @@ func TestHistory(t *testing.T) {
 		"e": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e swap on trial",
 		"f": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on, f swap on trial",
 	} {
-		must(t, tree.SetJournal(&Journal{Attempt: attempt, Target: "agent", Version: "v2", Phase: Trial}))
+		must(t, tree.SetJournal(&Journal{Attempt: attempt, Target: "agent", Version: "v2", Phase: PhaseTrial}))
 		if got := list(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
-	must(t, tree.Update(Swap, "agent", func(s *Status) { s.Record(Attempt{ID: "f", Stage: "rollback", Result: RollbackFailed}) }))
+	must(t, tree.Update(RoleSwap, "agent", func(s *Status) { s.Record(Attempt{ID: "f", Stage: "rollback", Result: ResultRollbackFailed}) }))
 	if got := list(); !strings.HasSuffix(got, ", f rollback rollback failed") || strings.Contains(got, "on trial") {
 		t.Errorf("got %s", got)
 	}
@@ -175,9 +174,9 @@ func TestHistory(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	must(t, tree.CloseJournal("agent"))
-	must(t, tree.Update(Swap, "agent", func(s *Status) { s.Attempts = s.Attempts[:len(s.Attempts)-1] }))
+	must(t, tree.Update(RoleSwap, "agent", func(s *Status) { s.Attempts = s.Attempts[:len(s.Attempts)-1] }))
 	// One role's trouble does not hide what the others know.
-	must(t, os.WriteFile(tree.status(Verify, "agent"), []byte("rot"), 0o644))
+	must(t, os.WriteFile(tree.status(RoleVerify, "agent"), []byte("rot"), 0o644))
 	if got, want := list(), "a swap committed (not by delta: it is; damaged), b fetch handed on, c fetch not downloaded, d begin not attempted, e fetch handed on, error"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -236,20 +235,20 @@ func TestInOrder(t *testing.T) {
 // tried again, with a higher sequence, and failed again.
 func TestRejectedAgain(t *testing.T) {
 	s := Status{Rejected: []Rejection{
-		{Digest: "d", Archive: "a1", Sequence: 1},
-		{Digest: "d", Archive: "a2", Sequence: 1},
+		{Fingerprint: "d", Archive: "a1", Sequence: 1},
+		{Fingerprint: "d", Archive: "a2", Sequence: 1},
 	}}
 	if s.Rejects("d", "a3", 2) != nil {
 		t.Error("a higher sequence may not be tried")
 	}
-	s.Reject(Rejection{Digest: "d", Archive: "a3", Sequence: 2}, false)
+	s.Reject(Rejection{Fingerprint: "d", Archive: "a3", Sequence: 2})
 	for _, archive := range []string{"a1", "a2", "a3", "a4"} {
 		if s.Rejects("d", archive, 2) == nil {
 			t.Errorf("%s: tried again after it failed with this sequence", archive)
 		}
 	}
 	// A trial cut short takes nothing back.
-	s.Reject(Rejection{Digest: "d", Archive: "a3", Sequence: 2}, true)
+	s.Reject(Rejection{Fingerprint: "d", Archive: "a3", Sequence: 2, Interruptions: 1})
 	if s.Rejects("d", "a3", 2) == nil || s.Rejects("d", "a3", 3) != nil {
 		t.Errorf("%+v", s.Rejected)
 	}

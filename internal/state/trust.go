@@ -55,7 +55,9 @@ type floorFile struct {
 	Sequence int64 `json:"sequence"`
 }
 
-func (t Tree) floor(target string) string { return filepath.Join(t.Dir(Swap, target), "floor.json") }
+func (t Tree) floor(target string) string {
+	return filepath.Join(t.Dir(RoleSwap, target), "floor.json")
+}
 
 // Floor is the highest sequence of a signed release that was committed here, 0 for
 // none. A damaged one is an error: to forget it would let older releases in.

@@ -16,7 +16,7 @@ func TestTrust(t *testing.T) {
 	read := func(want string) {
 		t.Helper()
 		var c chain
-		if err := tree.Trust(Swap, "agent", &c); err != nil {
+		if err := tree.Trust(RoleSwap, "agent", &c); err != nil {
 			t.Fatal(err)
 		}
 		if got := string(strings.Join(texts(c.Roots), " ")); got != want {
@@ -26,12 +26,12 @@ func TestTrust(t *testing.T) {
 	read("")
 	large := strings.Repeat("x", maxFile)
 	for _, text := range []string{"root", large} {
-		if err := tree.SetTrust(Swap, "agent", chain{[][]byte{[]byte(text)}}); err != nil {
+		if err := tree.SetTrust(RoleSwap, "agent", chain{[][]byte{[]byte(text)}}); err != nil {
 			t.Fatal(err)
 		}
 		read(text)
 	}
-	file := filepath.Join(tree.Dir(Swap, "agent"), "trust.json")
+	file := filepath.Join(tree.Dir(RoleSwap, "agent"), "trust.json")
 	for _, damaged := range []string{"", "{", `{"format":1,"trust":{"Roots":7}}`, `{"format":1}`, strings.Repeat("x", maxTrust+1)} {
 		if err := os.WriteFile(file, []byte(damaged), 0o644); err != nil {
 			t.Fatal(err)
@@ -41,7 +41,7 @@ func TestTrust(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"format":2}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := tree.Trust(Swap, "agent", &chain{}); err == nil || !strings.Contains(err.Error(), "its format 2 is newer than this program's 1") {
+	if err := tree.Trust(RoleSwap, "agent", &chain{}); err == nil || !strings.Contains(err.Error(), "its format 2 is newer than this program's 1") {
 		t.Error(err)
 	}
 }
@@ -63,7 +63,7 @@ func TestFloor(t *testing.T) {
 			t.Errorf("raised to %d: got %d, %v, want %d", row.to, got, err, row.want)
 		}
 	}
-	file := filepath.Join(tree.Dir(Swap, "agent"), "floor.json")
+	file := filepath.Join(tree.Dir(RoleSwap, "agent"), "floor.json")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -81,9 +81,9 @@ func TestFloor(t *testing.T) {
 // A month of expired signatures is one line of the history.
 func TestExpiredIsRecordedOnce(t *testing.T) {
 	var s Status
-	s.Record(Attempt{ID: "a-0", Origin: Schedule, Result: Committed})
+	s.Record(Attempt{ID: "a-0", Origin: OriginSchedule, Result: ResultCommitted})
 	for i, reason := range []string{"it is one o'clock", "it is two o'clock"} {
-		s.Record(Attempt{ID: "a-" + string(rune('1'+i)), Time: time.Unix(int64(i), 0), Origin: Schedule, Result: Refused, Reason: reason, Expired: true})
+		s.Record(Attempt{ID: "a-" + string(rune('1'+i)), Time: time.Unix(int64(i), 0), Origin: OriginSchedule, Result: ResultRefused, Reason: reason, Expired: true})
 	}
 	if n := len(s.Attempts); n != 2 || s.Attempts[1].Reason != "it is two o'clock" {
 		t.Errorf("recorded %+v", s.Attempts)

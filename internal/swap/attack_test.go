@@ -30,8 +30,8 @@ func TestAttacks(t *testing.T) {
 				r.hand(t, attempt, repo.Bundle(1))
 				known, floor, installed := r.known(t), r.floor(t), r.installed(t)
 				if text, refused := want.(string); refused {
-					r.fails(t, "swap", state.Refused, text)
-					r.ended(t, attempt, state.Refused, text)
+					r.fails(t, "swap", state.ResultRefused, text)
+					r.ended(t, attempt, state.ResultRefused, text)
 					if r.floor(t) != floor || !maps.Equal(r.installed(t), installed) {
 						t.Errorf("floor %d, was %d; installed %v", r.floor(t), floor, r.installed(t))
 					}
@@ -44,7 +44,7 @@ func TestAttacks(t *testing.T) {
 				open, err := r.tree.OpenTrials()
 				must(t, err)
 				if len(open) > 0 { // else these bytes are installed
-					r.gate(t, attempt, state.Healthy, "")
+					r.gate(t, attempt, state.FindingHealthy, "")
 					r.step(t, "commit")
 				}
 				r.closed(t)
@@ -53,7 +53,7 @@ func TestAttacks(t *testing.T) {
 				}
 			}
 			r.spool(t, "a0", "v1", 1, release2, func(_ string, m *manifest.Manifest) { repo = trusttest.New(t, m) })
-			must(t, os.RemoveAll(filepath.Join(r.tree.Ready(state.Verify, "agent"), "a0")))
+			must(t, os.RemoveAll(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "a0")))
 			r.pin(t, repo)
 			repo.Check = check
 			a.Run(repo)
@@ -62,16 +62,16 @@ func TestAttacks(t *testing.T) {
 }
 
 // hand leaves release 2 in the verifier's spool with whatever vouches for it.
-func (r *rig) hand(t *testing.T, attempt string, b trust.Bundle) {
+func (r *rig) hand(t *testing.T, attempt string, b trust.Metadata) {
 	t.Helper()
 	installed := ""
 	if is := r.status(t).Installed; is != nil {
 		installed = is.Version
 	}
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: installed}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: installed}))
+	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
 	r.spool(t, attempt, "v2", 2, release2, nil)
-	entry := filepath.Join(r.tree.Ready(state.Verify, "agent"), attempt)
+	entry := filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), attempt)
 	must(t, os.WriteFile(filepath.Join(entry, state.ManifestName), b.Manifest, 0o640))
 	metadata(t, entry, b)
 }
@@ -89,13 +89,13 @@ func TestLostState(t *testing.T) {
 	r.offerSigned(t, repo, "a2", "v3", 3, release3, nil, nil)
 	r.commit(t, "a2")
 	r.hand(t, "a3", old)
-	r.fails(t, "swap", state.Refused, "timestamp v2: it is older than timestamp v3, which was here before")
+	r.fails(t, "swap", state.ResultRefused, "timestamp v2: it is older than timestamp v3, which was here before")
 
-	must(t, os.RemoveAll(r.tree.Dir(state.Swap, "agent")))
+	must(t, os.RemoveAll(r.tree.Dir(state.RoleSwap, "agent")))
 	must(t, r.tree.MakeSwapDir("agent"))
 	stranger := trusttest.NewOf(t, "another", time.Now(), &manifest.Manifest{Schema: 1, Version: "v9"})
 	r.hand(t, "a4", stranger.Bundle(1))
-	r.fails(t, "swap", state.Refused, "timestamp v1: too few valid signatures")
+	r.fails(t, "swap", state.ResultRefused, "timestamp v1: too few valid signatures")
 	r.hand(t, "a5", old)
 	r.commit(t, "a5")
 	if got := r.installed(t)["bin/agent"].content; got != "agent 2" || r.floor(t) != 2 {
@@ -104,5 +104,5 @@ func TestLostState(t *testing.T) {
 	r.offerSigned(t, repo, "a6", "v4", 4, release4, nil, nil)
 	r.commit(t, "a6")
 	r.hand(t, "a7", old)
-	r.fails(t, "swap", state.Refused, "timestamp v2: it is older than timestamp v4, which was here before")
+	r.fails(t, "swap", state.ResultRefused, "timestamp v2: it is older than timestamp v4, which was here before")
 }

@@ -24,7 +24,7 @@ const lateNetwork = 10 * time.Minute
 // attempt begins now; where an operator asked, it is recorded too.
 func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
-		return state.Fail(state.Misconfigured, "cannot begin %q: that is no name for a target", name)
+		return state.Fail(state.ResultMisconfigured, "cannot begin %q: that is no name for a target", name)
 	}
 	if err := s.Tree.Leaving(); err != nil {
 		return err
@@ -32,7 +32,7 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err := s.Tree.MakeSwapDir(name); err != nil {
 		return err
 	}
-	release, err := s.Tree.Lock(name, true)
+	release, err := s.Tree.Lock(name)
 	if err != nil {
 		return err
 	}
@@ -44,26 +44,26 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if req != nil && (req.Verb == state.GoBack || req.Verb == state.Probe) {
+	if req != nil && (req.Verb == state.VerbRollback || req.Verb == state.VerbProbe) {
 		req = nil // not the fetcher's, and its command has ended
 	}
 	directive, err := s.Tree.TakeDirective(name)
 	if err != nil {
 		return err
 	}
-	order := state.Order{Attempt: state.NewAttempt(), Origin: state.Schedule, Verb: state.Check}
+	order := state.Order{Attempt: state.NewAttempt(), Origin: state.OriginSchedule, Verb: state.VerbCheck}
 	if directive {
-		order.Origin = state.Directive
+		order.Origin = state.OriginDirective
 	}
 	if req != nil {
-		order.Attempt, order.Origin, order.Verb = req.Attempt, state.Operator, req.Verb
+		order.Attempt, order.Origin, order.Verb = req.Attempt, state.OriginOperator, req.Verb
 		order.Import, order.URL, order.SHA256 = req.Import, req.URL, req.SHA256
 	}
 	s.Log.Attempt = order.Attempt
 	unlocked := func(do func() error) error {
 		release()
 		err := do()
-		again, lockErr := s.Tree.Lock(name, true)
+		again, lockErr := s.Tree.Lock(name)
 		if release = again; lockErr != nil {
 			release = func() {}
 		}
@@ -74,15 +74,15 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		if req == nil {
 			return err
 		}
-		return errors.Join(err, s.record(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
+		return errors.Join(err, s.recordAttempt(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
 			From: order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
 	}
-	s.Log.Event(log.Begins, "%s: attempt %s begins: %s by %s, installed: %s", name, order.Attempt, order.Verb, order.Origin, cmp.Or(order.Installed, state.Unknown))
+	s.Log.Event(log.EventBegins, "%s: attempt %s begins: %s by %s, installed: %s", name, order.Attempt, order.Verb, order.Origin, cmp.Or(order.Installed, state.Unknown))
 	return nil
 }
 
 func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlocked func(do func() error) error) error {
-	if err := s.Tree.Tidy(state.Swap, name); err != nil {
+	if err := s.Tree.Tidy(state.RoleSwap, name); err != nil {
 		return err
 	}
 	if !order.Import {
@@ -93,7 +93,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if err := s.settle(ctx, name, unlocked); err != nil {
 		return err
 	}
-	if order.Origin == state.Operator {
+	if order.Origin == state.OriginOperator {
 		// People, unlike timers, may ask for an update every second. systemd's start
 		// limit counts them all, and would kill the path units.
 		if err := s.Systemd.ResetFailed(ctx, unitOf("verify", name), unitOf("fetch-full", name), unitOf("baseline", name), unitOf("swap", name)); err != nil {
@@ -104,36 +104,36 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if err != nil {
 		return err
 	}
-	st, err := s.Tree.Status(state.Swap, name)
+	st, err := s.Tree.Status(state.RoleSwap, name)
 	if err != nil {
 		return err
 	}
 	held := free(name, &st)
 	switch {
-	case order.Origin != state.Operator && held == nil && t.AutoUpdateEnabled:
-		order.Verb = state.Apply
+	case order.Origin != state.OriginOperator && held == nil && t.AutoUpdateEnabled:
+		order.Verb = state.VerbApply
 		if st.Installed != nil && !Unchanged(st.Installed) {
 			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, state.Called(st.Installed.Version), name)
-			order.Verb = state.Check
-		} else if err := s.updatable(ctx, t); resultOf(err) == state.NotAttempted {
+			order.Verb = state.VerbCheck
+		} else if err := s.updatable(ctx, t); resultOf(err) == state.ResultNotAttempted {
 			s.logf("%s: only checking: %v", name, err)
-			order.Verb = state.Check
+			order.Verb = state.VerbCheck
 		}
-	case order.Verb == state.Apply && held != nil:
+	case order.Verb == state.VerbApply && held != nil:
 		return held
 	}
-	if order.Verb == state.Apply {
+	if order.Verb == state.VerbApply {
 		// Before the source: who has not installed the unit need not configure it.
 		if err := s.updatable(ctx, t); err != nil {
 			return err
 		}
 	}
 	if t.Source.Type == "" && !order.Brought() {
-		return state.Fail(state.Misconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
+		return state.Fail(state.ResultMisconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
 	}
 	// A person's word is needed for another source; scheduled attempts use what
 	// was found then.
-	if order.Origin == state.Operator && t.Source.From != nil && !order.Brought() {
+	if order.Origin == state.OriginOperator && t.Source.From != nil && !order.Brought() {
 		if err := s.resolve(t, &st); err != nil {
 			return err
 		}
@@ -141,7 +141,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 	if t.Source.Type != "" {
 		s.listen(ctx, name)
 	}
-	if order.Verb == state.Apply {
+	if order.Verb == state.VerbApply {
 		if err := makeListed(t); err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 	}
-	if order.Origin != state.Operator {
+	if order.Origin != state.OriginOperator {
 		up, err := s.Systemd.Uptime(ctx)
 		if err != nil {
 			return err
@@ -163,7 +163,7 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 			return err
 		}
 		if u.NRestarts > 0 && !order.Booted { // and nobody else may ask for more
-			return state.Fail(state.NotAttempted, "the ten minutes after the boot are over")
+			return state.Fail(state.ResultNotAttempted, "the ten minutes after the boot are over")
 		}
 	}
 	order.Installed = Installed(ctx, t, st)
@@ -180,14 +180,14 @@ func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, un
 // which waits for its baseline: it is not this attempt's to take.
 func (s *Swapper) goingBack(ctx context.Context, name string) error {
 	req, err := s.Tree.Request(name)
-	if err != nil || req == nil || req.Verb != state.GoBack {
+	if err != nil || req == nil || req.Verb != state.VerbRollback {
 		return nil // what is wrong with it is said when it is taken
 	}
 	u, err := s.underWay(ctx, name, []string{"baseline", "swap"})
 	if err != nil || u == nil {
 		return err
 	}
-	return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+	return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 }
 
 // resolve keeps what the file of source.url_from says now.
@@ -199,7 +199,7 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 		return nil
 	}
 	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.From.File)
-	return s.Tree.Update(state.Swap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
+	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
 // free refuses a target that the operator holds.
@@ -207,7 +207,7 @@ func free(name string, st *state.Status) error {
 	if st.Held == nil {
 		return nil
 	}
-	return state.Fail(state.NotAttempted, "it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
+	return state.Fail(state.ResultNotAttempted, "it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
 }
 
 func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
@@ -223,13 +223,13 @@ func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
 func Updatable(u systemd.Unit, name string) error {
 	switch {
 	case u.Load == "masked":
-		return state.Fail(state.NotAttempted, "%s is masked", u.Name)
+		return state.Fail(state.ResultNotAttempted, "%s is masked", u.Name)
 	case u.Load == "not-found":
-		return state.Fail(state.NotAttempted, "%s is not installed", u.Name)
+		return state.Fail(state.ResultNotAttempted, "%s is not installed", u.Name)
 	case u.Load != "loaded":
-		return state.Fail(state.Misconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
+		return state.Fail(state.ResultMisconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
 	case u.Active == "inactive" && u.Job == 0:
-		return state.Fail(state.NotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
+		return state.Fail(state.ResultNotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
 	}
 	return nil
 }
@@ -270,7 +270,7 @@ func (s *Swapper) others(name string) []*target.Target {
 			continue
 		}
 		// What its releases have listed is not in its file.
-		if st, err := s.Tree.Status(state.Swap, n); err == nil && st.Installed != nil {
+		if st, err := s.Tree.Status(state.RoleSwap, n); err == nil && st.Installed != nil {
 			for _, f := range st.Installed.Files {
 				t.Install = append(t.Install, target.Install{To: f.To})
 			}

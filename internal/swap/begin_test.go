@@ -25,37 +25,37 @@ func TestBegin(t *testing.T) {
 		r := newRig(t)
 		r.step(t, "begin")
 		first := r.order(t)
-		if first.Origin != state.Schedule || first.Verb != state.Apply || first.Installed != "v1" || !state.ValidAttempt(first.Attempt) {
+		if first.Origin != state.OriginSchedule || first.Verb != state.VerbApply || first.Installed != "v1" || !state.ValidAttempt(first.Attempt) {
 			t.Errorf("order %+v", first)
 		}
 		r.configure(t, "")
 		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
 		r.step(t, "begin")
-		if o := r.order(t); o.Verb != state.Check || o.Attempt == first.Attempt {
+		if o := r.order(t); o.Verb != state.VerbCheck || o.Attempt == first.Attempt {
 			t.Errorf("order %+v", o)
 		}
 	})
 	t.Run("operator, once", func(t *testing.T) {
 		r := newRig(t)
 		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 		r.step(t, "begin")
-		if o := r.order(t); o.Attempt != "op-1" || o.Origin != state.Operator || o.Verb != state.Apply {
+		if o := r.order(t); o.Attempt != "op-1" || o.Origin != state.OriginOperator || o.Verb != state.VerbApply {
 			t.Errorf("order %+v", o)
 		}
 		r.step(t, "begin")
-		if o := r.order(t); o.Attempt == "op-1" || o.Verb != state.Check {
+		if o := r.order(t); o.Attempt == "op-1" || o.Verb != state.VerbCheck {
 			t.Errorf("order %+v", o)
 		}
 	})
 	t.Run("refused, and recorded where an operator asked", func(t *testing.T) {
 		r := newRig(t)
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "inactive"}
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
-		r.fails(t, "begin", state.NotAttempted, "is stopped")
-		r.ended(t, "op-1", state.NotAttempted, "is stopped")
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
+		r.fails(t, "begin", state.ResultNotAttempted, "is stopped")
+		r.ended(t, "op-1", state.ResultNotAttempted, "is stopped")
 		// To look what there is needs no unit.
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-2", Verb: state.Check}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-2", Verb: state.VerbCheck}))
 		r.step(t, "begin")
 	})
 	t.Run("the schedule only looks where nothing can be updated", func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestBegin(t *testing.T) {
 		for _, u := range []systemd.Unit{{Load: "loaded", Active: "inactive"}, {Load: "masked", Active: "inactive"}, {Load: "not-found", Active: "inactive"}} {
 			r.sys.units["agent.service"] = u
 			r.step(t, "begin")
-			if o := r.order(t); o.Verb != state.Check {
+			if o := r.order(t); o.Verb != state.VerbCheck {
 				t.Errorf("%+v: order %+v", u, o)
 			}
 		}
@@ -78,7 +78,7 @@ func TestBegin(t *testing.T) {
 			}
 		}
 		r.sys.up = time.Minute
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 		r.step(t, "begin") // a person is told at once
 		if r.order(t).Booted {
 			t.Error("an operator's attempt is to be made again")
@@ -92,21 +92,21 @@ func TestBegin(t *testing.T) {
 	t.Run("held", func(t *testing.T) {
 		r := newRig(t)
 		hold := func(h *state.Hold) {
-			must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = h }))
+			must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = h }))
 		}
 		r.offer(t, "a1", "v2", 2, release2) // and held after it was ordered
 		hold(&state.Hold{Since: time.Now()})
-		r.fails(t, "swap", state.NotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
+		r.fails(t, "swap", state.ResultNotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
 		r.want(t, oldFiles)
 		r.step(t, "begin") // the schedule looks on
-		if o := r.order(t); o.Verb != state.Check {
+		if o := r.order(t); o.Verb != state.VerbCheck {
 			t.Errorf("order %+v", o)
 		}
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
-		r.fails(t, "begin", state.NotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
+		r.fails(t, "begin", state.ResultNotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
 		hold(nil)
 		r.step(t, "begin")
-		if o := r.order(t); o.Verb != state.Apply {
+		if o := r.order(t); o.Verb != state.VerbApply {
 			t.Errorf("order %+v", o)
 		}
 	})
@@ -114,12 +114,12 @@ func TestBegin(t *testing.T) {
 		r := newRig(t)
 		must(t, os.WriteFile(r.at("bin/agent"), []byte("by hand"), 0o755))
 		r.step(t, "begin")
-		if o := r.order(t); o.Verb != state.Check {
+		if o := r.order(t); o.Verb != state.VerbCheck {
 			t.Errorf("order %+v", o)
 		}
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 		r.step(t, "begin")
-		if o := r.order(t); o.Verb != state.Apply {
+		if o := r.order(t); o.Verb != state.VerbApply {
 			t.Errorf("order %+v", o)
 		}
 	})
@@ -129,15 +129,15 @@ func TestBegin(t *testing.T) {
 		must(t, err)
 		_, rest, _ := strings.Cut(string(content), "[[install]]")
 		must(t, os.WriteFile(r.at("targets/agent.toml"), []byte("unit = 'agent.service'\n[[install]]"+rest), 0o644))
-		r.fails(t, "begin", state.Misconfigured, "no source is configured")
+		r.fails(t, "begin", state.ResultMisconfigured, "no source is configured")
 	})
 	t.Run("import", func(t *testing.T) {
 		r := newRig(t)
 		left := r.tree.Import("agent")
 		must(t, os.MkdirAll(left, 0o755))
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply, Import: true}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply, Import: true}))
 		r.step(t, "begin")
-		if o := r.order(t); !o.Import || o.Verb != state.Apply {
+		if o := r.order(t); !o.Import || o.Verb != state.VerbApply {
 			t.Errorf("order %+v", o)
 		}
 		if _, err := os.Stat(left); err != nil {
@@ -169,14 +169,14 @@ func TestBegin(t *testing.T) {
 		}
 		r.step(t, "begin") // the schedule needs no file, and reads none
 		uses("")
-		asks(state.Apply)
-		r.fails(t, "begin", state.Misconfigured, client+": does not exist")
-		r.ended(t, "op-1", state.Misconfigured, "does not exist")
+		asks(state.VerbApply)
+		r.fails(t, "begin", state.ResultMisconfigured, client+": does not exist")
+		r.ended(t, "op-1", state.ResultMisconfigured, "does not exist")
 		must(t, os.WriteFile(client, []byte("server_url = 'https://one.example.com'\npassword = 'hunter2'\n"), 0o600))
-		asks(state.Check)
+		asks(state.VerbCheck)
 		r.step(t, "begin")
 		one := uses("https://one.example.com/m.json")
-		asks(state.Apply)
+		asks(state.VerbApply)
 		r.step(t, "begin")
 		if again := uses(one.URL); again.Since != one.Since {
 			t.Errorf("known since %v, now since %v", one.Since, again.Since)
@@ -185,16 +185,16 @@ func TestBegin(t *testing.T) {
 		r.step(t, "begin")
 		uses(one.URL)
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "inactive"}
-		asks(state.Apply)
-		r.fails(t, "begin", state.NotAttempted, "is stopped")
+		asks(state.VerbApply)
+		r.fails(t, "begin", state.ResultNotAttempted, "is stopped")
 		uses(one.URL)
 		delete(r.sys.units, "agent.service")
-		asks(state.Apply)
+		asks(state.VerbApply)
 		r.step(t, "begin")
 		uses("https://two.example.com/m.json")
 		must(t, os.WriteFile(client, []byte("server_url = 'https://u:hunter2@two.example.com'\n"), 0o600))
-		asks(state.Apply)
-		r.fails(t, "begin", state.Misconfigured, client+": server_url: must be a URL")
+		asks(state.VerbApply)
+		r.fails(t, "begin", state.ResultMisconfigured, client+": server_url: must be a URL")
 		uses("https://two.example.com/m.json")
 		if log := r.log.String(); strings.Contains(log, "hunter2") || !strings.Contains(log, "agent: its source is https://two.example.com/m.json, as "+client+" says") {
 			t.Errorf("log:\n%s", log)
@@ -230,15 +230,15 @@ func TestBeginSettles(t *testing.T) {
 			r := newRig(t)
 			badTrial(t, r)
 			r.sys.units[unitOf(step, "agent")] = systemd.Unit{Active: "activating"}
-			r.fails(t, "begin", state.NotAttempted, "under way", unitOf(step, "agent"))
+			r.fails(t, "begin", state.ResultNotAttempted, "under way", unitOf(step, "agent"))
 			r.want(t, newFiles)
 		}
 	})
 	t.Run("the operator's way back is not the schedule's to take", func(t *testing.T) {
 		r := newRig(t)
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.GoBack}))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbRollback}))
 		r.sys.units[unitOf("baseline", "agent")] = systemd.Unit{Active: "activating"}
-		r.fails(t, "begin", state.NotAttempted, "under way")
+		r.fails(t, "begin", state.ResultNotAttempted, "under way")
 		if req, err := r.tree.Request("agent"); err != nil || req == nil {
 			t.Errorf("the request is %+v, %v", req, err)
 		}
@@ -254,8 +254,8 @@ func TestBeginSettles(t *testing.T) {
 		r.sys.up = 9 * time.Minute
 		r.step(t, "begin")
 		r.sys.up = 10 * time.Minute
-		r.fails(t, "begin", state.NotAttempted, "the ten minutes after the boot are over")
-		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
+		r.fails(t, "begin", state.ResultNotAttempted, "the ten minutes after the boot are over")
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 		r.step(t, "begin")
 	})
 	t.Run("open trial", func(t *testing.T) {
@@ -264,14 +264,14 @@ func TestBeginSettles(t *testing.T) {
 		r.step(t, "begin")
 		r.want(t, oldFiles)
 		r.closed(t)
-		r.ended(t, "a1", state.RolledBack)
+		r.ended(t, "a1", state.ResultRolledBack)
 	})
 	t.Run("open commit", func(t *testing.T) {
 		r := newRig(t)
 		goodTrial(t, r)
 		j, err := r.tree.Journal("agent")
 		must(t, err)
-		j.Verdict = state.Commit
+		j.Verdict = state.VerdictCommit
 		must(t, r.tree.SetJournal(j))
 		r.step(t, "begin")
 		r.want(t, newFiles)
@@ -283,12 +283,12 @@ func TestBeginSettles(t *testing.T) {
 	t.Run("bundle under way", func(t *testing.T) {
 		r := newRig(t)
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "begin", state.NotAttempted, "under way")
+		r.fails(t, "begin", state.ResultNotAttempted, "under way")
 	})
 	t.Run("dead path unit", func(t *testing.T) {
 		for _, entry := range []string{"", "a1", "NO ID", "a FIFO"} {
 			r := newRig(t)
-			ready := r.tree.Ready(state.Verify, "agent")
+			ready := r.tree.Ready(state.RoleVerify, "agent")
 			must(t, os.Mkdir(ready, 0o770))
 			switch entry {
 			case "":
@@ -324,7 +324,7 @@ func TestBeginSettles(t *testing.T) {
 	t.Run("systemd is gone", func(t *testing.T) {
 		r := newRig(t)
 		r.sys.fails["unit machinemon-verify@agent.service"] = errors.New("no answer")
-		r.fails(t, "begin", state.Failed, "no answer")
+		r.fails(t, "begin", state.ResultFailed, "no answer")
 	})
 }
 

@@ -70,12 +70,12 @@ func killMode(u systemd.Unit, changes []state.Change) (string, error) {
 	for _, c := range changes {
 		switch {
 		case !isOfUnit(c.To, u.Name):
-		case c.Kind == state.Remove:
+		case c.Kind == state.KindRemove:
 			gone[c.To] = true
-		case c.Kind == state.Replace && isDropIn(c.To, u.Name):
+		case c.Kind == state.KindReplace && isDropIn(c.To, u.Name):
 			contents[c.To] = c.Staged
 			dropIns[filepath.Base(c.To)] = choose(dropIns[filepath.Base(c.To)], c.To)
-		case c.Kind == state.Replace:
+		case c.Kind == state.KindReplace:
 			contents[c.To] = c.Staged
 			main = choose(main, c.To)
 		}

@@ -52,10 +52,10 @@ func TestKillMode(t *testing.T) {
 			for to, content := range c.replaces {
 				staged := filepath.Join(t.TempDir(), "staged")
 				must(t, os.WriteFile(staged, []byte(content), 0o644))
-				changes = append(changes, state.Change{Kind: state.Replace, To: to, Staged: staged})
+				changes = append(changes, state.Change{Kind: state.KindReplace, To: to, Staged: staged})
 			}
 			for _, to := range c.removes {
-				changes = append(changes, state.Change{Kind: state.Remove, To: to})
+				changes = append(changes, state.Change{Kind: state.KindRemove, To: to})
 			}
 			got, err := killMode(systemd.Unit{Name: "vm@7.service", Fragment: main, DropIns: c.dropIns}, changes)
 			if got != c.want || (err != nil) != (c.want == "") {
@@ -71,11 +71,11 @@ func TestFileOfHigherPlace(t *testing.T) {
 	must(t, os.WriteFile(staged, []byte("[Service]\nKillMode=process\n"), 0o644))
 	vendor := filepath.Join(t.TempDir(), "x.service")
 	must(t, os.WriteFile(vendor, []byte("[Service]\n"), 0o644))
-	over := []state.Change{{Kind: state.Replace, To: "/etc/systemd/system/x.service", Staged: staged}}
+	over := []state.Change{{Kind: state.KindReplace, To: "/etc/systemd/system/x.service", Staged: staged}}
 	if got, err := killMode(systemd.Unit{Name: "x.service", Fragment: vendor}, over); got != "process" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	below := []state.Change{{Kind: state.Replace, To: "/usr/lib/systemd/system/x.service", Staged: staged}}
+	below := []state.Change{{Kind: state.KindReplace, To: "/usr/lib/systemd/system/x.service", Staged: staged}}
 	if got, err := killMode(systemd.Unit{Name: "x.service", Fragment: vendor}, below); got != "control-group" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}

@@ -17,7 +17,7 @@ import (
 // loses the directive. The server says it again at the next check-in.
 func (s *Swapper) Directive(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
-		return state.Fail(state.Misconfigured, "cannot answer directives to %q: that is no name for a target", name)
+		return state.Fail(state.ResultMisconfigured, "cannot answer directives to %q: that is no name for a target", name)
 	}
 	n, err := s.Tree.ConsumeDirectives(name)
 	if n == 0 {

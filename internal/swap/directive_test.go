@@ -77,10 +77,10 @@ func TestDirective(t *testing.T) {
 		r := newRig(t)
 		r.drop(t, "a")
 		r.sys.fails[queueFetch] = errors.New("it is masked")
-		r.fails(t, "directive", state.Failed, "it is masked")
+		r.fails(t, "directive", state.ResultFailed, "it is masked")
 		r.drop(t, "a")
 		r.sys.fails["unit machinemon-fetch@agent.service"] = errors.New("no answer")
-		r.fails(t, "directive", state.Failed, "no answer")
+		r.fails(t, "directive", state.ResultFailed, "no answer")
 	})
 	t.Run("a name that is none", func(t *testing.T) {
 		r := newRig(t)
@@ -105,22 +105,22 @@ func TestBeginByDirective(t *testing.T) {
 			t.Errorf("order %+v, want %s by %s", o, want, origin)
 		}
 	}
-	begin(state.Apply, state.Directive)
+	begin(state.VerbApply, state.OriginDirective)
 	// It counts once.
 	r.step(t, "begin")
-	if o := r.order(t); o.Origin != state.Schedule {
+	if o := r.order(t); o.Origin != state.OriginSchedule {
 		t.Errorf("order %+v", o)
 	}
-	must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = &state.Hold{Since: time.Now()} }))
-	begin(state.Check, state.Directive)
-	must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = nil }))
+	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = &state.Hold{Since: time.Now()} }))
+	begin(state.VerbCheck, state.OriginDirective)
+	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = nil }))
 	must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
-	begin(state.Check, state.Directive)
+	begin(state.VerbCheck, state.OriginDirective)
 	// The operator's word is the stronger one, and answers the directive too.
-	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.Apply}))
-	begin(state.Apply, state.Operator)
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
+	begin(state.VerbApply, state.OriginOperator)
 	r.step(t, "begin")
-	if o := r.order(t); o.Origin != state.Schedule {
+	if o := r.order(t); o.Origin != state.OriginSchedule {
 		t.Errorf("order %+v", o)
 	}
 }
@@ -130,9 +130,9 @@ func TestBeginByDirective(t *testing.T) {
 func TestSwapByDirective(t *testing.T) {
 	r := newRig(t)
 	r.offer(t, "a1", "v2", 2, release2)
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.Directive, Verb: state.Apply, Installed: "v1"}))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginDirective, Verb: state.VerbApply, Installed: "v1"}))
 	must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
-	r.fails(t, "swap", state.NotAttempted, "auto_update_enabled is false")
+	r.fails(t, "swap", state.ResultNotAttempted, "auto_update_enabled is false")
 	r.want(t, oldFiles)
 }
 

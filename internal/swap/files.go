@@ -191,7 +191,7 @@ func renameNew(from, to string) error {
 func syncDirs(changes []state.Change) error {
 	done := map[string]bool{}
 	for _, c := range changes {
-		if c.Kind == state.Snapshot && (c.Theirs || c.Saved != "" || c.Backup == "") {
+		if c.Kind == state.KindSnapshot && (c.Theirs || c.Saved != "" || c.Backup == "") {
 			continue // package snapshot has done it, or the user whose directory it is
 		}
 		for _, p := range []string{c.To, c.Staged, c.Backup} {

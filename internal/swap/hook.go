@@ -36,7 +36,7 @@ func (sw *swapping) preSwap(ctx context.Context) error {
 		return err
 	}
 	if err := sw.runHook(ctx, j, "pre_swap", argv, "MACHINEMON_STAGING="+staging); err != nil {
-		return state.Fail(state.Failed, "the pre_swap hook failed: %w (hint: journalctl -u %s)", err, hookOf(sw.name))
+		return state.Fail(state.ResultFailed, "the pre_swap hook failed: %w (hint: journalctl -u %s)", err, hookOf(sw.name))
 	}
 	return nil
 }
@@ -45,7 +45,7 @@ func (sw *swapping) preSwap(ctx context.Context) error {
 func show(j *state.Journal, staging string) error {
 	err := os.RemoveAll(staging)
 	for _, c := range j.Changes {
-		if err == nil && c.Kind == state.Replace {
+		if err == nil && c.Kind == state.KindReplace {
 			link := filepath.Join(staging, c.To)
 			if err = os.MkdirAll(filepath.Dir(link), 0o700); err == nil {
 				err = os.Symlink(c.Staged, link)

@@ -39,7 +39,7 @@ func TestPreSwap(t *testing.T) {
 		if len(r.sys.hook.Env) != 5 {
 			t.Errorf("its environment is %q", r.sys.hook.Env)
 		}
-		r.gate(t, "a1", state.Healthy, "")
+		r.gate(t, "a1", state.FindingHealthy, "")
 		r.step(t, "commit")
 		r.want(t, newFiles)
 		r.closed(t)
@@ -54,11 +54,11 @@ func TestPreSwap(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)
 		r.sys.fails["hook migrate"] = errors.New("exit status 3")
-		r.fails(t, "swap", state.Failed, "the pre_swap hook failed: exit status 3", "journalctl -u machinemon-hook@agent.service")
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed: exit status 3", "journalctl -u machinemon-hook@agent.service")
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
-		r.ended(t, "a1", state.Failed, "the pre_swap hook failed: exit status 3")
+		r.ended(t, "a1", state.ResultFailed, "the pre_swap hook failed: exit status 3")
 		if r.sys.called("restart agent.service") > 0 {
 			t.Error("the old program was restarted for nothing")
 		}
@@ -74,10 +74,10 @@ func TestPreSwap(t *testing.T) {
 		hooked(t, r)
 		must(t, os.WriteFile(r.at("etc/config-wal"), []byte("pages"), 0o640))
 		r.sys.fails["hook migrate"] = errors.New("exit status 3")
-		r.fails(t, "swap", state.Failed, "the pre_swap hook failed: exit status 3")
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed: exit status 3")
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
-		r.ended(t, "a1", state.Failed, "the pre_swap hook failed: exit status 3")
+		r.ended(t, "a1", state.ResultFailed, "the pre_swap hook failed: exit status 3")
 		if !r.sys.order("stop machinemon-hook@agent.service", "stop agent.service", "restart agent.service") {
 			t.Errorf("calls %q", r.sys.calls)
 		}
@@ -86,7 +86,7 @@ func TestPreSwap(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)
 		r.step(t, "swap")
-		r.gate(t, "a1", state.Bad, "it is bad")
+		r.gate(t, "a1", state.FindingBad, "it is bad")
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
@@ -102,7 +102,7 @@ func TestPostCommit(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)
 		r.step(t, "swap")
-		r.gate(t, "a1", state.Healthy, "")
+		r.gate(t, "a1", state.FindingHealthy, "")
 		return r
 	}
 	t.Run("failed", func(t *testing.T) {
@@ -111,16 +111,16 @@ func TestPostCommit(t *testing.T) {
 		r.step(t, "commit")
 		r.want(t, newFiles)
 		r.closed(t)
-		r.ended(t, "a1", state.Committed, "the post_commit hook failed: it did not end within 10m0s")
+		r.ended(t, "a1", state.ResultCommitted, "the post_commit hook failed: it did not end within 10m0s")
 	})
 	t.Run("killed, and not run twice", func(t *testing.T) {
 		r := ready(t)
 		j, err := r.tree.Journal("agent")
 		must(t, err)
-		j.Verdict, j.PostHooked = state.Commit, true
+		j.Verdict, j.PostHooked = state.VerdictCommit, true
 		must(t, r.tree.SetJournal(j))
 		r.step(t, "commit")
-		r.ended(t, "a1", state.Committed, "the post_commit hook failed: it was interrupted")
+		r.ended(t, "a1", state.ResultCommitted, "the post_commit hook failed: it was interrupted")
 		if r.sys.called("hook notify") > 0 {
 			t.Error("it ran again")
 		}
@@ -129,11 +129,11 @@ func TestPostCommit(t *testing.T) {
 		r := ready(t)
 		j, err := r.tree.Journal("agent")
 		must(t, err)
-		j.Verdict = state.Commit
+		j.Verdict = state.VerdictCommit
 		must(t, r.tree.SetJournal(j))
 		r.reboot(t)
 		r.step(t, "recover")
-		r.ended(t, "a1", state.Committed, "the machine stopped before the post_commit hook was done")
+		r.ended(t, "a1", state.ResultCommitted, "the machine stopped before the post_commit hook was done")
 		if r.sys.called("hook notify") > 0 {
 			t.Error("it ran in the early boot")
 		}

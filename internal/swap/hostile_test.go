@@ -37,7 +37,7 @@ func link(to string) func(string) error {
 func TestRefused(t *testing.T) {
 	order := func(attempt string, o state.Origin) func(*testing.T, *rig) {
 		return func(t *testing.T, r *rig) {
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: o, Verb: state.Apply}))
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: o, Verb: state.VerbApply}))
 		}
 	}
 	unit := func(u systemd.Unit) func(*testing.T, *rig) {
@@ -52,89 +52,89 @@ func TestRefused(t *testing.T) {
 		left   int // files of others beside the installed ones
 	}{
 		{name: "no order", rig: func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Run+"/attempt/agent.json")) },
-			result: state.Failed, words: "attempt/agent.json: no such file"},
-		{name: "order of another attempt", rig: order("b7", state.Operator), result: state.Refused, words: "root ordered to apply in attempt b7"},
+			result: state.ResultFailed, words: "attempt/agent.json: no such file"},
+		{name: "order of another attempt", rig: order("b7", state.OriginOperator), result: state.ResultRefused, words: "root ordered to apply in attempt b7"},
 		{name: "order to look only", rig: func(t *testing.T, r *rig) {
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.Check}))
-		}, result: state.Refused, words: "root ordered to check"},
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.VerbCheck}))
+		}, result: state.ResultRefused, words: "root ordered to check"},
 		{name: "order to go back", rig: func(t *testing.T, r *rig) {
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.GoBack}))
-		}, result: state.Refused, words: "root ordered to rollback"},
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Verb: state.VerbRollback}))
+		}, result: state.ResultRefused, words: "root ordered to rollback"},
 		{name: "schedule without auto_update_enabled", rig: func(t *testing.T, r *rig) {
-			order("a1", state.Schedule)(t, r)
+			order("a1", state.OriginSchedule)(t, r)
 			content, err := os.ReadFile(r.at("targets/agent.toml"))
 			must(t, err)
 			must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.Replace(string(content), "enabled = true", "enabled = false", 1)), 0o644))
-		}, result: state.NotAttempted, words: "auto_update_enabled is false"},
-		{name: "broken target file", rig: func(t *testing.T, r *rig) { r.configure(t, "x = ") }, result: state.Misconfigured, words: "agent.toml"},
-		{name: "masked", rig: unit(systemd.Unit{Load: "masked"}), result: state.NotAttempted, words: "is masked"},
-		{name: "not installed", rig: unit(systemd.Unit{Load: "not-found"}), result: state.NotAttempted, words: "is not installed"},
-		{name: "stopped", rig: unit(systemd.Unit{Load: "loaded", Active: "inactive"}), result: state.NotAttempted, words: "is stopped"},
-		{name: "bad unit file", rig: unit(systemd.Unit{Load: "error"}), result: state.Misconfigured, words: "could not load"},
+		}, result: state.ResultNotAttempted, words: "auto_update_enabled is false"},
+		{name: "broken target file", rig: func(t *testing.T, r *rig) { r.configure(t, "x = ") }, result: state.ResultMisconfigured, words: "agent.toml"},
+		{name: "masked", rig: unit(systemd.Unit{Load: "masked"}), result: state.ResultNotAttempted, words: "is masked"},
+		{name: "not installed", rig: unit(systemd.Unit{Load: "not-found"}), result: state.ResultNotAttempted, words: "is not installed"},
+		{name: "stopped", rig: unit(systemd.Unit{Load: "loaded", Active: "inactive"}), result: state.ResultNotAttempted, words: "is stopped"},
+		{name: "bad unit file", rig: unit(systemd.Unit{Load: "error"}), result: state.ResultMisconfigured, words: "could not load"},
 
 		{name: "withdrawn", tree: func(_ *testing.T, _ *rig, _ string, m *manifest.Manifest) { m.Disabled = true },
-			result: state.NotAttempted, words: "disabled"},
+			result: state.ResultNotAttempted, words: "disabled"},
 		{name: "another product", rig: func(t *testing.T, r *rig) { r.configure(t, "[trust]\nproduct = 'server'\n") },
-			result: state.Refused, words: `"agent", target agent wants "server"`},
+			result: state.ResultRefused, words: `"agent", target agent wants "server"`},
 		{name: "another platform", tree: func(_ *testing.T, _ *rig, _ string, m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"plan9-mips": m.Platforms[manifest.Host()]}
-		}, result: state.Refused, words: "plan9-mips"},
+		}, result: state.ResultRefused, words: "plan9-mips"},
 		{name: "other bytes than the manifest's", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/0", []byte("AGENT 2"), 0o644))
-		}, result: state.Refused, words: "the manifest says"},
+		}, result: state.ResultRefused, words: "the manifest says"},
 		{name: "more bytes than the manifest's", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/0", []byte("agent 2 and more"), 0o644))
-		}, result: state.Failed, words: "beyond 7 bytes"},
+		}, result: state.ResultFailed, words: "beyond 7 bytes"},
 		{name: "not in contents", tree: func(_ *testing.T, _ *rig, _ string, m *manifest.Manifest) {
 			delete(m.Platforms[manifest.Host()].Contents, "agent.service")
-		}, result: state.Refused, words: "do not list it"},
+		}, result: state.ResultRefused, words: "do not list it"},
 		{name: "a file is missing", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) { must(t, os.Remove(entry+"/1")) },
-			result: state.Failed, words: "cannot read 1: no such file"},
+			result: state.ResultFailed, words: "cannot read 1: no such file"},
 		{name: "the receipt does not name it", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/receipt.json", []byte(`{"files":[{"entry":"agent","name":"0"}]}`), 0o644))
-		}, result: state.Refused, words: "in the release"},
+		}, result: state.ResultRefused, words: "in the release"},
 		{name: "a FIFO for a file", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) { replace(t, entry, "0", fifo) },
-			result: state.Failed, words: "not a regular file"},
+			result: state.ResultFailed, words: "not a regular file"},
 		{name: "a link for a file", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			replace(t, entry, "0", link("/etc/shadow"))
-		}, result: state.Failed},
+		}, result: state.ResultFailed},
 		{name: "a link within the entry", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			replace(t, entry, "0", link("2"))
-		}, result: state.Refused, words: "the manifest says"},
+		}, result: state.ResultRefused, words: "the manifest says"},
 		{name: "a name that leads out", tree: func(t *testing.T, r *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/receipt.json", []byte(`{"files":[{"entry":"agent","name":"../../../../../../bin/agent"},{"entry":"agent.service","name":"2"}]}`), 0o644))
-		}, result: state.Refused, words: "not a number"},
+		}, result: state.ResultRefused, words: "not a number"},
 		{name: "a FIFO for the receipt", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			replace(t, entry, "receipt.json", fifo)
-		}, result: state.Refused, words: "receipt.json"},
+		}, result: state.ResultRefused, words: "receipt.json"},
 		{name: "a huge receipt", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.Truncate(entry+"/receipt.json", 5<<20))
-		}, result: state.Refused, words: "larger than"},
+		}, result: state.ResultRefused, words: "larger than"},
 		{name: "a receipt that is no JSON", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.WriteFile(entry+"/receipt.json", []byte(`{"files":`), 0o644))
-		}, result: state.Refused, words: "damaged"},
+		}, result: state.ResultRefused, words: "damaged"},
 		{name: "a sparse file beyond the disk", tree: func(t *testing.T, _ *rig, entry string, _ *manifest.Manifest) {
 			must(t, os.Truncate(entry+"/0", 1<<43))
-		}, result: state.Failed, words: "are free"},
+		}, result: state.ResultFailed, words: "are free"},
 		{name: "side directory of others", rig: func(t *testing.T, r *rig) {
 			must(t, os.Mkdir(r.at("bin/"+sideName), 0o777))
 			must(t, os.Chmod(r.at("bin/"+sideName), 0o777))
 			must(t, os.WriteFile(r.at("bin/"+sideName+"/x"), nil, 0o644))
-		}, left: 1, result: state.Failed, words: "not a private directory of root"},
+		}, left: 1, result: state.ResultFailed, words: "not a private directory of root"},
 		{name: "destination is a link", rig: func(t *testing.T, r *rig) {
 			must(t, os.Rename(r.at("bin/agent"), r.at("bin/real")))
 			must(t, os.Symlink("real", r.at("bin/agent")))
-		}, result: state.Misconfigured, words: "is a symlink"},
+		}, result: state.ResultMisconfigured, words: "is a symlink"},
 		{name: "destination is writable", rig: func(t *testing.T, r *rig) { must(t, os.Chmod(r.at("bin"), 0o777)) },
-			result: state.Misconfigured, words: "writable by everyone"},
+			result: state.ResultMisconfigured, words: "writable by everyone"},
 		{name: "snapshot is a FIFO", rig: func(t *testing.T, r *rig) {
 			must(t, os.Remove(r.at("etc/config")))
 			must(t, fifo(r.at("etc/config")))
-		}, result: state.Misconfigured, words: "neither a file nor a directory"},
+		}, result: state.ResultMisconfigured, words: "neither a file nor a directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.Operator, Verb: state.Apply, Installed: "v1"}))
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
 			r.spool(t, "a1", "v2", 2, release2, func(entry string, m *manifest.Manifest) {
 				if c.tree != nil {
 					c.tree(t, r, entry, m)
@@ -147,7 +147,7 @@ func TestRefused(t *testing.T) {
 			}
 			within(t, func() { r.fails(t, "swap", c.result, c.words) })
 			r.ended(t, "a1", c.result)
-			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+			if pending, err := r.tree.Pending(state.RoleVerify, "agent"); err != nil || pending {
 				t.Errorf("an entry is still in sight: %v, %v", pending, err)
 			}
 			if got := r.beside(t); len(got) != c.left {
@@ -210,8 +210,8 @@ func TestForgedSpool(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.Operator, Verb: state.Apply}))
-			ready := r.tree.Ready(state.Verify, "agent")
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply}))
+			ready := r.tree.Ready(state.RoleVerify, "agent")
 			must(t, os.Mkdir(ready, 0o770))
 			plant(t, ready)
 			within(t, func() {
@@ -228,8 +228,8 @@ func TestForgedSpool(t *testing.T) {
 	t.Run("ready is a link", func(t *testing.T) {
 		r := newRig(t)
 		must(t, os.MkdirAll(r.at("precious/a1"), 0o755))
-		must(t, os.Symlink(r.at("precious"), r.tree.Ready(state.Verify, "agent")))
-		r.fails(t, "swap", state.Failed, "escapes")
+		must(t, os.Symlink(r.at("precious"), r.tree.Ready(state.RoleVerify, "agent")))
+		r.fails(t, "swap", state.ResultFailed, "escapes")
 		r.want(t, oldFiles)
 		if _, err := os.Stat(r.at("precious/a1")); err != nil {
 			t.Error(err)
@@ -244,13 +244,13 @@ func TestReplay(t *testing.T) {
 	badTrial(t, r)
 	r.step(t, "rollback")
 	r.spool(t, "a1", "v3", 3, release3, nil) // the order is still a1's
-	r.fails(t, "swap", state.Refused, "attempt a1 has ended already")
-	r.ended(t, "a1", state.RolledBack)
+	r.fails(t, "swap", state.ResultRefused, "attempt a1 has ended already")
+	r.ended(t, "a1", state.ResultRolledBack)
 	r.untouchedButRestarted(t)
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a2", Verb: state.Apply}))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a2", Verb: state.VerbApply}))
 	r.spool(t, "a1", "v3", 3, release3, nil)
-	r.fails(t, "swap", state.Refused)
-	r.ended(t, "a1", state.RolledBack)
+	r.fails(t, "swap", state.ResultRefused)
+	r.ended(t, "a1", state.ResultRolledBack)
 }
 
 func (r *rig) untouchedButRestarted(t *testing.T) {
@@ -289,7 +289,7 @@ func TestOtherTargetsDestination(t *testing.T) {
 	must(t, os.WriteFile(r.at("targets/thief.toml"), fmt.Appendf(nil, "unit = 'thief.service'\n[[install]]\nfrom = 'x'\nto = %q\n", r.at("bin/agent")), 0o644))
 	must(t, os.WriteFile(r.at("targets/broken.toml"), []byte("rot"), 0o644))
 	r.offer(t, "a1", "v2", 2, release2)
-	r.fails(t, "swap", state.Misconfigured, "belongs to target thief")
+	r.fails(t, "swap", state.ResultMisconfigured, "belongs to target thief")
 	r.untouched(t)
 }
 
@@ -322,7 +322,7 @@ func TestObstacles(t *testing.T) {
 		immutable(t, r.at("bin/agent"), true)
 		t.Cleanup(func() { immutable(t, r.at("bin/agent"), false) })
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "bin/agent", "operation not permitted", "chattr -i")
+		r.fails(t, "swap", state.ResultFailed, "bin/agent", "operation not permitted", "chattr -i")
 		r.untouched(t)
 	})
 	t.Run("immutable directory", func(t *testing.T) {
@@ -330,7 +330,7 @@ func TestObstacles(t *testing.T) {
 		immutable(t, r.at("bin"), true)
 		t.Cleanup(func() { immutable(t, r.at("bin"), false) })
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "cannot stage", "operation not permitted")
+		r.fails(t, "swap", state.ResultFailed, "cannot stage", "operation not permitted")
 		r.untouched(t)
 	})
 	t.Run("immutable at the rename", func(t *testing.T) {
@@ -338,7 +338,7 @@ func TestObstacles(t *testing.T) {
 		r.sys.on["arm machinemon-deadline@agent.timer"] = func() { immutable(t, r.at("units/agent.service"), true) }
 		t.Cleanup(func() { immutable(t, r.at("units/agent.service"), false) })
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "cannot install", "units", "chattr -i")
+		r.fails(t, "swap", state.ResultFailed, "cannot install", "units", "chattr -i")
 		if r.sys.called("restart agent.service") > 0 {
 			t.Error("half a release was started")
 		}
@@ -352,9 +352,9 @@ func TestObstacles(t *testing.T) {
 		badTrial(t, r)
 		immutable(t, r.at("bin/agent"), true)
 		t.Cleanup(func() { immutable(t, r.at("bin/agent"), false) })
-		r.fails(t, "rollback", state.RollbackFailed, "cannot restore", "bin/agent")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "cannot restore", "bin/agent")
 		immutable(t, r.at("bin/agent"), false)
-		r.word(t, state.Back)
+		r.word(t, state.VerbSettleBack)
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
@@ -372,7 +372,7 @@ func TestObstacles(t *testing.T) {
 		r.put(t, "bin/agent", oldFiles["bin/agent"])
 		must(t, unix.Mount("", r.at("bin"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "cannot stage", "bin/agent", "read-only", "hint")
+		r.fails(t, "swap", state.ResultFailed, "cannot stage", "bin/agent", "read-only", "hint")
 		r.untouched(t)
 	})
 	t.Run("full", func(t *testing.T) {
@@ -382,14 +382,14 @@ func TestObstacles(t *testing.T) {
 		big := maps.Clone(release2)
 		big["agent"] = strings.Repeat("x", 100<<10)
 		r.offer(t, "a1", "v2", 2, big)
-		r.fails(t, "swap", state.Failed, "it needs 102400 bytes")
+		r.fails(t, "swap", state.ResultFailed, "it needs 102400 bytes")
 		r.untouched(t)
 		// The state is full only when the trial is to be opened.
-		must(t, os.RemoveAll(r.tree.Dir(state.Swap, "agent")+"/journal.json"))
+		must(t, os.RemoveAll(r.tree.Dir(state.RoleSwap, "agent")+"/journal.json"))
 	})
 	t.Run("full for the journal", func(t *testing.T) {
 		r := newRig(t)
-		dir := r.tree.Dir(state.Swap, "agent")
+		dir := r.tree.Dir(state.RoleSwap, "agent")
 		content, err := os.ReadFile(dir + "/status.json")
 		must(t, err)
 		mount(t, dir, "mode=755,size=8k") // a page for the status, and one more

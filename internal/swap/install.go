@@ -1,63 +1,280 @@
 package swap
 
 import (
-	"os"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// rename puts the new files in their places, the last step before the restart. A
-// file that is there already stays: systemd takes another one of the same content
-// for a changed unit.
-func (sw *swapping) rename() error {
-	for _, c := range sw.journal.Changes {
-		if c.Kind != state.Replace {
-			continue
-		}
-		if c.Old == c.New {
-			// Looked at again: a hook may have changed it meanwhile.
-			if now, err := digest(c.To); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
-				continue
-			}
-		}
-		put := os.Rename
-		if c.Old == "" {
-			put = renameNew // of what has come there meanwhile there is no backup
-		}
-		if err := put(c.Staged, c.To); err != nil {
-			return state.Fail(state.Failed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
-		}
-	}
-	return syncDirs(sw.journal.Changes)
-}
-
-// inPlace tells whether every file is on disk already, byte for byte.
-func (sw *swapping) inPlace() (bool, error) {
-	for _, c := range sw.journal.Changes {
-		if c.Kind == state.Snapshot {
-			continue
-		}
-		if c.Kind == state.Remove || c.Old != c.New {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// adopt records a release whose bytes are installed already. Nothing restarts.
-func (sw *swapping) adopt() error {
-	j := sw.journal
-	sw.attempt.Result = state.Adopted
-	sw.attempt.Reason = "its files were installed already"
-	unproven := ""
-	if sw.status.Installed != nil { // the same program runs on
-		unproven = sw.status.Installed.Unproven
-	}
-	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
-	if err := sw.raiseFloor(j); err != nil {
+// Swap takes what the verifier, or the operator's wish to go back, has left for
+// a target, and starts its trial. It returns nil also when there was nothing to
+// do. After an error no trial is open, or the rollback unit closes it.
+func (s *Swapper) Swap(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name)
+	if err != nil {
 		return err
 	}
-	return sw.Tree.SetStatus(state.Swap, sw.name, sw.status)
+	defer release()
+	sw := &swapping{Swapper: s, name: name}
+	err = sw.run(ctx)
+	if sw.attempt.ID == "" {
+		return err // no attempt was there to be recorded
+	}
+	if err != nil {
+		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), expired(err)
+	}
+	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
+		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
+	}
+	s.Log.Ended(sw.attempt)
+	return errors.Join(err, s.recordAttempt(name, sw.attempt))
 }
+
+// swapping is one attempt on its way to its trial.
+type swapping struct {
+	*Swapper
+	name    string
+	target  *target.Target
+	order   state.Order
+	attempt state.Attempt
+	status  state.Status
+	journal *state.Journal
+}
+
+func (sw *swapping) run(ctx context.Context) error {
+	attempt, entry, consume, err := sw.claim()
+	if err != nil || attempt == "" && entry == nil {
+		return err
+	}
+	defer func() {
+		if err := consume(); err != nil {
+			sw.logf("%s: %v", sw.name, err)
+		}
+	}()
+	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.RoleSwap)}
+	sw.Log.Attempt = attempt
+	if err := sw.Tree.Leaving(); err != nil {
+		return err
+	}
+	if j, err := sw.Swapper.journal(sw.name); err != nil {
+		return err
+	} else if j != nil {
+		// No failure: that would roll the open trial back.
+		sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, attempt, j.Attempt)
+		sw.attempt.ID = ""
+		return nil
+	}
+	if sw.status, err = sw.Tree.Status(state.RoleSwap, sw.name); err != nil {
+		return err
+	}
+	if recorded(&sw.status, attempt) {
+		sw.attempt.ID = "" // its record says how it really ended
+		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
+	}
+	if err := free(sw.name, &sw.status); err != nil {
+		return err // held since the attempt began
+	}
+	order, err := sw.Tree.TakeOrder(sw.name)
+	if err != nil {
+		return err
+	}
+	if order.Attempt != attempt || order.Verb == state.VerbCheck || (order.Verb == state.VerbRollback) != (entry == nil) {
+		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
+	}
+	sw.order = order
+	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
+	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
+		return err
+	}
+	if order.Origin != state.OriginOperator && !sw.target.AutoUpdateEnabled {
+		return state.Fail(state.ResultNotAttempted, "auto_update_enabled is false")
+	}
+	if err := sw.updatable(ctx, sw.target); err != nil {
+		return err // it may have been stopped since the attempt began
+	}
+	dirs := everywhere(sw.target, &sw.status)
+	if err := errors.Join(sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name)); err != nil {
+		return err
+	}
+	sw.journal = &state.Journal{
+		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
+		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
+		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode != target.TrustTUF,
+		GoingBack: order.Verb == state.VerbRollback, PostCommit: sw.target.Hooks.PostCommit,
+	}
+	log.Status("copying the new files")
+	if sw.journal.GoingBack {
+		err = sw.planPrevious()
+	} else {
+		err = sw.planTree(entry)
+	}
+	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
+	sw.about(sw.journal)
+	if err == nil {
+		err = sw.try(ctx)
+	}
+	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
+		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
+	}
+	return err
+}
+
+// everywhere are the directories of the target's files, also of those that its
+// file does not name any more: their backups are left there. t is nil where there
+// is no usable target file at all.
+func everywhere(t *target.Target, st *state.Status) []string {
+	var dirs []string
+	if t != nil {
+		dirs = t.Directories()
+	}
+	for _, r := range []*state.Release{st.Installed, st.Previous} {
+		if r != nil {
+			for _, f := range r.Files {
+				dirs = append(dirs, filepath.Dir(f.To))
+			}
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}
+
+// try takes what is staged through the checks and into its trial.
+func (sw *swapping) try(ctx context.Context) error {
+	j := sw.journal
+	digest := state.Fingerprint(j.NewFiles())
+	// Going back is the operator's word against an old verdict of this machine.
+	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
+		// By its bytes, if it came in another archive. From now on it is known by
+		// that one, too, and not downloaded again.
+		if again := *r; r.Archive != j.Archive {
+			again.Archive = j.Archive
+			sw.status.Rejected = append(sw.status.Rejected, again)
+		}
+		if err := sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status); err != nil {
+			return err
+		}
+		return state.Fail(state.ResultNotAttempted, "%s", r.Refusal(sw.name))
+	}
+	if same, err := sw.inPlace(); err != nil {
+		return err
+	} else if same {
+		return sw.adopt()
+	}
+	before, err := sw.Tree.Baseline(sw.name, j.Attempt, state.BeforeSwap)
+	if err != nil {
+		sw.logf("%s: %v", describe(j), err)
+	}
+	if err := sw.judgeable(before); err != nil {
+		return err
+	}
+	if err := sw.weigh(before); err != nil {
+		return err
+	}
+	log.Status("pre-flight")
+	if err := sw.preflight(ctx); err != nil {
+		return err
+	}
+	unit, err := sw.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	// A crash loop looks like running now and then. The baseline has watched.
+	j.Invocation = unit.Invocation
+	j.WasRunning = unit.Running() && (before == nil || before.Standing)
+	j.Spares = unit.SparesChildren()
+	sw.warnOfChildren(unit)
+	j.Stopped = sw.target.StopFirst
+	if j.Dependents, err = sw.running(ctx, unit.Dependents); err != nil {
+		return err
+	}
+	if j.Triggers, err = sw.running(ctx, unit.Triggers); err != nil {
+		return err
+	}
+	log.Status("backing up the old files")
+	if err := sw.backUp(); err != nil {
+		return err
+	}
+	saving, err := sw.checkData(unit)
+	if err != nil {
+		return err
+	}
+	if !j.Stopped {
+		if err := sw.saveData(ctx); err != nil {
+			return err
+		}
+	}
+	j.Phase = state.PhasePrepared
+	if err := sw.Tree.SetJournal(j); err != nil {
+		return err
+	}
+	// From here on the journal is open: an error starts the rollback unit, which
+	// knows nothing but what is in there.
+	if err := sw.begun(ctx, unit.StopLimit+saving); err != nil {
+		j.Failure = err.Error()
+		return errors.Join(err, sw.Tree.SetJournal(j))
+	}
+	return nil
+}
+
+// begun goes from the open journal to the restart. stop is how long the old program
+// may take to stop and its data to be saved.
+func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
+	j := sw.journal
+	deadline := stop + j.Timeout + j.Settle + slack
+	if len(sw.target.Hooks.PreSwap) > 0 {
+		deadline += hookTime
+	}
+	// Whatever happened before, these must be free to start now.
+	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
+		return err
+	}
+	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
+		return err
+	}
+	if j.Stopped {
+		if err := sw.halt(ctx, j); err != nil {
+			return err
+		}
+		if err := sw.saveData(ctx); err != nil {
+			return err
+		}
+	}
+	if err := sw.preSwap(ctx); err != nil {
+		return err
+	}
+	if err := sw.rename(); err != nil {
+		return err
+	}
+	j.Phase, j.Restarted = state.PhaseTrial, sw.now()
+	sw.identify(j)
+	if err := sw.Tree.SetJournal(j); err != nil {
+		return err
+	}
+	sw.Log.Event(log.EventOnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
+	err := sw.restart(ctx, j, j.Timeout)
+	if systemd.IsOverdue(err) {
+		j.Finding = state.FindingBad
+		return fmt.Errorf("not healthy in time: %w", err)
+	}
+	if err == nil || !j.Reload {
+		return err
+	}
+	// Nothing can start then, so there is nothing for the gate to watch.
+	if u, uerr := sw.Systemd.Unit(ctx, j.Unit); uerr == nil && u.Load != "loaded" {
+		j.Finding = state.FindingBad
+		return fmt.Errorf("systemd cannot load the new %s (%s): %w", j.Unit, u.Load, err)
+	}
+	return err
+}
+
+// slack is what the deadline allows beyond the restart and the gate's own
+// limits: the gate waits up to a minute for a lost bus.
+const slack = 90 * time.Second

@@ -20,12 +20,12 @@ func trial(t *testing.T, r *rig) {
 
 func badTrial(t *testing.T, r *rig) {
 	trial(t, r)
-	r.gate(t, "a1", state.Bad, "it is bad")
+	r.gate(t, "a1", state.FindingBad, "it is bad")
 }
 
 func goodTrial(t *testing.T, r *rig) {
 	trial(t, r)
-	r.gate(t, "a1", state.Healthy, "")
+	r.gate(t, "a1", state.FindingHealthy, "")
 }
 
 func committed(t *testing.T, r *rig) {
@@ -35,7 +35,7 @@ func committed(t *testing.T, r *rig) {
 
 func goBack(t *testing.T, r *rig) {
 	committed(t, r)
-	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
 }
 
 // hooked is a release whose swap begins with a migration.
@@ -54,7 +54,7 @@ func dropping(t *testing.T, r *rig) {
 func droppingWell(t *testing.T, r *rig) {
 	dropping(t, r)
 	r.step(t, "swap")
-	r.gate(t, "a2", state.Healthy, "")
+	r.gate(t, "a2", state.FindingHealthy, "")
 }
 
 // droppedFiles are what is installed then.
@@ -78,36 +78,36 @@ func TestKilled(t *testing.T) {
 		result  state.Result
 	}{
 		{"swap, then its failure handler", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) },
-			"swap", "rollback", "a1", oldFiles, state.Interrupted},
+			"swap", "rollback", "a1", oldFiles, state.ResultInterrupted},
 		{"swap, then a boot", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) },
-			"swap", "recover", "a1", oldFiles, state.Interrupted},
-		{"swap with a hook, then its failure handler", hooked, "swap", "rollback", "a1", oldFiles, state.Interrupted},
-		{"swap with a hook, then a boot", hooked, "swap", "recover", "a1", oldFiles, state.Interrupted},
+			"swap", "recover", "a1", oldFiles, state.ResultInterrupted},
+		{"swap with a hook, then its failure handler", hooked, "swap", "rollback", "a1", oldFiles, state.ResultInterrupted},
+		{"swap with a hook, then a boot", hooked, "swap", "recover", "a1", oldFiles, state.ResultInterrupted},
 		{"rollback after a hook, then again", func(t *testing.T, r *rig) {
 			hooked(t, r)
 			r.step(t, "swap")
-			r.gate(t, "a1", state.Bad, "it is bad")
-		}, "rollback", "rollback", "a1", oldFiles, state.RolledBack},
-		{"rollback, then again", badTrial, "rollback", "rollback", "a1", oldFiles, state.RolledBack},
-		{"rollback, then a boot", badTrial, "rollback", "recover", "a1", oldFiles, state.RolledBack},
-		{"commit, then again", goodTrial, "commit", "commit", "a1", newFiles, state.Committed},
-		{"commit, then a boot", goodTrial, "commit", "recover", "a1", newFiles, state.Committed},
+			r.gate(t, "a1", state.FindingBad, "it is bad")
+		}, "rollback", "rollback", "a1", oldFiles, state.ResultRolledBack},
+		{"rollback, then again", badTrial, "rollback", "rollback", "a1", oldFiles, state.ResultRolledBack},
+		{"rollback, then a boot", badTrial, "rollback", "recover", "a1", oldFiles, state.ResultRolledBack},
+		{"commit, then again", goodTrial, "commit", "commit", "a1", newFiles, state.ResultCommitted},
+		{"commit, then a boot", goodTrial, "commit", "recover", "a1", newFiles, state.ResultCommitted},
 		{"recover, then again", func(t *testing.T, r *rig) { trial(t, r); r.reboot(t) },
-			"recover", "recover", "a1", oldFiles, state.Interrupted},
-		{"going back, then its failure handler", goBack, "swap", "rollback", "b1", newFiles, state.Interrupted},
+			"recover", "recover", "a1", oldFiles, state.ResultInterrupted},
+		{"going back, then its failure handler", goBack, "swap", "rollback", "b1", newFiles, state.ResultInterrupted},
 		{"commit with a hook, then again", func(t *testing.T, r *rig) {
 			hooked(t, r)
 			r.step(t, "swap")
-			r.gate(t, "a1", state.Healthy, "")
-		}, "commit", "commit", "a1", newFiles, state.Committed},
+			r.gate(t, "a1", state.FindingHealthy, "")
+		}, "commit", "commit", "a1", newFiles, state.ResultCommitted},
 		{"commit of going back, then again", func(t *testing.T, r *rig) {
 			goBack(t, r)
 			r.step(t, "swap")
-			r.gate(t, "b1", state.Healthy, "")
-		}, "commit", "commit", "b1", wentBack, state.Committed},
-		{"swap of a release with fewer files, then a boot", dropping, "swap", "recover", "a2", newFiles, state.Interrupted},
-		{"commit of fewer files, then again", droppingWell, "commit", "commit", "a2", droppedFiles, state.Committed},
-		{"commit of fewer files, then a boot", droppingWell, "commit", "recover", "a2", droppedFiles, state.Committed},
+			r.gate(t, "b1", state.FindingHealthy, "")
+		}, "commit", "commit", "b1", wentBack, state.ResultCommitted},
+		{"swap of a release with fewer files, then a boot", dropping, "swap", "recover", "a2", newFiles, state.ResultInterrupted},
+		{"commit of fewer files, then again", droppingWell, "commit", "commit", "a2", droppedFiles, state.ResultCommitted},
+		{"commit of fewer files, then a boot", droppingWell, "commit", "recover", "a2", droppedFiles, state.ResultCommitted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +136,7 @@ func TestKilled(t *testing.T) {
 					if c.then == "recover" {
 						r.reboot(t)
 						if j != nil && j.Verdict == "" { // and the gate's report is lost
-							want, result = files, state.Interrupted
+							want, result = files, state.ResultInterrupted
 							if c.verb != "swap" {
 								want = oldFiles
 								if c.attempt == "a2" {
@@ -163,12 +163,12 @@ func TestKilled(t *testing.T) {
 					if again := r.picture(t); !reflect.DeepEqual(again, once) {
 						t.Errorf("the second %s made\n%q of\n%q", c.then, again, once)
 					}
-					if result == state.Interrupted && j != nil {
+					if result == state.ResultInterrupted && j != nil {
 						if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 1 {
 							t.Errorf("an interruption is not counted once: %+v", st.Rejected)
 						}
 					}
-					if st := r.status(t); result == state.Committed && c.attempt == "a1" && (st.Previous == nil || st.Previous.Sequence != 1) {
+					if st := r.status(t); result == state.ResultCommitted && c.attempt == "a1" && (st.Previous == nil || st.Previous.Sequence != 1) {
 						t.Errorf("the previous release is %+v", st.Previous)
 					}
 					if j == nil {
@@ -177,9 +177,9 @@ func TestKilled(t *testing.T) {
 						}
 						r.offer(t, "z1", "v4", 4, release4)
 						r.step(t, "swap")
-						r.gate(t, "z1", state.Healthy, "")
+						r.gate(t, "z1", state.FindingHealthy, "")
 						r.step(t, "commit")
-						r.ended(t, "z1", state.Committed)
+						r.ended(t, "z1", state.ResultCommitted)
 						r.closed(t)
 					}
 				})
@@ -198,7 +198,7 @@ func (r *rig) picture(t *testing.T) map[string]string {
 	for name, f := range r.installed(t) {
 		p[name] = fmt.Sprint(f)
 	}
-	for _, path := range append(r.beside(t), filepath.Join(r.tree.Dir(state.Swap, "agent"), "status.json")) {
+	for _, path := range append(r.beside(t), filepath.Join(r.tree.Dir(state.RoleSwap, "agent"), "status.json")) {
 		content, err := os.ReadFile(path)
 		must(t, err)
 		p[path] = string(content)

@@ -28,12 +28,12 @@ type machine struct {
 	on    map[string]func()       // by call, before it does anything
 	after state.Baseline          // what the gate's user sees after a rollback
 	now   *state.Baseline         // and before an attempt; nil: it cannot look
-	tried systemd.TrialResult
+	tried systemd.SandboxResult
 	armed time.Duration
 	up    time.Duration
 	limit time.Duration     // of the last restart
 	lines []systemd.LogLine // in the unit's log
-	trial systemd.Trial
+	trial systemd.Sandbox
 	hook  systemd.Hook
 }
 
@@ -90,7 +90,7 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	u := systemd.Unit{Name: name, Load: "loaded", Active: "inactive", Sub: "dead", StartLimit: time.Second, StopLimit: time.Second}
 	switch {
 	case name == "agent.service":
-		u.Needs, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
+		u.Dependents, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
 		u.Invocation = "1st"
 		if m.get("running") != "" {
 			u.Active, u.Sub, u.MainPID = "active", "running", m.pid
@@ -128,11 +128,11 @@ func (m *machine) Start(_ context.Context, name string) error {
 			}
 			b := *m.now
 			b.Attempt = o.Attempt
-			return m.tree.SetBaseline("agent", b, false)
+			return m.tree.SetBaseline("agent", b, state.BeforeSwap)
 		}
 		b := m.after
 		b.Attempt = j.Attempt
-		return m.tree.SetBaseline("agent", b, true)
+		return m.tree.SetBaseline("agent", b, state.AfterRollback)
 	case "machinemon-rollback@agent.service":
 		return m.sw.Rollback(context.Background(), "agent")
 	case "machinemon-commit@agent.service":
@@ -252,7 +252,7 @@ func (m *machine) ResetFailed(_ context.Context, names ...string) error {
 	return nil
 }
 
-func (m *machine) Try(_ context.Context, p systemd.Trial) (systemd.TrialResult, error) {
+func (m *machine) Try(_ context.Context, p systemd.Sandbox) (systemd.SandboxResult, error) {
 	m.trial = p
 	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
 }

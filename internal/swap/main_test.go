@@ -136,7 +136,7 @@ func newRig(t *testing.T) *rig {
 			release.Files = append(release.Files, state.File{To: r.at(name), SHA256: sum(oldFiles[name].content)})
 		}
 	}
-	must(t, r.tree.SetStatus(state.Swap, "agent", state.Status{Installed: release}))
+	must(t, r.tree.SetStatus(state.RoleSwap, "agent", state.Status{Installed: release}))
 	must(t, r.sys.set("running", "agent 1"))
 	must(t, r.sys.set("loaded", "unit 1"))
 	return r
@@ -208,15 +208,15 @@ func (r *rig) put(t *testing.T, name string, f file) {
 // root's order for it. The archive is named by its version.
 func (r *rig) offer(t *testing.T, attempt, version string, sequence int64, files map[string]string) {
 	t.Helper()
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: "v1"}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, false))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
+	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
 	r.spool(t, attempt, version, sequence, files, nil)
 }
 
 // spool leaves a verified tree; change may damage it before it is offered.
 func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
 	t.Helper()
-	spool, err := r.tree.OpenSpool(state.Verify, "agent", true)
+	spool, err := r.tree.MakeSpool(state.RoleVerify, "agent")
 	must(t, err)
 	defer spool.Close()
 	entry, err := spool.Stage(attempt)
@@ -234,7 +234,7 @@ func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files
 	m := &manifest.Manifest{Schema: 1, Product: "agent", Version: version, Sequence: sequence,
 		Platforms: map[string]manifest.Platform{manifest.Host(): p}}
 	if change != nil {
-		change(filepath.Join(r.tree.Ready(state.Verify, "agent"), "."+attempt), m)
+		change(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "."+attempt), m)
 	}
 	raw, err := m.Marshal()
 	must(t, err)
@@ -308,7 +308,7 @@ func (r *rig) fails(t *testing.T, verb string, want state.Result, words ...strin
 
 func (r *rig) status(t *testing.T) state.Status {
 	t.Helper()
-	st, err := r.tree.Status(state.Swap, "agent")
+	st, err := r.tree.Status(state.RoleSwap, "agent")
 	must(t, err)
 	return st
 }

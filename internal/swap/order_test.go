@@ -51,7 +51,7 @@ func TestRollbackWithoutData(t *testing.T) {
 	if r.sys.called("stop agent.service") != 0 || r.sys.called("restart agent.service") != 1 {
 		t.Errorf("calls: %q", r.sys.calls)
 	}
-	r.ended(t, "a1", state.RolledBack)
+	r.ended(t, "a1", state.ResultRolledBack)
 }
 
 // edit changes the target file.
@@ -93,7 +93,7 @@ func TestStopFirst(t *testing.T) {
 		r := stopFirst(t, "")
 		r.sys.fails["stop agent.service"] = &systemd.JobError{Verb: "stop", Unit: "agent.service", Result: "timeout"}
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "cannot stop agent.service")
+		r.fails(t, "swap", state.ResultFailed, "cannot stop agent.service")
 		delete(r.sys.fails, "stop agent.service")
 		r.step(t, "rollback")
 		if r.sys.called("restart agent.service") != 1 {
@@ -106,7 +106,7 @@ func TestStopFirst(t *testing.T) {
 		r := stopFirst(t, "[hooks]\npre_swap = ['/usr/bin/migrate']\n")
 		r.sys.fails["hook migrate"] = os.ErrInvalid
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "the pre_swap hook failed")
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed")
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
@@ -143,13 +143,13 @@ func TestChildrenSurvive(t *testing.T) {
 				if got := r.sys.get("loaded"); got != c.new {
 					t.Errorf("%s: systemd has loaded %q", end, got)
 				}
-				r.gate(t, "a1", state.Bad, "it is bad")
+				r.gate(t, "a1", state.FindingBad, "it is bad")
 				if end == "commit" {
-					r.gate(t, "a1", state.Healthy, "")
+					r.gate(t, "a1", state.FindingHealthy, "")
 				}
 				r.step(t, strings.Fields(end)[0])
 				if end == "commit" {
-					must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
+					must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
 					r.step(t, "swap")
 				}
 				if got := r.sys.get("children") != "killed"; got != c.survivors {
@@ -169,7 +169,7 @@ func TestOverdue(t *testing.T) {
 	r.sys.fails["restart agent.service"] = &systemd.OverdueError{Within: 30 * time.Second,
 		Unit: systemd.Unit{Name: "agent.service", Active: "activating", Sub: "start-pre"}}
 	r.offer(t, "a1", "v2", 2, release2)
-	r.fails(t, "swap", state.Failed, "agent.service is still activating (start-pre) 30s after its start began")
+	r.fails(t, "swap", state.ResultFailed, "agent.service is still activating (start-pre) 30s after its start began")
 	if r.sys.limit != 30*time.Second {
 		t.Errorf("the restart's limit was %s", r.sys.limit)
 	}
@@ -183,7 +183,7 @@ func TestOverdue(t *testing.T) {
 	}
 	r.want(t, oldFiles)
 	r.closed(t)
-	r.ended(t, "a1", state.RolledBack, "not healthy in time", "start-pre")
+	r.ended(t, "a1", state.ResultRolledBack, "not healthy in time", "start-pre")
 	if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 0 {
 		t.Errorf("rejections %+v", st.Rejected)
 	}
@@ -195,10 +195,10 @@ func TestBackupsOfTheirOwn(t *testing.T) {
 	r := newRig(t)
 	badTrial(t, r)
 	r.sys.after = state.Baseline{Detail: "failed (dead)"}
-	r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+	r.fails(t, "rollback", state.ResultRollbackFailed, "failed (dead)")
 	must(t, os.WriteFile(r.at("bin/agent"), []byte("agent by hand"), 0)) // in place
 	r.sys.after = state.Baseline{Standing: true}
-	r.word(t, state.Back)
+	r.word(t, state.VerbSettleBack)
 	r.step(t, "rollback")
 	r.want(t, oldFiles)
 	r.closed(t)
@@ -219,7 +219,7 @@ func TestSettle(t *testing.T) {
 		r := newRig(t)
 		badTrial(t, r)
 		r.sys.after = state.Baseline{Detail: "failed (dead)"}
-		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "failed (dead)")
 		r.sys.after = state.Baseline{Standing: true}
 		r.sys.calls = nil
 		return r
@@ -237,17 +237,17 @@ func TestSettle(t *testing.T) {
 			byHand(t, r, content)
 			for _, hold := range []bool{false, true} {
 				if hold {
-					must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = &state.Hold{} }))
+					must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = &state.Hold{} }))
 				}
 				before := r.picture(t)
-				r.fails(t, "begin", state.RollbackFailed, "settle agent keep")
+				r.fails(t, "begin", state.ResultRollbackFailed, "settle agent keep")
 				r.step(t, "rollback") // by a unit
 				if after := r.picture(t); after["bin/agent"] != before["bin/agent"] || after["etc/config"] != before["etc/config"] {
 					t.Errorf("changed from %q to %q", before, after)
 				}
 			}
-			r.word(t, state.Back)
-			r.fails(t, "rollback", state.NotAttempted, "held since")
+			r.word(t, state.VerbSettleBack)
+			r.fails(t, "rollback", state.ResultNotAttempted, "held since")
 			for _, c := range r.sys.calls {
 				if strings.Contains(c, "agent.service") && !strings.HasPrefix(c, "reset machinemon") {
 					t.Errorf("call %q", c)
@@ -255,8 +255,8 @@ func TestSettle(t *testing.T) {
 			}
 			r.reboot(t)
 			config := r.installed(t)["etc/config"].content
-			must(t, r.tree.Update(state.Swap, "agent", func(s *state.Status) { s.Held = nil }))
-			r.fails(t, "recover", state.RollbackFailed, "somebody else")
+			must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = nil }))
+			r.fails(t, "recover", state.ResultRollbackFailed, "somebody else")
 			if got := r.installed(t); got["bin/agent"].content != content || got["etc/config"].content != config {
 				t.Errorf("the boot changed them: %q, %q", got["bin/agent"].content, got["etc/config"].content)
 			}
@@ -268,9 +268,9 @@ func TestSettle(t *testing.T) {
 		} {
 			r := failed(t)
 			byHand(t, r, c.content)
-			r.word(t, state.Keep)
+			r.word(t, state.VerbSettleKeep)
 			r.step(t, "rollback")
-			r.ended(t, "a1", state.Settled, "keeps what is installed")
+			r.ended(t, "a1", state.ResultSettled, "keeps what is installed")
 			st := r.status(t)
 			if c.installed == "v1" {
 				r.closed(t)
@@ -307,7 +307,7 @@ func TestSettle(t *testing.T) {
 		}
 		must(t, r.sys.Reload(t.Context()))
 		must(t, r.sys.Restart(t.Context(), "agent.service", 0))
-		r.word(t, state.Keep)
+		r.word(t, state.VerbSettleKeep)
 		r.step(t, "rollback")
 		r.closed(t)
 		if st := r.status(t); st.Installed == nil || st.Installed.Version != "v2" || st.Previous == nil || st.Previous.Version != "v1" || len(st.Rejected) > 0 {
@@ -318,16 +318,16 @@ func TestSettle(t *testing.T) {
 		r := failed(t)
 		// The first time the old program still does not run.
 		byHand(t, r, "agent 8")
-		r.word(t, state.Back)
+		r.word(t, state.VerbSettleBack)
 		r.sys.after = state.Baseline{Detail: "failed (dead)"}
-		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "failed (dead)")
 		r.sys.after = state.Baseline{Standing: true}
 		byHand(t, r, "agent 9")
-		r.word(t, state.Back)
+		r.word(t, state.VerbSettleBack)
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
-		r.ended(t, "a1", state.RolledBack)
+		r.ended(t, "a1", state.ResultRolledBack)
 		for name, content := range map[string]string{"bin/agent.aside-a1": "agent 8", "bin/agent.aside-a1.2": "agent 9"} {
 			if got, err := os.ReadFile(r.at(name)); err != nil || string(got) != content {
 				t.Errorf("the operator's own file is lost: %q, %v", got, err)
@@ -342,7 +342,7 @@ func TestSettle(t *testing.T) {
 		badTrial(t, r)
 		byHand(t, r, "agent 9")
 		config := r.installed(t)["etc/config"].content
-		r.fails(t, "rollback", state.RollbackFailed, "bin/agent", "somebody else")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "bin/agent", "somebody else")
 		if got := r.installed(t); got["bin/agent"].content != "agent 9" || got["etc/config"].content != config {
 			t.Errorf("%v, %v", got["bin/agent"], got["etc/config"])
 		}
@@ -357,7 +357,7 @@ func TestSettle(t *testing.T) {
 func TestLostPlaceOfBackup(t *testing.T) {
 	r := newRig(t)
 	for name, there := range map[string]bool{"etc/config": true, "etc/none": false} {
-		c := state.Change{Kind: state.Snapshot, To: r.at(name), Pending: true}
+		c := state.Change{Kind: state.KindSnapshot, To: r.at(name), Pending: true}
 		_, err := saveOwn(&c, r.at("nowhere/backup"), 1<<20)
 		if (err != nil) != there || c.Pending != there {
 			t.Errorf("%s: %v, pending %v", name, err, c.Pending)

@@ -21,7 +21,7 @@ const largest = 4 << 30
 func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() error, err error) {
 	none := func() error { return nil }
 	// Not only when an attempt is pending: whatever lies there has triggered this.
-	spool, err := sw.Tree.OpenSpool(state.Verify, sw.name, false)
+	spool, err := sw.Tree.OpenSpool(state.RoleVerify, sw.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, none, err
 	}
@@ -37,13 +37,13 @@ func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() erro
 		}
 	}
 	req, err := sw.Tree.TakeRequest(sw.name)
-	if err != nil || req == nil || req.Verb == state.Probe {
+	if err != nil || req == nil || req.Verb == state.VerbProbe {
 		return "", nil, none, err
 	}
-	if req.Verb != state.GoBack {
+	if req.Verb != state.VerbRollback {
 		return "", nil, none, fmt.Errorf("cannot %s %s here: only a rollback needs no bundle", req.Verb, sw.name)
 	}
-	st, err := sw.Tree.Status(state.Swap, sw.name)
+	st, err := sw.Tree.Status(state.RoleSwap, sw.name)
 	if err != nil {
 		return "", nil, none, err
 	}
@@ -52,7 +52,7 @@ func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() erro
 		from = st.Installed.Version
 	}
 	return req.Attempt, nil, none, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
-		Origin: state.Operator, Verb: state.GoBack, Installed: from})
+		Origin: state.OriginOperator, Verb: state.VerbRollback, Installed: from})
 }
 
 // planTree stages the files of a verified tree: own copies, hashed while they
@@ -64,24 +64,24 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	}
 	j, t := sw.journal, sw.target
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
-		return state.Fail(state.Refused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
+		return state.Fail(state.ResultRefused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}
 	if m.Disabled {
-		return state.Fail(state.NotAttempted, "the publisher has disabled updates")
+		return state.Fail(state.ResultNotAttempted, "the publisher has disabled updates")
 	}
 	// The fetcher has asked, too, but might install what it likes.
 	if d := policy.Install(t, sw.order, sw.status.Installed, policy.Release{Version: m.Version, Sequence: m.Sequence}); d.Refused() {
-		return state.Fail(state.NotAttempted, "%s", d)
+		return state.Fail(state.ResultNotAttempted, "%s", d)
 	}
 	host := manifest.Host()
 	p, err := m.Platform(host)
 	if err != nil {
-		return state.Fail(state.Refused, "cannot use the manifest: %w", err)
+		return state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
 	}
 	j.Archive = p.SHA256
 	receipt, err := state.ReadReceipt(entry)
 	if err != nil {
-		return state.Fail(state.Refused, "%w", err)
+		return state.Fail(state.ResultRefused, "%w", err)
 	}
 	where := map[string]string{}
 	for _, f := range receipt.Files {
@@ -101,14 +101,14 @@ func (sw *swapping) planTree(entry *os.Root) error {
 			continue
 		}
 		if !ok {
-			return state.Fail(state.Refused, "cannot find %s in the release", name)
+			return state.Fail(state.ResultRefused, "cannot find %s in the release", name)
 		}
 		if len(p.Contents) > 0 && !inContents {
-			return state.Fail(state.Refused, "cannot install %s: the manifest's contents do not list it", name)
+			return state.Fail(state.ResultRefused, "cannot install %s: the manifest's contents do not list it", name)
 		}
 		own, err := ownershipOf(inst)
 		if err != nil {
-			return state.Fail(state.Misconfigured, "cannot install %s: %w", inst.To, err)
+			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
 		c, err := sw.stage(inst.To, len(j.Changes), own, func(staged string, room int64) (string, error) {
 			return stageEntry(entry, from, staged, want, inContents, room)
@@ -117,7 +117,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 			return err
 		}
 		if inContents && c.New != want.SHA256 {
-			return state.Fail(state.Refused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
+			return state.Fail(state.ResultRefused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
 		}
 		was := sw.status.Installed.File(c.To)
 		if inst.Listed && was == nil {
@@ -128,7 +128,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 		c.Created = c.Old == "" || was != nil && was.Created
 		sw.add(c)
 	}
-	if err := sw.planGone(); err != nil {
+	if err := sw.planObsolete(); err != nil {
 		return err
 	}
 	return sw.planSnapshot()
@@ -159,7 +159,7 @@ func stageEntry(entry *os.Root, from, staged string, want manifest.Content, inCo
 func (sw *swapping) planPrevious() error {
 	prev := sw.status.Previous
 	if prev == nil {
-		return state.Fail(state.NotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
+		return state.Fail(state.ResultNotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
 	sw.journal.Archive = prev.Archive
@@ -194,7 +194,7 @@ func (sw *swapping) planPrevious() error {
 			return err
 		}
 		if c.New != f.SHA256 {
-			return state.Fail(state.Refused, "cannot go back: the backup %s was changed", f.Backup)
+			return state.Fail(state.ResultRefused, "cannot go back: the backup %s was changed", f.Backup)
 		}
 		if sw.status.Installed.File(c.To) == nil { // it has no file there
 			if err := theirs(c); err != nil {
@@ -212,13 +212,13 @@ func theirs(c state.Change) error {
 	if c.Old == "" || c.Old == c.New {
 		return nil
 	}
-	return state.Fail(state.Refused, "cannot install %s: a file of that name is there, and no update has brought it "+
+	return state.Fail(state.ResultRefused, "cannot install %s: a file of that name is there, and no update has brought it "+
 		"(hint: move it away; or name it in an [[install]] of the target file, which then lists all of them)", c.To)
 }
 
 func (sw *swapping) add(c state.Change) {
 	sw.journal.Changes = append(sw.journal.Changes, c)
-	if c.Kind == state.Replace && isUnitFile(c.To) && c.Old != c.New {
+	if c.Kind == state.KindReplace && isUnitFile(c.To) && c.Old != c.New {
 		sw.journal.Reload = true
 	}
 }

@@ -19,20 +19,20 @@ func TestLower(t *testing.T) {
 		result   state.Result // "" when it goes to trial
 		text     string
 	}{
-		{name: "by schedule", origin: state.Schedule, sequence: 1, result: state.NotAttempted, text: "v0.9.0 is lower than the installed v1, and no schedule goes down"},
-		{name: "by directive", origin: state.Directive, result: state.NotAttempted, text: "v0.9.0 is lower than the installed v1"},
-		{name: "withdrawn", origin: state.Schedule, sequence: 2},
-		{name: "allowed", origin: state.Schedule, dropIn: allowed},
-		{name: "by a person", origin: state.Operator},
-		{name: "out of range", origin: state.Operator, sequence: 2, dropIn: bounded, result: state.NotAttempted, text: `v0.9.0 is not in source.versions ">=1"`},
+		{name: "by schedule", origin: state.OriginSchedule, sequence: 1, result: state.ResultNotAttempted, text: "v0.9.0 is lower than the installed v1, and no schedule goes down"},
+		{name: "by directive", origin: state.OriginDirective, result: state.ResultNotAttempted, text: "v0.9.0 is lower than the installed v1"},
+		{name: "withdrawn", origin: state.OriginSchedule, sequence: 2},
+		{name: "allowed", origin: state.OriginSchedule, dropIn: allowed},
+		{name: "by a person", origin: state.OriginOperator},
+		{name: "out of range", origin: state.OriginOperator, sequence: 2, dropIn: bounded, result: state.ResultNotAttempted, text: `v0.9.0 is not in source.versions ">=1"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
 			if c.dropIn != "" {
 				r.override(t, c.dropIn)
 			}
-			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: c.origin, Verb: state.Apply, Installed: "v1"}))
-			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, false))
+			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: c.origin, Verb: state.VerbApply, Installed: "v1"}))
+			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, state.BeforeSwap))
 			r.spool(t, "a1", "v0.9.0", c.sequence, release2, nil)
 			if c.result != "" {
 				r.fails(t, "swap", c.result, c.text)
@@ -51,13 +51,13 @@ func TestLower(t *testing.T) {
 	t.Run("an archive that a person names", func(t *testing.T) {
 		r := newRig(t)
 		r.override(t, bounded)
-		must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.Operator, Verb: state.Apply, Installed: "v1", Import: true}))
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, false))
+		must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1", Import: true}))
+		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, state.BeforeSwap))
 		r.spool(t, "a1", "v0.9.0", 0, release2, nil)
 		r.step(t, "swap")
-		r.gate(t, "a1", state.Healthy, "")
+		r.gate(t, "a1", state.FindingHealthy, "")
 		r.step(t, "commit")
-		r.ended(t, "a1", state.Committed)
+		r.ended(t, "a1", state.ResultCommitted)
 	})
 }
 
@@ -67,24 +67,24 @@ func TestArchiveIsRemembered(t *testing.T) {
 	r := newRig(t)
 	r.offer(t, "a1", "v2", 2, release2)
 	r.step(t, "swap")
-	r.gate(t, "a1", state.Healthy, "")
+	r.gate(t, "a1", state.FindingHealthy, "")
 	r.step(t, "commit")
 	if st := r.status(t); st.Installed.Archive != sum("v2") || st.Previous.Archive != "" {
 		t.Errorf("installed: %+v, previous: %+v", st.Installed, st.Previous)
 	}
 	r.offer(t, "a2", "v3", 3, release3)
-	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a2", Origin: state.Operator, Verb: state.Apply, Installed: "v2"}))
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a2", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v2"}))
 	r.step(t, "swap")
-	r.gate(t, "a2", state.Healthy, "")
+	r.gate(t, "a2", state.FindingHealthy, "")
 	r.step(t, "commit")
 	if st := r.status(t); st.Installed.Archive != sum("v3") || st.Previous.Archive != sum("v2") {
 		t.Errorf("installed: %+v, previous: %+v", st.Installed, st.Previous)
 	}
 
-	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.GoBack}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "b1", Standing: true}, false))
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
+	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "b1", Standing: true}, state.BeforeSwap))
 	r.step(t, "swap")
-	r.gate(t, "b1", state.Healthy, "")
+	r.gate(t, "b1", state.FindingHealthy, "")
 	r.step(t, "commit")
 	st := r.status(t)
 	if st.Installed.Version != "v2" || st.Installed.Archive != sum("v2") {

@@ -21,7 +21,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 	if len(argv) == 0 {
 		return nil
 	}
-	trial := systemd.Trial{
+	trial := systemd.Sandbox{
 		Unit:   "machinemon-preflight@" + sw.name + ".service",
 		Argv:   argv,
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
@@ -30,34 +30,34 @@ func (sw *swapping) preflight(ctx context.Context) error {
 	for _, c := range sw.journal.Changes {
 		// A file that is new to the machine has no place to be put over; what
 		// needs it will show in the trial.
-		if c.Kind == state.Replace && c.Old != "" {
+		if c.Kind == state.KindReplace && c.Old != "" {
 			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
 		}
-		if c.Kind == state.Replace && argv[0] == c.To {
+		if c.Kind == state.KindReplace && argv[0] == c.To {
 			if c.Old == "" {
 				return nil
 			}
 			if info, err := os.Stat(c.Staged); err != nil || info.Mode()&0o001 == 0 {
-				return errors.Join(err, state.Fail(state.Misconfigured, "cannot run version_command of %s: not everybody may execute %s (hint: chmod o+x, or leave version_command out)", sw.name, c.To))
+				return errors.Join(err, state.Fail(state.ResultMisconfigured, "cannot run version_command of %s: not everybody may execute %s (hint: chmod o+x, or leave version_command out)", sw.name, c.To))
 			}
 		}
 	}
 	r, err := sw.Systemd.Try(ctx, trial)
 	if err != nil {
-		return state.Fail(state.Failed, "cannot run the pre-flight of %s: %w", sw.journal.Version, err)
+		return state.Fail(state.ResultFailed, "cannot run the pre-flight of %s: %w", sw.journal.Version, err)
 	}
 	switch {
 	case r.Exec:
-		return state.Fail(state.Refused, "the new program cannot be executed: %s", r.Detail)
+		return state.Fail(state.ResultRefused, "the new program cannot be executed: %s", r.Detail)
 	case r.Signal:
-		return state.Fail(state.Refused, "the new program dies when started: %s", r.Detail)
+		return state.Fail(state.ResultRefused, "the new program dies when started: %s", r.Detail)
 	case sw.journal.Version == "": // going back to what told no version, and need not
 	case !manifest.Mentions(r.Output, sw.journal.Version):
 		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
 		if said == "" {
 			said = "no version"
 		}
-		return state.Fail(state.Refused, "the new program says %s, the manifest %s", said, sw.journal.Version)
+		return state.Fail(state.ResultRefused, "the new program says %s, the manifest %s", said, sw.journal.Version)
 	}
 	sw.logf("%s: pre-flight passed", describe(sw.journal))
 	return nil

@@ -26,7 +26,7 @@ func (s *Swapper) Recover(ctx context.Context) error {
 }
 
 func (s *Swapper) recover(ctx context.Context, name string) error {
-	release, err := s.Tree.Lock(name, true)
+	release, err := s.Tree.Lock(name)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		s.logf("%s: the trial began since the boot: left alone", describe(j))
 		return nil
 	}
-	if j.Verdict == state.Commit {
+	if j.Verdict == state.VerdictCommit {
 		s.logf("%s: the machine stopped after the verdict: committing", describe(j))
 		if len(j.PostCommit) > 0 {
 			j.Reason = strings.TrimPrefix(j.Reason+"; the machine stopped before the post_commit hook was done", "; ")
@@ -50,13 +50,13 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		return s.finishCommit(ctx, j)
 	}
 	if j.Verdict == "" {
-		j.Verdict, j.Reason = state.Rollback, "the machine stopped during the trial"
+		j.Verdict, j.Reason = state.VerdictRollback, "the machine stopped during the trial"
 		if err := s.Tree.SetJournal(j); err != nil {
 			s.logf("%s: %v", describe(j), err) // as in decideRollback
 		}
 	}
 	if j.RollbackFailed != "" {
-		st, err := s.Tree.Status(state.Swap, name)
+		st, err := s.Tree.Status(state.RoleSwap, name)
 		if err == nil {
 			err = free(name, &st)
 		}

@@ -20,7 +20,7 @@ func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 	log.Status("restoring the old files")
 	var failed error
 	for i := len(j.Changes) - 1; i >= 0; i-- {
-		if c := j.Changes[i]; c.Kind != state.Snapshot {
+		if c := j.Changes[i]; c.Kind != state.KindSnapshot {
 			did, err := putBack(c, ours(j, c))
 			changed = changed || did
 			// The others come back all the same: less is broken then.
@@ -44,7 +44,7 @@ func unrestored(c state.Change, err error) error {
 // rollback has brought the old one back, so was the release's.
 func ours(j *state.Journal, c state.Change) []string {
 	switch {
-	case c.Kind == state.Snapshot, j.Hooked && j.Phase == state.Prepared:
+	case c.Kind == state.KindSnapshot, j.Hooked && j.Phase == state.PhasePrepared:
 		return nil
 	case j.Restored:
 		return []string{c.Old}
@@ -65,7 +65,7 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 	if now == c.Old && dressedLike(c.To, c.Backup) {
 		return false, nil
 	}
-	if c.Kind == state.Remove && now != "" {
+	if c.Kind == state.KindRemove && now != "" {
 		return false, nil // no trial touches it, so somebody else did
 	}
 	if c.Old == "" {
@@ -90,7 +90,7 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 	if err := remove(again); err != nil {
 		return false, err
 	}
-	if c.Kind == state.Snapshot {
+	if c.Kind == state.KindSnapshot {
 		_, err = copyWhole(again, c.Backup)
 	} else {
 		err = os.Link(c.Backup, again)
@@ -119,7 +119,7 @@ func remove(path string) error {
 // service is down. What cannot be copied stays shared, and is told of.
 func unshare(j *state.Journal, say func(error)) {
 	for _, c := range j.Changes {
-		if c.Backup == "" || c.Kind == state.Snapshot {
+		if c.Backup == "" || c.Kind == state.KindSnapshot {
 			continue
 		}
 		installed, err := os.Lstat(c.To)

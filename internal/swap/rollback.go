@@ -18,13 +18,13 @@ import (
 // did not run before the trial either. A trial whose rollback failed is the
 // operator's from then on: see [Swapper.settled].
 func (s *Swapper) Rollback(ctx context.Context, name string) error {
-	release, err := s.Tree.Lock(name, true)
+	release, err := s.Tree.Lock(name)
 	if err != nil {
 		return err
 	}
 	defer release()
 	j, err := s.journal(name)
-	if err != nil || j == nil || j.Verdict == state.Commit {
+	if err != nil || j == nil || j.Verdict == state.VerdictCommit {
 		return err
 	}
 	s.about(j)
@@ -49,7 +49,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = err == nil
-	if err == nil && !again && !changed && j.Phase == state.Prepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
+	if err == nil && !again && !changed && j.Phase == state.PhasePrepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
 	if j.Restored && dataReturns(j) {
@@ -65,7 +65,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if err != nil {
 		return s.failedRollback(ctx, j, err)
 	}
-	after, err := s.look(ctx, j)
+	after, err := s.probeOld(ctx, j)
 	if err != nil {
 		return s.failedRollback(ctx, j, err)
 	}
@@ -128,13 +128,13 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	if err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
-	j.Verdict = state.Rollback
+	j.Verdict = state.VerdictRollback
 	switch {
-	case report != nil && report.Finding != state.Healthy:
+	case report != nil && report.Finding != state.FindingHealthy:
 		j.Finding, j.Reason = report.Finding, report.Reason
 	case j.Failure != "":
 		j.Reason = j.Failure
-	case j.Phase == state.Prepared:
+	case j.Phase == state.PhasePrepared:
 		j.Reason = "the swap was interrupted"
 	default:
 		j.Reason = "the trial was interrupted"
@@ -148,7 +148,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 }
 
 // look lets the gate's user see how the old program fares.
-func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
+func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
 	s.identify(j)
 	if err := s.Tree.SetJournal(j); err != nil {
@@ -162,7 +162,7 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
 		return nil, err
 	}
-	after, rerr := s.Tree.Baseline(j.Target, j.Attempt, true)
+	after, rerr := s.Tree.Baseline(j.Target, j.Attempt, state.AfterRollback)
 	if after != nil {
 		return after, nil
 	}
@@ -179,14 +179,14 @@ func (s *Swapper) look(ctx context.Context, j *state.Journal) (*state.Baseline, 
 // boot, which finds nothing running, and the operator's word alone touch the trial.
 func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
-	s.Log.Event(log.Event(state.RollbackFailed), "%s: %s", describe(j), reason)
+	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
 	j.RollbackFailed = state.Line(err.Error())
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will leave the trial alone
 	}
 	unshare(j, func(err error) { s.logf("%s: %v", describe(j), err) })
-	return errors.Join(state.Fail(state.RollbackFailed, "cannot roll back %s: %w", j.Target, err),
-		s.Tree.SetJournal(j), s.record(j.Target, s.ended(j, "rollback", state.RollbackFailed, reason)))
+	return errors.Join(state.Fail(state.ResultRollbackFailed, "cannot roll back %s: %w", j.Target, err),
+		s.Tree.SetJournal(j), s.recordAttempt(j.Target, s.ended(j, "rollback", state.ResultRollbackFailed, reason)))
 }
 
 // closeRollback records and closes a trial whose old files are back. after is
@@ -196,7 +196,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will find no trial
 	}
-	st, err := s.Tree.Status(state.Swap, j.Target)
+	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 		if after != nil {
 			st.Learn(j.Probes, after.Probes)
 		}
-		if err := s.Tree.SetStatus(state.Swap, j.Target, st); err != nil {
+		if err := s.Tree.SetStatus(state.RoleSwap, j.Target, st); err != nil {
 			return err
 		}
 	}

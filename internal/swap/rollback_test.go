@@ -38,49 +38,49 @@ func TestRolledBack(t *testing.T) {
 		back    string // "": it runs again
 		waits   bool   // scheduled runs back off, since nothing is rejected
 	}{
-		{name: "bad", finding: state.Bad, after: state.Baseline{Standing: true}, result: state.RolledBack, reject: true, reason: "judged"},
-		{name: "bad, and the old one passes", before: probe(true), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
-		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, waits: true,
+		{name: "bad", finding: state.FindingBad, after: state.Baseline{Standing: true}, result: state.ResultRolledBack, reject: true, reason: "judged"},
+		{name: "bad, and the old one passes", before: probe(true), finding: state.FindingBad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.ResultRolledBack, reject: true},
+		{name: "bad, but the old one fails now, too", before: probe(true), finding: state.FindingBad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.ResultRolledBack, waits: true,
 			reason: "judged; not rejected: the old version is not healthy either", back: "v1 is back, but is not healthy"},
-		{name: "bad, and the old one failed before", before: probe(false), finding: state.Bad,
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+		{name: "bad, and the old one failed before", before: probe(false), finding: state.FindingBad,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.ResultRolledBack, reject: true,
 			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
-		{name: "ill before, no cure, and ill after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1", waits: true,
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused",
+		{name: "ill before, no cure, and ill after", before: probe(false), finding: state.FindingBad, during: probe(false), blamed: "tcp 127.0.0.1:1", waits: true,
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.ResultRolledBack, back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused",
 			reason: "not rejected: tcp 127.0.0.1:1 failed before the update, too, and fails with the old version"},
-		{name: "ill before, no cure, and well after", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
-			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true},
-		{name: "ill before, no cure, and it broke what passes now", before: append(probe(false), other(true)), finding: state.Bad,
+		{name: "ill before, no cure, and well after", before: probe(false), finding: state.FindingBad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.ResultRolledBack, reject: true},
+		{name: "ill before, no cure, and it broke what passes now", before: append(probe(false), other(true)), finding: state.FindingBad,
 			during: append(probe(false), other(false)), blamed: "tcp 127.0.0.1:1",
-			after: state.Baseline{Standing: true, Probes: append(probe(false), other(true))}, result: state.RolledBack, reject: true,
+			after: state.Baseline{Standing: true, Probes: append(probe(false), other(true))}, result: state.ResultRolledBack, reject: true,
 			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
-		{name: "ill before, and it crashed", before: probe(false), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reject: true,
+		{name: "ill before, and it crashed", before: probe(false), finding: state.FindingBad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.ResultRolledBack, reject: true,
 			back: "v1 is back, but is not healthy: tcp 127.0.0.1:1: refused"},
-		{name: "bad, and of the old one there is no answer", before: probe(true), finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: unknown}, result: state.RolledBack, reject: true},
-		{name: "bad, and before there was no answer", before: unknown, finding: state.Bad, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.RolledBack, reason: "not healthy either", waits: true,
+		{name: "bad, and of the old one there is no answer", before: probe(true), finding: state.FindingBad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: unknown}, result: state.ResultRolledBack, reject: true},
+		{name: "bad, and before there was no answer", before: unknown, finding: state.FindingBad, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(false)}, result: state.ResultRolledBack, reason: "not healthy either", waits: true,
 			back: "v1 is back, but is not healthy"},
-		{name: "cannot tell, and before there was no answer", before: unknown, finding: state.Unsure, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, waits: true},
-		{name: "bad by a probe of which the old one has no answer", before: probe(false), finding: state.Bad, during: probe(false), blamed: "tcp 127.0.0.1:1",
-			after: state.Baseline{Standing: true, Probes: unknown}, result: state.RolledBack, reject: true},
-		{name: "cannot tell", finding: state.Unsure, after: state.Baseline{Standing: true}, result: state.RolledBack, waits: true},
-		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.Unsure, during: probe(false),
-			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.RolledBack, reject: true, reason: "the old version passes tcp"},
-		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.Interrupted, reason: "the trial was interrupted"},
-		{name: "did not run before, nor now", finding: state.Bad, after: state.Baseline{Detail: "failed"}, stopped: true,
-			result: state.RolledBack, reason: "not healthy either: failed", waits: true, back: "v1 is back, but is not healthy"},
+		{name: "cannot tell, and before there was no answer", before: unknown, finding: state.FindingUnsure, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.ResultRolledBack, waits: true},
+		{name: "bad by a probe of which the old one has no answer", before: probe(false), finding: state.FindingBad, during: probe(false), blamed: "tcp 127.0.0.1:1",
+			after: state.Baseline{Standing: true, Probes: unknown}, result: state.ResultRolledBack, reject: true},
+		{name: "cannot tell", finding: state.FindingUnsure, after: state.Baseline{Standing: true}, result: state.ResultRolledBack, waits: true},
+		{name: "cannot tell, but the old one is cured", before: probe(false), finding: state.FindingUnsure, during: probe(false),
+			after: state.Baseline{Standing: true, Probes: probe(true)}, result: state.ResultRolledBack, reject: true, reason: "the old version passes tcp"},
+		{name: "interrupted", after: state.Baseline{Standing: true}, result: state.ResultInterrupted, reason: "the trial was interrupted"},
+		{name: "did not run before, nor now", finding: state.FindingBad, after: state.Baseline{Detail: "failed"}, stopped: true,
+			result: state.ResultRolledBack, reason: "not healthy either: failed", waits: true, back: "v1 is back, but is not healthy"},
 		{name: "interrupted, and the old one is ill", before: probe(true), after: state.Baseline{Standing: true, Probes: probe(false)},
-			result: state.Interrupted, reason: "the trial was interrupted; the old version is not healthy either", back: "v1 is back, but is not healthy"},
+			result: state.ResultInterrupted, reason: "the trial was interrupted; the old version is not healthy either", back: "v1 is back, but is not healthy"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
 			r.offer(t, "a1", "v2", 2, release2)
-			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}, false))
+			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}, state.BeforeSwap))
 			if c.stopped {
 				r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
 			}
@@ -102,9 +102,9 @@ func TestRolledBack(t *testing.T) {
 			// The same bytes in another archive, under another name.
 			r.offer(t, "a2", "v2-again", 2, release2)
 			if c.reject {
-				r.fails(t, "swap", state.NotAttempted, "it was rejected on")
+				r.fails(t, "swap", state.ResultNotAttempted, "it was rejected on")
 				r.want(t, oldFiles)
-				r.ended(t, "a2", state.NotAttempted)
+				r.ended(t, "a2", state.ResultNotAttempted)
 				// Its archive is known now, for those who look before they download.
 				if st := r.status(t); st.Rejects("", sum("v2-again"), 2) == nil {
 					t.Errorf("rejected is %+v", st.Rejected)
@@ -123,10 +123,10 @@ func TestInterruptedThreeTimes(t *testing.T) {
 		r.offer(t, fmt.Sprintf("a%d", i), "v2", 2, release2)
 		r.step(t, "swap")
 		r.step(t, "rollback")
-		r.ended(t, fmt.Sprintf("a%d", i), state.Interrupted)
+		r.ended(t, fmt.Sprintf("a%d", i), state.ResultInterrupted)
 	}
 	r.offer(t, "b1", "v2", 2, release2)
-	r.fails(t, "swap", state.NotAttempted, "rejected", "its trial was cut short 3 times; the last time: the trial was interrupted")
+	r.fails(t, "swap", state.ResultNotAttempted, "rejected", "its trial was cut short 3 times; the last time: the trial was interrupted")
 	r.offer(t, "b2", "v2", 3, release2)
 	r.step(t, "swap")
 }
@@ -142,11 +142,11 @@ func TestServerDown(t *testing.T) {
 	for i := range state.MaxInterruptions + 1 {
 		attempt := fmt.Sprintf("a%d", i)
 		r.offer(t, attempt, "v2", 2, release2)
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true, Probes: probe(true)}, false))
+		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true, Probes: probe(true)}, state.BeforeSwap))
 		r.step(t, "swap")
-		must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: state.Bad, Reason: "no check-in", Probes: probe(false)}))
+		must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
 		r.step(t, "rollback")
-		r.ended(t, attempt, state.RolledBack, "no check-in; not rejected: the old version is not healthy either")
+		r.ended(t, attempt, state.ResultRolledBack, "no check-in; not rejected: the old version is not healthy either")
 		if st := r.status(t); len(st.Rejected) > 0 {
 			t.Fatalf("rejected: %+v", st.Rejected)
 		}
@@ -208,7 +208,7 @@ func TestRollbackFails(t *testing.T) {
 			beside := r.beside(t)
 			for i := range 2 {
 				if i == 0 {
-					within(t, func() { r.fails(t, "rollback", state.RollbackFailed, c.words...) })
+					within(t, func() { r.fails(t, "rollback", state.ResultRollbackFailed, c.words...) })
 				} else { // from now on it is the operator's
 					before := r.picture(t)
 					r.step(t, "rollback")
@@ -216,8 +216,8 @@ func TestRollbackFails(t *testing.T) {
 						t.Errorf("without the operator's word a rollback changed\n%q to\n%q", before, after)
 					}
 				}
-				r.ended(t, "a1", state.RollbackFailed, append(c.words, "it is bad")...)
-				if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Verdict != state.Rollback {
+				r.ended(t, "a1", state.ResultRollbackFailed, append(c.words, "it is bad")...)
+				if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Verdict != state.VerdictRollback {
 					t.Fatalf("journal: %+v, %v", j, err)
 				}
 				for _, b := range beside {
@@ -236,18 +236,18 @@ func TestRollbackFails(t *testing.T) {
 			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
 				t.Errorf("status: %+v", st)
 			}
-			r.fails(t, "begin", state.RollbackFailed, "settle agent keep|back")
+			r.fails(t, "begin", state.ResultRollbackFailed, "settle agent keep|back")
 			r.offer(t, "a2", "v3", 3, release3)
 			r.step(t, "swap") // no failure, for that would start a rollback
-			if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+			if pending, err := r.tree.Pending(state.RoleVerify, "agent"); err != nil || pending {
 				t.Errorf("the dropped entry is still in sight: %v", err)
 			}
 			c.mends(t, r)
-			r.word(t, state.Back)
+			r.word(t, state.VerbSettleBack)
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
 			r.closed(t)
-			r.ended(t, "a1", state.RolledBack)
+			r.ended(t, "a1", state.ResultRolledBack)
 		})
 	}
 }
@@ -267,7 +267,7 @@ func TestNoLook(t *testing.T) {
 			continue
 		}
 		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: active, Sub: "dead"}
-		r.fails(t, "rollback", state.RollbackFailed, "failed (dead)")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "failed (dead)")
 	}
 }
 

@@ -3,124 +3,143 @@ package swap
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// workers are the services that work on what the fetcher handed on.
-var workers = []string{"verify", "fetch-full", "baseline", "swap", "health-gate", "commit", "rollback"}
+// failedTrial refuses whatever would touch a trial whose rollback failed.
+func failedTrial(j *state.Journal) error {
+	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, SettleHint(j.Target))
+}
 
-// underWay finds one of these services at work; nil when none is.
-func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {
-	for _, step := range steps {
-		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
+// SettleHint says in one line what the operator can do about a trial whose rollback
+// failed.
+func SettleHint(name string) string {
+	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+}
+
+// settled obeys the operator's word on a trial whose rollback failed, and reports
+// whether that is all there is to do. Without a word the trial is left alone; with
+// [state.VerbSettleBack] the caller rolls back once more. Held targets are not changed.
+func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
+	req, err := s.Tree.Request(j.Target)
+	if err != nil {
+		return true, err
+	}
+	if req == nil || req.Verb != state.VerbSettleKeep && req.Verb != state.VerbSettleBack {
+		s.logf("%s: left alone: %v", describe(j), failedTrial(j))
+		return true, nil
+	}
+	if req, err = s.Tree.TakeRequest(j.Target); err != nil || req == nil {
+		return true, err // it has lapsed
+	}
+	if req.Verb == state.VerbSettleKeep {
+		return true, s.settleKeep(ctx, j)
+	}
+	st, err := s.Tree.Status(state.RoleSwap, j.Target)
+	if err == nil {
+		err = free(j.Target, &st)
+	}
+	if err != nil {
+		return true, err
+	}
+	s.logf("%s: the operator asks for one more rollback", describe(j))
+	err = setAside(j, func(from, to string) {
+		moved := fmt.Sprintf("%s, which was not of this update, is now %s", from, to)
+		s.logf("%s: %s", describe(j), moved)
+		j.Warn(moved)
+	})
+	if err != nil {
+		return true, s.failedRollback(ctx, j, err)
+	}
+	return false, nil
+}
+
+// setAside moves what somebody else has put in the places of the trial's files out
+// of the way: the operator wants the old files there, and nothing is lost.
+func setAside(j *state.Journal, say func(from, to string)) error {
+	for _, c := range j.Changes {
+		now, err := digest(c.To)
+		if own := ours(j, c); err != nil || c.Kind != state.KindReplace || own == nil || now == "" || slices.Contains(own, now) {
+			continue // an error shows again when the file is restored
+		}
+		aside := c.To + ".aside-" + j.Attempt
+		err = renameNew(c.To, aside)
+		for n := 2; errors.Is(err, fs.ErrExist); n++ { // from the settling before
+			aside = fmt.Sprintf("%s.aside-%s.%d", c.To, j.Attempt, n)
+			err = renameNew(c.To, aside)
+		}
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("cannot move %s aside: %w%s", c.To, cause(err), hint(err))
 		}
-		if !u.Settled() {
-			return &u, nil
-		}
+		say(c.To, aside)
 	}
-	return nil, nil
+	return nil
 }
 
-// settle makes sure that nothing of an earlier attempt is under way. What is
-// alive is left alone and refuses the new attempt; what is dead is finished.
-func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
-	if u, err := s.underWay(ctx, name, workers); err != nil {
-		return err
-	} else if u != nil {
-		return state.Fail(state.NotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+// settleKeep ends the trial with the files that are installed now, and keeps the old
+// ones as the previous release. Of files that are neither, the record is the new
+// release's, as of a release that was changed by hand since: a scheduled run leaves
+// them alone. A release that failed, and was not kept, is rejected.
+func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
+	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will find no trial
 	}
-	for _, p := range []struct {
-		role state.Role
-		step string
-	}{{state.Fetch, "verify"}, {state.Verify, "swap"}} {
-		if err := s.heal(ctx, name, p.role, p.step); err != nil {
-			return err
-		}
-	}
-	if j, err := s.journal(name); err != nil || j == nil {
-		return err
-	}
-	// The units take the same lock.
-	return unlocked(func() error { return s.finish(ctx, name) })
-}
-
-// finish closes the target's open trial, if there is one: a verdict commit is
-// carried out, everything else is rolled back.
-func (s *Swapper) finish(ctx context.Context, name string) error {
-	var err error
-	for step := ""; ; {
-		j, jerr := s.journal(name)
-		if jerr != nil || j == nil {
-			return jerr
-		}
-		if j.RollbackFailed != "" {
-			return failedTrial(j)
-		}
-		next := unitOf("rollback", name)
-		if j.Verdict == state.Commit {
-			next = unitOf("commit", name)
-		}
-		if next == step {
-			return state.Fail(state.RollbackFailed, "cannot finish the open trial of %s: %w", name, errors.Join(err, errors.New("it is still open")))
-		}
-		step = next
-		s.logf("%s: the trial of attempt %s is still open: starting %s", name, j.Attempt, step)
-		if err := s.Systemd.ResetFailed(ctx, step); err != nil {
-			return err
-		}
-		// Whether it did its work is in the journal. A rollback leaves it open for
-		// a commit that was decided a moment before.
-		err = s.Systemd.Start(ctx, step)
-	}
-}
-
-// heal revives a dead path unit, which would leave the next bundle lying. What
-// lies in its spool is of an attempt that ended long ago.
-func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
-	path := pathOf(step, name)
-	u, err := s.Systemd.Unit(ctx, path)
+	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
 		return err
 	}
-	pending, err := s.Tree.Pending(role, name)
-	if err != nil {
+	reason, kept := "the operator keeps what is installed", false
+	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
+	case old: // the record of them stands, and so does that of the release before
+		reason += ": " + state.Called(j.From)
+	default:
+		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
+		if st.Installed != nil && st.Installed.Version == j.From {
+			st.Previous.Sequence, st.Previous.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
+		}
+		st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		kept = fresh
+		if fresh {
+			reason += ": " + state.Called(j.Version)
+		} else {
+			reason += ": files of another release, or of several"
+		}
+	}
+	// By the same ID as the trial, whose failed rollback this takes the place of.
+	a := s.ended(j, "rollback", state.ResultSettled, reason)
+	if !kept && j.Finding != state.FindingUnsure {
+		// The old release was no better; but whoever keeps something else does not
+		// want this one to come back by itself.
+		r := rejectionOf(j, j.Reason)
+		if j.Finding == "" {
+			r.Interruptions = 1
+		}
+		st.Reject(r)
+		if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil {
+			a.Rejected = state.Called(j.Version)
+		}
+	}
+	st.Record(a)
+	if err := s.Tree.SetStatus(state.RoleSwap, j.Target, st); err != nil {
 		return err
 	}
-	if u.Active == "active" {
-		if pending {
-			return state.Fail(state.NotAttempted, "an attempt is under way already (%s has seen it)", path)
-		}
-		return nil
+	s.Log.Event(log.Event(state.ResultSettled), "%s: %s", describe(j), reason)
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
 	}
-	if pending {
-		if err := s.clear(role, name); err != nil {
-			return err
-		}
-	}
-	return s.revive(ctx, name, step, u)
+	return s.swept(j, st.Previous)
 }
 
-func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Unit) error {
-	if err := s.Systemd.ResetFailed(ctx, unitOf(step, name), path.Name); err != nil {
-		return err
-	}
-	s.logf("%s: %s was %s: starting it", name, path.Name, path.Active)
-	return s.Systemd.Start(ctx, path.Name)
-}
-
-func (s *Swapper) clear(role state.Role, name string) error {
-	spool, err := s.Tree.OpenSpool(role, name, false)
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	attempt, entry, err := spool.Claim()
-	if entry == nil {
-		return err // nothing was there, or no directory: it is gone
-	}
-	return errors.Join(entry.Close(), spool.Consume(attempt))
+// allAre reports whether all files are installed as they are listed.
+func allAre(files []state.File) bool {
+	return len(files) > 0 && !slices.ContainsFunc(files, func(f state.File) bool {
+		got, err := digest(f.To)
+		return err != nil || got != f.SHA256
+	})
 }

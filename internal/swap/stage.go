@@ -18,7 +18,7 @@ import (
 
 // stage brings a new file beside its destination and dresses it.
 func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
-	c := state.Change{Kind: state.Replace, To: to}
+	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
 		return c, fmt.Errorf("cannot stage %s: %w%s", to, cause(err), hint(err))
 	}
@@ -60,13 +60,13 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
-		if c.Old == "" || c.Kind == state.Snapshot {
+		if c.Old == "" || c.Kind == state.KindSnapshot {
 			continue
 		}
 		dir, err := sideDir(c.To)
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
-			err = keep(c, len(sw.target.Hooks.PreSwap) > 0)
+			err = backUp(c, len(sw.target.Hooks.PreSwap) > 0)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot back up %s: %w%s", c.To, cause(err), hint(err))
@@ -75,12 +75,12 @@ func (sw *swapping) backUp() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// keep makes the backup; hooked says that a hook will run before the file is
+// backUp makes the backup; hooked says that a hook will run before the file is
 // replaced. The pre-flight took its time, in which the file may have been written: a
 // rollback must find exactly what the journal says.
-func keep(c *state.Change, hooked bool) (err error) {
+func backUp(c *state.Change, hooked bool) (err error) {
 	var kept string
-	if hooked || c.Kind == state.Remove || c.Old == c.New {
+	if hooked || c.Kind == state.KindRemove || c.Old == c.New {
 		kept, err = copyWhole(c.Backup, c.To)
 	} else if err = os.Link(c.To, c.Backup); err == nil {
 		kept, err = digest(c.Backup)

@@ -1,11 +1,33 @@
+// Package swap changes installed programs: a journalled transaction over one or
+// several files, from the verified tree to the verdict.
+//
+// It runs as root and is the sole writer of the installed files, of swap/T/
+// under the state directory, and of the 0700 directories .machinemon-update/
+// beside the installed files, where the new files wait and the old ones are
+// kept (a rename cannot cross mounts, so both must be on the destination's).
+//
+// Nothing that comes from another role is believed. A verified tree is bytes to
+// be copied, hashed and compared; the gate's report says only how the trial
+// went. What is believed is root's: target files, order, journal, status; and of a
+// target with trust.mode = "tuf" the manifest that root's own chain of keys leads
+// to, from the pin on, which names every file by its digest.
+//
+// A trial, step by step; whatever happens between two steps, the journal tells
+// rollback and recover how to get back:
+//
+//  1. copy the new files beside their destinations, hashing; check; pre-flight
+//  2. link (or copy) the old files to backups beside them, and take the snapshot
+//  3. write the journal: prepared; arm the deadline; with rollback.stop the unit is
+//     stopped now, and the snapshot taken after that; run the pre_swap hook
+//  4. rename each new file to its destination
+//  5. write the journal: trial; restart the unit
+//  6. the gate watches; its exit status starts commit or rollback
+//  7. write the verdict into the journal; carry it out; record; close the journal
 package swap
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -14,267 +36,87 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Swap takes what the verifier, or the operator's wish to go back, has left for
-// a target, and starts its trial. It returns nil also when there was nothing to
-// do. After an error no trial is open, or the rollback unit closes it.
-func (s *Swapper) Swap(ctx context.Context, name string) error {
-	release, err := s.Tree.Lock(name, true)
-	if err != nil {
-		return err
-	}
-	defer release()
-	sw := &swapping{Swapper: s, name: name}
-	err = sw.run(ctx)
-	if sw.attempt.ID == "" {
-		return err // no attempt was there to be recorded
-	}
-	if err != nil {
-		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), expired(err)
-	}
-	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
-		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded
-	}
-	s.Log.Ended(sw.attempt)
-	return errors.Join(err, s.record(name, sw.attempt))
+// Manager is what a swapper needs of systemd; *systemd.Conn is one.
+type Manager interface {
+	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Processes(ctx context.Context, unit string) ([]int, error)
+	Alive(ctx context.Context, patterns ...string) ([]string, error)
+	Start(ctx context.Context, name string) error
+	Queue(ctx context.Context, name string) error
+	Restart(ctx context.Context, name string, limit time.Duration) error
+	Stop(ctx context.Context, name string) error
+	ResetFailed(ctx context.Context, names ...string) error
+	Reload(ctx context.Context) error
+	Uptime(ctx context.Context) (time.Duration, error)
+	Arm(ctx context.Context, timer string, after time.Duration) error
+	RunHook(ctx context.Context, h systemd.Hook) error
+	Try(ctx context.Context, p systemd.Sandbox) (systemd.SandboxResult, error)
+	LastLines(ctx context.Context, unit, boot string, n int) ([]systemd.LogLine, error)
 }
 
-// swapping is one attempt on its way to its trial.
-type swapping struct {
-	*Swapper
-	name    string
-	target  *target.Target
-	order   state.Order
-	attempt state.Attempt
-	status  state.Status
-	journal *state.Journal
+// Swapper carries out the steps for the targets of one machine.
+type Swapper struct {
+	Tree    state.Tree
+	Targets target.Dirs
+	Systemd Manager // nil where none runs, for [Swapper.Leave] alone
+	Log     *log.Log
+	Boot    string // the ID of this boot of the machine; [Swapper.Rollback] alone needs it
 }
 
-func (sw *swapping) run(ctx context.Context) error {
-	attempt, entry, consume, err := sw.claim()
-	if err != nil || attempt == "" && entry == nil {
-		return err
+func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }
+
+// about makes the lines that follow ones about the trial.
+func (s *Swapper) about(j *state.Journal) { s.Log.Attempt, s.Log.Version = j.Attempt, j.Version }
+
+// resultOf is the result that an error means.
+func resultOf(err error) state.Result {
+	if _, ok := errors.AsType[*target.ConfigError](err); ok {
+		return state.ResultMisconfigured
 	}
-	defer func() {
-		if err := consume(); err != nil {
-			sw.logf("%s: %v", sw.name, err)
-		}
-	}()
-	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.Swap)}
-	sw.Log.Attempt = attempt
-	if err := sw.Tree.Leaving(); err != nil {
-		return err
-	}
-	if j, err := sw.Swapper.journal(sw.name); err != nil {
-		return err
-	} else if j != nil {
-		// No failure: that would roll the open trial back.
-		sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, attempt, j.Attempt)
-		sw.attempt.ID = ""
-		return nil
-	}
-	if sw.status, err = sw.Tree.Status(state.Swap, sw.name); err != nil {
-		return err
-	}
-	if recorded(&sw.status, attempt) {
-		sw.attempt.ID = "" // its record says how it really ended
-		return state.Fail(state.Refused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
-	}
-	if err := free(sw.name, &sw.status); err != nil {
-		return err // held since the attempt began
-	}
-	order, err := sw.Tree.TakeOrder(sw.name)
-	if err != nil {
-		return err
-	}
-	if order.Attempt != attempt || order.Verb == state.Check || (order.Verb == state.GoBack) != (entry == nil) {
-		return state.Fail(state.Refused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
-	}
-	sw.order = order
-	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
-	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
-		return err
-	}
-	if order.Origin != state.Operator && !sw.target.AutoUpdateEnabled {
-		return state.Fail(state.NotAttempted, "auto_update_enabled is false")
-	}
-	if err := sw.updatable(ctx, sw.target); err != nil {
-		return err // it may have been stopped since the attempt began
-	}
-	dirs := everywhere(sw.target, &sw.status)
-	if err := errors.Join(sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name)); err != nil {
-		return err
-	}
-	sw.journal = &state.Journal{
-		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
-		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
-		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode != target.TrustTUF,
-		GoingBack: order.Verb == state.GoBack, PostCommit: sw.target.Hooks.PostCommit,
-	}
-	log.Status("copying the new files")
-	if sw.journal.GoingBack {
-		err = sw.planPrevious()
-	} else {
-		err = sw.planTree(entry)
-	}
-	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
-	sw.about(sw.journal)
+	return state.ResultOf(err)
+}
+
+// ExitStatus is the exit status that an error of this package means.
+func ExitStatus(err error) int {
 	if err == nil {
-		err = sw.try(ctx)
+		return 0
 	}
-	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
-		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
-	}
-	return err
+	return resultOf(err).Exit()
 }
 
-// everywhere are the directories of the target's files, also of those that its
-// file does not name any more: their backups are left there. t is nil where there
-// is no usable target file at all.
-func everywhere(t *target.Target, st *state.Status) []string {
-	var dirs []string
-	if t != nil {
-		dirs = t.Directories()
-	}
-	for _, r := range []*state.Release{st.Installed, st.Previous} {
-		if r != nil {
-			for _, f := range r.Files {
-				dirs = append(dirs, filepath.Dir(f.To))
-			}
-		}
-	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
+func unitOf(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }
+
+func pathOf(step, name string) string { return "machinemon-" + step + "@" + name + ".path" }
+
+// deadlineOf is the timer that bounds a trial. The service of that name is
+// another name of the rollback unit.
+func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".timer" }
+
+// record adds an attempt to the swapper's status.
+func (s *Swapper) recordAttempt(name string, a state.Attempt) error {
+	return s.Tree.Update(state.RoleSwap, name, func(st *state.Status) { st.Record(a) })
 }
 
-// try takes what is staged through the checks and into its trial.
-func (sw *swapping) try(ctx context.Context) error {
-	j := sw.journal
-	digest := state.Digest(j.NewFiles())
-	// Going back is the operator's word against an old verdict of this machine.
-	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
-		// By its bytes, if it came in another archive. From now on it is known by
-		// that one, too, and not downloaded again.
-		if again := *r; r.Archive != j.Archive {
-			again.Archive = j.Archive
-			sw.status.Rejected = append(sw.status.Rejected, again)
-		}
-		if err := sw.Tree.SetStatus(state.Swap, sw.name, sw.status); err != nil {
-			return err
-		}
-		return state.Fail(state.NotAttempted, "%s", r.Refusal(sw.name))
+// journal reads the open trial. One that is damaged tells nothing any more: it
+// is put aside, and the operator is told to look.
+func (s *Swapper) journal(name string) (*state.Journal, error) {
+	j, err := s.Tree.Journal(name)
+	if err == nil && j != nil && j.RollbackFailed == "" {
+		// Version 0.1.0 has said so in the record alone.
+		st, serr := s.Tree.Status(state.RoleSwap, name)
+		j.RollbackFailed, err = st.RollbackFailure(j.Attempt), serr
 	}
-	if same, err := sw.inPlace(); err != nil {
-		return err
-	} else if same {
-		return sw.adopt()
+	if !errors.Is(err, state.ErrDamaged) {
+		return j, err
 	}
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, false)
+	aside, err := s.Tree.PutJournalAside(name)
 	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
+		return nil, err
 	}
-	if err := sw.judgeable(before); err != nil {
-		return err
-	}
-	if err := sw.weigh(before); err != nil {
-		return err
-	}
-	log.Status("pre-flight")
-	if err := sw.preflight(ctx); err != nil {
-		return err
-	}
-	unit, err := sw.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
-		return err
-	}
-	// A crash loop looks like running now and then. The baseline has watched.
-	j.Invocation = unit.Invocation
-	j.WasRunning = unit.Running() && (before == nil || before.Standing)
-	j.Spares = unit.SparesChildren()
-	sw.warnOfChildren(unit)
-	j.Stopped = sw.target.StopFirst
-	if j.Dependents, err = sw.running(ctx, unit.Needs); err != nil {
-		return err
-	}
-	if j.Triggers, err = sw.running(ctx, unit.Triggers); err != nil {
-		return err
-	}
-	log.Status("backing up the old files")
-	if err := sw.backUp(); err != nil {
-		return err
-	}
-	saving, err := sw.checkData(unit)
-	if err != nil {
-		return err
-	}
-	if !j.Stopped {
-		if err := sw.saveData(ctx); err != nil {
-			return err
-		}
-	}
-	j.Phase = state.Prepared
-	if err := sw.Tree.SetJournal(j); err != nil {
-		return err
-	}
-	// From here on the journal is open: an error starts the rollback unit, which
-	// knows nothing but what is in there.
-	if err := sw.begun(ctx, unit.StopLimit+saving); err != nil {
-		j.Failure = err.Error()
-		return errors.Join(err, sw.Tree.SetJournal(j))
-	}
-	return nil
+	err = state.Fail(state.ResultRollbackFailed, "cannot close the open trial of %s: its journal is damaged (hint: it is now %s; see which files are installed)", name, aside)
+	a := state.Attempt{ID: state.NewAttempt(), Origin: state.OriginSchedule,
+		Stage: "rollback", Result: state.ResultRollbackFailed, Reason: err.Error()}
+	of := *s.Log // whoever asks may be at work on another attempt
+	of.Ended(a)
+	return nil, errors.Join(err, s.recordAttempt(name, a))
 }
-
-// begun goes from the open journal to the restart. stop is how long the old program
-// may take to stop and its data to be saved.
-func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
-	j := sw.journal
-	deadline := stop + j.Timeout + j.Settle + slack
-	if len(sw.target.Hooks.PreSwap) > 0 {
-		deadline += hookTime
-	}
-	// Whatever happened before, these must be free to start now.
-	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
-		return err
-	}
-	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
-		return err
-	}
-	if j.Stopped {
-		if err := sw.halt(ctx, j); err != nil {
-			return err
-		}
-		if err := sw.saveData(ctx); err != nil {
-			return err
-		}
-	}
-	if err := sw.preSwap(ctx); err != nil {
-		return err
-	}
-	if err := sw.rename(); err != nil {
-		return err
-	}
-	j.Phase, j.Restarted = state.Trial, sw.now()
-	sw.identify(j)
-	if err := sw.Tree.SetJournal(j); err != nil {
-		return err
-	}
-	sw.Log.Event(log.OnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
-	err := sw.restart(ctx, j, j.Timeout)
-	if systemd.IsOverdue(err) {
-		j.Finding = state.Bad
-		return fmt.Errorf("not healthy in time: %w", err)
-	}
-	if err == nil || !j.Reload {
-		return err
-	}
-	// Nothing can start then, so there is nothing for the gate to watch.
-	if u, uerr := sw.Systemd.Unit(ctx, j.Unit); uerr == nil && u.Load != "loaded" {
-		j.Finding = state.Bad
-		return fmt.Errorf("systemd cannot load the new %s (%s): %w", j.Unit, u.Load, err)
-	}
-	return err
-}
-
-// slack is what the deadline allows beyond the restart and the gate's own
-// limits: the gate waits up to a minute for a lost bus.
-const slack = 90 * time.Second

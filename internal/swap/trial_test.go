@@ -28,7 +28,7 @@ func TestCommit(t *testing.T) {
 		t.Error("a dependent that was not active was started")
 	}
 	r.step(t, "commit")
-	r.ended(t, "a1", state.Committed)
+	r.ended(t, "a1", state.ResultCommitted)
 	r.closed(t)
 	st := r.status(t)
 	if st.Installed.Version != "v2" || st.Installed.Sequence != 2 || len(st.Installed.Files) != 3 {
@@ -46,7 +46,7 @@ func TestCommit(t *testing.T) {
 	// One previous release is kept, not two.
 	r.offer(t, "a2", "v3", 3, release3)
 	r.step(t, "swap")
-	r.gate(t, "a2", state.Healthy, "")
+	r.gate(t, "a2", state.FindingHealthy, "")
 	r.step(t, "commit")
 	r.closed(t)
 	if st := r.status(t); st.Previous.Version != "v1" && len(st.Previous.Files) != 2 {
@@ -57,13 +57,13 @@ func TestCommit(t *testing.T) {
 func TestUnproven(t *testing.T) {
 	r := newRig(t)
 	trial(t, r)
-	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.Healthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
+	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
 	r.step(t, "commit")
-	r.ended(t, "a1", state.Unproven, "no probe was left")
+	r.ended(t, "a1", state.ResultUnproven, "no probe was left")
 	// Nor does another name for the same bytes prove it.
 	r.offer(t, "a2", "v2.1", 3, release2)
 	r.step(t, "swap")
-	r.ended(t, "a2", state.Adopted)
+	r.ended(t, "a2", state.ResultAdopted)
 	if got := r.status(t).Installed; got.Version != "v2.1" || got.Unproven != "no probe was left" {
 		t.Errorf("installed: %+v", got)
 	}
@@ -76,18 +76,18 @@ func TestGoingBack(t *testing.T) {
 	if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Version != "v1" || j.From != "v2" {
 		t.Fatalf("journal: %+v, %v", j, err)
 	}
-	r.gate(t, "b1", state.Healthy, "")
+	r.gate(t, "b1", state.FindingHealthy, "")
 	r.step(t, "commit")
-	r.ended(t, "b1", state.Committed, "went back from v2")
+	r.ended(t, "b1", state.ResultCommitted, "went back from v2")
 	r.want(t, wentBack)
 	r.closed(t)
 	if st := r.status(t); st.Previous != nil || st.Installed.Version != "v1" {
 		t.Errorf("status: %+v", st)
 	}
 	r.offer(t, "c1", "v2", 2, release2)
-	r.fails(t, "swap", state.NotAttempted, "it was rejected on", "went back to v1")
-	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.GoBack}))
-	r.fails(t, "swap", state.NotAttempted, "no previous release of agent is kept")
+	r.fails(t, "swap", state.ResultNotAttempted, "it was rejected on", "went back to v1")
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.VerbRollback}))
+	r.fails(t, "swap", state.ResultNotAttempted, "no previous release of agent is kept")
 	r.want(t, wentBack)
 }
 
@@ -98,7 +98,7 @@ func TestGoingBackWithoutAFile(t *testing.T) {
 	goBack(t, r)
 	must(t, os.Remove(r.at("bin/extra")))
 	r.step(t, "swap")
-	r.gate(t, "b1", state.Healthy, "")
+	r.gate(t, "b1", state.FindingHealthy, "")
 	r.step(t, "commit")
 	r.want(t, wentBack)
 	r.closed(t)
@@ -108,7 +108,7 @@ func TestGoingBackToAChangedBackup(t *testing.T) {
 	r := newRig(t)
 	goBack(t, r)
 	must(t, os.WriteFile(r.status(t).Previous.Files[0].Backup, []byte("another"), 0o755))
-	r.fails(t, "swap", state.Refused, "was changed")
+	r.fails(t, "swap", state.ResultRefused, "was changed")
 	r.want(t, newFiles)
 }
 
@@ -150,7 +150,7 @@ func TestRestartFails(t *testing.T) {
 		r = newRig(t)
 		r.sys.fails[call] = errors.New("no answer")
 		r.offer(t, "a1", "v2", 2, release2)
-		r.fails(t, "swap", state.Failed, "no answer")
+		r.fails(t, "swap", state.ResultFailed, "no answer")
 		if j, err := r.tree.Journal("agent"); err != nil || j == nil {
 			t.Fatalf("%s: journal %v, %v", call, j, err)
 		}
@@ -161,12 +161,12 @@ func TestRestartFails(t *testing.T) {
 		r.step(t, "rollback")
 		r.want(t, oldFiles)
 		r.closed(t)
-		result := state.Interrupted
+		result := state.ResultInterrupted
 		if call[:3] == "arm" {
-			result = state.Failed // nothing was changed
+			result = state.ResultFailed // nothing was changed
 		}
 		r.ended(t, "a1", result, "no answer")
-		if st := r.status(t); (len(st.Rejected) == 0) != (result == state.Failed) {
+		if st := r.status(t); (len(st.Rejected) == 0) != (result == state.ResultFailed) {
 			t.Errorf("%s: rejections %+v", call, st.Rejected)
 		}
 		if call[:3] == "arm" && r.sys.called("restart agent.service") != 0 {
@@ -194,12 +194,12 @@ func TestUnitFileIsBad(t *testing.T) {
 	r.sys.fails["restart agent.service"] = errors.New("it has a bad unit file setting")
 	r.sys.on["restart agent.service"] = func() { r.sys.units["agent.service"] = systemd.Unit{Load: "bad-setting", Active: "active"} }
 	r.offer(t, "a1", "v2", 2, release2)
-	r.fails(t, "swap", state.Failed, "systemd cannot load the new agent.service (bad-setting): it has a bad unit file setting")
+	r.fails(t, "swap", state.ResultFailed, "systemd cannot load the new agent.service (bad-setting): it has a bad unit file setting")
 	r.sys.fails, r.sys.on, r.sys.units = map[string]error{}, map[string]func(){}, map[string]systemd.Unit{}
 	r.step(t, "rollback")
 	r.want(t, oldFiles)
 	r.closed(t)
-	r.ended(t, "a1", state.RolledBack, "systemd cannot load the new agent.service")
+	r.ended(t, "a1", state.ResultRolledBack, "systemd cannot load the new agent.service")
 	if st := r.status(t); len(st.Rejected) != 1 || st.Rejected[0].Interruptions != 0 {
 		t.Errorf("rejections %+v", st.Rejected)
 	}
@@ -220,7 +220,7 @@ func TestAdopt(t *testing.T) {
 	r := newRig(t)
 	r.offer(t, "a1", "v1-rebuilt", 7, release1)
 	r.step(t, "swap")
-	r.ended(t, "a1", state.Adopted)
+	r.ended(t, "a1", state.ResultAdopted)
 	r.want(t, oldFiles)
 	r.closed(t)
 	if st := r.status(t); st.Installed.Version != "v1-rebuilt" || st.Installed.Sequence != 7 {
@@ -246,20 +246,20 @@ func TestCommitRefused(t *testing.T) {
 		"nothing": {func(*testing.T, *rig) {}, ""},
 		"no report": {func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Gate("agent")+"/report.json")) },
 			"no report of a healthy trial of attempt a1"},
-		"another attempt's": {func(t *testing.T, r *rig) { r.gate(t, "a0", state.Healthy, "") }, "no report of a healthy trial"},
-		"cannot tell":       {func(t *testing.T, r *rig) { r.gate(t, "a1", state.Unsure, "") }, "no report of a healthy trial"},
+		"another attempt's": {func(t *testing.T, r *rig) { r.gate(t, "a0", state.FindingHealthy, "") }, "no report of a healthy trial"},
+		"cannot tell":       {func(t *testing.T, r *rig) { r.gate(t, "a1", state.FindingUnsure, "") }, "no report of a healthy trial"},
 		"a damaged report": {func(t *testing.T, r *rig) {
 			must(t, os.WriteFile(r.tree.Gate("agent")+"/report.json", []byte("{"), 0o644))
 		}, "it is damaged"},
 		"another process": {func(t *testing.T, r *rig) {
-			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.Healthy, MainPID: r.sys.pid + 1}))
+			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: r.sys.pid + 1}))
 		}, "the gate saw"},
 		"it does not run": {func(t *testing.T, r *rig) {
 			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart", MainPID: r.sys.pid}
 		}, "activating (auto-restart)"},
 		"another file": {func(t *testing.T, r *rig) {
 			r.sys.pid = uint32(os.Getpid())
-			r.gate(t, "a1", state.Healthy, "")
+			r.gate(t, "a1", state.FindingHealthy, "")
 		}, "does not run"},
 		"the file was replaced": {func(t *testing.T, r *rig) {
 			must(t, os.Remove(r.at("bin/agent")))
@@ -267,7 +267,7 @@ func TestCommitRefused(t *testing.T) {
 		}, "does not run"},
 		"no such process": {func(t *testing.T, r *rig) {
 			r.sys.pid = 1 << 30
-			r.gate(t, "a1", state.Healthy, "")
+			r.gate(t, "a1", state.FindingHealthy, "")
 		}, "no such file"},
 		"systemd is gone": {func(t *testing.T, r *rig) { r.sys.fails["unit agent.service"] = errors.New("no answer") }, "no answer"},
 	} {
@@ -283,15 +283,15 @@ func TestCommitRefused(t *testing.T) {
 				_ = daemon.Wait()
 			})
 			r.sys.pid = uint32(daemon.Process.Pid)
-			r.gate(t, "a1", state.Healthy, "")
+			r.gate(t, "a1", state.FindingHealthy, "")
 			c.breaks(t, r)
 			if c.want == "" {
 				r.step(t, "commit")
-				r.ended(t, "a1", state.Committed)
+				r.ended(t, "a1", state.ResultCommitted)
 				r.closed(t)
 				return
 			}
-			r.fails(t, "commit", state.Failed, c.want)
+			r.fails(t, "commit", state.ResultFailed, c.want)
 			j, err := r.tree.Journal("agent")
 			if err != nil || j == nil || j.Verdict != "" {
 				t.Errorf("journal: %+v, %v", j, err)
@@ -305,18 +305,18 @@ func TestCommitRefused(t *testing.T) {
 
 func TestPreflight(t *testing.T) {
 	for name, c := range map[string]struct {
-		result systemd.TrialResult
+		result systemd.SandboxResult
 		fails  error
 		want   state.Result // "" goes on
 		words  string
 	}{
-		"the version":       {result: systemd.TrialResult{Output: "agent version 2.0.0 (linux)"}},
-		"with exit 1":       {result: systemd.TrialResult{Output: "v2.0.0", Detail: "exit status 1"}},
-		"another version":   {result: systemd.TrialResult{Output: "agent 2.0.01"}, want: state.Refused, words: "says 2.0.01, the manifest v2.0.0"},
-		"no version":        {want: state.Refused, words: "says no version"},
-		"cannot be run":     {result: systemd.TrialResult{Exec: true, Detail: "wrong"}, want: state.Refused, words: "cannot be executed: wrong"},
-		"dies":              {result: systemd.TrialResult{Signal: true, Output: "v2.0.0", Detail: "SIGILL"}, want: state.Refused, words: "SIGILL"},
-		"cannot be started": {fails: errors.New("no answer"), want: state.Failed, words: "no answer"},
+		"the version":       {result: systemd.SandboxResult{Output: "agent version 2.0.0 (linux)"}},
+		"with exit 1":       {result: systemd.SandboxResult{Output: "v2.0.0", Detail: "exit status 1"}},
+		"another version":   {result: systemd.SandboxResult{Output: "agent 2.0.01"}, want: state.ResultRefused, words: "says 2.0.01, the manifest v2.0.0"},
+		"no version":        {want: state.ResultRefused, words: "says no version"},
+		"cannot be run":     {result: systemd.SandboxResult{Exec: true, Detail: "wrong"}, want: state.ResultRefused, words: "cannot be executed: wrong"},
+		"dies":              {result: systemd.SandboxResult{Signal: true, Output: "v2.0.0", Detail: "SIGILL"}, want: state.ResultRefused, words: "SIGILL"},
+		"cannot be started": {fails: errors.New("no answer"), want: state.ResultFailed, words: "no answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -346,7 +346,7 @@ func TestPreflightAsNobody(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
 	r.offer(t, "a1", "v2", 2, release2)
-	r.fails(t, "swap", state.Misconfigured, "not everybody may execute", "chmod o+x")
+	r.fails(t, "swap", state.ResultMisconfigured, "not everybody may execute", "chmod o+x")
 	r.untouched(t)
 }
 
@@ -370,7 +370,7 @@ func TestRecover(t *testing.T) {
 		if r.sys.called("restart agent.service") != 0 || r.sys.called("reload") != 1 {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
-		r.ended(t, "a1", state.Interrupted, "the machine stopped during the trial")
+		r.ended(t, "a1", state.ResultInterrupted, "the machine stopped during the trial")
 		if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nothing has started
 			t.Errorf("it says %q", got)
 		}
@@ -379,14 +379,14 @@ func TestRecover(t *testing.T) {
 		r := newRig(t)
 		trial(t, r)
 		for _, name := range []string{"aaa", "zzz"} {
-			must(t, os.Mkdir(r.tree.Dir(state.Swap, name), 0o755))
-			must(t, os.WriteFile(r.tree.Dir(state.Swap, name)+"/journal.json", []byte("rot"), 0o644))
+			must(t, os.Mkdir(r.tree.Dir(state.RoleSwap, name), 0o755))
+			must(t, os.WriteFile(r.tree.Dir(state.RoleSwap, name)+"/journal.json", []byte("rot"), 0o644))
 		}
 		r.reboot(t)
-		r.fails(t, "recover", state.RollbackFailed, "open trial of aaa", "open trial of zzz", "damaged")
+		r.fails(t, "recover", state.ResultRollbackFailed, "open trial of aaa", "open trial of zzz", "damaged")
 		r.want(t, oldFiles)
 		for _, name := range []string{"aaa", "zzz"} {
-			if aside, err := os.ReadFile(r.tree.Dir(state.Swap, name) + "/journal.json.damaged"); err != nil || string(aside) != "rot" {
+			if aside, err := os.ReadFile(r.tree.Dir(state.RoleSwap, name) + "/journal.json.damaged"); err != nil || string(aside) != "rot" {
 				t.Errorf("the damaged journal is not put aside: %q, %v", aside, err)
 			}
 		}
@@ -419,7 +419,7 @@ func (r *rig) untouched(t *testing.T) {
 	t.Helper()
 	r.want(t, oldFiles)
 	r.closed(t)
-	if pending, err := r.tree.Pending(state.Verify, "agent"); err != nil || pending {
+	if pending, err := r.tree.Pending(state.RoleVerify, "agent"); err != nil || pending {
 		t.Errorf("an entry is still in sight: %v, %v", pending, err)
 	}
 	for _, c := range r.sys.calls {

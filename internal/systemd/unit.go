@@ -14,23 +14,23 @@ import (
 
 // Unit is what systemd says of a unit, in its own words (org.freedesktop.systemd1(5)).
 type Unit struct {
-	Name      string
-	Load      string // LoadState: loaded, not-found, masked, …
-	Active    string // ActiveState: active, inactive, failed, activating, …
-	Sub       string // SubState: running, dead, auto-restart, …
-	Result    string // success, exit-code, signal, timeout, …
-	MainPID   uint32
-	NRestarts uint32
-	ExecCode  int32 // CLD_EXITED, CLD_KILLED, …
-	ExecValue int32 // exit status or signal
-	Status    string
-	Job       uint32   // 0: none queued or running
-	Needs     []string // units that Require= it or BindTo= it, and so are stopped with it
-	Writable  []string // ReadWritePaths=
-	KillMode  string   // KillMode= as systemd has it loaded
-	Triggers  []string // sockets, timers and path units that start it
-	Fragment  string   // its unit file
-	DropIns   []string // in the order in which systemd reads them
+	Name       string
+	Load       string // LoadState: loaded, not-found, masked, …
+	Active     string // ActiveState: active, inactive, failed, activating, …
+	Sub        string // SubState: running, dead, auto-restart, …
+	Result     string // success, exit-code, signal, timeout, …
+	MainPID    uint32
+	NRestarts  uint32
+	ExecCode   int32 // CLD_EXITED, CLD_KILLED, …
+	ExecValue  int32 // exit status or signal
+	Status     string
+	Job        uint32   // 0: none queued or running
+	Dependents []string // units that Require= it or BindTo= it, and so are stopped with it
+	Writable   []string // ReadWritePaths=
+	KillMode   string   // KillMode= as systemd has it loaded
+	Triggers   []string // sockets, timers and path units that start it
+	Fragment   string   // its unit file
+	DropIns    []string // in the order in which systemd reads them
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC, zero
 	// when it never did: the start of the program that runs, or is being started.
 	Began  time.Duration
@@ -159,7 +159,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.LogNamespace, _ = p["LogNamespace"].(string)
 	for _, by := range []string{"RequiredBy", "BoundBy"} {
 		names, _ := p[by].([]string)
-		u.Needs = append(u.Needs, names...)
+		u.Dependents = append(u.Dependents, names...)
 	}
 	return u, nil
 }

@@ -19,7 +19,7 @@ import (
 // as that went: a root that revokes a key counts even if the rest of the bundle is
 // refused, and a timestamp, once seen, bars older ones. Nothing that failed a
 // check is ever in it.
-func (c Client) Check(b Bundle) (*Release, State, error) {
+func (c Client) Check(b Metadata) (*Release, State, error) {
 	w, err := c.follow(b)
 	if err != nil {
 		return nil, w.state, err
@@ -29,18 +29,18 @@ func (c Client) Check(b Bundle) (*Release, State, error) {
 }
 
 // Refresh is Check of a repository's metadata alone, whatever it names.
-func (c Client) Refresh(b Bundle) (State, error) {
+func (c Client) Refresh(b Metadata) (State, error) {
 	w, err := c.follow(b)
 	return w.state, err
 }
 
 // follow goes as far as the metadata leads.
-func (c Client) follow(b Bundle) (*walk, error) {
+func (c Client) follow(b Metadata) (*walk, error) {
 	w, err := c.start()
 	if err != nil {
 		return &walk{state: c.State}, err
 	}
-	for _, step := range []func(Bundle) error{w.roots, w.timestamp, w.snapshot, w.targets} {
+	for _, step := range []func(Metadata) error{w.roots, w.timestamp, w.snapshot, w.targets} {
 		if err := step(b); err != nil {
 			return w, err
 		}
@@ -61,7 +61,7 @@ type walk struct {
 // start goes from the pin to the last root that the State knows.
 func (c Client) start() (*walk, error) {
 	w := &walk{state: c.State}
-	d, err := read(Root, c.Pin)
+	d, err := read(RoleRoot, c.Pin)
 	if err != nil {
 		return nil, err
 	}
@@ -76,16 +76,16 @@ func (c Client) start() (*walk, error) {
 	}
 	known := w.state.Roots
 	w.state.Roots = nil
-	if err := w.roots(Bundle{Roots: known}); err != nil {
+	if err := w.roots(Metadata{Roots: known}); err != nil {
 		// A State that does not hold is no State.
 		return Client{Pin: c.Pin, Clock: c.Clock, Built: c.Built}.start()
 	}
 	return w, nil
 }
 
-func (w *walk) roots(b Bundle) error {
+func (w *walk) roots(b Metadata) error {
 	for _, raw := range b.Roots {
-		d, err := read(Root, raw)
+		d, err := read(RoleRoot, raw)
 		if err != nil {
 			return err
 		}
@@ -103,16 +103,16 @@ func (w *walk) roots(b Bundle) error {
 	return nil
 }
 
-func (w *walk) timestamp(b Bundle) error {
+func (w *walk) timestamp(b Metadata) error {
 	if root := w.set.Root.Signed; root.IsExpired(w.set.RefTime) {
-		return w.explain(document{Signed: Signed{Root, root.Version, root.Expires}}, &metadata.ErrExpiredMetadata{})
+		return w.explain(document{Signed: Signed{RoleRoot, root.Version, root.Expires}}, &metadata.ErrExpiredMetadata{})
 	}
 	// What was trusted before bars older ones; that it expired or was signed by a
 	// key that a root has revoked since is no reason to stop.
-	if _, err := read(Timestamp, w.state.Timestamp); err == nil {
+	if _, err := read(RoleTimestamp, w.state.Timestamp); err == nil {
 		w.set.UpdateTimestamp(w.state.Timestamp)
 	}
-	d, err := read(Timestamp, b.Timestamp)
+	d, err := read(RoleTimestamp, b.Timestamp)
 	if err != nil {
 		return err
 	}
@@ -127,13 +127,13 @@ func (w *walk) timestamp(b Bundle) error {
 	return nil
 }
 
-func (w *walk) snapshot(b Bundle) error {
-	if _, err := read(Snapshot, w.state.Snapshot); err == nil {
+func (w *walk) snapshot(b Metadata) error {
+	if _, err := read(RoleSnapshot, w.state.Snapshot); err == nil {
 		if _, err := w.set.UpdateSnapshot(w.state.Snapshot, true); err == nil {
 			return nil
 		}
 	}
-	d, err := read(Snapshot, b.Snapshot)
+	d, err := read(RoleSnapshot, b.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -144,13 +144,13 @@ func (w *walk) snapshot(b Bundle) error {
 	return nil
 }
 
-func (w *walk) targets(b Bundle) error {
-	if _, err := read(Targets, w.state.Targets); err == nil {
+func (w *walk) targets(b Metadata) error {
+	if _, err := read(RoleTargets, w.state.Targets); err == nil {
 		if _, err := w.set.UpdateTargets(w.state.Targets); err == nil {
 			return nil
 		}
 	}
-	d, err := read(Targets, b.Targets)
+	d, err := read(RoleTargets, b.Targets)
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (w *walk) release(raw []byte) (*Release, error) {
 		snapshot  = w.set.Snapshot.Signed
 		targets   = w.set.Targets[metadata.TARGETS].Signed
 	)
-	d := document{Signed: Signed{Targets, targets.Version, targets.Expires}}
+	d := document{Signed: Signed{RoleTargets, targets.Version, targets.Expires}}
 	file := targets.Targets[manifest.FileName]
 	switch {
 	case file == nil:
@@ -184,16 +184,16 @@ func (w *walk) release(raw []byte) (*Release, error) {
 		return nil, d.refuse("%s: %v", manifest.FileName, err)
 	}
 	return &Release{Manifest: m, Raw: raw, Signed: []Signed{
-		{Root, root.Version, root.Expires},
-		{Timestamp, timestamp.Version, timestamp.Expires},
-		{Snapshot, snapshot.Version, snapshot.Expires},
+		{RoleRoot, root.Version, root.Expires},
+		{RoleTimestamp, timestamp.Version, timestamp.Expires},
+		{RoleSnapshot, snapshot.Version, snapshot.Expires},
 		d.Signed,
 	}}, nil
 }
 
 // explain makes go-tuf's refusal of d one that a person understands.
 func (w *walk) explain(d document, err error) error {
-	e := d.refuse("%s", cause(err))
+	e := d.refuse("%s", reason(err))
 	var unsigned *metadata.ErrUnsignedMetadata
 	var other *metadata.ErrRepository
 	switch {
@@ -216,8 +216,8 @@ func (w *walk) explain(d document, err error) error {
 // that once more when there was no newer one.
 func (w *walk) expired(d document) error {
 	s := d.Signed
-	if t := w.set.Timestamp; d.Role == Snapshot && t != nil && t.Signed.IsExpired(w.set.RefTime) {
-		s = Signed{Timestamp, t.Signed.Version, t.Signed.Expires}
+	if t := w.set.Timestamp; d.Role == RoleSnapshot && t != nil && t.Signed.IsExpired(w.set.RefTime) {
+		s = Signed{RoleTimestamp, t.Signed.Version, t.Signed.Expires}
 	}
 	return &Error{Role: s.Role, Version: s.Version, Expired: true,
 		Reason: fmt.Sprintf("expired on %s (it is %s here)", s.Expires.UTC().Format(time.RFC3339), w.set.RefTime.Format(time.RFC3339))}
@@ -226,14 +226,14 @@ func (w *walk) expired(d document) error {
 // badVersion says which version was expected, and who did.
 func (w *walk) badVersion(d document) string {
 	switch t := w.set.Timestamp; d.Role {
-	case Root:
+	case RoleRoot:
 		return fmt.Sprintf("it does not follow root v%d", w.set.Root.Signed.Version)
-	case Timestamp:
+	case RoleTimestamp:
 		if d.Version < t.Signed.Version {
 			return fmt.Sprintf("it is older than timestamp v%d, which was here before", t.Signed.Version)
 		}
 		return fmt.Sprintf("it names snapshot v%d, older than v%d, which was here before", d.names, t.Signed.Meta["snapshot.json"].Version)
-	case Snapshot:
+	case RoleSnapshot:
 		if wants := t.Signed.Meta["snapshot.json"].Version; d.Version != wants {
 			return fmt.Sprintf("the timestamp names snapshot v%d", wants)
 		}

@@ -85,7 +85,7 @@ func TestState(t *testing.T) {
 	// Another repository of the same keys: it begins at the beginning.
 	other := newMachine(t)
 	other.Root.Signed.Expires = start.Add(day)
-	other.Pin = trusttest.Sign(other.Repo, other.Root, other.Keys[trust.Root]...)
+	other.Pin = trusttest.Sign(other.Repo, other.Root, other.Keys[trust.RoleRoot]...)
 	other.Release(3)
 	other.state = newMachine(t).played(5)
 	other.ours(3)
@@ -132,10 +132,10 @@ func TestNext(t *testing.T) {
 		want string
 		most int64
 	}{
-		{trust.Root, r.Pin, "2.root.json", trust.MaxRoot},
-		{trust.Timestamp, b.Timestamp, "1.snapshot.json", trust.MaxSnapshot},
-		{trust.Snapshot, b.Snapshot, "1.targets.json", trust.MaxTargets},
-		{trust.Targets, b.Targets, manifest.Digest(r.Files[manifest.FileName]) + ".client-manifest.json", manifest.MaxSize},
+		{trust.RoleRoot, r.Pin, "2.root.json", trust.MaxRoot},
+		{trust.RoleTimestamp, b.Timestamp, "1.snapshot.json", trust.MaxSnapshot},
+		{trust.RoleSnapshot, b.Snapshot, "1.targets.json", trust.MaxTargets},
+		{trust.RoleTargets, b.Targets, manifest.Digest(r.Files[manifest.FileName]) + ".client-manifest.json", manifest.MaxSize},
 	} {
 		if got, most, err := trust.Next(row.role, row.doc); got != row.want || most != row.most || err != nil {
 			t.Errorf("%s: got %s, %d, %v", row.role, got, most, err)

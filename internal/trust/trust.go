@@ -44,10 +44,10 @@ import (
 type Role string
 
 const (
-	Root      Role = "root"
-	Timestamp Role = "timestamp"
-	Snapshot  Role = "snapshot"
-	Targets   Role = "targets"
+	RoleRoot      Role = "root"
+	RoleTimestamp Role = "timestamp"
+	RoleSnapshot  Role = "snapshot"
+	RoleTargets   Role = "targets"
 )
 
 // What a client takes at most, in bytes.
@@ -58,10 +58,10 @@ const (
 	MaxTargets   = 5_000_000
 	// MaxRotations is how many roots may follow the pin.
 	MaxRotations = 256
-	// MaxBundle is for a bundle as JSON. The largest timestamp, snapshot and targets
+	// MaxMetadata is for a bundle as JSON. The largest timestamp, snapshot and targets
 	// take 9.4 MB of it, as base64; the rest is enough for MaxRotations roots of the
 	// size that they really have, 2 to 19 kB. As many roots of MaxRoot would be 175 MB.
-	MaxBundle = 16 << 20
+	MaxMetadata = 16 << 20
 )
 
 // TimestampFile is where a client begins, after the roots. It is the only file of
@@ -71,18 +71,18 @@ const TimestampFile = "timestamp.json"
 // Max is the most bytes that metadata of the role may have.
 func (r Role) Max() int {
 	switch r {
-	case Root:
+	case RoleRoot:
 		return MaxRoot
-	case Timestamp:
+	case RoleTimestamp:
 		return MaxTimestamp
-	case Snapshot:
+	case RoleSnapshot:
 		return MaxSnapshot
 	}
 	return MaxTargets
 }
 
-// Bundle is what was found in a repository.
-type Bundle struct {
+// Metadata is what was found in a repository.
+type Metadata struct {
 	Roots     [][]byte `json:"roots"` // in the order of their versions; those up to the last one known are passed over
 	Timestamp []byte   `json:"timestamp"`
 	Snapshot  []byte   `json:"snapshot"`

@@ -41,12 +41,12 @@ func TestAttacks(t *testing.T) {
 				}
 				// Root would learn of what was refused, too, if this role were taken over.
 				_, root, _ = trust.Client{Pin: repo.Pin, State: root, Clock: time.Now()}.Check(bundle)
-				must(t, b.tree.SetTrust(state.Swap, "agent", root))
+				must(t, b.tree.SetTrust(state.RoleSwap, "agent", root))
 				if text, refused := want.(string); refused {
-					b.mustRecord(t, got, state.Refused, text)
+					b.mustRecord(t, got, state.ResultRefused, text)
 					return
 				}
-				b.mustRecord(t, got, state.HandedOn, "")
+				b.mustRecord(t, got, state.ResultHandedOn, "")
 				if got.Sequence != int64(want.(int)) {
 					t.Errorf("%+v, want sequence %d", got, want)
 				}
@@ -62,9 +62,9 @@ func TestAttacks(t *testing.T) {
 // roots is everything that root remembers of the target.
 func (b *bench) roots(t *testing.T) []byte {
 	t.Helper()
-	dir := os.DirFS(b.tree.Dir(state.Swap, "agent"))
+	dir := os.DirFS(b.tree.Dir(state.RoleSwap, "agent"))
 	var all bytes.Buffer
-	for _, name := range ls(t, b.tree.Dir(state.Swap, "agent")) {
+	for _, name := range ls(t, b.tree.Dir(state.RoleSwap, "agent")) {
 		f, err := dir.Open(name)
 		must(t, err)
 		_, err = all.ReadFrom(f)

@@ -105,7 +105,7 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 			err = out.Sync()
 		}
 		if sum := hex.EncodeToString(hash.Sum(nil)); err == nil && sum != want.SHA256 {
-			err = state.Fail(state.Refused, "its sha256 is then %s, the manifest says %s", sum, want.SHA256)
+			err = state.Fail(state.ResultRefused, "its sha256 is then %s, the manifest says %s", sum, want.SHA256)
 		}
 	}
 	if err != nil {

@@ -30,7 +30,7 @@ func deltas(t *testing.T) *bench {
 	made, err := archive.Diff([]byte(old), []byte(b.bundle.content["agent-v2"]))
 	must(t, err)
 	b.delta(made)
-	must(t, b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Verb: state.Apply, Installed: "v1"}))
+	must(t, b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
 	return b
 }
 
@@ -60,7 +60,7 @@ func TestDelta(t *testing.T) {
 	// What an earlier attempt left that was killed.
 	must(t, b.tree.SetFallback("agent", state.Fallback{Attempt: "earlier", Reason: "x"}))
 	b.hand(t)
-	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 	if f := b.fallback(t); f != nil {
 		t.Errorf("it asks for the archive: %+v", f)
 	}
@@ -175,7 +175,7 @@ func TestDeltaFallsBack(t *testing.T) {
 			if f := b.fallback(t); f == nil || f.Attempt != attempt || f.Reason != a.NoDelta {
 				t.Errorf("it asks for %+v", f)
 			}
-			s, err := b.tree.Status(state.Verify, "agent")
+			s, err := b.tree.Status(state.RoleVerify, "agent")
 			if err != nil || len(s.Attempts) != 0 {
 				t.Errorf("recorded %+v, %v", s.Attempts, err)
 			}
@@ -190,7 +190,7 @@ func TestDeltaFallsBack(t *testing.T) {
 			b.bundle.repack(t)
 			b.hand(t)
 			must(t, os.WriteFile(filepath.Join(b.root, "agent.service"), []byte(c["agent.service"]), 0o644))
-			b.mustRecord(t, b.run(t), state.HandedOn, "")
+			b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 			if f := b.fallback(t); f != nil {
 				t.Errorf("it asks for the archive still: %+v", f)
 			}
@@ -209,7 +209,7 @@ func TestDeltaWithoutAnOrder(t *testing.T) {
 			}
 			b.bundle.deltas = nil
 			b.hand(t)
-			b.mustRecord(t, b.run(t), state.Refused, "cannot read 0: no such file")
+			b.mustRecord(t, b.run(t), state.ResultRefused, "cannot read 0: no such file")
 			if f := b.fallback(t); f != nil {
 				t.Errorf("it asks for the archive: %+v", f)
 			}
@@ -229,7 +229,7 @@ func TestDeltaMakesAForeignProgram(t *testing.T) {
 	must(t, err)
 	b.delta(made)
 	b.hand(t)
-	b.mustRecord(t, b.run(t), state.Refused, "its entry agent-v2: built for sparc")
+	b.mustRecord(t, b.run(t), state.ResultRefused, "its entry agent-v2: built for sparc")
 	if f := b.fallback(t); f != nil {
 		t.Errorf("it asks for the archive: %+v", f)
 	}

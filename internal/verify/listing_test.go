@@ -22,18 +22,18 @@ func TestListing(t *testing.T) {
 		text     string
 		unpacked []string
 	}{
-		"listed":      {good, nil, state.HandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
-		"no list":     {files{"tool": "x"}, nil, state.HandedOn, "", []string{"agent-v2", "agent.service"}},
-		"list needed": {nil, func(b *bench) { b.target.Listing.Optional = false }, state.Refused, "the archive has no LIST", nil},
-		"not there":   {files{"LIST": "bin:spare\nbin:tool"}, nil, state.Refused, "the archive has no spare, no tool", nil},
-		"not allowed": {files{"LIST": "bin:agent"}, nil, state.Refused, `cannot use LIST of agent.tar.gz: line 1 "bin:agent" is not among`, nil},
-		"excluded":    {files{"LIST": "bin:tool-update", "tool-update": "x"}, nil, state.HandedOn, "", []string{"LIST", "agent-v2", "agent.service"}},
-		"no contents": {good, func(b *bench) { b.bundle.platform(func(p *manifest.Platform) { p.Contents = nil }) }, state.HandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
+		"listed":      {good, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
+		"no list":     {files{"tool": "x"}, nil, state.ResultHandedOn, "", []string{"agent-v2", "agent.service"}},
+		"list needed": {nil, func(b *bench) { b.target.Listing.Optional = false }, state.ResultRefused, "the archive has no LIST", nil},
+		"not there":   {files{"LIST": "bin:spare\nbin:tool"}, nil, state.ResultRefused, "the archive has no spare, no tool", nil},
+		"not allowed": {files{"LIST": "bin:agent"}, nil, state.ResultRefused, `cannot use LIST of agent.tar.gz: line 1 "bin:agent" is not among`, nil},
+		"excluded":    {files{"LIST": "bin:tool-update", "tool-update": "x"}, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service"}},
+		"no contents": {good, func(b *bench) { b.bundle.platform(func(p *manifest.Platform) { p.Contents = nil }) }, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
 		"other list": {good, func(b *bench) {
 			b.bundle.platform(func(p *manifest.Platform) { p.Contents["LIST"] = p.Contents["tool"] })
-		}, state.Refused, "its entry LIST is not the one", nil},
-		"other tool":   {good, func(b *bench) { b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "tool") }) }, state.Refused, "do not list its entry tool", nil},
-		"foreign tool": {files{"LIST": "bin:tool", "tool": foreign(t)}, nil, state.Refused, "its entry tool: built for", nil},
+		}, state.ResultRefused, "its entry LIST is not the one", nil},
+		"other tool":   {good, func(b *bench) { b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "tool") }) }, state.ResultRefused, "do not list its entry tool", nil},
+		"foreign tool": {files{"LIST": "bin:tool", "tool": foreign(t)}, nil, state.ResultRefused, "its entry tool: built for", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
@@ -48,7 +48,7 @@ func TestListing(t *testing.T) {
 			}
 			b.hand(t)
 			b.mustRecord(t, b.run(t), c.result, c.text)
-			if c.result != state.HandedOn {
+			if c.result != state.ResultHandedOn {
 				return
 			}
 			entry, err := os.OpenRoot(filepath.Join(b.out(), attempt))

@@ -33,7 +33,7 @@ func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform
 	if err := v.room(p); err != nil {
 		return nil, err
 	}
-	out, err := os.CreateTemp(v.tree.Dir(state.Verify, v.name), state.TempPayload+"*")
+	out, err := os.CreateTemp(v.tree.Dir(state.RoleVerify, v.name), state.TempPayload+"*")
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
 	}
@@ -76,12 +76,12 @@ func (v *verifier) room(p manifest.Platform) error {
 	// No overflow: the manifest's sizes are at most 1 TiB.
 	if need := p.Size + p.UnpackedSize; need > free {
 		return fmt.Errorf("cannot unpack %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
-			p.File, float64(need)/1e6, v.tree.Dir(state.Verify, v.name), float64(free)/1e6)
+			p.File, float64(need)/1e6, v.tree.Dir(state.RoleVerify, v.name), float64(free)/1e6)
 	}
 	return nil
 }
 
-func (v *verifier) free() (int64, error) { return state.Free(v.tree.Dir(state.Verify, v.name)) }
+func (v *verifier) free() (int64, error) { return state.Free(v.tree.Dir(state.RoleVerify, v.name)) }
 
 // cause strips the path that os errors carry, since ours name the file already.
 func cause(err error) error {

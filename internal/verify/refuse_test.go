@@ -56,71 +56,71 @@ func TestBundles(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"altered payload", func(t *testing.T, b *bench) { b.bundle.payload[20] ^= 1 }, state.Refused, "agent.tar.gz: its sha256 is"},
-		{"longer payload", func(t *testing.T, b *bench) { b.bundle.payload = append(b.bundle.payload, 0) }, state.Refused, "bytes, the manifest says"},
-		{"no payload", instead("payload", func(string) error { return nil }), state.Refused, "payload: no such file"},
-		{"FIFO for the payload", instead("payload", fifo), state.Refused, "payload: it is not a regular file"},
-		{"link for the payload", instead("payload", func(p string) error { return os.Symlink("/etc/passwd", p) }), state.Refused, "cannot read payload"},
-		{"directory for the payload", instead("payload", func(p string) error { return os.Mkdir(p, 0o777) }), state.Refused, "payload: it is not a regular file"},
-		{"FIFO for the manifest", instead("manifest.json", fifo), state.Refused, "manifest.json: it is not a regular file"},
-		{"FIFO for the receipt", instead("receipt.json", fifo), state.Refused, "receipt.json: it is not a regular file"},
+		{"altered payload", func(t *testing.T, b *bench) { b.bundle.payload[20] ^= 1 }, state.ResultRefused, "agent.tar.gz: its sha256 is"},
+		{"longer payload", func(t *testing.T, b *bench) { b.bundle.payload = append(b.bundle.payload, 0) }, state.ResultRefused, "bytes, the manifest says"},
+		{"no payload", instead("payload", func(string) error { return nil }), state.ResultRefused, "payload: no such file"},
+		{"FIFO for the payload", instead("payload", fifo), state.ResultRefused, "payload: it is not a regular file"},
+		{"link for the payload", instead("payload", func(p string) error { return os.Symlink("/etc/passwd", p) }), state.ResultRefused, "cannot read payload"},
+		{"directory for the payload", instead("payload", func(p string) error { return os.Mkdir(p, 0o777) }), state.ResultRefused, "payload: it is not a regular file"},
+		{"FIFO for the manifest", instead("manifest.json", fifo), state.ResultRefused, "manifest.json: it is not a regular file"},
+		{"FIFO for the receipt", instead("receipt.json", fifo), state.ResultRefused, "receipt.json: it is not a regular file"},
 		{"huge manifest", instead("manifest.json", func(p string) error {
 			if err := os.WriteFile(p, nil, 0o644); err != nil {
 				return err
 			}
 			return os.Truncate(p, 10<<30)
-		}), state.Refused, "larger than 1048576 bytes"},
+		}), state.ResultRefused, "larger than 1048576 bytes"},
 
-		{"receipt of another attempt", func(t *testing.T, b *bench) { b.bundle.receipt = `{"attempt":"another"}` }, state.Refused, "of another attempt"},
-		{"damaged receipt", func(t *testing.T, b *bench) { b.bundle.receipt = "\x00\x00" }, state.Refused, "receipt.json: it is damaged"},
-		{"damaged manifest", func(t *testing.T, b *bench) { b.bundle.raw = []byte("<html>") }, state.Refused, "cannot use the manifest"},
-		{"another product", func(t *testing.T, b *bench) { b.bundle.manifest.Product = "server" }, state.Refused, `it is of product "server"`},
+		{"receipt of another attempt", func(t *testing.T, b *bench) { b.bundle.receipt = `{"attempt":"another"}` }, state.ResultRefused, "of another attempt"},
+		{"damaged receipt", func(t *testing.T, b *bench) { b.bundle.receipt = "\x00\x00" }, state.ResultRefused, "receipt.json: it is damaged"},
+		{"damaged manifest", func(t *testing.T, b *bench) { b.bundle.raw = []byte("<html>") }, state.ResultRefused, "cannot use the manifest"},
+		{"another product", func(t *testing.T, b *bench) { b.bundle.manifest.Product = "server" }, state.ResultRefused, `it is of product "server"`},
 		{"another platform", func(t *testing.T, b *bench) {
 			m := b.bundle.manifest
 			m.Platforms = map[string]manifest.Platform{"plan9-mips": m.Platforms[manifest.Host()]}
-		}, state.Refused, "nothing for " + manifest.Host()},
+		}, state.ResultRefused, "nothing for " + manifest.Host()},
 
 		{"not an archive", func(t *testing.T, b *bench) {
 			b.bundle.payload = []byte("MZ")
 			b.bundle.platform(func(p *manifest.Platform) { p.Size, p.SHA256 = 2, manifest.Digest([]byte("MZ")) })
-		}, state.Refused, "cannot unpack agent.tar.gz"},
+		}, state.ResultRefused, "cannot unpack agent.tar.gz"},
 		{"cut archive", func(t *testing.T, b *bench) {
 			b.bundle.payload = b.bundle.payload[:len(b.bundle.payload)-9]
 			b.bundle.platform(func(p *manifest.Platform) {
 				p.Size, p.SHA256 = int64(len(b.bundle.payload)), manifest.Digest(b.bundle.payload)
 			})
-		}, state.Refused, "cannot unpack agent.tar.gz"},
-		{"larger than it says", platform(func(p *manifest.Platform) { p.UnpackedSize-- }), state.Refused, "unpacks to more than"},
-		{"no unpacked_size", platform(func(p *manifest.Platform) { p.UnpackedSize = 0 }), state.HandedOn, ""},
-		{"too large for the disk", platform(func(p *manifest.Platform) { p.UnpackedSize = 1 << 40 }), state.Failed, "it needs 1099511.6 MB on the disk of"},
+		}, state.ResultRefused, "cannot unpack agent.tar.gz"},
+		{"larger than it says", platform(func(p *manifest.Platform) { p.UnpackedSize-- }), state.ResultRefused, "unpacks to more than"},
+		{"no unpacked_size", platform(func(p *manifest.Platform) { p.UnpackedSize = 0 }), state.ResultHandedOn, ""},
+		{"too large for the disk", platform(func(p *manifest.Platform) { p.UnpackedSize = 1 << 40 }), state.ResultFailed, "it needs 1099511.6 MB on the disk of"},
 
-		{"missing entry", content(func(t *testing.T, c files) { delete(c, "agent.service") }), state.Refused, "the archive has no agent.service"},
+		{"missing entry", content(func(t *testing.T, c files) { delete(c, "agent.service") }), state.ResultRefused, "the archive has no agent.service"},
 		{"missing entry, no contents", func(t *testing.T, b *bench) {
 			delete(b.bundle.content, "agent-v2")
 			b.bundle.repack(t)
 			b.bundle.platform(func(p *manifest.Platform) { p.Contents = nil })
-		}, state.Refused, "the archive has no agent-v2"},
+		}, state.ResultRefused, "the archive has no agent-v2"},
 		{"optional entry that the contents list", platform(func(p *manifest.Platform) {
 			p.Contents["extra"] = p.Contents["README"]
-		}), state.Refused, "the archive has no extra"},
-		{"optional entry", content(func(t *testing.T, c files) { c["extra"] = "more" }), state.HandedOn, ""},
-		{"no contents", platform(func(p *manifest.Platform) { p.Contents = nil }), state.HandedOn, ""},
-		{"entry not in the contents", platform(func(p *manifest.Platform) { delete(p.Contents, "agent-v2") }), state.Refused, "do not list its entry agent-v2"},
+		}), state.ResultRefused, "the archive has no extra"},
+		{"optional entry", content(func(t *testing.T, c files) { c["extra"] = "more" }), state.ResultHandedOn, ""},
+		{"no contents", platform(func(p *manifest.Platform) { p.Contents = nil }), state.ResultHandedOn, ""},
+		{"entry not in the contents", platform(func(p *manifest.Platform) { delete(p.Contents, "agent-v2") }), state.ResultRefused, "do not list its entry agent-v2"},
 		{"entry other than in the contents", platform(func(p *manifest.Platform) {
 			p.Contents["agent-v2"] = p.Contents["README"]
-		}), state.Refused, "its entry agent-v2 is not the one"},
+		}), state.ResultRefused, "its entry agent-v2 is not the one"},
 
-		{"for another machine", content(func(t *testing.T, c files) { c["agent-v2"] = foreign(t) }), state.Refused, "its entry agent-v2: built for sparc, this machine is " + manifest.Host()},
+		{"for another machine", content(func(t *testing.T, c files) { c["agent-v2"] = foreign(t) }), state.ResultRefused, "its entry agent-v2: built for sparc, this machine is " + manifest.Host()},
 		{"a script where a program was", func(t *testing.T, b *bench) {
 			installed("agent", program1(t), script)(t, b)
-		}, state.Refused, "its entry agent-v2 is text, and "},
-		{"a program where a script was", installed("agent", "#!/bin/sh\n", nil), state.Refused, "agent-v2 is an ELF file, and "},
-		{"a script where a script was", installed("agent", "#!/bin/sh\n", script), state.HandedOn, ""},
-		{"a program where an empty file was", installed("agent", "", nil), state.HandedOn, ""},
-		{"a program where a damaged one was", installed("agent", strings.Repeat("\x00", 600), nil), state.HandedOn, ""},
+		}, state.ResultRefused, "its entry agent-v2 is text, and "},
+		{"a program where a script was", installed("agent", "#!/bin/sh\n", nil), state.ResultRefused, "agent-v2 is an ELF file, and "},
+		{"a script where a script was", installed("agent", "#!/bin/sh\n", script), state.ResultHandedOn, ""},
+		{"a program where an empty file was", installed("agent", "", nil), state.ResultHandedOn, ""},
+		{"a program where a damaged one was", installed("agent", strings.Repeat("\x00", 600), nil), state.ResultHandedOn, ""},
 		{"a FIFO at the destination", func(t *testing.T, b *bench) {
 			must(t, syscall.Mkfifo(filepath.Join(b.root, "agent"), 0o644))
-		}, state.HandedOn, ""},
+		}, state.ResultHandedOn, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
@@ -146,7 +146,7 @@ func TestGarbageInTheSpool(t *testing.T) {
 	outside := filepath.Join(b.root, "outside")
 	must(t, os.WriteFile(outside, nil, 0o644))
 	must(t, os.Symlink(b.root, filepath.Join(in, "Root")))
-	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 	if _, err := os.Stat(outside); err != nil {
 		t.Errorf("cleared too much: %v", err)
 	}
@@ -167,7 +167,7 @@ func TestEntryIsNoDirectory(t *testing.T) {
 			go func() { done <- b.run(t) }()
 			select {
 			case a := <-done:
-				b.mustRecord(t, a, state.Failed, "cannot open "+attempt)
+				b.mustRecord(t, a, state.ResultFailed, "cannot open "+attempt)
 			case <-time.After(10 * time.Second):
 				t.Fatal("it hangs")
 			}

@@ -20,7 +20,7 @@ func (v *verifier) signed(bundle *os.Root, t *target.Target) error {
 	if err != nil {
 		return refused("%w", err)
 	}
-	if v.metadata, err = state.ReadEntry(bundle, state.MetadataName, trust.MaxBundle); err != nil {
+	if v.metadata, err = state.ReadEntry(bundle, state.MetadataName, trust.MaxMetadata); err != nil {
 		return refused("%w", err)
 	}
 	b, err := trust.Decode(v.metadata, v.raw)
@@ -28,7 +28,7 @@ func (v *verifier) signed(bundle *os.Root, t *target.Target) error {
 		return refused(what, err)
 	}
 	client := trust.Client{Pin: pin, Clock: time.Now(), Built: trust.Built()}
-	if err := v.tree.Trust(state.Swap, v.name, &client.State); err != nil {
+	if err := v.tree.Trust(state.RoleSwap, v.name, &client.State); err != nil {
 		return err
 	}
 	release, _, err := client.Check(b)

@@ -19,7 +19,7 @@ import (
 func signed(t *testing.T) (*bench, *trusttest.Repo) {
 	t.Helper()
 	b := newBench(t)
-	must(t, os.MkdirAll(b.tree.Dir(state.Swap, "agent"), 0o755))
+	must(t, os.MkdirAll(b.tree.Dir(state.RoleSwap, "agent"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(b.root, "admin"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(b.root, "trust"), 0o755))
 	must(t, os.WriteFile(filepath.Join(b.root, "admin/agent.toml"), []byte(`unit = "agent.service"
@@ -50,7 +50,7 @@ func (b *bench) handSigned(t *testing.T, repo *trusttest.Repo) {
 	b.metadata(t, repo.Bundle(1))
 }
 
-func (b *bench) metadata(t *testing.T, of trust.Bundle) {
+func (b *bench) metadata(t *testing.T, of trust.Metadata) {
 	t.Helper()
 	raw, err := of.Encode()
 	must(t, err)
@@ -61,7 +61,7 @@ func (b *bench) rootKnows(t *testing.T, repo *trusttest.Repo) {
 	t.Helper()
 	_, known, err := trust.Client{Pin: repo.Pin, Clock: time.Now()}.Check(repo.Bundle(1))
 	must(t, err)
-	must(t, b.tree.SetTrust(state.Swap, "agent", known))
+	must(t, b.tree.SetTrust(state.RoleSwap, "agent", known))
 }
 
 // TestSigned: what is handed on has the metadata beside it, and this role keeps
@@ -72,7 +72,7 @@ func TestSigned(t *testing.T) {
 	b.rootKnows(t, repo)
 	b.handSigned(t, repo)
 	b.metadata(t, repo.Bundle(2)) // root knows the rest
-	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 	entry := filepath.Join(b.out(), attempt)
 	if got := ls(t, entry); !slices.Equal(got, []string{"0", "1", "manifest.json", "metadata.json", "receipt.json"}) {
 		t.Errorf("in the entry: %v", got)
@@ -110,7 +110,7 @@ func TestSignedRefused(t *testing.T) {
 			must(t, os.Remove(filepath.Join(b.entry(), state.MetadataName)))
 		}, text: "cannot read metadata.json: no such file or directory"},
 		{name: "huge metadata", alter: func(t *testing.T, b *bench, _ *trusttest.Repo) {
-			must(t, os.Truncate(filepath.Join(b.entry(), state.MetadataName), trust.MaxBundle+1))
+			must(t, os.Truncate(filepath.Join(b.entry(), state.MetadataName), trust.MaxMetadata+1))
 		}, text: "it is larger than 16777216 bytes"},
 		{name: "no root", before: func(t *testing.T, b *bench, _ *trusttest.Repo) {
 			must(t, os.Remove(filepath.Join(b.root, "trust/agent.root.json")))
@@ -121,11 +121,11 @@ func TestSignedRefused(t *testing.T) {
 		}, text: "timestamp v2: too few valid signatures"},
 		{name: "expired", before: func(_ *testing.T, _ *bench, repo *trusttest.Repo) { repo.Expire(-time.Hour) }, text: "timestamp v2: expired on "},
 		{name: "what root knows is lost", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
-			must(t, os.RemoveAll(b.tree.Dir(state.Swap, "agent")))
-		}, result: state.HandedOn},
+			must(t, os.RemoveAll(b.tree.Dir(state.RoleSwap, "agent")))
+		}, result: state.ResultHandedOn},
 		{name: "withdrawn", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
 			must(t, b.tree.RaiseFloor("agent", 6)) // and these are older bytes at 7
-		}, result: state.HandedOn},
+		}, result: state.ResultHandedOn},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, repo := signed(t)
@@ -137,7 +137,7 @@ func TestSignedRefused(t *testing.T) {
 				c.alter(t, b, repo)
 			}
 			if c.result == "" {
-				c.result = state.Refused
+				c.result = state.ResultRefused
 			}
 			a := b.run(t)
 			if a.Expired != (c.name == "expired") {

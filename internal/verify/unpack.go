@@ -20,7 +20,7 @@ import (
 // handOn makes a tree of the bundle, checks it and offers it to the swapper. When
 // it fails nothing stays in the spool.
 func (v *verifier) handOn(t *target.Target, bundle *os.Root) (err error) {
-	spool, err := v.tree.OpenSpool(state.Verify, v.name, true)
+	spool, err := v.tree.MakeSpool(state.RoleVerify, v.name)
 	if err != nil {
 		return err
 	}
@@ -96,9 +96,9 @@ func (v *verifier) unpack(t *target.Target, bundle, into *os.Root) ([]state.Rece
 		return strconv.Itoa(n - 1)
 	}, limits)
 	if err != nil {
-		result := state.Refused
+		result := state.ResultRefused
 		if _, onDisk := errors.AsType[*fs.PathError](err); onDisk {
-			result = state.Failed
+			result = state.ResultFailed
 		}
 		return nil, state.Fail(result, "cannot unpack %s: %w", v.platform.File, err)
 	}

@@ -38,33 +38,33 @@ func Run(tree state.Tree, dirs target.Dirs, name string) (state.Attempt, error) 
 }
 
 func run(tree state.Tree, name string, load func() (*target.Target, error)) (state.Attempt, error) {
-	in, err := tree.OpenSpool(state.Fetch, name, false)
+	in, err := tree.OpenSpool(state.RoleFetch, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return state.Attempt{}, nil
 	}
 	if err != nil {
-		return state.Attempt{Result: state.Failed}, err
+		return state.Attempt{Result: state.ResultFailed}, err
 	}
 	defer in.Close()
 	attempt, bundle, err := in.Claim()
 	if attempt == "" {
-		return state.Attempt{Result: state.Failed}, err
+		return state.Attempt{Result: state.ResultFailed}, err
 	}
 	v := verifier{tree: tree, name: name, attempt: attempt}
 	if err != nil {
-		return v.record(state.Failed, err)
+		return v.recordAttempt(state.ResultFailed, err)
 	}
 	result, end := v.verify(bundle, load)
 	cleared := errors.Join(bundle.Close(), in.Consume(attempt))
 	if v.noDelta != "" {
 		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result, NoDelta: v.noDelta}, cleared
 	}
-	a, err := v.record(result, end)
+	a, err := v.recordAttempt(result, end)
 	return a, errors.Join(err, cleared)
 }
 
 func refused(format string, args ...any) error {
-	return state.Fail(state.Refused, format, args...)
+	return state.Fail(state.ResultRefused, format, args...)
 }
 
 type verifier struct {
@@ -84,20 +84,20 @@ type verifier struct {
 }
 
 func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) (state.Result, error) {
-	if err := errors.Join(v.tree.Tidy(state.Verify, v.name), v.tree.DropFallback(v.name)); err != nil {
-		return state.Failed, err
+	if err := errors.Join(v.tree.Tidy(state.RoleVerify, v.name), v.tree.DropFallback(v.name)); err != nil {
+		return state.ResultFailed, err
 	}
 	t, err := load()
 	if err != nil {
-		return state.Misconfigured, err
+		return state.ResultMisconfigured, err
 	}
 	if err := v.read(bundle, t); err != nil {
-		return state.Failed, err
+		return state.ResultFailed, err
 	}
 	if err := v.handOn(t, bundle); err != nil {
-		return state.Failed, err
+		return state.ResultFailed, err
 	}
-	return state.HandedOn, nil
+	return state.ResultHandedOn, nil
 }
 
 // read reads receipt and manifest, and chooses the platform by this machine.
@@ -132,8 +132,8 @@ func (v *verifier) read(bundle *os.Root, t *target.Target) error {
 }
 
 // record writes how the attempt ended here.
-func (v *verifier) record(result state.Result, end error) (state.Attempt, error) {
-	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.Verify), Result: result}
+func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt, error) {
+	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: result}
 	if end != nil {
 		a.Reason, a.Expired = end.Error(), expired(end)
 		if f, ok := errors.AsType[*state.Failure](end); ok {
@@ -154,5 +154,5 @@ func (v *verifier) record(result state.Result, end error) (state.Attempt, error)
 	if order.Attempt == v.attempt {
 		a.Origin, a.From = order.Origin, order.Installed
 	}
-	return a, v.tree.Update(state.Verify, v.name, func(s *state.Status) { s.Record(a) })
+	return a, v.tree.Update(state.RoleVerify, v.name, func(s *state.Status) { s.Record(a) })
 }

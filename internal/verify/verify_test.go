@@ -113,7 +113,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	root := t.TempDir()
 	b := &bench{root: root, tree: state.Tree{Var: filepath.Join(root, "var"), Run: filepath.Join(root, "run")}}
-	for _, dir := range []string{b.tree.Dir(state.Fetch, "agent"), b.tree.Dir(state.Verify, "agent"), filepath.Join(b.tree.Run, "attempt")} {
+	for _, dir := range []string{b.tree.Dir(state.RoleFetch, "agent"), b.tree.Dir(state.RoleVerify, "agent"), filepath.Join(b.tree.Run, "attempt")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -136,8 +136,8 @@ func (b *bench) dirs() target.Dirs {
 	return target.Dirs{Root: b.root, Vendor: "/vendor", Admin: "/admin"}
 }
 
-func (b *bench) in() string  { return b.tree.Ready(state.Fetch, "agent") }
-func (b *bench) out() string { return b.tree.Ready(state.Verify, "agent") }
+func (b *bench) in() string  { return b.tree.Ready(state.RoleFetch, "agent") }
+func (b *bench) out() string { return b.tree.Ready(state.RoleVerify, "agent") }
 
 // entry is the bundle's directory.
 func (b *bench) entry() string { return filepath.Join(b.in(), b.bundle.attempt) }
@@ -201,17 +201,17 @@ func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, t
 	if strings.ContainsAny(a.Reason, "\n\x1b") || strings.Count(a.Reason, "cannot ") > 1 || a.Reason != "" && !strings.HasPrefix(a.Reason, "cannot ") {
 		t.Errorf("not one clear line: %q", a.Reason)
 	}
-	s, err := b.tree.Status(state.Verify, "agent")
+	s, err := b.tree.Status(state.RoleVerify, "agent")
 	if err != nil || len(s.Attempts) != 1 || !reflect.DeepEqual(s.Attempts[0], a) {
 		t.Errorf("recorded %+v, %v", s.Attempts, err)
 	}
 	if left := ls(t, b.in()); len(left) != 0 {
 		t.Errorf("not consumed: %v", left)
 	}
-	if left := ls(t, b.tree.Dir(state.Verify, "agent")); len(left) > 2 {
+	if left := ls(t, b.tree.Dir(state.RoleVerify, "agent")); len(left) > 2 {
 		t.Errorf("left: %v", left)
 	}
-	if result != state.HandedOn {
+	if result != state.ResultHandedOn {
 		if left := ls(t, b.out()); len(left) != 0 {
 			t.Errorf("handed on all the same: %v", left)
 		}
@@ -221,13 +221,13 @@ func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, t
 func TestHandedOn(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077)) // the unit's
 	b := newBench(t)
-	if err := b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.Operator, Installed: "v1"}); err != nil {
+	if err := b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Installed: "v1"}); err != nil {
 		t.Fatal(err)
 	}
 	b.hand(t)
 	a := b.run(t)
-	b.mustRecord(t, a, state.HandedOn, "")
-	if a.Origin != state.Operator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
+	b.mustRecord(t, a, state.ResultHandedOn, "")
+	if a.Origin != state.OriginOperator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
 		t.Errorf("%+v", a)
 	}
 	if got := ls(t, b.out()); !slices.Equal(got, []string{attempt}) {
@@ -277,7 +277,7 @@ func TestEmptySpool(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if left := ls(t, b.tree.Dir(state.Verify, "agent")); len(left) != 0 {
+	if left := ls(t, b.tree.Dir(state.RoleVerify, "agent")); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -289,7 +289,7 @@ func TestMisconfigured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.mustRecord(t, a, state.Misconfigured, "cannot use target agent")
+	b.mustRecord(t, a, state.ResultMisconfigured, "cannot use target agent")
 }
 
 // A run after a refusal finds nothing in its way.
@@ -299,13 +299,13 @@ func TestNextRun(t *testing.T) {
 	if err := os.Truncate(filepath.Join(b.entry(), "payload"), 10); err != nil {
 		t.Fatal(err)
 	}
-	b.mustRecord(t, b.run(t), state.Refused, "it has 10 bytes")
+	b.mustRecord(t, b.run(t), state.ResultRefused, "it has 10 bytes")
 	b.hand(t)
-	killed := filepath.Join(b.tree.Dir(state.Verify, "agent"), state.TempPayload+"1")
+	killed := filepath.Join(b.tree.Dir(state.RoleVerify, "agent"), state.TempPayload+"1")
 	if err := os.WriteFile(killed, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.mustRecord(t, b.run(t), state.HandedOn, "")
+	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 	if _, err := os.Lstat(killed); !os.IsNotExist(err) {
 		t.Errorf("what a killed verifier left is there still: %v", err)
 	}

@@ -92,7 +92,7 @@ func TestFiltersAndSorting(t *testing.T) {
 			Version: map[bool]string{true: "v0.1.11", false: "v0.1.12"}[i < 3], Seen: time.Unix(int64(1000000+i), 0)})
 	}
 	all[1].Result, all[1].Reason, all[1].Held = "rolled back", "it died", true
-	if err := b.store.Load().record(t.Context(), all); err != nil {
+	if err := b.store.Load().insertReports(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	for query, want := range map[string]struct {
@@ -143,7 +143,7 @@ func TestCaps(t *testing.T) {
 	for i := range maxRows + 10 {
 		all = append(all, report{ClientID: fmt.Sprintf("c-%04d", i), Version: fmt.Sprintf("v%d", i), Result: "failed", Seen: time.Now()})
 	}
-	if err := b.store.Load().record(t.Context(), all); err != nil {
+	if err := b.store.Load().insertReports(t.Context(), all); err != nil {
 		t.Fatal(err)
 	}
 	o := b.known("")
@@ -194,7 +194,7 @@ func TestPage(t *testing.T) {
 	b := newBench(t)
 	b.publish()
 	const evil = `"><script>alert(1)</script><a href='javascript:x'>`
-	err := b.store.Load().record(t.Context(), []report{
+	err := b.store.Load().insertReports(t.Context(), []report{
 		{ClientID: evil, Hostname: evil, OS: "linux", Arch: "amd64", Version: "v0.1.11", Result: "rolled back",
 			ResultVersion: evil, Reason: evil, Rejected: evil, Seen: time.Now(), Attempted: time.Now()},
 		{ClientID: evil + "2", OS: evil, Arch: evil, Version: evil, Result: evil, Seen: time.Now()},

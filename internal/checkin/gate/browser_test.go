@@ -17,7 +17,7 @@ func newFleet(t *testing.T) (*bench, *tab) {
 	t.Helper()
 	b := newBench(t)
 	b.publish()
-	if err := b.store.Load().record(t.Context(), fleet(time.Now())); err != nil {
+	if err := b.store.Load().insertReports(t.Context(), fleet(time.Now())); err != nil {
 		t.Fatal(err)
 	}
 	return b, newTab(t)

@@ -89,7 +89,7 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !ok {
 		return nil
 	}
-	g.record(r)
+	g.queueReport(r)
 	if members == nil {
 		return nil
 	}

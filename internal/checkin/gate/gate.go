@@ -148,7 +148,7 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	keeping, stop := context.WithCancel(context.Background())
 	kept, tried := make(chan struct{}), make(chan struct{})
 	go func() {
-		g.keep(keeping, tried)
+		g.runDatabase(keeping, tried)
 		close(kept)
 	}()
 	defer func() {

@@ -43,7 +43,7 @@ type store struct {
 func (s *store) Close() error { return s.db.Close() }
 
 // record writes what clients told, all in one transaction.
-func (s *store) record(ctx context.Context, reports []report) error {
+func (s *store) insertReports(ctx context.Context, reports []report) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tx, err := s.begin(ctx)

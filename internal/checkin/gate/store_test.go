@@ -49,7 +49,7 @@ func TestMigrations(t *testing.T) {
 		}
 	}
 	r := report{ClientID: "c", Seen: time.Unix(1000, 0).UTC()}
-	if err := s.record(t.Context(), []report{r}); err != nil {
+	if err := s.insertReports(t.Context(), []report{r}); err != nil {
 		t.Fatal(err)
 	}
 	// What is there stays.
@@ -78,7 +78,7 @@ func TestMigrationsAtOnce(t *testing.T) {
 					return
 				}
 				defer s.Close()
-				if err := s.record(t.Context(), []report{{ClientID: "c", Seen: time.Now()}}); err != nil {
+				if err := s.insertReports(t.Context(), []report{{ClientID: "c", Seen: time.Now()}}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -114,7 +114,7 @@ func TestWritersAtOnce(t *testing.T) {
 		s := d.open()
 		gates.Go(func() {
 			for range 20 {
-				if err := s.record(t.Context(), batch); err != nil {
+				if err := s.insertReports(t.Context(), batch); err != nil {
 					t.Error(err)
 					return
 				}
@@ -143,7 +143,7 @@ func TestNewestReport(t *testing.T) {
 		{[]report{at(100_000, "from the future")}, "from the future"},
 		{[]report{at(180, "the clock was set")}, "the clock was set"},
 	} {
-		if err := s.record(t.Context(), c.written); err != nil {
+		if err := s.insertReports(t.Context(), c.written); err != nil {
 			t.Fatal(err)
 		}
 		if all := d.all(""); len(all) != 1 || all[0].Version != c.want {
@@ -165,7 +165,7 @@ func TestOrder(t *testing.T) {
 		reports = append(reports, report{ClientID: fmt.Sprint(len(want) - i), Hostname: name, Version: name, Result: name, Seen: time.Now()})
 		reports = append(reports, report{ClientID: "x" + name, Hostname: "same", Seen: time.Now()})
 	}
-	if err := d.open().record(t.Context(), reports); err != nil {
+	if err := d.open().insertReports(t.Context(), reports); err != nil {
 		t.Fatal(err)
 	}
 	for order, of := range map[string]func(report) string{
@@ -194,7 +194,7 @@ func TestStrangeText(t *testing.T) {
 	const strange = "a\x00b\xff\xed\xa0\x80\\x00'\"%s$1😀"
 	r := report{ClientID: strange, Hostname: strange, OS: strange, Arch: strange, Version: strange, Seen: time.Now(), Target: strange, Result: strange,
 		ResultVersion: strange, Reason: strange, Rejected: strange, Attempted: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), Held: true}
-	if err := s.record(t.Context(), []report{r}); err != nil {
+	if err := s.insertReports(t.Context(), []report{r}); err != nil {
 		t.Fatal(err)
 	}
 	const clean = "ab\\x00'\"%s$1😀"
@@ -250,7 +250,7 @@ func BenchmarkClients(b *testing.B) {
 				reports = append(reports, report{ClientID: fmt.Sprintf("c-%d", i+j), Hostname: fmt.Sprintf("host-%d.example.com", (i+j)*7919%100_000), OS: "linux", Arch: "amd64",
 					Version: "v0.1.12", Seen: time.Now(), Target: "agent", Result: "committed", ResultVersion: "v0.1.12", Attempted: time.Now()})
 			}
-			if err := s.record(b.Context(), reports); err != nil {
+			if err := s.insertReports(b.Context(), reports); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -103,14 +103,14 @@ func (r *Relay) announced(version, installed string) {
 func (r *Relay) failed(w http.ResponseWriter, q *http.Request, err error) {
 	// An agent that left is no news of the server.
 	if !errors.Is(q.Context().Err(), context.Canceled) {
-		r.notes.say("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+cause(err))
+		r.notes.say("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+describe(err))
 	}
 	refuse(w, http.StatusBadGateway, "the server does not answer (hint: journalctl -u machinemon-checkin-relay)")
 }
 
-// cause tells why there is no answer, in none of the server's words: a server may
+// describe tells why there is no answer, in none of the server's words: a server may
 // send back what it was sent, and that has the password in it.
-func cause(err error) string {
+func describe(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "it takes too long"
 	}

@@ -62,7 +62,7 @@ func Beyond(refusal string) bool {
 	})
 }
 
-var roles = []trust.Role{trust.Root, trust.Timestamp, trust.Snapshot, trust.Targets}
+var roles = []trust.Role{trust.RoleRoot, trust.RoleTimestamp, trust.RoleSnapshot, trust.RoleTargets}
 
 // Learned names what a client that refused has stored all the same: of the role
 // that was refused and of those that are verified after it. What is verified before
@@ -75,8 +75,8 @@ func Learned(refusal string, before, after trust.State) (what []string) {
 	if !before.Seen.Equal(after.Seen) {
 		what = append(what, "the time")
 	}
-	was := map[trust.Role][]byte{trust.Timestamp: before.Timestamp, trust.Snapshot: before.Snapshot, trust.Targets: before.Targets}
-	is := map[trust.Role][]byte{trust.Timestamp: after.Timestamp, trust.Snapshot: after.Snapshot, trust.Targets: after.Targets}
+	was := map[trust.Role][]byte{trust.RoleTimestamp: before.Timestamp, trust.RoleSnapshot: before.Snapshot, trust.RoleTargets: before.Targets}
+	is := map[trust.Role][]byte{trust.RoleTimestamp: after.Timestamp, trust.RoleSnapshot: after.Snapshot, trust.RoleTargets: after.Targets}
 	refused := false
 	for _, role := range roles {
 		refused = refused || strings.HasPrefix(refusal, string(role))
@@ -87,7 +87,7 @@ func Learned(refusal string, before, after trust.State) (what []string) {
 	var version int64
 	if _, err := fmt.Sscanf(refusal, "root v%d:", &version); err == nil && !strings.Contains(refusal, ": expired on ") {
 		for _, root := range after.Roots {
-			if next, _, err := trust.Next(trust.Root, root); err != nil || next == fmt.Sprintf("%d.root.json", version+1) {
+			if next, _, err := trust.Next(trust.RoleRoot, root); err != nil || next == fmt.Sprintf("%d.root.json", version+1) {
 				what = append(what, "the root")
 			}
 		}

@@ -17,7 +17,7 @@ func onMetadata() []Attack {
 	return []Attack{
 		{"unknown signer", func(r *Repo) {
 			r.Attack("timestamp v1: "+tooFew+"(got 0, want 1)", func() {
-				r.Keys[trust.Timestamp] = []signature.Signer{r.Key("of nobody")}
+				r.Keys[trust.RoleTimestamp] = []signature.Signer{r.Key("of nobody")}
 				r.Resign()
 			})
 		}},
@@ -94,7 +94,7 @@ func onMetadata() []Attack {
 		{"rejected file then persisted (poisoned cache)", func(r *Repo) {
 			r.Check(1)
 			r.Attack("timestamp v99: "+tooFew+"(got 0, want 1)", func() {
-				r.Keys[trust.Timestamp] = []signature.Signer{r.Key("of nobody")}
+				r.Keys[trust.RoleTimestamp] = []signature.Signer{r.Key("of nobody")}
 				r.Timestamp.Signed.Version = 99
 				r.Resign()
 			})
@@ -170,7 +170,7 @@ func onMetadata() []Attack {
 		{"another snapshot than the hash in the timestamp", func(r *Repo) {
 			r.Timestamp.Signed.Version++
 			r.Timestamp.Signed.Meta["snapshot.json"] = &metadata.MetaFiles{Version: 1, Hashes: metadata.Hashes{"sha256": make([]byte, 32)}}
-			r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.Timestamp]...)
+			r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.RoleTimestamp]...)
 			r.Check("snapshot v1: its digest or length is not the one that was signed for it")
 		}},
 		{"manifest A under B's name", func(r *Repo) {
@@ -287,7 +287,7 @@ func (r *Repo) skip() {
 // newRootKeys puts two others in the place of all that sign roots.
 func newRootKeys(r *Repo) (keys []signature.Signer) {
 	for i := range 3 {
-		r.Revoke(trust.Root, r.Key(fmt.Sprint("root ", i+1)))
+		r.Revoke(trust.RoleRoot, r.Key(fmt.Sprint("root ", i+1)))
 	}
 	for i := range 2 {
 		keys = append(keys, r.Key(fmt.Sprint("new root ", i+1)))

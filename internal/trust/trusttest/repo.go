@@ -60,7 +60,7 @@ func NewOf(t testing.TB, publisher string, now time.Time, m *manifest.Manifest) 
 	}
 	online := r.Key("online")
 	r.Keys = map[trust.Role][]signature.Signer{
-		trust.Root: {r.Key("root 1"), r.Key("root 2")}, trust.Targets: {r.Key("targets")}, trust.Snapshot: {online}, trust.Timestamp: {online},
+		trust.RoleRoot: {r.Key("root 1"), r.Key("root 2")}, trust.RoleTargets: {r.Key("targets")}, trust.RoleSnapshot: {online}, trust.RoleTimestamp: {online},
 	}
 	for role, keys := range r.Keys {
 		for _, k := range keys {
@@ -126,7 +126,7 @@ func encode[T metadata.Roles](r *Repo, m *metadata.Metadata[T]) []byte {
 func (r *Repo) SignRoot(keys ...signature.Signer) {
 	r.t.Helper()
 	if len(keys) == 0 {
-		keys = r.Keys[trust.Root]
+		keys = r.Keys[trust.RoleRoot]
 	}
 	r.Root.Signed.Version++
 	r.Files[fmt.Sprintf("%d.root.json", r.Root.Signed.Version)] = Sign(r, r.Root, keys...)
@@ -145,7 +145,7 @@ func (r *Repo) Revoke(role trust.Role, k signature.Signer) {
 func (r *Repo) ReplaceOnline() {
 	r.t.Helper()
 	next := r.Key(fmt.Sprint("online ", r.Root.Signed.Version+1))
-	for _, role := range []trust.Role{trust.Timestamp, trust.Snapshot} {
+	for _, role := range []trust.Role{trust.RoleTimestamp, trust.RoleSnapshot} {
 		r.Revoke(role, r.Keys[role][0])
 		r.Keys[role] = []signature.Signer{next}
 		r.must(r.Root.Signed.AddKey(Public(next), string(role)))
@@ -207,16 +207,16 @@ func (r *Repo) Refresh() {
 func (r *Repo) Resign() {
 	r.t.Helper()
 	r.Timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.Snapshot.Signed.Version)
-	r.Files[fmt.Sprintf("%d.targets.json", r.Targets.Signed.Version)] = Sign(r, r.Targets, r.Keys[trust.Targets]...)
-	r.Files[fmt.Sprintf("%d.snapshot.json", r.Snapshot.Signed.Version)] = Sign(r, r.Snapshot, r.Keys[trust.Snapshot]...)
-	r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.Timestamp]...)
+	r.Files[fmt.Sprintf("%d.targets.json", r.Targets.Signed.Version)] = Sign(r, r.Targets, r.Keys[trust.RoleTargets]...)
+	r.Files[fmt.Sprintf("%d.snapshot.json", r.Snapshot.Signed.Version)] = Sign(r, r.Snapshot, r.Keys[trust.RoleSnapshot]...)
+	r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.RoleTimestamp]...)
 }
 
 // Kept are the files as they are, for a mirror that stands still.
 func (r *Repo) Kept() map[string][]byte { return maps.Clone(r.Files) }
 
 // Bundle is what a fetcher brings that knows this many roots, as far as it gets.
-func (r *Repo) Bundle(known int64) trust.Bundle {
+func (r *Repo) Bundle(known int64) trust.Metadata {
 	next := func(role trust.Role, of []byte) []byte {
 		name, most, err := trust.Next(role, of)
 		if err != nil || int64(len(r.Files[name])) > most {
@@ -224,16 +224,16 @@ func (r *Repo) Bundle(known int64) trust.Bundle {
 		}
 		return r.Files[name]
 	}
-	var b trust.Bundle
-	for root := next(trust.Root, r.Files[fmt.Sprintf("%d.root.json", known)]); root != nil; root = next(trust.Root, root) {
+	var b trust.Metadata
+	for root := next(trust.RoleRoot, r.Files[fmt.Sprintf("%d.root.json", known)]); root != nil; root = next(trust.RoleRoot, root) {
 		b.Roots = append(b.Roots, root)
 		if len(b.Roots) > 2*trust.MaxRotations {
 			break // one that follows itself
 		}
 	}
 	b.Timestamp = r.Files[trust.TimestampFile]
-	b.Snapshot = next(trust.Timestamp, b.Timestamp)
-	b.Targets = next(trust.Snapshot, b.Snapshot)
-	b.Manifest = next(trust.Targets, b.Targets)
+	b.Snapshot = next(trust.RoleTimestamp, b.Timestamp)
+	b.Targets = next(trust.RoleSnapshot, b.Snapshot)
+	b.Manifest = next(trust.RoleTargets, b.Targets)
 	return b
 }

@@ -1,0 +1,317 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/swap"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// outcomeOf is one target in the JSON of apply, check and rollback.
+type outcomeOf struct {
+	Target string `json:"target"`
+	Exit   int    `json:"exit"`
+	state.Attempt
+}
+
+func (a *app) apply(args []string) error {
+	if err := a.needRoot("apply", args); err != nil {
+		return err
+	}
+	return a.each(args, a.asking(state.VerbApply))
+}
+
+// check asks the chain, which records what it finds; those who may not start
+// units just look.
+func (a *app) check(args []string) error {
+	if !a.root {
+		return a.each(args, a.checkUnprivileged)
+	}
+	return a.each(args, func(ctx context.Context, name string) (state.Attempt, error) {
+		a.warn(ctx, name)
+		return a.checkOne(ctx, name)
+	})
+}
+
+func (a *app) rollback(args []string) error {
+	if err := a.needRoot("rollback", args); err != nil {
+		return err
+	}
+	return a.each(args, a.asking(state.VerbRollback))
+}
+
+// importRelease is apply with a release that the operator names in place of the
+// source's.
+func (a *app) importRelease(args []string) error {
+	if err := a.needRoot("import", args); err != nil {
+		return err
+	}
+	named, err := fetch.ParseNamed(args[1])
+	if err != nil {
+		return usageError{err}
+	}
+	if named.Path != "" {
+		if named.Path, err = filepath.Abs(named.Path); err != nil {
+			return fmt.Errorf("cannot import %s: %w", args[1], err)
+		}
+	}
+	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
+		req := state.Request{Verb: state.VerbApply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256}
+		return a.attempt(ctx, name, req, func() error {
+			unvouched := named.SHA256 == ""
+			if req.Import {
+				t, err := a.targets.Load(name)
+				if err == nil {
+					err = errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name))
+				}
+				if err == nil {
+					unvouched, err = fetch.Import(ctx, a.tree, t, named, a.tree.Import(name))
+				}
+				if err != nil {
+					return err
+				}
+			}
+			if unvouched {
+				fmt.Fprintf(a.err, "%s: warning: nothing vouches for %s (hint: add #sha256= and its digest)\n", name, state.Printable(named.String()))
+			}
+			return nil
+		})
+	})
+}
+
+// each runs one attempt after the other: a machine's daemons should not all
+// restart at once.
+func (a *app) each(args []string, run func(context.Context, string) (state.Attempt, error)) error {
+	names, err := a.choose(args)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 && !a.json {
+		return a.print(nil, a.noTargets())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	outcomes := []outcomeOf{}
+	for _, name := range names {
+		if ctx.Err() != nil {
+			a.exit = exitDetached
+			break
+		}
+		started := time.Now()
+		at, err := run(ctx, name)
+		if err != nil {
+			if ctx.Err() != nil {
+				fmt.Fprintf(a.err, "%s: %s\n", name, state.Printable(err.Error()))
+				a.exit = exitDetached
+				break
+			}
+			at.Time, at.Result, at.Reason = time.Now().UTC(), state.ResultOf(err), err.Error()
+		}
+		o := outcomeOf{name, at.Result.Exit(), at}
+		if at.Result == state.ResultAvailable {
+			o.Exit = exitAvailable
+		}
+		a.worst(o.Exit)
+		outcomes = append(outcomes, o)
+		if !a.json {
+			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
+			for _, line := range below(name, at, true) {
+				fmt.Fprintln(a.out, "  "+state.Printable(line))
+			}
+		}
+	}
+	if a.json {
+		return a.print(map[string]any{"targets": outcomes}, "")
+	}
+	return nil
+}
+
+// summary is the end of an attempt in one line.
+func summary(name string, at state.Attempt, took time.Duration) string {
+	s := name + ": " + outcome(at)
+	if at.Reason != "" {
+		s += ": " + at.Reason
+	}
+	switch at.Result {
+	case state.ResultCommitted, state.ResultUnproven:
+		before := "the version before is unknown"
+		if at.From != "" {
+			before = "was " + at.From
+		}
+		s += fmt.Sprintf(" (%s) in %.1f s", before, took.Seconds())
+	case state.ResultCurrent:
+		s += fmt.Sprintf(" (%s)", or(at.Version, at.From))
+	case state.ResultAvailable:
+		s += fmt.Sprintf(" (installed: %s)", or(at.From, state.Unknown))
+	case state.ResultRolledBack, state.ResultInterrupted:
+		s += " (" + at.Aftermath() + ")"
+	case state.ResultRollbackFailed:
+		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
+			s += " (hint: see systemctl status, then " + hint + ")"
+		}
+	}
+	return s + at.Detour()
+}
+
+// asking makes each ask the chain for attempts of a kind.
+func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
+	return func(ctx context.Context, name string) (state.Attempt, error) {
+		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
+	}
+}
+
+// attempt asks the chain for an attempt and follows it to its end. prepare makes
+// ready what the request is about, once nothing else is under way.
+func (a *app) attempt(ctx context.Context, name string, req state.Request, prepare func() error) (state.Attempt, error) {
+	at := state.Attempt{ID: state.NewAttempt(), Origin: state.OriginOperator, Time: time.Now().UTC()}
+	not := func(reason string) (state.Attempt, error) {
+		at.Result, at.Reason = state.ResultNotAttempted, reason
+		return at, nil
+	}
+	unlock, err := a.tree.LockOperator(name)
+	if errors.Is(err, state.ErrLocked) {
+		return not("another machinemon-update is at work on it")
+	}
+	if err != nil {
+		return at, err
+	}
+	defer unlock()
+	conn, err := systemd.Connect(ctx, unitsOf(name)...)
+	if err != nil {
+		return at, err
+	}
+	defer conn.Close()
+	first := unit("fetch", name)
+	if req.Verb == state.VerbRollback {
+		first = unit("swap", name)
+		if j, err := a.tree.Journal(name); err != nil {
+			return at, err
+		} else if j != nil && j.RollbackFailed != "" {
+			unlock() // the settling takes it again
+			return a.settleOne(ctx, name, state.VerbSettleBack)
+		} else if j != nil {
+			return not(onTrial(or(j.Version, state.Unknown)))
+		}
+	}
+	if u, err := underWay(ctx, conn, name); err != nil {
+		return at, err
+	} else if u != "" {
+		return not("an attempt is under way already (" + u + ")")
+	}
+	if err := conn.ResetFailed(ctx, first); err != nil {
+		return at, err
+	}
+	req.Attempt = at.ID
+	if req.Verb == state.VerbRollback {
+		// What is wrong with the target file is the swapper's to say.
+		if t, err := a.targets.Load(name); err == nil {
+			if req.MainID, err = state.MainID(t.Health.Main); err != nil {
+				return at, err
+			}
+		}
+	}
+	if err := a.ask(ctx, conn, name, first, req, prepare); err != nil {
+		if req.Import {
+			err = errors.Join(err, a.tree.DropImport(name))
+		}
+		return at, err
+	}
+	f := &follower{tree: a.tree, conn: conn, name: name, attempt: at.ID, first: first}
+	if !a.json {
+		f.progress = &progress{to: a.err, terminal: a.terminal, name: name}
+	}
+	end, err := f.follow(ctx)
+	switch {
+	case err == nil && req.Import:
+		err = a.tree.DropImport(name)
+	case err != nil && ctx.Err() != nil: // and the next attempt removes an import
+		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status tells how it went)", name)
+	}
+	return end, err
+}
+
+// ask leaves the request and starts the first unit. It holds the target's lock:
+// the schedule's attempts, which take requests and clear away old imports, come
+// before or after.
+func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, req state.Request, prepare func() error) error {
+	release, err := a.tree.Lock(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := prepare(); err != nil {
+		return err
+	}
+	if err := a.tree.SetRequest(name, req); err != nil {
+		return err
+	}
+	if err := conn.Queue(ctx, first); err != nil {
+		_, terr := a.tree.TakeRequest(name) // nobody will
+		return errors.Join(err, terr)
+	}
+	return nil
+}
+
+// underWay names a unit of the chain that is at work, or about to be; "" when
+// none is. A job that is under way would swallow ours, and our request would wait
+// for an attempt that nobody asked for. A later step that is under way would
+// refuse ours, but not before it has let go of the target's lock.
+func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, error) {
+	units, err := conn.Units(ctx, unitsOf(name)...)
+	if err != nil {
+		return "", err
+	}
+	for _, u := range units {
+		// Before its next start a fetch waits for the network, and has begun nothing.
+		if u.Name == unit("fetch", name) && u.Sub == "auto-restart" {
+			if err := conn.Stop(ctx, u.Name); err != nil {
+				return "", err
+			}
+			if u, err = conn.Unit(ctx, u.Name); err != nil {
+				return "", err
+			}
+		}
+		if !u.Settled() {
+			return u.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// look is `check` for those who may not start units: it reads the manifest
+// itself and records nothing.
+func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt, error) {
+	at := state.Attempt{Origin: state.OriginOperator, Stage: string(state.RoleFetch), Time: time.Now().UTC()}
+	t, err := a.targets.Load(name)
+	if err != nil {
+		at.Result, at.Reason = state.ResultMisconfigured, err.Error()
+		return at, nil
+	}
+	st, err := a.tree.Status(state.RoleSwap, name)
+	if err != nil {
+		return at, err
+	}
+	at = fetch.Look(ctx, a.tree, t, swap.Installed(ctx, t, st))
+	if ctx.Err() != nil {
+		return at, errors.New("interrupted")
+	}
+	return at, nil
+}
+
+func unit(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }
+
+func deadline(name string) string { return "machinemon-deadline@" + name + ".timer" }
+
+func path(step, name string) string {
+	return strings.TrimSuffix(unit(step, name), "service") + "path"
+}

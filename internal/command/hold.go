@@ -1,0 +1,179 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// hold keeps a target from every update, scheduled or asked for, until unhold.
+func (a *app) hold(names []string) error {
+	return a.decide("hold", names, func(_ string, s *state.Status) (string, error) {
+		if s.Held == nil {
+			s.Held = &state.Hold{Since: time.Now().UTC()}
+		}
+		return "held: nothing updates it until unhold", nil
+	})
+}
+
+func (a *app) unhold(names []string) error {
+	return a.decide("unhold", names, func(_ string, s *state.Status) (string, error) {
+		if s.Held == nil {
+			return "was not held", nil
+		}
+		s.Held = nil
+		return "no longer held", nil
+	})
+}
+
+// skip rejects the release that the last check found.
+func (a *app) skip(names []string) error {
+	return a.decide("skip", names, func(name string, s *state.Status) (string, error) {
+		f, err := a.tree.Status(state.RoleFetch, name)
+		if err != nil {
+			return "", err
+		}
+		if f.Offer == nil || f.Offer.Archive == "" {
+			return "", fmt.Errorf("cannot skip the release of %s: no check has found one (hint: machinemon-update check %s)", name, name)
+		}
+		s.Reject(state.Rejection{Version: f.Offer.Version, Sequence: f.Offer.Sequence, Fingerprint: f.Offer.Fingerprint,
+			Archive: f.Offer.Archive, Time: time.Now().UTC(), Reason: "the operator skips it"})
+		return f.Offer.Version + " is skipped until there is another release or unskip", nil
+	})
+}
+
+// unskip forgets every rejection of the target.
+func (a *app) unskip(names []string) error {
+	return a.decide("unskip", names, func(_ string, s *state.Status) (string, error) {
+		n := len(s.Rejected)
+		s.Rejected = nil
+		return fmt.Sprintf("%d rejected releases may be tried again", n), nil
+	})
+}
+
+// decide changes what root remembers of the targets, under their locks.
+func (a *app) decide(verb string, names []string, change func(name string, s *state.Status) (string, error)) error {
+	if err := a.needRoot(verb, names); err != nil {
+		return err
+	}
+	names, err := a.choose(names)
+	if err != nil {
+		return err
+	}
+	said := map[string]string{}
+	text := ""
+	for _, name := range names {
+		line, err := a.decideOne(name, change)
+		if err != nil {
+			return err
+		}
+		said[name] = line
+		text += name + ": " + line + "\n"
+	}
+	return a.print(map[string]any{"targets": said}, text)
+}
+
+func (a *app) decideOne(name string, change func(string, *state.Status) (string, error)) (line string, err error) {
+	if !target.ValidName(name) {
+		return "", usageError{fmt.Errorf("cannot use target %q: that is no name for a target", name)}
+	}
+	release, err := a.tree.Lock(name)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	if err := a.tree.MakeSwapDir(name); err != nil {
+		return "", err
+	}
+	var failed error
+	err = a.tree.Update(state.RoleSwap, name, func(s *state.Status) { line, failed = change(name, s) })
+	return line, errors.Join(failed, err)
+}
+
+// setAutoUpdate writes the operator's choice where the target file is, and
+// checks it as a scheduled run would.
+func (a *app) setAutoUpdate(names []string, on bool) error {
+	verb := map[bool]string{true: "enable", false: "disable"}[on]
+	if err := a.needRoot(verb, names); err != nil {
+		return err
+	}
+	names, err := a.choose(names)
+	if err != nil {
+		return err
+	}
+	said, text := map[string]string{}, ""
+	for _, name := range names {
+		line, err := a.setAutoUpdateOf(name, verb, on)
+		if err != nil {
+			return err
+		}
+		said[name] = line
+		text += name + ": " + line + "\n"
+	}
+	// The target file may be newer than the last daemon-reload, and its timer
+	// not there yet.
+	return errors.Join(a.print(map[string]any{"targets": said}, text), a.reload())
+}
+
+func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
+	t, err := a.targets.Load(name)
+	if err != nil {
+		return "", err
+	}
+	if on && t.Source.Type == "" {
+		return "", usageError{fmt.Errorf("cannot enable %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)}
+	}
+	if on && t.Source.From != nil {
+		if err := t.Resolve(); err != nil {
+			return "", err
+		}
+		// Before the drop-in: what is enabled has a source.
+		_, err := a.decideOne(name, func(_ string, s *state.Status) (string, error) {
+			s.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS)
+			return "", nil
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	dir := filepath.Join(a.targets.Root, a.targets.Admin, name+".toml.d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("cannot %s %s: %w", verb, name, err)
+	}
+	text := fmt.Sprintf("# Written by `machinemon-update %s`.\nauto_update_enabled = %t\n", verb, on)
+	if err := state.WriteFile(filepath.Join(dir, target.AutoUpdate), []byte(text), 0o644); err != nil {
+		return "", err
+	}
+	if t, err = a.targets.Load(name); err != nil {
+		return "", err
+	}
+	if t.AutoUpdateEnabled != on {
+		return "", fmt.Errorf("cannot %s %s: a later drop-in in %s says otherwise", verb, name, dir)
+	}
+	if on {
+		return fmt.Sprintf("scheduled runs install what they find, every %s", t.CheckEvery), nil
+	}
+	return "scheduled runs only tell what is available", nil
+}
+
+// reloadSystemd makes systemd read the targets again, and start their timers
+// and path units.
+func reloadSystemd() error {
+	ctx := context.Background()
+	conn, err := systemd.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Reload(ctx); err != nil {
+		return err
+	}
+	return errors.Join(conn.Start(ctx, "paths.target"), conn.Start(ctx, "timers.target"))
+}

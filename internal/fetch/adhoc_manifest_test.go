@@ -1,0 +1,188 @@
+package fetch
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+func TestParseNamed(t *testing.T) {
+	sum := strings.Repeat("0123456789abcdef", 4)
+	for arg, want := range map[string]string{
+		"/srv/x.tar.gz":                              "/srv/x.tar.gz||",
+		"x#y.tar.gz":                                 "x#y.tar.gz||",
+		"/srv/x#sha256=12":                           "/srv/x#sha256=12||",
+		"/srv/x.tar.gz#sha256=" + sum:                "/srv/x.tar.gz||" + sum,
+		"file:///srv/x.tar.gz":                       "/srv/x.tar.gz||",
+		"file:///srv/x.tar.gz#sha256=" + sum:         "/srv/x.tar.gz||" + sum,
+		"https://example.com/x?y=z":                  "|https://example.com/x?y=z|",
+		"https://example.com/x#sha256=" + sum:        "|https://example.com/x|" + sum,
+		"https://h/x#sha256=" + strings.ToUpper(sum): "|https://h/x|" + sum,
+		"http://127.0.0.1:9000/x":                    "|http://127.0.0.1:9000/x|",
+		"http://localhost/x":                         "|http://localhost/x|",
+		"http://[::1]:80/x":                          "|http://[::1]:80/x|",
+
+		"http://example.com/x?secret":    "cannot use http://example.com/x: it is neither https nor on this machine",
+		"http://127.0.0.1.example.com/x": "cannot use http://127.0.0.1.example.com/x: it is neither https nor on this machine",
+		"ftp://127.0.0.1/x":              "cannot use ftp://127.0.0.1/x: it is neither https nor on this machine",
+		"file://host/x":                  "cannot use file://host/x: it is neither https nor on this machine",
+		"https://h/x#sha1=12":            "cannot use https://h/x: what stands behind the # is not sha256= and 64 hex digits",
+		"https://user:hunter2@h/x":       "cannot use https://h/x: it has no host, or a user name",
+		"https:///x":                     "cannot use https:///x: it has no host, or a user name",
+		"https://h/%zz":                  "cannot use the URL: it is not valid",
+	} {
+		n, err := ParseNamed(arg)
+		got := n.Path + "|" + n.URL + "|" + n.SHA256
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s\n got %s\nwant %s", arg, got, want)
+		}
+	}
+}
+
+// An archive that the operator names is taken without a manifest, and never past
+// what the target demands.
+func TestBare(t *testing.T) {
+	sum := manifest.Digest(payload)
+	named := func(t *target.Target) { t.Source.Asset = "agent-{version}.{os}.tar.gz" }
+	asks := func(t *target.Target) { t.Health.VersionCommand = []string{"/usr/local/bin/agent", "--version"} }
+	system, _, _ := strings.Cut(manifest.Host(), "-")
+	build := "agent-build-18." + system + ".tar.gz"
+	for _, c := range []struct {
+		file    string
+		sum     string
+		set     func(*target.Target)
+		version string // of what is handed on; "" for none
+		result  state.Result
+		text    string
+	}{
+		{"x.tar.gz", "", nil, "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{"x.tar.gz", sum, nil, "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{build, "", named, "build-18", state.ResultHandedOn, ""},
+		{build, sum, func(t *target.Target) { named(t); asks(t) }, "build-18", state.ResultHandedOn, ""},
+		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "1.9", state.ResultHandedOn, ""},
+		{"x.tar.gz", "", asks, "", state.ResultRefused, "nothing tells its version, which /usr/local/bin/agent is asked for"},
+		{"x.tar.gz", manifest.Digest(nil), nil, "", state.ResultRefused, "its sha256 is " + sum + ", the manifest says " + manifest.Digest(nil)},
+	} {
+		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
+			handler := site{"/d/" + c.file: func(w http.ResponseWriter, r *http.Request) {
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(payload)) // it tells the size
+			}}
+			b := newBench(t, "http://127.0.0.1:9")
+			b.target.Source.InsecureSkipTLS, b.target.Trust.AllowUnauthenticated = true, true // of its own source
+			if c.set != nil {
+				c.set(b.target)
+			}
+			check := func(a state.Attempt) {
+				t.Helper()
+				if c.version == "" {
+					b.mustFail(t, a, c.result, c.text)
+					return
+				}
+				if a.Result != state.ResultHandedOn || a.Version != c.version {
+					t.Fatalf("%+v", a)
+				}
+				raw, err := os.ReadFile(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), a.ID, "manifest.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				m, err := manifest.Parse(raw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p := m.Platforms[manifest.Host()]; m.Version != c.version || m.Product != "agent" || p.SHA256 != sum || p.Size != int64(len(payload)) {
+					t.Errorf("the manifest is\n%s", raw)
+				}
+				if err := os.RemoveAll(b.tree.Ready(state.RoleFetch, "agent")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, root := range []string{serve(t, handler), serveTLS(t, handler)} {
+				o := b.order(state.VerbApply, "v1")
+				o.URL, o.SHA256 = root+"/d/"+strings.ReplaceAll(c.file, " ", "%20"), c.sum
+				check(b.run(t, o))
+			}
+			if strings.Contains(c.file, " ") {
+				return // on a disk it has to be renamed
+			}
+			path := filepath.Join(t.TempDir(), c.file)
+			if err := os.WriteFile(path, payload, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.tree.DropImport("agent"); err != nil {
+				t.Fatal(err)
+			}
+			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: path, SHA256: c.sum}, b.tree.Import("agent"))
+			if err != nil {
+				b.mustFail(t, state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}, c.result, c.text)
+				return
+			}
+			if unvouched != (c.sum == "") {
+				t.Errorf("unvouched: %v", unvouched)
+			}
+			o := b.order(state.VerbApply, "v1")
+			o.Import = true
+			check(b.run(t, o))
+		})
+	}
+}
+
+// A server that the operator names gets no credit that the target's own one has.
+func TestDirectRefused(t *testing.T) {
+	other := serve(t, site{"/x": bytesHandler(payload)})
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		result  state.Result
+		text    string
+	}{
+		"redirected out of the machine's own": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other+"/x", http.StatusFound) },
+			state.ResultRefused, "it was redirected to " + other + "/x, which is not authenticated"},
+		"not there": {http.NotFound, state.ResultNotDownloaded, "the server answered 404 Not Found"},
+		"no size": {func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); w.Write(payload) },
+			state.ResultNotDownloaded, "the server does not tell its size"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "http://127.0.0.1:9")
+			b.target.Trust.AllowUnauthenticated = true
+			o := b.order(state.VerbApply, "v1")
+			o.URL = serve(t, site{"/x.tar.gz": c.handler}) + "/x.tar.gz?secret"
+			a := b.run(t, o)
+			b.mustFail(t, a, c.result, c.text)
+			if strings.Contains(a.Reason, "secret") {
+				t.Errorf("it tells the query: %s", a.Reason)
+			}
+		})
+	}
+}
+
+// A digest is the operator's word, also against a manifest.
+func TestImportDigest(t *testing.T) {
+	from := t.TempDir()
+	for name, content := range map[string][]byte{"client-manifest.json": marshal(t, release1()), "agent.tar.gz": payload} {
+		if err := os.WriteFile(filepath.Join(from, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBench(t, "http://127.0.0.1:9")
+	n := Named{Path: from, SHA256: manifest.Digest([]byte("another"))}
+	if _, err := Import(t.Context(), b.tree, b.target, n, b.tree.Import("agent")); err == nil || state.ResultOf(err) != state.ResultRefused ||
+		!strings.Contains(err.Error(), "its archive is to have sha256 "+n.SHA256) {
+		t.Errorf("got %v", err)
+	}
+	n.SHA256 = manifest.Digest(payload)
+	if unvouched, err := Import(t.Context(), b.tree, b.target, n, b.tree.Import("agent")); err != nil || unvouched {
+		t.Errorf("%v, %v", unvouched, err)
+	}
+}

@@ -1,0 +1,153 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// sumFiles are the files of a release that may tell the digests of the others.
+var sumFiles = []string{"checksums.txt", "SHA256SUMS"}
+
+// place is where a file of the release is, and what to ask for it with. Those
+// without a token find it beside the release's page; a token needs the API,
+// which is the only one to see it.
+func (g *github) place(name string) (*url.URL, http.Header, error) {
+	if g.token == "" || g.offline {
+		return g.site.JoinPath(g.source.Repo, "releases/download", g.release.Tag, name), nil, nil
+	}
+	a := g.release.asset(name)
+	if a == nil {
+		return nil, nil, refused("cannot use %s: it has no file %.100s", g.name(), name)
+	}
+	u, err := url.Parse(a.URL)
+	if err != nil || u.User != nil || origin(u) != origin(g.url) {
+		return nil, nil, refused("cannot use %s: the API has %+.100q elsewhere than on %s", g.name(), name, origin(g.url))
+	}
+	header := http.Header{}
+	header.Set("Accept", "application/octet-stream")
+	g.authorize(header)
+	return u, header, nil
+}
+
+func (g *github) authorize(header http.Header) {
+	if g.token != "" {
+		header.Set("Authorization", "Bearer "+g.token)
+	}
+}
+
+// open asks for a file of the release. GitHub redirects to its storage, which
+// is on other hosts.
+func (g *github) open(ctx context.Context, method, name string) (*http.Response, error) {
+	u, header, err := g.place(name)
+	if err != nil {
+		return nil, err
+	}
+	return g.ask(ctx, method, u, header, g.safeHop)
+}
+
+// small reads a file that is not the archive; nil where there is none.
+func (g *github) small(ctx context.Context, name string) ([]byte, error) {
+	a := g.release.asset(name)
+	if a == nil && g.release.Assets != nil {
+		return nil, nil
+	}
+	resp, err := g.open(ctx, http.MethodGet, name)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if a == nil && resp.StatusCode == http.StatusNotFound {
+		return nil, nil
+	}
+	var b []byte
+	if err = whole(resp); err == nil {
+		b, err = readSmall(resp.Body, manifest.MaxSize)
+	}
+	if err == nil && a != nil && a.sha256() != "" && a.sha256() != manifest.Digest(b) {
+		err = refused("its sha256 is %s, the API says %.64s", manifest.Digest(b), a.sha256())
+	}
+	if err != nil {
+		return nil, failed(ctx, resp.Request.URL, err)
+	}
+	return b, nil
+}
+
+// sums are the digests that the files of the release tell of each other, by
+// name. The map is not nil.
+func (g *github) sums(ctx context.Context) (map[string]string, error) {
+	sums := map[string]string{}
+	for _, name := range sumFiles {
+		b, err := g.small(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if err := parseSums(b, sums); err != nil {
+			return nil, refused("cannot use %s of %s: %w", name, g.name(), err)
+		}
+	}
+	return sums, nil
+}
+
+// size asks for the size of a file of which the API tells nothing.
+func (g *github) size(ctx context.Context, name string) (int64, error) {
+	resp, err := g.open(ctx, http.MethodHead, name)
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	if err = whole(resp); err == nil && resp.ContentLength < 0 {
+		err = errors.New("the server does not tell its size")
+	}
+	if err != nil {
+		return 0, failed(ctx, resp.Request.URL, err)
+	}
+	return resp.ContentLength, nil
+}
+
+func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
+	if strings.Contains(p.File, "/") {
+		return nil, refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
+	}
+	u, header, err := g.place(p.File)
+	if err != nil {
+		return nil, err
+	}
+	return g.stream(ctx, u, header, p.Size, have, g.safeHop)
+}
+
+// validToken is a token as GitHub makes them: one word.
+var validToken = regexp.MustCompile(`^[!-~]+$`)
+
+// readToken reads the token that systemd, as root, took from source.token_file
+// for this unit.
+func readToken(name string) (string, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file was not handed over "+
+			"(hint: root's check has it, after systemctl daemon-reload)", name)
+	}
+	f, err := os.Open(filepath.Join(dir, "token"))
+	if err != nil {
+		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file was not handed over: %w "+
+			"(hint: systemctl daemon-reload)", name, cause(err))
+	}
+	defer f.Close()
+	b, err := readSmall(f, 2048)
+	if err != nil {
+		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file: %w", name, cause(err))
+	}
+	token := strings.TrimSuffix(string(b), "\n")
+	if len(token) > 1000 || !validToken.MatchString(token) {
+		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.token_file has no token (hint: one line without spaces, in a file that exists)", name)
+	}
+	return token, nil
+}

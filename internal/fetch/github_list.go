@@ -1,0 +1,111 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/version"
+)
+
+const (
+	perPage  = "100"    // GitHub's own limit
+	maxPages = 10       // a line that is older is named by source.tag
+	maxList  = 32 << 20 // bytes of a page: a hundred releases with a hundred files each have half of that
+)
+
+// An unfit error says that no release is one that source.versions has.
+type unfit struct{ text string }
+
+func (u *unfit) Error() string { return u.text }
+
+// ranged reports whether the release is looked for in the list.
+func (g *github) ranged() bool { return g.source.Tag == "" && g.source.Versions.Bounds() }
+
+// cacheKey is the address that the cache's answer is for. Of the list only the
+// release is kept that was in the range.
+func (g *github) cacheKey() string {
+	if !g.ranged() {
+		return g.url.String()
+	}
+	return g.url.String() + "#" + url.QueryEscape(g.source.Versions.String())
+}
+
+// better reports whether a release is to be preferred to another that fits.
+func (g *github) better(tag, than string) bool {
+	return g.source.Versions.Has(tag) && version.Lower(than, tag)
+}
+
+// listed is a release in the list.
+type listed struct {
+	published
+	Draft      bool `json:"draft"` // seen by those who may write to the repository
+	Prerelease bool `json:"prerelease"`
+}
+
+// highest is the release with the highest version of those in source.versions. The
+// list begins with the newest, so the first page that has one of them has the
+// newest of their line; an old line may be behind a hundred newer releases.
+func (g *github) highest(ctx context.Context, resp *http.Response) (*published, error) {
+	seen := 0
+	for page := 1; ; page++ {
+		all, err := readPage(resp)
+		if err != nil {
+			return nil, err
+		}
+		seen += len(all)
+		if best := g.best(all); best != nil {
+			return best.clean()
+		}
+		if page == maxPages || !strings.Contains(resp.Header.Get("Link"), `rel="next"`) {
+			break
+		}
+		next := *g.url
+		next.RawQuery += "&page=" + strconv.Itoa(page+1)
+		if resp, err = g.askFor(ctx, &next, ""); err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		if err := whole(resp); err != nil {
+			return nil, err
+		}
+	}
+	if seen == 0 {
+		return nil, notDownloaded("it has no release (hint: is source.repo right?)")
+	}
+	return nil, &state.Failure{Result: state.ResultNotAttempted, Err: &unfit{fmt.Sprintf(
+		"none of the %d newest releases of %s is in source.versions %q (hint: source.tag names one that is older)", seen, g.source.Repo, g.source.Versions)}}
+}
+
+func readPage(resp *http.Response) (all []listed, err error) {
+	body, err := readSmall(resp.Body, maxList)
+	if err != nil {
+		return nil, err
+	}
+	// The decoder's errors quote what they do not like.
+	if json.Unmarshal(body, &all) != nil {
+		return nil, refused("it is not a list of releases as GitHub's API describes one")
+	}
+	return all, nil
+}
+
+// best is the highest release of a page that may be taken; nil where there is none.
+// A tag that is no version is another product's.
+func (g *github) best(all []listed) (best *published) {
+	for i := range all {
+		l := &all[i]
+		if l.Draft || l.Prerelease || !manifest.ValidName(l.Tag) || !g.source.Versions.Has(l.Tag) {
+			continue
+		}
+		if best == nil || g.better(l.Tag, best.Tag) {
+			best = &l.published
+		}
+	}
+	return best
+}

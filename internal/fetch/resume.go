@@ -1,0 +1,204 @@
+package fetch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+const (
+	partialName = "partial"      // the archive under way, one for each target
+	aboutName   = "partial.json" // what that is a part of, if it may be gone on with
+)
+
+// piece is the beginning of an archive that has come.
+type piece struct {
+	url   string // without query: a signed address has another one each time
+	etag  string // a strong one: what has it is the same, byte for byte; "" for none
+	bytes int64
+}
+
+// body is what a source sends of an archive: what follows the bytes of from.
+type body struct {
+	io.ReadCloser
+	name string // for messages
+	from piece
+}
+
+// about is the file aboutName.
+type about struct {
+	Format int    `json:"format"`
+	URL    string `json:"url"`
+	ETag   string `json:"etag"`
+	SHA256 string `json:"sha256"` // this and the size as the manifest says of the whole
+	Size   int64  `json:"size"`
+}
+
+func (a about) of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.Size == p.Size }
+
+// readAbout is false where nothing is kept that could be gone on with.
+func readAbout(dir string) (a about, ok bool) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return a, false
+	}
+	defer root.Close()
+	data, err := state.ReadEntry(root, aboutName, 64<<10)
+	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
+	return a, ok
+}
+
+// strong is the ETag if it is a strong one, else "".
+func strong(etag string) string {
+	if !usableTag(etag) || etag[0] == 'W' {
+		return ""
+	}
+	return etag
+}
+
+// partial is an archive under way. It is written where the next attempt finds
+// what has come, also after a kill or a power cut. Nothing of it is believed
+// before all of it has been read back.
+type partial struct {
+	dir    string
+	file   *os.File
+	of     manifest.Platform
+	have   piece
+	name   string // for messages
+	pieced bool   // not all of it came over one connection
+}
+
+// openPartial finds what an earlier attempt has left of the archive, and removes
+// what is of another one.
+func openPartial(dir string, p manifest.Platform) (*partial, error) {
+	path := filepath.Join(dir, partialName)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, cause(err))
+	}
+	part := &partial{dir: dir, file: file, of: p}
+	info, err := file.Stat()
+	if err == nil {
+		if a, ok := readAbout(dir); ok && a.of(p) && info.Size() <= p.Size {
+			part.have = piece{a.URL, a.ETag, info.Size()}
+			part.name, part.pieced = a.URL, true
+			return part, nil
+		}
+		err = part.restart()
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return part, nil
+}
+
+// restart forgets what has come.
+func (p *partial) restart() error {
+	p.have, p.pieced = piece{}, false
+	err := remove(filepath.Join(p.dir, aboutName)) // first: it must not speak for other bytes
+	if err == nil {
+		err = p.file.Truncate(0)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot begin %s anew: %w", p.file.Name(), cause(err))
+	}
+	return nil
+}
+
+// begin makes room for what a source sends, which either follows what has come or
+// takes its place.
+func (p *partial) begin(b *body) error {
+	p.name = b.name
+	if b.from.bytes > 0 {
+		p.pieced = true
+	} else {
+		if err := p.restart(); err != nil {
+			return err
+		}
+		p.have.url, p.have.etag = b.from.url, b.from.etag
+		if p.lasting() {
+			data, err := json.Marshal(about{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.Size})
+			if err == nil {
+				err = state.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := p.file.Seek(p.have.bytes, io.SeekStart); err != nil {
+		return fmt.Errorf("cannot store %s: %w", p.name, cause(err))
+	}
+	return nil
+}
+
+// lasting tells whether a later attempt may go on with it.
+func (p *partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != unknownDigest }
+
+// move puts the whole archive into a bundle.
+func (p *partial) move(entry *os.Root, name string) error {
+	// The verifier's group reads it; chmod because the unit's UMask= is 0077.
+	err := p.file.Chmod(0o640)
+	if err == nil {
+		err = p.file.Sync()
+	}
+	if err == nil {
+		err = state.MoveEntry(p.file.Name(), entry, name)
+	}
+	if err == nil {
+		err = remove(filepath.Join(p.dir, aboutName))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot store %s: %w", p.name, cause(err))
+	}
+	return nil
+}
+
+// leave ends an attempt that ended so. What did not come whole is kept for the
+// next one.
+func (p *partial) leave(end error) error {
+	p.file.Close()
+	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded {
+		return nil
+	}
+	return dropPartial(p.dir)
+}
+
+// forget removes what is kept of an archive when the attempt has shown that nobody
+// will ask for the rest.
+func (f *fetcher) forget(r *release, result state.Result) error {
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	a, ok := readAbout(dir)
+	if ok && (r == nil || a.of(r.platform) && result != state.ResultCurrent) {
+		return nil
+	}
+	return dropPartial(dir)
+}
+
+func dropPartial(dir string) error {
+	for _, name := range []string{aboutName, partialName} {
+		if err := remove(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), cause(err))
+		}
+	}
+	return nil
+}
+
+// remove is content where there is nothing.
+func remove(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,193 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// disk is a release on this machine: a directory with a manifest and the
+// archives it names, or one such manifest, or one such archive. Whoever can
+// write there can install what they like, so that must be root alone.
+type disk struct {
+	path     string
+	rootOnly func(path string) error
+	dir      string   // of the manifest, known once it was read
+	root     *os.Root // the same, open: what is read later is read there
+	archived string   // the archive that path names, if it names one
+	// bare makes the manifest of an archive that has none beside it; nil refuses it.
+	bare func(file string, f *os.File) ([]byte, error)
+}
+
+// locate finds the directory, and the name of the manifest in it.
+func (d *disk) locate() (name string, err error) {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return "", unreadable(d.path, err)
+	}
+	name = manifest.FileName
+	switch {
+	case info.IsDir():
+		d.dir = d.path
+	case strings.HasSuffix(d.path, ".json"):
+		d.dir, name = filepath.Split(d.path)
+	default:
+		d.dir, d.archived = filepath.Split(d.path)
+	}
+	return name, nil
+}
+
+func (d *disk) name() string { return d.path }
+
+// beside reads a file of a signed repository.
+func (d *disk) beside(_ context.Context, file string, most int64) ([]byte, error) {
+	if _, err := d.locate(); err != nil {
+		return nil, err
+	}
+	f, err := d.open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := readSmall(f, most)
+	if err != nil {
+		return nil, unreadable(filepath.Join(d.dir, file), err)
+	}
+	return b, nil
+}
+
+func (d *disk) manifest(context.Context) ([]byte, string, error) {
+	name, err := d.locate()
+	if err != nil {
+		return nil, "", err
+	}
+	path := filepath.Join(d.dir, name)
+	f, err := d.open(name)
+	if err == nil && d.bare != nil && d.archived != "" && d.strangers(f) {
+		f.Close()
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) && d.archived != "" {
+		if d.bare != nil {
+			return d.without()
+		}
+		return nil, "", notDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.path, name)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	raw, err := readManifest(f)
+	if err != nil {
+		return nil, "", unreadable(path, err)
+	}
+	return raw, path, nil
+}
+
+// strangers tells whether a manifest was put beside the archive by somebody else
+// than who has put that there, in a directory where everybody may.
+func (d *disk) strangers(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	archived, err := d.root.Lstat(d.archived)
+	if err != nil {
+		return false // which is said when it is opened
+	}
+	owner := func(i fs.FileInfo) uint32 { return i.Sys().(*syscall.Stat_t).Uid }
+	return owner(info) != 0 && owner(info) != owner(archived)
+}
+
+// without reads the archive itself, which has no manifest beside it.
+func (d *disk) without() ([]byte, string, error) {
+	f, err := d.open(d.archived)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	raw, err := d.bare(d.archived, f)
+	return raw, d.path, err
+}
+
+func (d *disk) archive(_ context.Context, p manifest.Platform, _ piece) (*body, error) {
+	path := filepath.Join(d.dir, p.File)
+	if strings.Contains(p.File, "/") {
+		return nil, refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
+	}
+	if d.archived != "" && d.archived != p.File {
+		return nil, refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
+			d.path, manifest.FileName, p.File)
+	}
+	f, err := d.open(p.File)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != p.Size {
+		err = refused("it has %d bytes, the manifest says %d", info.Size(), p.Size)
+	}
+	if err != nil {
+		f.Close()
+		return nil, unreadable(path, err)
+	}
+	return &body{ReadCloser: f, name: path}, nil
+}
+
+// open opens a regular file of the directory that root alone can write.
+func (d *disk) open(name string) (*os.File, error) {
+	path := filepath.Join(d.dir, name)
+	if d.root == nil {
+		root, err := os.OpenRoot(d.dir)
+		if err != nil {
+			return nil, unreadable(d.dir, err)
+		}
+		d.root = root
+	}
+	f, err := state.OpenEntry(d.root, name)
+	if err != nil {
+		return nil, unreadable(path, errors.Unwrap(err))
+	}
+	if err := d.rootOnly(path); err != nil {
+		f.Close()
+		return nil, state.Fail(state.ResultMisconfigured,
+			"cannot use %s: %w (hint: root alone may write it and its parents: chown root:root, chmod go-w)", path, err)
+	}
+	return f, nil
+}
+
+func (d *disk) close() {
+	if d.root != nil {
+		d.root.Close()
+	}
+}
+
+// unreadable says that a file of the source could not be read: NotDownloaded,
+// unless err is decided already.
+func unreadable(path string, err error) error {
+	result := state.ResultNotDownloaded
+	if o, ok := errors.AsType[*state.Failure](err); ok {
+		result = o.Result
+	}
+	err = cause(err)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w (the user machinemon-fetch must be able to read it)", err)
+	}
+	return state.Fail(result, "cannot read %s: %w", path, err)
+}
+
+// cause strips the path that os errors carry, since ours name it already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,296 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// github is a release of a repository on GitHub, or on a server that answers as
+// its API does. What the API says of the release becomes a manifest, unless the
+// release has one among its files.
+//
+// Where source.versions bounds them it is the highest of the list of releases that
+// fits, and not the latest.
+//
+// The API answers strangers sixty times an hour and address. When it takes no
+// more requests, what GitHub's web pages tell everybody is enough: where the
+// latest release is, and the files of that release. The manifest made of these
+// has the same bytes.
+type github struct {
+	client // url is the API's, for the release
+	site   *url.URL
+	source target.Source
+	token  string // "" for none
+	cache  cache
+
+	offline bool // the API takes no more requests
+	etag    string
+	release *published
+}
+
+func newGitHub(t *target.Target, dir string, l limits) (*github, error) {
+	c, err := newClient(t, t.Source.URL, l)
+	if err != nil {
+		return nil, err
+	}
+	g := &github{client: c, site: siteOf(c.url), source: t.Source}
+	g.url = c.url.JoinPath("repos", t.Source.Repo, "releases")
+	switch {
+	case t.Source.Tag != "":
+		g.url = g.url.JoinPath("tags", t.Source.Tag)
+	case g.ranged():
+		g.url.RawQuery = "per_page=" + perPage
+	default:
+		g.url = g.url.JoinPath("latest")
+	}
+	g.cache = cache{dir: dir, url: g.cacheKey(), insecure: c.anybody,
+		usable: func(b []byte) bool { _, err := parsePublished(b); return err == nil }}
+	if t.Source.TokenFile != "" {
+		g.token, err = readToken(t.Name)
+	}
+	return g, err
+}
+
+// siteOf is the address of the web pages beside an API: https://github.com of
+// https://api.github.com, https://HOST of a server's https://HOST/api/v3.
+func siteOf(api *url.URL) *url.URL {
+	site := &url.URL{Scheme: api.Scheme, Host: api.Host}
+	if strings.Trim(api.Path, "/") == "" {
+		site.Host = strings.TrimPrefix(api.Host, "api.")
+	}
+	return site
+}
+
+// name is the release in messages.
+func (g *github) name() string { return "release " + g.release.Tag + " of " + g.source.Repo }
+
+func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := g.brief(ctx)
+	defer cancel()
+	known := g.cache.load()
+	err := g.askAPI(ctx, known)
+	limit := err
+	if _, g.offline = errors.AsType[*rateLimit](err); g.offline {
+		err = g.askSite(ctx, known)
+	}
+	var raw []byte
+	if err == nil {
+		raw, err = g.document(ctx)
+	}
+	if err != nil {
+		if unfit, ok := errors.AsType[*unfit](err); ok && g.offline {
+			err = notDownloaded("%w; %w", limit, unfit)
+		} else if g.offline && state.ResultOf(err) == state.ResultNotDownloaded {
+			err = limit
+		}
+		return nil, "", err
+	}
+	return raw, g.name(), nil
+}
+
+// askAPI finds the release.
+func (g *github) askAPI(ctx context.Context, known cached) error {
+	resp, err := g.askFor(ctx, g.url, known.ETag)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotModified && known.ETag != "" {
+		g.etag = known.ETag
+		g.release, err = parsePublished(known.Body)
+		return err
+	}
+	if err := whole(resp); err != nil {
+		if resp.StatusCode == http.StatusNotFound {
+			err = notDownloaded("%w (hint: is source.repo right, has it a release, and is it public, or source.token_file set?)", err)
+		}
+		return failed(ctx, g.url, err)
+	}
+	if g.ranged() {
+		g.release, err = g.highest(ctx, resp)
+	} else {
+		g.release, err = g.only(resp)
+	}
+	if state.ResultOf(err) == state.ResultNotAttempted {
+		return err // all was downloaded
+	}
+	if err != nil {
+		return failed(ctx, g.url, err)
+	}
+	if old, err := parsePublished(known.Body); err == nil {
+		g.release.remember(old)
+	}
+	g.etag = resp.Header.Get("ETag")
+	return g.store()
+}
+
+// askFor asks the API, for nothing but a change if etag is not "".
+func (g *github) askFor(ctx context.Context, u *url.URL, etag string) (*http.Response, error) {
+	header := unless(etag)
+	header.Set("Accept", "application/vnd.github+json")
+	header.Set("X-GitHub-Api-Version", "2022-11-28")
+	g.authorize(header)
+	return g.ask(ctx, http.MethodGet, u, header, g.safeHop)
+}
+
+// only reads the answer about one release.
+func (g *github) only(resp *http.Response) (*published, error) {
+	body, err := readSmall(resp.Body, maxAnswer)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePublished(body)
+	if err == nil && g.source.Tag != "" && p.Tag != g.source.Tag {
+		err = refused("it is about another tag, %s", p.Tag)
+	}
+	return p, err
+}
+
+// askSite finds the tag of the release where the API does not answer. What the
+// API said of it before still holds.
+func (g *github) askSite(ctx context.Context, known cached) error {
+	tag := g.source.Tag
+	latest := g.site.JoinPath(g.source.Repo, "releases/latest")
+	if tag == "" {
+		resp, err := g.ask(ctx, http.MethodGet, latest, nil, func(to *url.URL) error {
+			if err := g.safeHop(to); err != nil {
+				return err
+			}
+			if _, t, ok := strings.Cut(to.Path, "/releases/tag/"); ok {
+				tag = t
+				return http.ErrUseLastResponse
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if tag == "" {
+			return failed(ctx, latest, errors.New("it does not lead to a release"))
+		}
+	}
+	old, err := parsePublished(known.Body)
+	if err == nil && (old.Tag == tag || g.ranged() && !g.better(tag, old.Tag)) {
+		g.release = old
+		return nil
+	}
+	if g.ranged() && !g.source.Versions.Has(tag) {
+		return &unfit{fmt.Sprintf("the latest release there, %.80q, is not in source.versions %q", tag, g.source.Versions)}
+	}
+	g.release = &published{Tag: tag}
+	if err := g.release.check(); err != nil {
+		return failed(ctx, latest, err)
+	}
+	return nil
+}
+
+// keep caches what is known of the release.
+func (g *github) store() error {
+	if g.etag == "" {
+		return nil
+	}
+	body, err := json.Marshal(g.release)
+	if err != nil {
+		return fmt.Errorf("cannot keep the answer: %w", err)
+	}
+	return g.cache.store(body, g.etag)
+}
+
+// learn takes over the digest of an archive that came without one, where the
+// operator accepts that: from now on it must be that, and is known when it failed.
+func (g *github) learn(r *release, sum string) error {
+	if !g.anybody { // its manifest says so itself
+		return refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, unknownDigest)
+	}
+	if err := r.complete(sum); err != nil {
+		return err
+	}
+	if a := g.release.asset(r.platform.File); a != nil {
+		a.Digest = digestPrefix + sum
+		return g.store()
+	}
+	return nil
+}
+
+// document is the release's manifest: the one among its files, or one made of
+// the name, size and digest of the archive that the target takes.
+func (g *github) document(ctx context.Context) ([]byte, error) {
+	raw, err := g.small(ctx, manifest.FileName)
+	if raw != nil || err != nil {
+		return raw, err
+	}
+	var sums map[string]string
+	if g.release.Assets == nil { // only they tell the names
+		if sums, err = g.sums(ctx); err != nil {
+			return nil, err
+		}
+	}
+	name, err := g.choose(sums)
+	if err != nil {
+		return nil, err
+	}
+	p := manifest.Platform{File: name}
+	if a := g.release.asset(name); a != nil {
+		p.Size = a.Size
+		p.SHA256 = a.sha256()
+	} else if p.Size, err = g.size(ctx, name); err != nil {
+		return nil, err
+	}
+	if p.SHA256 == "" && sums == nil {
+		if sums, err = g.sums(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if p.SHA256 == "" {
+		p.SHA256 = sums[name]
+	}
+	if p.SHA256 == "" {
+		if !g.anybody {
+			return nil, refused("cannot use %s: nobody tells the sha256 of %s: not the API, and no %s "+
+				"(hint: have the release bring one, or set trust.allow_unauthenticated = true to accept whatever comes)",
+				g.name(), name, strings.Join(sumFiles, " or "))
+		}
+		p.SHA256 = unknownDigest
+	}
+	m := manifest.Manifest{Schema: manifest.Schema, Version: g.release.Tag, Platforms: map[string]manifest.Platform{manifest.Host(): p}}
+	return m.Marshal()
+}
+
+// choose finds the name of the archive that the target takes.
+func (g *github) choose(sums map[string]string) (string, error) {
+	pattern := g.source.AssetPattern(manifest.Host(), g.release.Tag)
+	names := g.release.names()
+	if g.release.Assets == nil {
+		for name := range sums {
+			names = append(names, name)
+		}
+		if len(names) == 0 && !strings.ContainsAny(pattern, "*?[") {
+			return pattern, nil
+		}
+		slices.Sort(names)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		fits, err := path.Match(pattern, name)
+		return err != nil || !fits
+	})
+	switch len(names) {
+	case 0:
+		return "", refused("cannot use %s: it has no file %s (hint: set source.asset)", g.name(), pattern)
+	case 1:
+		return names[0], nil
+	}
+	return "", refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {version} or {number})",
+		g.name(), len(names), pattern, names[0], names[1])
+}

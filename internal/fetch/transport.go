@@ -1,0 +1,64 @@
+package fetch
+
+import (
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// maxRoots is how many bytes of certificates are read; Debian's own file of all
+// has a quarter of them.
+const maxRoots = 1 << 20
+
+// proxyOf is the target's proxy. The environment is no authority. What is on this
+// machine is asked directly: a proxy would take "this machine" for its own, and
+// plain http is trusted from here.
+func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
+	if t.Source.Proxy == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(t.Source.Proxy)
+	if err != nil {
+		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.proxy is not valid", t.Name)
+	}
+	return func(r *http.Request) (*url.URL, error) {
+		if target.Loopback(r.URL.Hostname()) {
+			return nil, nil
+		}
+		return u, nil
+	}, nil
+}
+
+// rootsOf are the certificates that the target's servers are measured by; nil for
+// the system's.
+func rootsOf(t *target.Target) (*x509.CertPool, error) {
+	if t.Source.CAFile == "" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(t.Source.CAFile, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	var pem []byte
+	if err == nil {
+		defer f.Close()
+		pem, err = state.ReadAll(f, maxRoots)
+	}
+	pool := x509.NewCertPool()
+	if err == nil && !pool.AppendCertsFromPEM(pem) {
+		err = errors.New("it has no certificate in PEM")
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w "+
+			"(hint: the user machinemon-fetch must be able to read it)", t.Name, cause(err))
+	}
+	if err != nil {
+		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w", t.Name, cause(err))
+	}
+	return pool, nil
+}

@@ -1,0 +1,210 @@
+package release
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/trust"
+)
+
+type rootMetadata = metadata.Metadata[metadata.RootType]
+
+// signedDir is the signed part of a directory, as its files are. Only the roots
+// are checked when it is read, because holders sign what follows them; the rest is
+// checked as machines do it before it is published (check).
+type signedDir struct {
+	path string
+	root *rootMetadata
+	now  trust.Metadata // what a machine gets now; all but Roots nil before the first publication
+
+	timestamp *metadata.Metadata[metadata.TimestampType]
+	snapshot  *metadata.Metadata[metadata.SnapshotType]
+	targets   *metadata.Metadata[metadata.TargetsType]
+}
+
+func rootFile(version int64) string { return fmt.Sprintf("%d.root.json", version) }
+
+// readSigned reads the signed part, and nil where there is none. It changes
+// nothing and takes no lock: a publication replaces files one by one, in an order
+// that a reader can follow at any moment.
+func readSigned(path string) (*signedDir, error) {
+	r, err := readRoots(path)
+	if err == nil && r != nil {
+		err = r.follow()
+	}
+	return r, err
+}
+
+// readRoots reads the roots alone, which is all that their holders need.
+func readRoots(path string) (*signedDir, error) {
+	r := &signedDir{path: path}
+	for version := int64(1); ; version++ {
+		b, err := os.ReadFile(filepath.Join(path, rootFile(version)))
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		var root *rootMetadata
+		if err == nil {
+			root, err = parseRoot(b)
+		}
+		if err == nil {
+			err = succeeds(root, r.root)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", rootFile(version), plain(err))
+		}
+		r.root = root
+		r.now.Roots = append(r.now.Roots, b)
+	}
+	if r.root == nil {
+		return nil, nil
+	}
+	return r, nil
+}
+
+// parseRoot looks at the form first, which go-tuf takes for granted.
+func parseRoot(b []byte) (*rootMetadata, error) {
+	if _, _, err := trust.Next(trust.RoleRoot, b); err != nil {
+		return nil, err
+	}
+	return metadata.Root().FromBytes(b)
+}
+
+// succeeds refuses a root that no machine would take after last. A planted one
+// would otherwise be what the holders of the real keys build the next one on.
+func succeeds(root, last *rootMetadata) error {
+	want := int64(1)
+	if last != nil {
+		want = last.Signed.Version + 1
+		if last.VerifyDelegate(metadata.ROOT, root) != nil {
+			return errors.New("not enough keys of the root before it have signed it")
+		}
+	}
+	switch {
+	case root.Signed.Version != want:
+		return fmt.Errorf("it is v%d", root.Signed.Version)
+	case root.VerifyDelegate(metadata.ROOT, root) != nil:
+		return errors.New("not enough of its own keys have signed it")
+	}
+	return nil
+}
+
+// holds refuses roots that do not come from the pin. They all follow one another,
+// so it is enough that the pin is one of them.
+func (r *signedDir) holds(pin string) error {
+	if pin == "" {
+		return nil
+	}
+	b, err := os.ReadFile(pin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", pin, plain(err))
+	}
+	if !slices.ContainsFunc(r.now.Roots, func(root []byte) bool { return bytes.Equal(root, b) }) {
+		return fmt.Errorf("its roots do not follow from %s: somebody replaced them", pin)
+	}
+	return nil
+}
+
+// follow reads what the timestamp leads to.
+func (r *signedDir) follow() (err error) {
+	r.now.Timestamp, err = os.ReadFile(filepath.Join(r.path, trust.TimestampFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r.neverPublished()
+	}
+	if err != nil {
+		return err
+	}
+	if r.now.Snapshot, err = r.readNamed(trust.RoleTimestamp, r.now.Timestamp); err != nil {
+		return err
+	}
+	if r.now.Targets, err = r.readNamed(trust.RoleSnapshot, r.now.Snapshot); err != nil {
+		return err
+	}
+	if r.now.Manifest, err = r.readNamed(trust.RoleTargets, r.now.Targets); err != nil {
+		return err
+	}
+	// readNamed has looked at the form of each, which go-tuf takes for granted.
+	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
+		return err
+	}
+	if r.snapshot, err = metadata.Snapshot().FromBytes(r.now.Snapshot); err != nil {
+		return err
+	}
+	r.targets, err = metadata.Targets().FromBytes(r.now.Targets)
+	return err
+}
+
+// readNamed reads the file that metadata of this role names.
+func (r *signedDir) readNamed(role trust.Role, of []byte) ([]byte, error) {
+	name, _, err := trust.Next(role, of)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(r.path, name))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, plain(err))
+	}
+	return b, nil
+}
+
+var (
+	versioned = regexp.MustCompile(`^([0-9]{1,19})\.(targets|snapshot)\.json$`)
+	hashed    = regexp.MustCompile(`^[0-9a-f]{64}\.client-manifest\.json$`)
+)
+
+// neverPublished refuses a directory whose timestamp was lost. To begin again at
+// version 1 is what machines refuse that have seen more, and all that leads back to
+// them would be discarded. A first publication that was killed leaves files of
+// version 1, and its manifest under its digest only.
+func (r *signedDir) neverPublished() error {
+	entries, err := os.ReadDir(r.path)
+	if err != nil {
+		return err
+	}
+	written := false
+	if sum, err := digest(filepath.Join(r.path, manifest.FileName)); err == nil {
+		_, err := os.Lstat(filepath.Join(r.path, sum+"."+manifest.FileName))
+		written = err == nil
+	}
+	newest, at := int64(0), ""
+	for _, e := range entries {
+		if m := versioned.FindStringSubmatch(e.Name()); m != nil {
+			n, err := strconv.ParseInt(m[1], 10, 64)
+			if err == nil && n > newest {
+				newest, at = n, e.Name()
+			}
+		}
+	}
+	if newest > 1 || newest == 1 && written {
+		return fmt.Errorf("%s is missing, but %s is there (hint: restore it)", trust.TimestampFile, at)
+	}
+	return nil
+}
+
+// check asks the client's side whether a machine accepts the bundle, one that has
+// seen what is published now, if that was good.
+func (r *signedDir) check(b trust.Metadata, now time.Time) error {
+	b.Roots = r.now.Roots
+	c := trust.Client{Pin: r.now.Roots[0]}
+	// By a clock that stands still nothing has expired.
+	if _, state, err := c.Check(r.now); err == nil {
+		c.State = state
+		c.State.Seen = time.Time{}
+	}
+	c.Clock = now
+	if _, _, err := c.Check(b); err != nil {
+		return fmt.Errorf("no machine would accept it: %w", err)
+	}
+	return nil
+}

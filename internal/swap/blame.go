@@ -1,0 +1,102 @@
+package swap
+
+import (
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// judge decides whether the release is to blame. It is not when the gate could
+// not tell, when nobody judged it, or when the old program is no better.
+func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
+	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	result, reason := state.ResultRolledBack, j.Reason
+	finding, blameless := j.Finding, false
+	if after != nil {
+		if ill := illness(before, after); ill != "" {
+			reason += "; "
+			if finding != "" {
+				finding, reason = state.FindingUnsure, reason+"not rejected: "
+			}
+			reason += "the old version is not healthy either: " + ill
+		} else if p := cured(s, j, before, after); finding == state.FindingUnsure && p != "" {
+			reason += "; the old version passes " + p
+			finding = state.FindingBad
+		} else if p := s.unchanged(j, before, after); finding == state.FindingBad && p != "" {
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
+			finding = state.FindingUnsure
+		}
+	}
+	r := rejectionOf(j, reason)
+	switch {
+	case finding == state.FindingBad:
+		st.Reject(r)
+	case finding == state.FindingUnsure:
+		blameless = true
+	case j.Failure != "" && j.Phase == state.PhasePrepared && !changed:
+		result = state.ResultFailed // no file was changed: the same as a failure before the journal
+	default:
+		if j.Finding == "" {
+			result = state.ResultInterrupted
+		}
+		r.Interruptions = 1 // tried again, but only so often
+		st.Reject(r)
+	}
+	a := s.ended(j, "rollback", result, reason)
+	a.Healthy, a.Unhealthy = fares(after)
+	a.Blameless = blameless
+	if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil {
+		a.Rejected = state.Called(j.Version)
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	st.Record(a)
+}
+
+func rejectionOf(j *state.Journal, reason string) state.Rejection {
+	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Fingerprint: state.Fingerprint(j.NewFiles()),
+		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
+}
+
+// illness says what is wrong with the old program, of what was right before.
+func illness(before, after *state.Baseline) string {
+	if !after.Standing {
+		return after.Detail
+	}
+	for _, p := range after.Probes {
+		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
+			return p.Probe + ": " + p.Detail
+		}
+	}
+	return ""
+}
+
+// cured finds a probe that failed before the swap and during the trial and
+// passes now: the release is to blame for it after all.
+func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
+	report, err := s.Tree.Report(j.Target, j.Attempt)
+	if err != nil || report == nil {
+		return ""
+	}
+	for _, p := range report.Probes {
+		if !p.Passed && !passed(before, p.Probe, true) && passed(after, p.Probe, false) {
+			return p.Probe
+		}
+	}
+	return ""
+}
+
+// passed looks a probe up; unknown stands for what is not known.
+func passed(b *state.Baseline, probe string, unknown bool) bool {
+	if b != nil {
+		for _, p := range b.Probes {
+			if p.Probe == probe && !p.Unknown {
+				return p.Passed
+			}
+		}
+	}
+	return unknown
+}

@@ -1,0 +1,191 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// Commit ends the trial with the new release, if the gate's report on this very
+// attempt is positive and the program that it saw still runs. The verdict is
+// durable before anything else happens. Without a trial it does nothing, and so
+// it may run any number of times.
+func (s *Swapper) Commit(ctx context.Context, name string) error {
+	release, err := s.Tree.Lock(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, err := s.journal(name)
+	if err != nil || j == nil || j.Verdict == state.VerdictRollback {
+		return err
+	}
+	s.about(j)
+	log.Status("committing " + state.Called(j.Version))
+	if j.Verdict == "" {
+		report, err := s.Tree.Report(name, j.Attempt)
+		if err == nil {
+			err = s.proven(ctx, j, report)
+		}
+		if err != nil {
+			// Nobody is told by systemd: a failed commit has no OnFailure=,
+			// for a commit that is killed must be retried, not undone.
+			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
+		}
+		j.Verdict, j.Finding, j.Unproven, j.Reason = state.VerdictCommit, report.Finding, report.Unproven, report.Reason
+		j.Probes.Note(report.Probes)
+		if err := s.Tree.SetJournal(j); err != nil {
+			return err
+		}
+		s.logf("%s: verdict: commit", describe(j))
+	}
+	if err := s.Systemd.Stop(ctx, deadlineOf(name)); err != nil {
+		s.logf("%s: %v", describe(j), err) // it will find no trial
+	}
+	if err := s.postCommit(ctx, j); err != nil {
+		return err
+	}
+	return s.finishCommit(ctx, j)
+}
+
+// proven holds the gate's report against what runs now.
+func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Report) error {
+	if report == nil || report.Finding != state.FindingHealthy {
+		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
+	}
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		return err
+	}
+	if !u.Running() {
+		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, j.Unit, u)
+	}
+	if u.Remains() {
+		return nil // it has no process
+	}
+	if u.MainPID != report.MainPID {
+		// The program may be a wrapper's child.
+		pids, err := s.Systemd.Processes(ctx, j.Unit)
+		if err != nil || j.Main == "" || !slices.Contains(pids, int(report.MainPID)) {
+			return errors.Join(err, fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw process %d", j.Target, j.Unit, u, u.MainPID, report.MainPID))
+		}
+	}
+	if j.Main == "" {
+		return nil
+	}
+	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", report.MainPID))
+	if err != nil {
+		return fmt.Errorf("cannot commit %s: %w", j.Target, err)
+	}
+	installed, err := state.Identify(j.Main)
+	if err != nil || running != installed || j.MainID.Known() && running != j.MainID {
+		return errors.Join(err, fmt.Errorf("cannot commit %s: process %d of %s does not run %s", j.Target, report.MainPID, j.Unit, j.Main))
+	}
+	return nil
+}
+
+// finishCommit carries a durable verdict out. Every step may be repeated.
+func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
+	st, err := s.Tree.Status(state.RoleSwap, j.Target)
+	if err != nil {
+		return err
+	}
+	stayed := s.removeGone(ctx, j)
+	if err := s.raiseFloor(j); err != nil {
+		return err
+	}
+	result := state.ResultCommitted
+	if j.Unproven {
+		result = state.ResultUnproven
+	}
+	if st.Installed == nil || !recorded(&st, j.Attempt) {
+		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		left := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
+		if st.Installed != nil && st.Installed.Version == j.From {
+			left.Sequence, left.Archive, left.Unsigned = st.Installed.Sequence, st.Installed.Archive, st.Installed.Unsigned
+		}
+		a := s.ended(j, string(state.RoleSwap), result, j.Reason)
+		if j.GoingBack {
+			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
+			a.Rejected = j.From
+			// As it was installed, whatever was changed by hand since.
+			digest := state.Fingerprint(plain(left.Files))
+			if st.Installed != nil && st.Installed.Version == j.From {
+				digest = state.Fingerprint(st.Installed.Files)
+			}
+			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
+				Fingerprint: digest, Archive: left.Archive, Reason: "the operator went back to " + state.Called(j.Version)})
+			left = nil // what was left behind is not kept for going back to
+		} else {
+			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
+		}
+		if j.Unproven {
+			next.Unproven = state.Line(j.Reason)
+		}
+		st.Installed, st.Previous = next, left
+		st.Learn(j.Probes, nil)
+		st.Record(a)
+		if err := s.Tree.SetStatus(state.RoleSwap, j.Target, st); err != nil {
+			return err
+		}
+	}
+	// Killed here, it is said twice rather than never.
+	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
+	}
+	return s.swept(j, st.Previous)
+}
+
+// plain drops the backups' places, which are no part of a release.
+func plain(files []state.File) []state.File {
+	var out []state.File
+	for _, f := range files {
+		if f.SHA256 != "" {
+			out = append(out, state.File{To: f.To, SHA256: f.SHA256})
+		}
+	}
+	return out
+}
+
+func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason string) state.Attempt {
+	a := state.Attempt{ID: j.Attempt, Origin: j.Origin, From: j.From, Version: j.Version,
+		Sequence: j.Sequence, Manifest: j.Manifest, Stage: stage, Result: r, Reason: reason, Warning: j.Warning}
+	if stage == "rollback" && j.Phase == state.PhaseTrial {
+		a.Said, a.Unit, a.Started = j.Said, j.Unit, j.Started
+	}
+	return a
+}
+
+// recorded tells whether the end of this attempt is in the status already: the
+// program was killed between the record and the closing of the journal.
+func recorded(st *state.Status, attempt string) bool {
+	for _, a := range st.Attempts {
+		if a.ID == attempt && a.Result != state.ResultRollbackFailed {
+			return true
+		}
+	}
+	return false
+}
+
+// swept removes what a closed trial has left, but for the backups of the previous
+// release.
+func (s *Swapper) swept(j *state.Journal, previous *state.Release) error {
+	return errors.Join(sweep(j.Target, dirsOf(j), previous), s.Tree.DropSnapshots(j.Target))
+}
+
+func dirsOf(j *state.Journal) []string {
+	var dirs []string
+	for _, c := range j.Changes {
+		dirs = append(dirs, filepath.Dir(c.To))
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}

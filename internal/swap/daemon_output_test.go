@@ -1,0 +1,100 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// TestSaid: the record has what the new program said, and nothing that another one
+// did.
+func TestSaid(t *testing.T) {
+	r := newRig(t)
+	r.sw.Boot = "b00t"
+	badTrial(t, r)
+	j, err := r.tree.Journal("agent")
+	must(t, err)
+	if j.Invocation != "1st" || j.Restarted <= 0 {
+		t.Fatalf("journal: %+v", j)
+	}
+	j.Restarted -= time.Minute // a while ago
+	must(t, r.tree.SetJournal(j))
+	const later = time.Second
+	r.sys.lines = []systemd.LogLine{
+		{Text: "too old for the newest five"},
+		{Text: "of an earlier start", Invocation: "0th", At: j.Restarted - later},
+		{Text: "the old one stops", Invocation: "1st", At: j.Restarted + later},
+		{Text: "  \x1b[1;31mFATAL\x1b[0m: HOST_IP not set\nat \x1b]0;x\x07y \xff\n", Invocation: "2nd", At: j.Restarted + later},
+		{Text: "\x00 ", Invocation: "2nd", At: j.Restarted + later},
+		{Text: strings.Repeat("ü", 1<<20), Invocation: "3rd", At: j.Restarted + 2*later},
+		{Text: "the old one runs again", Invocation: "4th", At: j.Restarted + time.Hour},
+	}
+	r.step(t, "rollback")
+	r.ended(t, "a1", state.ResultRolledBack)
+	a := r.last(t)
+	want := []string{"FATAL: HOST_IP not set; at  ]0;x y ?", strings.Repeat("ü", saidBytes/2) + "…"}
+	if !slices.Equal(a.Said, want) || a.Unit != "agent.service" || !a.Started.Equal(j.Started) {
+		t.Errorf("recorded %+v\nwant %q", a, want)
+	}
+	if r.sys.called("log b00t agent.service") != 1 {
+		t.Errorf("calls: %q", r.sys.calls)
+	}
+}
+
+// TestNothingSaid: trouble with the journal costs the lines, and no time is lost
+// where the new program was never started.
+func TestNothingSaid(t *testing.T) {
+	r := newRig(t)
+	r.sys.fails["log  agent.service"] = errors.New("no journal")
+	badTrial(t, r)
+	r.step(t, "rollback")
+	r.want(t, oldFiles)
+	r.closed(t)
+	r.ended(t, "a1", state.ResultRolledBack)
+	if a := r.last(t); len(a.Said) > 0 || a.Unit == "" || !strings.Contains(r.log.String(), "a1: v2: no journal\n") {
+		t.Errorf("recorded %+v\nlog: %s", a, r.log)
+	}
+
+	r = newRig(t)
+	r.sys.fails["arm machinemon-deadline@agent.timer"] = errors.New("no answer")
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.ResultFailed, "no answer")
+	r.sys.fails = map[string]error{}
+	r.step(t, "rollback")
+	if a := r.last(t); a.Unit != "" || r.sys.called("log  agent.service") != 0 {
+		t.Errorf("recorded %+v; calls: %q", a, r.sys.calls)
+	}
+}
+
+// TestRecordRejects: the record says what it rejected.
+func TestRecordRejects(t *testing.T) {
+	r := newRig(t)
+	for i := range state.MaxInterruptions {
+		r.offer(t, fmt.Sprint("a", i), "v2", 2, release2)
+		r.step(t, "swap")
+		r.step(t, "rollback")
+		if a := r.last(t); (a.Rejected == "v2") != (i == state.MaxInterruptions-1) {
+			t.Errorf("interruption %d: %+v", i, a)
+		}
+	}
+	r = newRig(t)
+	badTrial(t, r)
+	r.step(t, "rollback")
+	if a := r.last(t); a.Rejected != "v2" {
+		t.Errorf("rolled back: %+v", a)
+	}
+	r = newRig(t)
+	goBack(t, r)
+	r.step(t, "swap")
+	r.gate(t, "b1", state.FindingHealthy, "")
+	r.step(t, "commit")
+	if a := r.last(t); a.Rejected != "v2" {
+		t.Errorf("going back: %+v", a)
+	}
+}

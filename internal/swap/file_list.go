@@ -1,0 +1,66 @@
+package swap
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// addListed adds to the target what the release's own list names. where tells the
+// names in the verified tree by those in the archive.
+func (sw *swapping) addListed(entry *os.Root, where map[string]string, p manifest.Platform, host string) error {
+	t := sw.target
+	name := t.Listing.Entry(host, sw.journal.Version)
+	from, ok := where[name]
+	_, inContents := p.Contents[name] // then the release has it, whoever left it out
+	if name == "" || !ok && t.Listing.Optional && !inContents {
+		return nil
+	}
+	if !ok {
+		return state.Fail(state.ResultRefused, "cannot find %s in the release", name)
+	}
+	list, err := state.ReadEntry(entry, from, target.MaxList)
+	if err != nil {
+		return err
+	}
+	if want, listed := p.Contents[name]; len(p.Contents) > 0 && (!listed || want.SHA256 != manifest.Digest(list)) {
+		return state.Fail(state.ResultRefused, "cannot use %s: it is not the one in the manifest's contents", name)
+	}
+	excluded, err := t.AddListed(list, host, sw.journal.Version)
+	if err != nil {
+		return state.Fail(state.ResultRefused, "cannot use %s: %w", name, err)
+	}
+	if len(excluded) > 0 {
+		sw.logf("%s: left alone, as the target file says: %s", describe(sw.journal), strings.Join(excluded, ", "))
+	}
+	return nil
+}
+
+// makeListed makes the directories into which a release may list files, where
+// they are missing: the swap, which is not allowed to, would have nowhere to put
+// them.
+func makeListed(t *target.Target) error {
+	if t.Listing == nil {
+		return nil
+	}
+	for _, lt := range t.Listing.Types {
+		if target.CheckRootOnly(filepath.Dir(lt.Directory)) != nil {
+			continue // whoever may write there must not lead us; CheckDestinations says it
+		}
+		err := os.Mkdir(lt.Directory, 0o755)
+		if err == nil {
+			err = os.Chmod(lt.Directory, 0o755) // whatever the umask
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("cannot make %s: %w", lt.Directory, cause(err))
+		}
+	}
+	return nil
+}

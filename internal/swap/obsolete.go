@@ -1,0 +1,101 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// planObsolete has the files go at the commit that the release does not list any more,
+// of those that an update created.
+func (sw *swapping) planObsolete() error {
+	if sw.status.Installed == nil {
+		return nil
+	}
+	for _, f := range sw.status.Installed.Files {
+		stays := func(c state.Change) bool { return c.To == f.To }
+		if f.Created && sw.target.Listing.Covers(f.To) && !slices.ContainsFunc(sw.journal.Changes, stays) {
+			if err := sw.gone(f.To); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// gone has a file go at the commit, unless it is somebody else's by now: changed by
+// hand, or of another target or a Debian package.
+func (sw *swapping) gone(to string) error {
+	stays := func(why string) error {
+		sw.logf("%s: %s stays: %s", describe(sw.journal), to, why)
+		return nil
+	}
+	info, err := os.Lstat(to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+	case !info.Mode().IsRegular():
+		return stays("it is not a regular file any more")
+	case filepath.Base(to) == sw.target.Unit:
+		return stays("it is the unit's own file")
+	}
+	old, err := digest(to)
+	if err != nil {
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+	}
+	was := sw.status.Installed.File(to)
+	if was == nil || was.SHA256 != old {
+		return stays("it was changed by hand")
+	}
+	alone := *sw.target
+	alone.Install, alone.Snapshot, alone.Listing = []target.Install{{To: to, Listed: true}}, nil, nil
+	if err := alone.CheckDestinations(sw.others(sw.name)); err != nil {
+		return stays(err.Error())
+	}
+	sw.add(state.Change{Kind: state.KindRemove, To: to, Old: old, Created: was.Created})
+	return nil
+}
+
+// removeGone removes, after the verdict commit, what the release does not have any
+// more. stayed are the files that are somebody else's by now, or cannot be removed:
+// the verdict stands, and this is tidying.
+func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool) {
+	stayed = map[string]bool{}
+	reload := false
+	for _, c := range j.Changes {
+		if c.Kind != state.KindRemove {
+			continue
+		}
+		now, err := digest(c.To)
+		switch {
+		case err == nil && now == "": // before a kill, or by somebody else
+		case err == nil && now == c.Old:
+			if err = os.Remove(c.To); err == nil {
+				s.logf("%s: removed %s, which it does not have any more", describe(j), c.To)
+				err = state.SyncDir(filepath.Dir(c.To))
+			}
+		case err == nil:
+			err = errors.New("it was changed during the trial")
+		}
+		if err != nil {
+			stayed[c.To] = true
+			s.logf("%s: %s stays: %v%s", describe(j), c.To, cause(err), hint(err))
+		}
+		reload = reload || isUnitFile(c.To)
+	}
+	if reload {
+		if err := s.Systemd.Reload(ctx); err != nil {
+			s.logf("%s: %v", describe(j), err)
+		}
+	}
+	return stayed
+}

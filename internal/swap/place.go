@@ -1,0 +1,63 @@
+package swap
+
+import (
+	"os"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// rename puts the new files in their places, the last step before the restart. A
+// file that is there already stays: systemd takes another one of the same content
+// for a changed unit.
+func (sw *swapping) rename() error {
+	for _, c := range sw.journal.Changes {
+		if c.Kind != state.KindReplace {
+			continue
+		}
+		if c.Old == c.New {
+			// Looked at again: a hook may have changed it meanwhile.
+			if now, err := digest(c.To); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
+				continue
+			}
+		}
+		put := os.Rename
+		if c.Old == "" {
+			put = renameNew // of what has come there meanwhile there is no backup
+		}
+		if err := put(c.Staged, c.To); err != nil {
+			return state.Fail(state.ResultFailed, "cannot install %s: %w%s", c.To, cause(err), hint(err))
+		}
+	}
+	return syncDirs(sw.journal.Changes)
+}
+
+// inPlace tells whether every file is on disk already, byte for byte.
+func (sw *swapping) inPlace() (bool, error) {
+	for _, c := range sw.journal.Changes {
+		if c.Kind == state.KindSnapshot {
+			continue
+		}
+		if c.Kind == state.KindRemove || c.Old != c.New {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// adopt records a release whose bytes are installed already. Nothing restarts.
+func (sw *swapping) adopt() error {
+	j := sw.journal
+	sw.attempt.Result = state.ResultAdopted
+	sw.attempt.Reason = "its files were installed already"
+	unproven := ""
+	if sw.status.Installed != nil { // the same program runs on
+		unproven = sw.status.Installed.Unproven
+	}
+	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
+	if err := sw.raiseFloor(j); err != nil {
+		return err
+	}
+	return sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status)
+}

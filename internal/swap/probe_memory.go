@@ -1,0 +1,123 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// foresee writes into the order of a scheduled attempt why its release would not be
+// installed, so that it is not even downloaded. Where a probe has passed here before
+// there is nothing to find out; else the gate's user tries them now.
+func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Status, order *state.Order) error {
+	known := st.Passed(t.ProbeKeys())
+	if order.Origin == state.OriginOperator || order.Verb != state.VerbApply || len(known) == 0 || known.Any() {
+		return nil
+	}
+	log.Status("trying the probes")
+	step := unitOf("baseline", t.Name)
+	err := s.Systemd.ResetFailed(ctx, step)
+	if err == nil {
+		err = s.Systemd.Start(ctx, step)
+	}
+	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
+		return err
+	}
+	now, rerr := s.Tree.Baseline(t.Name, order.Attempt, state.BeforeSwap)
+	if now == nil { // the swap looks for itself
+		s.logf("%s: no look at the probes: %v", t.Name, errors.Join(err, rerr))
+		return nil
+	}
+	if known, err = s.learn(t, now); err != nil {
+		return err
+	}
+	if order.Doubt = doubt(t, known, now); order.Doubt == "" {
+		return nil
+	}
+	return s.Tree.SetOrder(t.Name, *order)
+}
+
+// weigh remembers which probes pass before the swap, for the gate, too. An attempt
+// that nobody watches ends here where no probe could prove the release.
+func (sw *swapping) weigh(before *state.Baseline) error {
+	known, err := sw.learn(sw.target, before)
+	if err != nil {
+		return err
+	}
+	if sw.status, err = sw.Tree.Status(state.RoleSwap, sw.name); err != nil {
+		return err
+	}
+	sw.journal.Probes = known
+	if sw.journal.Origin == state.OriginOperator {
+		return nil
+	}
+	if why := doubt(sw.target, known, before); why != "" {
+		return state.Fail(state.ResultNotAttempted, "%s", why)
+	}
+	return nil
+}
+
+// learn remembers which of the target's probes have passed here, with what the gate
+// has found now, which may be nil.
+func (s *Swapper) learn(t *target.Target, now *state.Baseline) (state.Passed, error) {
+	var known state.Passed
+	err := s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) {
+		known = st.Passed(t.ProbeKeys())
+		var results []state.ProbeResult
+		if now != nil {
+			results = now.Probes
+		}
+		st.Learn(known, results)
+	})
+	return known, err
+}
+
+// doubt is why a release that no person asked for is not installed: the unit stands,
+// and each of its probes fails and never passed here, so that nothing could tell a
+// good release from a bad one. Where the unit does not stand the update may be the
+// cure.
+func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
+	if now == nil || !now.Standing || len(known) == 0 || known.Any() {
+		return ""
+	}
+	found := map[string]state.ProbeResult{}
+	for _, r := range now.Probes {
+		found[r.Key] = r
+	}
+	var failed []state.ProbeResult
+	for _, p := range t.Health.Probes {
+		r, ok := found[p.Key()]
+		if !ok || r.Unknown { // no answer is no failure
+			return ""
+		}
+		failed = append(failed, state.ProbeResult{Probe: p.String(), Detail: r.Detail})
+	}
+	return fmt.Sprintf("no probe would prove it, for none ever passed here: %s (hint: machinemon-update probe %s shows them; "+
+		"mend them in /etc/machinemon-update/targets.d/%s.toml; machinemon-update apply %s installs it unproven)",
+		state.Causes(failed), t.Name, t.Name, t.Name)
+}
+
+// unchanged finds a probe that failed before the swap although it had passed here,
+// for which alone the release was found bad, and that fails with the old version
+// again: the release is no cure, and no worse. "" when there is none, or when
+// another probe that failed in the trial passes now.
+func (s *Swapper) unchanged(j *state.Journal, before, after *state.Baseline) string {
+	report, err := s.Tree.Report(j.Target, j.Attempt)
+	if err != nil || report == nil || report.Blamed == "" {
+		return ""
+	}
+	for _, p := range report.Probes {
+		if !p.Passed && passed(after, p.Probe, false) {
+			return ""
+		}
+	}
+	if passed(before, report.Blamed, true) || passed(after, report.Blamed, true) {
+		return ""
+	}
+	return report.Blamed
+}

@@ -1,0 +1,126 @@
+package swap
+
+import (
+	"context"
+	"errors"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// workers are the services that work on what the fetcher handed on.
+var workers = []string{"verify", "fetch-full", "baseline", "swap", "health-gate", "commit", "rollback"}
+
+// underWay finds one of these services at work; nil when none is.
+func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {
+	for _, step := range steps {
+		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
+		if err != nil {
+			return nil, err
+		}
+		if !u.Settled() {
+			return &u, nil
+		}
+	}
+	return nil, nil
+}
+
+// settle makes sure that nothing of an earlier attempt is under way. What is
+// alive is left alone and refuses the new attempt; what is dead is finished.
+func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
+	if u, err := s.underWay(ctx, name, workers); err != nil {
+		return err
+	} else if u != nil {
+		return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+	}
+	for _, p := range []struct {
+		role state.Role
+		step string
+	}{{state.RoleFetch, "verify"}, {state.RoleVerify, "swap"}} {
+		if err := s.heal(ctx, name, p.role, p.step); err != nil {
+			return err
+		}
+	}
+	if j, err := s.journal(name); err != nil || j == nil {
+		return err
+	}
+	// The units take the same lock.
+	return unlocked(func() error { return s.finish(ctx, name) })
+}
+
+// finish closes the target's open trial, if there is one: a verdict commit is
+// carried out, everything else is rolled back.
+func (s *Swapper) finish(ctx context.Context, name string) error {
+	var err error
+	for step := ""; ; {
+		j, jerr := s.journal(name)
+		if jerr != nil || j == nil {
+			return jerr
+		}
+		if j.RollbackFailed != "" {
+			return failedTrial(j)
+		}
+		next := unitOf("rollback", name)
+		if j.Verdict == state.VerdictCommit {
+			next = unitOf("commit", name)
+		}
+		if next == step {
+			return state.Fail(state.ResultRollbackFailed, "cannot finish the open trial of %s: %w", name, errors.Join(err, errors.New("it is still open")))
+		}
+		step = next
+		s.logf("%s: the trial of attempt %s is still open: starting %s", name, j.Attempt, step)
+		if err := s.Systemd.ResetFailed(ctx, step); err != nil {
+			return err
+		}
+		// Whether it did its work is in the journal. A rollback leaves it open for
+		// a commit that was decided a moment before.
+		err = s.Systemd.Start(ctx, step)
+	}
+}
+
+// heal revives a dead path unit, which would leave the next bundle lying. What
+// lies in its spool is of an attempt that ended long ago.
+func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
+	path := pathOf(step, name)
+	u, err := s.Systemd.Unit(ctx, path)
+	if err != nil {
+		return err
+	}
+	pending, err := s.Tree.Pending(role, name)
+	if err != nil {
+		return err
+	}
+	if u.Active == "active" {
+		if pending {
+			return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s has seen it)", path)
+		}
+		return nil
+	}
+	if pending {
+		if err := s.clear(role, name); err != nil {
+			return err
+		}
+	}
+	return s.revive(ctx, name, step, u)
+}
+
+func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Unit) error {
+	if err := s.Systemd.ResetFailed(ctx, unitOf(step, name), path.Name); err != nil {
+		return err
+	}
+	s.logf("%s: %s was %s: starting it", name, path.Name, path.Active)
+	return s.Systemd.Start(ctx, path.Name)
+}
+
+func (s *Swapper) clear(role state.Role, name string) error {
+	spool, err := s.Tree.OpenSpool(role, name)
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	attempt, entry, err := spool.Claim()
+	if entry == nil {
+		return err // nothing was there, or no directory: it is gone
+	}
+	return errors.Join(entry.Close(), spool.Consume(attempt))
+}
