@@ -33,7 +33,7 @@ type follower struct {
 	tree     state.Tree
 	conn     observer
 	name     string
-	attempt  string
+	attempt  state.AttemptID
 	first    string    // the unit that the attempt began with
 	progress *progress // nil: nobody is told
 	warned   bool      // of what there is to be warned of, if anything

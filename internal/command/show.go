@@ -242,7 +242,7 @@ func (a *app) history(args []string) error {
 		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
 			from, to := at.Versions()
-			r := row{cells: []string{at.Time.Local().Format(minutes), at.ID,
+			r := row{cells: []string{at.Time.Local().Format(minutes), string(at.ID),
 				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
 			r.aftermath(names[0], at, rejected)

@@ -94,7 +94,7 @@ func TestBare(t *testing.T) {
 				if a.Result != state.ResultHandedOn || a.Version != c.version {
 					t.Fatalf("%+v", a)
 				}
-				raw, err := os.ReadFile(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), a.ID, "manifest.json"))
+				raw, err := os.ReadFile(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), string(a.ID), "manifest.json"))
 				if err != nil {
 					t.Fatal(err)
 				}

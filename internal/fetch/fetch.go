@@ -58,7 +58,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 // newFetcher reads the order.
 func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*fetcher, error) {
 	order, err := tree.Order(name)
-	if err == nil && !state.ValidAttempt(order.Attempt) {
+	if err == nil && !order.Attempt.Valid() {
 		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
 	return &fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err

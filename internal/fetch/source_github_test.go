@@ -65,7 +65,7 @@ func (b *bench) brought(t *testing.T, a state.Attempt, wanted string) {
 	if a.Result != state.ResultHandedOn {
 		t.Fatalf("%s: %s", a.Result, a.Reason)
 	}
-	dir := filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), a.ID)
+	dir := filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), string(a.ID))
 	for name, want := range map[string]string{"payload": string(payload), "manifest.json": wanted} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s: %v\n%.2000s\nwant\n%.2000s", name, err, got, want)

@@ -217,7 +217,7 @@ func TestExpiredHeals(t *testing.T) {
 	b.target.CheckEvery = time.Hour
 	scheduled := func(n int) state.Attempt {
 		o := b.order(state.VerbApply, "v1")
-		o.Origin, o.Attempt = state.OriginSchedule, fmt.Sprint("a-", n)
+		o.Origin, o.Attempt = state.OriginSchedule, state.AttemptID(fmt.Sprint("a-", n))
 		return b.run(t, o)
 	}
 	for n := range 5 {

@@ -113,7 +113,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 // next is the attempt that the swapper is about to start, or the operator's look at
 // the probes, and the main file that is installed: this look and a wish to go back
 // wait as a request, everything else has its order.
-func (g Gate) next(name string) (string, state.FileID, error) {
+func (g Gate) next(name string) (state.AttemptID, state.FileID, error) {
 	r, err := g.tree.Request(name)
 	if err == nil && r != nil && (r.Verb == state.VerbRollback || r.Verb == state.VerbProbe) {
 		return r.Attempt, r.MainID, nil

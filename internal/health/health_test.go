@@ -270,7 +270,7 @@ func (b bench) open(t *testing.T, phase state.Phase, v state.Verdict) {
 
 func TestJudge(t *testing.T) {
 	self := fake{unit: running(os.Getpid())}
-	before := func(attempt string, r state.ProbeResult) *state.Baseline {
+	before := func(attempt state.AttemptID, r state.ProbeResult) *state.Baseline {
 		return &state.Baseline{Attempt: attempt, Standing: true, Probes: []state.ProbeResult{r}}
 	}
 	late := running(os.Getpid())
@@ -444,7 +444,7 @@ func TestBaseline(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
-			attempt, moment := "ordered", state.BeforeSwap
+			attempt, moment := state.AttemptID("ordered"), state.BeforeSwap
 			if c.verdict != "" {
 				attempt, moment = "tried", state.AfterRollback
 				b.open(t, state.PhaseTrial, c.verdict)

@@ -29,7 +29,7 @@ import (
 type Log struct {
 	Stage   string // the worker's unit without "machinemon-", or "begin" or "recover"
 	Target  string
-	Attempt string
+	Attempt state.AttemptID
 	Version string // of the release that the attempt is about
 
 	to      io.Writer
@@ -109,7 +109,7 @@ func (l *Log) introduce() {
 func (l *Log) fields(e event) map[string]string {
 	fields := map[string]string{
 		"MESSAGE_ID": e.id, "MACHINEMON_STAGE": l.Stage, "MACHINEMON_TARGET": l.Target,
-		"MACHINEMON_ATTEMPT": l.Attempt, "MACHINEMON_VERSION": l.Version,
+		"MACHINEMON_ATTEMPT": string(l.Attempt), "MACHINEMON_VERSION": l.Version,
 		// As systemd names it in the lines from stderr.
 		"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0]),
 	}

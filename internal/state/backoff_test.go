@@ -10,7 +10,7 @@ func TestBackoff(t *testing.T) {
 	last := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	of := func(manifest string, results ...Result) (h []Attempt) {
 		for i, r := range results {
-			h = append(h, Attempt{ID: fmt.Sprint("a-", i), Manifest: manifest, Result: r,
+			h = append(h, Attempt{ID: AttemptID(fmt.Sprint("a-", i)), Manifest: manifest, Result: r,
 				Time: last.Add(time.Duration(i+1-len(results)) * time.Hour)})
 		}
 		return h
@@ -103,7 +103,7 @@ func TestBackoff(t *testing.T) {
 	// As recorded by unattended attempts, all with the same words.
 	var s Status
 	for i := range 4 {
-		s.Record(Attempt{ID: fmt.Sprint("a-", i), Origin: OriginSchedule, Manifest: "m", Result: ResultRefused, Reason: "no",
+		s.Record(Attempt{ID: AttemptID(fmt.Sprint("a-", i)), Origin: OriginSchedule, Manifest: "m", Result: ResultRefused, Reason: "no",
 			Time: last.Add(time.Duration(i-3) * 8 * time.Hour)})
 	}
 	if got := Backoff(s.Attempts, "m", time.Hour, last).Sub(last); got < 8*time.Hour {
@@ -130,14 +130,14 @@ func TestRecordRepeated(t *testing.T) {
 	for i := range 100 {
 		// By turns, as where a server keeps announcing what is not to be installed.
 		origin := []Origin{OriginSchedule, OriginDirective}[i%2]
-		s.Record(Attempt{ID: fmt.Sprint("b-", i), Origin: origin, Result: ResultCurrent, Version: "v1"})
+		s.Record(Attempt{ID: AttemptID(fmt.Sprint("b-", i)), Origin: origin, Result: ResultCurrent, Version: "v1"})
 	}
 	s.Record(Attempt{ID: "c", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
 	s.Record(Attempt{ID: "d", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
 	s.Record(Attempt{ID: "e", Origin: OriginDirective, Result: ResultCurrent, Version: "v1"})
 	var ids []string
 	for _, a := range s.Attempts {
-		ids = append(ids, a.ID)
+		ids = append(ids, string(a.ID))
 	}
 	if got := fmt.Sprint(ids); got != "[a b-99 c d e]" {
 		t.Errorf("kept %s", got)

@@ -13,9 +13,9 @@ import (
 // and removes it when they have done their work: so it is there, too, when they
 // were its death. machinemon-fetch-full@T.service has its path.
 type Fallback struct {
-	Format  int    `json:"format"`
-	Attempt string `json:"attempt"`
-	Reason  string `json:"reason"`
+	Format  int       `json:"format"`
+	Attempt AttemptID `json:"attempt"`
+	Reason  string    `json:"reason"`
 }
 
 func (t Tree) fallback(target string) string {

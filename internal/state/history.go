@@ -19,9 +19,9 @@ var ends = map[Role][]Result{
 // attempts began: of each the record of the role that came furthest. How the
 // release came is the fetcher's to tell.
 func (t Tree) History(target string) ([]Attempt, error) {
-	merged := map[string]Attempt{}
+	merged := map[AttemptID]Attempt{}
 	var failed error
-	var lists [][]string
+	var lists [][]AttemptID
 	open, err := t.onTrial(target)
 	if err != nil {
 		failed = errors.Join(failed, err)
@@ -32,9 +32,9 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		var ids []string
+		var ids []AttemptID
 		for _, a := range s.Attempts[max(0, len(s.Attempts)-keep):] {
-			if !ValidAttempt(a.ID) || slices.Contains(ids, a.ID) {
+			if !a.ID.Valid() || slices.Contains(ids, a.ID) {
 				continue
 			}
 			if !slices.Contains(ends[r], a.Result) {
@@ -76,16 +76,16 @@ func (t Tree) onTrial(target string) (*Attempt, error) {
 // inOrder merges the roles' lists of IDs. Each is in the order of events, which
 // counts: an ID is a time, and the clock may have been set back since. Where the
 // lists leave the order open, or contradict each other, the smaller ID is first.
-func inOrder(lists [][]string) []string {
-	var all []string
+func inOrder(lists [][]AttemptID) []AttemptID {
+	var all []AttemptID
 	for {
-		next, free := "", false
+		next, free := AttemptID(""), false
 		for _, l := range lists {
 			if len(l) == 0 {
 				continue
 			}
 			// Free is what no list has behind something else.
-			is := !slices.ContainsFunc(lists, func(other []string) bool { return slices.Index(other, l[0]) > 0 })
+			is := !slices.ContainsFunc(lists, func(other []AttemptID) bool { return slices.Index(other, l[0]) > 0 })
 			if next == "" || is && !free || is == free && l[0] < next {
 				next, free = l[0], is
 			}
@@ -95,7 +95,7 @@ func inOrder(lists [][]string) []string {
 		}
 		all = append(all, next)
 		for i, l := range lists {
-			lists[i] = slices.DeleteFunc(l, func(id string) bool { return id == next })
+			lists[i] = slices.DeleteFunc(l, func(id AttemptID) bool { return id == next })
 		}
 	}
 }

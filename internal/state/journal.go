@@ -77,7 +77,7 @@ type Owner struct {
 // need, so that neither configuration nor network nor manifest is needed.
 type Journal struct {
 	Format     int       `json:"format"`
-	Attempt    string    `json:"attempt"`
+	Attempt    AttemptID `json:"attempt"`
 	Origin     Origin    `json:"origin"`
 	Target     string    `json:"target"`
 	Unit       string    `json:"unit"`

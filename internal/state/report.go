@@ -20,7 +20,7 @@ type ProbeResult struct {
 // Baseline is how a target was without a trial: before the swap, or after a rollback.
 type Baseline struct {
 	Format   int           `json:"format"`
-	Attempt  string        `json:"attempt"`
+	Attempt  AttemptID     `json:"attempt"`
 	Standing bool          `json:"standing"` // systemd's view: active and running its main file
 	Detail   string        `json:"detail,omitempty"`
 	Probes   []ProbeResult `json:"probes"`
@@ -45,7 +45,7 @@ const (
 // trial was interrupted.
 type Report struct {
 	Format   int           `json:"format"`
-	Attempt  string        `json:"attempt"`
+	Attempt  AttemptID     `json:"attempt"`
 	Finding  Finding       `json:"finding"`
 	Reason   string        `json:"reason,omitempty"`
 	Unproven bool          `json:"unproven,omitempty"` // no probe passed that could prove it
@@ -73,7 +73,7 @@ func (t Tree) SetBaseline(target string, b Baseline, m Moment) error {
 }
 
 // Baseline reads a baseline of this attempt; nil if there is none.
-func (t Tree) Baseline(target, attempt string, m Moment) (*Baseline, error) {
+func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, error) {
 	var b Baseline
 	err := t.readJSON(filepath.Join(t.Gate(target), string(m)), &b)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && b.Attempt != attempt {
@@ -100,7 +100,7 @@ func (t Tree) SetReport(target string, r Report) error {
 }
 
 // Report reads the gate's report on that very attempt; nil when there is none.
-func (t Tree) Report(target, attempt string) (*Report, error) {
+func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
 	var r Report
 	err := t.readJSON(filepath.Join(t.Gate(target), reportName), &r)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Attempt != attempt {

@@ -25,7 +25,7 @@ const (
 // Receipt goes with a spool entry. It is a locator, not evidence: it says where
 // things are and which attempt they belong to, and proves nothing.
 type Receipt struct {
-	Attempt  string        `json:"attempt"`
+	Attempt  AttemptID     `json:"attempt"`
 	Platform string        `json:"platform"`
 	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree, or the deltas of a bundle
 	// Deltas says that the bundle has these in place of the archive, and none for
@@ -86,13 +86,15 @@ func mkdir(root *os.Root, name string) error {
 	return root.Chmod(name, 0o770) // the unit's UMask= has taken the group's bits
 }
 
+// hidden is the name of an attempt's entry that the consumer does not see.
+func hidden(attempt AttemptID) string { return "." + string(attempt) }
+
 // Close releases the directory.
 func (s *Spool) Close() error { return s.root.Close() }
 
 // Stage makes an empty, hidden entry for an attempt and opens it. Hidden ones
 // that killed producers and consumers left are removed: no other is alive.
-func (s *Spool) Stage(attempt string) (*os.Root, error) {
-	name := "." + attempt
+func (s *Spool) Stage(attempt AttemptID) (*os.Root, error) {
 	names, err := s.names()
 	if err != nil {
 		return nil, err
@@ -104,10 +106,10 @@ func (s *Spool) Stage(attempt string) (*os.Root, error) {
 			}
 		}
 	}
-	if err := mkdir(s.root, name); err != nil {
+	if err := mkdir(s.root, hidden(attempt)); err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
 	}
-	root, err := openDir(s.root, name)
+	root, err := openDir(s.root, hidden(attempt))
 	if err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
 	}
@@ -115,10 +117,10 @@ func (s *Spool) Stage(attempt string) (*os.Root, error) {
 }
 
 // Offer makes a staged entry durable and shows it to the consumer.
-func (s *Spool) Offer(attempt string) error {
-	for _, dir := range []string{"." + attempt, "."} {
+func (s *Spool) Offer(attempt AttemptID) error {
+	for _, dir := range []string{hidden(attempt), "."} {
 		if dir == "." {
-			if err := s.root.Rename("."+attempt, attempt); err != nil {
+			if err := s.root.Rename(hidden(attempt), string(attempt)); err != nil {
 				return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
 			}
 		}
@@ -139,28 +141,28 @@ func (s *Spool) Offer(attempt string) error {
 // attempt. Everything else in the spool is removed, older entries and whatever
 // is no attempt at all; what cannot be removed is at least hidden, for it would
 // start the consumer again. attempt is "" when there was nothing to claim.
-func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
+func (s *Spool) Claim() (attempt AttemptID, entry *os.Root, err error) {
 	names, err := s.names()
 	if err != nil {
 		return "", nil, err
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		if ValidAttempt(n) {
-			attempt = n
+		if id := AttemptID(n); id.Valid() {
+			attempt = id
 		}
 	}
 	if attempt != "" {
 		// A leftover of that name would be in the way of the rename.
-		if err := s.root.RemoveAll("." + attempt); err != nil {
+		if err := s.root.RemoveAll(hidden(attempt)); err != nil {
 			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
 		}
-		if err := s.root.Rename(attempt, "."+attempt); err != nil {
+		if err := s.root.Rename(string(attempt), hidden(attempt)); err != nil {
 			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
 		}
 	}
 	for _, n := range names {
-		if n == attempt || n == "."+attempt {
+		if n == string(attempt) || n == hidden(attempt) {
 			continue
 		}
 		err := s.root.RemoveAll(n)
@@ -174,7 +176,7 @@ func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
 	if attempt == "" {
 		return "", nil, nil
 	}
-	entry, err = openDir(s.root, "."+attempt)
+	entry, err = openDir(s.root, hidden(attempt))
 	if err != nil {
 		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, cause(err)), s.Consume(attempt))
 	}
@@ -182,8 +184,8 @@ func (s *Spool) Claim() (attempt string, entry *os.Root, err error) {
 }
 
 // Consume removes a claimed or staged entry.
-func (s *Spool) Consume(attempt string) error {
-	if err := s.root.RemoveAll("." + attempt); err != nil {
+func (s *Spool) Consume(attempt AttemptID) error {
+	if err := s.root.RemoveAll(hidden(attempt)); err != nil {
 		return fmt.Errorf("cannot consume %s: %w", attempt, cause(err))
 	}
 	return nil
@@ -213,7 +215,7 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 	}
 	for _, e := range entries {
 		// What is no attempt triggers nothing, or is cleared away at once.
-		if ValidAttempt(e.Name()) {
+		if AttemptID(e.Name()).Valid() {
 			return true, nil
 		}
 	}

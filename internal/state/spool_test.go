@@ -92,7 +92,7 @@ func TestClaimHostile(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		plant []func(ready string) error
-		want  string // attempt
+		want  AttemptID // attempt
 		fails bool
 	}{
 		"the newest of several":   {plant: []func(string) error{mkdir("20260101t000000-1"), mkdir("20260102t000000-1"), mkdir("20251231t000000-1")}, want: "20260102t000000-1"},

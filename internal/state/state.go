@@ -46,7 +46,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -124,11 +123,6 @@ func (t Tree) status(r Role, target string) string {
 func (t Tree) journal(target string) string {
 	return filepath.Join(t.Dir(RoleSwap, target), "journal.json")
 }
-
-var attemptName = regexp.MustCompile(`^[0-9a-z-]{1,40}$`)
-
-// ValidAttempt tells whether s may be an attempt's ID, and so a spool entry.
-func ValidAttempt(s string) bool { return attemptName.MatchString(s) }
 
 // WriteFile writes data durably: after it returns nil a power cut cannot bring
 // the old content back, and at no moment is there a half-written file. The

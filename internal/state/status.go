@@ -62,7 +62,7 @@ func (r Result) Exit() int {
 
 // Attempt is one role's record of one attempt.
 type Attempt struct {
-	ID       string    `json:"id"`
+	ID       AttemptID `json:"id"`
 	Time     time.Time `json:"time"`             // when the role finished with it
 	Origin   Origin    `json:"origin,omitempty"` // who asked
 	From     string    `json:"from,omitempty"`   // the version installed before
@@ -193,7 +193,7 @@ type Status struct {
 
 // RollbackFailure is why the rollback of an attempt failed, as its record says; ""
 // where it did not.
-func (s *Status) RollbackFailure(attempt string) string {
+func (s *Status) RollbackFailure(attempt AttemptID) string {
 	for _, a := range s.Attempts {
 		if a.ID == attempt && a.Result == ResultRollbackFailed {
 			return a.Reason

@@ -17,7 +17,7 @@ func TestStatus(t *testing.T) {
 	}
 	var s Status
 	for i := range keep + 7 {
-		s.Record(Attempt{ID: fmt.Sprintf("a%03d", i), Result: ResultFailed})
+		s.Record(Attempt{ID: AttemptID(fmt.Sprintf("a%03d", i)), Result: ResultFailed})
 		s.Reject(Rejection{Fingerprint: fmt.Sprint(i), Sequence: 1})
 	}
 	must(t, tree.SetStatus(RoleSwap, "agent", s))
@@ -47,7 +47,7 @@ func TestSizeOfRecords(t *testing.T) {
 	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
 		var s Status
 		for i := range 2 * keep {
-			s.Record(Attempt{ID: fmt.Sprintf("%040d", i), Origin: OriginOperator, From: longest, Version: longest, Sequence: math.MaxInt64,
+			s.Record(Attempt{ID: AttemptID(fmt.Sprintf("%040d", i)), Origin: OriginOperator, From: longest, Version: longest, Sequence: math.MaxInt64,
 				Manifest: longest, Stage: "rollback", Result: ResultRollbackFailed, Reason: strings.Repeat("<", 1<<20)})
 			if r == RoleFetch {
 				s.Attempts[len(s.Attempts)-1].NoDelta = Line(strings.Repeat("<", 1<<20))
@@ -145,7 +145,7 @@ func TestHistory(t *testing.T) {
 		all, err := tree.History("agent")
 		var rows []string
 		for _, a := range all {
-			rows = append(rows, a.ID+" "+a.Stage+" "+string(a.Result)+a.Detour())
+			rows = append(rows, string(a.ID)+" "+a.Stage+" "+string(a.Result)+a.Detour())
 		}
 		if err != nil {
 			rows = append(rows, "error")
@@ -160,7 +160,7 @@ func TestHistory(t *testing.T) {
 		"e": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e swap on trial",
 		"f": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on, f swap on trial",
 	} {
-		must(t, tree.SetJournal(&Journal{Attempt: attempt, Target: "agent", Version: "v2", Phase: PhaseTrial}))
+		must(t, tree.SetJournal(&Journal{Attempt: AttemptID(attempt), Target: "agent", Version: "v2", Phase: PhaseTrial}))
 		if got := list(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
@@ -224,8 +224,13 @@ func TestInOrder(t *testing.T) {
 		{"contradictions", "a b", "b a", "b a", "a b"},
 		{"none", "", "", "", ""},
 	} {
-		lists := [][]string{strings.Fields(c.fetch), strings.Fields(c.verify), strings.Fields(c.swap)}
-		if got := strings.Join(inOrder(lists), " "); got != c.want {
+		ids := func(s string) (ids []AttemptID) {
+			for _, id := range strings.Fields(s) {
+				ids = append(ids, AttemptID(id))
+			}
+			return ids
+		}
+		if got := inOrder([][]AttemptID{ids(c.fetch), ids(c.verify), ids(c.swap)}); !slices.Equal(got, ids(c.want)) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}

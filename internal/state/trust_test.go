@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,7 +84,7 @@ func TestExpiredIsRecordedOnce(t *testing.T) {
 	var s Status
 	s.Record(Attempt{ID: "a-0", Origin: OriginSchedule, Result: ResultCommitted})
 	for i, reason := range []string{"it is one o'clock", "it is two o'clock"} {
-		s.Record(Attempt{ID: "a-" + string(rune('1'+i)), Time: time.Unix(int64(i), 0), Origin: OriginSchedule, Result: ResultRefused, Reason: reason, Expired: true})
+		s.Record(Attempt{ID: AttemptID(fmt.Sprint("a-", i+1)), Time: time.Unix(int64(i), 0), Origin: OriginSchedule, Result: ResultRefused, Reason: reason, Expired: true})
 	}
 	if n := len(s.Attempts); n != 2 || s.Attempts[1].Reason != "it is two o'clock" {
 		t.Errorf("recorded %+v", s.Attempts)

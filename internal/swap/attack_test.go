@@ -26,7 +26,7 @@ func TestAttacks(t *testing.T) {
 			check := func(want any) {
 				t.Helper()
 				n++
-				attempt := fmt.Sprint("a", n)
+				attempt := state.AttemptID(fmt.Sprint("a", n))
 				r.hand(t, attempt, repo.Bundle(1))
 				known, floor, installed := r.known(t), r.floor(t), r.installed(t)
 				if text, refused := want.(string); refused {
@@ -62,7 +62,7 @@ func TestAttacks(t *testing.T) {
 }
 
 // hand leaves release 2 in the verifier's spool with whatever vouches for it.
-func (r *rig) hand(t *testing.T, attempt string, b trust.Metadata) {
+func (r *rig) hand(t *testing.T, attempt state.AttemptID, b trust.Metadata) {
 	t.Helper()
 	installed := ""
 	if is := r.status(t).Installed; is != nil {
@@ -71,7 +71,7 @@ func (r *rig) hand(t *testing.T, attempt string, b trust.Metadata) {
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: installed}))
 	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
 	r.spool(t, attempt, "v2", 2, release2, nil)
-	entry := filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), attempt)
+	entry := filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), string(attempt))
 	must(t, os.WriteFile(filepath.Join(entry, state.ManifestName), b.Manifest, 0o640))
 	metadata(t, entry, b)
 }

@@ -25,7 +25,7 @@ func TestBegin(t *testing.T) {
 		r := newRig(t)
 		r.step(t, "begin")
 		first := r.order(t)
-		if first.Origin != state.OriginSchedule || first.Verb != state.VerbApply || first.Installed != "v1" || !state.ValidAttempt(first.Attempt) {
+		if first.Origin != state.OriginSchedule || first.Verb != state.VerbApply || first.Installed != "v1" || !first.Attempt.Valid() {
 			t.Errorf("order %+v", first)
 		}
 		r.configure(t, "")

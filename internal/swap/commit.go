@@ -166,7 +166,7 @@ func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason s
 
 // recorded tells whether the end of this attempt is in the status already: the
 // program was killed between the record and the closing of the journal.
-func recorded(st *state.Status, attempt string) bool {
+func recorded(st *state.Status, attempt state.AttemptID) bool {
 	for _, a := range st.Attempts {
 		if a.ID == attempt && a.Result != state.ResultRollbackFailed {
 			return true

@@ -76,7 +76,7 @@ func TestNothingSaid(t *testing.T) {
 func TestRecordRejects(t *testing.T) {
 	r := newRig(t)
 	for i := range state.MaxInterruptions {
-		r.offer(t, fmt.Sprint("a", i), "v2", 2, release2)
+		r.offer(t, state.AttemptID(fmt.Sprint("a", i)), "v2", 2, release2)
 		r.step(t, "swap")
 		r.step(t, "rollback")
 		if a := r.last(t); (a.Rejected == "v2") != (i == state.MaxInterruptions-1) {

@@ -28,7 +28,7 @@ func with(release map[string]string, list string, more ...string) map[string]str
 	return all
 }
 
-func (r *rig) installs(t *testing.T, attempt, version string, sequence int64, files map[string]string) {
+func (r *rig) installs(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string) {
 	t.Helper()
 	r.offer(t, attempt, version, sequence, files)
 	r.step(t, "swap")

@@ -39,7 +39,7 @@ func sideDir(to string) (string, error) {
 
 // sidePath names a file in the side directory. A target's name cannot contain
 // an @, so the names of two targets never meet.
-func sidePath(dir, target, attempt string, index int, kind string) string {
+func sidePath(dir, target string, attempt state.AttemptID, index int, kind string) string {
 	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
 }
 

@@ -35,7 +35,7 @@ func link(to string) func(string) error {
 // decided meanwhile, touches the installed files; and the next good release
 // installs.
 func TestRefused(t *testing.T) {
-	order := func(attempt string, o state.Origin) func(*testing.T, *rig) {
+	order := func(attempt state.AttemptID, o state.Origin) func(*testing.T, *rig) {
 		return func(t *testing.T, r *rig) {
 			must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: o, Verb: state.VerbApply}))
 		}

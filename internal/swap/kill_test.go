@@ -73,7 +73,7 @@ func TestKilled(t *testing.T) {
 		prepare func(*testing.T, *rig)
 		verb    string // killed
 		then    string // carries on; recover after a power cut
-		attempt string
+		attempt state.AttemptID
 		want    map[string]file
 		result  state.Result
 	}{

@@ -206,7 +206,7 @@ func (r *rig) put(t *testing.T, name string, f file) {
 
 // offer does the verifier's part: a tree with the release in the spool, and
 // root's order for it. The archive is named by its version.
-func (r *rig) offer(t *testing.T, attempt, version string, sequence int64, files map[string]string) {
+func (r *rig) offer(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string) {
 	t.Helper()
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
 	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
@@ -214,7 +214,7 @@ func (r *rig) offer(t *testing.T, attempt, version string, sequence int64, files
 }
 
 // spool leaves a verified tree; change may damage it before it is offered.
-func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
+func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
 	t.Helper()
 	spool, err := r.tree.MakeSpool(state.RoleVerify, "agent")
 	must(t, err)
@@ -234,7 +234,7 @@ func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files
 	m := &manifest.Manifest{Schema: 1, Product: "agent", Version: version, Sequence: sequence,
 		Platforms: map[string]manifest.Platform{manifest.Host(): p}}
 	if change != nil {
-		change(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "."+attempt), m)
+		change(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "."+string(attempt)), m)
 	}
 	raw, err := m.Marshal()
 	must(t, err)
@@ -243,7 +243,7 @@ func (r *rig) spool(t *testing.T, attempt, version string, sequence int64, files
 }
 
 // gate leaves the gate's report on the attempt.
-func (r *rig) gate(t *testing.T, attempt string, f state.Finding, reason string) {
+func (r *rig) gate(t *testing.T, attempt state.AttemptID, f state.Finding, reason string) {
 	t.Helper()
 	must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: f, Reason: reason, MainPID: r.sys.pid}))
 }
@@ -324,7 +324,7 @@ func (r *rig) last(t *testing.T) state.Attempt {
 }
 
 // ended checks the record of the newest attempt.
-func (r *rig) ended(t *testing.T, attempt string, want state.Result, words ...string) {
+func (r *rig) ended(t *testing.T, attempt state.AttemptID, want state.Result, words ...string) {
 	t.Helper()
 	a := r.last(t)
 	if a.ID != attempt || a.Result != want {

@@ -18,7 +18,7 @@ const largest = 4 << 30
 
 // claim takes the verifier's newest tree, or else the operator's request to go
 // back. entry is nil for the latter; both are empty when there is neither.
-func (sw *swapping) claim() (attempt string, entry *os.Root, consume func() error, err error) {
+func (sw *swapping) claim() (attempt state.AttemptID, entry *os.Root, consume func() error, err error) {
 	none := func() error { return nil }
 	// Not only when an attempt is pending: whatever lies there has triggered this.
 	spool, err := sw.Tree.OpenSpool(state.RoleVerify, sw.name)

@@ -28,7 +28,7 @@ func TestUnjudgeable(t *testing.T) {
 				more = fmt.Sprintf("main = %q\n", r.at("bin/agent"))
 			}
 			r.configure(t, more+fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
-			unjudgeable := func(attempt string) {
+			unjudgeable := func(attempt state.AttemptID) {
 				t.Helper()
 				must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Detail: python, Unjudgeable: python}, state.BeforeSwap))
 			}

@@ -120,10 +120,10 @@ func TestRolledBack(t *testing.T) {
 func TestInterruptedThreeTimes(t *testing.T) {
 	r := newRig(t)
 	for i := range state.MaxInterruptions {
-		r.offer(t, fmt.Sprintf("a%d", i), "v2", 2, release2)
+		r.offer(t, state.AttemptID(fmt.Sprintf("a%d", i)), "v2", 2, release2)
 		r.step(t, "swap")
 		r.step(t, "rollback")
-		r.ended(t, fmt.Sprintf("a%d", i), state.ResultInterrupted)
+		r.ended(t, state.AttemptID(fmt.Sprintf("a%d", i)), state.ResultInterrupted)
 	}
 	r.offer(t, "b1", "v2", 2, release2)
 	r.fails(t, "swap", state.ResultNotAttempted, "rejected", "its trial was cut short 3 times; the last time: the trial was interrupted")
@@ -141,12 +141,12 @@ func TestServerDown(t *testing.T) {
 	r.sys.after = state.Baseline{Standing: true, Probes: probe(false)}
 	for i := range state.MaxInterruptions + 1 {
 		attempt := fmt.Sprintf("a%d", i)
-		r.offer(t, attempt, "v2", 2, release2)
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true, Probes: probe(true)}, state.BeforeSwap))
+		r.offer(t, state.AttemptID(attempt), "v2", 2, release2)
+		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: state.AttemptID(attempt), Standing: true, Probes: probe(true)}, state.BeforeSwap))
 		r.step(t, "swap")
-		must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
+		must(t, r.tree.SetReport("agent", state.Report{Attempt: state.AttemptID(attempt), Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
 		r.step(t, "rollback")
-		r.ended(t, attempt, state.ResultRolledBack, "no check-in; not rejected: the old version is not healthy either")
+		r.ended(t, state.AttemptID(attempt), state.ResultRolledBack, "no check-in; not rejected: the old version is not healthy either")
 		if st := r.status(t); len(st.Rejected) > 0 {
 			t.Fatalf("rejected: %+v", st.Rejected)
 		}

@@ -68,7 +68,7 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 		if own := ours(j, c); err != nil || c.Kind != state.KindReplace || own == nil || now == "" || slices.Contains(own, now) {
 			continue // an error shows again when the file is restored
 		}
-		aside := c.To + ".aside-" + j.Attempt
+		aside := c.To + ".aside-" + string(j.Attempt)
 		err = renameNew(c.To, aside)
 		for n := 2; errors.Is(err, fs.ErrExist); n++ { // from the settling before
 			aside = fmt.Sprintf("%s.aside-%s.%d", c.To, j.Attempt, n)

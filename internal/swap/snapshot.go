@@ -108,7 +108,7 @@ func (sw *swapping) saveData(ctx context.Context) error {
 	log.Status("saving the data")
 	room := sw.target.SnapshotMax
 	if len(roots) > 0 {
-		dir, err := sw.Tree.MakeSnapshotDir(sw.name, j.Attempt)
+		dir, err := sw.Tree.MakeSnapshotDir(sw.name, string(j.Attempt))
 		if err != nil {
 			return err
 		}
@@ -143,7 +143,7 @@ func saveOwn(c *state.Change, backup string, room int64) (left int64, err error)
 // of root's that only the unit that saves and restores it can enter.
 func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) error {
 	j := sw.journal
-	dir, err := sw.Tree.MakeSnapshotDir(sw.name, j.Attempt+"."+j.Owner.User)
+	dir, err := sw.Tree.MakeSnapshotDir(sw.name, string(j.Attempt)+"."+j.Owner.User)
 	if err == nil {
 		err = os.Chown(dir, int(j.Owner.UID), -1)
 	}

@@ -32,7 +32,7 @@ func (r *rig) pin(t *testing.T, repo *trusttest.Repo) {
 
 // offerSigned is offer of a release that the repository publishes. change is as for
 // spool, alter damages the entry when all of it is there.
-func (r *rig) offerSigned(t *testing.T, repo *trusttest.Repo, attempt, version string, sequence int64, files map[string]string,
+func (r *rig) offerSigned(t *testing.T, repo *trusttest.Repo, attempt state.AttemptID, version string, sequence int64, files map[string]string,
 	change func(m *manifest.Manifest), alter func(entry string, m *manifest.Manifest)) {
 	t.Helper()
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: r.status(t).Installed.Version}))
@@ -78,7 +78,7 @@ func (r *rig) floor(t *testing.T) int64 {
 }
 
 // commit takes the offered release through its trial.
-func (r *rig) commit(t *testing.T, attempt string) {
+func (r *rig) commit(t *testing.T, attempt state.AttemptID) {
 	t.Helper()
 	r.step(t, "swap")
 	r.gate(t, attempt, state.FindingHealthy, "")

@@ -70,7 +70,7 @@ func refused(format string, args ...any) error {
 type verifier struct {
 	tree    state.Tree
 	name    string
-	attempt string
+	attempt state.AttemptID
 
 	noDelta string // why the archive is wanted in place of the bundle's deltas; "" if it is not
 

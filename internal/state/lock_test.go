@@ -74,7 +74,7 @@ func TestTakeOrder(t *testing.T) {
 
 func TestNewAttempt(t *testing.T) {
 	a, b := NewAttempt(), NewAttempt()
-	if !ValidAttempt(a) || a == b || a[:8] != time.Now().UTC().Format("20060102") {
+	if !a.Valid() || a == b || string(a[:8]) != time.Now().UTC().Format("20060102") {
 		t.Errorf("%q, %q", a, b)
 	}
 	// Attempts that begin within one second sort in that order.
@@ -86,7 +86,7 @@ func TestNewAttempt(t *testing.T) {
 		t.Errorf("%q comes before %q, or the time in it changed only after %s", c, a, took)
 	}
 	for _, bad := range []string{"", ".", "..", ".a", "a/b", "A", "a\n", "a.new", "é", "0123456789012345678901234567890123456789x"} {
-		if ValidAttempt(bad) {
+		if AttemptID(bad).Valid() {
 			t.Errorf("%q is an ID", bad)
 		}
 	}

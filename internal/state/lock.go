@@ -1,0 +1,48 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another process holds the lock.
+var ErrLocked = errors.New("another process is at work on it")
+
+// Lock takes the lock of a target, which begin, swap, commit, rollback, deadline
+// and recover share. It waits for the holder. The lock ends with the process,
+// however that ends.
+func (t Tree) Lock(target string) (release func(), err error) {
+	return t.flock(target, unix.LOCK_EX)
+}
+
+// LockOperator takes the lock that makes a second operator's command on the
+// same target give way with [ErrLocked].
+func (t Tree) LockOperator(target string) (release func(), err error) {
+	return t.flock(target+"@operator", unix.LOCK_EX|unix.LOCK_NB)
+}
+
+func (t Tree) flock(name string, how int) (func(), error) {
+	path := filepath.Join(t.Run, "lock", name)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock %s: %w", path, cause(err))
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), how)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == nil {
+		return func() { f.Close() }, nil
+	}
+	f.Close()
+	if err == unix.EWOULDBLOCK {
+		return nil, ErrLocked
+	}
+	return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+}

@@ -1,0 +1,69 @@
+package state
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Order is what root decided about the attempt that now runs: the fetcher and
+// the swapper obey it, and a directive or a forged spool entry cannot change it.
+type Order struct {
+	Format    int       `json:"format"`
+	Attempt   AttemptID `json:"attempt"`
+	Origin    Origin    `json:"origin"`
+	Verb      Verb      `json:"verb"`
+	Import    bool      `json:"import,omitempty"` // this and the next two as in [Request]
+	URL       string    `json:"url,omitempty"`
+	SHA256    string    `json:"sha256,omitempty"`
+	Installed string    `json:"installed"` // the version found on the machine; "" when unknown
+	// Booted says that the machine has just booted, and its network may come
+	// late: what cannot be downloaded is tried again in a minute.
+	Booted bool `json:"booted,omitempty"`
+	// Doubt is why a new release would not be installed; "" when nothing is known
+	// against it. It saves the download: the swapper finds out for itself.
+	Doubt string `json:"doubt,omitempty"`
+	// MainID is the installed main file, which the baseline looks for.
+	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Brought tells whether the release comes from where the operator says, and not
+// from the target's source.
+func (o Order) Brought() bool { return o.Import || o.URL != "" }
+
+// SetOrder records what root decided about the attempt that begins.
+func (t Tree) SetOrder(target string, o Order) error {
+	o.Format = Format
+	return writeJSON(filepath.Join(t.Run, "attempt", target+".json"), o, 0o644)
+}
+
+// TakeOrder takes the order away, so that it counts once, and keeps it as the
+// sign that the attempt's trial began since the boot.
+func (t Tree) TakeOrder(target string) (Order, error) {
+	o, err := t.Order(target)
+	if err != nil {
+		return o, err
+	}
+	path := filepath.Join(t.Run, "attempt", target+".json")
+	if err := os.Rename(path, t.taken(target)); err != nil {
+		return o, fmt.Errorf("cannot take the order %s: %w", path, cause(err))
+	}
+	return o, nil
+}
+
+// OrderTaken tells whether the attempt's order was taken since the boot.
+func (t Tree) OrderTaken(target string, attempt AttemptID) bool {
+	var o Order
+	return t.readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
+}
+
+func (t Tree) taken(target string) string {
+	return filepath.Join(t.Run, "attempt", target+"@taken.json") // no target has an @ in its name
+}
+
+// Order reads the order of the running attempt.
+func (t Tree) Order(target string) (Order, error) {
+	var o Order
+	err := t.readJSON(filepath.Join(t.Run, "attempt", target+".json"), &o)
+	return o, err
+}
