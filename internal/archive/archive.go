@@ -11,10 +11,10 @@
 package archive
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"io"
 	"os"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Limits bounds what an archive may unpack to.
@@ -93,7 +93,6 @@ func List(r io.Reader, lim Limits) ([]File, error) {
 }
 
 func hashTo(w io.Writer, name string, body io.Reader) (File, error) {
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(w, h), body)
-	return File{Name: name, SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}, err
+	sum, n, err := durable.CopySHA256(w, body)
+	return File{Name: name, SHA256: sum, Size: n}, err
 }

@@ -7,6 +7,8 @@ import (
 	"math/bits"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // A delta is a zstd frame over a file with another, older file as its dictionary,
@@ -38,10 +40,10 @@ func Diff(old, new []byte) ([]byte, error) {
 }
 
 // Patch writes what the delta makes of old. It writes no more than size bytes, and
-// fails if there are not exactly so many.
-func Patch(w io.Writer, delta io.Reader, old []byte, size int64) error {
+// fails if there are not exactly so many. It returns their digest, in hex.
+func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, err error) {
 	if int64(len(old)) > MaxDelta || size > MaxDelta {
-		return fmt.Errorf("a file of more than %d bytes", MaxDelta)
+		return "", fmt.Errorf("a file of more than %d bytes", MaxDelta)
 	}
 	// A frame that asks for more memory than the file has is refused at its header.
 	d, err := zstd.NewReader(delta,
@@ -51,24 +53,24 @@ func Patch(w io.Writer, delta io.Reader, old []byte, size int64) error {
 		zstd.WithDecoderLowmem(true),
 	)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer d.Close()
 	r := &failing{r: d}
-	n, err := io.Copy(w, io.LimitReader(r, size+1))
+	sum, n, err := durable.CopySHA256(w, io.LimitReader(r, size+1))
 	switch {
 	case errors.Is(r.err, zstd.ErrWindowSizeExceeded), errors.Is(r.err, zstd.ErrDecoderSizeExceeded):
-		return fmt.Errorf("the delta asks for more memory than a file of %d bytes needs", size)
+		return "", fmt.Errorf("the delta asks for more memory than a file of %d bytes needs", size)
 	case r.err != nil:
-		return errDelta
+		return "", errDelta
 	case err != nil:
-		return err // of w
+		return "", err // of w
 	case n > size:
-		return fmt.Errorf("the delta makes more than %d bytes", size)
+		return "", fmt.Errorf("the delta makes more than %d bytes", size)
 	case n < size:
-		return fmt.Errorf("the delta makes %d bytes instead of %d", n, size)
+		return "", fmt.Errorf("the delta makes %d bytes instead of %d", n, size)
 	}
-	return nil
+	return sum, nil
 }
 
 // failing remembers the error of r, to tell it from one of the writer.

@@ -36,14 +36,14 @@ func TestDelta(t *testing.T) {
 		t.Error("the same files gave another delta")
 	}
 	var out bytes.Buffer
-	if err := Patch(&out, bytes.NewReader(delta), old, int64(len(new))); err != nil || !bytes.Equal(out.Bytes(), new) {
+	if _, err := Patch(&out, bytes.NewReader(delta), old, int64(len(new))); err != nil || !bytes.Equal(out.Bytes(), new) {
 		t.Errorf("got %d bytes, %v", out.Len(), err)
 	}
 	for _, row := range []struct{ old, new string }{{"", "x"}, {"x", ""}, {"", ""}, {"x", "x"}, {strings.Repeat("x", 1<<20), "x"}} {
 		delta, err := Diff([]byte(row.old), []byte(row.new))
 		var out bytes.Buffer
 		if err == nil {
-			err = Patch(&out, bytes.NewReader(delta), []byte(row.old), int64(len(row.new)))
+			_, err = Patch(&out, bytes.NewReader(delta), []byte(row.old), int64(len(row.new)))
 		}
 		if err != nil || out.String() != row.new {
 			t.Errorf("%.10q to %.10q: got %q, %v", row.old, row.new, out.String(), err)
@@ -95,7 +95,7 @@ func TestDeltaRefused(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var out bytes.Buffer
-			err := Patch(&out, bytes.NewReader(row.delta), row.old, row.size)
+			_, err := Patch(&out, bytes.NewReader(row.delta), row.old, row.size)
 			if err == nil || err.Error() != row.err {
 				t.Errorf("got %v", err)
 			}
@@ -106,16 +106,16 @@ func TestDeltaRefused(t *testing.T) {
 	}
 	other := bytes.Clone(old)
 	copy(other[3<<18:], "damaged")
-	if err := Patch(&bytes.Buffer{}, bytes.NewReader(delta), other, size); !errors.Is(err, errDelta) {
+	if _, err := Patch(&bytes.Buffer{}, bytes.NewReader(delta), other, size); !errors.Is(err, errDelta) {
 		t.Errorf("a damaged base: got %v", err)
 	}
 	for cut := 0; cut < len(delta); cut += 1 + len(delta)/200 {
-		if err := Patch(&bytes.Buffer{}, bytes.NewReader(delta[:cut]), old, size); err == nil {
+		if _, err := Patch(&bytes.Buffer{}, bytes.NewReader(delta[:cut]), old, size); err == nil {
 			t.Errorf("cut at %d: no error", cut)
 		}
 	}
 	full := errors.New("disk full")
-	if err := Patch(writer(func([]byte) (int, error) { return 0, full }), bytes.NewReader(delta), old, size); !errors.Is(err, full) {
+	if _, err := Patch(writer(func([]byte) (int, error) { return 0, full }), bytes.NewReader(delta), old, size); !errors.Is(err, full) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -150,7 +150,7 @@ func TestDeltaIsZstds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := Patch(&out, bytes.NewReader(theirs), old, int64(len(new))); err != nil || !bytes.Equal(out.Bytes(), new) {
+	if _, err := Patch(&out, bytes.NewReader(theirs), old, int64(len(new))); err != nil || !bytes.Equal(out.Bytes(), new) {
 		t.Errorf("got %d bytes, %v", out.Len(), err)
 	}
 }
@@ -174,7 +174,7 @@ func BenchmarkPatch(b *testing.B) {
 	b.SetBytes(int64(len(new)))
 	b.ReportMetric(float64(len(delta)), "delta-bytes")
 	for b.Loop() {
-		if err := Patch(writer(func(p []byte) (int, error) { return len(p), nil }), bytes.NewReader(delta), old, int64(len(new))); err != nil {
+		if _, err := Patch(writer(func(p []byte) (int, error) { return len(p), nil }), bytes.NewReader(delta), old, int64(len(new))); err != nil {
 			b.Fatal(err)
 		}
 	}

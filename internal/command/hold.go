@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -148,7 +149,7 @@ func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
 		return "", fmt.Errorf("cannot %s %s: %w", verb, name, err)
 	}
 	text := fmt.Sprintf("# Written by `machinemon-update %s`.\nauto_update_enabled = %t\n", verb, on)
-	if err := state.WriteFile(filepath.Join(dir, target.AutoUpdate), []byte(text), 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, target.AutoUpdate), []byte(text), 0o644); err != nil {
 		return "", err
 	}
 	if t, err = a.targets.Load(name); err != nil {

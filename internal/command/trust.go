@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -79,7 +80,7 @@ func readRoot(file string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read %s: %w", file, errors.Unwrap(err))
 	}
 	defer f.Close()
-	root, err := state.ReadAll(f, trust.MaxRoot)
+	root, err := durable.ReadAll(f, trust.MaxRoot)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", file, err)
 	}
@@ -102,7 +103,7 @@ func (a *app) setPin(t *target.Target, root []byte) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make %s: %w", filepath.Dir(at), errors.Unwrap(err))
 	}
-	if err := state.WriteFile(at, root, 0o644); err != nil {
+	if err := durable.WriteFile(at, root, 0o644); err != nil {
 		return err
 	}
 	_, err = t.Pin()

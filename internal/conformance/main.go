@@ -37,9 +37,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch"
 	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
@@ -144,7 +144,7 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 	if _, _, err := c.Check(trust.Metadata{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
 		return fmt.Errorf("cannot trust %s: %w", url, err)
 	}
-	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
+	return durable.WriteFile(filepath.Join(dir, name), raw, 0o644)
 }
 
 func (c *client) store() error {
@@ -173,7 +173,7 @@ func (c *client) write(r trust.Role, b []byte) error {
 	if b == nil {
 		return nil
 	}
-	return state.WriteFile(c.file(r), b, 0o644)
+	return durable.WriteFile(c.file(r), b, 0o644)
 }
 
 // date is the time by date(1).

@@ -3,10 +3,10 @@ package fetch
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -48,12 +48,7 @@ func (c cache) load() cached {
 	if c.dir == "" {
 		return cached{}
 	}
-	root, err := os.OpenRoot(c.dir)
-	if err != nil {
-		return cached{}
-	}
-	defer root.Close()
-	data, err := state.ReadEntry(root, cacheName, maxCache)
+	data, err := durable.ReadFile(filepath.Join(c.dir, cacheName), maxCache)
 	if err != nil {
 		return cached{}
 	}
@@ -74,5 +69,5 @@ func (c cache) store(body []byte, etag string) error {
 	if err != nil {
 		return fmt.Errorf("cannot keep the answer: %w", err)
 	}
-	return state.WriteFile(filepath.Join(c.dir, cacheName), data, 0o644)
+	return durable.WriteFile(filepath.Join(c.dir, cacheName), data, 0o644)
 }

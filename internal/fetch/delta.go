@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -62,12 +63,12 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 			continue
 		}
 		seen[entry] = true
-		from, err := installedSum(i.To)
+		from, err := durable.FileSHA256(i.To)
 		if !listed || errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("cannot read %s: %w", i.To, durable.Cause(err))
 		}
 		if from == want.SHA256 {
 			continue
@@ -82,19 +83,6 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 		return nil, nil
 	}
 	return chosen, nil
-}
-
-func installedSum(path string) (string, error) {
-	file, err := state.OpenRegular(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	sum, _, err := digestOf(file)
-	if err != nil {
-		return "", fmt.Errorf("cannot read %s: %w", path, cause(err))
-	}
-	return sum, nil
 }
 
 // Full carries out the order once more, without deltas, where the verifier asks for

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -290,7 +291,7 @@ func TestFull(t *testing.T) {
 			b, m, s := deltaBench(t)
 			// A target file may not name what is in /tmp.
 			const installed = "/etc/passwd"
-			from, err := installedSum(installed)
+			from, err := durable.FileSHA256(installed)
 			must(t, err)
 			edit(m, func(p *manifest.Platform) { p.Deltas[1].FromSHA256 = from })
 			s["/client-manifest.json"] = bytesHandler(marshal(t, m))

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -109,9 +111,9 @@ func (f *fetcher) payload(ctx context.Context, src source, r *release, part *par
 		if err := f.fill(ctx, src, part); err != nil {
 			return err
 		}
-		sum, _, err := digestOf(part.file)
+		sum, _, err := durable.SHA256(io.NewSectionReader(part.file, 0, math.MaxInt64))
 		if err != nil {
-			return fmt.Errorf("cannot read %s back: %w", part.name, cause(err))
+			return fmt.Errorf("cannot read %s back: %w", part.name, durable.Cause(err))
 		}
 		if l, ok := src.(learner); ok && part.of.SHA256 == unknownDigest {
 			return l.learn(r, sum)
@@ -196,7 +198,7 @@ func (f *fetcher) receive(to io.Writer, from io.Reader, done, size int64, name s
 		stored, failed := to.Write(buf[:n])
 		done += int64(stored)
 		if failed != nil {
-			return done, fmt.Errorf("cannot store %s: %w", name, cause(failed))
+			return done, fmt.Errorf("cannot store %s: %w", name, durable.Cause(failed))
 		}
 		if now := time.Now(); now.Sub(reported) >= reportEvery || done == size {
 			reported = now

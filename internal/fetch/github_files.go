@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -138,12 +139,12 @@ func readToken(name string) (string, error) {
 	f, err := os.Open(filepath.Join(dir, "token"))
 	if err != nil {
 		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file was not handed over: %w "+
-			"(hint: systemctl daemon-reload)", name, cause(err))
+			"(hint: systemctl daemon-reload)", name, durable.Cause(err))
 	}
 	defer f.Close()
 	b, err := readSmall(f, 2048)
 	if err != nil {
-		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file: %w", name, cause(err))
+		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file: %w", name, durable.Cause(err))
 	}
 	token := strings.TrimSuffix(string(b), "\n")
 	if len(token) > 1000 || !validToken.MatchString(token) {

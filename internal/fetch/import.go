@@ -2,14 +2,13 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -39,11 +38,10 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n Named, dir
 		}
 		sum := n.SHA256
 		if unvouched = sum == ""; unvouched {
-			h := sha256.New() // one that grows meanwhile is refused when it is copied
-			if _, err := io.CopyN(h, f, info.Size()); err != nil {
+			// One that grows meanwhile is refused when it is copied.
+			if sum, _, err = durable.SHA256(io.LimitReader(f, info.Size())); err != nil {
 				return nil, unreadable(n.Path, err)
 			}
-			sum = hex.EncodeToString(h.Sum(nil))
 		}
 		m, err := bare(t, file, info.Size(), sum)
 		if err != nil {
@@ -100,13 +98,6 @@ func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.T
 	return r, repo.files, err
 }
 
-// digestOf reads a file whole.
-func digestOf(f *os.File) (sum string, size int64, err error) {
-	h := sha256.New()
-	size, err = io.Copy(h, io.NewSectionReader(f, 0, math.MaxInt64))
-	return hex.EncodeToString(h.Sum(nil)), size, err
-}
-
 // bring makes the copy, with the files that are beside the manifest.
 func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte, dir string) error {
 	body, err := src.archive(ctx, r.platform, piece{})
@@ -124,7 +115,7 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 		return fmt.Errorf("cannot import %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			name, float64(need)/1e6, dir, float64(free)/1e6)
 	}
-	failed := func(err error) error { return fmt.Errorf("cannot copy %s to %s: %w", name, dir, cause(err)) }
+	failed := func(err error) error { return fmt.Errorf("cannot copy %s to %s: %w", name, dir, durable.Cause(err)) }
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return failed(err)
 	}
@@ -150,7 +141,7 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 	if err != nil {
 		return err
 	}
-	sum, _, err := digestOf(f)
+	sum, _, err := durable.SHA256(io.NewSectionReader(f, 0, math.MaxInt64))
 	if err != nil {
 		return failed(err)
 	}
@@ -161,11 +152,11 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 	if err := f.Chmod(0o644); err != nil {
 		return failed(err)
 	}
-	if err := state.WriteFile(filepath.Join(dir, manifest.FileName), r.raw, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.raw, 0o644); err != nil {
 		return err
 	}
 	for name, b := range beside {
-		if err := state.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -47,12 +48,7 @@ func (a about) of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.S
 
 // readAbout is false where nothing is kept that could be gone on with.
 func readAbout(dir string) (a about, ok bool) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return a, false
-	}
-	defer root.Close()
-	data, err := state.ReadEntry(root, aboutName, 64<<10)
+	data, err := durable.ReadFile(filepath.Join(dir, aboutName), 64<<10)
 	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
 	return a, ok
 }
@@ -83,7 +79,7 @@ func openPartial(dir string, p manifest.Platform) (*partial, error) {
 	path := filepath.Join(dir, partialName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, cause(err))
+		return nil, fmt.Errorf("cannot open %s: %w", path, durable.Cause(err))
 	}
 	part := &partial{dir: dir, file: file, of: p}
 	info, err := file.Stat()
@@ -110,7 +106,7 @@ func (p *partial) restart() error {
 		err = p.file.Truncate(0)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot begin %s anew: %w", p.file.Name(), cause(err))
+		return fmt.Errorf("cannot begin %s anew: %w", p.file.Name(), durable.Cause(err))
 	}
 	return nil
 }
@@ -129,7 +125,7 @@ func (p *partial) begin(b *body) error {
 		if p.lasting() {
 			data, err := json.Marshal(about{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.Size})
 			if err == nil {
-				err = state.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
+				err = durable.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
 			}
 			if err != nil {
 				return err
@@ -137,7 +133,7 @@ func (p *partial) begin(b *body) error {
 		}
 	}
 	if _, err := p.file.Seek(p.have.bytes, io.SeekStart); err != nil {
-		return fmt.Errorf("cannot store %s: %w", p.name, cause(err))
+		return fmt.Errorf("cannot store %s: %w", p.name, durable.Cause(err))
 	}
 	return nil
 }
@@ -159,7 +155,7 @@ func (p *partial) move(entry *os.Root, name string) error {
 		err = remove(filepath.Join(p.dir, aboutName))
 	}
 	if err != nil {
-		return fmt.Errorf("cannot store %s: %w", p.name, cause(err))
+		return fmt.Errorf("cannot store %s: %w", p.name, durable.Cause(err))
 	}
 	return nil
 }
@@ -188,7 +184,7 @@ func (f *fetcher) forget(r *release, result state.Result) error {
 func dropPartial(dir string) error {
 	for _, name := range []string{aboutName, partialName} {
 		if err := remove(filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), cause(err))
+			return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), durable.Cause(err))
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -152,9 +153,9 @@ func (d *disk) open(name string) (*os.File, error) {
 		}
 		d.root = root
 	}
-	f, err := state.OpenEntry(d.root, name)
+	f, err := durable.OpenRegularIn(d.root, name)
 	if err != nil {
-		return nil, unreadable(path, errors.Unwrap(err))
+		return nil, unreadable(path, err)
 	}
 	if err := d.rootOnly(path); err != nil {
 		f.Close()
@@ -177,17 +178,9 @@ func unreadable(path string, err error) error {
 	if o, ok := errors.AsType[*state.Failure](err); ok {
 		result = o.Result
 	}
-	err = cause(err)
+	err = durable.Cause(err)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w (the user machinemon-fetch must be able to read it)", err)
 	}
 	return state.Fail(result, "cannot read %s: %w", path, err)
-}
-
-// cause strips the path that os errors carry, since ours name it already.
-func cause(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Err
-	}
-	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -47,7 +48,7 @@ func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	var pem []byte
 	if err == nil {
 		defer f.Close()
-		pem, err = state.ReadAll(f, maxRoots)
+		pem, err = durable.ReadAll(f, maxRoots)
 	}
 	pool := x509.NewCertPool()
 	if err == nil && !pool.AppendCertsFromPEM(pem) {
@@ -55,10 +56,10 @@ func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w "+
-			"(hint: the user machinemon-fetch must be able to read it)", t.Name, cause(err))
+			"(hint: the user machinemon-fetch must be able to read it)", t.Name, durable.Cause(err))
 	}
 	if err != nil {
-		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w", t.Name, cause(err))
+		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w", t.Name, durable.Cause(err))
 	}
 	return pool, nil
 }

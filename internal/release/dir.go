@@ -2,8 +2,6 @@ package release
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
 	"io/fs"
@@ -14,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
@@ -77,9 +76,7 @@ func (d *dir) temporary(r io.Reader) (*temporary, error) {
 		return nil, err
 	}
 	t := &temporary{dir: d, path: f.Name()}
-	h := sha256.New()
-	t.size, err = io.Copy(io.MultiWriter(f, h), r)
-	t.sha256 = hex.EncodeToString(h.Sum(nil))
+	t.sha256, t.size, err = durable.CopySHA256(f, r)
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -168,11 +165,8 @@ func digest(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	sum, _, err := durable.SHA256(f)
+	return sum, err
 }
 
 // plain is the cause alone, for errors whose text already has the path.

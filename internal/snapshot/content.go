@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // block is how much is read at once where the kernel does not copy.
@@ -99,7 +101,7 @@ func copyRange(dst, src *os.File, start, end int64) (int64, error) {
 func copyBlocks(dst, src *os.File, start, end int64) error {
 	_, err := io.CopyBuffer(struct{ io.Writer }{io.NewOffsetWriter(dst, start)},
 		struct{ io.Reader }{io.NewSectionReader(src, start, end-start)}, make([]byte, min(block, end-start)))
-	return cause(err)
+	return durable.Cause(err)
 }
 
 // sameContent compares two files of the given size. Where both have a hole nothing
@@ -126,7 +128,7 @@ func sameContent(a, b *os.File, size int64) (bool, error) {
 			if read, err := r.f.ReadAt(r.buf[:n], at); errors.Is(err, io.EOF) && int64(read) < n {
 				return false, nil // shortened meanwhile
 			} else if err != nil && !errors.Is(err, io.EOF) {
-				return false, cause(err)
+				return false, durable.Cause(err)
 			}
 		}
 		if !bytes.Equal(bufA[:n], bufB[:n]) {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -247,7 +248,7 @@ func names(d *folder) ([]string, error) {
 	}
 	all, err := d.Readdirnames(-1)
 	if err != nil {
-		return nil, cause(err)
+		return nil, durable.Cause(err)
 	}
 	slices.Sort(all)
 	return all, nil
@@ -265,13 +266,4 @@ func (p place) each(d *folder, visit func(place) error) error {
 		}
 	}
 	return nil
-}
-
-// cause strips the path that os errors carry, since ours name it already.
-func cause(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // sqliteMagic begins each SQLite database, see SQLite's "Database File Format".
@@ -64,7 +66,7 @@ func (p place) database() (bool, error) {
 	magic := make([]byte, len(sqliteMagic))
 	n, err := io.ReadFull(f, magic)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return false, p.wrong(cause(err))
+		return false, p.wrong(durable.Cause(err))
 	}
 	return string(magic[:n]) == sqliteMagic, nil
 }

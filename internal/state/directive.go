@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // dropName is the name of what DropDirective drops: one for all, so that our own
@@ -20,7 +22,7 @@ func (t Tree) DropDirective(target string) (bool, error) {
 	dir := filepath.Join(t.Run, "directive", target)
 	// The path unit makes it, but may not have been started yet.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return false, fmt.Errorf("cannot make %s: %w", dir, cause(err))
+		return false, fmt.Errorf("cannot make %s: %w", dir, durable.Cause(err))
 	}
 	path := filepath.Join(dir, dropName)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -31,7 +33,7 @@ func (t Tree) DropDirective(target string) (bool, error) {
 		err = f.Close()
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot drop %s: %w", path, cause(err))
+		return false, fmt.Errorf("cannot drop %s: %w", path, durable.Cause(err))
 	}
 	return true, nil
 }
@@ -43,15 +45,15 @@ func (t Tree) LendDirectives(target string, uid int) error {
 	dir := filepath.Join(t.Run, "directive")
 	parent, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("cannot lend the directory of the directives to %s: %s: %w (hint: is machinemon-update installed?)", target, dir, cause(err))
+		return fmt.Errorf("cannot lend the directory of the directives to %s: %s: %w (hint: is machinemon-update installed?)", target, dir, durable.Cause(err))
 	}
 	defer parent.Close()
 	if err := parent.Mkdir(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("cannot make %s/%s: %w", dir, target, cause(err))
+		return fmt.Errorf("cannot make %s/%s: %w", dir, target, durable.Cause(err))
 	}
 	entries, err := fs.ReadDir(parent.FS(), ".")
 	if err != nil {
-		return fmt.Errorf("cannot list %s: %w", dir, cause(err))
+		return fmt.Errorf("cannot list %s: %w", dir, durable.Cause(err))
 	}
 	for _, e := range entries {
 		info, err := e.Info()
@@ -66,7 +68,7 @@ func (t Tree) LendDirectives(target string, uid int) error {
 			err = parent.Lchown(e.Name(), 0, -1)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot change the owner of %s/%s: %w", dir, e.Name(), cause(err))
+			return fmt.Errorf("cannot change the owner of %s/%s: %w", dir, e.Name(), durable.Cause(err))
 		}
 	}
 	return nil
@@ -81,20 +83,20 @@ func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
 	}
 	defer parent.Close()
-	dir, err := openDir(parent, target)
+	dir, err := durable.OpenDirIn(parent, target)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
 	}
 	defer dir.Close()
 	list, err := dir.Open(".")
 	if err != nil {
-		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, cause(err))
+		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
 	}
 	defer list.Close()
 	for {
@@ -103,20 +105,22 @@ func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 			if err := dir.RemoveAll(name); err == nil {
 				n++
 			} else if failed == nil {
-				failed = fmt.Errorf("cannot consume the directive %+q to %s: %w", name, target, cause(err))
+				failed = fmt.Errorf("cannot consume the directive %+q to %s: %w", name, target, durable.Cause(err))
 			}
 		}
 		if err == io.EOF {
 			return n, failed
 		}
 		if err != nil {
-			return n, errors.Join(failed, fmt.Errorf("cannot list the directives to %s: %w", target, cause(err)))
+			return n, errors.Join(failed, fmt.Errorf("cannot list the directives to %s: %w", target, durable.Cause(err)))
 		}
 	}
 }
 
 // AskByDirective records that the attempt which begins next is a directive's.
-func (t Tree) AskByDirective(target string) error { return WriteFile(t.asked(target), nil, 0o644) }
+func (t Tree) AskByDirective(target string) error {
+	return durable.WriteFile(t.asked(target), nil, 0o644)
+}
 
 func (t Tree) asked(target string) string {
 	return filepath.Join(t.Run, "request", target+".directive")
@@ -129,7 +133,7 @@ func (t Tree) TakeDirective(target string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot take %s: %w", t.asked(target), cause(err))
+		return false, fmt.Errorf("cannot take %s: %w", t.asked(target), durable.Cause(err))
 	}
 	return true, nil
 }

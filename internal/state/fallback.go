@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Fallback is the verifier's word that the deltas of an attempt are of no use, and
@@ -41,7 +43,7 @@ func (t Tree) SetFallback(target string, f Fallback) error {
 // DropFallback asks no more.
 func (t Tree) DropFallback(target string) error {
 	if err := os.Remove(t.fallback(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot remove %s: %w", t.fallback(target), cause(err))
+		return fmt.Errorf("cannot remove %s: %w", t.fallback(target), durable.Cause(err))
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // FileID names a file whatever its path. Who may not enter the file's directory
@@ -42,7 +44,7 @@ func MainID(path string) (FileID, error) {
 		return FileID{}, nil
 	}
 	if err != nil {
-		return FileID{}, fmt.Errorf("cannot identify %s: %w", path, cause(err))
+		return FileID{}, fmt.Errorf("cannot identify %s: %w", path, durable.Cause(err))
 	}
 	return id, nil
 }

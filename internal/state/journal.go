@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Phase is how far an open trial has come.
@@ -204,16 +206,16 @@ func (t Tree) CloseJournal(target string) error {
 	if err := os.Remove(t.journal(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot close the journal of %s: %w", target, err)
 	}
-	return SyncDir(t.Dir(RoleSwap, target))
+	return durable.SyncDir(t.Dir(RoleSwap, target))
 }
 
 // PutJournalAside renames a damaged journal, so that it is in nobody's way.
 func (t Tree) PutJournalAside(target string) (path string, err error) {
 	path = t.journal(target) + ".damaged"
 	if err := os.Rename(t.journal(target), path); err != nil {
-		return "", fmt.Errorf("cannot put the journal of %s aside: %w", target, cause(err))
+		return "", fmt.Errorf("cannot put the journal of %s aside: %w", target, durable.Cause(err))
 	}
-	return path, SyncDir(t.Dir(RoleSwap, target))
+	return path, durable.SyncDir(t.Dir(RoleSwap, target))
 }
 
 // OpenTrials are the targets whose journal is open.

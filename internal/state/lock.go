@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // ErrLocked says that another process holds the lock.
@@ -29,7 +31,7 @@ func (t Tree) flock(name string, how int) (func(), error) {
 	path := filepath.Join(t.Run, "lock", name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock %s: %w", path, cause(err))
+		return nil, fmt.Errorf("cannot lock %s: %w", path, durable.Cause(err))
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), how)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Order is what root decided about the attempt that now runs: the fetcher and
@@ -46,7 +48,7 @@ func (t Tree) TakeOrder(target string) (Order, error) {
 	}
 	path := filepath.Join(t.Run, "attempt", target+".json")
 	if err := os.Rename(path, t.taken(target)); err != nil {
-		return o, fmt.Errorf("cannot take the order %s: %w", path, cause(err))
+		return o, fmt.Errorf("cannot take the order %s: %w", path, durable.Cause(err))
 	}
 	return o, nil
 }

@@ -7,11 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // SetLeaving begins the removal of the package: from now on no attempt begins
 // and nothing is swapped. The package's maintainer scripts end it.
-func (t Tree) SetLeaving() error { return WriteFile(filepath.Join(t.Run, "leaving"), nil, 0o644) }
+func (t Tree) SetLeaving() error {
+	return durable.WriteFile(filepath.Join(t.Run, "leaving"), nil, 0o644)
+}
 
 // Leaving refuses new work while the package is being removed.
 func (t Tree) Leaving() error {
@@ -22,7 +26,7 @@ func (t Tree) Leaving() error {
 	if err == nil {
 		err = errors.New("its package is being removed")
 	}
-	return Fail(ResultNotAttempted, "machinemon-update does not work: %w", cause(err))
+	return Fail(ResultNotAttempted, "machinemon-update does not work: %w", durable.Cause(err))
 }
 
 // Targets are the names of those that root has something recorded of, whether
@@ -46,5 +50,5 @@ func (t Tree) SetBeside(dirs []string) error {
 	for _, d := range dirs {
 		lines.WriteString(d + "\n")
 	}
-	return WriteFile(filepath.Join(t.Var, "beside"), []byte(lines.String()), 0o644)
+	return durable.WriteFile(filepath.Join(t.Var, "beside"), []byte(lines.String()), 0o644)
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Origin is who wanted an attempt.
@@ -94,7 +96,7 @@ func (t Tree) TakeRequest(target string) (*Request, error) {
 		return nil, nil
 	}
 	if rm := os.Remove(path); rm != nil && err == nil {
-		err = fmt.Errorf("cannot take the request %s: %w", path, cause(rm))
+		err = fmt.Errorf("cannot take the request %s: %w", path, durable.Cause(rm))
 	}
 	if err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // SnapshotMount is where the unit that saves or restores a user's data sees the
@@ -24,13 +26,13 @@ func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
 		err = os.Mkdir(dir, 0o700)
 	}
 	if err == nil {
-		err = SyncDir(t.snapshots(target))
+		err = durable.SyncDir(t.snapshots(target))
 	}
 	if err == nil {
-		err = SyncDir(t.Dir(RoleSwap, target))
+		err = durable.SyncDir(t.Dir(RoleSwap, target))
 	}
 	if err != nil {
-		return "", fmt.Errorf("cannot make %s: %w", dir, cause(err))
+		return "", fmt.Errorf("cannot make %s: %w", dir, durable.Cause(err))
 	}
 	return dir, nil
 }

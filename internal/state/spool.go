@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // What a spool entry holds, beside the files/ of a verified tree or the
@@ -58,7 +60,7 @@ func (t Tree) MakeSpool(r Role, target string) (*Spool, error) {
 	}
 	defer dir.Close()
 	if err := mkdir(dir, "ready"); err != nil {
-		return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), cause(err))
+		return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
 	return t.OpenSpool(r, target)
 }
@@ -72,9 +74,9 @@ func (t Tree) OpenSpool(r Role, target string) (*Spool, error) {
 		return nil, fmt.Errorf("cannot open the spool of %s: %w", target, err)
 	}
 	defer dir.Close()
-	root, err := openDir(dir, "ready")
+	root, err := durable.OpenDirIn(dir, "ready")
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), cause(err))
+		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
 	return &Spool{root}, nil
 }
@@ -102,16 +104,16 @@ func (s *Spool) Stage(attempt AttemptID) (*os.Root, error) {
 	for _, n := range names {
 		if strings.HasPrefix(n, ".") {
 			if err := s.root.RemoveAll(n); err != nil {
-				return nil, fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err))
+				return nil, fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err))
 			}
 		}
 	}
 	if err := mkdir(s.root, hidden(attempt)); err != nil {
-		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+		return nil, fmt.Errorf("cannot stage %s: %w", attempt, durable.Cause(err))
 	}
-	root, err := openDir(s.root, hidden(attempt))
+	root, err := durable.OpenDirIn(s.root, hidden(attempt))
 	if err != nil {
-		return nil, fmt.Errorf("cannot stage %s: %w", attempt, cause(err))
+		return nil, fmt.Errorf("cannot stage %s: %w", attempt, durable.Cause(err))
 	}
 	return root, nil
 }
@@ -121,17 +123,17 @@ func (s *Spool) Offer(attempt AttemptID) error {
 	for _, dir := range []string{hidden(attempt), "."} {
 		if dir == "." {
 			if err := s.root.Rename(hidden(attempt), string(attempt)); err != nil {
-				return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+				return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
 			}
 		}
 		d, err := s.root.Open(dir)
 		if err != nil {
-			return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+			return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
 		}
 		err = d.Sync()
 		d.Close()
 		if err != nil {
-			return fmt.Errorf("cannot hand on %s: %w", attempt, cause(err))
+			return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
 		}
 	}
 	return nil
@@ -155,10 +157,10 @@ func (s *Spool) Claim() (attempt AttemptID, entry *os.Root, err error) {
 	if attempt != "" {
 		// A leftover of that name would be in the way of the rename.
 		if err := s.root.RemoveAll(hidden(attempt)); err != nil {
-			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, durable.Cause(err))
 		}
 		if err := s.root.Rename(string(attempt), hidden(attempt)); err != nil {
-			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, cause(err))
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, durable.Cause(err))
 		}
 	}
 	for _, n := range names {
@@ -170,15 +172,15 @@ func (s *Spool) Claim() (attempt AttemptID, entry *os.Root, err error) {
 			err = s.root.Rename(n, ".stuck-"+n)
 		}
 		if err != nil && !strings.HasPrefix(n, ".") {
-			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, cause(err)), s.Consume(attempt))
+			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err)), s.Consume(attempt))
 		}
 	}
 	if attempt == "" {
 		return "", nil, nil
 	}
-	entry, err = openDir(s.root, hidden(attempt))
+	entry, err = durable.OpenDirIn(s.root, hidden(attempt))
 	if err != nil {
-		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, cause(err)), s.Consume(attempt))
+		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, durable.Cause(err)), s.Consume(attempt))
 	}
 	return attempt, entry, nil
 }
@@ -186,7 +188,7 @@ func (s *Spool) Claim() (attempt AttemptID, entry *os.Root, err error) {
 // Consume removes a claimed or staged entry.
 func (s *Spool) Consume(attempt AttemptID) error {
 	if err := s.root.RemoveAll(hidden(attempt)); err != nil {
-		return fmt.Errorf("cannot consume %s: %w", attempt, cause(err))
+		return fmt.Errorf("cannot consume %s: %w", attempt, durable.Cause(err))
 	}
 	return nil
 }
@@ -194,12 +196,12 @@ func (s *Spool) Consume(attempt AttemptID) error {
 func (s *Spool) names() ([]string, error) {
 	d, err := s.root.Open(".")
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the spool: %w", cause(err))
+		return nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the spool: %w", cause(err))
+		return nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
 	}
 	return names, nil
 }
@@ -211,7 +213,7 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), cause(err))
+		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
 	for _, e := range entries {
 		// What is no attempt triggers nothing, or is cleared away at once.
@@ -226,7 +228,7 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 func WriteEntry(entry *os.Root, name string, data []byte) error {
 	f, err := entry.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", name, cause(err))
+		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
 	}
 	_, err = f.Write(data)
 	if err == nil {
@@ -236,7 +238,7 @@ func WriteEntry(entry *os.Root, name string, data []byte) error {
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("cannot write %s: %w", name, cause(err))
+		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
 	}
 	return nil
 }
@@ -255,9 +257,9 @@ func MoveEntry(path string, entry *os.Root, name string) error {
 // OpenEntry opens a regular file of a claimed entry; nothing planted under its
 // name can make it hang or lead elsewhere.
 func OpenEntry(entry *os.Root, name string) (*os.File, error) {
-	f, err := openRegular(entry, name)
+	f, err := durable.OpenRegularIn(entry, name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, cause(err))
+		return nil, fmt.Errorf("cannot read %s: %w", name, durable.Cause(err))
 	}
 	return f, nil
 }
@@ -269,9 +271,9 @@ func ReadEntry(entry *os.Root, name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := ReadAll(f, limit)
+	data, err := durable.ReadAll(f, limit)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, cause(err))
+		return nil, fmt.Errorf("cannot read %s: %w", name, durable.Cause(err))
 	}
 	return data, nil
 }

@@ -36,13 +36,12 @@
 // itself. Files in swap/, request/ and attempt/ are root's and are believed.
 //
 // Every write that must survive a power cut is a temporary file in the same
-// directory, fsync, rename, fsync of the directory: [WriteFile].
+// directory, fsync, rename, fsync of the directory: [durable.WriteFile].
 package state
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,8 +49,9 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Format is the number that every file of this package carries. A file with a
@@ -75,9 +75,9 @@ func (t Tree) MakeSwapDir(target string) error {
 		err = os.Chmod(dir, 0o755)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make %s: %w", dir, cause(err))
+		return fmt.Errorf("cannot make %s: %w", dir, durable.Cause(err))
 	}
-	return SyncDir(filepath.Dir(dir))
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // Role names a worker and its directory.
@@ -108,7 +108,7 @@ func (t Tree) Import(target string) string { return filepath.Join(t.Dir(RoleSwap
 // DropImport removes it.
 func (t Tree) DropImport(target string) error {
 	if err := os.RemoveAll(t.Import(target)); err != nil {
-		return fmt.Errorf("cannot remove %s: %w", t.Import(target), cause(err))
+		return fmt.Errorf("cannot remove %s: %w", t.Import(target), durable.Cause(err))
 	}
 	return nil
 }
@@ -124,18 +124,6 @@ func (t Tree) journal(target string) string {
 	return filepath.Join(t.Dir(RoleSwap, target), "journal.json")
 }
 
-// WriteFile writes data durably: after it returns nil a power cut cannot bring
-// the old content back, and at no moment is there a half-written file. The
-// mode is set whatever the umask.
-func WriteFile(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	if err := replace(path, dir, data, mode); err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, cause(err))
-	}
-	// renameio leaves out the directory, without which the rename may be lost.
-	return SyncDir(dir)
-}
-
 // temporaries are the beginnings of the names of files that are there for a moment.
 var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
 
@@ -149,41 +137,14 @@ func (t Tree) Tidy(r Role, target string) error {
 	dir := t.Dir(r, target)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
+		return fmt.Errorf("cannot tidy %s: %w", dir, durable.Cause(err))
 	}
 	for _, e := range entries {
 		if slices.ContainsFunc(temporaries, func(t string) bool { return strings.HasPrefix(e.Name(), t) }) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return fmt.Errorf("cannot tidy %s: %w", dir, cause(err))
+				return fmt.Errorf("cannot tidy %s: %w", dir, durable.Cause(err))
 			}
 		}
-	}
-	return nil
-}
-
-// replace does what renameio.WriteFile does, but for keeping the mode of the
-// file that was there.
-func replace(path, dir string, data []byte, mode fs.FileMode) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup() // after success it does nothing
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
-}
-
-// SyncDir makes the names in a directory durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("cannot sync %s: %w", dir, cause(err))
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", dir, cause(err))
 	}
 	return nil
 }
@@ -196,42 +157,6 @@ func Free(dir string) (int64, error) {
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
-
-// readFile reads a bounded regular file. A FIFO or device planted under the
-// name does not make it hang.
-func readFile(path string, most int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
-	}
-	defer f.Close()
-	data, err := ReadAll(f, most)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
-	}
-	return data, nil
-}
-
-// ReadAll reads an open regular file of at most limit bytes.
-func ReadAll(f *os.File, limit int64) ([]byte, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file")
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%w than %d bytes", errTooLarge, limit)
-	}
-	return data, nil
-}
-
-var errTooLarge = errors.New("it is larger")
 
 // longestLine is how many bytes of a reason are kept, in root's files too:
 // strangers' texts end up in them.
@@ -253,13 +178,4 @@ func Printable(s string) string {
 		}
 		return r
 	}, strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\n", "; "))
-}
-
-// cause strips the path that os errors carry, since ours name it already.
-func cause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }

@@ -2,7 +2,6 @@ package state
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,42 +64,6 @@ func wantError(t *testing.T, err error, words ...string) {
 	}
 }
 
-func TestWriteFile(t *testing.T) {
-	old := unix.Umask(0o077)
-	defer unix.Umask(old)
-	dir := t.TempDir()
-	path := filepath.Join(dir, "x")
-	for _, mode := range []fs.FileMode{0o644, 0o600, 0o640} {
-		must(t, WriteFile(path, []byte(mode.String()), mode))
-		info, err := os.Stat(path)
-		must(t, err)
-		got, err := os.ReadFile(path)
-		if err != nil || info.Mode() != mode || string(got) != mode.String() {
-			t.Errorf("got %v %q %v, want %v", info.Mode(), got, err, mode)
-		}
-	}
-	// What stood in its way is replaced, not followed.
-	must(t, os.Remove(path))
-	must(t, os.WriteFile(dir+"/precious", []byte("p"), 0o600))
-	must(t, os.Symlink("precious", path))
-	must(t, WriteFile(path, []byte("new"), 0o644))
-	if got, err := os.ReadFile(dir + "/precious"); err != nil || string(got) != "p" {
-		t.Errorf("a link was written through: %q, %v", got, err)
-	}
-	// A reader that has the old file open keeps it: there is no moment with half a file.
-	f, err := os.Open(path)
-	must(t, err)
-	defer f.Close()
-	must(t, WriteFile(path, []byte("newer"), 0o644))
-	if got, err := ReadAll(f, 10); err != nil || string(got) != "new" {
-		t.Errorf("the open file has become %q, %v", got, err)
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-	wantError(t, WriteFile(dir+"/none/x", nil, 0o644), "cannot write "+dir+"/none/x", "no such file")
-}
-
 // TestDamagedFiles: every file of ours, in every state in which a power cut, a
 // newer program or another role may leave it, is refused by name.
 func TestDamagedFiles(t *testing.T) {
@@ -129,7 +92,7 @@ func TestDamagedFiles(t *testing.T) {
 		"no object":   {content(`[1]`), "damaged"},
 		"trailing":    {content(`{"format":1} {}`), "damaged"},
 		"a FIFO":      {func(path string) error { return unix.Mkfifo(path, 0o666) }, "not a regular file"},
-		"a link":      {func(path string) error { return os.Symlink("/etc/passwd", path) }, "symbolic links"},
+		"a link":      {func(path string) error { return os.Symlink("/etc/passwd", path) }, "it is a symbolic link"},
 		"a directory": {func(path string) error { return os.Mkdir(path, 0o755) }, "not a regular file"},
 		"huge":        {func(path string) error { return os.WriteFile(path, make([]byte, maxFile+1), 0o644) }, "damaged"},
 	}

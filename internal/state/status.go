@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // keep is how many attempts each role remembers, and how many rejections the
@@ -245,7 +247,7 @@ func (t Tree) Update(r Role, target string, change func(*Status)) error {
 	if errors.Is(err, ErrDamaged) {
 		path := t.status(r, target)
 		if err := os.Rename(path, path+".damaged"); err != nil {
-			return fmt.Errorf("cannot put %s aside: %w", path, cause(err))
+			return fmt.Errorf("cannot put %s aside: %w", path, durable.Cause(err))
 		}
 		s, err = Status{}, nil
 	}
@@ -297,12 +299,12 @@ var ErrDamaged = errors.New("it is damaged")
 func (t Tree) readJSON(path string, v any) error { return t.readLarge(path, maxFile, v) }
 
 func (t Tree) readLarge(path string, most int64, v any) error {
-	data, err := readFile(path, most)
-	if errors.Is(err, errTooLarge) {
-		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
+	data, err := durable.ReadFile(path, most)
+	if errors.Is(err, durable.ErrTooLarge) {
+		err = ErrDamaged
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
 	}
 	var head struct{ Format int }
 	if err := json.Unmarshal(data, &head); err != nil {
@@ -322,5 +324,5 @@ func writeJSON(path string, v any, mode fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return WriteFile(path, append(data, '\n'), mode)
+	return durable.WriteFile(path, append(data, '\n'), mode)
 }

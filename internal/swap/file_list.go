@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -59,7 +60,7 @@ func makeListed(t *target.Target) error {
 			err = os.Chmod(lt.Directory, 0o755) // whatever the umask
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("cannot make %s: %w", lt.Directory, cause(err))
+			return fmt.Errorf("cannot make %s: %w", lt.Directory, durable.Cause(err))
 		}
 	}
 	return nil

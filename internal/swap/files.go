@@ -1,8 +1,6 @@
 package swap
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -77,22 +76,11 @@ func sweep(name string, dirs []string, previous *state.Release) error {
 
 // digest is the sha256 of a regular file; "" when there is none.
 func digest(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	sum, err := durable.FileSHA256(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return "", errors.Join(err, fmt.Errorf("%s is not a regular file", path))
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return sum, err
 }
 
 // copyFile copies at most limit bytes into a new file, durably, and returns
@@ -103,15 +91,14 @@ func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, limit+1))
+	sum, n, err := durable.CopySHA256(f, io.LimitReader(src, limit+1))
 	if err != nil {
 		return "", err
 	}
 	if n > limit {
 		return "", fmt.Errorf("the file has grown beyond %d bytes", limit)
 	}
-	return hex.EncodeToString(h.Sum(nil)), f.Sync()
+	return sum, f.Sync()
 }
 
 // dress gives a new file the owner, mode and SELinux label of the file that it
@@ -197,7 +184,7 @@ func syncDirs(changes []state.Change) error {
 		for _, p := range []string{c.To, c.Staged, c.Backup} {
 			if d := filepath.Dir(p); p != "" && !done[d] {
 				done[d] = true
-				if err := state.SyncDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				if err := durable.SyncDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
 			}

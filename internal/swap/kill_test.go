@@ -211,21 +211,21 @@ func (r *rig) picture(t *testing.T) map[string]string {
 func TestOrder(t *testing.T) {
 	const journal = "var/swap/agent/journal.json"
 	var (
-		newMain   = durable{"rename", "bin/.machinemon-update/agent@a1.0.new", "bin/agent"}
-		newUnit   = durable{"rename", "units/.machinemon-update/agent@a1.2.new", "units/agent.service"}
-		syncState = durable{call: "sync", path: "var/swap/agent"}
-		restart   = durable{"rename", "machine/running.tmp", "machine/running"}
-		closing   = durable{call: "unlink", path: journal}
-		write     = durable{"rename", "*", journal}
-		record    = durable{"rename", "*", "var/swap/agent/status.json"}
-		arm       = durable{"rename", "machine/deadline.tmp", "machine/deadline"}
+		newMain   = durableStep{"rename", "bin/.machinemon-update/agent@a1.0.new", "bin/agent"}
+		newUnit   = durableStep{"rename", "units/.machinemon-update/agent@a1.2.new", "units/agent.service"}
+		syncState = durableStep{call: "sync", path: "var/swap/agent"}
+		restart   = durableStep{"rename", "machine/running.tmp", "machine/running"}
+		closing   = durableStep{call: "unlink", path: journal}
+		write     = durableStep{"rename", "*", journal}
+		record    = durableStep{"rename", "*", "var/swap/agent/status.json"}
+		arm       = durableStep{"rename", "machine/deadline.tmp", "machine/deadline"}
 	)
 	for _, c := range []struct {
 		verb    string
 		prepare func(*testing.T, *rig)
-		chains  map[string][]durable
+		chains  map[string][]durableStep
 	}{
-		{"swap", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) }, map[string][]durable{
+		{"swap", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) }, map[string][]durableStep{
 			"new bytes, owner and mode before the journal": {
 				{call: "write", path: "bin/.machinemon-update/agent@a1.0.new"},
 				{call: "chmod", path: "bin/.machinemon-update/agent@a1.0.new"},
@@ -244,7 +244,7 @@ func TestOrder(t *testing.T) {
 				{call: "create", path: "bin/.machinemon-update/agent@a1.0.new"}},
 			"the units' directory before the second journal": {newUnit, {call: "sync", path: "units"}, write},
 		}},
-		{"rollback", badTrial, map[string][]durable{
+		{"rollback", badTrial, map[string][]durableStep{
 			"verdict, files, restart, record, closing": {
 				write, syncState, {"rename", "bin/.machinemon-update/agent@a1.0.back", "bin/agent"},
 				{call: "sync", path: "bin"}, restart, record, syncState, closing, syncState,
@@ -255,7 +255,7 @@ func TestOrder(t *testing.T) {
 				{"rename", "etc/.machinemon-update.restore-*", "etc/config"},
 				{call: "sync", path: "etc"}, closing},
 		}},
-		{"commit", goodTrial, map[string][]durable{
+		{"commit", goodTrial, map[string][]durableStep{
 			"verdict, record, closing, clearing": {
 				write, syncState, record, syncState, closing, syncState,
 				{call: "unlink", path: "var/swap/agent/snapshot/a1/3"}},
@@ -277,7 +277,7 @@ func TestOrder(t *testing.T) {
 			for name, chain := range c.chains {
 				rest := steps
 				for _, want := range chain {
-					i := slices.IndexFunc(rest, func(d durable) bool {
+					i := slices.IndexFunc(rest, func(d durableStep) bool {
 						begins, any := strings.CutSuffix(want.path, "*")
 						return d.call == want.call && d.to == want.to && (d.path == want.path || any && strings.HasPrefix(d.path, begins))
 					})
@@ -292,7 +292,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-func join(steps []durable) string {
+func join(steps []durableStep) string {
 	var b strings.Builder
 	for _, s := range steps {
 		b.WriteString(s.String() + "\n")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -42,7 +43,7 @@ func (sw *swapping) gone(to string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, durable.Cause(err))
 	case !info.Mode().IsRegular():
 		return stays("it is not a regular file any more")
 	case filepath.Base(to) == sw.target.Unit:
@@ -50,7 +51,7 @@ func (sw *swapping) gone(to string) error {
 	}
 	old, err := digest(to)
 	if err != nil {
-		return fmt.Errorf("cannot look at %s, which is to go: %w", to, cause(err))
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, durable.Cause(err))
 	}
 	was := sw.status.Installed.File(to)
 	if was == nil || was.SHA256 != old {
@@ -81,14 +82,14 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		case err == nil && now == c.Old:
 			if err = os.Remove(c.To); err == nil {
 				s.logf("%s: removed %s, which it does not have any more", describe(j), c.To)
-				err = state.SyncDir(filepath.Dir(c.To))
+				err = durable.SyncDir(filepath.Dir(c.To))
 			}
 		case err == nil:
 			err = errors.New("it was changed during the trial")
 		}
 		if err != nil {
 			stayed[c.To] = true
-			s.logf("%s: %s stays: %v%s", describe(j), c.To, cause(err), hint(err))
+			s.logf("%s: %s stays: %v%s", describe(j), c.To, durable.Cause(err), hint(err))
 		}
 		reload = reload || isUnitFile(c.To)
 	}

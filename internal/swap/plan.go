@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -187,6 +188,9 @@ func (sw *swapping) planPrevious() error {
 				if err = os.Link(f.Backup, staged); err == nil {
 					sum, err = digest(staged)
 				}
+			}
+			if err != nil {
+				err = fmt.Errorf("the backup %s: %w", f.Backup, durable.Cause(err))
 			}
 			return sum, err
 		})

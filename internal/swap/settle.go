@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -75,7 +76,7 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 			err = renameNew(c.To, aside)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot move %s aside: %w%s", c.To, cause(err), hint(err))
+			return fmt.Errorf("cannot move %s aside: %w%s", c.To, durable.Cause(err), hint(err))
 		}
 		say(c.To, aside)
 	}

@@ -3,15 +3,12 @@ package swap
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -20,7 +17,7 @@ import (
 func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
-		return c, fmt.Errorf("cannot stage %s: %w%s", to, cause(err), hint(err))
+		return c, fmt.Errorf("cannot stage %s: %w%s", to, durable.Cause(err), hint(err))
 	}
 	dir, err := sideDir(to)
 	if err != nil {
@@ -43,12 +40,7 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 	if err := dress(c.Staged, to, own); err != nil {
 		return failed(err)
 	}
-	f, err := os.Open(c.Staged)
-	if err != nil {
-		return failed(err)
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil { // owner and mode, too
+	if err := durable.SyncFile(c.Staged); err != nil { // owner and mode, too
 		return failed(err)
 	}
 	return c, nil
@@ -69,7 +61,7 @@ func (sw *swapping) backUp() error {
 			err = backUp(c, len(sw.target.Hooks.PreSwap) > 0)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot back up %s: %w%s", c.To, cause(err), hint(err))
+			return fmt.Errorf("cannot back up %s: %w%s", c.To, durable.Cause(err), hint(err))
 		}
 	}
 	return syncDirs(sw.journal.Changes)
@@ -94,7 +86,7 @@ func backUp(c *state.Change, hooked bool) (err error) {
 // copyWhole copies content, owner, mode and label, durably, and returns the
 // digest of what it copied.
 func copyWhole(dst, src string) (sum string, err error) {
-	f, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := durable.OpenRegular(src)
 	if err != nil {
 		return "", err
 	}
@@ -105,16 +97,7 @@ func copyWhole(dst, src string) (sum string, err error) {
 	if err := dress(dst, src, ownership{uid: -1, gid: -1}); err != nil {
 		return "", err
 	}
-	return sum, syncFile(dst)
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return sum, durable.SyncFile(dst)
 }
 
 func ownershipOf(i target.Install) (ownership, error) {
@@ -138,17 +121,6 @@ func ownershipOf(i target.Install) (ownership, error) {
 		}
 	}
 	return own, nil
-}
-
-// cause strips paths that our own messages name already.
-func cause(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
-	}
-	if le, ok := errors.AsType[*os.LinkError](err); ok {
-		return le.Err
-	}
-	return err
 }
 
 // hint says what can be done about the usual obstacles.

@@ -17,9 +17,9 @@ import (
 
 // A durable step is a system call that changes what a machine's files are
 // after the swapper is gone.
-type durable struct{ call, path, to string }
+type durableStep struct{ call, path, to string }
 
-func (d durable) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
+func (d durableStep) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
 
 // durableCalls are the system calls by which this program changes files.
 var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
@@ -58,7 +58,7 @@ func beTraced() error {
 // trace runs a step in a process of its own and kills it just before its n-th
 // durable step, for n > 0. It returns the steps that it came to. Syncs count
 // only for n == 0: a process that is killed loses nothing that it wrote.
-func (r *rig) trace(t *testing.T, verb string, n int) (steps []durable, killed bool) {
+func (r *rig) trace(t *testing.T, verb string, n int) (steps []durableStep, killed bool) {
 	t.Helper()
 	runtime.LockOSThread() // the tracer is a thread
 	defer runtime.UnlockOSThread()
@@ -119,11 +119,11 @@ func (r *rig) trace(t *testing.T, verb string, n int) (steps []durable, killed b
 
 // entered reads the durable step that a stopped thread is about to make, and
 // tells whether it is one to be counted.
-func (r *rig) entered(pid int) (durable, bool) {
+func (r *rig) entered(pid int) (durableStep, bool) {
 	var info [96]byte // at least struct ptrace_syscall_info of ptrace(2)
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 	if errno != 0 {
-		return durable{}, false
+		return durableStep{}, false
 	}
 	word := func(i int) uint64 { return binary.NativeEndian.Uint64(info[24+8*i:]) } // number, arguments
 	of := func(fd uint64) string {
@@ -144,26 +144,26 @@ func (r *rig) entered(pid int) (durable, bool) {
 		}
 		return s
 	}
-	var d durable
+	var d durableStep
 	switch nr := word(0); nr {
 	case unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2:
-		d = durable{"rename", name(word(1), word(2)), name(word(3), word(4))}
+		d = durableStep{"rename", name(word(1), word(2)), name(word(3), word(4))}
 	case unix.SYS_LINKAT:
-		d = durable{"link", name(word(1), word(2)), name(word(3), word(4))}
+		d = durableStep{"link", name(word(1), word(2)), name(word(3), word(4))}
 	case unix.SYS_UNLINKAT:
-		d = durable{call: "unlink", path: name(word(1), word(2))}
+		d = durableStep{call: "unlink", path: name(word(1), word(2))}
 	case unix.SYS_MKDIRAT:
-		d = durable{call: "mkdir", path: name(word(1), word(2))}
+		d = durableStep{call: "mkdir", path: name(word(1), word(2))}
 	case unix.SYS_FCHMODAT:
-		d = durable{call: "chmod", path: name(word(1), word(2))}
+		d = durableStep{call: "chmod", path: name(word(1), word(2))}
 	case unix.SYS_OPENAT:
-		d = durable{call: "create", path: name(word(1), word(2))}
+		d = durableStep{call: "create", path: name(word(1), word(2))}
 	case unix.SYS_FCHMOD:
-		d = durable{call: "chmod", path: of(word(1))}
+		d = durableStep{call: "chmod", path: of(word(1))}
 	case unix.SYS_FSYNC:
-		d = durable{call: "sync", path: of(word(1))}
+		d = durableStep{call: "sync", path: of(word(1))}
 	case unix.SYS_WRITE:
-		d = durable{call: "write", path: of(word(1))}
+		d = durableStep{call: "write", path: of(word(1))}
 	}
 	mine := strings.HasPrefix(d.path, r.dir+"/") || strings.HasPrefix(d.path, r.at("units"))
 	// Of what systemd does, only whether it did it.

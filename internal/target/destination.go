@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // forbiddenDirs hold nothing that a release could sensibly install, belong to
@@ -126,7 +128,7 @@ func (c checker) destination(file string) (resolved, problem, hint string) {
 	case errors.Is(err, fs.ErrNotExist):
 		return resolved, "", ""
 	case err != nil:
-		return "", file + ": " + cause(err).Error(), ""
+		return "", file + ": " + durable.Cause(err).Error(), ""
 	case info.Mode()&fs.ModeSymlink != 0:
 		return "", file + " is a symlink", "name the file that it leads to"
 	case !info.Mode().IsRegular():
@@ -147,7 +149,7 @@ func (c checker) replaceable(file string) (problem, hint string) {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", ""
 	case err != nil:
-		return file + ": " + cause(err).Error(), ""
+		return file + ": " + durable.Cause(err).Error(), ""
 	case info.Mode()&(fs.ModeSetuid|fs.ModeSetgid) != 0:
 		return file + " is setuid or setgid", capabilitiesHint
 	}
@@ -213,7 +215,7 @@ func (c checker) packaged(files []string) (file, pkg string, err error) {
 	const info = "/var/lib/dpkg/info"
 	entries, err := os.ReadDir(c.root + info)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", "", fmt.Errorf("%s: %w", info, cause(err))
+		return "", "", fmt.Errorf("%s: %w", info, durable.Cause(err))
 	}
 	for _, e := range entries {
 		pkg, ok := strings.CutSuffix(e.Name(), ".list")
@@ -225,7 +227,7 @@ func (c checker) packaged(files []string) (file, pkg string, err error) {
 			continue // dpkg replaced it just now
 		}
 		if err != nil {
-			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), cause(err))
+			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), durable.Cause(err))
 		}
 		for _, file := range files {
 			if bytes.Contains(content, []byte("\n"+file+"\n")) || bytes.HasPrefix(content, []byte(file+"\n")) {

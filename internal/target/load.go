@@ -3,7 +3,6 @@ package target
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // maxFragment is the size in bytes beyond which a file is not read: neither a
@@ -51,7 +50,7 @@ func (d Dirs) Names() ([]string, error) {
 	for _, dir := range []string{d.Vendor, d.Admin} {
 		entries, err := os.ReadDir(filepath.Join(d.Root, dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("cannot list targets in %s: %w", dir, cause(err))
+			return nil, fmt.Errorf("cannot list targets in %s: %w", dir, durable.Cause(err))
 		}
 		for _, e := range entries {
 			name, ok := strings.CutSuffix(e.Name(), ".toml")
@@ -130,14 +129,14 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 		case err == nil:
 			files = append(files, file)
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, &ConfigError{File: file, Problem: "cannot be read: " + cause(err).Error()}
+			return nil, &ConfigError{File: file, Problem: "cannot be read: " + durable.Cause(err).Error()}
 		}
 	}
 	for _, dir := range []string{d.Vendor, d.Admin} {
 		dropins := filepath.Join(dir, name+".toml.d")
 		entries, err := os.ReadDir(filepath.Join(d.Root, dropins)) // sorted by name
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + cause(err).Error()}
+			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + durable.Cause(err).Error()}
 		}
 		for _, e := range entries {
 			if !dropIn(e.Name()) {
@@ -167,44 +166,29 @@ func (c checker) read(file string, most int64, unreadable string) ([]byte, *Conf
 	if err := c.rootOnly(filepath.Dir(file)); err != nil {
 		return refuse(err.Error(), rootOnlyHint)
 	}
-	f, err := os.OpenFile(filepath.Join(c.root, file), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := durable.OpenRegular(filepath.Join(c.root, file))
 	switch {
-	case errors.Is(err, unix.ELOOP):
+	case errors.Is(err, durable.ErrSymlink):
 		return refuse("must be a regular file, not a symlink", "")
+	case errors.Is(err, durable.ErrNotRegular):
+		return refuse("must be a regular file", "")
 	case errors.Is(err, fs.ErrPermission):
-		return refuse("cannot be read: "+cause(err).Error(), unreadable)
+		return refuse("cannot be read: "+durable.Cause(err).Error(), unreadable)
 	case err != nil:
-		return refuse("cannot be read: "+cause(err).Error(), "")
+		return refuse("cannot be read: "+durable.Cause(err).Error(), "")
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return refuse("cannot be read: "+cause(err).Error(), "")
-	case !info.Mode().IsRegular():
-		return refuse("must be a regular file", "")
-	}
 	if err := c.rootOnly(file); err != nil {
 		return refuse(err.Error(), rootOnlyHint)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	data, err := durable.ReadAll(f, most)
 	switch {
-	case err != nil:
-		return refuse("cannot be read: "+cause(err).Error(), "")
-	case int64(len(data)) > most:
+	case errors.Is(err, durable.ErrTooLarge):
 		return refuse(fmt.Sprintf("is larger than %d KiB", most>>10), "")
+	case err != nil:
+		return refuse("cannot be read: "+durable.Cause(err).Error(), "")
 	}
 	return data, nil
-}
-
-// cause takes the operation and the path, which our errors name themselves,
-// off an error of package os.
-func cause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }
 
 // printable is the name as an error may print it: file names can hold

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 const rootOnlyHint = "it and its parents must be writable by root alone: chown root:root, chmod go-w"
@@ -98,7 +100,7 @@ func (c checker) resolve(path string) (string, error) {
 func (c checker) component(path string, owner uint32) (link string, err error) {
 	info, err := os.Lstat(c.root + path)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, cause(err))
+		return "", fmt.Errorf("%s: %w", path, durable.Cause(err))
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	if stat.Uid != owner {
@@ -109,7 +111,7 @@ func (c checker) component(path string, owner uint32) (link string, err error) {
 	case mode&fs.ModeSymlink != 0:
 		link, err := os.Readlink(c.root + path)
 		if err != nil {
-			return "", fmt.Errorf("%s: %w", path, cause(err))
+			return "", fmt.Errorf("%s: %w", path, durable.Cause(err))
 		}
 		return link, nil
 	case mode.Perm()&0o002 != 0:

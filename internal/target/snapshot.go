@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 func (v *validation) snapshotMax() int64 {
@@ -143,7 +145,7 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	case errors.Is(err, fs.ErrNotExist):
 		return place, "", ""
 	case err != nil:
-		return place, path + ": " + cause(err).Error(), ""
+		return place, path + ": " + durable.Cause(err).Error(), ""
 	case info.Mode()&fs.ModeSymlink != 0:
 		return place, path + " is a symlink", "name what it leads to"
 	case info.Mode().IsRegular():

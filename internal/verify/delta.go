@@ -1,8 +1,6 @@
 package verify
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -80,9 +79,9 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 		return err
 	}
 	from := manifest.Digest(old)
-	write := func(w io.Writer) error {
-		_, err := w.Write(old)
-		return err
+	write := func(w io.Writer) (sum string, err error) {
+		_, err = w.Write(old)
+		return from, err
 	}
 	if from != want.SHA256 {
 		d, ok := v.platform.Delta(entry, from)
@@ -95,21 +94,21 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 		}
 		defer payload.Close()
 		log.Status("applying " + d.File)
-		write = func(w io.Writer) error { return archive.Patch(w, payload, old, want.Size) }
+		write = func(w io.Writer) (string, error) { return archive.Patch(w, payload, old, want.Size) }
 	}
 	out, err := into.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		defer out.Close()
-		hash := sha256.New()
-		if err = write(io.MultiWriter(out, hash)); err == nil {
+		var sum string
+		if sum, err = write(out); err == nil {
 			err = out.Sync()
 		}
-		if sum := hex.EncodeToString(hash.Sum(nil)); err == nil && sum != want.SHA256 {
+		if err == nil && sum != want.SHA256 {
 			err = state.Fail(state.ResultRefused, "its sha256 is then %s, the manifest says %s", sum, want.SHA256)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make %s by delta: %w", entry, cause(err))
+		return fmt.Errorf("cannot make %s by delta: %w", entry, durable.Cause(err))
 	}
 	return nil
 }
@@ -117,9 +116,9 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 // read reads an installed file of which there may be deltas. It is large: a buffer
 // that grows would take twice the memory.
 func read(path string) ([]byte, error) {
-	f, err := state.OpenRegular(path)
+	f, err := durable.OpenRegular(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
 	}
 	defer f.Close()
 	var b []byte
@@ -132,7 +131,7 @@ func read(path string) ([]byte, error) {
 		_, err = io.ReadFull(f, b)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, cause(err))
+		return nil, fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
 	}
 	return b, nil
 }

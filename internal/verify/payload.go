@@ -1,14 +1,11 @@
 package verify
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -25,7 +22,7 @@ func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform
 	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", p.File, cause(err))
+		return nil, fmt.Errorf("cannot read %s: %w", p.File, durable.Cause(err))
 	}
 	if info.Size() != p.Size {
 		return nil, refused("cannot use %s: it has %d bytes, the manifest says %d", p.File, info.Size(), p.Size)
@@ -35,7 +32,7 @@ func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform
 	}
 	out, err := os.CreateTemp(v.tree.Dir(state.RoleVerify, v.name), state.TempPayload+"*")
 	if err != nil {
-		return nil, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
+		return nil, fmt.Errorf("cannot copy %s: %w", p.File, durable.Cause(err))
 	}
 	sum, n, err := copyTo(out, in, p)
 	if err == nil && n != p.Size {
@@ -54,17 +51,16 @@ func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform
 // copyTo leaves out at its beginning. One byte more than the manifest says is
 // read: the file may have grown since its size was looked at.
 func copyTo(out *os.File, in io.Reader, p manifest.Platform) (sum string, n int64, err error) {
-	hash := sha256.New()
 	if err = os.Remove(out.Name()); err == nil {
-		n, err = io.Copy(io.MultiWriter(out, hash), io.LimitReader(in, p.Size+1))
+		sum, n, err = durable.CopySHA256(out, io.LimitReader(in, p.Size+1))
 	}
 	if err == nil {
 		_, err = out.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		return "", 0, fmt.Errorf("cannot copy %s: %w", p.File, cause(err))
+		return "", 0, fmt.Errorf("cannot copy %s: %w", p.File, durable.Cause(err))
 	}
-	return hex.EncodeToString(hash.Sum(nil)), n, nil
+	return sum, n, nil
 }
 
 // room refuses what would fill the disk.
@@ -82,11 +78,3 @@ func (v *verifier) room(p manifest.Platform) error {
 }
 
 func (v *verifier) free() (int64, error) { return state.Free(v.tree.Dir(state.RoleVerify, v.name)) }
-
-// cause strips the path that os errors carry, since ours name the file already.
-func cause(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Err
-	}
-	return err
-}

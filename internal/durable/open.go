@@ -1,0 +1,95 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Why a file is not opened or read.
+var (
+	ErrSymlink    = errors.New("it is a symbolic link")
+	ErrNotRegular = errors.New("it is not a regular file")
+	ErrTooLarge   = errors.New("it is larger")
+)
+
+const readOnly = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+
+// OpenRegular opens a regular file to read it. It does not follow a symbolic link,
+// and a FIFO or device in the file's place does not make it wait.
+func OpenRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, readOnly, 0)
+	return regular(f, path, err)
+}
+
+// OpenRegularIn is [OpenRegular] for a file below root. A symbolic link that leads to
+// a file below root is followed, as [os.Root] does; every other one is an error.
+func OpenRegularIn(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, readOnly, 0)
+	return regular(f, name, err)
+}
+
+func regular(f *os.File, path string, err error) (*os.File, error) {
+	if errors.Is(err, unix.ELOOP) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: ErrSymlink}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRegular(f); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: path, Err: Cause(err)}
+	}
+	return f, nil
+}
+
+func checkRegular(f *os.File) error {
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = ErrNotRegular
+	}
+	return err
+}
+
+// OpenDirIn opens a directory that another user may have replaced.
+// [os.Root.OpenRoot] hangs on a FIFO; OpenDirIn refuses everything but a directory,
+// and follows links as [OpenRegularIn] does.
+func OpenDirIn(root *os.Root, name string) (*os.Root, error) {
+	d, err := root.OpenFile(name, readOnly|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(d.Fd())))
+}
+
+// ReadFile reads a file of at most limit bytes that [OpenRegular] opens.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ReadAll(f, limit)
+}
+
+// ReadAll reads an open regular file of at most limit bytes. The error for a longer
+// one is [ErrTooLarge].
+func ReadAll(f *os.File, limit int64) ([]byte, error) {
+	if err := checkRegular(f); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%w than %d bytes", ErrTooLarge, limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
