@@ -43,7 +43,7 @@ func (sw *swapping) gone(to string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("cannot look at %s, which is to go: %w", to, durable.Cause(err))
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, brief(err))
 	case !info.Mode().IsRegular():
 		return stays("it is not a regular file any more")
 	case filepath.Base(to) == sw.target.Unit:
@@ -51,7 +51,7 @@ func (sw *swapping) gone(to string) error {
 	}
 	old, err := digest(to)
 	if err != nil {
-		return fmt.Errorf("cannot look at %s, which is to go: %w", to, durable.Cause(err))
+		return fmt.Errorf("cannot look at %s, which is to go: %w", to, brief(err))
 	}
 	was := sw.status.Installed.File(to)
 	if was == nil || was.SHA256 != old {
@@ -89,7 +89,7 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		}
 		if err != nil {
 			stayed[c.To] = true
-			s.logf("%s: %s stays: %v%s", describe(j), c.To, durable.Cause(err), hint(err))
+			s.logf("%s: %s stays: %v%s", describe(j), c.To, brief(err), hint(err))
 		}
 		reload = reload || isUnitFile(c.To)
 	}

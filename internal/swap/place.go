@@ -4,7 +4,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -27,7 +26,7 @@ func (sw *swapping) rename() error {
 			put = renameNew // of what has come there meanwhile there is no backup
 		}
 		if err := put(c.Staged, c.To); err != nil {
-			return state.Fail(state.ResultFailed, "cannot install %s: %w%s", c.To, durable.Cause(err), hint(err))
+			return state.Fail(state.ResultFailed, "cannot install %s: %w%s", c.To, brief(err), hint(err))
 		}
 	}
 	return syncDirs(sw.journal.Changes)

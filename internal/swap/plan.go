@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -188,9 +187,6 @@ func (sw *swapping) planPrevious() error {
 				if err = os.Link(f.Backup, staged); err == nil {
 					sum, err = digest(staged)
 				}
-			}
-			if err != nil {
-				err = fmt.Errorf("the backup %s: %w", f.Backup, durable.Cause(err))
 			}
 			return sum, err
 		})

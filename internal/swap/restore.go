@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -35,7 +34,7 @@ func unrestored(c state.Change, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("cannot restore %s: %w%s", c.To, durable.Cause(err), hint(err))
+	return fmt.Errorf("cannot restore %s: %w%s", c.To, brief(err), hint(err))
 }
 
 // ours returns the digests of the files that a rollback may replace in the place of
@@ -136,7 +135,7 @@ func unshare(j *state.Journal, say func(error)) {
 			err = os.Rename(again, c.Backup)
 		}
 		if err != nil {
-			say(fmt.Errorf("cannot copy the backup of %s: %w%s", c.To, durable.Cause(err), hint(err)))
+			say(fmt.Errorf("cannot copy the backup of %s: %w%s", c.To, brief(err), hint(err)))
 		}
 	}
 	if err := syncDirs(j.Changes); err != nil {

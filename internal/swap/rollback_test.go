@@ -193,7 +193,7 @@ func TestRollbackFails(t *testing.T) {
 				must(t, os.Symlink("real", r.at("bin/agent")))
 			},
 			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/agent"))) },
-			[]string{"cannot restore", "bin/agent", "symbolic links"}},
+			[]string{"cannot restore", "bin/agent", "it is a symbolic link"}},
 		"a lost backup": {
 			func(t *testing.T, r *rig) { must(t, os.Remove(r.at("bin/.machinemon-update/agent@a1.0.old"))) },
 			func(t *testing.T, r *rig) {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -76,7 +75,7 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 			err = renameNew(c.To, aside)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot move %s aside: %w%s", c.To, durable.Cause(err), hint(err))
+			return fmt.Errorf("cannot move %s aside: %w%s", c.To, brief(err), hint(err))
 		}
 		say(c.To, aside)
 	}

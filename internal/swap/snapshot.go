@@ -148,7 +148,7 @@ func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) e
 		err = os.Chown(dir, int(j.Owner.UID), -1)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make a place for the snapshot: %w", err)
+		return fmt.Errorf("cannot make a place for the snapshot: %w", brief(err))
 	}
 	argv := []string{"snapshot-save", strconv.FormatInt(room, 10)}
 	for _, i := range changes {

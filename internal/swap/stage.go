@@ -3,8 +3,10 @@ package swap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -17,7 +19,7 @@ import (
 func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
-		return c, fmt.Errorf("cannot stage %s: %w%s", to, durable.Cause(err), hint(err))
+		return c, fmt.Errorf("cannot stage %s: %w%s", to, brief(err), hint(err))
 	}
 	dir, err := sideDir(to)
 	if err != nil {
@@ -61,7 +63,7 @@ func (sw *swapping) backUp() error {
 			err = backUp(c, len(sw.target.Hooks.PreSwap) > 0)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot back up %s: %w%s", c.To, durable.Cause(err), hint(err))
+			return fmt.Errorf("cannot back up %s: %w%s", c.To, brief(err), hint(err))
 		}
 	}
 	return syncDirs(sw.journal.Changes)
@@ -121,6 +123,15 @@ func ownershipOf(i target.Install) (ownership, error) {
 		}
 	}
 	return own, nil
+}
+
+// brief shortens the path of an error to its last element: the messages name the
+// destination, and the file that is meant may be one beside it.
+func brief(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
+	}
+	return durable.Cause(err)
 }
 
 // hint says what can be done about the usual obstacles.
