@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strconv"
 	"time"
 
@@ -19,55 +18,28 @@ import (
 const reportEvery = 100 * time.Millisecond
 
 // download makes the bundle of a release, with these deltas or, where there are
-// nil, with the archive, and hands it on. When it fails nothing stays in the spool.
-func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) (err error) {
-	spool, err := f.tree.MakeSpool(state.RoleFetch, f.name)
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	entry, err := spool.Stage(f.order.Attempt)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		entry.Close()
-		if err == nil {
-			return
+// nil, with the archive, and hands it on.
+func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) error {
+	return f.tree.HandOn(state.RoleFetch, f.name, f.order.Attempt, func(b *state.Bundle) error {
+		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.key, Deltas: deltas != nil}
+		for n, d := range deltas {
+			name := strconv.Itoa(n)
+			if err := f.add(ctx, src, r, d.file, b, name); err != nil {
+				return err
+			}
+			receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
 		}
-		if failed := spool.Consume(f.order.Attempt); failed != nil {
-			err = fmt.Errorf("%w; %w", err, failed)
+		if deltas == nil {
+			if err := f.add(ctx, src, r, r.platform, b, state.PayloadName); err != nil {
+				return err
+			}
 		}
-	}()
-	receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.key, Deltas: deltas != nil}
-	for n, d := range deltas {
-		name := strconv.Itoa(n)
-		if err := f.add(ctx, src, r, d.file, entry, name); err != nil {
-			return err
-		}
-		receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
-	}
-	if deltas == nil {
-		if err := f.add(ctx, src, r, r.platform, entry, state.PayloadName); err != nil {
-			return err
-		}
-	}
-	if err := state.WriteEntry(entry, state.ManifestName, r.raw); err != nil {
-		return err
-	}
-	if r.metadata != nil {
-		if err := state.WriteEntry(entry, state.MetadataName, r.metadata); err != nil {
-			return err
-		}
-	}
-	if err := state.WriteReceipt(entry, receipt); err != nil {
-		return err
-	}
-	return spool.Offer(f.order.Attempt)
+		return b.Describe(r.raw, r.metadata, receipt)
+	})
 }
 
 // add downloads an archive, or a delta as if it were one, into the bundle.
-func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, entry *os.Root, name string) (err error) {
+func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, b *state.Bundle, name string) (err error) {
 	part, err := openPartial(f.tree.Dir(state.RoleFetch, f.name), p)
 	if err != nil {
 		return err
@@ -83,7 +55,7 @@ func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Pl
 	if err := f.payload(ctx, src, r, part); err != nil {
 		return err
 	}
-	return part.move(entry, name)
+	return part.move(b, name)
 }
 
 // needs is the space for a download, in bytes: the archive, the verifier's own

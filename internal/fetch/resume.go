@@ -142,14 +142,14 @@ func (p *partial) begin(b *body) error {
 func (p *partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != unknownDigest }
 
 // move puts the whole archive into a bundle.
-func (p *partial) move(entry *os.Root, name string) error {
+func (p *partial) move(b *state.Bundle, name string) error {
 	// The verifier's group reads it; chmod because the unit's UMask= is 0077.
 	err := p.file.Chmod(0o640)
 	if err == nil {
 		err = p.file.Sync()
 	}
 	if err == nil {
-		err = state.MoveEntry(p.file.Name(), entry, name)
+		err = b.MoveIn(p.file.Name(), name)
 	}
 	if err == nil {
 		err = remove(filepath.Join(p.dir, aboutName))

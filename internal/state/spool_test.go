@@ -35,19 +35,19 @@ func TestSpool(t *testing.T) {
 	pending(t, tree, false)
 	_, err := tree.OpenSpool(RoleFetch, "agent")
 	wantError(t, err, "cannot open "+tree.Ready(RoleFetch, "agent"))
-	producer, err := tree.MakeSpool(RoleFetch, "agent")
+	producer, err := tree.makeSpool(RoleFetch, "agent")
 	must(t, err)
 	defer producer.Close()
 	for range 2 { // what a killed producer left is made anew
-		entry, err := producer.Stage("a1")
+		entry, err := producer.stage("a1")
 		must(t, err)
-		must(t, WriteEntry(entry, "payload", []byte("bytes")))
-		must(t, WriteReceipt(entry, Receipt{Attempt: "a1", Platform: "linux-amd64", Files: []ReceiptFile{{"agent", "0"}}}))
-		wantError(t, WriteEntry(entry, "payload", nil), "cannot write payload", "file exists")
+		must(t, entry.write("payload", []byte("bytes")))
+		must(t, entry.Describe([]byte("{}"), nil, Receipt{Attempt: "a1", Platform: "linux-amd64", Files: []ReceiptFile{{"agent", "0"}}}))
+		wantError(t, entry.write("payload", nil), "cannot write payload", "file exists")
 		must(t, entry.Close())
 	}
 	pending(t, tree, false)
-	must(t, producer.Offer("a1"))
+	must(t, producer.offer("a1"))
 	pending(t, tree, true)
 	ready := tree.Ready(RoleFetch, "agent")
 	for path, mode := range map[string]os.FileMode{ready: os.ModeDir | 0o770, ready + "/a1": os.ModeDir | 0o770, ready + "/a1/payload": 0o640} {
@@ -65,12 +65,12 @@ func TestSpool(t *testing.T) {
 	}
 	defer entry.Close()
 	pending(t, tree, false) // before a byte was read
-	if got, err := ReadEntry(entry, "payload", 5); err != nil || string(got) != "bytes" {
+	if got, err := entry.Read("payload", 5); err != nil || string(got) != "bytes" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	_, err = ReadEntry(entry, "payload", 4)
+	_, err = entry.Read("payload", 4)
 	wantError(t, err, "cannot read payload", "larger than 4 bytes")
-	if r, err := ReadReceipt(entry); err != nil || r.Attempt != "a1" || len(r.Files) != 1 || r.Files[0].Name != "0" {
+	if r, err := entry.Receipt(); err != nil || r.Attempt != "a1" || len(r.Files) != 1 || r.Files[0].Name != "0" {
 		t.Errorf("receipt %+v, %v", r, err)
 	}
 	must(t, consumer.Consume("a1"))
@@ -81,7 +81,7 @@ func TestSpool(t *testing.T) {
 	if attempt, entry, err := consumer.Claim(); attempt != "" || entry != nil || err != nil {
 		t.Errorf("claimed %q of nothing, %v", attempt, err)
 	}
-	wantError(t, producer.Offer("a9"), "cannot hand on a9")
+	wantError(t, producer.offer("a9"), "cannot hand on a9")
 }
 
 // TestClaimHostile: whatever the producer may leave, a claim ends, follows
@@ -140,7 +140,7 @@ func TestClaimHostile(t *testing.T) {
 	t.Run("ready is a link", func(t *testing.T) {
 		tree := newTree(t)
 		must(t, os.Symlink("/etc", tree.Ready(RoleFetch, "agent")))
-		_, err := tree.MakeSpool(RoleFetch, "agent")
+		_, err := tree.makeSpool(RoleFetch, "agent")
 		wantError(t, err, tree.Ready(RoleFetch, "agent"))
 		_, err = tree.OpenSpool(RoleFetch, "agent")
 		wantError(t, err, tree.Ready(RoleFetch, "agent"))
@@ -176,7 +176,7 @@ func TestEntryHostile(t *testing.T) {
 			must(t, err)
 			defer entry.Close()
 			within(t, func() {
-				r, err := ReadReceipt(entry)
+				r, err := (&Bundle{entry}).Receipt()
 				wantError(t, err, "cannot read receipt.json")
 				if fmt.Sprint(r) != fmt.Sprint(Receipt{}) {
 					t.Errorf("receipt %+v", r)

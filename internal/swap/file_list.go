@@ -16,7 +16,7 @@ import (
 
 // addListed adds to the target what the release's own list names. where tells the
 // names in the verified tree by those in the archive.
-func (sw *swapping) addListed(entry *os.Root, where map[string]string, p manifest.Platform, host string) error {
+func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p manifest.Platform, host string) error {
 	t := sw.target
 	name := t.Listing.Entry(host, sw.journal.Version)
 	from, ok := where[name]
@@ -27,7 +27,7 @@ func (sw *swapping) addListed(entry *os.Root, where map[string]string, p manifes
 	if !ok {
 		return state.Fail(state.ResultRefused, "cannot find %s in the release", name)
 	}
-	list, err := state.ReadEntry(entry, from, target.MaxList)
+	list, err := entry.Read(from, target.MaxList)
 	if err != nil {
 		return err
 	}

@@ -216,30 +216,25 @@ func (r *rig) offer(t *testing.T, attempt state.AttemptID, version string, seque
 // spool leaves a verified tree; change may damage it before it is offered.
 func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
 	t.Helper()
-	spool, err := r.tree.MakeSpool(state.RoleVerify, "agent")
-	must(t, err)
-	defer spool.Close()
-	entry, err := spool.Stage(attempt)
-	must(t, err)
-	defer entry.Close()
-	p := manifest.Platform{File: "agent.tar.gz", SHA256: sum(version), Size: 1, Contents: map[string]manifest.Content{}}
-	receipt := state.Receipt{Attempt: attempt, Platform: manifest.Host()}
-	for i, name := range slices.Sorted(maps.Keys(files)) {
-		plain := fmt.Sprint(i)
-		must(t, state.WriteEntry(entry, plain, []byte(files[name])))
-		receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: name, Name: plain})
-		p.Contents[name] = manifest.Content{SHA256: sum(files[name]), Size: int64(len(files[name]))}
-	}
-	must(t, state.WriteReceipt(entry, receipt))
-	m := &manifest.Manifest{Schema: 1, Product: "agent", Version: version, Sequence: sequence,
-		Platforms: map[string]manifest.Platform{manifest.Host(): p}}
-	if change != nil {
-		change(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "."+string(attempt)), m)
-	}
-	raw, err := m.Marshal()
-	must(t, err)
-	must(t, state.WriteEntry(entry, state.ManifestName, raw))
-	must(t, spool.Offer(attempt))
+	must(t, r.tree.HandOn(state.RoleVerify, "agent", attempt, func(b *state.Bundle) error {
+		p := manifest.Platform{File: "agent.tar.gz", SHA256: sum(version), Size: 1, Contents: map[string]manifest.Content{}}
+		receipt := state.Receipt{Attempt: attempt, Platform: manifest.Host()}
+		for i, name := range slices.Sorted(maps.Keys(files)) {
+			plain := fmt.Sprint(i)
+			must(t, b.WriteFile(plain, []byte(files[name]), 0o640))
+			receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: name, Name: plain})
+			p.Contents[name] = manifest.Content{SHA256: sum(files[name]), Size: int64(len(files[name]))}
+		}
+		must(t, b.Describe(nil, nil, receipt))
+		m := &manifest.Manifest{Schema: 1, Product: "agent", Version: version, Sequence: sequence,
+			Platforms: map[string]manifest.Platform{manifest.Host(): p}}
+		if change != nil {
+			change(filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), "."+string(attempt)), m)
+		}
+		raw, err := m.Marshal()
+		must(t, err)
+		return b.WriteFile(state.ManifestName, raw, 0o640)
+	}))
 }
 
 // gate leaves the gate's report on the attempt.

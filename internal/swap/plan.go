@@ -18,7 +18,7 @@ const largest = 4 << 30
 
 // claim takes the verifier's newest tree, or else the operator's request to go
 // back. entry is nil for the latter; both are empty when there is neither.
-func (sw *swapping) claim() (attempt state.AttemptID, entry *os.Root, consume func() error, err error) {
+func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, consume func() error, err error) {
 	none := func() error { return nil }
 	// Not only when an attempt is pending: whatever lies there has triggered this.
 	spool, err := sw.Tree.OpenSpool(state.RoleVerify, sw.name)
@@ -57,7 +57,7 @@ func (sw *swapping) claim() (attempt state.AttemptID, entry *os.Root, consume fu
 
 // planTree stages the files of a verified tree: own copies, hashed while they
 // are made, and held against the manifest's contents.
-func (sw *swapping) planTree(entry *os.Root) error {
+func (sw *swapping) planTree(entry *state.Bundle) error {
 	m, err := sw.believe(entry)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (sw *swapping) planTree(entry *os.Root) error {
 		return state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
 	}
 	j.Archive = p.SHA256
-	receipt, err := state.ReadReceipt(entry)
+	receipt, err := entry.Receipt()
 	if err != nil {
 		return state.Fail(state.ResultRefused, "%w", err)
 	}
@@ -134,8 +134,8 @@ func (sw *swapping) planTree(entry *os.Root) error {
 	return sw.planSnapshot()
 }
 
-func stageEntry(entry *os.Root, from, staged string, want manifest.Content, inContents bool, room int64) (string, error) {
-	f, err := state.OpenEntry(entry, from)
+func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content, inContents bool, room int64) (string, error) {
+	f, err := entry.Open(from)
 	if err != nil {
 		return "", err
 	}

@@ -2,7 +2,6 @@ package swap
 
 import (
 	"errors"
-	"os"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -14,8 +13,8 @@ import (
 // believe reads the manifest of a verified tree. Under tuf it is what root's own
 // chain of keys leads to, over root's own copies, and fit for this machine;
 // otherwise what came.
-func (sw *swapping) believe(entry *os.Root) (*manifest.Manifest, error) {
-	raw, err := state.ReadEntry(entry, state.ManifestName, manifest.MaxSize)
+func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
+	raw, err := entry.Manifest()
 	if err != nil {
 		return nil, err
 	}
@@ -37,13 +36,13 @@ func (sw *swapping) believe(entry *os.Root) (*manifest.Manifest, error) {
 	return m, nil
 }
 
-func (sw *swapping) signed(entry *os.Root, raw []byte) (*manifest.Manifest, error) {
+func (sw *swapping) signed(entry *state.Bundle, raw []byte) (*manifest.Manifest, error) {
 	const what = "cannot trust what the verifier handed on: %w"
 	pin, err := sw.target.Pin()
 	if err != nil {
 		return nil, state.Fail(state.ResultRefused, "%w", err)
 	}
-	metadata, err := state.ReadEntry(entry, state.MetadataName, trust.MaxMetadata)
+	metadata, err := entry.Metadata(trust.MaxMetadata)
 	if err != nil {
 		return nil, state.Fail(state.ResultRefused, "%w", err)
 	}

@@ -19,7 +19,7 @@ import (
 // patch makes what the target installs out of what is installed and the bundle's
 // deltas, under names as unpack gives them. Where it fails the fetcher is asked for
 // the archive, which needs the order of the attempt; that is gone after a reboot.
-func (v *verifier) patch(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	order, err := v.tree.Order(v.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -45,7 +45,7 @@ func (v *verifier) patch(t *target.Target, bundle, into *os.Root) ([]state.Recei
 	return files, nil
 }
 
-func (v *verifier) patched(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	deltas := map[string]string{}
 	for _, f := range v.receipt.Files {
 		deltas[f.Entry] = f.Name
@@ -73,7 +73,7 @@ func (v *verifier) patched(t *target.Target, bundle, into *os.Root) ([]state.Rec
 
 // patchOne makes one entry of the archive out of the file that is installed, which
 // it may be already. Nothing is believed of either but what comes out.
-func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *os.Root, name string) error {
+func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *state.Bundle, name string) error {
 	old, err := read(installed)
 	if err != nil {
 		return err

@@ -67,7 +67,7 @@ func TestDelta(t *testing.T) {
 	entry, err := os.OpenRoot(filepath.Join(b.out(), attempt))
 	must(t, err)
 	defer entry.Close()
-	receipt, err := state.ReadReceipt(entry)
+	receipt, err := (&state.Bundle{Root: entry}).Receipt()
 	must(t, err)
 	if want := []state.ReceiptFile{{Entry: "agent-v2", Name: "0"}, {Entry: "agent.service", Name: "1"}}; !slices.Equal(receipt.Files, want) || receipt.Deltas {
 		t.Errorf("%+v", receipt)

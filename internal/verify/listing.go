@@ -2,7 +2,6 @@ package verify
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +13,7 @@ import (
 
 // addListed reads the release's list, which was extracted under this name; "" is
 // for none.
-func (v *verifier) addListed(t *target.Target, name string, tree *os.Root) error {
+func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) error {
 	entry := t.Listing.Entry(v.key, v.manifest.Version)
 	if name == "" {
 		if t.Listing.Optional {
@@ -22,7 +21,7 @@ func (v *verifier) addListed(t *target.Target, name string, tree *os.Root) error
 		}
 		return refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
 	}
-	list, err := state.ReadEntry(tree, name, target.MaxList)
+	list, err := tree.Read(name, target.MaxList)
 	if err == nil {
 		_, err = t.AddListed(list, v.key, v.manifest.Version)
 	}
@@ -53,7 +52,7 @@ func (v *verifier) complete(installs []target.Install, names map[string]string) 
 
 // keepWanted compares what the target installs, and the list, with the manifest's
 // contents, and removes the rest of what was extracted.
-func (v *verifier) keepWanted(installs []target.Install, files []archive.File, list string, tree *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) keepWanted(installs []target.Install, files []archive.File, list string, tree *state.Bundle) ([]state.ReceiptFile, error) {
 	wanted := map[string]bool{list: true} // no entry is called ""
 	for _, i := range installs {
 		wanted[i.Name(v.key, v.manifest.Version)] = true

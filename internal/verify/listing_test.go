@@ -54,7 +54,7 @@ func TestListing(t *testing.T) {
 			entry, err := os.OpenRoot(filepath.Join(b.out(), attempt))
 			must(t, err)
 			defer entry.Close()
-			receipt, err := state.ReadReceipt(entry)
+			receipt, err := (&state.Bundle{Root: entry}).Receipt()
 			must(t, err)
 			var unpacked []string
 			for _, f := range receipt.Files {

@@ -14,8 +14,8 @@ import (
 // hashing it, and returns the copy if it is what the manifest says. The copy has no
 // name: nobody else can open it, and it is gone when it is closed, or the program
 // dies.
-func (v *verifier) copyPayload(bundle *os.Root, name string, p manifest.Platform) (*os.File, error) {
-	in, err := state.OpenEntry(bundle, name)
+func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Platform) (*os.File, error) {
+	in, err := bundle.Open(name)
 	if err != nil {
 		return nil, refused("%w", err)
 	}

@@ -3,7 +3,6 @@ package verify
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -14,13 +13,13 @@ import (
 
 // signed reads the manifest of a target under tuf as the swapper will, from what
 // root knows of the repository on, and keeps the metadata for it.
-func (v *verifier) signed(bundle *os.Root, t *target.Target) error {
+func (v *verifier) signed(bundle *state.Bundle, t *target.Target) error {
 	const what = "cannot trust the bundle: %w"
 	pin, err := t.Pin()
 	if err != nil {
 		return refused("%w", err)
 	}
-	if v.metadata, err = state.ReadEntry(bundle, state.MetadataName, trust.MaxMetadata); err != nil {
+	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
 		return refused("%w", err)
 	}
 	b, err := trust.Decode(v.metadata, v.raw)

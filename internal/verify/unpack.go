@@ -3,7 +3,6 @@ package verify
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -16,59 +15,32 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// handOn makes a tree of the bundle, checks it and offers it to the swapper. When
-// it fails nothing stays in the spool.
-func (v *verifier) handOn(t *target.Target, bundle *os.Root) (err error) {
-	spool, err := v.tree.MakeSpool(state.RoleVerify, v.name)
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	tree, err := spool.Stage(v.attempt)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		tree.Close()
-		if err == nil {
-			return
+// handOn makes a tree of the bundle, checks it and offers it to the swapper.
+func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
+	return v.tree.HandOn(state.RoleVerify, v.name, v.attempt, func(tree *state.Bundle) (err error) {
+		receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
+		if v.receipt.Deltas {
+			receipt.Files, err = v.patch(t, bundle, tree)
+		} else {
+			receipt.Files, err = v.unpack(t, bundle, tree)
 		}
-		if failed := spool.Consume(v.attempt); failed != nil {
-			err = fmt.Errorf("%w; %w", err, failed)
-		}
-	}()
-	receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
-	make := v.unpack
-	if v.receipt.Deltas {
-		make = v.patch
-	}
-	if receipt.Files, err = make(t, bundle, tree); err != nil {
-		return err
-	}
-	for _, i := range t.Install {
-		if err := v.check(i, receipt.Files, tree); err != nil {
+		if err != nil {
 			return err
 		}
-	}
-	if err := state.WriteEntry(tree, state.ManifestName, v.raw); err != nil {
-		return err
-	}
-	if v.metadata != nil {
-		if err := state.WriteEntry(tree, state.MetadataName, v.metadata); err != nil {
-			return err
+		for _, i := range t.Install {
+			if err := v.check(i, receipt.Files, tree); err != nil {
+				return err
+			}
 		}
-	}
-	if err := state.WriteReceipt(tree, receipt); err != nil {
-		return err
-	}
-	return spool.Offer(v.attempt)
+		return tree.Describe(v.raw, v.metadata, receipt)
+	})
 }
 
 // unpack extracts what the target installs, as "0", "1" and so on, and compares
 // it with the manifest's contents. What a list in the archive names is added to
 // the target; the archive is read once, so all that it could name is extracted,
 // and what it does not name goes again.
-func (v *verifier) unpack(t *target.Target, bundle, into *os.Root) ([]state.ReceiptFile, error) {
+func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	log.Status("checking the archive")
 	payload, err := v.copyPayload(bundle, state.PayloadName, v.platform)
 	if err != nil {
@@ -87,7 +59,7 @@ func (v *verifier) unpack(t *target.Target, bundle, into *os.Root) ([]state.Rece
 	}
 	list := t.Listing.Entry(v.key, version)
 	n := 0
-	files, err := archive.Extract(payload, into, func(entry string) string {
+	files, err := archive.Extract(payload, into.Root, func(entry string) string {
 		if !fixed[entry] && entry != list && !t.Listing.MayName(entry, v.key, version) {
 			return ""
 		}
@@ -147,13 +119,13 @@ func (v *verifier) compare(f archive.File) error {
 
 // check refuses a program that cannot run here, and one of a kind other than
 // the file whose place it would take.
-func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *os.Root) error {
+func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *state.Bundle) error {
 	entry := i.Name(v.key, v.manifest.Version)
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
 	if at < 0 {
 		return nil // optional, and not in this release
 	}
-	f, err := state.OpenEntry(tree, files[at].Name)
+	f, err := tree.Open(files[at].Name)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,6 @@ package verify
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -83,7 +82,7 @@ type verifier struct {
 	platform manifest.Platform
 }
 
-func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) (state.Result, error) {
+func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, error)) (state.Result, error) {
 	if err := errors.Join(v.tree.Tidy(state.RoleVerify, v.name), v.tree.DropFallback(v.name)); err != nil {
 		return state.ResultFailed, err
 	}
@@ -101,15 +100,15 @@ func (v *verifier) verify(bundle *os.Root, load func() (*target.Target, error)) 
 }
 
 // read reads receipt and manifest, and chooses the platform by this machine.
-func (v *verifier) read(bundle *os.Root, t *target.Target) error {
+func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	var err error
-	if v.receipt, err = state.ReadReceipt(bundle); err != nil {
+	if v.receipt, err = bundle.Receipt(); err != nil {
 		return refused("%w", err)
 	}
 	if v.receipt.Attempt != v.attempt {
 		return refused("cannot use the bundle: its receipt is of another attempt")
 	}
-	raw, err := state.ReadEntry(bundle, state.ManifestName, manifest.MaxSize)
+	raw, err := bundle.Manifest()
 	if err != nil {
 		return refused("%w", err)
 	}

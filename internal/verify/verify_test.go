@@ -241,7 +241,7 @@ func TestHandedOn(t *testing.T) {
 	if got := ls(t, entry.Name()); !slices.Equal(got, []string{"0", "1", "manifest.json", "receipt.json"}) {
 		t.Errorf("in the entry: %v", got)
 	}
-	receipt, err := state.ReadReceipt(entry)
+	receipt, err := (&state.Bundle{Root: entry}).Receipt()
 	if err != nil || receipt.Attempt != attempt || receipt.Platform != manifest.Host() {
 		t.Errorf("%+v, %v", receipt, err)
 	}

@@ -1,0 +1,165 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// The files of a bundle, beside those that the receipt names.
+const (
+	ManifestName = "manifest.json" // the manifest's own bytes
+	MetadataName = "metadata.json" // what vouches for it, of a signed repository
+	receiptName  = "receipt.json"
+	PayloadName  = "payload" // the fetcher's archive, if it brings no deltas
+)
+
+// Receipt goes with a bundle. It is a locator, not evidence: it says where things
+// are and which attempt they belong to, and proves nothing.
+type Receipt struct {
+	Attempt  AttemptID     `json:"attempt"`
+	Platform string        `json:"platform"`
+	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree, or the deltas in place of an archive
+	// Deltas says that the bundle has deltas in place of the archive, and none for
+	// what is installed already.
+	Deltas bool `json:"deltas,omitempty"`
+}
+
+// ReceiptFile says which file of a verified tree is which entry of the archive, or
+// which delta makes it.
+type ReceiptFile struct {
+	Entry string `json:"entry"`
+	Name  string `json:"name"` // a plain name in the bundle
+}
+
+// Bundle is a spool entry, open: the fetcher's archive or deltas, or the verifier's
+// tree, with manifest, metadata and receipt. Its reader does not trust its writer:
+// what is read is a regular file within the bundle, of bounded size.
+type Bundle struct{ *os.Root }
+
+// HandOn makes a bundle for an attempt and shows it to the consumer of a role's
+// spool when it is complete and durable. fill puts the files into it and calls
+// [Bundle.Describe]. After an error nothing stays in the spool.
+func (t Tree) HandOn(r Role, target string, attempt AttemptID, fill func(*Bundle) error) error {
+	spool, err := t.makeSpool(r, target)
+	if err != nil {
+		return err
+	}
+	defer spool.Close()
+	b, err := spool.stage(attempt)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err = fill(b); err == nil {
+		err = spool.offer(attempt)
+	}
+	if err == nil {
+		return nil
+	}
+	if failed := spool.Consume(attempt); failed != nil {
+		err = fmt.Errorf("%w; %w", err, failed)
+	}
+	return err
+}
+
+// Describe writes what goes with the files of a bundle. metadata is nil where
+// nothing vouches for the manifest.
+func (b *Bundle) Describe(manifest, metadata []byte, r Receipt) error {
+	receipt, err := json.Marshal(r)
+	if err == nil {
+		err = b.write(ManifestName, manifest)
+	}
+	if err == nil && metadata != nil {
+		err = b.write(MetadataName, metadata)
+	}
+	if err == nil {
+		err = b.write(receiptName, receipt)
+	}
+	return err
+}
+
+// write writes a small file that the consumer can read.
+func (b *Bundle) write(name string, data []byte) error {
+	f, err := b.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o640) // the unit's UMask= has taken the group's bit
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
+	}
+	return nil
+}
+
+// MoveIn moves a file of the producer's own, on the same disk, into the bundle.
+func (b *Bundle) MoveIn(path, name string) error {
+	d, err := b.Root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name)
+}
+
+// Open opens a file of the bundle to read it.
+func (b *Bundle) Open(name string) (*os.File, error) {
+	f, err := durable.OpenRegularIn(b.Root, name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, durable.Cause(err))
+	}
+	return f, nil
+}
+
+// Read reads a file of at most limit bytes.
+func (b *Bundle) Read(name string, limit int64) ([]byte, error) {
+	f, err := b.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := durable.ReadAll(f, limit)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, durable.Cause(err))
+	}
+	return data, nil
+}
+
+// Manifest reads the manifest's own bytes.
+func (b *Bundle) Manifest() ([]byte, error) { return b.Read(ManifestName, manifest.MaxSize) }
+
+// Metadata reads what vouches for the manifest, of at most limit bytes.
+func (b *Bundle) Metadata(limit int64) ([]byte, error) { return b.Read(MetadataName, limit) }
+
+var treeName = regexp.MustCompile(`^[0-9]{1,4}$`)
+
+// Receipt reads the receipt.
+func (b *Bundle) Receipt() (Receipt, error) {
+	var r Receipt
+	data, err := b.Read(receiptName, maxFile)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, errors.New("cannot read receipt.json: it is damaged")
+	}
+	for _, f := range r.Files {
+		if !treeName.MatchString(f.Name) {
+			return r, errors.New("cannot read receipt.json: a file's name in the tree is not a number")
+		}
+	}
+	return r, nil
+}
