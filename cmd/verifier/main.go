@@ -22,11 +22,11 @@ func main() {
 	// No signal is caught: one that ends the program ends it by that signal, and
 	// never looks like success.
 	lines := log.New("verify", os.Args[1])
-	a, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
+	a, asked, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
 	switch {
-	case a.NoDelta != "":
+	case asked != nil:
 		lines.Attempt, lines.Version = a.ID, a.Version
-		lines.Printf("%s: attempt %s: asking for the full archive: %s", os.Args[1], a.ID, a.NoDelta)
+		lines.Printf("%s: attempt %s: asking for the full archive: %s", os.Args[1], a.ID, asked.Reason)
 	case a.ID != "":
 		lines.Ended(a)
 	}

@@ -52,7 +52,7 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 	// A list of further files is in the archive alone. On this machine's disk there
 	// is nothing to be saved.
 	_, local := src.(*disk)
-	if local || f.noDelta != "" || f.order.Brought() || t.Listing != nil || len(r.platform.Deltas) == 0 {
+	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.platform.Deltas) == 0 {
 		return nil, nil
 	}
 	chosen, seen := []delta{}, map[string]bool{}
@@ -86,8 +86,8 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 }
 
 // Full carries out the order once more, without deltas, where the verifier asks for
-// that, and otherwise does nothing, when the attempt has no ID. It asks in vain for
-// what it has had already: an attempt does not go round in circles.
+// that. Otherwise it does nothing, and the attempt has no ID: so it does where the
+// archive was brought before, and an attempt does not go round in circles.
 func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
 	asked, err := tree.Fallback(name)
 	if err != nil {
@@ -109,8 +109,6 @@ func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, r
 	if last.ID != asked.Attempt || last.Result != state.ResultHandedOn || last.NoDelta != "" {
 		return state.Attempt{}, 0, nil
 	}
-	if f.noDelta = asked.Reason; f.noDelta == "" {
-		f.noDelta = "the verifier does not say why"
-	}
+	f.full, f.noDelta = asked, asked.Reason
 	return f.carryOut(ctx, dirs)
 }

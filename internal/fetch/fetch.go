@@ -111,9 +111,10 @@ type fetcher struct {
 	rootOnly func(path string) error
 	// machineID is the file with the machine's ID.
 	machineID string
-	digest    string      // of the files that the release would install; "" when its manifest does not list them
-	noDelta   string      // what was wrong with the deltas; "" for nothing
-	unit      *state.File // the unit's own file in the release; nil when its manifest does not list it
+	digest    string          // of the files that the release would install; "" when its manifest does not list them
+	full      *state.Fallback // the verifier's request for the archive in place of deltas; nil for none
+	noDelta   string          // what was wrong with the deltas; "" for nothing
+	unit      *state.File     // the unit's own file in the release; nil when its manifest does not list it
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {

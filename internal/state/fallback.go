@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +11,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// Fallback is the verifier's word that the deltas of an attempt are of no use, and
-// that it wants the full archive. The verifier writes it before it touches them,
-// and removes it when they have done their work: so it is there, too, when they
-// were its death. machinemon-fetch-full@T.service has its path.
+// Fallback is the verifier's request for the full archive of an attempt in place of
+// deltas that it could not use. The verifier writes it before it applies them and
+// removes it afterwards: so the request also stands when they were the reason for
+// which the verifier was killed. machinemon-fetch-full@T.service carries it out.
 type Fallback struct {
 	Format  int       `json:"format"`
 	Attempt AttemptID `json:"attempt"`
@@ -24,13 +25,15 @@ func (t Tree) fallback(target string) string {
 	return filepath.Join(t.Dir(RoleVerify, target), "fallback.json")
 }
 
-// Fallback is what the verifier wants; nil where it wants nothing.
+// Fallback reads the verifier's request; nil when there is none. It always has a
+// reason.
 func (t Tree) Fallback(target string) (*Fallback, error) {
 	var f Fallback
 	err := t.readJSON(t.fallback(target), &f)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	f.Reason = cmp.Or(f.Reason, "the verifier does not say why")
 	return &f, err
 }
 
@@ -40,7 +43,7 @@ func (t Tree) SetFallback(target string, f Fallback) error {
 	return writeJSON(t.fallback(target), f, 0o644)
 }
 
-// DropFallback asks no more.
+// DropFallback takes the request back.
 func (t Tree) DropFallback(target string) error {
 	if err := os.Remove(t.fallback(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove %s: %w", t.fallback(target), durable.Cause(err))

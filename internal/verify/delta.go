@@ -27,11 +27,12 @@ func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.
 	if order.Attempt != v.attempt {
 		return v.patched(t, bundle, into)
 	}
-	ask := func(why string) error {
-		return v.tree.SetFallback(v.name, state.Fallback{Attempt: v.attempt, Reason: why})
+	ask := func(why string) (*state.Fallback, error) {
+		f := &state.Fallback{Attempt: v.attempt, Reason: why}
+		return f, v.tree.SetFallback(v.name, *f)
 	}
 	// First: that this needs too much memory is noticed by being killed.
-	if err := ask("the verifier was stopped while it applied them"); err != nil {
+	if _, err := ask("the verifier was stopped while it applied them"); err != nil {
 		return nil, err
 	}
 	files, err := v.patched(t, bundle, into)
@@ -39,8 +40,9 @@ func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.
 		err = v.tree.DropFallback(v.name)
 	}
 	if err != nil {
-		v.noDelta = err.Error()
-		return nil, errors.Join(err, ask(v.noDelta))
+		asked, failed := ask(err.Error())
+		v.asked = asked
+		return nil, errors.Join(err, failed)
 	}
 	return files, nil
 }

@@ -169,10 +169,10 @@ func TestDeltaFallsBack(t *testing.T) {
 			c.edit(t, b)
 			b.hand(t)
 			a := b.run(t)
-			if a.ID != attempt || a.Version != "v2" || a.Result.Exit() == 0 || !strings.Contains(a.NoDelta, c.why) || strings.Count(a.NoDelta, "cannot ") != 1 {
-				t.Errorf("%+v\nwant …%s…", a, c.why)
+			if a.ID != attempt || a.Version != "v2" || a.Result.Exit() == 0 || b.asked == nil || !strings.Contains(b.asked.Reason, c.why) || strings.Count(b.asked.Reason, "cannot ") != 1 {
+				t.Fatalf("%+v, %+v\nwant …%s…", a, b.asked, c.why)
 			}
-			if f := b.fallback(t); f == nil || f.Attempt != attempt || f.Reason != a.NoDelta {
+			if f := b.fallback(t); f == nil || f.Attempt != attempt || f.Reason != b.asked.Reason {
 				t.Errorf("it asks for %+v", f)
 			}
 			s, err := b.tree.Status(state.RoleVerify, "agent")

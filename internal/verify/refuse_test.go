@@ -182,7 +182,7 @@ func TestSpoolIsALink(t *testing.T) {
 	elsewhere := filepath.Join(b.root, "elsewhere")
 	must(t, os.Rename(b.in(), elsewhere))
 	must(t, os.Symlink(elsewhere, b.in()))
-	if a, err := Run(b.tree, b.dirs(), "agent"); err == nil || a.Result.Exit() == 0 {
+	if a, _, err := Run(b.tree, b.dirs(), "agent"); err == nil || a.Result.Exit() == 0 {
 		t.Errorf("%+v, %v", a, err)
 	}
 	if got := ls(t, elsewhere); len(got) != 1 || got[0] != attempt {

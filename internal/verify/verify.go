@@ -28,38 +28,39 @@ import (
 )
 
 // Run verifies the newest bundle of a target and records how that ended before
-// it returns. The attempt has no ID when there was nothing to do; it has not ended,
-// and there is no record, when it has a NoDelta: the fetcher is to go on with it.
-// The error is for what could not even be recorded, or be cleared away; every other
-// failure is in the attempt's Result and Reason.
-func Run(tree state.Tree, dirs target.Dirs, name string) (state.Attempt, error) {
+// it returns. The attempt has no ID when there was nothing to do. asked is not nil
+// when the fetcher was asked for the full archive: the attempt goes on there, and
+// nothing is recorded. The error is for what could not even be recorded, or be
+// cleared away; every other failure is in the attempt's Result and Reason.
+func Run(tree state.Tree, dirs target.Dirs, name string) (a state.Attempt, asked *state.Fallback, err error) {
 	return run(tree, name, func() (*target.Target, error) { return dirs.Load(name) })
 }
 
-func run(tree state.Tree, name string, load func() (*target.Target, error)) (state.Attempt, error) {
+func run(tree state.Tree, name string, load func() (*target.Target, error)) (state.Attempt, *state.Fallback, error) {
 	in, err := tree.OpenSpool(state.RoleFetch, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return state.Attempt{}, nil
+		return state.Attempt{}, nil, nil
 	}
 	if err != nil {
-		return state.Attempt{Result: state.ResultFailed}, err
+		return state.Attempt{Result: state.ResultFailed}, nil, err
 	}
 	defer in.Close()
 	attempt, bundle, err := in.Claim()
 	if attempt == "" {
-		return state.Attempt{Result: state.ResultFailed}, err
+		return state.Attempt{Result: state.ResultFailed}, nil, err
 	}
 	v := verifier{tree: tree, name: name, attempt: attempt}
 	if err != nil {
-		return v.recordAttempt(state.ResultFailed, err)
+		a, err := v.recordAttempt(state.ResultFailed, err)
+		return a, nil, err
 	}
 	result, end := v.verify(bundle, load)
 	cleared := errors.Join(bundle.Close(), in.Consume(attempt))
-	if v.noDelta != "" {
-		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result, NoDelta: v.noDelta}, cleared
+	if v.asked != nil {
+		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result}, v.asked, cleared
 	}
 	a, err := v.recordAttempt(result, end)
-	return a, errors.Join(err, cleared)
+	return a, nil, errors.Join(err, cleared)
 }
 
 func refused(format string, args ...any) error {
@@ -71,7 +72,7 @@ type verifier struct {
 	name    string
 	attempt state.AttemptID
 
-	noDelta string // why the archive is wanted in place of the bundle's deltas; "" if it is not
+	asked *state.Fallback // for the archive in place of the bundle's deltas; nil while it is not wanted
 
 	// What was read of the bundle; nil and empty until then.
 	receipt  state.Receipt
@@ -130,7 +131,7 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	return nil
 }
 
-// record writes how the attempt ended here.
+// recordAttempt writes how the attempt ended here.
 func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt, error) {
 	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: result}
 	if end != nil {

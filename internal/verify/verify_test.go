@@ -107,6 +107,7 @@ type bench struct {
 	root   string
 	target *target.Target
 	bundle *bundle
+	asked  *state.Fallback // by the last run
 }
 
 func newBench(t *testing.T) *bench {
@@ -171,7 +172,9 @@ func (b *bench) hand(t *testing.T) {
 
 func (b *bench) run(t *testing.T) state.Attempt {
 	t.Helper()
-	a, err := run(b.tree, "agent", func() (*target.Target, error) { return b.target, nil })
+	var a state.Attempt
+	var err error
+	a, b.asked, err = run(b.tree, "agent", func() (*target.Target, error) { return b.target, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +288,7 @@ func TestEmptySpool(t *testing.T) {
 func TestMisconfigured(t *testing.T) {
 	b := newBench(t)
 	b.hand(t)
-	a, err := Run(b.tree, b.dirs(), "agent")
+	a, _, err := Run(b.tree, b.dirs(), "agent")
 	if err != nil {
 		t.Fatal(err)
 	}
