@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 
@@ -42,7 +43,10 @@ type ReceiptFile struct {
 // Bundle is a spool entry, open: the fetcher's archive or deltas, or the verifier's
 // tree, with manifest, metadata and receipt. Its reader does not trust its writer:
 // what is read is a regular file within the bundle, of bounded size.
-type Bundle struct{ *os.Root }
+type Bundle struct {
+	*os.Root
+	consume func() error // set in what was claimed
+}
 
 // HandOn makes a bundle for an attempt and shows it to the consumer of a role's
 // spool when it is complete and durable. fill puts the files into it and calls
@@ -64,11 +68,32 @@ func (t Tree) HandOn(r Role, target string, attempt AttemptID, fill func(*Bundle
 	if err == nil {
 		return nil
 	}
-	if failed := spool.Consume(attempt); failed != nil {
+	if failed := spool.consume(attempt); failed != nil {
 		err = fmt.Errorf("%w; %w", err, failed)
 	}
 	return err
 }
+
+// Claim takes the newest bundle out of a role's spool and removes the others. b is nil
+// when there was none, and after an error; attempt is then set if it is known. The
+// caller ends with [Bundle.Consume].
+func (t Tree) Claim(r Role, target string) (attempt AttemptID, b *Bundle, err error) {
+	spool, err := t.openSpool(r, target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if attempt, b, err = spool.claim(); b == nil {
+		return attempt, nil, errors.Join(err, spool.Close())
+	}
+	b.consume = func() error { return errors.Join(b.Close(), spool.consume(attempt), spool.Close()) }
+	return attempt, b, err
+}
+
+// Consume closes and removes a bundle that was claimed.
+func (b *Bundle) Consume() error { return b.consume() }
 
 // Describe writes what goes with the files of a bundle. metadata is nil where
 // nothing vouches for the manifest.

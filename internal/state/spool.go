@@ -31,11 +31,11 @@ func (t Tree) makeSpool(r Role, target string) (*Spool, error) {
 	if err := mkdir(dir, "ready"); err != nil {
 		return nil, fmt.Errorf("cannot make %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	return t.OpenSpool(r, target)
+	return t.openSpool(r, target)
 }
 
-// OpenSpool opens the spool.
-func (t Tree) OpenSpool(r Role, target string) (*Spool, error) {
+// openSpool opens the spool.
+func (t Tree) openSpool(r Role, target string) (*Spool, error) {
 	// Not ready/ itself: its owner could put a link there. os.Root keeps the
 	// walk inside the target's own directory, whose parents are root's.
 	dir, err := os.OpenRoot(t.Dir(r, target))
@@ -84,7 +84,7 @@ func (s *Spool) stage(attempt AttemptID) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, durable.Cause(err))
 	}
-	return &Bundle{root}, nil
+	return &Bundle{Root: root}, nil
 }
 
 // offer makes a staged entry durable and shows it to the consumer.
@@ -108,11 +108,11 @@ func (s *Spool) offer(attempt AttemptID) error {
 	return nil
 }
 
-// Claim takes the newest entry: it is hidden, opened and returned with its
+// claim takes the newest entry: it is hidden, opened and returned with its
 // attempt. Everything else in the spool is removed, older entries and names that
 // are no attempt; what cannot be removed is at least hidden, because it would start
 // the consumer again. attempt is "" when there was nothing to claim.
-func (s *Spool) Claim() (attempt AttemptID, entry *Bundle, err error) {
+func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 	names, err := s.names()
 	if err != nil {
 		return "", nil, err
@@ -141,7 +141,7 @@ func (s *Spool) Claim() (attempt AttemptID, entry *Bundle, err error) {
 			err = s.root.Rename(n, ".stuck-"+n)
 		}
 		if err != nil && !strings.HasPrefix(n, ".") {
-			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err)), s.Consume(attempt))
+			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err)), s.consume(attempt))
 		}
 	}
 	if attempt == "" {
@@ -149,13 +149,13 @@ func (s *Spool) Claim() (attempt AttemptID, entry *Bundle, err error) {
 	}
 	root, err := durable.OpenDirIn(s.root, hidden(attempt))
 	if err != nil {
-		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, durable.Cause(err)), s.Consume(attempt))
+		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, durable.Cause(err)), s.consume(attempt))
 	}
-	return attempt, &Bundle{root}, nil
+	return attempt, &Bundle{Root: root}, nil
 }
 
-// Consume removes a claimed or staged entry.
-func (s *Spool) Consume(attempt AttemptID) error {
+// consume removes a claimed or staged entry.
+func (s *Spool) consume(attempt AttemptID) error {
 	if err := s.root.RemoveAll(hidden(attempt)); err != nil {
 		return fmt.Errorf("cannot consume %s: %w", attempt, durable.Cause(err))
 	}

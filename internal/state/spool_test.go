@@ -33,7 +33,7 @@ func TestSpool(t *testing.T) {
 	defer unix.Umask(old)
 	tree := newTree(t)
 	pending(t, tree, false)
-	_, err := tree.OpenSpool(RoleFetch, "agent")
+	_, err := tree.openSpool(RoleFetch, "agent")
 	wantError(t, err, "cannot open "+tree.Ready(RoleFetch, "agent"))
 	producer, err := tree.makeSpool(RoleFetch, "agent")
 	must(t, err)
@@ -56,10 +56,10 @@ func TestSpool(t *testing.T) {
 		}
 	}
 
-	consumer, err := tree.OpenSpool(RoleFetch, "agent")
+	consumer, err := tree.openSpool(RoleFetch, "agent")
 	must(t, err)
 	defer consumer.Close()
-	attempt, entry, err := consumer.Claim()
+	attempt, entry, err := consumer.claim()
 	if err != nil || attempt != "a1" || entry == nil {
 		t.Fatalf("claimed %q, %v", attempt, err)
 	}
@@ -73,12 +73,12 @@ func TestSpool(t *testing.T) {
 	if r, err := entry.Receipt(); err != nil || r.Attempt != "a1" || len(r.Files) != 1 || r.Files[0].Name != "0" {
 		t.Errorf("receipt %+v, %v", r, err)
 	}
-	must(t, consumer.Consume("a1"))
-	must(t, consumer.Consume("a1"))
+	must(t, consumer.consume("a1"))
+	must(t, consumer.consume("a1"))
 	if left := names(t, ready); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
-	if attempt, entry, err := consumer.Claim(); attempt != "" || entry != nil || err != nil {
+	if attempt, entry, err := consumer.claim(); attempt != "" || entry != nil || err != nil {
 		t.Errorf("claimed %q of nothing, %v", attempt, err)
 	}
 	wantError(t, producer.offer("a9"), "cannot hand on a9")
@@ -116,17 +116,17 @@ func TestClaimHostile(t *testing.T) {
 			for _, p := range c.plant {
 				must(t, p(ready))
 			}
-			spool, err := tree.OpenSpool(RoleFetch, "agent")
+			spool, err := tree.openSpool(RoleFetch, "agent")
 			must(t, err)
 			defer spool.Close()
 			within(t, func() {
-				attempt, entry, err := spool.Claim()
+				attempt, entry, err := spool.claim()
 				if attempt != c.want || (err != nil) != c.fails || (entry != nil) != (c.want != "" && !c.fails) {
 					t.Errorf("claimed %q, %v, %v", attempt, entry != nil, err)
 				}
 				if entry != nil {
 					must(t, entry.Close())
-					must(t, spool.Consume(attempt))
+					must(t, spool.consume(attempt))
 				}
 			})
 			if left := names(t, ready); len(left) > 0 {
@@ -142,14 +142,14 @@ func TestClaimHostile(t *testing.T) {
 		must(t, os.Symlink("/etc", tree.Ready(RoleFetch, "agent")))
 		_, err := tree.makeSpool(RoleFetch, "agent")
 		wantError(t, err, tree.Ready(RoleFetch, "agent"))
-		_, err = tree.OpenSpool(RoleFetch, "agent")
+		_, err = tree.openSpool(RoleFetch, "agent")
 		wantError(t, err, tree.Ready(RoleFetch, "agent"))
 	})
 	t.Run("ready is a FIFO", func(t *testing.T) {
 		tree := newTree(t)
 		must(t, unix.Mkfifo(tree.Ready(RoleFetch, "agent"), 0o666))
 		within(t, func() {
-			_, err := tree.OpenSpool(RoleFetch, "agent")
+			_, err := tree.openSpool(RoleFetch, "agent")
 			wantError(t, err, tree.Ready(RoleFetch, "agent"))
 		})
 	})
@@ -176,7 +176,7 @@ func TestEntryHostile(t *testing.T) {
 			must(t, err)
 			defer entry.Close()
 			within(t, func() {
-				r, err := (&Bundle{entry}).Receipt()
+				r, err := (&Bundle{Root: entry}).Receipt()
 				wantError(t, err, "cannot read receipt.json")
 				if fmt.Sprint(r) != fmt.Sprint(Receipt{}) {
 					t.Errorf("receipt %+v", r)

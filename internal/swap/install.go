@@ -50,15 +50,17 @@ type swapping struct {
 }
 
 func (sw *swapping) run(ctx context.Context) error {
-	attempt, entry, consume, err := sw.claim()
+	attempt, entry, err := sw.claim()
 	if err != nil || attempt == "" && entry == nil {
 		return err
 	}
-	defer func() {
-		if err := consume(); err != nil {
-			sw.logf("%s: %v", sw.name, err)
-		}
-	}()
+	if entry != nil {
+		defer func() {
+			if err := entry.Consume(); err != nil {
+				sw.logf("%s: %v", sw.name, err)
+			}
+		}()
+	}
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.RoleSwap)}
 	sw.Log.Attempt = attempt
 	if err := sw.Tree.Leaving(); err != nil {

@@ -1,9 +1,7 @@
 package swap
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 
@@ -18,40 +16,28 @@ const largest = 4 << 30
 
 // claim takes the verifier's newest tree, or else the operator's request to go
 // back. entry is nil for the latter; both are empty when there is neither.
-func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, consume func() error, err error) {
-	none := func() error { return nil }
-	// Not only when an attempt is pending: whatever lies there has triggered this.
-	spool, err := sw.Tree.OpenSpool(state.RoleVerify, sw.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", nil, none, err
-	}
-	if err == nil {
-		attempt, entry, err = spool.Claim()
-		if entry != nil {
-			return attempt, entry, func() error {
-				return errors.Join(entry.Close(), spool.Consume(attempt), spool.Close())
-			}, nil
-		}
-		if err := errors.Join(err, spool.Close()); err != nil {
-			return attempt, nil, none, err
-		}
+func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, err error) {
+	// Not only when an attempt is pending: what lies there has started this.
+	attempt, entry, err = sw.Tree.Claim(state.RoleVerify, sw.name)
+	if err != nil || entry != nil {
+		return attempt, entry, err
 	}
 	req, err := sw.Tree.TakeRequest(sw.name)
 	if err != nil || req == nil || req.Verb == state.VerbProbe {
-		return "", nil, none, err
+		return "", nil, err
 	}
 	if req.Verb != state.VerbRollback {
-		return "", nil, none, fmt.Errorf("cannot %s %s here: only a rollback needs no bundle", req.Verb, sw.name)
+		return "", nil, fmt.Errorf("cannot %s %s here: only a rollback needs no bundle", req.Verb, sw.name)
 	}
 	st, err := sw.Tree.Status(state.RoleSwap, sw.name)
 	if err != nil {
-		return "", nil, none, err
+		return "", nil, err
 	}
 	from := ""
 	if st.Installed != nil {
 		from = st.Installed.Version
 	}
-	return req.Attempt, nil, none, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
+	return req.Attempt, nil, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
 		Origin: state.OriginOperator, Verb: state.VerbRollback, Installed: from})
 }
 

@@ -113,14 +113,9 @@ func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Un
 }
 
 func (s *Swapper) clear(role state.Role, name string) error {
-	spool, err := s.Tree.OpenSpool(role, name)
-	if err != nil {
-		return err
-	}
-	defer spool.Close()
-	attempt, entry, err := spool.Claim()
+	_, entry, err := s.Tree.Claim(role, name)
 	if entry == nil {
-		return err // nothing was there, or no directory: it is gone
+		return err // there was nothing, or it could not be opened: it is gone
 	}
-	return errors.Join(entry.Close(), spool.Consume(attempt))
+	return entry.Consume()
 }

@@ -37,15 +37,7 @@ func Run(tree state.Tree, dirs target.Dirs, name string) (a state.Attempt, asked
 }
 
 func run(tree state.Tree, name string, load func() (*target.Target, error)) (state.Attempt, *state.Fallback, error) {
-	in, err := tree.OpenSpool(state.RoleFetch, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return state.Attempt{}, nil, nil
-	}
-	if err != nil {
-		return state.Attempt{Result: state.ResultFailed}, nil, err
-	}
-	defer in.Close()
-	attempt, bundle, err := in.Claim()
+	attempt, bundle, err := tree.Claim(state.RoleFetch, name)
 	if attempt == "" {
 		return state.Attempt{Result: state.ResultFailed}, nil, err
 	}
@@ -55,7 +47,7 @@ func run(tree state.Tree, name string, load func() (*target.Target, error)) (sta
 		return a, nil, err
 	}
 	result, end := v.verify(bundle, load)
-	cleared := errors.Join(bundle.Close(), in.Consume(attempt))
+	cleared := bundle.Consume()
 	if v.asked != nil {
 		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result}, v.asked, cleared
 	}
