@@ -3,6 +3,7 @@ package swap
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +69,44 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 		}
 	}
 	return said[max(0, len(said)-saidLines):]
+}
+
+// before is what a rollback ends: the unit's last run until then, "" where that is not
+// known, and when that was.
+type before struct {
+	run string
+	at  time.Duration
+}
+
+func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	return before{u.Invocation, s.now()}
+}
+
+// lastWords is the last line that the old program, which does not run, wrote to
+// systemd's journal since the rollback started it, to go on an error: it may say why.
+// systemd may have started it several times. It is "" where there is no such line;
+// trouble with it costs the line, and no more.
+func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
+	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	defer cancel()
+	lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidAmong)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+		return ""
+	}
+	for _, l := range slices.Backward(lines) {
+		if l.At < b.at || l.Invocation == "" || l.Invocation == b.run {
+			continue // the new program's, also while it was stopped
+		}
+		if line := plainLine(l.Text); line != "" {
+			return "; it said: " + line
+		}
+	}
+	return ""
 }
 
 // colour is what programs put around words for terminals.

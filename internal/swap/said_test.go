@@ -98,3 +98,47 @@ func TestRecordRejects(t *testing.T) {
 		t.Errorf("going back: %+v", a)
 	}
 }
+
+// TestLastWords: a rollback that failed has the last line of the old program, which
+// does not run, and none of another start.
+func TestLastWords(t *testing.T) {
+	const started = time.Hour // from now on
+	ready, fatal := systemd.LogLine{Text: "2.0 is ready", Invocation: "2nd"}, systemd.LogLine{Text: "\x1b[31mFATAL\x1b[0m: schema 2", Invocation: "3rd", At: started}
+	for name, c := range map[string]struct {
+		lines []systemd.LogLine
+		err   error
+		want  string
+	}{
+		"it was started":          {[]systemd.LogLine{ready, fatal, {Text: " ", Invocation: "3rd", At: started}}, nil, "; it said: FATAL: schema 2"},
+		"and again":               {[]systemd.LogLine{fatal, {Text: "schema 2 still", Invocation: "4th", At: started}}, nil, "; it said: schema 2 still"},
+		"it could not be started": {[]systemd.LogLine{ready, {Text: "2.0 says goodbye", Invocation: "2nd", At: started}}, nil, ""},
+		"before the update":       {[]systemd.LogLine{{Text: "1.0 says goodbye", Invocation: "1st"}}, nil, ""},
+		"of an unknown run":       {[]systemd.LogLine{{Text: "2.0 says goodbye", At: started}}, nil, ""},
+		"it said nothing":         {[]systemd.LogLine{ready}, nil, ""},
+		"no journal":              {[]systemd.LogLine{fatal}, errors.New("no journal"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			badTrial(t, r)
+			u, err := r.sys.Unit(t.Context(), "agent.service")
+			must(t, err)
+			u.Invocation = "2nd" // the new program
+			r.sys.units["agent.service"] = u
+			now, err := systemd.Monotonic()
+			must(t, err)
+			for _, l := range c.lines {
+				if l.At == started {
+					l.At += now
+				}
+				r.sys.lines = append(r.sys.lines, l)
+			}
+			r.sys.fails["log  agent.service"] = c.err
+			r.sys.after = state.Baseline{Detail: "failed (dead)"}
+			want := "does not run: failed (dead)" + c.want
+			r.fails(t, "rollback", state.RollbackFailed, want)
+			if got := r.last(t).Reason; !strings.HasSuffix(got, want) {
+				t.Errorf("recorded %s\nwant it to end with %s", got, want)
+			}
+		})
+	}
+}
