@@ -134,7 +134,7 @@ func TestOutlook(t *testing.T) {
 				t.Error("a comment is pending")
 			}
 			write(t, file, "auto_update_check_every_seconds = 60\n"+target)
-			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "systemctl daemon-reload") {
+			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload") {
 				t.Errorf("an edit is not pending: %+v", s)
 			}
 		})
