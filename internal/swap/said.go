@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -91,22 +92,40 @@ func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
 // systemd may have started it several times. It is "" where there is no such line;
 // trouble with it costs the line, and no more.
 func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
+	return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
+		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // else the new program's, also while it was stopped
+	})
+}
+
+// lastLine is the last line of a unit's processes that is wanted, to go on an error.
+func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
 	ctx, cancel := context.WithTimeout(ctx, saidTime)
 	defer cancel()
-	lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidAmong)
+	lines, err := s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
 	if err != nil {
 		s.logf("%s: %v", describe(j), err)
 		return ""
 	}
 	for _, l := range slices.Backward(lines) {
-		if l.At < b.at || l.Invocation == "" || l.Invocation == b.run {
-			continue // the new program's, also while it was stopped
-		}
-		if line := plainLine(l.Text); line != "" {
+		if line := plainLine(l.Text); line != "" && wanted(l) {
 			return "; it said: " + line
 		}
 	}
 	return ""
+}
+
+// runHook runs a program in a unit of its own. Where that fails the error ends with its
+// last line, which says why.
+func (s *Swapper) runHook(ctx context.Context, j *state.Journal, h systemd.Hook) error {
+	since := s.now()
+	err := s.Systemd.RunHook(ctx, h)
+	if err == nil || s.Boot == "" {
+		return err
+	}
+	if line := s.lastLine(ctx, j, h.Unit, func(l systemd.LogLine) bool { return l.At >= since }); line != "" {
+		return fmt.Errorf("%w%s", err, line)
+	}
+	return err
 }
 
 // colour is what programs put around words for terminals.

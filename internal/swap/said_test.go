@@ -142,3 +142,31 @@ func TestLastWords(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatAHookSaid: the error of a hook that failed ends with its own last line.
+func TestWhatAHookSaid(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines []string // since it was started
+		err   error
+		want  string
+	}{
+		"the last":   {lines: []string{"migrating", "\x1b[1mno space\x1b[0m", " "}, want: "; it said: no space (hint: "},
+		"none":       {want: " (hint: "},
+		"no journal": {lines: []string{"no space"}, err: errors.New("no journal"), want: " (hint: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.sw.Boot = "b00t"
+			hooked(t, r)
+			r.sys.fails["hook migrate"] = errors.New("exit status 3")
+			r.sys.fails["log b00t machinemon-hook@agent.service"] = c.err
+			now, err := systemd.Monotonic()
+			must(t, err)
+			r.sys.lines = []systemd.LogLine{{Text: "of another run", At: now - time.Hour}}
+			for _, line := range c.lines {
+				r.sys.lines = append(r.sys.lines, systemd.LogLine{Text: line, At: now + time.Hour})
+			}
+			r.fails(t, "swap", state.Failed, "the pre_swap hook failed: exit status 3"+c.want)
+		})
+	}
+}
