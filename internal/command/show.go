@@ -39,7 +39,7 @@ type targetStatus struct {
 	Held        *time.Time     `json:"held,omitempty"`      // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
-	Pending     bool           `json:"pending,omitempty"`        // the target file was edited since systemd's last daemon-reload
+	Pending     bool           `json:"pending,omitempty"`        // the target file or a directory that it names changed since systemd's last daemon-reload
 	Leaving     bool           `json:"leaving,omitempty"`        // the package is being removed: nothing begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
 	Changed     string         `json:"source_changed,omitempty"` // how that differs now
@@ -154,6 +154,9 @@ func (s targetStatus) row() row {
 	if s.Last != nil {
 		r.cells[4] = s.Last.Time.Local().Format(minutes)
 		r.cells[5], reason = outcome(*s.Last), s.Last.Reason
+		if s.Last.Result == state.ResultUnproven && s.Unproven == "" {
+			reason = provenSince
+		}
 	}
 	switch {
 	case s.Unsettled != "":
@@ -195,7 +198,7 @@ func (s targetStatus) row() row {
 		r.note("the package is being removed: no attempt begins (hint: dpkg --configure -a)")
 	}
 	if s.Pending {
-		r.note("the target file was edited: systemd will know after systemctl daemon-reload")
+		r.note("the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload")
 	}
 	if s.NextCheck != nil {
 		r.note("next check: " + s.NextCheck.Local().Format(minutes))

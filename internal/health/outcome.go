@@ -31,7 +31,7 @@ func (t *trial) finish(f state.Finding, reason string) {
 		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
 		switch {
 		case p.tries == 0:
-			r.Detail = "not tried"
+			r.Detail = state.NotTried
 		case p.passed:
 			r.Detail = p.answer
 		}

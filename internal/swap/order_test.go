@@ -271,6 +271,9 @@ func TestSettle(t *testing.T) {
 			r.word(t, state.VerbSettleKeep)
 			r.step(t, "rollback")
 			r.ended(t, "a1", state.ResultSettled, "keeps what is installed")
+			if w := r.last(t).Warning; w != "" {
+				t.Errorf("a warning of what runs: %s", w)
+			}
 			st := r.status(t)
 			if c.installed == "v1" {
 				r.closed(t)
@@ -296,6 +299,16 @@ func TestSettle(t *testing.T) {
 			}
 			r.offer(t, "a2", "v3", 3, release3)
 			r.step(t, "swap") // it is free again
+		}
+	})
+	t.Run("it does not run", func(t *testing.T) {
+		r := failed(t)
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed", Sub: "failed"}
+		r.word(t, state.VerbSettleKeep)
+		r.step(t, "rollback")
+		r.ended(t, "a1", state.ResultSettled)
+		if got, want := r.last(t).Warning, "agent.service does not run: it is failed (failed) (hint: systemctl start agent.service)"; got != want {
+			t.Errorf("warning %q, want %q", got, want)
 		}
 	})
 	t.Run("the release as a whole", func(t *testing.T) {

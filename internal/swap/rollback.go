@@ -35,6 +35,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	heard := s.eavesdrop(ctx, j)
+	before := s.before(ctx, j)
 	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
@@ -70,7 +71,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, s.lastWords(ctx, j, before)))
 	}
 	return s.closeRollback(ctx, j, after, changed)
 }

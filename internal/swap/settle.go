@@ -111,6 +111,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 			reason += ": files of another release, or of several"
 		}
 	}
+	s.warnOfRest(ctx, j)
 	// By the same ID as the trial, whose failed rollback this takes the place of.
 	a := s.ended(j, "rollback", state.ResultSettled, reason)
 	if !kept && j.Finding != state.FindingUnsure {
@@ -134,6 +135,19 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		return err
 	}
 	return s.swept(j, st.Previous)
+}
+
+// warnOfRest warns the operator, who keeps what is installed, if it does not run: the
+// trial ends here, and no unit will start it.
+func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+		return
+	}
+	if j.WasRunning && u.Settled() && !u.Running() {
+		j.Warn(fmt.Sprintf("%s does not run: it is %s (hint: systemctl start %s)", u.Name, u, u.Name))
+	}
 }
 
 // allAre reports whether all files are installed as they are listed.

@@ -263,7 +263,7 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 	if dir != "" {
 		h.Bind = [][2]string{{dir, state.SnapshotMount}}
 	}
-	return s.Systemd.RunHook(ctx, h)
+	return s.runHook(ctx, j, h)
 }
 
 // program is this program, as it is installed.
