@@ -84,6 +84,10 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	t, err := a.targets.Load(name)
 	if err != nil {
 		failed(err)
+		// What is open and who decides is recorded, whatever has become of the file.
+		if st, err := a.tree.Status(state.RoleSwap, name); err == nil {
+			a.undecided(&s, &st)
+		}
 		return s
 	}
 	s.Description, s.Unit = t.Description, t.Unit
@@ -96,9 +100,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	if v := swap.Installed(context.Background(), t, st); v != "" {
 		s.Installed = v
 	}
-	if st.Held != nil {
-		s.Held = &st.Held.Since
-	}
+	a.undecided(&s, &st)
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
 	}
@@ -116,9 +118,6 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 			s.Signed, s.Expiring = fs.Offer.Signed, expiring(fs.Offer.Signed, time.Now())
 		}
 	}
-	if j, err := a.tree.Journal(name); err == nil && j != nil {
-		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
-	}
 	h, err := a.tree.History(name)
 	if err != nil {
 		failed(err)
@@ -130,6 +129,16 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		failed(err)
 	}
 	return s
+}
+
+// undecided fills in what keeps the target from its updates: a hold, an open trial.
+func (a *app) undecided(s *targetStatus, st *state.Status) {
+	if st.Held != nil {
+		s.Held = &st.Held.Since
+	}
+	if j, err := a.tree.Journal(s.Target); err == nil && j != nil {
+		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+	}
 }
 
 // rejectedVersions are those that are not tried again.

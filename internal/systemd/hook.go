@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -35,7 +36,7 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	props := []dbus.Property{
 		dbus.PropDescription(h.Description),
 		dbus.PropType("oneshot"),
-		dbus.PropExecStart(h.Argv, false),
+		execStart(h.Argv),
 		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
 		property("TimeoutStartUSec", uint64(h.Limit.Microseconds())),
 		property("TimeoutStopUSec", uint64((10 * time.Second).Microseconds())),
@@ -59,6 +60,23 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 		return err
 	}
 	return u.failure(h.Limit)
+}
+
+// execStart returns ExecStart= with exactly these arguments: without the escape systemd
+// would replace the names of environment variables by their values.
+func execStart(argv []string) dbus.Property {
+	args := make([]string, len(argv))
+	for i, arg := range argv {
+		args[i] = strings.ReplaceAll(arg, "$", "$$")
+	}
+	return property("ExecStart", []command{{Path: argv[0], Args: args}})
+}
+
+// command is an element of ExecStart= (org.freedesktop.systemd1(5)).
+type command struct {
+	Path    string
+	Args    []string
+	Unclean bool // an exit status other than 0 is a failure even with a "-" before Path
 }
 
 // unprivileged returns the additional properties of a hook that another user than root

@@ -49,7 +49,7 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	props := []dbus.Property{
 		dbus.PropDescription("Pre-flight of a new release"),
 		dbus.PropType("oneshot"),
-		dbus.PropExecStart(t.Argv, false),
+		execStart(t.Argv),
 		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
 		property("TimeoutStartUSec", uint64(sandboxTime.Microseconds())),
 		property("StandardInput", "null"),
