@@ -2,8 +2,8 @@
 //
 // A backup is a plain copy of the data, with modes, owners, times and the extended
 // attributes that count (POSIX ACLs, user.*, the SELinux label), so that a person can
-// read it and copy from it by hand. Sockets and FIFOs are not data: a daemon makes
-// them at its start. A name that is a hard link of another is copied by itself.
+// read it and copy from it by hand. Sockets and FIFOs are not data, and are neither
+// saved nor removed: a daemon makes them at its start. A name that is a hard link of another is copied by itself.
 //
 // Two kinds of caller are served, and both in the same way. Root saves trees that
 // root alone can write: as root each directory of a tree must belong to root and be
@@ -134,6 +134,12 @@ func (p place) kept(st *unix.Stat_t) (bool, error) {
 		return false, nil
 	}
 	return false, p.problem("is a device")
+}
+
+// isEndpoint reports whether an entry is a socket or a FIFO, by which programs talk.
+func isEndpoint(st *unix.Stat_t) bool {
+	kind := st.Mode & unix.S_IFMT
+	return kind == unix.S_IFSOCK || kind == unix.S_IFIFO
 }
 
 // top is the place of a backup. Symbolic links in its parents are followed.
