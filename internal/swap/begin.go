@@ -228,6 +228,8 @@ func Updatable(u systemd.Unit, name string) error {
 		return state.Fail(state.ResultNotAttempted, "%s is not installed", u.Name)
 	case u.Load != "loaded":
 		return state.Fail(state.ResultMisconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
+	case u.Active == "inactive" && u.Job == 0 && u.Type == "oneshot" && !u.RemainAfterExit:
+		return state.Fail(state.ResultNotAttempted, "%s is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so (hint: only a unit that stays active can be watched)", u.Name)
 	case u.Active == "inactive" && u.Job == 0:
 		return state.Fail(state.ResultNotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
 	}

@@ -99,6 +99,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	if order.Origin != state.OriginOperator && !sw.target.AutoUpdateEnabled {
 		return state.Fail(state.ResultNotAttempted, "auto_update_enabled is false")
 	}
+	if err := sw.alone(); err != nil {
+		return err
+	}
 	if err := sw.updatable(ctx, sw.target); err != nil {
 		return err // it may have been stopped since the attempt began
 	}
@@ -127,6 +130,22 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
 	}
 	return err
+}
+
+// alone refuses a trial of a unit of which another target has one: each would see the
+// other's restart as the fault of its own release.
+func (sw *swapping) alone() error {
+	names, err := sw.Tree.OpenTrials()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		// A damaged journal is told of where its own target is looked at.
+		if j, err := sw.Tree.Journal(name); err == nil && j != nil && name != sw.name && j.Unit == sw.target.Unit {
+			return state.Fail(state.ResultNotAttempted, "the trial of target %s, whose unit is %s, too, is open", name, j.Unit)
+		}
+	}
+	return nil
 }
 
 // everywhere are the directories of the target's files, also of those that its
@@ -212,6 +231,9 @@ func (sw *swapping) try(ctx context.Context) error {
 		if err := sw.saveData(ctx); err != nil {
 			return err
 		}
+	}
+	if err := sw.alone(); err != nil {
+		return err // the copies took their time
 	}
 	j.Phase = state.PhasePrepared
 	if err := sw.Tree.SetJournal(j); err != nil {
