@@ -37,7 +37,7 @@ func (t Tree) Fallback(target string) (*Fallback, error) {
 	return &f, err
 }
 
-// SetFallback asks for the full archive.
+// SetFallback writes the request.
 func (t Tree) SetFallback(target string, f Fallback) error {
 	f.Format, f.Reason = Format, Line(f.Reason)
 	return writeJSON(t.fallback(target), f, 0o644)

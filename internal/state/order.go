@@ -29,7 +29,7 @@ type Order struct {
 	MainID FileID `json:"main_id,omitzero"`
 }
 
-// Brought tells whether the release comes from where the operator says, and not
+// Brought reports whether the release comes from where the operator says, and not
 // from the target's source.
 func (o Order) Brought() bool { return o.Import || o.URL != "" }
 
@@ -53,7 +53,7 @@ func (t Tree) TakeOrder(target string) (Order, error) {
 	return o, nil
 }
 
-// OrderTaken tells whether the attempt's order was taken since the boot.
+// OrderTaken reports whether the attempt's order was taken since the boot.
 func (t Tree) OrderTaken(target string, attempt AttemptID) bool {
 	var o Order
 	return t.readJSON(t.taken(target), &o) == nil && o.Attempt == attempt

@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// Origin is who wanted an attempt.
+// Origin says what asked for an attempt.
 type Origin string
 
 const (
@@ -53,8 +53,8 @@ type Request struct {
 	SHA256 string `json:"sha256,omitempty"`
 	// MainID is the installed main file: of a rollback the baseline reads no order.
 	MainID FileID `json:"main_id,omitzero"`
-	// Made is when, since the boot: one that a killed command left behind lapses,
-	// whatever is done to the clock meanwhile.
+	// Made is when it was written, since the boot: one that a killed command left
+	// behind lapses, also where the clock is set meanwhile.
 	Made time.Duration `json:"made"`
 }
 
@@ -67,8 +67,8 @@ func (t Tree) SetRequest(target string, r Request) error {
 	return writeJSON(t.request(target), r, 0o644)
 }
 
-// uptime is how long ago the machine booted. Nobody sets that clock, and what is
-// in /run is never older.
+// uptime is how long ago the machine booted. That clock cannot be set, and no file
+// in /run is older.
 func uptime() time.Duration {
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // fails for a clock that there is not

@@ -8,11 +8,11 @@
 //	    trust.json            what it saw of a signed repository; decides nothing for others
 //	    partial               an archive under way, or what has come of it
 //	    partial.json          what it is a part of
-//	    ready/<attempt>/      a bundle for the verifier, who removes it
+//	    ready/<attempt>/      a bundle; the verifier removes it
 //	  verify/T/             machinemon-verify writes
 //	    status.json
 //	    fallback.json         it wants the full archive of an attempt in place of deltas
-//	    ready/<attempt>/      a verified tree for the swapper, who removes it
+//	    ready/<attempt>/      a verified tree; the swapper removes it
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases, probes that passed
 //	    journal.json          the open trial; absent when none is open
@@ -31,7 +31,7 @@
 //	  lock/                 flocks: one a target, and one for its operator (root)
 //	  leaving               while the package is being removed (root)
 //
-// Trust: whoever reads another role's directory treats it as hostile. It goes
+// Trust: a role that reads another one's directory treats it as hostile. It goes
 // through [os.Root], caps every size, and believes only what it has checked
 // itself. Files in swap/, request/ and attempt/ are root's and are believed.
 //
@@ -131,8 +131,8 @@ var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".
 const TempPayload = ".payload-"
 
 // Tidy removes what a role that was killed while it wrote has left beside its own
-// files. Nobody else of that role is at work on the target: the swapper's caller
-// holds the lock, and of the others' units there is one.
+// files. No other process of that role is at work on the target: the swapper's caller
+// holds the lock, and the other roles have one unit per target.
 func (t Tree) Tidy(r Role, target string) error {
 	dir := t.Dir(r, target)
 	entries, err := os.ReadDir(dir)

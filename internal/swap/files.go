@@ -130,8 +130,8 @@ func dress(path, like string, want ownership) error {
 	return relabel(path, like)
 }
 
-// dressedLike tells whether a file has the owner and mode of another. Where one
-// of them is missing there is nothing to differ.
+// dressedLike reports whether a file has the owner and mode of another; also true
+// where one of them is missing.
 func dressedLike(path, like string) bool {
 	var a, b unix.Stat_t
 	if unix.Lstat(path, &a) != nil || unix.Lstat(like, &b) != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// largest bounds a file whose size no manifest tells.
+// largest is the size limit, in bytes, of a file whose size no manifest states.
 const largest = 4 << 30
 
 // claim takes the verifier's newest tree, or else the operator's request to go

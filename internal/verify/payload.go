@@ -12,8 +12,8 @@ import (
 
 // copyPayload copies the bundle's archive, or a delta as if it were one, while
 // hashing it, and returns the copy if it is what the manifest says. The copy has no
-// name: nobody else can open it, and it is gone when it is closed, or the program
-// dies.
+// name: no other process can open it, and it is gone when it is closed, or the
+// program dies.
 func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Platform) (*os.File, error) {
 	in, err := bundle.Open(name)
 	if err != nil {

@@ -4,8 +4,8 @@
 // state: status.json and the spool, in which each entry is the manifest's own
 // bytes, the metadata that vouches for it, if there is any, the files that the
 // target installs under plain names, and a receipt.
-// It takes bundles from the fetcher's spool and removes each one that it took,
-// whatever becomes of it.
+// It takes bundles from the fetcher's spool and removes each one that it took, also
+// after an error.
 //
 // Trust: the fetcher's bytes are believed only as far as they can be checked
 // here. The receipt says nothing but which attempt the bundle is of and what lies
