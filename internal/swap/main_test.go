@@ -20,6 +20,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // childEnv makes the test binary a swapper that can be killed: "VERB DIR".
@@ -115,9 +116,7 @@ var rigs atomic.Int32
 // newRig makes a machine on which release v1 is installed and runs.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	if base == "" {
-		t.Skip("needs root: target files and what they install must belong to root")
-	}
+	testkit.NeedRoot(t, "target files and what they install must belong to root")
 	r := open(fmt.Sprintf("%s/%d", base, rigs.Add(1)))
 	for _, d := range []string{"bin", "units", "etc", "targets", "admin", "releases", "machine",
 		"var/fetch/agent", "var/verify/agent", "var/swap/agent"} {
@@ -437,9 +436,7 @@ func sum(s string) string {
 	return hex.EncodeToString(h[:])
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must   = testkit.Must
+	within = testkit.Within
+)
