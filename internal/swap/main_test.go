@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -27,12 +29,13 @@ import (
 const childEnv = "MACHINEMON_TEST_SWAPPER"
 
 // base holds the machines of all tests. It is not below /tmp, where a target
-// may install nothing.
-var base string
+// may install nothing. Those in memory, a file system in RAM below base, spare the
+// disk: thousands of machines are made for the kills and the attacks.
+var base, memory string
 
 func TestMain(m *testing.M) {
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
-		useBase(filepath.Dir(dir))
+		useUnits(filepath.Dir(dir))
 		r := open(dir)
 		r.sw.Log = log.Plain(io.Discard)
 		if err := beTraced(); err != nil {
@@ -56,16 +59,23 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 			defer os.RemoveAll(dir)
-			useBase(dir)
+			base, memory = dir, filepath.Join(dir, "memory")
+			if err := os.Mkdir(memory, 0o755); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			// Where it may not be mounted the tests take longer.
+			if err := unix.Mount("tmpfs", memory, "tmpfs", 0, "mode=755"); err == nil {
+				defer unix.Unmount(memory, unix.MNT_DETACH)
+			}
+			useUnits(base)
+			useUnits(memory)
 		}
 		return m.Run()
 	}())
 }
 
-func useBase(dir string) {
-	base = dir
-	unitDirs = append(unitDirs, filepath.Join(base, "units"))
-}
+func useUnits(of string) { unitDirs = append(unitDirs, filepath.Join(of, "units")) }
 
 // file is an installed file as it is on disk.
 type file struct {
@@ -115,6 +125,11 @@ var rigs atomic.Int32
 
 // newRig makes a machine on which release v1 is installed and runs.
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	return newRigBelow(t, base)
+}
+
+func newRigBelow(t *testing.T, base string) *rig {
 	t.Helper()
 	testkit.NeedRoot(t, "target files and what they install must belong to root")
 	r := open(fmt.Sprintf("%s/%d", base, rigs.Add(1)))
