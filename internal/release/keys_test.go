@@ -14,6 +14,7 @@ import (
 )
 
 func TestKeys(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
 	if err != nil {
