@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -48,6 +49,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
 	os.Exit(func() int {
 		if os.Geteuid() == 0 {
 			dir, err := os.MkdirTemp("/opt", "machinemon-update-test-")
@@ -70,6 +72,9 @@ func TestMain(m *testing.M) {
 			}
 			useUnits(base)
 			useUnits(memory)
+			if testing.Short() {
+				base = memory
+			}
 		}
 		return m.Run()
 	}())
