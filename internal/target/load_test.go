@@ -317,10 +317,16 @@ func TestFragmentFile(t *testing.T) {
 
 // TestFragmentOwner is TestFragmentFile for what only root can plant.
 func TestFragmentOwner(t *testing.T) {
-	testkit.NeedRoot(t, "it gives files away")
 	d := tree(t, map[string]string{adminFile: minimal})
-	must(t, os.Chown(d.Root+adminFile, 1000, 0))
+	giveAway(t, d.Root+adminFile)
 	refused(t, d, "agent", adminFile+": "+adminFile+" is owned by user 1000, not by root", rootOnlyHint)
+}
+
+// giveAway makes a file another user's.
+func giveAway(t *testing.T, file string) {
+	t.Helper()
+	testkit.NeedRoot(t, "it gives files away")
+	must(t, os.Chown(file, 1000, 0))
 }
 
 func TestLoadName(t *testing.T) {
