@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -259,6 +260,20 @@ func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, seque
 	must(t, err)
 	must(t, state.WriteEntry(entry, state.ManifestName, raw))
 	must(t, spool.Offer(attempt))
+}
+
+// runs puts a real program on trial and starts it; it returns the process's ID.
+func (r *rig) runs(t *testing.T, program []byte) (pid int) {
+	t.Helper()
+	r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
+	r.step(t, "swap")
+	daemon := exec.Command(r.at("bin/agent"), "100")
+	must(t, daemon.Start())
+	t.Cleanup(func() {
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+	})
+	return daemon.Process.Pid
 }
 
 // gate leaves the gate's report on the attempt.
