@@ -2,13 +2,17 @@
 # "make demo", as root, install the rest ("deps").
 #
 #   build    build/: the programs, and the shells' completion of them
-#   check    formatting, vet, staticcheck, shellcheck, units, man pages, packages
+#   quick    formatting, vet, staticcheck, and the tests that take no time; needs
+#            neither root nor packages
+#   lint     all that is checked without building packages: vet, scripts, units, man pages
+#   check    lint, and the packages
 #   test     all of it: check, the tests, and the tests on a booted systemd,
 #            252 (Debian 12) and then, what another systemd could do otherwise,
 #            257 (Debian 13)
 #   check-install  the tests on a booted systemd (252), on a fresh installation
 #   check-update   the same on one that apt upgraded from the last release;
-#                  KEEP=1 keeps a machine of either for a look, until Ctrl-C
+#                  KEEP=1 keeps a machine of either for a look, until Ctrl-C;
+#                  SHARD=1/2 runs every second test, DEBIAN=trixie boots systemd 257
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
@@ -40,6 +44,8 @@ DEPS := ca-certificates debhelper lintian man-db mmdebstrap postgresql shellchec
 # More machines at once than cores: they wait more than they work.
 BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)
 
+ON_MACHINES = $(if $(KEEP),-keep) $(if $(SHARD),-shard $(SHARD)) $(if $(DEBIAN),-release $(DEBIAN))
+
 # The packages of past releases: a directory for each version.
 RELEASES ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/machinemon-update/releases
 
@@ -51,7 +57,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # After "su" root may lack these, and dpkg refuses to work without.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: build check test check-install check-update check-page conformance-client demo deb release releasable install clean deps
+.PHONY: build vet quick lint check test check-install check-update check-page conformance-client demo deb release releasable install clean deps
 # In the order written. The go command uses all cores by itself.
 .NOTPARALLEL:
 
@@ -63,10 +69,16 @@ build:
 		env -u GOOS -u GOARCH -u GOARM go run ./cmd/$$c completion $$shell > build/completion/$$c.$$shell || exit 1; \
 	done; done
 
-check: deb build
+vet:
 	! gofmt -l cmd internal | grep .
 	go vet -tags systemd,chromium ./...
 	go run $(STATICCHECK) -tags systemd,chromium ./...
+
+# Four packages at once: their tests wait more than they work.
+quick: vet
+	go test -short -vet off -p 4 ./...
+
+lint: deps build vet
 	shellcheck $(SCRIPTS)
 	go run $(ACTIONLINT) .github/workflows/*.yml
 	packaging/check-units $(UNITS)
@@ -75,11 +87,13 @@ check: deb build
 			{ echo "$$page: $$said" >&2; exit 1; }; \
 		lexgrog "$$page" || exit 1; \
 	done
+
+check: lint deb
 	packaging/check-debs dist/*.deb
 	lintian --allow-root --fail-on error dist/*.deb
 
 test: check
-	# Each kill test kills the swapper before each of its steps: minutes on a busy machine.
+	# The swapper is killed before each of its steps: minutes on a busy machine.
 	go test -timeout 30m ./...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
@@ -87,14 +101,14 @@ test: check
 # In the package's directory, where the go command shows what the tests say as
 # they say it: how to get into a machine that is kept.
 check-install: deb
-	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args $(if $(KEEP),-keep)
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args $(ON_MACHINES)
 	@echo "check-install: PASSED ($(VERSION))"
 
 check-update:
 	@last=$$(.ci/last-release "$(RELEASES)" $(VERSION)) || exit 1; \
 	if [ -z "$$last" ]; then echo "check-update: SKIPPED"; exit 0; fi; \
 	$(MAKE) deb && \
-	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(if $(KEEP),-keep) && \
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(ON_MACHINES) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
 
 # The browser is large, and nothing else needs it.

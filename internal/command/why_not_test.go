@@ -12,6 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/generate"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // fakeMachine is a systemd that knows one unit and one timer.
@@ -168,15 +169,7 @@ func (patientMachine) Unit(ctx context.Context, name string) (systemd.Unit, erro
 	return systemd.Unit{Name: name}, ctx.Err()
 }
 
-func write(t *testing.T, file, content string) {
-	t.Helper()
-	ok(t, os.MkdirAll(filepath.Dir(file), 0o755))
-	ok(t, os.WriteFile(file, []byte(content), 0o644))
-}
-
-func ok(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	ok    = testkit.Must
+	write = testkit.Put
+)

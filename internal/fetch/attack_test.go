@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -13,6 +14,7 @@ import (
 // TestAttacks: every attack, by the server. What is refused is not handed on, and
 // what this role remembers of the repository stays good.
 func TestAttacks(t *testing.T) {
+	testkit.Slow(t)
 	// What is known before the metadata is verified.
 	sooner := map[string]string{
 		"timestamp: it has more than 16384 bytes":                                       "timestamp.json: it is larger than 16384 bytes",

@@ -24,6 +24,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestMain makes httptest's certificate, and none else, a trusted one.
@@ -168,16 +169,11 @@ type bench struct {
 
 func newBench(t *testing.T, url string) *bench {
 	t.Helper()
-	tree := state.Tree{Var: filepath.Join(t.TempDir(), "var"), Run: filepath.Join(t.TempDir(), "run")}
-	for _, dir := range []string{tree.Dir(state.RoleFetch, "agent"), tree.Dir(state.RoleSwap, "agent"), filepath.Join(tree.Run, "attempt")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	v, run := testkit.Tree(t)
 	fast := defaultLimits
 	fast.pause = time.Millisecond
 	return &bench{
-		tree: tree,
+		tree: state.Tree{Var: v, Run: run},
 		target: &target.Target{
 			Name:    "agent",
 			Source:  target.Source{Type: target.SourceManifest, URL: url + "/client-manifest.json"},
@@ -224,15 +220,7 @@ func (b *bench) status(t *testing.T) state.Status {
 // spool lists what lies in ready/, hidden things too.
 func (b *bench) spool(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir(b.tree.Ready(state.RoleFetch, "agent"))
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
+	return testkit.Names(t, b.tree.Ready(state.RoleFetch, "agent"))
 }
 
 // mustFail checks an attempt that brought nothing, and left nothing.
@@ -247,13 +235,9 @@ func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, tex
 	if left := b.spool(t); len(left) != 0 {
 		t.Errorf("left in the spool: %v", left)
 	}
-	dir, err := os.ReadDir(b.tree.Dir(state.RoleFetch, "agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range dir {
-		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "ready"}, e.Name()) {
-			t.Errorf("left in the state directory: %s", e.Name())
+	for _, name := range testkit.Names(t, b.tree.Dir(state.RoleFetch, "agent")) {
+		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "ready"}, name) {
+			t.Errorf("left in the state directory: %s", name)
 		}
 	}
 }

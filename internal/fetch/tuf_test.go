@@ -14,6 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -66,12 +67,7 @@ install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 	return b, repo, m
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var must = testkit.Must
 
 // bundle is what was handed on, with the manifest, and removes it.
 func (b *bench) bundle(t *testing.T) trust.Metadata {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const agent = `unit = "agent.service"
@@ -58,18 +59,10 @@ func tree(t *testing.T, targets map[string]string) target.Dirs {
 	return d
 }
 
-func put(t *testing.T, file, content string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-	must(t, os.WriteFile(file, []byte(content), 0o644))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must = testkit.Must
+	put  = testkit.Put
+)
 
 // list shows a directory: files with their indented lines, links with where
 // they lead.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // outcomeOf makes one try of a probe, as the loop does.
@@ -107,18 +108,11 @@ func serve(t *testing.T, network, address string, answer func(net.Conn)) string 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.SetReadDeadline(time.Now().Add(100 * ms)) // a tcp probe says nothing
-			c.Read(make([]byte, 4096))
-			answer(c)
-			c.Close()
-		}
-	}()
+	go testkit.Answer(l, func(c net.Conn) {
+		c.SetReadDeadline(time.Now().Add(100 * ms)) // a tcp probe says nothing
+		c.Read(make([]byte, 4096))
+		answer(c)
+	})
 	return l.Addr().String()
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/archive"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // testDeltas is from how many releases back: publish makes none by itself.
@@ -18,6 +19,7 @@ const testDeltas = 3
 // Deltas lead from the releases before to this one, and are made for files that
 // changed only.
 func TestDeltas(t *testing.T) {
+	testkit.Slow(t)
 	s := newTestDir(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	body := make([]byte, 300<<10)

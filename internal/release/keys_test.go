@@ -9,9 +9,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestKeys(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	pub, err := Keygen(dir, OnlineKey, []byte("correct horse"))
 	if err != nil {
@@ -46,6 +49,7 @@ func TestKeys(t *testing.T) {
 
 // A key is on the disk as a whole, with its other half, or not at all.
 func TestKeygenFullDisk(t *testing.T) {
+	testkit.NeedRoot(t, "it mounts a small disk")
 	for name, options := range map[string]string{
 		"no room for the secret key":  "size=4k",
 		"no inode for the public one": "nr_inodes=4", // of these the root, keys/, online/ and the secret

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
@@ -159,6 +160,7 @@ func TestSigned(t *testing.T) {
 
 // What a timer writes every day does not grow, and a damaged directory is told of.
 func TestSnapshotsKept(t *testing.T) {
+	testkit.Slow(t)
 	s := newTestDir(t)
 	s.publish("v1")
 	for range snapshotsKept + 5 {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // random writes n bytes that no file system can make smaller.
@@ -189,6 +191,7 @@ func TestAnotherFileSystem(t *testing.T) {
 
 // TestManyFiles: 10,000 of them.
 func TestManyFiles(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	for i := range 100 {
 		for j := range 100 {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // mkfs makes the file systems of these tests: without shared blocks and with them.
@@ -20,6 +22,7 @@ var mkfs = map[string][]string{
 // disk mounts a new file system of the kind and returns where.
 func disk(t testing.TB, kind string) string {
 	t.Helper()
+	testkit.Slow(t)
 	needRoot(t)
 	if _, err := exec.LookPath(mkfs[kind][0]); err != nil {
 		t.Skip(err)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // killed runs a verb again and again, kills it each time after a random part of the
@@ -89,6 +91,7 @@ func TestKilled(t *testing.T) {
 // TestKilledFile: so is the restore of a single file. At each time it is all the old
 // one or all the new one.
 func TestKilledFile(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	dir := t.TempDir()
 	random(t, dir+"/db", 30<<20)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // user is one that owns the data of a daemon in these tests.
@@ -55,24 +57,14 @@ func as(t *testing.T, uid uint32, args ...string) (out string, err error) {
 	return stdout.String(), nil
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must = testkit.Must
+	put  = testkit.Put
+)
 
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("takes files of several users")
-	}
-}
-
-func put(t testing.TB, path, content string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(t, os.WriteFile(path, []byte(content), 0o644))
+	testkit.NeedRoot(t, "it takes files of several users")
 }
 
 // seen is all that a restore has to bring back of one entry.

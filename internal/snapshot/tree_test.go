@@ -23,6 +23,7 @@ var odd = []string{"a\nb", "\xff\xfe", "-rf", " ", "…", "machinemon"}
 // plant makes a tree with every kind of entry.
 func plant(t testing.TB, dir string) {
 	t.Helper()
+	needRoot(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
 	put(t, at("data/file"), "content")
 	put(t, at("data/empty"), "")

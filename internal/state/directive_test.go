@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestDropDirective(t *testing.T) {
@@ -53,9 +55,7 @@ func TestLendDirectives(t *testing.T) {
 	}
 	parent := filepath.Join(tree.Run, "directive")
 	must(t, os.MkdirAll(parent+"/server", 0o755))
-	if os.Geteuid() != 0 {
-		t.Skip("only root can change owners")
-	}
+	testkit.NeedRoot(t, "it changes owners")
 	must(t, os.WriteFile(parent+"/file", nil, 0o644))
 	must(t, os.Symlink(t.TempDir(), parent+"/link"))
 	owners := func() (s string) {

@@ -9,44 +9,22 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // newTree makes an empty tree with the directories that units and tmpfiles.d
 // make for target agent.
 func newTree(t *testing.T) Tree {
 	t.Helper()
-	dir := t.TempDir()
-	tree := Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}
-	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
-		must(t, os.MkdirAll(tree.Dir(r, "agent"), 0o755))
-	}
-	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
-		must(t, os.MkdirAll(filepath.Join(tree.Run, d), 0o755))
-	}
-	return tree
+	v, run := testkit.Tree(t)
+	return Tree{Var: v, Run: run}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// within fails a test that hangs, as on the open of a FIFO.
-func within(t *testing.T, f func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("it hangs")
-	}
-}
+var (
+	must   = testkit.Must
+	within = testkit.Within
+)
 
 func wantError(t *testing.T, err error, words ...string) {
 	t.Helper()

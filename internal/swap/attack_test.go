@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -18,9 +19,10 @@ import (
 // taken over and hand on whatever the mirror has. What is refused changes neither
 // the installed files nor the floor, and root remembers only what is good.
 func TestAttacks(t *testing.T) {
+	testkit.Slow(t)
 	for _, a := range trusttest.Attacks() {
 		t.Run(a.Name, func(t *testing.T) {
-			r, _ := signed(t)
+			r, _ := signedBelow(t, memory)
 			n := 0
 			var repo *trusttest.Repo
 			check := func(want any) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const queueFetch = "queue machinemon-fetch@agent.service"
@@ -24,13 +25,7 @@ func (r *rig) drop(t *testing.T, names ...string) {
 
 func (r *rig) dropped(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir(r.at("run/directive/agent"))
-	must(t, err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
+	return testkit.Names(t, r.at("run/directive/agent"))
 }
 
 func TestDirective(t *testing.T) {

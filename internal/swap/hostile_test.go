@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -167,21 +166,6 @@ func TestRefused(t *testing.T) {
 			r.step(t, "swap")
 			r.want(t, newFiles)
 		})
-	}
-}
-
-// within fails a test that hangs, which an open FIFO would make it.
-func within(t *testing.T, f func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	select {
-	case <-done:
-	case <-time.After(20 * time.Second):
-		t.Fatal("it hangs")
 	}
 }
 

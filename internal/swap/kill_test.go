@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func trial(t *testing.T, r *rig) {
@@ -68,6 +69,7 @@ var droppedFiles = map[string]file{
 // lets what systemd starts next carry on, and wants all files old or all files
 // new, the trial closed and recorded once, and nothing left lying.
 func TestKilled(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name    string
 		prepare func(*testing.T, *rig)
@@ -112,7 +114,7 @@ func TestKilled(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for n := 1; ; n++ {
-				r := newRig(t)
+				r := newRigBelow(t, memory)
 				c.prepare(t, r)
 				before, files := r.status(t), r.installed(t)
 				steps, killed := r.trace(t, c.verb, n)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,22 +18,26 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // childEnv makes the test binary a swapper that can be killed: "VERB DIR".
 const childEnv = "MACHINEMON_TEST_SWAPPER"
 
 // base holds the machines of all tests. It is not below /tmp, where a target
-// may install nothing.
-var base string
+// may install nothing. Those in memory, a file system in RAM below base, spare the
+// disk: thousands of machines are made for the kills and the attacks.
+var base, memory string
 
 func TestMain(m *testing.M) {
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
-		useBase(filepath.Dir(dir))
+		useUnits(filepath.Dir(dir))
 		r := open(dir)
 		r.sw.Log = log.Plain(io.Discard)
 		if err := beTraced(); err != nil {
@@ -44,6 +50,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
 	os.Exit(func() int {
 		if os.Geteuid() == 0 {
 			dir, err := os.MkdirTemp("/opt", "machinemon-update-test-")
@@ -55,16 +62,26 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 			defer os.RemoveAll(dir)
-			useBase(dir)
+			base, memory = dir, filepath.Join(dir, "memory")
+			if err := os.Mkdir(memory, 0o755); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			// Where it may not be mounted the tests take longer.
+			if err := unix.Mount("tmpfs", memory, "tmpfs", 0, "mode=755"); err == nil {
+				defer unix.Unmount(memory, unix.MNT_DETACH)
+			}
+			useUnits(base)
+			useUnits(memory)
+			if testing.Short() {
+				base = memory
+			}
 		}
 		return m.Run()
 	}())
 }
 
-func useBase(dir string) {
-	base = dir
-	unitDirs = append(unitDirs, filepath.Join(base, "units"))
-}
+func useUnits(of string) { unitDirs = append(unitDirs, filepath.Join(of, "units")) }
 
 // file is an installed file as it is on disk.
 type file struct {
@@ -115,9 +132,12 @@ var rigs atomic.Int32
 // newRig makes a machine on which release v1 is installed and runs.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	if base == "" {
-		t.Skip("needs root: target files and what they install must belong to root")
-	}
+	return newRigBelow(t, base)
+}
+
+func newRigBelow(t *testing.T, base string) *rig {
+	t.Helper()
+	testkit.NeedRoot(t, "target files and what they install must belong to root")
 	r := open(fmt.Sprintf("%s/%d", base, rigs.Add(1)))
 	for _, d := range []string{"bin", "units", "etc", "targets", "admin", "releases", "machine",
 		"var/fetch/agent", "var/verify/agent", "var/swap/agent"} {
@@ -235,6 +255,20 @@ func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, seque
 		must(t, err)
 		return b.WriteFile(state.ManifestName, raw, 0o640)
 	}))
+}
+
+// runs puts a real program on trial and starts it; it returns the process's ID.
+func (r *rig) runs(t *testing.T, program []byte) (pid int) {
+	t.Helper()
+	r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
+	r.step(t, "swap")
+	daemon := exec.Command(r.at("bin/agent"), "100")
+	must(t, daemon.Start())
+	t.Cleanup(func() {
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+	})
+	return daemon.Process.Pid
 }
 
 // gate leaves the gate's report on the attempt.
@@ -432,9 +466,7 @@ func sum(s string) string {
 	return hex.EncodeToString(h[:])
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must   = testkit.Must
+	within = testkit.Within
+)

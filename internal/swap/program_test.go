@@ -129,19 +129,12 @@ func TestCommitAside(t *testing.T) {
 			if c.main {
 				r.configure(t, fmt.Sprintf("main = %q\n", r.at("bin/agent")))
 			}
-			r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
-			r.step(t, "swap")
-			daemon := exec.Command(r.at("bin/agent"), "100")
-			must(t, daemon.Start())
-			t.Cleanup(func() {
-				_ = daemon.Process.Kill()
-				_ = daemon.Wait()
-			})
+			daemon := r.runs(t, program)
 			r.sys.units["agent.service"] = c.unit(r)
 			if c.group {
-				r.sys.group = []int{daemon.Process.Pid, os.Getpid()}
+				r.sys.group = []int{daemon, os.Getpid()}
 			}
-			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: c.report(uint32(daemon.Process.Pid))}))
+			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: c.report(uint32(daemon))}))
 			if c.want == "" {
 				r.step(t, "commit")
 				r.ended(t, "a1", state.ResultCommitted)

@@ -274,15 +274,7 @@ func TestCommitRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			r.configure(t, fmt.Sprintf("main = %q\n", r.at("bin/agent")))
-			r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
-			r.step(t, "swap")
-			daemon := exec.Command(r.at("bin/agent"), "100")
-			must(t, daemon.Start())
-			t.Cleanup(func() {
-				_ = daemon.Process.Kill()
-				_ = daemon.Wait()
-			})
-			r.sys.pid = uint32(daemon.Process.Pid)
+			r.sys.pid = uint32(r.runs(t, program))
 			r.gate(t, "a1", state.FindingHealthy, "")
 			c.breaks(t, r)
 			if c.want == "" {

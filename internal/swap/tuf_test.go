@@ -16,7 +16,12 @@ import (
 // published v1, which is installed.
 func signed(t *testing.T) (*rig, *trusttest.Repo) {
 	t.Helper()
-	r := newRig(t)
+	return signedBelow(t, base)
+}
+
+func signedBelow(t *testing.T, base string) (*rig, *trusttest.Repo) {
+	t.Helper()
+	r := newRigBelow(t, base)
 	r.configure(t, "[trust]\nmode = 'tuf'\nproduct = 'agent'\n")
 	repo := trusttest.New(t, &manifest.Manifest{Schema: 1, Product: "agent", Version: "v1", Sequence: 1,
 		Platforms: map[string]manifest.Platform{manifest.Host(): {File: "a.tar.gz", SHA256: sum("v1"), Size: 1}}})

@@ -13,7 +13,6 @@ import (
 // Ten people, or ten cron jobs, ask at once: one attempt runs, and one restart
 // happens.
 func TestTenAppliesAtOnce(t *testing.T) {
-	once(t)
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

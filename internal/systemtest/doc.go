@@ -1,6 +1,6 @@
 // Package systemtest tests the installed packages on a booted systemd.
 //
-//	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR] [-from DIR] [-keep]
+//	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR] [-from DIR] [-shard 1/2] [-keep]
 //
 // needs the packages in dist/ (make deb leaves them there), mmdebstrap and
 // systemd-nspawn. The first run makes a base image and keeps it in the cache.

@@ -3,12 +3,15 @@
 package systemtest
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +23,7 @@ var (
 	release = flag.String("release", "bookworm", "the Debian `release` to boot")
 	debs    = flag.String("debs", "../../dist", "the `directory` of the packages to install")
 	from    = flag.String("from", "", "the `directory` of an earlier release's packages, to install first and to upgrade from")
+	shard   = flag.String("shard", "", "which `part` of the tests to run: 2/3 is every third, from the second on")
 	keep    = flag.Bool("keep", false, "keep a machine after the tests, until a signal")
 )
 
@@ -27,7 +31,39 @@ var lab *machine.Lab
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if flag.Lookup("test.list").Value.String() != "" {
+		os.Exit(m.Run()) // boots nothing
+	}
+	if err := onlyShard(*shard); err != nil {
+		logf("%v", err)
+		os.Exit(1)
+	}
 	os.Exit(run(m))
+}
+
+// onlyShard leaves part of the tests to run, "2/3", of those that -run selects. Each
+// test is in one part; "" selects all.
+func onlyShard(part string) error {
+	if part == "" {
+		return nil
+	}
+	var k, n int
+	if _, err := fmt.Sscanf(part, "%d/%d", &k, &n); err != nil || k < 1 || k > n {
+		return fmt.Errorf("cannot run part %q of the tests (allowed: 1/N to N/N)", part)
+	}
+	pattern := flag.Lookup("test.run").Value
+	out, err := exec.Command("/proc/self/exe", "-test.list", cmp.Or(pattern.String(), ".")).Output()
+	if err != nil {
+		return fmt.Errorf("cannot list the tests: %w", err)
+	}
+	var mine []string
+	for i, name := range strings.Fields(string(out)) {
+		if i%n == k-1 {
+			mine = append(mine, name)
+		}
+	}
+	logf("part %s: %s", part, strings.Join(mine, " "))
+	return pattern.Set("^(" + strings.Join(mine, "|") + ")$")
 }
 
 func run(m *testing.M) int {

@@ -203,3 +203,20 @@ func (b *box) startApply() *machine.Process {
 	b.t.Helper()
 	return b.start("machinemon-update", "apply", "testd")
 }
+
+// applyUntil starts an update and waits until it is held at h or, with "", until the new
+// version is on trial.
+func (b *box) applyUntil(h hold) (since machine.Cursor, apply *machine.Process) {
+	b.t.Helper()
+	if h != "" {
+		b.hold(h)
+	}
+	since = b.cursor()
+	apply = b.startApply()
+	if h != "" {
+		b.awaitHeld(since, h)
+	} else {
+		b.awaitTrial()
+	}
+	return since, apply
+}

@@ -116,16 +116,7 @@ func TestKilledInTheTrial(t *testing.T) {
 			t.Parallel()
 			c := newHeldChain(t, longTrial)
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-			if test.at != "" {
-				c.hold(test.at)
-			}
-			since := c.cursor()
-			apply := c.startApply()
-			if test.at != "" {
-				c.awaitHeld(since, test.at)
-			} else {
-				c.awaitTrial()
-			}
+			since, apply := c.applyUntil(test.at)
 			test.end(c)
 			if test.at != "" {
 				c.letGo(test.at)

@@ -11,24 +11,6 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-func TestTwoAppliesAtOnce(t *testing.T) {
-	t.Parallel()
-	c := newHeldChain(t, testdTarget)
-	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-	c.hold(atRestart)
-	since := c.cursor()
-	first := c.startApply()
-	c.awaitHeld(since, atRestart)
-	c.apply(8, "not attempted: another machinemon-update is at work on it") // the first still is
-	c.letGo(atRestart)
-	c.said(c.wait(first), 0, "committed 1.1.0 (was 1.0.0)")
-	c.assertRuns(releases.Daemon{Version: "1.1.0"})
-	c.assertClosed("1.0.0")
-	if h := c.history(); len(h) != 1 {
-		t.Errorf("history has %+v", h)
-	}
-}
-
 // Ctrl-C ends the command, not the update; a second command does not get in
 // its way either.
 func TestDetachedCommand(t *testing.T) {

@@ -41,16 +41,7 @@ func TestStoppedInTheTrial(t *testing.T) {
 			c := newHeldChain(t, longTrial)
 			good := releases.Daemon{Version: "1.1.0"}
 			c.publish(c.dir, good)
-			if test.at != "" {
-				c.hold(test.at)
-			}
-			since := c.cursor()
-			apply := c.startApply()
-			if test.at != "" {
-				c.awaitHeld(since, test.at)
-			} else {
-				c.awaitTrial()
-			}
+			since, apply := c.applyUntil(test.at)
 			test.stop(c.box)
 			c.wait(apply) // died with the machine
 			onDisk, want := digest(c.readFile(testdPath)), digest(string(build(t, good)))

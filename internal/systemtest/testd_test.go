@@ -213,6 +213,7 @@ func TestCheck(t *testing.T) {
 // What an update is measured against: the outage of a plain restart. Not
 // parallel, as it measures.
 func TestOutageOfPlainRestart(t *testing.T) {
+	once(t)
 	m := boot(t)
 	m.installTestd("1.0.0", testdUnit)
 	for range 5 {

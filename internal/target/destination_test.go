@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const bin = "/usr/local/bin/agent"
@@ -133,9 +135,7 @@ func checkDestinations(t *testing.T, agent *Target, all []*Target, want, hint st
 
 // TestPrivilegedAttributes is TestCheckDestinations for what only root sets.
 func TestPrivilegedAttributes(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("foreign owners and file capabilities take root")
-	}
+	testkit.NeedRoot(t, "it sets foreign owners and file capabilities")
 	// acl(5) in the kernel's form: version 2, then tag, permissions and id of
 	// user::rw-, user:1000:rw-, group::r--, mask::rw-, other::r--.
 	acl := []byte("\x02\x00\x00\x00" +
@@ -216,9 +216,7 @@ func TestUserNamespace(t *testing.T) {
 		}
 		return
 	}
-	if os.Getuid() != 0 {
-		t.Skip("takes files of several users")
-	}
+	testkit.NeedRoot(t, "it takes files of several users")
 	d := tree(t, map[string]string{adminFile: minimal + "[health]\nversion_command = ['" + bin + "']\n", bin: ""})
 	must(t, os.Chown(d.Root+"/opt/agent", 1000, 1000))
 	// A command where the worker may not look, as ProtectHome= makes it.

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const (
@@ -40,22 +42,10 @@ func tree(t *testing.T, files map[string]string) Dirs {
 	return d
 }
 
-func put(t *testing.T, file, content string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must = testkit.Must
+	put  = testkit.Put
+)
 
 func pointer[T any](v T) *T { return &v }
 
@@ -327,12 +317,16 @@ func TestFragmentFile(t *testing.T) {
 
 // TestFragmentOwner is TestFragmentFile for what only root can plant.
 func TestFragmentOwner(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("giving files away takes root")
-	}
 	d := tree(t, map[string]string{adminFile: minimal})
-	must(t, os.Chown(d.Root+adminFile, 1000, 0))
+	giveAway(t, d.Root+adminFile)
 	refused(t, d, "agent", adminFile+": "+adminFile+" is owned by user 1000, not by root", rootOnlyHint)
+}
+
+// giveAway makes a file another user's.
+func giveAway(t *testing.T, file string) {
+	t.Helper()
+	testkit.NeedRoot(t, "it gives files away")
+	must(t, os.Chown(file, 1000, 0))
 }
 
 func TestLoadName(t *testing.T) {

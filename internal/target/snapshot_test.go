@@ -6,13 +6,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestSnapshotPlace: root saves what root alone can exchange, the user the rest.
 func TestSnapshotPlace(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("takes files of several users")
-	}
+	testkit.NeedRoot(t, "it takes files of several users")
 	const path = "/opt/agent/data"
 	theirs := func(t *testing.T, d Dirs, at string) { must(t, os.Chown(d.Root+at, 1000, 1000)) }
 	mkdir := func(t *testing.T, d Dirs, at string) { must(t, os.MkdirAll(d.Root+at, 0o755)) }

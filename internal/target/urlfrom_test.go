@@ -86,10 +86,10 @@ func TestResolveRefuses(t *testing.T) {
 		{"fifo", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, syscall.Mkfifo(file, 0o600)) }, clientFile + ": must be a regular file", ""},
 		{"directory", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, os.Mkdir(file, 0o755)) }, clientFile + ": must be a regular file", ""},
 		{"too large", content(client + strings.Repeat("#hunter2\n", 8000)), clientFile + ": is larger than 64 KiB", ""},
-		{"of another user", func(t *testing.T, file string) { must(t, os.Chown(file, 1000, 0)) }, clientFile + ": " + clientFile + " is owned by user 1000, not by root", rootOnlyHint},
+		{"of another user", func(t *testing.T, file string) { giveAway(t, file) }, clientFile + ": " + clientFile + " is owned by user 1000, not by root", rootOnlyHint},
 		{"writable by everyone", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o606)) }, clientFile + ": " + clientFile + " is writable by everyone", rootOnlyHint},
 		{"writable by its group", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o660)) }, clientFile + ": " + clientFile + " is writable by its group " + gid(), rootOnlyHint},
-		{"in a directory of another user", func(t *testing.T, file string) { must(t, os.Chown(strings.TrimSuffix(file, "/client.toml"), 1000, 0)) },
+		{"in a directory of another user", func(t *testing.T, file string) { giveAway(t, strings.TrimSuffix(file, "/client.toml")) },
 			clientFile + ": /root/.config/machinemon is owned by user 1000, not by root", rootOnlyHint},
 		{"below a directory writable by everyone", func(t *testing.T, file string) {
 			must(t, os.Chmod(strings.TrimSuffix(file, "/machinemon/client.toml"), 0o777))

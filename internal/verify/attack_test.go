@@ -9,6 +9,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -17,6 +18,7 @@ import (
 // the mirror has. What is refused is not handed on, and what root remembers is left
 // to root.
 func TestAttacks(t *testing.T) {
+	testkit.Slow(t)
 	for _, a := range trusttest.Attacks() {
 		t.Run(a.Name, func(t *testing.T) {
 			b, _ := signed(t)

@@ -10,14 +10,13 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+var (
+	must = testkit.Must
+	ls   = testkit.Names
+)
 
 // What a fetcher that was taken over, or a broken publisher, might hand on.
 func TestBundles(t *testing.T) {

@@ -181,19 +181,6 @@ func (b *bench) run(t *testing.T) state.Attempt {
 	return a
 }
 
-func ls(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
 // mustRecord checks the record, and that the input is consumed and nothing but
 // the spool and the status is left.
 func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, text string) {

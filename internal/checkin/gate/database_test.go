@@ -27,12 +27,12 @@ import (
 var kind string
 
 // TestMain runs all tests with SQLite, and then all of them with PostgreSQL, so that
-// no test can be forgotten.
+// no test can be forgotten. With -short there is SQLite alone.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	patience = 2 * time.Second
 	status, kinds := 0, []string{"SQLite", "PostgreSQL"}
-	if os.Getenv("PART") != "" { // its database is its parent's
+	if testing.Short() || os.Getenv("PART") != "" { // a part's database is its parent's
 		kinds = kinds[:1]
 	}
 	for _, kind = range kinds {

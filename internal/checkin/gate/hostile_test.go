@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // rough is an upstream that writes what it likes.
@@ -19,29 +20,8 @@ type rough struct {
 }
 
 func newRough(t *testing.T) *rough {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	u := &rough{l, make(chan func(io.Writer), 100)}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				r, err := http.ReadRequest(bufio.NewReader(c))
-				if err != nil {
-					return
-				}
-				io.Copy(io.Discard, r.Body)
-				(<-u.answer)(c)
-			}()
-		}
-	}()
+	u := &rough{testkit.Listen(t), make(chan func(io.Writer), 100)}
+	go testkit.AnswerHTTP(u, func(c net.Conn) { (<-u.answer)(c) })
 	return u
 }
 

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // clients is how many there are to be known.
@@ -216,6 +218,7 @@ func BenchmarkCheckIn(b *testing.B) {
 // Connections that say nothing cost memory, and not much of it; everybody else is
 // served as before.
 func TestIdleConnections(t *testing.T) {
+	testkit.Slow(t)
 	const many, each = 10_000, 40 << 10
 	g := gateBefore(t, start(t, "upstream").url)
 	checkIn := func() {

@@ -1,44 +1,25 @@
 package relay
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func load(t *testing.T, text string) (*Config, error) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "checkin-relay.toml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := Load(path)
-	if err != nil && !strings.HasPrefix(err.Error(), "cannot use "+path+": ") {
-		t.Errorf("the error is %v", err)
-	}
-	return c, err
+	return testkit.Load(t, Load, "checkin-relay.toml", text)
 }
 
 // The shipped file shows every key, as the manual does, and sets none.
 func TestShippedConfig(t *testing.T) {
-	shipped, err := os.ReadFile("../../../packaging/checkin/checkin-relay.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	manual, err := os.ReadFile("../../../packaging/man/machinemon-checkin-relay.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range keys {
-		if !strings.Contains(string(shipped), "\n#"+key+" = ") || !strings.Contains(string(manual), "\n"+key+"\t") {
-			t.Errorf("%s is not shown", key)
-		}
-	}
-	if _, err := load(t, string(shipped)); err == nil || !strings.HasSuffix(err.Error(), "server_url: is missing (hint: take it from the agent's configuration)") {
+	shipped := testkit.Shipped(t, "checkin-relay", keys)
+	if _, err := load(t, shipped); err == nil || !strings.HasSuffix(err.Error(), "server_url: is missing (hint: take it from the agent's configuration)") {
 		t.Errorf("as shipped: %v", err)
 	}
-	c, err := load(t, strings.ReplaceAll(strings.ReplaceAll(string(shipped), "\n#server_url", "\nserver_url"), "\n#target", "\ntarget"))
+	c, err := load(t, strings.ReplaceAll(strings.ReplaceAll(shipped, "\n#server_url", "\nserver_url"), "\n#target", "\ntarget"))
 	if err != nil || c.CheckIn.String() != "https://monitor.example.com/api/v1/checkin" || c.Target != "agent" || c.InsecureSkipTLS || c.Roots != nil {
 		t.Errorf("%+v, %v", c, err)
 	}

@@ -8,9 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // It ends by itself when nobody comes, and not before.
@@ -50,61 +51,22 @@ func TestIdle(t *testing.T) {
 
 // However often it is replaced, on a socket that stays, nobody loses a request.
 func TestRestarts(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	echo := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.Copy(w, q.Body) })
+	replaced := func(ctx context.Context, l net.Listener) error {
+		return serve(ctx, []net.Listener{l}, echo, nil, time.Hour)
 	}
-	defer l.Close()
-	socket, err := l.(*net.TCPListener).File() // systemd's
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	done := make(chan struct{})
-	var served sync.WaitGroup
-	served.Go(func() {
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			mine, err := net.FileListener(socket)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-			h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-				io.Copy(w, q.Body)
-			})
-			if err := serve(ctx, []net.Listener{mine}, h, nil, time.Hour); err != nil {
-				t.Error(err)
-			}
-			cancel()
+	testkit.Restart(t, 20*time.Millisecond, replaced, 300, func(c *http.Client, url string) {
+		resp, err := c.Post(url, "", strings.NewReader("hello"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || string(got) != "hello" {
+			t.Errorf("%q, %v", got, err)
 		}
 	})
-	var clients sync.WaitGroup
-	for range 4 {
-		clients.Go(func() {
-			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-			for range 300 {
-				resp, err := c.Post("http://"+l.Addr().String(), "", strings.NewReader("hello"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				got, err := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if err != nil || string(got) != "hello" {
-					t.Errorf("%q, %v", got, err)
-				}
-			}
-		})
-	}
-	clients.Wait()
-	close(done)
-	served.Wait()
 }
 
 func TestUnconfigured(t *testing.T) {

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bufio"
 	"io"
 	"net"
 	"net/http"
@@ -9,37 +8,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // A server that is down, stalls or talks nonsense: a clear answer, a line that names
 // it, and no word of its own in that.
 func TestBadServers(t *testing.T) {
 	raw := func(t *testing.T, answer string) string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					q, err := http.ReadRequest(bufio.NewReader(c))
-					if err != nil {
-						return
-					}
-					io.Copy(io.Discard, q.Body)
-					io.WriteString(c, strings.ReplaceAll(answer, "%", password))
-					if answer == "" {
-						io.Copy(io.Discard, c) // until the relay has enough
-					}
-				}()
+		l := testkit.Listen(t)
+		go testkit.AnswerHTTP(l, func(c net.Conn) {
+			io.WriteString(c, strings.ReplaceAll(answer, "%", password))
+			if answer == "" {
+				io.Copy(io.Discard, c) // until the relay has enough
 			}
-		}()
+		})
 		return "http://" + l.Addr().String()
 	}
 	for name, c := range map[string]struct{ answer, said string }{
