@@ -19,8 +19,6 @@
 //     the prefix of its sha256. Archives are bound by the manifest, not by TUF.
 //   - Repositories without consistent_snapshot: every name but timestamp.json has
 //     its version or digest.
-//   - Counts of requests: the fetcher brings the metadata before anything of it is
-//     verified, all of it and each time.
 //   - Artifacts that are there already: they come again.
 package main
 
@@ -121,30 +119,39 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 	if err != nil {
 		return err
 	}
-	found, failed := repo.Metadata(ctx, c.Pin, c.State)
-	if c.State, err = c.Refresh(found); err != nil && failed == nil {
-		failed = fmt.Errorf("cannot trust %s: %w", url, err)
-	}
-	return errors.Join(failed, c.store())
+	c.State, err = c.Refresh(repo.Get(ctx))
+	return errors.Join(distrust(url, err), c.store())
 }
 
 func (c *client) download(ctx context.Context, name, url, dir string) error {
 	if name != manifest.FileName {
 		return fmt.Errorf("cannot download %s: %s is the only target of a repository", name, manifest.FileName)
 	}
+	file, most, err := trust.Next(trust.RoleTargets, c.State.Targets)
+	if err != nil {
+		return distrust(url, err)
+	}
 	repo, err := fetch.NewRepository(url)
 	if err != nil {
 		return err
 	}
-	raw, err := repo.Manifest(ctx, c.State.Targets)
+	raw, err := repo.Get(ctx)(file, most)
 	if err != nil {
 		return err
 	}
 	s := c.State
 	if _, _, err := c.Check(trust.Metadata{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
-		return fmt.Errorf("cannot trust %s: %w", url, err)
+		return distrust(url, err)
 	}
 	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
+}
+
+// distrust says which repository a refusal is of; other errors say so themselves.
+func distrust(url string, err error) error {
+	if errors.As(err, new(*trust.Error)) {
+		return fmt.Errorf("cannot trust %s: %w", url, err)
+	}
+	return err
 }
 
 func (c *client) store() error {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -81,22 +83,28 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 	return b, err
 }
 
-// readRepository reads a signed repository, and trusts nothing of it.
+// readRepository reads a signed repository, from the roots that the swapper knows
+// on. All that the fetcher will read is copied, whatever is known of it, and is
+// verified on the way.
 func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
-	_, pin, err := pinned(repo, t)
+	pin, err := t.Pin()
+	if err != nil {
+		return nil, nil, refused("%w", err)
+	}
+	var swapper trust.State
+	if err := tree.Trust(state.RoleSwap, t.Name, &swapper); err != nil {
+		return nil, nil, err
+	}
+	client := trust.Client{Pin: pin, State: trust.State{Pin: swapper.Pin, Roots: swapper.Roots}, Clock: time.Now(), Built: trust.Built()}
+	good, _, err := client.Collect(getter(ctx, repo))
+	if errors.As(err, new(*trust.Error)) {
+		err = refused("cannot trust %s: %w", repo.name(), err)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	var root trust.State
-	if err := tree.Trust(state.RoleSwap, t.Name, &root); err != nil {
-		return nil, nil, err
-	}
-	found, err := gather(ctx, repo, pin, root)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := chosen(found.Manifest, repo.name(), "")
+	r, err := newRelease(good.Raw, good.Manifest, repo.name())
 	return r, repo.files, err
 }
 

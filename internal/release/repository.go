@@ -117,24 +117,18 @@ func (r *signedDir) holds(pin string) error {
 }
 
 // follow reads what the timestamp leads to.
-func (r *signedDir) follow() (err error) {
-	r.now.Timestamp, err = os.ReadFile(filepath.Join(r.path, trust.TimestampFile))
-	if errors.Is(err, fs.ErrNotExist) {
+func (r *signedDir) follow() error {
+	roots := r.now.Roots
+	var err error
+	r.now, err = trust.Unverified(filesOf(r.path))
+	r.now.Roots = roots
+	if r.now.Timestamp == nil && errors.Is(err, fs.ErrNotExist) {
 		return r.neverPublished()
 	}
 	if err != nil {
 		return err
 	}
-	if r.now.Snapshot, err = r.readNamed(trust.RoleTimestamp, r.now.Timestamp); err != nil {
-		return err
-	}
-	if r.now.Targets, err = r.readNamed(trust.RoleSnapshot, r.now.Snapshot); err != nil {
-		return err
-	}
-	if r.now.Manifest, err = r.readNamed(trust.RoleTargets, r.now.Targets); err != nil {
-		return err
-	}
-	// readNamed has looked at the form of each, which go-tuf takes for granted.
+	// go-tuf takes the form for granted, which Unverified has checked.
 	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
 		return err
 	}
@@ -143,19 +137,6 @@ func (r *signedDir) follow() (err error) {
 	}
 	r.targets, err = metadata.Targets().FromBytes(r.now.Targets)
 	return err
-}
-
-// readNamed reads the file that metadata of this role names.
-func (r *signedDir) readNamed(role trust.Role, of []byte) ([]byte, error) {
-	name, _, err := trust.Next(role, of)
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(filepath.Join(r.path, name))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, plain(err))
-	}
-	return b, nil
 }
 
 var (

@@ -1,0 +1,98 @@
+package trust
+
+import (
+	"errors"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// Verifier verifies the releases of a target for one role: from the role's stored
+// [State], against this machine's [Terms]. Its errors are a [state.Failure] with
+// [state.ResultRefused] if the release is at fault.
+type Verifier struct {
+	Tree     state.Tree
+	Target   string                 // its name
+	Pin      func() ([]byte, error) // reads the pinned root
+	Role     state.Role             // whose State counts
+	ReadOnly bool                   // do not store the State; each role may store only its own
+	Terms    Terms                  // its Floor is read from Tree
+	From     string                 // where the release is from, for messages
+}
+
+// Verify verifies the manifest raw by metadata that [Metadata.Encode] made. Beside
+// an error it returns the manifest if it is signed, but not for this machine.
+func (v Verifier) Verify(metadata, raw []byte) (*manifest.Manifest, error) {
+	b, err := Decode(metadata, raw)
+	if err != nil {
+		return nil, v.distrust(err)
+	}
+	r, _, err := v.run(func(c Client) (*Release, State, error) { return c.Check(b) })
+	if r == nil {
+		return nil, err
+	}
+	return r.Manifest, err
+}
+
+// Collect gets a release and verifies it. metadata is for [Verifier.Verify] of the
+// roles that come next; it leaves out the roots that the swapper has.
+func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
+	var swapper State
+	if err := v.Tree.Trust(state.RoleSwap, v.Target, &swapper); err != nil {
+		return nil, nil, err
+	}
+	r, s, err := v.run(func(c Client) (*Release, State, error) {
+		c.addRoots(swapper)
+		return c.Collect(get)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if metadata, err = s.since(swapper).Encode(); err != nil {
+		return nil, nil, v.refuse(err)
+	}
+	return r, metadata, nil
+}
+
+func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, State, error) {
+	c := Client{Clock: time.Now(), Built: Built()}
+	var err error
+	if c.Pin, err = v.Pin(); err != nil {
+		return nil, State{}, state.Fail(state.ResultRefused, "%w", err)
+	}
+	if err := v.Tree.Trust(v.Role, v.Target, &c.State); err != nil {
+		return nil, State{}, err
+	}
+	r, s, err := check(c)
+	if !v.ReadOnly {
+		if err := v.Tree.SetTrust(v.Role, v.Target, s); err != nil {
+			return nil, s, err
+		}
+	}
+	if errors.As(err, new(*Error)) {
+		err = v.distrust(err)
+	}
+	if err != nil {
+		return nil, s, err
+	}
+	if v.Terms.Floor, err = v.Tree.Floor(v.Target); err != nil {
+		return r, s, err
+	}
+	if err := v.Terms.Check(r.Manifest); err != nil {
+		return r, s, v.refuse(err)
+	}
+	return r, s, nil
+}
+
+func (v Verifier) distrust(err error) error {
+	hint := ""
+	if Expired(err) {
+		hint = " (hint: its publisher must sign it again; the next check will notice)"
+	}
+	return state.Fail(state.ResultRefused, "cannot trust %s: %w%s", v.From, err, hint)
+}
+
+func (v Verifier) refuse(err error) error {
+	return state.Fail(state.ResultRefused, "cannot use %s: %w", v.From, err)
+}
