@@ -8,11 +8,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Repository is a signed repository on a web server, for whom it is no target's:
-// the client for TUF's conformance suite.
+// Repository is a signed repository on a web server that belongs to no target. The
+// client for TUF's conformance suite uses it.
 type Repository struct{ web *web }
 
-// NewRepository takes the address of the directory that the files are in.
+// NewRepository returns the repository at the address of a directory.
 func NewRepository(address string) (*Repository, error) {
 	w, err := newWeb(&target.Target{
 		Name:   "the repository",

@@ -16,9 +16,9 @@ type Verified struct {
 	Files   int // archives and deltas that are there and match
 }
 
-// Verify does what a machine does that has seen nothing but the pin: the path of
-// a root, "" for the directory's first. Archives and deltas that are named by a
-// URL are not looked at.
+// Verify verifies the directory as a machine does that knows the pin alone: pin is
+// the path of a root, "" for the directory's first. It ignores archives and deltas
+// that are named by a URL.
 func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	fail := func(err error) (*Verified, error) {
 		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))

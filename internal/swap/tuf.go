@@ -9,9 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// believe reads the manifest of a verified tree. Under tuf it is what root's own
-// chain of keys leads to, over root's own copies, and fit for this machine;
-// otherwise what came.
+// believe reads the manifest of a verified tree. Under tuf it verifies the manifest
+// with root's own State, over root's own copies.
 func (sw *swapping) believe(entry *os.Root) (*manifest.Manifest, error) {
 	raw, err := state.ReadEntry(entry, state.ManifestName, manifest.MaxSize)
 	if err != nil {

@@ -104,7 +104,7 @@ func (w *walk) timestamp(from source) error {
 		return err
 	}
 	_, err = w.set.UpdateTimestamp(raw)
-	if errors.Is(err, &metadata.ErrEqualVersionNumber{}) { // the stored one stays, whatever this one says
+	if errors.Is(err, &metadata.ErrEqualVersionNumber{}) { // the stored one counts, even if the content differs
 		if known := w.set.Timestamp.Signed; known.IsExpired(w.set.RefTime) {
 			return w.expired(Signed{RoleTimestamp, known.Version, known.Expires})
 		}

@@ -9,7 +9,7 @@ import (
 
 // Terms is what a machine demands of a signed manifest beyond its signature.
 type Terms struct {
-	Product   string // of the target; one publisher may sign several
+	Product   string // of the target; its publisher may sign other products, too
 	Platform  string // of this machine
 	Floor     int64  // the highest sequence committed here; 0: none yet
 	Installed string // the version here; "": not known

@@ -1,5 +1,5 @@
-// Package trusttest makes signed repositories for the tests of those who verify
-// them, of any content, also what no publisher would sign; and attacks them.
+// Package trusttest makes signed repositories for tests, and attacks them. Their
+// content may be such as no publisher would sign.
 package trusttest
 
 import (
@@ -25,7 +25,7 @@ const day = 24 * time.Hour
 type Repo struct {
 	Files map[string][]byte                 // by name
 	Pin   []byte                            // 1.root.json, which two of three keys sign
-	Keys  map[trust.Role][]signature.Signer // who signs now
+	Keys  map[trust.Role][]signature.Signer // that sign now
 
 	Root      *metadata.Metadata[metadata.RootType]
 	Timestamp *metadata.Metadata[metadata.TimestampType]
