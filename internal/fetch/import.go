@@ -104,7 +104,7 @@ func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.T
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := newRelease(good.Raw, good.Manifest, repo.name())
+	r, err := chosen(good.Raw, repo.name(), "")
 	return r, repo.files, err
 }
 

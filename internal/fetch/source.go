@@ -90,10 +90,6 @@ func chosen(raw []byte, name, product string) (*release, error) {
 	if product != "" && m.Product != product {
 		return nil, refused("cannot use %s: it is of product %q, this target takes %q", name, m.Product, product)
 	}
-	return newRelease(raw, m, name)
-}
-
-func newRelease(raw []byte, m *manifest.Manifest, name string) (*release, error) {
 	key := manifest.Host()
 	p, err := m.Platform(key)
 	if err != nil {

@@ -59,7 +59,7 @@ func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRelease(good.Raw, good.Manifest, repo.name())
+	r, err := chosen(good.Raw, repo.name(), t.Trust.Product)
 	if err != nil {
 		return nil, err
 	}

@@ -134,7 +134,7 @@ func TestSigned(t *testing.T) {
 	// The new timestamp has another snapshot, the manifest stays.
 	repo.Refresh()
 	check("2.root.json timestamp.json 2.snapshot.json")
-	// What root does not know is handed on, even if it was collected before.
+	// All roots are handed on, also those that were collected before.
 	repo.Rotate()
 	repo.Rotate()
 	apply(2)
@@ -143,11 +143,11 @@ func TestSigned(t *testing.T) {
 	apply(2)
 	b.rootKnows(t, repo)
 	repo.Rotate()
-	apply(1)
+	apply(3)
 	m.asks()
 	// A lost state of its own begins with what root knows.
 	must(t, os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "trust.json")))
-	apply(1)
+	apply(3)
 	if got := m.asks(); !strings.HasPrefix(got, "4.root.json 5.root.json timestamp.json ") {
 		t.Errorf("asked for %s", got)
 	}

@@ -48,28 +48,16 @@ func readSigned(path string) (*signedDir, error) {
 }
 
 // readRoots reads the roots alone, which is all that their holders need.
-func readRoots(path string) (*signedDir, error) {
-	r := &signedDir{path: path}
-	for version := int64(1); ; version++ {
-		b, err := os.ReadFile(filepath.Join(path, rootFile(version)))
-		if errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		var root *rootMetadata
-		if err == nil {
-			root, err = parseRoot(b)
-		}
-		if err == nil {
-			err = succeeds(root, r.root)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", rootFile(version), plain(err))
-		}
-		r.root = root
-		r.now.Roots = append(r.now.Roots, b)
-	}
-	if r.root == nil {
+func readRoots(path string) (r *signedDir, err error) {
+	r = &signedDir{path: path}
+	if r.now.Roots, err = trust.Roots(filesOf(path)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil {
+		r.root, err = metadata.Root().FromBytes(r.now.Roots[len(r.now.Roots)-1])
+	}
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -80,25 +68,6 @@ func parseRoot(b []byte) (*rootMetadata, error) {
 		return nil, err
 	}
 	return metadata.Root().FromBytes(b)
-}
-
-// succeeds returns an error for a root that no machine would accept after last.
-// Otherwise the holders of the real keys would build the next root on a planted one.
-func succeeds(root, last *rootMetadata) error {
-	want := int64(1)
-	if last != nil {
-		want = last.Signed.Version + 1
-		if last.VerifyDelegate(metadata.ROOT, root) != nil {
-			return errors.New("not enough keys of the root before it have signed it")
-		}
-	}
-	switch {
-	case root.Signed.Version != want:
-		return fmt.Errorf("it is v%d", root.Signed.Version)
-	case root.VerifyDelegate(metadata.ROOT, root) != nil:
-		return errors.New("not enough of its own keys have signed it")
-	}
-	return nil
 }
 
 // holds returns an error if the roots do not follow from the pin. They follow one

@@ -1,11 +1,9 @@
 package trust
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
@@ -60,6 +58,26 @@ func (c Client) Check(b Metadata) (*Release, State, error) {
 func (c Client) Refresh(get Get) (State, error) {
 	w, err := c.follow(get.source())
 	return w.state, err
+}
+
+// Roots reads all roots of a repository, from version 1 on, and verifies that each is
+// signed by its own keys and by those of the one before it.
+func Roots(get Get) ([][]byte, error) {
+	first, err := get("1.root.json", MaxRoot)
+	if err != nil {
+		return nil, err
+	}
+	w, err := Client{Pin: first}.start()
+	if err == nil && w.set.Root.Signed.Version != 1 {
+		err = &Error{Role: RoleRoot, Version: w.set.Root.Signed.Version, Reason: "1.root.json must have version 1"}
+	}
+	if err == nil {
+		err = w.roots(get.source())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append([][]byte{first}, w.state.Roots...), nil
 }
 
 // Unverified reads the files that a repository has after its roots. Beside an error
@@ -128,25 +146,12 @@ func (b Metadata) source() source {
 // addRoots makes the client begin at the last root of another State of the same
 // pin, if that is a later one than its own.
 func (c *Client) addRoots(of State) {
-	digest := manifest.Digest(c.Pin)
-	if of.Pin != digest {
-		return
+	if c.State.Pin != manifest.Digest(c.Pin) {
+		c.State = State{Pin: manifest.Digest(c.Pin)}
 	}
-	if c.State.Pin != digest {
-		c.State = State{Pin: digest}
-	}
-	if len(of.Roots) > len(c.State.Roots) {
+	if c.State.Pin == of.Pin && len(of.Roots) > len(c.State.Roots) {
 		c.State.Roots = of.Roots
 	}
-}
-
-// since is what another State of the same repository lacks, and the rest.
-func (s State) since(known State) Metadata {
-	roots := s.Roots
-	if n := len(known.Roots); n <= len(roots) && slices.EqualFunc(known.Roots, roots[:n], bytes.Equal) {
-		roots = roots[n:]
-	}
-	return Metadata{Roots: roots, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}
 }
 
 // Expired reports whether err says that signatures have expired, and no more.

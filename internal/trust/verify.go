@@ -26,7 +26,7 @@ type Verifier struct {
 func (v Verifier) Verify(metadata, raw []byte) (*manifest.Manifest, error) {
 	b, err := Decode(metadata, raw)
 	if err != nil {
-		return nil, v.distrust(err)
+		return nil, v.refuse("trust", err)
 	}
 	r, _, err := v.run(func(c Client) (*Release, State, error) { return c.Check(b) })
 	if r == nil {
@@ -36,7 +36,7 @@ func (v Verifier) Verify(metadata, raw []byte) (*manifest.Manifest, error) {
 }
 
 // Collect gets a release and verifies it. metadata is for [Verifier.Verify] of the
-// roles that come next; it leaves out the roots that the swapper has.
+// roles that come next.
 func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	var swapper State
 	if err := v.Tree.Trust(state.RoleSwap, v.Target, &swapper); err != nil {
@@ -49,8 +49,9 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if metadata, err = s.since(swapper).Encode(); err != nil {
-		return nil, nil, v.refuse(err)
+	metadata, err = Metadata{Roots: s.Roots, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}.Encode()
+	if err != nil {
+		return nil, nil, v.refuse("use", err)
 	}
 	return r, metadata, nil
 }
@@ -71,7 +72,7 @@ func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, St
 		}
 	}
 	if errors.As(err, new(*Error)) {
-		err = v.distrust(err)
+		err = v.refuse("trust", err)
 	}
 	if err != nil {
 		return nil, s, err
@@ -80,19 +81,15 @@ func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, St
 		return r, s, err
 	}
 	if err := v.Terms.Check(r.Manifest); err != nil {
-		return r, s, v.refuse(err)
+		return r, s, v.refuse("use", err)
 	}
 	return r, s, nil
 }
 
-func (v Verifier) distrust(err error) error {
+func (v Verifier) refuse(act string, err error) error {
 	hint := ""
 	if Expired(err) {
 		hint = " (hint: its publisher must sign it again; the next check will notice)"
 	}
-	return state.Fail(state.ResultRefused, "cannot trust %s: %w%s", v.From, err, hint)
-}
-
-func (v Verifier) refuse(err error) error {
-	return state.Fail(state.ResultRefused, "cannot use %s: %w", v.From, err)
+	return state.Fail(state.ResultRefused, "cannot %s %s: %w%s", act, v.From, err, hint)
 }
