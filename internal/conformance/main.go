@@ -120,7 +120,10 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 		return err
 	}
 	c.State, err = c.Refresh(repo.Get(ctx))
-	return errors.Join(distrust(url, err), c.store())
+	if errors.As(err, new(*trust.Error)) { // other errors name the address themselves
+		err = fmt.Errorf("cannot trust %s: %w", url, err)
+	}
+	return errors.Join(err, c.store())
 }
 
 func (c *client) download(ctx context.Context, name, url, dir string) error {
@@ -129,7 +132,7 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 	}
 	file, most, err := trust.Next(trust.RoleTargets, c.State.Targets)
 	if err != nil {
-		return distrust(url, err)
+		return fmt.Errorf("cannot trust %s: %w", url, err)
 	}
 	repo, err := fetch.NewRepository(url)
 	if err != nil {
@@ -141,17 +144,9 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 	}
 	s := c.State
 	if _, _, err := c.Check(trust.Metadata{Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets, Manifest: raw}); err != nil {
-		return distrust(url, err)
-	}
-	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
-}
-
-// distrust says which repository a refusal is of; other errors say so themselves.
-func distrust(url string, err error) error {
-	if errors.As(err, new(*trust.Error)) {
 		return fmt.Errorf("cannot trust %s: %w", url, err)
 	}
-	return err
+	return state.WriteFile(filepath.Join(dir, name), raw, 0o644)
 }
 
 func (c *client) store() error {

@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -88,19 +86,9 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 // verified on the way.
 func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
-	pin, err := t.Pin()
-	if err != nil {
-		return nil, nil, refused("%w", err)
-	}
-	var swapper trust.State
-	if err := tree.Trust(state.RoleSwap, t.Name, &swapper); err != nil {
-		return nil, nil, err
-	}
-	client := trust.Client{Pin: pin, State: trust.State{Pin: swapper.Pin, Roots: swapper.Roots}, Clock: time.Now(), Built: trust.Built()}
-	good, _, err := client.Collect(getter(ctx, repo))
-	if errors.As(err, new(*trust.Error)) {
-		err = refused("cannot trust %s: %w", repo.name(), err)
-	}
+	good, _, err := trust.Verifier{Tree: tree, Target: t.Name, Pin: t.Pin, ReadOnly: true,
+		Terms: trust.Terms{Product: t.Trust.Product, Platform: manifest.Host()},
+		From:  repo.name()}.Collect(getter(ctx, repo))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -33,23 +33,14 @@ func getter(ctx context.Context, repo repository) trust.Get {
 	}
 }
 
-// asRepository returns the source as a repository.
-func asRepository(src source, t *target.Target) (repository, error) {
-	repo, ok := src.(repository)
-	if !ok {
-		return nil, refused("cannot use this source of %s: nothing but signed metadata vouches for its releases (trust.mode = %q), "+
-			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
-	}
-	return repo, nil
-}
-
 // signed reads what a signed repository offers this machine. It starts from this
 // role's own State, with the roots that the swapper knows, and stores the State
 // that comes back if keep is set.
 func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
-	repo, err := asRepository(src, t)
-	if err != nil {
-		return nil, err
+	repo, ok := src.(repository)
+	if !ok {
+		return nil, refused("cannot use this source of %s: nothing but signed metadata vouches for its releases (trust.mode = %q), "+
+			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, f.limits.manifest, fmt.Errorf("it took longer than %v", f.limits.manifest))
 	defer cancel()

@@ -88,11 +88,10 @@ func (r *signedDir) holds(pin string) error {
 
 // follow reads what the timestamp leads to.
 func (r *signedDir) follow() error {
-	roots := r.now.Roots
-	var err error
-	r.now, err = trust.Unverified(filesOf(r.path))
-	r.now.Roots = roots
-	if r.now.Timestamp == nil && errors.Is(err, fs.ErrNotExist) {
+	b, err := trust.Unverified(filesOf(r.path))
+	b.Roots = r.now.Roots
+	r.now = b
+	if b.Timestamp == nil && errors.Is(err, fs.ErrNotExist) {
 		return r.neverPublished()
 	}
 	if err != nil {

@@ -40,6 +40,9 @@ type walk struct {
 
 // start verifies the pin and the roots of the State.
 func (c Client) start() (*walk, error) {
+	if digest := manifest.Digest(c.Pin); c.State.Pin != digest {
+		c.State = State{Pin: digest}
+	}
 	w := &walk{state: c.State}
 	d, err := read(RoleRoot, c.Pin)
 	if err != nil {
@@ -49,11 +52,6 @@ func (c Client) start() (*walk, error) {
 		return nil, w.explain(d, err)
 	}
 	w.set.RefTime = c.now()
-	digest := manifest.Digest(c.Pin)
-	if w.state.Pin != digest {
-		w.state = State{Pin: digest}
-		w.set.RefTime = Client{Clock: c.Clock, Built: c.Built}.now()
-	}
 	known := w.state.Roots
 	w.state.Roots = nil
 	if err := w.roots(Metadata{Roots: known}.source()); err != nil {
@@ -65,14 +63,10 @@ func (c Client) start() (*walk, error) {
 
 func (w *walk) roots(from source) error {
 	for {
-		raw, err := from(RoleRoot, w.set.Root.Signed.Version+1)
+		raw, d, err := from.read(RoleRoot, w.set.Root.Signed.Version+1)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		d, err := read(RoleRoot, raw)
 		if err != nil {
 			return err
 		}
@@ -95,11 +89,7 @@ func (w *walk) timestamp(from source) error {
 	if _, err := read(RoleTimestamp, w.state.Timestamp); err == nil {
 		w.set.UpdateTimestamp(w.state.Timestamp)
 	}
-	raw, err := from(RoleTimestamp, 0)
-	if err != nil {
-		return err
-	}
-	d, err := read(RoleTimestamp, raw)
+	raw, d, err := from.read(RoleTimestamp, 0)
 	if err != nil {
 		return err
 	}
@@ -138,11 +128,7 @@ func (w *walk) storedOr(from source, r Role, version int64, doc *[]byte, accept 
 	if _, err := read(r, *doc); err == nil && accept(*doc, true) == nil {
 		return nil
 	}
-	raw, err := from(r, version)
-	if err != nil {
-		return err
-	}
-	d, err := read(r, raw)
+	raw, d, err := from.read(r, version)
 	if err != nil {
 		return err
 	}

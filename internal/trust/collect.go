@@ -12,11 +12,10 @@ import (
 // fs.ErrNotExist if the repository does not have it: the roots end so.
 type Get func(file string, most int64) ([]byte, error)
 
-// Collect follows the client's workflow of the specification (5.3 to 5.7) and
-// returns the release that the repository vouches for. Each document is verified
-// before the next one is asked for, so nothing is downloaded that an unverified
-// document names. What the State holds already is not asked for: with the timestamp
-// that it has, only that and the root after its last one are.
+// Collect follows the client's workflow of the specification (5.3 to 5.7) and returns
+// the release that the repository vouches for. It verifies each document before it
+// asks for what that names, and does not ask for what the State has: if the timestamp
+// is the same, it asks for that and the next root alone.
 //
 // The error is an [*Error], or that of get. The State to store comes back beside an
 // error, too. It holds what was verified up to there: a root that revokes a key
@@ -103,6 +102,13 @@ func Unverified(get Get) (b Metadata, err error) {
 // source is where a walk has metadata from. The version is that of the document
 // that was verified before; 0 for the timestamp, which none names.
 type source func(r Role, version int64) ([]byte, error)
+
+func (from source) read(r Role, version int64) (raw []byte, d document, err error) {
+	if raw, err = from(r, version); err == nil {
+		d, err = read(r, raw)
+	}
+	return raw, d, err
+}
 
 // source bounds what one walk collects by what can be handed on.
 func (get Get) source() source {

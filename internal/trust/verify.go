@@ -15,7 +15,7 @@ type Verifier struct {
 	Tree     state.Tree
 	Target   string                 // its name
 	Pin      func() ([]byte, error) // reads the pinned root
-	Role     state.Role             // whose State counts
+	Role     state.Role             // whose State counts; "": no State, but the swapper's roots
 	ReadOnly bool                   // do not store the State; each role may store only its own
 	Terms    Terms                  // its Floor is read from Tree
 	From     string                 // where the release is from, for messages
@@ -57,12 +57,15 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 }
 
 func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, State, error) {
-	c := Client{Clock: time.Now(), Built: Built()}
-	var err error
-	if c.Pin, err = v.Pin(); err != nil {
+	pin, err := v.Pin()
+	if err != nil {
 		return nil, State{}, state.Fail(state.ResultRefused, "%w", err)
 	}
-	if err := v.Tree.Trust(v.Role, v.Target, &c.State); err != nil {
+	c := Client{Pin: pin, Clock: time.Now(), Built: Built()}
+	if v.Role != "" {
+		err = v.Tree.Trust(v.Role, v.Target, &c.State)
+	}
+	if err != nil {
 		return nil, State{}, err
 	}
 	r, s, err := check(c)
