@@ -1,27 +1,25 @@
-// Conformance is the client that TUF's conformance suite runs, over the fetcher's
-// downloads and internal/trust: https://github.com/theupdateframework/tuf-conformance,
-// whose CLIENT-CLI.md is the command line. It is built by "make conformance-client"
-// and belongs to no package.
+// Conformance is the client that TUF's conformance suite runs:
+// https://github.com/theupdateframework/tuf-conformance. It downloads as the fetcher
+// does and verifies with internal/trust. The suite's CLIENT-CLI.md describes the
+// command line. "make conformance-client" builds it; no package contains it.
 //
-// What is trusted stands in the metadata directory: root.json, timestamp.json,
-// snapshot.json and targets.json, the bytes as they came. The root there is the pin
-// of the next run; a failed one ends with status 1 and leaves what was verified.
-// No other time than date(1)'s is known: the suite's faketime changes what a
-// program hears from libc, and a static Go program does not ask that. For the same
-// reason the last time seen, which machines keep, is not kept here.
+// The metadata directory holds what is trusted: root.json, timestamp.json,
+// snapshot.json and targets.json, with the bytes that were downloaded. The root there
+// is the pin of the next run. A failed run ends with status 1 and stores what was
+// verified before the failure. The time is that of date(1): the suite's faketime
+// replaces libc's clock, which a static Go program does not use. For the same reason
+// this client does not store the last time seen, which machines do.
 //
-// A machine updates from repositories of one profile, and this client shows nothing
-// that no machine does. So these of the suite's cases must fail:
+// A machine updates from repositories of one profile, and this client does nothing
+// that machines do not. So these of the suite's cases must fail:
 //
 //   - Delegations, and with them target paths, path patterns and quoting of roles'
-//     names: there are none but the four top-level roles.
-//   - Downloads of anything but client-manifest.json, which must be a manifest, by
-//     the prefix of its sha256. Archives are bound by the manifest, not by TUF.
+//     names: only the four top-level roles are supported.
+//   - Downloads of other files than client-manifest.json, which must be a manifest,
+//     named with its sha256. The manifest vouches for archives, not TUF.
 //   - Repositories without consistent_snapshot: every name but timestamp.json has
 //     its version or digest.
-//   - Counts of requests: the fetcher brings the metadata before anything of it is
-//     verified, all of it and each time.
-//   - Artifacts that are there already: they come again.
+//   - Artifacts that were downloaded before: this client downloads them again.
 package main
 
 import (
@@ -85,7 +83,7 @@ func run(ctx context.Context) error {
 	return errors.New(usage)
 }
 
-// client is what it knows, in dir.
+// client is a TUF client whose trusted metadata is in dir.
 type client struct {
 	dir string
 	trust.Client
@@ -121,22 +119,26 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 	if err != nil {
 		return err
 	}
-	found, failed := repo.Metadata(ctx, c.Pin, c.State)
-	if c.State, err = c.Refresh(found); err != nil && failed == nil {
-		failed = fmt.Errorf("cannot trust %s: %w", url, err)
+	c.State, err = c.Refresh(repo.Get(ctx))
+	if errors.As(err, new(*trust.Error)) { // other errors name the address themselves
+		err = fmt.Errorf("cannot trust %s: %w", url, err)
 	}
-	return errors.Join(failed, c.store())
+	return errors.Join(err, c.store())
 }
 
 func (c *client) download(ctx context.Context, name, url, dir string) error {
 	if name != manifest.FileName {
 		return fmt.Errorf("cannot download %s: %s is the only target of a repository", name, manifest.FileName)
 	}
+	file, most, err := trust.Next(trust.RoleTargets, c.State.Targets)
+	if err != nil {
+		return fmt.Errorf("cannot trust %s: %w", url, err)
+	}
 	repo, err := fetch.NewRepository(url)
 	if err != nil {
 		return err
 	}
-	raw, err := repo.Manifest(ctx, c.State.Targets)
+	raw, err := repo.Get(ctx)(file, most)
 	if err != nil {
 		return err
 	}
@@ -176,7 +178,7 @@ func (c *client) write(r trust.Role, b []byte) error {
 	return durable.WriteFile(c.file(r), b, 0o644)
 }
 
-// date is the time by date(1).
+// date returns the time by date(1).
 func date() (time.Time, error) {
 	out, err := exec.Command("date", "+%s").Output()
 	if err != nil {

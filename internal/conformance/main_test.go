@@ -29,8 +29,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			repo := trusttest.New(t, &manifest.Manifest{Schema: 1, Product: "agent", Version: "v1", Sequence: 1,
-				Platforms: map[string]manifest.Platform{"linux-amd64": {File: "a", SHA256: manifest.Digest(nil), Size: 1}}})
+			repo := newRepo(t)
 			s := &site{repo: repo, first: repo.Kept()}
 			s.files = s.first
 			server := httptest.NewServer(s)

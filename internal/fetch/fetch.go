@@ -268,9 +268,7 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 		if f, ok := errors.AsType[*state.Failure](end); ok {
 			a.Result = f.Result
 		}
-		if e, ok := errors.AsType[*trust.Error](end); ok {
-			a.Expired = e.Expired
-		}
+		a.Expired = trust.Expired(end)
 		if l, ok := errors.AsType[*rateLimit](end); ok {
 			a.RetryAfter = l.until
 		}

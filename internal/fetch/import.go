@@ -79,22 +79,18 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 	return b, err
 }
 
-// readRepository reads a signed repository, and trusts nothing of it.
+// readRepository reads a signed repository, from the roots that the swapper knows
+// on. All that the fetcher will read is copied, whatever is known of it, and is
+// verified on the way.
 func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
-	_, pin, err := pinned(repo, t)
+	good, _, err := trust.Verifier{Tree: tree, Target: t.Name, Pin: t.Pin, ReadOnly: true,
+		Terms: trust.Terms{Product: t.Trust.Product, Platform: manifest.Host()},
+		From:  repo.name()}.Collect(getter(ctx, repo))
 	if err != nil {
 		return nil, nil, err
 	}
-	var root trust.State
-	if err := tree.Trust(state.RoleSwap, t.Name, &root); err != nil {
-		return nil, nil, err
-	}
-	found, err := gather(ctx, repo, pin, root)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := chosen(found.Manifest, repo.name(), "")
+	r, err := chosen(good.Raw, repo.name(), "")
 	return r, repo.files, err
 }
 

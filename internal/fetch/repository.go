@@ -8,11 +8,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Repository is a signed repository on a web server, for whom it is no target's:
-// the client for TUF's conformance suite.
+// Repository is a signed repository on a web server that belongs to no target. The
+// client for TUF's conformance suite uses it.
 type Repository struct{ web *web }
 
-// NewRepository takes the address of the directory that the files are in.
+// NewRepository returns the repository at the address of a directory.
 func NewRepository(address string) (*Repository, error) {
 	w, err := newWeb(&target.Target{
 		Name:   "the repository",
@@ -22,18 +22,12 @@ func NewRepository(address string) (*Repository, error) {
 	return &Repository{w}, err
 }
 
-// Metadata is what the fetcher would bring for a client that has this pin and this
-// state, but for the manifest. Nothing of it is verified; beside an error it is
-// what was there.
-func (r *Repository) Metadata(ctx context.Context, pin []byte, known trust.State) (trust.Metadata, error) {
-	ctx, cancel := r.web.brief(ctx)
-	defer cancel()
-	return metadata(ctx, r.web, pin, known)
-}
-
-// Manifest is the one that the targets name, not verified either.
-func (r *Repository) Manifest(ctx context.Context, targets []byte) ([]byte, error) {
-	ctx, cancel := r.web.brief(ctx)
-	defer cancel()
-	return after(ctx, r.web, trust.RoleTargets, targets)
+// Get returns what reads the repository's files; each in the time that the fetcher
+// has for all of them.
+func (r *Repository) Get(ctx context.Context) trust.Get {
+	return func(file string, most int64) ([]byte, error) {
+		ctx, cancel := r.web.brief(ctx)
+		defer cancel()
+		return getter(ctx, r.web)(file, most)
+	}
 }

@@ -64,8 +64,8 @@ func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
 
 func (w *web) name() string { return show(w.url) }
 
-// beside reads a file of a signed repository. The last that is read is the
-// manifest, whose place is the base of the archive's address.
+// beside reads a file of a signed repository. The place of the last one is the base
+// of the archive's address, because all of them are published side by side.
 func (w *web) beside(ctx context.Context, file string, most int64) ([]byte, error) {
 	u, err := w.url.Parse(file)
 	if err != nil {

@@ -108,21 +108,42 @@ func TestSigned(t *testing.T) {
 	if got, want := m.asks(), "2.root.json timestamp.json 1.snapshot.json 1.targets.json "+manifestOf(release1())+" agent.tar.gz"; got != want {
 		t.Errorf("asked for %s\nwant      %s", got, want)
 	}
+	// The same timestamp again ends the walk: two requests instead of five.
+	check := func(want string) {
+		t.Helper()
+		if a := b.run(t, b.order(state.VerbCheck, "v2")); a.Result != state.ResultCurrent {
+			t.Errorf("%+v", a)
+		}
+		if got := m.asks(); got != want {
+			t.Errorf("asked for %s\nwant      %s", got, want)
+		}
+	}
+	check("2.root.json timestamp.json")
+	apply(0)
+	if got, want := m.asks(), "2.root.json timestamp.json agent.tar.gz"; got != want {
+		t.Errorf("asked for %s\nwant      %s", got, want)
+	}
 	o := b.status(t).Offer
 	if o.Unsigned || len(o.Signed) != 4 || o.Signed[1].Role != "timestamp" || o.Signed[1].Version != 1 || time.Until(o.Signed[1].Expires) < 6*24*time.Hour {
 		t.Errorf("on offer is %+v", o)
 	}
-	// What follows is asked for from where root is, whatever was seen here.
+	// The new timestamp has another snapshot, the manifest stays.
+	repo.Refresh()
+	check("2.root.json timestamp.json 2.snapshot.json")
+	// All roots are handed on, also those that were collected before.
 	repo.Rotate()
 	repo.Rotate()
 	apply(2)
+	m.asks()
+	check("4.root.json timestamp.json")
+	apply(2)
 	b.rootKnows(t, repo)
 	repo.Rotate()
-	apply(1)
+	apply(3)
 	m.asks()
 	// A lost state of its own begins with what root knows.
 	must(t, os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "trust.json")))
-	apply(1)
+	apply(3)
 	if got := m.asks(); !strings.HasPrefix(got, "4.root.json 5.root.json timestamp.json ") {
 		t.Errorf("asked for %s", got)
 	}
@@ -217,7 +238,7 @@ func TestExpiredHeals(t *testing.T) {
 		return b.run(t, o)
 	}
 	for n := range 5 {
-		if a := scheduled(n); !a.Expired || !strings.Contains(a.Reason, "(hint: its publisher has to sign anew; the next check will see it)") {
+		if a := scheduled(n); !a.Expired || !strings.Contains(a.Reason, "(hint: its publisher must sign it again; the next check will notice)") {
 			t.Fatalf("%+v", a)
 		}
 	}

@@ -20,9 +20,10 @@ import (
 
 type rootMetadata = metadata.Metadata[metadata.RootType]
 
-// signedDir is the signed part of a directory, as its files are. Only the roots
-// are checked when it is read, because holders sign what follows them; the rest is
-// checked as machines do it before it is published (check).
+// signedDir is the signed part of a directory. Only the roots are verified when it is
+// read, because the next documents are built on them; the rest may have expired or be
+// signed by a key that was replaced. What is published is first verified as machines
+// do it (check).
 type signedDir struct {
 	path string
 	root *rootMetadata
@@ -35,9 +36,9 @@ type signedDir struct {
 
 func rootFile(version int64) string { return fmt.Sprintf("%d.root.json", version) }
 
-// readSigned reads the signed part, and nil where there is none. It changes
-// nothing and takes no lock: a publication replaces files one by one, in an order
-// that a reader can follow at any moment.
+// readSigned reads the signed part; nil if there is none. It changes nothing and
+// takes no lock: a publication replaces files one by one, in an order that a reader
+// can follow at any moment.
 func readSigned(path string) (*signedDir, error) {
 	r, err := readRoots(path)
 	if err == nil && r != nil {
@@ -47,33 +48,21 @@ func readSigned(path string) (*signedDir, error) {
 }
 
 // readRoots reads the roots alone, which is all that their holders need.
-func readRoots(path string) (*signedDir, error) {
-	r := &signedDir{path: path}
-	for version := int64(1); ; version++ {
-		b, err := os.ReadFile(filepath.Join(path, rootFile(version)))
-		if errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		var root *rootMetadata
-		if err == nil {
-			root, err = parseRoot(b)
-		}
-		if err == nil {
-			err = succeeds(root, r.root)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", rootFile(version), plain(err))
-		}
-		r.root = root
-		r.now.Roots = append(r.now.Roots, b)
-	}
-	if r.root == nil {
+func readRoots(path string) (r *signedDir, err error) {
+	r = &signedDir{path: path}
+	if r.now.Roots, err = trust.Roots(filesOf(path)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil {
+		r.root, err = metadata.Root().FromBytes(r.now.Roots[len(r.now.Roots)-1])
+	}
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
 }
 
-// parseRoot looks at the form first, which go-tuf takes for granted.
+// parseRoot checks the form first, which go-tuf takes for granted.
 func parseRoot(b []byte) (*rootMetadata, error) {
 	if _, _, err := trust.Next(trust.RoleRoot, b); err != nil {
 		return nil, err
@@ -81,27 +70,8 @@ func parseRoot(b []byte) (*rootMetadata, error) {
 	return metadata.Root().FromBytes(b)
 }
 
-// succeeds refuses a root that no machine would take after last. A planted one
-// would otherwise be what the holders of the real keys build the next one on.
-func succeeds(root, last *rootMetadata) error {
-	want := int64(1)
-	if last != nil {
-		want = last.Signed.Version + 1
-		if last.VerifyDelegate(metadata.ROOT, root) != nil {
-			return errors.New("not enough keys of the root before it have signed it")
-		}
-	}
-	switch {
-	case root.Signed.Version != want:
-		return fmt.Errorf("it is v%d", root.Signed.Version)
-	case root.VerifyDelegate(metadata.ROOT, root) != nil:
-		return errors.New("not enough of its own keys have signed it")
-	}
-	return nil
-}
-
-// holds refuses roots that do not come from the pin. They all follow one another,
-// so it is enough that the pin is one of them.
+// holds returns an error if the roots do not follow from the pin. They follow one
+// another, so it is enough that the pin is one of them.
 func (r *signedDir) holds(pin string) error {
 	if pin == "" {
 		return nil
@@ -117,24 +87,17 @@ func (r *signedDir) holds(pin string) error {
 }
 
 // follow reads what the timestamp leads to.
-func (r *signedDir) follow() (err error) {
-	r.now.Timestamp, err = os.ReadFile(filepath.Join(r.path, trust.TimestampFile))
-	if errors.Is(err, fs.ErrNotExist) {
+func (r *signedDir) follow() error {
+	b, err := trust.Unverified(filesOf(r.path))
+	b.Roots = r.now.Roots
+	r.now = b
+	if b.Timestamp == nil && errors.Is(err, fs.ErrNotExist) {
 		return r.neverPublished()
 	}
 	if err != nil {
 		return err
 	}
-	if r.now.Snapshot, err = r.readNamed(trust.RoleTimestamp, r.now.Timestamp); err != nil {
-		return err
-	}
-	if r.now.Targets, err = r.readNamed(trust.RoleSnapshot, r.now.Snapshot); err != nil {
-		return err
-	}
-	if r.now.Manifest, err = r.readNamed(trust.RoleTargets, r.now.Targets); err != nil {
-		return err
-	}
-	// readNamed has looked at the form of each, which go-tuf takes for granted.
+	// go-tuf takes the form for granted, which Unverified has checked.
 	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
 		return err
 	}
@@ -145,28 +108,15 @@ func (r *signedDir) follow() (err error) {
 	return err
 }
 
-// readNamed reads the file that metadata of this role names.
-func (r *signedDir) readNamed(role trust.Role, of []byte) ([]byte, error) {
-	name, _, err := trust.Next(role, of)
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(filepath.Join(r.path, name))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, plain(err))
-	}
-	return b, nil
-}
-
 var (
 	versioned = regexp.MustCompile(`^([0-9]{1,19})\.(targets|snapshot)\.json$`)
 	hashed    = regexp.MustCompile(`^[0-9a-f]{64}\.client-manifest\.json$`)
 )
 
-// neverPublished refuses a directory whose timestamp was lost. To begin again at
-// version 1 is what machines refuse that have seen more, and all that leads back to
-// them would be discarded. A first publication that was killed leaves files of
-// version 1, and its manifest under its digest only.
+// neverPublished returns an error if the directory once had a timestamp and lost it.
+// Machines that have seen a later version would refuse version 1, and the files that
+// show the lost version would be discarded. A first publication that was killed
+// leaves files of version 1, and its manifest under its digest alone.
 func (r *signedDir) neverPublished() error {
 	entries, err := os.ReadDir(r.path)
 	if err != nil {
@@ -192,12 +142,12 @@ func (r *signedDir) neverPublished() error {
 	return nil
 }
 
-// check asks the client's side whether a machine accepts the bundle, one that has
-// seen what is published now, if that was good.
+// check returns an error if a machine would refuse the metadata after what is
+// published now. What is published now counts only if it is valid itself.
 func (r *signedDir) check(b trust.Metadata, now time.Time) error {
 	b.Roots = r.now.Roots
 	c := trust.Client{Pin: r.now.Roots[0]}
-	// By a clock that stands still nothing has expired.
+	// The zero Clock: nothing has expired.
 	if _, state, err := c.Check(r.now); err == nil {
 		c.State = state
 		c.State.Seen = time.Time{}

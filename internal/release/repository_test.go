@@ -235,7 +235,7 @@ func TestInterrupted(t *testing.T) {
 			}
 			b, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
 			s.must(err)
-			if r, _, err := (trust.Client{Pin: b, Clock: s.now}).Check(gather(s.dir, b)); err != nil || r.Manifest.Version != want {
+			if r, _, err := (trust.Client{Pin: b, Clock: s.now}).Collect(filesOf(s.dir)); err != nil || r.Manifest.Version != want {
 				t.Errorf("a machine sees %+v, %v", r, err)
 			}
 			plain, err := readManifest(filepath.Join(s.dir, manifest.FileName))

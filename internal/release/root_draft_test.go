@@ -140,10 +140,10 @@ func TestPlantedRoot(t *testing.T) {
 	s.must(os.Remove(filepath.Join(s.dir, draftFile)))
 	s.must(os.WriteFile(filepath.Join(s.dir, "2.root.json"), text, 0o644))
 	_, err := Rotate(RootRequest{Dir: s.dir, Keys: s.root, Now: s.now})
-	s.refused(err, "2.root.json: not enough keys of the root before it have signed it")
+	s.refused(err, "root v2: too few valid signatures of the keys that a root names for it")
 	s.must(os.WriteFile(filepath.Join(s.dir, "2.root.json"), []byte(s.files()["1.root.json"]), 0o644))
 	_, err = Rotate(RootRequest{Dir: s.dir, Keys: s.root, Now: s.now})
-	s.refused(err, "2.root.json: it is v1")
+	s.refused(err, "root v1: it does not follow root v1")
 }
 
 // A stranger makes the directory's first root anew, around the holder's keys and

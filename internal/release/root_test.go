@@ -30,7 +30,7 @@ func TestStolenOnlineKey(t *testing.T) {
 	e.Close()
 	machine, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
 	s.must(err)
-	_, state, err := trust.Client{Pin: machine, Clock: s.now}.Check(gather(s.dir, machine))
+	_, state, err := trust.Client{Pin: machine, Clock: s.now}.Collect(filesOf(s.dir))
 	s.must(err)
 	_, err = Refresh(s.dir, s.keys, s.now)
 	s.refused(err, "no machine would accept it: timestamp v1: it is older than timestamp v9223372036854775807")
@@ -44,7 +44,7 @@ func TestStolenOnlineKey(t *testing.T) {
 	_, err = Refresh(s.dir, s.keys, s.now)
 	s.must(err)
 	s.verify("v1")
-	if _, _, err := (trust.Client{Pin: machine, State: state, Clock: s.now}).Check(gather(s.dir, machine)); err != nil {
+	if _, _, err := (trust.Client{Pin: machine, State: state, Clock: s.now}).Collect(filesOf(s.dir)); err != nil {
 		t.Error(err)
 	}
 }

@@ -16,9 +16,9 @@ type Verified struct {
 	Files   int // archives and deltas that are there and match
 }
 
-// Verify does what a machine does that has seen nothing but the pin: the path of
-// a root, "" for the directory's first. Archives and deltas that are named by a
-// URL are not looked at.
+// Verify verifies the directory as a machine does that knows the pin alone: pin is
+// the path of a root, "" for the directory's first. It ignores archives and deltas
+// that are named by a URL.
 func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	fail := func(err error) (*Verified, error) {
 		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))
@@ -30,7 +30,7 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w (hint: --root FILE is the root to start from)", pin, plain(err))
 	}
-	release, _, err := trust.Client{Pin: root, Clock: now}.Check(gather(dir, root))
+	release, _, err := trust.Client{Pin: root, Clock: now}.Collect(filesOf(dir))
 	if err != nil {
 		return fail(err)
 	}
@@ -65,30 +65,13 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	return v, nil
 }
 
-// gather asks the directory for one file after the other, as the fetcher asks a
-// server. What is not there is for the check to miss.
-func gather(dir string, root []byte) trust.Metadata {
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+// filesOf reads the files of a repository that is a directory.
+func filesOf(dir string) trust.Get {
+	return func(file string, _ int64) ([]byte, error) {
+		b, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {
-			return nil
+			err = fmt.Errorf("%s: %w", file, plain(err))
 		}
-		return b
+		return b, err
 	}
-	after := func(role trust.Role, of []byte) []byte {
-		name, _, err := trust.Next(role, of)
-		if err != nil {
-			return nil
-		}
-		return read(name)
-	}
-	var b trust.Metadata
-	for next := after(trust.RoleRoot, root); next != nil && len(b.Roots) <= trust.MaxRotations; next = after(trust.RoleRoot, next) {
-		b.Roots = append(b.Roots, next)
-	}
-	b.Timestamp = read(trust.TimestampFile)
-	b.Snapshot = after(trust.RoleTimestamp, b.Timestamp)
-	b.Targets = after(trust.RoleSnapshot, b.Snapshot)
-	b.Manifest = after(trust.RoleTargets, b.Targets)
-	return b
 }

@@ -12,8 +12,8 @@ import (
 // roots of several bundles add up.
 const maxTrust = 32 << 20
 
-// trustFile is trust.json. What stands in it is internal/trust's affair: this
-// package would bring that one's dependencies into every program.
+// trustFile is trust.json. internal/trust owns the format of its content: with an
+// import of it, every program would link its dependencies.
 type trustFile struct {
 	Format int             `json:"format"`
 	Trust  json.RawMessage `json:"trust"`
@@ -23,9 +23,9 @@ func (t Tree) trust(r Role, target string) string {
 	return filepath.Join(t.Dir(r, target), "trust.json")
 }
 
-// Trust reads what a role remembers of a repository's metadata into v, which stays
-// as it is where that is nothing. What is damaged is nothing, too: it costs the
-// protection against older metadata, and must not cost the updates.
+// Trust unmarshals a role's stored metadata into v. A missing or damaged file leaves
+// v unchanged and is not an error: it weakens protection against older metadata but
+// must not stop updates.
 func (t Tree) Trust(r Role, target string, v any) error {
 	var f trustFile
 	err := t.readLarge(t.trust(r, target), maxTrust, &f)
@@ -39,7 +39,7 @@ func (t Tree) Trust(r Role, target string, v any) error {
 	return nil
 }
 
-// SetTrust keeps it durably, for everybody to read.
+// SetTrust stores v durably as a role's metadata. All users may read the file.
 func (t Tree) SetTrust(r Role, target string, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
 // Swap takes what the verifier, or the operator's wish to go back, has left for
@@ -29,7 +30,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 		return err // no attempt was there to be recorded
 	}
 	if err != nil {
-		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), expired(err)
+		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), trust.Expired(err)
 	}
 	if j, jerr := s.Tree.Journal(name); jerr != nil || j != nil {
 		return errors.Join(err, jerr) // a trial is open: its verdict will be recorded

@@ -215,7 +215,7 @@ func TestTUF(t *testing.T) {
 		p.env = nil
 		c.show(p)
 		pid, since := c.mainPID(), c.cursor()
-		c.apply(6, "timestamp v", ": expired on ", "(hint: its publisher has to sign anew; the next check will see it)")
+		c.apply(6, "timestamp v", ": expired on ", "(hint: its publisher must sign it again; the next check will notice)")
 		c.assertUntouched(since)
 		for range 2 { // scheduled runs do not back off
 			if r := c.run("systemctl", "start", "machinemon-fetch@testd.service"); r.Code == 0 {

@@ -10,8 +10,8 @@ import (
 // seconds since 1970. It is the same in every build of a version.
 var built string
 
-// Built is when this program was built, for [Client]. Without the linker's word
-// that is not known, and the clock and what was seen before count alone.
+// Built returns when this program was built, for [Client]; the zero time if the
+// linker did not set it.
 var Built = sync.OnceValue(func() time.Time { return parseBuilt(built) })
 
 func parseBuilt(s string) time.Time {

@@ -3,6 +3,7 @@ package trust
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -12,54 +13,36 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// Check follows the client's workflow of the specification (5.3 to 5.7) over the
-// bundle and returns the release that the repository vouches for, or an [*Error].
-//
-// The State to store comes back in both cases. It holds what was verified, as far
-// as that went: a root that revokes a key counts even if the rest of the bundle is
-// refused, and a timestamp, once seen, bars older ones. Nothing that failed a
-// check is ever in it.
-func (c Client) Check(b Metadata) (*Release, State, error) {
-	w, err := c.follow(b)
-	if err != nil {
-		return nil, w.state, err
-	}
-	r, err := w.release(b.Manifest)
-	return r, w.state, err
-}
-
-// Refresh is Check of a repository's metadata alone, whatever it names.
-func (c Client) Refresh(b Metadata) (State, error) {
-	w, err := c.follow(b)
-	return w.state, err
-}
-
-// follow goes as far as the metadata leads.
-func (c Client) follow(b Metadata) (*walk, error) {
+// follow verifies the metadata of all four roles. Beside an error the walk has the
+// State up to there.
+func (c Client) follow(from source) (*walk, error) {
 	w, err := c.start()
 	if err != nil {
 		return &walk{state: c.State}, err
 	}
-	for _, step := range []func(Metadata) error{w.roots, w.timestamp, w.snapshot, w.targets} {
-		if err := step(b); err != nil {
+	for _, step := range []func(source) error{w.roots, w.timestamp, w.snapshot, w.targets} {
+		if err := step(from); err != nil {
 			return w, err
 		}
 	}
-	// All of it was good at a time that is not before the clock: see now.
+	// None of it had expired at a time that is not before the clock: see now.
 	if c.Clock.After(w.state.Seen) {
 		w.state.Seen = c.Clock.UTC()
 	}
 	return w, nil
 }
 
-// walk is one pass through the workflow.
+// walk is one pass through the workflow of the specification.
 type walk struct {
 	set   *trustedmetadata.TrustedMetadata
 	state State
 }
 
-// start goes from the pin to the last root that the State knows.
+// start verifies the pin and the roots of the State.
 func (c Client) start() (*walk, error) {
+	if digest := manifest.Digest(c.Pin); c.State.Pin != digest {
+		c.State = State{Pin: digest}
+	}
 	w := &walk{state: c.State}
 	d, err := read(RoleRoot, c.Pin)
 	if err != nil {
@@ -69,28 +52,23 @@ func (c Client) start() (*walk, error) {
 		return nil, w.explain(d, err)
 	}
 	w.set.RefTime = c.now()
-	digest := manifest.Digest(c.Pin)
-	if w.state.Pin != digest {
-		w.state = State{Pin: digest}
-		w.set.RefTime = Client{Clock: c.Clock, Built: c.Built}.now()
-	}
 	known := w.state.Roots
 	w.state.Roots = nil
-	if err := w.roots(Metadata{Roots: known}); err != nil {
-		// A State that does not hold is no State.
+	if err := w.roots(Metadata{Roots: known}.source()); err != nil {
+		// The stored State is damaged: begin at the pin.
 		return Client{Pin: c.Pin, Clock: c.Clock, Built: c.Built}.start()
 	}
 	return w, nil
 }
 
-func (w *walk) roots(b Metadata) error {
-	for _, raw := range b.Roots {
-		d, err := read(RoleRoot, raw)
+func (w *walk) roots(from source) error {
+	for {
+		raw, d, err := from.read(RoleRoot, w.set.Root.Signed.Version+1)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
-		}
-		if d.Version <= w.set.Root.Signed.Version {
-			continue
 		}
 		if len(w.state.Roots) == MaxRotations {
 			return d.refuse("more than %d roots follow the pinned one (hint: pin a newer root)", MaxRotations)
@@ -100,68 +78,73 @@ func (w *walk) roots(b Metadata) error {
 		}
 		w.state.Roots = append(w.state.Roots, raw) // never the caller's: start made it empty
 	}
-	return nil
 }
 
-func (w *walk) timestamp(b Metadata) error {
+func (w *walk) timestamp(from source) error {
 	if root := w.set.Root.Signed; root.IsExpired(w.set.RefTime) {
-		return w.explain(document{Signed: Signed{RoleRoot, root.Version, root.Expires}}, &metadata.ErrExpiredMetadata{})
+		return w.expired(Signed{RoleRoot, root.Version, root.Expires})
 	}
-	// What was trusted before bars older ones; that it expired or was signed by a
-	// key that a root has revoked since is no reason to stop.
+	// The stored timestamp bars older ones. It is no error if it has expired or if a
+	// root has revoked its key since.
 	if _, err := read(RoleTimestamp, w.state.Timestamp); err == nil {
 		w.set.UpdateTimestamp(w.state.Timestamp)
 	}
-	d, err := read(RoleTimestamp, b.Timestamp)
+	raw, d, err := from.read(RoleTimestamp, 0)
 	if err != nil {
 		return err
 	}
-	_, err = w.set.UpdateTimestamp(b.Timestamp)
-	switch {
-	case errors.Is(err, &metadata.ErrEqualVersionNumber{}):
-		return nil // the known one counts, whatever this one says
-	case err != nil:
-		return w.explain(d, err)
-	}
-	w.state.Timestamp = b.Timestamp
-	return nil
-}
-
-func (w *walk) snapshot(b Metadata) error {
-	if _, err := read(RoleSnapshot, w.state.Snapshot); err == nil {
-		if _, err := w.set.UpdateSnapshot(w.state.Snapshot, true); err == nil {
-			return nil
+	_, err = w.set.UpdateTimestamp(raw)
+	if errors.Is(err, &metadata.ErrEqualVersionNumber{}) { // the stored one counts, even if the content differs
+		if known := w.set.Timestamp.Signed; known.IsExpired(w.set.RefTime) {
+			return w.expired(Signed{RoleTimestamp, known.Version, known.Expires})
 		}
+		return nil
 	}
-	d, err := read(RoleSnapshot, b.Snapshot)
 	if err != nil {
-		return err
-	}
-	if _, err := w.set.UpdateSnapshot(b.Snapshot, false); err != nil {
 		return w.explain(d, err)
 	}
-	w.state.Snapshot = b.Snapshot
+	w.state.Timestamp = raw
 	return nil
 }
 
-func (w *walk) targets(b Metadata) error {
-	if _, err := read(RoleTargets, w.state.Targets); err == nil {
-		if _, err := w.set.UpdateTargets(w.state.Targets); err == nil {
-			return nil
-		}
+func (w *walk) snapshot(from source) error {
+	version := w.set.Timestamp.Signed.Meta["snapshot.json"].Version
+	return w.storedOr(from, RoleSnapshot, version, &w.state.Snapshot, func(raw []byte, stored bool) error {
+		_, err := w.set.UpdateSnapshot(raw, stored)
+		return err
+	})
+}
+
+func (w *walk) targets(from source) error {
+	version := w.set.Snapshot.Signed.Meta["targets.json"].Version
+	return w.storedOr(from, RoleTargets, version, &w.state.Targets, func(raw []byte, _ bool) error {
+		_, err := w.set.UpdateTargets(raw)
+		return err
+	})
+}
+
+// storedOr accepts the stored document of a role, or else the one that from has.
+func (w *walk) storedOr(from source, r Role, version int64, doc *[]byte, accept func(raw []byte, stored bool) error) error {
+	if _, err := read(r, *doc); err == nil && accept(*doc, true) == nil {
+		return nil
 	}
-	d, err := read(RoleTargets, b.Targets)
+	raw, d, err := from.read(r, version)
 	if err != nil {
 		return err
 	}
-	if _, err := w.set.UpdateTargets(b.Targets); err != nil {
+	if err := accept(raw, false); err != nil {
 		return w.explain(d, err)
 	}
-	w.state.Targets = b.Targets
+	*doc = raw
 	return nil
 }
 
-// release holds the manifest against the targets that name it.
+// named is the manifest as the targets describe it; nil if they name none.
+func (w *walk) named() *metadata.TargetFiles {
+	return w.set.Targets[metadata.TARGETS].Signed.Targets[manifest.FileName]
+}
+
+// release compares the manifest with the targets that name it.
 func (w *walk) release(raw []byte) (*Release, error) {
 	var (
 		root      = w.set.Root.Signed
@@ -170,7 +153,7 @@ func (w *walk) release(raw []byte) (*Release, error) {
 		targets   = w.set.Targets[metadata.TARGETS].Signed
 	)
 	d := document{Signed: Signed{RoleTargets, targets.Version, targets.Expires}}
-	file := targets.Targets[manifest.FileName]
+	file := w.named()
 	switch {
 	case file == nil:
 		return nil, d.refuse("it names no %s", manifest.FileName)
@@ -191,7 +174,7 @@ func (w *walk) release(raw []byte) (*Release, error) {
 	}}, nil
 }
 
-// explain makes go-tuf's refusal of d one that a person understands.
+// explain returns go-tuf's refusal of d in plain words.
 func (w *walk) explain(d document, err error) error {
 	e := d.refuse("%s", reason(err))
 	var unsigned *metadata.ErrUnsignedMetadata
@@ -201,7 +184,7 @@ func (w *walk) explain(d document, err error) error {
 		_, counts, _ := strings.Cut(unsigned.Msg, "not enough signatures, ")
 		e.Reason = fmt.Sprintf("too few valid signatures of the keys that a root names for it (%s)", counts)
 	case errors.Is(err, &metadata.ErrExpiredMetadata{}):
-		return w.expired(d)
+		return w.expired(d.Signed)
 	case errors.Is(err, &metadata.ErrBadVersionNumber{}):
 		e.Reason = w.badVersion(d)
 	case errors.Is(err, &metadata.ErrLengthOrHashMismatch{}):
@@ -212,18 +195,12 @@ func (w *walk) explain(d document, err error) error {
 	return e
 }
 
-// expired tells of the document, or of the timestamp before it: go-tuf looks at
-// that once more when there was no newer one.
-func (w *walk) expired(d document) error {
-	s := d.Signed
-	if t := w.set.Timestamp; d.Role == RoleSnapshot && t != nil && t.Signed.IsExpired(w.set.RefTime) {
-		s = Signed{RoleTimestamp, t.Signed.Version, t.Signed.Expires}
-	}
+func (w *walk) expired(s Signed) error {
 	return &Error{Role: s.Role, Version: s.Version, Expired: true,
 		Reason: fmt.Sprintf("expired on %s (it is %s here)", s.Expires.UTC().Format(time.RFC3339), w.set.RefTime.Format(time.RFC3339))}
 }
 
-// badVersion says which version was expected, and who did.
+// badVersion says which version was expected, and by which document.
 func (w *walk) badVersion(d document) string {
 	switch t := w.set.Timestamp; d.Role {
 	case RoleRoot:

@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Encode is the bundle as one role hands it to the next, but for the manifest.
+// Encode returns the metadata as JSON, without the manifest. More than
+// [MaxMetadata] bytes are an error.
 func (b Metadata) Encode() ([]byte, error) {
 	raw, err := json.Marshal(b)
 	if err == nil && len(raw) > MaxMetadata {
@@ -14,7 +15,7 @@ func (b Metadata) Encode() ([]byte, error) {
 	return raw, err
 }
 
-// Decode reads what Encode made, with the manifest that came beside it.
+// Decode reads what Encode made, and adds the manifest.
 func Decode(raw, manifest []byte) (Metadata, error) {
 	var b Metadata
 	if err := json.Unmarshal(raw, &b); err != nil {
@@ -24,8 +25,8 @@ func Decode(raw, manifest []byte) (Metadata, error) {
 	return b, nil
 }
 
-// CheckRoot refuses what cannot be a pin: a root that is not signed by as many of
-// its own keys as it asks for. One that has expired can be: newer ones may follow it.
+// CheckRoot returns an error for a root that cannot be a pin, because too few of its
+// own keys have signed it. An expired root can: newer ones may follow it.
 func CheckRoot(b []byte) (Signed, error) {
 	w, err := Client{Pin: b}.start()
 	if err != nil {

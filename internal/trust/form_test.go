@@ -61,7 +61,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// FuzzCheck: whatever stands in the place of signed metadata, nothing but the
+// FuzzCheck: with any bytes in the place of signed metadata, nothing but the
 // signed manifest is believed and nothing panics.
 func FuzzCheck(f *testing.F) {
 	good := newMachine(f)

@@ -14,10 +14,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// Next names the file that a client asks for once it has b, metadata of this role,
-// and how many bytes it may have at most. After a root that is the next root, if
-// there is one; [TimestampFile] after the last. b is checked for its form only:
-// whoever wrote it chooses the answer, within the names that a repository has.
+// Next returns the name and the largest size of the file that b, metadata of this
+// role, leads to: from a root, the next root; from the others, what they name. Next
+// checks the form of b alone. The author of an unverified b chooses the name, among
+// those that a repository has.
 func Next(r Role, b []byte) (file string, most int64, err error) {
 	d, err := read(r, b)
 	if err != nil {
@@ -48,9 +48,9 @@ func (d document) refuse(format string, args ...any) *Error {
 	return &Error{Role: d.Role, Version: d.Version, Reason: fmt.Sprintf(format, args...)}
 }
 
-// read checks that b is one JSON document, to every reader the same, with what
-// go-tuf looks for: it follows keys, roles, meta and targets that are null to
-// where there is nothing.
+// read checks that b is one JSON document that all readers understand alike, with
+// the fields that go-tuf uses unchecked: it dereferences keys, roles, meta and
+// targets that are null.
 func read(r Role, b []byte) (document, error) {
 	d := document{Signed: Signed{Role: r}}
 	if len(b) == 0 {
@@ -72,7 +72,7 @@ func read(r Role, b []byte) (document, error) {
 	return d, nil
 }
 
-// form takes a document apart and keeps the first thing that is wrong with it.
+// form checks the fields of a document. err is the first fault that it found.
 type form struct{ err error }
 
 type object struct {
@@ -86,7 +86,7 @@ func (f *form) fail(format string, args ...any) {
 	}
 }
 
-// known are the names that go-tuf knows. encoding/json takes them in any case.
+// known are the names that go-tuf uses. encoding/json accepts them in upper and lower case.
 var known = []string{"signed", "signatures", "keyid", "sig", "_type", "spec_version", "version", "expires", "consistent_snapshot",
 	"keys", "roles", "keyids", "threshold", "keytype", "scheme", "keyval", "public", "meta", "targets", "delegations",
 	"length", "hashes", "custom"}
@@ -126,7 +126,7 @@ func (f *form) string(o object, keys ...string) (s string) {
 	return s
 }
 
-// number takes plain whole numbers from 1 on, as every version and threshold is.
+// number returns a plain whole number from 1 on, as every version and threshold is.
 func (f *form) number(o object, key string) int64 {
 	n, _ := o.fields[key].(json.Number)
 	i, err := n.Int64()
@@ -193,7 +193,7 @@ func (f *form) root(o object) {
 	}
 }
 
-// meta returns the version of the one that is asked for.
+// meta returns the version that meta has for the file.
 func (f *form) meta(o object, name string) (version int64) {
 	f.each(f.object("signed.", o.fields, "meta"), func(key string, file object) {
 		if n := f.number(file, "version"); key == name {
@@ -218,7 +218,7 @@ func (f *form) targets(o object) (sha256 string) {
 	return sha256
 }
 
-// reason is go-tuf's or encoding/json's error as a reason of ours.
+// reason returns go-tuf's or encoding/json's error as one short line.
 func reason(err error) string {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {

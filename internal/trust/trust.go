@@ -1,36 +1,35 @@
-// Package trust decides which release a machine believes when trust.mode is tuf.
+// Package trust decides which release a machine accepts when trust.mode is tuf.
 //
-// It is The Update Framework's client, https://theupdateframework.github.io/specification/latest/,
-// over bytes that somebody else brought: no network, no file, no clock of its own.
-// go-tuf's state machine (metadata/trustedmetadata) takes every decision; what is
-// added is what a state machine of good documents leaves open: documents that two
-// readers could understand differently, or that lack what go-tuf takes for granted,
-// are refused before it sees them, and what is wrong is told with role and version.
+// It is a client of The Update Framework,
+// https://theupdateframework.github.io/specification/latest/. It downloads nothing:
+// its callers read the files. go-tuf's state machine (metadata/trustedmetadata)
+// takes every decision. This package adds what go-tuf takes for granted: it refuses
+// documents that two readers could understand differently or that lack a field
+// which go-tuf dereferences, and it names role and version in every error.
 //
 // A repository is a directory of static files, of one product and one channel:
 //
 //	1.root.json 2.root.json …            each signed by the keys of the one before it, and its own
 //	timestamp.json                       names the snapshot; signed every day
 //	N.snapshot.json                      names the targets
-//	N.targets.json                       names the manifest, and nothing else that is looked at here
+//	N.targets.json                       names the manifest; other names in it are ignored
 //	<sha256>.client-manifest.json        the release; it names archives and deltas by digest
 //
-// Who does what with it:
+// Three roles verify the same release, each by itself. [Verifier] is their common code:
 //
-//   - The fetcher is trusted with nothing. [Next] tells it which file to ask for
-//     after the one it has, and how large that may be. It calls [Client.Check] with
-//     a [State] of its own, so that a repository that stands still is noticed also
-//     where there is nothing to install; that decides nothing for the others.
-//   - The verifier calls [Client.Check] over what the fetcher brought, with the
-//     swapper's State, which it may only read. That saves the swapper from hopeless
-//     work and decides nothing.
-//   - The swapper calls [Client.Check] again, over its own copies and with its own
-//     State, stores the State that comes back, also beside an error, and only then
-//     believes the manifest. [Terms] holds that against the target and the floor.
+//   - The fetcher is trusted with nothing. It downloads with [Verifier.Collect], from a
+//     [State] of its own, so it notices an expired or unchanged repository even if there
+//     is nothing to install. The other roles do not rely on that.
+//   - The verifier calls [Verifier.Verify] over what the fetcher brought, with the
+//     swapper's State, which it may only read. That saves the swapper hopeless work;
+//     the swapper does not rely on it.
+//   - The swapper calls [Verifier.Verify] over its own copies, with its own State. It
+//     stores the State that comes back, beside an error too, and accepts the manifest
+//     only then. [Terms] compares the manifest with the target and the floor.
 //
-// The pin is the root that the operator vouched for. All trust begins there: a
-// State is bound to its pin, and a State that is lost, damaged or of another pin
-// costs the protection against older releases, and nothing else.
+// All trust begins at the pin, the root that the operator vouched for. A State
+// belongs to its pin. Without it, or with a damaged one or one of another pin, the
+// machine loses the protection against older releases, and nothing else.
 package trust
 
 import (
@@ -50,25 +49,26 @@ const (
 	RoleTargets   Role = "targets"
 )
 
-// What a client takes at most, in bytes.
+// The largest metadata that a client accepts, in bytes.
 const (
 	MaxRoot      = 512_000
 	MaxTimestamp = 16 << 10
 	MaxSnapshot  = 2_000_000
 	MaxTargets   = 5_000_000
-	// MaxRotations is how many roots may follow the pin.
+	// MaxRotations is how many roots may follow the pinned one.
 	MaxRotations = 256
-	// MaxMetadata is for a bundle as JSON. The largest timestamp, snapshot and targets
-	// take 9.4 MB of it, as base64; the rest is enough for MaxRotations roots of the
-	// size that they really have, 2 to 19 kB. As many roots of MaxRoot would be 175 MB.
+	// MaxMetadata is for what [Metadata.Encode] makes, and for what one walk collects.
+	// The largest timestamp, snapshot and targets take 9.4 MB of it, as base64; the rest
+	// is enough for MaxRotations roots of 2 to 19 kB, as real ones have. As many roots of
+	// MaxRoot would be 175 MB.
 	MaxMetadata = 16 << 20
 )
 
-// TimestampFile is where a client begins, after the roots. It is the only file of
-// a repository that changes.
+// TimestampFile is the first file that a client reads after the roots. It is the
+// only file of a repository that changes.
 const TimestampFile = "timestamp.json"
 
-// Max is the most bytes that metadata of the role may have.
+// Max returns the largest size of the role's metadata, in bytes.
 func (r Role) Max() int {
 	switch r {
 	case RoleRoot:
@@ -81,46 +81,47 @@ func (r Role) Max() int {
 	return MaxTargets
 }
 
-// Metadata is what was found in a repository.
+// Metadata is the documents of a repository, as one role hands them to the next.
 type Metadata struct {
-	Roots     [][]byte `json:"roots"` // in the order of their versions; those up to the last one known are passed over
+	Roots     [][]byte `json:"roots"` // in the order of their versions; a client ignores those that it has
 	Timestamp []byte   `json:"timestamp"`
 	Snapshot  []byte   `json:"snapshot"`
 	Targets   []byte   `json:"targets"`
-	Manifest  []byte   `json:"-"` // is handed on in a file of its own
+	Manifest  []byte   `json:"-"` // handed on in a file of its own
 }
 
 // State is what a client remembers between two checks. The zero State is that of
-// a machine which has seen nothing but the pin.
+// a machine that knows the pin alone.
 //
-// None of it is a secret. Whoever can write it can take back the protection
-// against older releases and revoked keys, so each role keeps its own where only
-// that role writes.
+// None of it is secret. A process that can write it can remove the protection
+// against older releases and revoked keys, so each role stores its own where that
+// role alone can write.
 type State struct {
-	Pin       string    `json:"pin"`   // sha256 of the pinned root; the rest is worth nothing under another
-	Roots     [][]byte  `json:"roots"` // that followed the pin
+	Pin       string    `json:"pin"`   // sha256 of the pinned root; the rest counts under that pin alone
+	Roots     [][]byte  `json:"roots"` // all that followed the pinned one
 	Timestamp []byte    `json:"timestamp"`
 	Snapshot  []byte    `json:"snapshot"`
 	Targets   []byte    `json:"targets"`
-	Seen      time.Time `json:"seen"` // see Client.now
+	Manifest  []byte    `json:"manifest,omitempty"` // that the targets name; [Client.Collect] alone keeps and uses it
+	Seen      time.Time `json:"seen"`               // the last time seen; see Client.now
 }
 
 // Client is what one check starts from.
 type Client struct {
 	Pin   []byte // the root that the operator vouched for
 	State State
-	Clock time.Time // what the machine's clock says
-	Built time.Time // of the program; it cannot be earlier than that
+	Clock time.Time // the time by the machine's clock
+	Built time.Time // when the program was built; it cannot be earlier than that
 }
 
 // Release is a manifest that the repository's keys vouch for.
 type Release struct {
 	Manifest *manifest.Manifest
-	Raw      []byte   // its own bytes
-	Signed   []Signed // root, timestamp, snapshot, targets: what vouches for it
+	Raw      []byte   // the manifest's own bytes
+	Signed   []Signed // the root, timestamp, snapshot and targets that vouch for it
 }
 
-// Signed is the metadata of one role.
+// Signed is version and expiry of one role's metadata.
 type Signed struct {
 	Role    Role
 	Version int64
@@ -129,11 +130,11 @@ type Signed struct {
 
 func (s Signed) String() string { return fmt.Sprintf("%s v%d", s.Role, s.Version) }
 
-// Error says what was refused, and why: "timestamp v4: expired on …".
+// Error says which document was refused, and why: "timestamp v4: expired on …".
 type Error struct {
 	Role    Role
 	Version int64 // 0: not known
-	Expired bool  // it was good once: no update until there is a newer one, and nobody attacked anything
+	Expired bool  // its signatures are valid but have expired: no attack, and no update before a newer one
 	Reason  string
 }
 
@@ -144,16 +145,16 @@ func (e *Error) Error() string {
 	return Signed{Role: e.Role, Version: e.Version}.String() + ": " + e.Reason
 }
 
-// now is the time by which metadata expires: the latest of the clock, the last
-// time seen and the program's build, so that a clock set back (or one that starts
-// at 1970) does not bring an old release back to life.
+// now returns the time by which metadata expires: the latest of the clock, the last
+// time seen and the program's build. So a clock that was set back, or starts at 1970,
+// does not make expired metadata valid again.
 //
-// A clock that is ahead for a while must not end all updates when it is right
-// again. So a time counts as seen only if everything that was verified at it had
-// not expired at it ([Client.Check]). Seen is therefore never later than the
-// earliest expiry of some good set of metadata, and the repository's next
-// timestamp, signed with the same lifetime after that one, is still good at it. A
-// clock in 2100 finds everything expired, and leaves nothing behind.
+// A clock that is ahead for a while must not end all updates once it is right
+// again. So a time counts as seen only if no metadata had expired at that time
+// ([Client.Check]). Seen is therefore never later than the earliest expiry of some
+// valid set of metadata, and the repository's next timestamp, signed later with the
+// same lifetime, is valid at that time, too. A clock in 2100 finds all metadata
+// expired, and its time is not stored.
 func (c Client) now() time.Time {
 	now := c.Clock
 	for _, t := range []time.Time{c.State.Seen, c.Built} {

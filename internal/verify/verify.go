@@ -25,6 +25,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
 // Run verifies the newest bundle of a target and records how that ended before
@@ -127,7 +128,7 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt, error) {
 	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: result}
 	if end != nil {
-		a.Reason, a.Expired = end.Error(), expired(end)
+		a.Reason, a.Expired = end.Error(), trust.Expired(end)
 		if f, ok := errors.AsType[*state.Failure](end); ok {
 			a.Result = f.Result
 		}

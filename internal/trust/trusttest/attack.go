@@ -54,8 +54,8 @@ func clone[T metadata.Roles](r *Repo, m, empty *metadata.Metadata[T]) *metadata.
 	return c
 }
 
-// Beyond tells whether a refusal is not of the metadata: TUF leaves to its users
-// what they make of a manifest that is signed.
+// Beyond reports whether a refusal is of a signed manifest, about which TUF says
+// nothing, and not of the metadata.
 func Beyond(refusal string) bool {
 	return !slices.ContainsFunc(roles, func(r trust.Role) bool {
 		return strings.HasPrefix(refusal, string(r)+" v") || strings.HasPrefix(refusal, string(r)+": ")

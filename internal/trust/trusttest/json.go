@@ -95,7 +95,7 @@ func onJSON() (all []Attack) {
 	return all
 }
 
-// replace changes a file, whatever was signed.
+// replace changes a file without signing it again.
 func (r *Repo) replace(file, old, new string) {
 	r.t.Helper()
 	if old == "" {

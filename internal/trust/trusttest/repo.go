@@ -1,5 +1,5 @@
-// Package trusttest makes signed repositories for the tests of those who verify
-// them, of any content, also what no publisher would sign; and attacks them.
+// Package trusttest makes signed repositories for tests, and attacks them. Their
+// content may be such as no publisher would sign.
 package trusttest
 
 import (
@@ -25,7 +25,7 @@ const day = 24 * time.Hour
 type Repo struct {
 	Files map[string][]byte                 // by name
 	Pin   []byte                            // 1.root.json, which two of three keys sign
-	Keys  map[trust.Role][]signature.Signer // who signs now
+	Keys  map[trust.Role][]signature.Signer // that sign now
 
 	Root      *metadata.Metadata[metadata.RootType]
 	Timestamp *metadata.Metadata[metadata.TimestampType]
@@ -215,25 +215,26 @@ func (r *Repo) Resign() {
 // Kept are the files as they are, for a mirror that stands still.
 func (r *Repo) Kept() map[string][]byte { return maps.Clone(r.Files) }
 
-// Bundle is what a fetcher brings that knows this many roots, as far as it gets.
+// Bundle is what a hostile fetcher hands on, to a client that has this many roots:
+// what the repository has, and verifies nothing of it.
 func (r *Repo) Bundle(known int64) trust.Metadata {
-	next := func(role trust.Role, of []byte) []byte {
-		name, most, err := trust.Next(role, of)
-		if err != nil || int64(len(r.Files[name])) > most {
-			return nil
+	get := func(name string, most int64) ([]byte, error) {
+		if b := r.Files[name]; int64(len(b)) <= most || name == trust.TimestampFile {
+			return b, nil
 		}
-		return r.Files[name]
+		return nil, nil
 	}
-	var b trust.Metadata
-	for root := next(trust.RoleRoot, r.Files[fmt.Sprintf("%d.root.json", known)]); root != nil; root = next(trust.RoleRoot, root) {
+	b, _ := trust.Unverified(get) // as far as it leads
+	root := r.Files[fmt.Sprintf("%d.root.json", known)]
+	for len(b.Roots) <= 2*trust.MaxRotations { // one may follow itself
+		name, most, err := trust.Next(trust.RoleRoot, root)
+		if err != nil {
+			break
+		}
+		if root, _ = get(name, most); root == nil {
+			break
+		}
 		b.Roots = append(b.Roots, root)
-		if len(b.Roots) > 2*trust.MaxRotations {
-			break // one that follows itself
-		}
 	}
-	b.Timestamp = r.Files[trust.TimestampFile]
-	b.Snapshot = next(trust.RoleTimestamp, b.Timestamp)
-	b.Targets = next(trust.RoleSnapshot, b.Snapshot)
-	b.Manifest = next(trust.RoleTargets, b.Targets)
 	return b
 }
