@@ -117,10 +117,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 			}
 			at.Time, at.Result, at.Reason = time.Now().UTC(), state.ResultOf(err), err.Error()
 		}
-		o := outcomeOf{name, at.Result.Exit(), at}
-		if at.Result == state.ResultAvailable {
-			o.Exit = exitAvailable
-		}
+		o := outcomeOf{name, at.Result.CommandExit(), at}
 		a.worst(o.Exit)
 		outcomes = append(outcomes, o)
 		if !a.json {

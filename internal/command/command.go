@@ -31,8 +31,7 @@ import (
 
 // The exit statuses that no result of an attempt has.
 const (
-	exitUsage     = 2
-	exitAvailable = 3
+	exitUsage = 2
 	// exitDetached is the shell's convention for an end by SIGINT: the attempt
 	// goes on, and its end is not known.
 	exitDetached = 130
@@ -304,12 +303,9 @@ func (a *app) needRoot(verb string, args []string) error {
 	return usageError{fmt.Errorf("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)}
 }
 
-// severity orders exit statuses from the worst to the best.
-var severity = []int{exitDetached, 5, 4, 6, 7, 1, 2, 8, 3, 0}
-
 // worst keeps the worst exit status of several targets.
 func (a *app) worst(exit int) {
-	if slices.Index(severity, exit) < slices.Index(severity, a.exit) {
+	if state.WorseExit(exit, a.exit) {
 		a.exit = exit
 	}
 }

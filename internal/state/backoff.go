@@ -9,14 +9,11 @@ import (
 // longestBackoff bounds how long a failing release is left alone.
 const longestBackoff = 24 * time.Hour
 
-// failures are the ends before a trial that back off.
-var failures = []Result{ResultFailed, ResultMisconfigured, ResultRefused, ResultNotDownloaded}
-
 // Failed reports whether the attempt ended in a way that backs off: before a trial,
 // or in one that was rolled back and nothing was rejected. Expired signatures do not:
 // the next scheduled attempt must find the new ones.
 func (a Attempt) Failed() bool {
-	return slices.Contains(failures, a.Result) && !a.Expired || a.Blameless
+	return a.Result.is(backsOff) && !a.Expired || a.Blameless
 }
 
 // Backoff is the time before which scheduled attempts leave a manifest alone,

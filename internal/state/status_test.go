@@ -73,19 +73,6 @@ func TestSizeOfRecords(t *testing.T) {
 	}
 }
 
-func TestExit(t *testing.T) {
-	for want, results := range map[int][]Result{
-		0: {ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven}, 1: {ResultFailed, ResultHandedOn, ResultOnTrial, "", "nonsense"}, 2: {ResultMisconfigured},
-		4: {ResultRolledBack, ResultInterrupted}, 5: {ResultRollbackFailed}, 6: {ResultRefused}, 7: {ResultNotDownloaded}, 8: {ResultNotAttempted},
-	} {
-		for _, r := range results {
-			if got := r.Exit(); got != want {
-				t.Errorf("%q: %d, want %d", r, got, want)
-			}
-		}
-	}
-}
-
 func TestRejects(t *testing.T) {
 	for _, c := range []struct {
 		name     string
