@@ -51,7 +51,7 @@ func list(t *testing.T) []pkg {
 var (
 	// A step is what a program does; it may be built on the lower packages.
 	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "generate", "health", "release", "swap", "verify"}
-	lower = []string{"archive", "checkin", "log", "manifest", "policy", "snapshot", "state", "systemd", "target", "trust", "version"}
+	lower = []string{"archive", "checkin", "installed", "log", "manifest", "policy", "snapshot", "state", "systemd", "target", "trust", "version"}
 	// Steps that a step may import all the same.
 	between = map[string][]string{"command": {"fetch", "generate", "swap"}}
 )

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
@@ -153,7 +153,7 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.ResultRolledBack, state.ResultInterrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.ResultRollbackFailed:
-		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
+		if hint := state.SettleHint(name); !strings.Contains(at.Reason, hint) {
 			s += " (hint: see systemctl status, then " + hint + ")"
 		}
 	}
@@ -298,7 +298,7 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	if err != nil {
 		return at, err
 	}
-	at = fetch.Look(ctx, a.tree, t, swap.Installed(ctx, t, st))
+	at = fetch.Look(ctx, a.tree, t, installed.Version(ctx, t, st))
 	if ctx.Err() != nil {
 		return at, errors.New("interrupted")
 	}

@@ -52,6 +52,7 @@ func signed(t *testing.T) (*bench, *trusttest.Repo, *mirror) {
 	b := newBench(t, serve(t, m))
 	dir := t.TempDir()
 	for name, text := range map[string]string{"trust/agent.root.json": string(repo.Pin), "admin/agent.toml": `unit = "agent.service"
+auto_update_enabled = true
 source.url = "` + b.target.Source.URL + `"
 trust = { mode = "tuf", product = "agent" }
 install = [{ from = "agent", to = "/usr/local/bin/agent" }]

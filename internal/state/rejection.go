@@ -19,14 +19,20 @@ type Rejection struct {
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
-// Refusal says why a rejected release of a target is not installed.
-func (r *Rejection) Refusal(target string) string {
-	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason + " " + Unskip(target)
+// Refusal says why a rejected release is not installed.
+func (r *Rejection) Refusal() string {
+	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
-// Unskip is how a rejection is undone.
-func Unskip(target string) string {
-	return "(hint: machinemon-update unskip " + target + " tries it again)"
+// UnskipHint says how the rejections of a target are undone.
+func UnskipHint(target string) string {
+	return "machinemon-update unskip " + target + " tries it again"
+}
+
+// SettleHint says in one line what the operator can do about a trial whose rollback
+// failed.
+func SettleHint(name string) string {
+	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
 }
 
 // MaxInterruptions is how often a trial that was cut short is tried again.

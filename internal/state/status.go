@@ -54,6 +54,13 @@ type Attempt struct {
 	Blameless bool `json:"blameless,omitempty"`
 }
 
+// Failed reports whether the attempt ended in a way that backs off: before a trial,
+// or in one that was rolled back and nothing was rejected. Expired signatures do not:
+// the next scheduled attempt must find the new ones.
+func (a Attempt) Failed() bool {
+	return a.Result.is(backsOff) && !a.Expired || a.Blameless
+}
+
 // Line is what the log says of the end of an attempt.
 func (a Attempt) Line(target string) string {
 	line := fmt.Sprintf("%s: attempt %s: %s", target, a.ID, a.Result)

@@ -245,3 +245,24 @@ func TestRejectedAgain(t *testing.T) {
 		t.Errorf("%+v", s.Rejected)
 	}
 }
+
+// A year of checks that find nothing must not push out what happened.
+func TestRecordRepeated(t *testing.T) {
+	var s Status
+	s.Record(Attempt{ID: "a", Origin: OriginSchedule, Result: ResultFailed, Reason: "x"})
+	for i := range 100 {
+		// By turns, as where a server keeps announcing what is not to be installed.
+		origin := []Origin{OriginSchedule, OriginDirective}[i%2]
+		s.Record(Attempt{ID: AttemptID(fmt.Sprint("b-", i)), Origin: origin, Result: ResultCurrent, Version: "v1"})
+	}
+	s.Record(Attempt{ID: "c", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "d", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "e", Origin: OriginDirective, Result: ResultCurrent, Version: "v1"})
+	var ids []string
+	for _, a := range s.Attempts {
+		ids = append(ids, string(a.ID))
+	}
+	if got := fmt.Sprint(ids); got != "[a b-99 c d e]" {
+		t.Errorf("kept %s", got)
+	}
+}

@@ -9,9 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -151,24 +152,37 @@ func (b *beginning) load(context.Context) (err error) {
 // decideVerb decides whether an unattended attempt installs or only checks, and
 // refuses an operator's that may not install.
 func (b *beginning) decideVerb(ctx context.Context) error {
-	held := free(b.name, &b.status)
-	switch {
-	case !b.asked() && held == nil && b.target.AutoUpdateEnabled:
+	if !b.asked() {
 		b.order.Verb = state.VerbApply
-		if b.status.Installed != nil && !Unchanged(b.status.Installed) {
-			b.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", b.name, state.Called(b.status.Installed.Version), b.name)
-			b.order.Verb = state.VerbCheck
-		} else if err := b.updatable(ctx, b.target); resultOf(err) == state.ResultNotAttempted {
-			b.logf("%s: only checking: %v", b.name, err)
-			b.order.Verb = state.VerbCheck
-		}
-	case b.order.Verb == state.VerbApply && held != nil:
-		return held
 	}
 	if b.order.Verb != state.VerbApply {
 		return nil
 	}
-	return b.updatable(ctx, b.target)
+	d, err := b.mayInstall(ctx)
+	if err != nil {
+		return err
+	}
+	if b.asked() || d.Result != state.ResultNotAttempted {
+		return d.Err()
+	}
+	b.order.Verb = state.VerbCheck
+	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator's own words need no line each time
+		b.logf("%s: only checking: %s", b.name, d)
+	}
+	return nil
+}
+
+// mayInstall asks the policy before a release is known. The files and the unit are
+// looked at only when the operator's own words refuse nothing.
+func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
+	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status}
+	if d := policy.Decide(k); d.Refused() {
+		return d, nil
+	}
+	if b.status.Installed != nil && !b.asked() {
+		k.Changed = !installed.Unchanged(b.status.Installed)
+	}
+	return b.decideWithUnit(ctx, k, b.target.Unit)
 }
 
 // findSource makes sure that there is a source. Another one that source.url_from
@@ -227,7 +241,7 @@ func (b *beginning) askUptime(ctx context.Context) error {
 
 // writeOrder finds out what is installed and writes the order.
 func (b *beginning) writeOrder(ctx context.Context) (err error) {
-	b.order.Installed = Installed(ctx, b.target, b.status)
+	b.order.Installed = installed.Version(ctx, b.target, b.status)
 	if b.order.MainID, err = state.MainID(b.target.Health.Main); err != nil {
 		b.logf("%s: %v", b.name, err) // the gate may find out by itself
 	}
@@ -260,36 +274,14 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
-// free refuses a target that the operator holds.
-func free(name string, st *state.Status) error {
-	if st.Held == nil {
-		return nil
-	}
-	return state.Fail(state.ResultNotAttempted, "it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
-}
-
-func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
-	u, err := s.Systemd.Unit(ctx, t.Unit)
+// decideWithUnit asks the policy, which is told how the target's unit is.
+func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name string) (policy.Decision, error) {
+	u, err := s.Systemd.Unit(ctx, name)
 	if err != nil {
-		return err
+		return policy.Decision{}, err
 	}
-	return Updatable(u, t.Name)
-}
-
-// Updatable refuses a unit that is not there or that somebody stopped on
-// purpose. A failed or crash-looping one is updated: that may be the cure.
-func Updatable(u systemd.Unit, name string) error {
-	switch {
-	case u.Load == "masked":
-		return state.Fail(state.ResultNotAttempted, "%s is masked", u.Name)
-	case u.Load == "not-found":
-		return state.Fail(state.ResultNotAttempted, "%s is not installed", u.Name)
-	case u.Load != "loaded":
-		return state.Fail(state.ResultMisconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
-	case u.Active == "inactive" && u.Job == 0:
-		return state.Fail(state.ResultNotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
-	}
-	return nil
+	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0}
+	return policy.Decide(k), nil
 }
 
 // letWrite reloads systemd when the target file is newer than what the
