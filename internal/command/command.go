@@ -50,6 +50,7 @@ type app struct {
 	// machine looks at systemd; nil where systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // where systemd keeps what the generator made
+	fetcher   string // the path of the fetcher program
 	exit      int
 }
 
@@ -77,7 +78,7 @@ More: man machinemon-update`
 func Main(args []string, version string) int {
 	a := &app{
 		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
-		reload: reloadSystemd,
+		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher",
 	}
 	if util.IsRunningSystemd() {
 		a.machine, a.generated = connect, generate.Dir

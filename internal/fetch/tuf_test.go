@@ -264,7 +264,7 @@ func TestSignedImport(t *testing.T) {
 				c.play(t, b, repo, dir)
 			}
 			must(t, b.tree.MakeSwapDir("agent"))
-			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: filepath.Join(dir, c.path)}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, target.Named{Path: filepath.Join(dir, c.path)}, b.tree.Import("agent"))
 			a := state.Attempt{Result: state.ResultOf(err)}
 			if err != nil {
 				a.Reason = err.Error()
