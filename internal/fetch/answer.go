@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -13,7 +14,7 @@ import (
 // [state.Attempt] to w as JSON. installed is the installed version, "" when it is not
 // known. The error is that of writing.
 func AnswerLook(ctx context.Context, tree state.Tree, dirs target.Dirs, name, installed string, w io.Writer) error {
-	a := state.Attempt{Origin: state.OriginOperator, Stage: string(state.RoleFetch)}
+	a := state.Attempt{Time: time.Now().UTC(), Origin: state.OriginOperator, Stage: string(state.RoleFetch)}
 	if t, err := dirs.Load(name); err != nil {
 		a.Result, a.Reason = state.ResultMisconfigured, err.Error()
 	} else {

@@ -11,20 +11,14 @@ import (
 // longestBackoff bounds how long a failing release is left alone.
 const longestBackoff = 24 * time.Hour
 
-// backoff keeps an unattended attempt from what failed a while ago: at first the
-// source, then the release, too.
-func backoff(k Known) Decision {
-	if !k.unattended() {
-		return Decision{}
-	}
+// backsOff keeps an unattended attempt from what failed a while ago: first the source,
+// then the release.
+func backsOff(k Known) (Decision, bool) {
 	until := k.backsOffUntil("")
 	if k.Release != nil && !k.Now.Before(until) {
 		until = k.backsOffUntil(k.Release.Manifest)
 	}
-	if !k.Now.Before(until) {
-		return Decision{}
-	}
-	return notAttempted(RuleBackoff, "it failed before: backing off until "+until.In(k.Now.Location()).Format("2006-01-02 15:04 MST"), "")
+	return Decision{Reason: "it failed before: backing off until " + until.In(k.Now.Location()).Format("2006-01-02 15:04 MST")}, k.Now.Before(until)
 }
 
 func (k Known) backsOffUntil(manifest string) time.Time {

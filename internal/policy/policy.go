@@ -5,6 +5,7 @@
 package policy
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -53,26 +54,6 @@ type Known struct {
 	Now     time.Time // in the location in which times are printed
 }
 
-// Rule names a rule that keeps an attempt from installing.
-type Rule string
-
-// The rules, in the order in which they are asked.
-const (
-	RuleHeld       Rule = "held"
-	RuleDisabled   Rule = "disabled"
-	RuleCurrent    Rule = "current"
-	RuleRejected   Rule = "rejected"
-	RuleVersions   Rule = "versions"
-	RuleDowngrade  Rule = "downgrade"
-	RuleRollout    Rule = "rollout"
-	RuleOnlyCheck  Rule = "only check" // the order is to check, and no rule about the release forbids it
-	RuleAutoUpdate Rule = "auto update"
-	RuleChanged    Rule = "changed by hand"
-	RuleUnit       Rule = "unit"
-	RuleDoubt      Rule = "doubt"
-	RuleBackoff    Rule = "backoff"
-)
-
 // Decision is why something is not installed. The zero Decision is that it may be.
 type Decision struct {
 	Rule   Rule         // "" when it may be installed
@@ -104,25 +85,37 @@ func (d Decision) Err() error {
 
 // Decide returns the first rule that keeps the attempt from installing.
 func Decide(k Known) Decision {
-	for _, rule := range []func(Known) Decision{
-		held, disabled, current, rejected, inRange, notDown, rollout, onlyCheck, autoUpdate, changed, unit, doubt, backoff,
-	} {
-		if d := rule(k); d.Refused() {
+	holds := k.conditions()
+	for _, r := range rules {
+		if r.needs&^holds != 0 {
+			continue
+		}
+		if d, refused := r.refuses(k); refused {
+			d.Rule, d.Result = r.name, cmp.Or(d.Result, state.ResultNotAttempted)
 			return d
 		}
 	}
 	return Decision{}
 }
 
-// unattended reports whether no person asked for the attempt.
-func (k Known) unattended() bool { return k.Order.Origin != state.OriginOperator }
+// condition is a set of what must hold for a rule to be asked.
+type condition uint
 
-// installs reports whether the attempt is to install.
-func (k Known) installs() bool { return k.Order.Verb != state.VerbCheck }
+const (
+	unattended condition = 1 << iota // no person asked for the attempt
+	installing                       // it is to install, not only to check
+	offered                          // a release is known, and it is not the one to go back to
+)
 
-// offered reports whether a release is known that did not run here before.
-func (k Known) offered() bool { return k.Release != nil && k.Order.Verb != state.VerbRollback }
-
-func notAttempted(r Rule, reason, hint string) Decision {
-	return Decision{Rule: r, Result: state.ResultNotAttempted, Reason: reason, Hint: hint}
+func (k Known) conditions() (c condition) {
+	if k.Order.Origin != state.OriginOperator {
+		c |= unattended
+	}
+	if k.Order.Verb != state.VerbCheck {
+		c |= installing
+	}
+	if k.Release != nil && k.Order.Verb != state.VerbRollback {
+		c |= offered
+	}
+	return c
 }

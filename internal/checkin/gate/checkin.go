@@ -255,7 +255,7 @@ func name(s string) string {
 // of the directory that it downloads from.
 func (g *Gate) directive(r report, base string) []member {
 	m := g.release()
-	if g.stopped() || !meant(m, r) || decide(m, r).Refused() {
+	if d, meant := decide(m, r); g.stopped() || !meant || d.Refused() {
 		return nil
 	}
 	p := m.Platforms[platform(r)]
@@ -274,31 +274,23 @@ func (g *Gate) directive(r report, base string) []member {
 // available reports whether there is another version for a client, which may have to
 // wait for it.
 func available(m *manifest.Manifest, r report) bool {
-	if !meant(m, r) {
-		return false
-	}
-	d := decide(m, r)
-	return !d.Refused() || d.Rule == policy.RuleRollout
-}
-
-// meant reports whether a release is for a client at all. One that does not tell its
-// own version is left alone.
-func meant(m *manifest.Manifest, r report) bool {
-	if m == nil || r.Version == "" {
-		return false
-	}
-	_, there := m.Platforms[platform(r)]
-	return there
+	d, meant := decide(m, r)
+	return meant && (!d.Refused() || d.Rule == policy.RuleRollout)
 }
 
 // decide asks the policy. What only the client knows, such as whether it may go down,
-// the client decides.
-func decide(m *manifest.Manifest, r report) policy.Decision {
+// the client decides. A release is not meant for a client of another platform, or for
+// one that does not tell its own version.
+func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
+	if m == nil || r.Version == "" {
+		return d, false
+	}
+	_, meant = m.Platforms[platform(r)]
 	return policy.Decide(policy.Known{
 		Rules:   policy.Rules{AutoUpdate: true, Downgrade: true},
 		Order:   state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: r.Version},
 		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, manifest.Place(r.ClientID, m.Version))},
-	})
+	}), meant
 }
 
 // platform is a client's key in a manifest. Go's "arm" does not say which one: a
