@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -44,7 +45,8 @@ func told(at state.Attempt) string {
 		s += "; " + at.Aftermath()
 	}
 	if n := len(at.Said); n > 0 {
-		s += "; it said: " + at.Said[n-1]
+		// By its version: what the reason ends with may be of the old program.
+		s += "; " + cmp.Or(at.Version, "the new version") + " said: " + at.Said[n-1]
 	}
 	return strings.TrimPrefix(s, "; ")
 }

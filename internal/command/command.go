@@ -270,12 +270,20 @@ func (a *app) completeOne(c *cobra.Command, named []string, begun string) ([]str
 	return a.completeAny(c, named, begun)
 }
 
-// choose returns the named targets, or all.
+// choose returns the named targets, or all. A target whose file is gone is still one
+// while its trial is open.
 func (a *app) choose(names []string) ([]string, error) {
 	all, err := a.targets.Names()
 	if err != nil {
 		return nil, err
 	}
+	open, err := a.tree.OpenTrials()
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, open...)
+	slices.Sort(all)
+	all = slices.Compact(all)
 	if len(names) == 0 {
 		return all, nil
 	}

@@ -22,6 +22,8 @@ type probed struct {
 	Standing bool          `json:"standing"`
 	Detail   string        `json:"detail,omitempty"` // why it does not stand
 	Probes   []probeResult `json:"probes"`
+
+	hint string // what lets the unit be judged
 }
 
 // probeResult is one probe in it.
@@ -92,7 +94,7 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 	if j, err := a.tree.Journal(t.Name); err != nil {
 		return nil, nil, err
 	} else if j != nil {
-		return nil, nil, busyWith(j.Version + " is on trial")
+		return nil, nil, busyWith(openTrial(j))
 	}
 	units, err := conn.Units(ctx, unitsOf(t.Name)...)
 	if err != nil {
@@ -116,6 +118,14 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 		}
 	})
 	return now, known, err
+}
+
+// openTrial says why a target with an open trial is not probed.
+func openTrial(j *state.Journal) string {
+	if j.RollbackFailed == "" {
+		return onTrial(or(j.Version, state.Unknown))
+	}
+	return fmt.Sprintf("the rollback of %s failed, and its trial waits for you (hint: %s)", state.Called(j.Version), state.SettleHint(j.Target))
 }
 
 // gateLooks runs the unit in which the gate looks at a target before a swap.
@@ -150,6 +160,9 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 // it is not believed.
 func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
 	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
+	if now.Unjudgeable != "" && t.Health.Main != "" {
+		p.hint = swap.MainHint(t.Name)
+	}
 	found := map[string]state.ProbeResult{}
 	for _, r := range now.Probes {
 		found[r.Key] = r
@@ -175,6 +188,9 @@ func (p probed) text(admin string) string {
 	line := fmt.Sprintf("%s: %s stands", p.Target, p.Unit)
 	if !p.Standing {
 		line = fmt.Sprintf("%s: %s is not as it must be: %s", p.Target, p.Unit, p.Detail)
+		if p.hint != "" {
+			line += " (hint: " + p.hint + ")"
+		}
 	}
 	line = state.Printable(line) + "\n"
 	if len(p.Probes) == 0 {
@@ -183,12 +199,21 @@ func (p probed) text(admin string) string {
 	rows := []row{{cells: []string{"PROBE", "RESULT", "TIME"}}}
 	for _, r := range p.Probes {
 		result := map[bool]string{true: "passes", false: "fails"}[r.Passed]
-		if r.Unknown {
+		switch {
+		case r.Unknown:
 			result = "no answer"
+		case r.Detail == state.NotTried && !r.Passed:
+			result = state.NotTried
 		}
 		one := row{cells: []string{r.Probe, result, fmt.Sprintf("%d ms", r.Millis)}}
-		one.note(r.Detail)
+		if result != state.NotTried {
+			one.note(r.Detail)
+		}
 		switch {
+		case result == state.NotTried: // which says nothing of the probe, and needs no cure
+			if r.LastPassed != nil {
+				one.note("it last passed here at " + r.LastPassed.Local().Format(minutes))
+			}
 		case r.LastPassed == nil:
 			one.note(fmt.Sprintf("it never passed here, and is not believed (hint: mend it in %s/%s.toml)", admin, p.Target))
 		case !r.Passed:

@@ -13,7 +13,7 @@ import (
 // nothing of it reaches a terminal as it is.
 func TestProbed(t *testing.T) {
 	one, two := target.Probe{TCP: "127.0.0.1:1"}, target.Probe{Command: []string{"/x", "secret"}}
-	tgt := &target.Target{Name: "agent", Unit: "agent.service", Health: target.Health{Probes: []target.Probe{one, two}}}
+	tgt := &target.Target{Name: "agent", Unit: "agent.service", Health: target.Health{Main: "/x", Probes: []target.Probe{one, two}}}
 	passes := func(p target.Probe, passed bool, detail string) state.ProbeResult {
 		return state.ProbeResult{Probe: "forged", Key: p.Key(), Passed: passed, Detail: detail, Millis: 7}
 	}
@@ -29,6 +29,10 @@ func TestProbed(t *testing.T) {
 			[]string{"agent: agent.service stands\n", "tcp 127.0.0.1:1  passes  7 ms\n", "command /x       passes  7 ms\n  exited with status 0\n"}},
 		{"the unit does not stand", state.Baseline{Detail: "it died", Probes: []state.ProbeResult{passes(one, true, ""), passes(two, true, "")}}, long, 1,
 			[]string{"agent: agent.service is not as it must be: it died\n"}},
+		{"none is tried", state.Baseline{Detail: "it is inactive", Probes: []state.ProbeResult{{Key: one.Key(), Detail: state.NotTried}, {Key: two.Key(), Detail: state.NotTried}}}, state.Passed{one.Key(): time.Unix(1, 0)}, 1,
+			[]string{"agent: agent.service is not as it must be: it is inactive\nPROBE            RESULT     TIME\ntcp 127.0.0.1:1  not tried  0 ms\n  it last passed here at " + time.Unix(1, 0).Format(minutes) + "\ncommand /x       not tried  0 ms\n"}},
+		{"another program runs", state.Baseline{Detail: "it runs perl", Unjudgeable: "it runs perl"}, long, 1,
+			[]string{`it runs perl (hint: write main = "" below [health] in /etc/machinemon-update/targets.d/agent.toml)` + "\n"}},
 		{"one fails", state.Baseline{Standing: true, Probes: []state.ProbeResult{passes(one, true, ""), passes(two, false, "exited with status 1: \x1b[31m")}}, long, 1,
 			[]string{"command /x       fails   7 ms\n  exited with status 1:  [31m\n  it last passed here at 1970-01-01"}},
 		{"one never passed", state.Baseline{Standing: true, Probes: []state.ProbeResult{passes(one, true, ""), passes(two, false, "exited with status 1")}}, state.Passed{one.Key(): time.Unix(1, 0), two.Key(): {}}, 1,
@@ -57,5 +61,20 @@ func TestProbed(t *testing.T) {
 	tgt.Health.Probes = nil
 	if p := probedOf(tgt, &state.Baseline{Standing: true}, state.Passed{}); p.Exit != 0 || !strings.Contains(p.text(""), "there are no probes") {
 		t.Errorf("%+v: %s", p, p.text(""))
+	}
+}
+
+// TestOpenTrial: a trial whose rollback failed is no version on trial, and the
+// operator is told how to go on.
+func TestOpenTrial(t *testing.T) {
+	for want, j := range map[string]state.Journal{
+		"1.1.0 is on trial":              {Target: "agent", Version: "1.1.0"},
+		"an unknown version is on trial": {Target: "agent"},
+		"the rollback of 1.1.0 failed, and its trial waits for you (hint: machinemon-update settle agent keep|back: keep what is installed now, or roll back once more)": {
+			Target: "agent", Version: "1.1.0", RollbackFailed: "it does not run"},
+	} {
+		if got := openTrial(&j); got != want {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
 	}
 }

@@ -87,6 +87,7 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 		at.Reason = fmt.Sprintf("%s failed, and the trial is still open (hint: journalctl -u %s)", step, step)
 	}
 	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.ResultRolledBack || at.Result == state.ResultInterrupted) {
+		at.Reason = fmt.Sprintf("rolled back (%s): %s", at.Aftermath(), at.Reason)
 		at.Result = state.ResultSettled // what the operator wanted is no failure
 	}
 	return at, err

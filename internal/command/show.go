@@ -39,7 +39,7 @@ type targetStatus struct {
 	Held        *time.Time     `json:"held,omitempty"`      // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
-	Pending     bool           `json:"pending,omitempty"`        // the target file was edited since systemd's last daemon-reload
+	Pending     bool           `json:"pending,omitempty"`        // the target file or a directory that it names changed since systemd's last daemon-reload
 	Leaving     bool           `json:"leaving,omitempty"`        // the package is being removed: nothing begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
 	Changed     string         `json:"source_changed,omitempty"` // how that differs now
@@ -84,6 +84,10 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	t, err := a.targets.Load(name)
 	if err != nil {
 		failed(err)
+		// What is open and who decides is recorded, whatever has become of the file.
+		if st, err := a.tree.Status(state.RoleSwap, name); err == nil {
+			a.undecided(&s, &st)
+		}
 		return s
 	}
 	s.Description, s.Unit = t.Description, t.Unit
@@ -96,9 +100,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	if v := installed.Version(context.Background(), t, st); v != "" {
 		s.Installed = v
 	}
-	if st.Held != nil {
-		s.Held = &st.Held.Since
-	}
+	a.undecided(&s, &st)
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
 	}
@@ -116,9 +118,6 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 			s.Signed, s.Expiring = fs.Offer.Signed, expiring(fs.Offer.Signed, time.Now())
 		}
 	}
-	if j, err := a.tree.Journal(name); err == nil && j != nil {
-		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
-	}
 	h, err := a.tree.History(name)
 	if err != nil {
 		failed(err)
@@ -130,6 +129,16 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		failed(err)
 	}
 	return s
+}
+
+// undecided fills in what keeps the target from its updates: a hold, an open trial.
+func (a *app) undecided(s *targetStatus, st *state.Status) {
+	if st.Held != nil {
+		s.Held = &st.Held.Since
+	}
+	if j, err := a.tree.Journal(s.Target); err == nil && j != nil {
+		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+	}
 }
 
 // rejectedVersions are those that are not tried again.
@@ -154,6 +163,9 @@ func (s targetStatus) row() row {
 	if s.Last != nil {
 		r.cells[4] = s.Last.Time.Local().Format(minutes)
 		r.cells[5], reason = outcome(*s.Last), s.Last.Reason
+		if s.Last.Result == state.ResultUnproven && s.Unproven == "" {
+			reason = provenSince
+		}
 	}
 	switch {
 	case s.Unsettled != "":
@@ -195,7 +207,7 @@ func (s targetStatus) row() row {
 		r.note("the package is being removed: no attempt begins (hint: dpkg --configure -a)")
 	}
 	if s.Pending {
-		r.note("the target file was edited: systemd will know after systemctl daemon-reload")
+		r.note("the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload")
 	}
 	if s.NextCheck != nil {
 		r.note("next check: " + s.NextCheck.Local().Format(minutes))

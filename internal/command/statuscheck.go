@@ -46,6 +46,9 @@ func (a *app) statusCheck(args []string) error {
 	return err
 }
 
+// provenSince is said of an attempt that ended unproven once its release is proven.
+const provenSince = "a probe has passed since"
+
 // provenOr is the end that is told: that of the last attempt, but where no probe
 // proves what is installed this, as long as it is so. Attempts that find it current
 // say nothing about it.
@@ -58,7 +61,7 @@ func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
 	case s.Unproven != "":
 		told.Result, told.Version, told.Reason = state.ResultUnproven, s.Installed, s.Unproven
 	case last.Result == state.ResultUnproven:
-		told.Result, told.Reason = state.ResultCommitted, "a probe has passed since"
+		told.Result, told.Reason = state.ResultCommitted, provenSince
 	}
 	return &told
 }

@@ -90,7 +90,8 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 		k.Order.Installed = ""
 	}
 	if u.Name != "" {
-		k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0}
+		k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0,
+			Passing: u.Type == "oneshot" && !u.RemainAfterExit}
 	}
 	s.WhyNot = whyNot(k)
 	return nil

@@ -87,6 +87,12 @@ func TestOutlook(t *testing.T) {
 		}, want: "the installed files were changed by hand (hint: machinemon-update apply agent)"},
 		{name: "stopped", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive"}, fetch: offer,
 			want: "agent.service is stopped (hint: systemctl start agent.service)"},
+		{name: "never active for long", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive", Type: "oneshot"}, fetch: offer,
+			want: "agent.service is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so (hint: only a unit that stays active can be watched)"},
+		{name: "proven since", unit: running, next: next, swap: func(s *state.Status) {
+			s.Installed = &state.Release{Version: "1.1.0"}
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultUnproven, Version: "1.1.0", Reason: "no probe proves it"}}
+		}, want: "a probe has passed since\n" + nextCheck},
 		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed"},
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
@@ -128,7 +134,7 @@ func TestOutlook(t *testing.T) {
 				t.Error("a comment is pending")
 			}
 			write(t, file, "auto_update_check_every_seconds = 60\n"+target)
-			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "systemctl daemon-reload") {
+			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload") {
 				t.Errorf("an edit is not pending: %+v", s)
 			}
 		})

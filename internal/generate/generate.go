@@ -140,7 +140,8 @@ func write(root, out string, t *target.Target) error {
 
 // Pending tells whether the target file says something that systemd was not told
 // yet: out is not what [Run] would make of it. That is so from an edit to the next
-// daemon-reload.
+// daemon-reload, and also when a directory that it names has appeared since: which
+// directories a swap may write depends on it.
 func Pending(out string, t *target.Target) (bool, error) {
 	for name, want := range units(t) {
 		file := filepath.Join(out, name)

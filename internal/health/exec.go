@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	keptOutput = 64 << 10 // bytes of a command's output that are looked at
+	keptOutput = 64 << 10 // bytes of a command's output that are read
 	shownTail  = 500      // bytes of it that a reason quotes
-	// graceForOutput is how long output is awaited from children that a
-	// command leaves behind.
+	// graceForOutput is how long the gate waits for output of children that a command
+	// has left behind.
 	graceForOutput = 100 * time.Millisecond
 )
 
@@ -32,7 +32,7 @@ func versionProber(argv []string, version string) prober {
 		try: func(ctx context.Context) error {
 			output, err := command(ctx, argv)
 			if manifest.Mentions(output, version) {
-				return nil // programs print their version and exit 1
+				return nil // some programs print their version and exit with status 1
 			}
 			if err != nil {
 				return err
@@ -42,8 +42,8 @@ func versionProber(argv []string, version string) prober {
 	}
 }
 
-// command runs a command of the target and returns the end of its output. The
-// error says how it ended.
+// command runs a command of the target and returns the end of its output. The error
+// says how the command failed.
 func command(ctx context.Context, argv []string) (output string, err error) {
 	out := &tail{limit: keptOutput}
 	err = launch(ctx, argv, out, out)
@@ -61,14 +61,13 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 	return output, plain(err)
 }
 
-// launch runs a command without the gate's capabilities. Its whole process group is
-// gone when it returns.
+// launch runs a command without the gate's capabilities. When it returns, no process of
+// the command's process group is left.
 func launch(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
 	done := make(chan error, 1)
 	go func() {
-		// Capabilities belong to a thread, and a child has those of the thread
-		// that started it. This one is never unlocked, so that it ends with the
-		// goroutine and serves nobody else.
+		// A child inherits the capabilities of the thread that starts it. The thread is
+		// never unlocked, so that it ends with the goroutine and no other code runs on it.
 		runtime.LockOSThread()
 		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 			done <- fmt.Errorf("cannot drop the capabilities: %w", err)
@@ -83,9 +82,8 @@ func launch(ctx context.Context, argv []string, stdout, stderr io.Writer) error 
 		cmd.WaitDelay = graceForOutput
 		err := cmd.Run()
 		if cmd.Process != nil {
-			// The children that are left. The number is the group's as long as
-			// one of them lives; should it be anybody else's, the gate's user
-			// may not harm him.
+			// End the children that are left. The number is the group's while one of
+			// them lives; should another group have it, the gate may not signal that.
 			if kill := killGroup(cmd.Process.Pid); err == nil {
 				err = kill
 			}
@@ -102,7 +100,7 @@ func killGroup(pid int) error {
 	return nil
 }
 
-// quoted is the end of a command's output, as the end of a reason.
+// quoted formats the end of a command's output, to be appended to a reason.
 func quoted(output string) string {
 	if line := oneLine(output[max(0, len(output)-shownTail):]); line != "" {
 		return ": " + line
@@ -110,7 +108,7 @@ func quoted(output string) string {
 	return ""
 }
 
-// tail keeps the last bytes that are written to it.
+// tail is a writer that keeps the last bytes.
 type tail struct {
 	data  []byte
 	limit int

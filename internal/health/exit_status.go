@@ -5,23 +5,23 @@ import (
 	"time"
 )
 
-// forgives reports whether the restart that was seen is not held against the program:
-// the first one, after an exit that its unit declares, before it was healthy. A
-// daemon that migrates its data asks for one like that. From the program that
-// systemd starts then, everything is expected as from the first one.
-func (t *trial) forgives(s sight) bool {
+// forgives reports whether a restart by systemd does not count against the program. It
+// does not if it is the first one, follows an exit that the unit declares, and comes
+// before the program was healthy: a daemon that migrates its data may ask for one. The
+// trial then expects everything of the program that systemd starts.
+func (t *trial) forgives(s unitState) bool {
 	switch {
 	case s.restarting() && t.forgiven != "" && t.forgiven == s.Invocation:
-		return true // the same one: it waits for its RestartSec=
+		return true // the same restart, which waits for RestartSec=
 	case !t.fresh || !s.declared || t.forgiven != "" || t.proven() || s.NRestarts > t.restarts+1:
 		return false
 	}
-	t.forgiven = "over" // which run it was is not known
+	t.forgiven = "over" // the invocation is not known
 	if s.restarting() {
 		t.forgiven = s.Invocation
 	}
 	t.restarts++
-	t.stood, t.fixed, t.settling = false, false, time.Time{}
+	t.wasUp, t.fixed, t.settling = false, false, time.Time{}
 	for i := range t.probes {
 		p := &t.probes[i]
 		p.passed, p.dropped = p.once && p.passed, false
@@ -29,7 +29,7 @@ func (t *trial) forgives(s sight) bool {
 	return true
 }
 
-// proven reports whether the program was healthy once, by a probe of its service.
+// proven reports whether the program was healthy once and a probe of its service passed.
 func (t *trial) proven() bool {
 	if t.settling.IsZero() {
 		return false
@@ -44,13 +44,14 @@ func (t *trial) proven() bool {
 
 // exits finds out whether the unit's main process ended as the unit declares.
 type exits struct {
-	since time.Time // of the trial
-	asked bool      // once is enough, for only the first end is forgiven
+	since time.Time // the begin of the trial
+	asked bool      // the journal was read; only the first end can be forgiven
 }
 
-// declared judges the last end of the main process. systemd forgets how that was
-// when it starts the program again; then its own lines in the journal tell.
-func (e *exits) declared(ctx context.Context, s sight) bool {
+// declared reports whether the main process last ended with an exit that the unit
+// declares. systemd forgets the exit when it starts the program again; then declared
+// reads it from systemd's entries in the journal.
+func (e *exits) declared(ctx context.Context, s unitState) bool {
 	switch {
 	case s.Forced.Empty() && s.Clean.Empty():
 		return false

@@ -1,19 +1,18 @@
-// Package health finds out how a target fares: before a swap, during a trial,
-// and after a rollback.
+// Package health judges whether a target is healthy: before a swap, during a trial, and
+// after a rollback.
 //
-// It owns nothing on disk. What it finds goes, through package state, into
-// /run/machinemon-update/gate/T/, which belongs to machinemon-gate, the user
-// that its program runs as. From there commit and rollback read it.
+// It writes its reports, through package state, into /run/machinemon-update/gate/T/,
+// which belongs to machinemon-gate, the user of its program; commit and rollback read
+// them there. It owns nothing else on disk.
 //
-// Trusted are the journal and the order, which are root's, the target files,
-// which root alone can write, and what systemd and /proc say. The managed
-// program is not: its answers are bounded in size and time, never followed
-// elsewhere, and reach a report as one printable line. The commands of a target
-// run without the capability that lets the gate read /proc/PID/exe.
+// It trusts root's journal and order, the target files, which only root can write,
+// systemd, and /proc. It does not trust the managed program: answers are bounded in size
+// and time, redirects are not followed, and a report quotes an answer as one printable
+// line. The commands of a target run without the capability with which the gate reads
+// /proc/PID/exe.
 //
-// A judgement is a state machine, [trial], that is fed with what was seen of
-// the unit, with the outcomes of probes, and with the time; [watch] is the loop
-// around it.
+// A judgement is a state machine, [trial], whose inputs are states of the unit, outcomes
+// of probes, and the time; [watch] is the loop that feeds it.
 package health
 
 import (
@@ -30,8 +29,8 @@ import (
 )
 
 const (
-	// afterSettle is how long at most an old program is watched after a
-	// rollback: it has shown before that it can keep running.
+	// afterSettle limits the settle time after a rollback: the old program has run
+	// before.
 	afterSettle = time.Second
 )
 
@@ -43,13 +42,12 @@ type Gate struct {
 	connect func(ctx context.Context, unit string) (manager, error)
 }
 
-// NewGate makes a gate that asks the running systemd. The log is told which
-// attempt it judges.
+// NewGate makes a gate that uses the running systemd. It sets the attempt of the log.
 func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) Gate {
 	return Gate{tree, dirs, log, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}
 }
 
-// manager is systemd, as far as a judgement needs it.
+// manager is the part of [systemd.Conn] that a judgement uses.
 type manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Processes(ctx context.Context, unit string) ([]int, error)
@@ -57,8 +55,8 @@ type manager interface {
 	Close()
 }
 
-// Baseline finds out how the target fares without a trial and writes it down:
-// before the swap, or after a rollback when the open journal's verdict is one.
+// Baseline judges and records the health of the target outside a trial: before the swap
+// or, if the verdict in the open journal is a rollback, after it.
 func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error) {
 	j, err := g.tree.Journal(name)
 	if err != nil {
@@ -69,8 +67,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		return state.Baseline{}, err
 	}
 	p := plan{unit: t.Unit, main: program{path: t.Health.Main}, probes: probers(t.Health)}
-	// As long as one try may take: what passes in a trial passes here. Nothing is
-	// down meanwhile.
+	// A single try may take its whole limit, so that what passes in a trial passes here.
 	p.timeout = answerLimit
 	for _, probe := range p.probes {
 		p.timeout = max(p.timeout, probe.limit)
@@ -83,7 +80,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
 	} else {
-		if b.Attempt, p.main.id, err = g.next(name); err != nil {
+		if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
 			return state.Baseline{}, err
 		}
 	}
@@ -113,7 +110,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 // next is the attempt that the swapper is about to start, or the operator's look at
 // the probes, and the main file that is installed: this look and a wish to go back
 // wait as a request, everything else has its order.
-func (g Gate) next(name string) (state.AttemptID, state.FileID, error) {
+func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error) {
 	r, err := g.tree.Request(name)
 	if err == nil && r != nil && (r.Verb == state.VerbRollback || r.Verb == state.VerbProbe) {
 		return r.Attempt, r.MainID, nil
@@ -130,8 +127,8 @@ func (g Gate) next(name string) (state.AttemptID, state.FileID, error) {
 // taken the order.
 var ErrNoAttempt = errors.New("no attempt waits for a look")
 
-// Judge judges the open trial and writes the report; it returns nil when there
-// is no trial to judge.
+// Judge judges the open trial and writes the report. It returns nil if no trial waits for
+// a report.
 func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	j, err := g.tree.Journal(name)
 	if err != nil {
@@ -152,8 +149,8 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	p := plan{unit: j.Unit, main: program{j.Main, j.MainID}, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health),
 		strict: true, fresh: true, since: j.Started}
 	p.excuse(before, j.Probes)
-	// Before the swap it would have told of another version.
-	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // else the operator goes back to what told none
+	// Not in the baseline: the old program has another version.
+	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // the operator may go back to a program whose version is unknown
 		p.probes = append(p.probes, versionProber(argv, j.Version))
 	}
 	out, err := g.judge(ctx, p)
@@ -168,7 +165,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	return r, g.tree.SetReport(name, *r)
 }
 
-// judge brings a judgement to its end. The error is that there is no systemd.
+// judge runs a judgement to its end. Its error says that systemd does not answer.
 func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	start := time.Now()
 	m, err := g.connect(ctx, p.unit)
@@ -176,7 +173,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		return outcome{}, fmt.Errorf("cannot ask systemd for %s: %w", p.unit, err)
 	}
 	defer m.Close()
-	if p.strict { // a start that takes long is part of the limit
+	if p.strict { // the limit counts from the start of the unit
 		u, err := m.Unit(ctx, p.unit)
 		if err != nil {
 			return outcome{}, err
@@ -186,7 +183,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		}
 	}
 	ends := exits{since: p.since}
-	look := func(ctx context.Context) (sight, error) {
+	look := func(ctx context.Context) (unitState, error) {
 		s, err := observe(ctx, m, p.unit, p.main)
 		if err == nil && p.fresh {
 			s.declared = ends.declared(ctx, s)
@@ -196,27 +193,27 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	return watch(ctx, newTrial(p, start), look, m.Changes(), log.Status), nil
 }
 
-// plan is what a judgement goes by.
+// plan holds the parameters of a judgement.
 type plan struct {
 	unit            string
 	main            program
 	timeout, settle time.Duration
 	probes          []prober
-	// before is what was wrong with the unit before the swap.
+	// before says why the unit was not up before the swap; "" if it was.
 	before string
-	// strict is the trial of a new release: no restart is forgiven, and a probe
-	// that is excused still gets the whole timeout to prove the release.
+	// strict marks the trial of a new release: restarts before it began count, too, and
+	// an excused probe has the whole timeout to pass.
 	strict bool
-	// fresh says that the program has just been started, by the swap that began at
-	// since or by its rollback.
+	// fresh says that the swap that began at since, or its rollback, has just started the
+	// program.
 	fresh bool
 	since time.Time
 }
 
-// excuse takes over what did not work before the swap. A probe that failed then
-// and never passed here may itself be wrong. One that has passed says that the
-// program was ill: the update may be the cure, and the probe must pass after it.
-// Without a baseline nothing is excused.
+// excuse marks what failed before the swap. A probe that failed then and has never
+// passed on this machine may itself be wrong, so it is excused. One that has passed
+// before shows that the program was ill, so it must pass after the update. Without a
+// baseline nothing is excused.
 func (p *plan) excuse(before *state.Baseline, passed state.Passed) {
 	if before == nil {
 		return

@@ -13,17 +13,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// The journal is read by journalctl, in a process without the gate's capability and
-// with the group that may read it. What it prints are strangers' lines: they are
-// bounded, compared, and never repeated.
+// journalctl reads the journal, in a process without the gate's capability and with the
+// group that may read it. Its output is not trusted: it is bounded and compared, and
+// never repeated.
 
 const (
-	heardMost = 16 << 20 // bytes of a unit's newest lines that are looked at
+	heardMost = 16 << 20 // bytes of a unit's newest lines that are read
 	endsMost  = 8        // of systemd's own entries about a unit
-	errorMost = 4 << 10  // bytes of what journalctl complains of
+	errorMost = 4 << 10  // bytes of journalctl's error output
 )
 
-// logged finds text in a line of the unit's present run, the newest lines first.
+// logged returns nil if a line of the unit's present run contains text. It reads the
+// newest lines first.
 func logged(ctx context.Context, u systemd.Unit, text string) error {
 	if u.Invocation == "" {
 		return noAnswer{errors.New("systemd does not say which run of the unit this is")}
@@ -55,8 +56,8 @@ func logged(ctx context.Context, u systemd.Unit, text string) error {
 	return errors.New("no line since the start of the unit contains it")
 }
 
-// oldest is the time of the first entry of the system's journal; zero when none is
-// to be seen.
+// oldest returns the time of the first entry of the journal; zero if journalctl shows
+// none.
 func oldest(ctx context.Context, namespace string) (time.Time, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -84,23 +85,24 @@ func oldest(ctx context.Context, namespace string) (time.Time, error) {
 
 // end is how a main process ended before systemd started it again.
 type end struct {
-	known       bool // by the status or signal of its exit
+	known       bool // its status or signal is known
 	code, value int32
-	clean       bool // systemd took it for a success, and says no more
+	clean       bool // systemd took it for a success, and logged no more
 }
 
-// The messages of sd-messages(3) by which systemd tells of it.
+// MESSAGE_IDs of systemd, see sd-messages(3).
 const (
-	processExited    = "98e322203f7a4ed290d09fe03c09fe15" // not of an exit that is a success
+	processExited    = "98e322203f7a4ed290d09fe03c09fe15" // logged unless the exit is a success
 	restartScheduled = "5eb03494b6584870a536b337290809b3"
 )
 
-// lastEnd asks systemd's own entries why it last restarted a unit by itself.
+// lastEnd reads from systemd's entries how the main process ended before systemd last
+// restarted the unit.
 func lastEnd(ctx context.Context, unit, namespace string, since time.Time) (end, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	out := &head{limit: endsMost << 10}
-	// systemd itself always writes into the system's journal.
+	// systemd writes its own entries into the system's journal, in each namespace.
 	err := journalctl(ctx, "", out, "--output=json", "--reverse", fmt.Sprintf("--lines=%d", endsMost),
 		"--output-fields=MESSAGE_ID,INVOCATION_ID,EXIT_CODE,EXIT_STATUS", fmt.Sprintf("--since=@%d", since.Unix()),
 		"_PID=1", "UNIT="+unit, "MESSAGE_ID="+processExited, "MESSAGE_ID="+restartScheduled)
@@ -110,8 +112,8 @@ func lastEnd(ctx context.Context, unit, namespace string, since time.Time) (end,
 	return parseEnd(out.data)
 }
 
-// parseEnd reads journalctl's entries, the newest first: of the newest restart that
-// was scheduled, and of the exit in the same run.
+// parseEnd reads journalctl's entries, the newest first. It finds the newest restart that
+// systemd scheduled, and the exit of the same run.
 func parseEnd(data []byte) (end, error) {
 	var run string
 	for d := json.NewDecoder(bytes.NewReader(data)); ; {
@@ -137,7 +139,7 @@ func parseEnd(data []byte) (end, error) {
 	}
 }
 
-// journalctl runs it with its output going to out.
+// journalctl runs the program and writes its output to out.
 func journalctl(ctx context.Context, namespace string, out io.Writer, args ...string) error {
 	argv := []string{"journalctl", "--quiet", "--no-pager"}
 	if namespace != "" {
@@ -154,12 +156,12 @@ func journalctl(ctx context.Context, namespace string, out io.Writer, args ...st
 	return fmt.Errorf("cannot read the journal: %w", plain(err))
 }
 
-// finder looks for text in what is written to it, and stops the writer when it has
-// found it or has seen enough.
+// finder is a writer that searches for a text, and stops its source when it has found the
+// text or has read as much as it may.
 type finder struct {
 	text  []byte
 	room  int
-	rest  []byte // what was written last, where the text may have begun
+	rest  []byte // the end of the last write, in which the text may begin
 	found bool
 	stop  func()
 }
@@ -178,8 +180,8 @@ func (f *finder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// head keeps the first bytes that are written to it. With stop it ends the writer at
-// the end of the first line.
+// head is a writer that keeps the first bytes. If stop is set, it stops its source after
+// the first line.
 type head struct {
 	data  []byte
 	limit int

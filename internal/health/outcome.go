@@ -12,32 +12,32 @@ type outcome struct {
 	finding  state.Finding
 	reason   string
 	unproven bool
-	blamed   string // the probe for which alone the finding is bad
+	blamed   string // the only probe that makes the finding bad
 	standing bool
-	why      string // why it is not standing
+	why      string // why the unit is not up
 	pid      uint32
 	probes   []state.ProbeResult
-	untried  []bool // of probes
+	untried  []bool // the probes that were not tried
 
-	unjudgeable string // why no trial could be judged; see [state.Baseline]
+	unjudgeable string // why no trial can be judged; see [state.Baseline]
 }
 
 // finish ends the judgement.
 func (t *trial) finish(f state.Finding, reason string) {
-	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == upright, why: oneLine(t.why),
+	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == standingUp, why: oneLine(t.why),
 		pid: t.program, unjudgeable: oneLine(t.unjudgeable())}
 	asked, proven := false, false
 	for _, p := range t.probes {
 		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
 		switch {
 		case p.tries == 0:
-			r.Detail = "not tried"
+			r.Detail = state.NotTried
 		case p.passed:
 			r.Detail = p.answer
 		}
 		o.probes = append(o.probes, r)
 		o.untried = append(o.untried, p.tries == 0)
-		// That the program tells its version proves what was installed, not that it serves.
+		// The program's version proves what was installed, but not that it serves.
 		asked = asked || p.key != ""
 		proven = proven || p.key != "" && p.passed && !p.dropped
 	}
@@ -47,10 +47,10 @@ func (t *trial) finish(f state.Finding, reason string) {
 	t.end = o
 }
 
-// status says in one line how far the judgement has come.
+// status describes the progress of the judgement in one line.
 func (t *trial) status(now time.Time) string {
 	switch {
-	case t.stand != upright:
+	case t.stand != standingUp:
 		return "waiting for " + t.unit + ": " + t.why
 	case !t.settling.IsZero():
 		return "settling: " + seconds(max(0, t.settled().Sub(now))) + " left"
@@ -66,7 +66,7 @@ func (t *trial) status(now time.Time) string {
 	return fmt.Sprintf("waiting for %s (%d of %d probes pass)", first, passed, len(t.probes))
 }
 
-// lasted says how far into the trial something happened.
+// lasted describes how long after the begin of the trial something happened.
 func (t *trial) lasted(now time.Time) string {
 	if d := now.Sub(t.start); d >= time.Second {
 		return " after " + seconds(d)
@@ -74,7 +74,7 @@ func (t *trial) lasted(now time.Time) string {
 	return " at once"
 }
 
-// tried are the probes that the judgement came to. The others say nothing.
+// tried returns the results of the probes that were tried.
 func (o outcome) tried() []state.ProbeResult {
 	var rs []state.ProbeResult
 	for i, r := range o.probes {
@@ -85,7 +85,7 @@ func (o outcome) tried() []state.ProbeResult {
 	return rs
 }
 
-// Summary is a baseline in one line of a log.
+// Summary describes a baseline in one line, for the log.
 func Summary(b state.Baseline) string {
 	passed := 0
 	for _, p := range b.Probes {
@@ -100,7 +100,7 @@ func Summary(b state.Baseline) string {
 	return line
 }
 
-// Verdict is a report in one line of a log.
+// Verdict describes a report in one line, for the log.
 func Verdict(r state.Report) string {
 	switch {
 	case r.Unproven:
@@ -111,7 +111,7 @@ func Verdict(r state.Report) string {
 	return string(r.Finding)
 }
 
-// seconds is a duration as people say it: "30 s", "0.3 s".
+// seconds formats a duration for people: "30 s", "0.3 s".
 func seconds(d time.Duration) string {
 	return fmt.Sprintf("%g s", d.Round(100*time.Millisecond).Seconds())
 }

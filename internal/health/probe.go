@@ -22,30 +22,29 @@ import (
 const (
 	answerLimit  = 2 * time.Second  // of a connection or a request
 	commandLimit = 10 * time.Second // of a command, which may be a script
-	maxBody      = 1 << 20          // bytes of an answer that are looked at
+	maxBody      = 1 << 20          // bytes of an answer that are read
 	maxLine      = 700              // bytes of a reason
 )
 
-// prober can try one probe.
+// prober tries one probe.
 type prober struct {
-	name    string // in the target file's words
-	key     string // of its whole text; "" of version_command, which proves no service
-	answer  string // what it means that it passes
+	name    string // as the target file has it
+	key     string // identifies its whole text; "" for version_command, which proves no service
+	answer  string // what is proven if it passes
 	limit   time.Duration
-	excused bool // it failed before the swap, and never passed here
-	once    bool // having passed, it would pass again
-	// try returns nil when the probe passes, and else why not: in a few words,
+	excused bool // it failed before the swap and never passed on this machine
+	once    bool // it need not be tried again after it has passed
+	// try returns nil if the probe passes; otherwise the cause, in a few words and
 	// without the probe's name.
 	try func(ctx context.Context) error
-	// ask is try for a probe that needs to know the unit's present run.
+	// ask replaces try for a probe that needs the unit's present run.
 	ask func(ctx context.Context, u systemd.Unit) error
 }
 
-// noAnswer is the error of a try that says nothing of the program, neither good nor
-// bad.
+// noAnswer is the error of a try that gives no evidence for or against the program.
 type noAnswer struct{ error }
 
-// of binds a probe to the unit as it was last seen.
+// of binds a probe to the last state of the unit.
 func (p prober) of(u systemd.Unit) prober {
 	if p.ask != nil {
 		p.try = func(ctx context.Context) error { return p.ask(ctx, u) }
@@ -92,8 +91,7 @@ func connect(ctx context.Context, network, address string) error {
 	return conn.Close()
 }
 
-// web asks the program itself: over a new connection each time, through no
-// proxy, and a redirect is an answer like any other.
+// web makes a new connection for each request, uses no proxy, and follows no redirect.
 var web = http.Client{
 	Transport: &http.Transport{
 		DisableKeepAlives:      true,
@@ -131,8 +129,8 @@ func get(ctx context.Context, p target.Probe) error {
 	return errors.New("its answer does not contain the expected text")
 }
 
-// plain takes off an error what the probe's name tells already, and the URL,
-// whose query may hold a secret.
+// plain removes from an error what the probe's name says already, and the URL, whose
+// query may be secret.
 func plain(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
@@ -143,7 +141,7 @@ func plain(err error) error {
 	return errors.New(oneLine(err.Error()))
 }
 
-// oneLine makes text of unknown origin fit for a report, a log and a terminal.
+// oneLine makes untrusted text safe for a report, a log and a terminal.
 func oneLine(s string) string {
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")

@@ -16,15 +16,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// program is the main file of a target: what a process of its unit must run.
+// program is the main file of a target, which a process of its unit must run.
 type program struct {
-	path string // "" where any process will do
-	// id is the file as root saw it. The gate's user may not be allowed to follow
-	// the path, and in what an earlier version wrote there is none: either will do.
+	path string // "" if each process counts
+	// id identifies the file as root read it: the gate's user may not be able to reach
+	// the path. A journal of an earlier version has none; then the path counts.
 	id state.FileID
 }
 
-// files are the identities that the program's file may have.
+// files returns the identities that the program's file may have.
 func (p program) files() ([]state.FileID, error) {
 	var ids []state.FileID
 	if p.id.Known() {
@@ -40,13 +40,13 @@ func (p program) files() ([]state.FileID, error) {
 	return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
 }
 
-// errVanished says that a process ended while it was looked at. Where it was the
-// main process, systemd will tell of it.
+// errVanished says that a process ended while it was read. If it was the main process,
+// systemd reports that.
 var errVanished = errors.New("the process has just ended")
 
-// executable is the file that a process runs.
+// executable returns the identity of the file that a process runs.
 func executable(pid int) (state.FileID, error) {
-	// A link of the kernel's own: the file's directory is not entered.
+	// The kernel resolves this link without the directories of the file's path.
 	id, err := state.Identify(exe(pid))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return id, errVanished
@@ -59,9 +59,9 @@ func executable(pid int) (state.FileID, error) {
 
 func exe(pid int) string { return fmt.Sprintf("/proc/%d/exe", pid) }
 
-// find takes in which process of the unit runs one of the files, if any does, or
-// what runs in its place.
-func (s *sight) find(ctx context.Context, m manager, main program, files []state.FileID) error {
+// find records which process of the unit runs one of the files or, if none does, what
+// runs instead.
+func (s *unitState) find(ctx context.Context, m manager, main program, files []state.FileID) error {
 	pids, err := m.Processes(ctx, s.Name)
 	if err != nil {
 		return err
@@ -105,21 +105,21 @@ func (s *sight) find(ctx context.Context, m manager, main program, files []state
 	return nil
 }
 
-// replaced reports whether a process whose executable is at path, in the kernel's
-// words, runs a file that was once at main. The directory may have another name.
+// replaced reports whether a process runs a file that was at main earlier. path is its
+// executable, as /proc has it; the directory may have another name there.
 func replaced(path, main string) bool {
 	old, gone := strings.CutSuffix(path, " (deleted)")
 	return gone && filepath.Base(old) == filepath.Base(main)
 }
 
-// eldest finds the process that the others come from; 0 where there is none. Those
-// whose parent is one of them are workers, which come and go.
+// eldest returns the process from which the others descend; 0 if there is none. A process
+// whose parent is one of them is a worker, which may end at any time.
 func eldest(pids []int) uint32 {
 	first, began := 0, uint64(0)
 	for _, pid := range pids {
 		parent, start, err := origin(pid)
 		if err != nil || slices.Contains(pids, parent) {
-			continue // it has just ended, or is a worker
+			continue // it has ended, or is a worker
 		}
 		if first == 0 || start < began || start == began && pid < first {
 			first, began = pid, start
@@ -128,14 +128,14 @@ func eldest(pids []int) uint32 {
 	return uint32(first)
 }
 
-// origin reads the parent of a process, and when it began, in the kernel's ticks.
+// origin reads the parent of a process, and its start time in the kernel's clock ticks.
 func origin(pid int) (parent int, start uint64, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
 	}
-	// The name, in brackets, may hold anything. What follows is proc_pid_stat(5)'s
-	// third field and on.
+	// The name, in brackets, may contain any character. After it come the third and
+	// further fields of proc_pid_stat(5).
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) < 20 {
 		return 0, 0, fmt.Errorf("cannot read /proc/%d/stat: it has %d fields", pid, len(fields)+2)

@@ -12,53 +12,53 @@ const (
 	firstPause  = 20 * time.Millisecond  // before the second try of a probe; doubled at each
 	longPause   = time.Second            // the longest before everything has passed
 	settlePause = 500 * time.Millisecond // between tries in the settle time
-	// explained is how long a probe that fails in the settle time waits for
-	// systemd to say why: a process closes its sockets before it is gone.
+	// explained is how long a failure of a probe in the settle time waits for systemd to
+	// report the end of the process, which closes its sockets before it exits.
 	explained = 100 * time.Millisecond
 )
 
-// trial is a judgement under way: a state machine without clock or side effect.
-// First everything must come right within the timeout; then it settles, and
-// must stay right.
+// trial is a running judgement: a state machine without clock and side effects. First
+// the unit must be up and each probe must pass, within the timeout; then both must
+// stay so for the settle time.
 type trial struct {
 	plan
 	start  time.Time
 	probes []probe
 
-	seen     bool // there was a sight
-	stand    standing
-	why      string // why the unit does not stand
-	stood    bool   // it has stood, with the main process pid
-	pid      uint32
-	last     sight     // the latest
-	program  uint32    // the process that runs the program
-	fixed    bool      // program was looked at in the settle time, and may not change any more
-	blind    bool      // it could not be looked at
-	forgiven string    // the run whose end, which its unit declares, is not held against it
-	restarts uint32    // NRestarts that are not held against it
-	lookAt   time.Time // when to look again although systemd tells nothing; zero: never
-	looks    int
+	seen       bool // the state was read at least once
+	stand      standing
+	why        string // why the unit is not up
+	wasUp      bool   // it was up, with the main process pid
+	pid        uint32
+	last       unitState // the latest state
+	program    uint32    // the process that runs the program
+	fixed      bool      // program was read in the settle time, and must not change from then on
+	unreadable bool      // the state could not be read
+	forgiven   string    // the run whose end is forgiven, because the unit declares it
+	restarts   uint32    // NRestarts that do not count
+	lookAt     time.Time // when to read the state again without an event of systemd; zero: never
+	looks      int
 
-	settling time.Time // since when it settles; zero: not yet
-	doom     string    // a probe's failure in the settle time
-	doomAt   time.Time // when it counts
-	doomed   string    // that probe
-	blamed   string    // the probe for which alone the finding is bad
-	end      *outcome
+	settling    time.Time // the begin of the settle time; zero: not begun
+	failure     string    // a failure of a probe in the settle time
+	failureDue  time.Time // when the failure counts
+	failedProbe string    // the probe that failed
+	blamed      string    // the probe for which alone the finding is bad
+	end         *outcome
 }
 
-// probe is one probe's record.
+// probe is the record of one probe.
 type probe struct {
 	prober
 	tries   int
 	busy    bool // a try is under way
-	passed  bool // the last try did
-	dropped bool // it failed before the swap too, and is not waited for any more
-	unknown bool // the last try had no answer that says anything
+	passed  bool // the last try passed
+	dropped bool // it failed before the swap, too, and no longer counts
+	unknown bool // the last try gave no evidence for or against the program
 	detail  string
 	next    time.Time
-	began   time.Time     // the last try
-	took    time.Duration // that try
+	began   time.Time     // when the last try began
+	took    time.Duration // how long it took
 }
 
 func newTrial(p plan, now time.Time) *trial {
@@ -69,8 +69,8 @@ func newTrial(p plan, now time.Time) *trial {
 	return t
 }
 
-// sees takes in a sight of the unit.
-func (t *trial) sees(now time.Time, s sight) {
+// unitSeen records a state of the unit.
+func (t *trial) unitSeen(now time.Time, s unitState) {
 	if t.end != nil {
 		return
 	}
@@ -82,30 +82,29 @@ func (t *trial) sees(now time.Time, s sight) {
 		s.foreign = "" // no worse than before the swap
 	}
 	t.last = s
-	t.stand, t.why = s.stands()
+	t.stand, t.why = s.classify()
 	switch {
 	case s.restarting() && t.forgives(s):
-		t.stand, t.why = pending, "systemd restarts it after an exit that it declares"
-	case t.stand != fallen && s.NRestarts > t.restarts && !t.forgives(s):
-		t.stand, t.why = fallen, "its main process ended and systemd restarted it"
+		t.stand, t.why = standingPending, "systemd restarts it after an exit that it declares"
+	case t.stand != standingDown && s.NRestarts > t.restarts && !t.forgives(s):
+		t.stand, t.why = standingDown, "its main process ended and systemd restarted it"
 	}
-	if t.stood && t.stand != fallen && t.stand != stopped && s.MainPID != t.pid {
-		t.stand, t.why = stopped, fmt.Sprintf("its main process changed from %d to %d: somebody else restarted it, or it replaced itself", t.pid, s.MainPID)
+	if t.wasUp && t.stand != standingDown && t.stand != standingInterrupted && s.MainPID != t.pid {
+		t.stand, t.why = standingInterrupted, fmt.Sprintf("its main process changed from %d to %d: somebody else restarted it, or it replaced itself", t.pid, s.MainPID)
 	}
 	switch {
-	case t.stand == fallen:
+	case t.stand == standingDown:
 		t.finish(state.FindingBad, t.why+t.lasted(now))
-	case t.stand == stopped && (t.stood || s.Job == 0):
+	case t.stand == standingInterrupted && (t.wasUp || s.Job == 0):
 		t.finish(state.FindingUnsure, t.why)
-	case t.stand == upright && t.fixed && s.aside != 0 && s.aside != t.program:
-		t.stand, t.why = fallen, fmt.Sprintf("process %d, which ran %s, ended, and another one runs it", t.program, t.main.path)
+	case t.stand == standingUp && t.fixed && s.aside != 0 && s.aside != t.program:
+		t.stand, t.why = standingDown, fmt.Sprintf("process %d, which ran %s, ended, and another one runs it", t.program, t.main.path)
 		t.finish(state.FindingBad, t.why+t.lasted(now))
-	case t.stand == upright:
-		t.stood, t.pid, t.program, t.fixed = true, s.MainPID, s.pid(), !t.settling.IsZero()
+	case t.stand == standingUp:
+		t.wasUp, t.pid, t.program, t.fixed = true, s.MainPID, s.pid(), !t.settling.IsZero()
 	}
-	// systemd does not tell when a process executes another file: its own child the
-	// program, or a wrapper the daemon. Nor does it tell when another process than
-	// the main one ends.
+	// systemd sends no event when a process executes another file, as a wrapper does, nor
+	// when another process than the main one ends.
 	t.lookAt = time.Time{}
 	switch {
 	case s.foreign != "":
@@ -117,8 +116,8 @@ func (t *trial) sees(now time.Time, s sight) {
 	t.advance(now)
 }
 
-// hears takes in the outcome of a try of a probe.
-func (t *trial) hears(now time.Time, i int, err error) {
+// probeEnded records the outcome of a try of a probe.
+func (t *trial) probeEnded(now time.Time, i int, err error) {
 	p := &t.probes[i]
 	p.busy, p.passed, p.detail = false, err == nil, ""
 	p.tries++
@@ -131,42 +130,42 @@ func (t *trial) hears(now time.Time, i int, err error) {
 		p.detail = err.Error()
 	}
 	_, p.unknown = errors.AsType[noAnswer](err)
-	if err != nil && !t.settling.IsZero() && !p.dropped && t.doom == "" {
+	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
 		} else {
-			t.doom = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
-			t.doomAt, t.doomed = now.Add(explained), p.name
+			t.failure = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
+			t.failureDue, t.failedProbe = now.Add(explained), p.name
 		}
 	}
 	t.advance(now)
 }
 
-// unjudgeable says why no program could be judged here: the unit is up, by systemd's
-// view, and nothing of it runs the main file, or not even that can be found out. A
-// file that was replaced by hand is another matter: the next restart cures that.
+// unjudgeable returns why no trial of this unit could be judged: the unit is active but
+// no process of it runs the main file, or its processes cannot be read. A process that
+// runs an older file, which was replaced by hand, is no reason: the next restart ends it.
 func (t *trial) unjudgeable() string {
-	if t.blind || t.stand == pending && t.last.foreign == t.why && !t.last.older {
+	if t.unreadable || t.stand == standingPending && t.last.foreign == t.why && !t.last.older {
 		return t.why
 	}
 	return ""
 }
 
-// lost takes in that the unit's state cannot be told.
-func (t *trial) lost(err error) {
-	t.stand, t.why, t.blind = pending, err.Error(), true
+// stateUnknown ends the trial because the unit's state cannot be read.
+func (t *trial) stateUnknown(err error) {
+	t.stand, t.why, t.unreadable = standingPending, err.Error(), true
 	t.finish(state.FindingUnsure, t.why)
 }
 
-// advance takes in the time.
+// advance changes the state as the time requires.
 func (t *trial) advance(now time.Time) {
 	switch {
 	case t.end != nil:
 		return
-	case t.doom != "":
-		if !now.Before(t.doomAt) {
-			t.blamed = t.doomed
-			t.finish(state.FindingBad, t.doom)
+	case t.failure != "":
+		if !now.Before(t.failureDue) {
+			t.blamed = t.failedProbe
+			t.finish(state.FindingBad, t.failure)
 		}
 		return
 	case t.settling.IsZero():
@@ -183,11 +182,11 @@ func (t *trial) advance(now time.Time) {
 			p.dropped = !p.passed
 			p.next = now.Add(settlePause)
 		}
-		// What a wrapper did before it started the program is over now.
+		// Read again which process runs the program: a wrapper has started it by now.
 		if t.last.aside != 0 {
 			t.lookAt = now
 		}
-	case t.stand != upright:
+	case t.stand != standingUp:
 		t.finish(state.FindingBad, t.why+t.lasted(now))
 		return
 	}
@@ -196,11 +195,11 @@ func (t *trial) advance(now time.Time) {
 	}
 }
 
-// ready tells whether everything that counts is right. An excused probe that
-// fails is waited for until the timeout is over, or without strictness not
-// beyond its first try, as one that has no answer.
+// ready reports whether the unit is up and each probe that counts has passed. over says
+// that the timeout is over. An excused probe that fails is waited for until then; in a
+// trial that is not strict, only for its first try, as is one without evidence.
 func (t *trial) ready(over bool) bool {
-	if t.stand != upright {
+	if t.stand != standingUp {
 		return false
 	}
 	for _, p := range t.probes {
@@ -211,13 +210,13 @@ func (t *trial) ready(over bool) bool {
 	return true
 }
 
-// overdue ends a trial that was not right within the timeout.
+// overdue ends a trial whose unit or probes were not healthy within the timeout.
 func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
 	switch {
-	case t.stand != upright && t.why == t.before && !t.lookAt.IsZero():
+	case t.stand != standingUp && t.why == t.before && !t.lookAt.IsZero():
 		t.finish(state.FindingUnsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
-	case t.stand != upright:
+	case t.stand != standingUp:
 		t.finish(state.FindingBad, "not healthy"+within+": "+t.why)
 	}
 	for _, p := range t.probes {
@@ -232,16 +231,16 @@ func (t *trial) overdue() {
 	}
 }
 
-// probing tells whether probes are tried: not before the unit stands, for
-// another program might answer. A baseline wants to know of the program that
-// runs, also when that is not the main file.
+// probing reports whether probes are tried. They are not before the unit is up, because
+// another program might answer. A baseline tries them also if the program that runs is
+// not the main file.
 func (t *trial) probing() bool {
-	return t.stand == upright || !t.strict && !t.lookAt.IsZero()
+	return t.stand == standingUp || !t.strict && !t.lookAt.IsZero()
 }
 
-// due starts tries: it returns the probes whose time has come.
-func (t *trial) due(now time.Time) []int {
-	if t.end != nil || !t.probing() || t.doom != "" || !t.settling.IsZero() && !now.Before(t.settled()) {
+// startDue returns the probes that are due and marks them as running.
+func (t *trial) startDue(now time.Time) []int {
+	if t.end != nil || !t.probing() || t.failure != "" || !t.settling.IsZero() && !now.Before(t.settled()) {
 		return nil
 	}
 	var is []int
@@ -255,19 +254,19 @@ func (t *trial) due(now time.Time) []int {
 	return is
 }
 
-// wake is the next moment at which time alone changes something; false when
-// only an event can.
-func (t *trial) wake(now time.Time) (time.Time, bool) {
+// nextWake returns the next time at which the state changes without an event; false if
+// only an event changes it.
+func (t *trial) nextWake(now time.Time) (time.Time, bool) {
 	var times []time.Time
 	switch {
-	case t.doom != "":
-		return t.doomAt, true
+	case t.failure != "":
+		return t.failureDue, true
 	case t.settling.IsZero():
 		times = append(times, t.start.Add(t.timeout))
 	case now.Before(t.settled()):
 		times = append(times, t.settled())
 	default:
-		return time.Time{}, false // tries that began in time are waited for
+		return time.Time{}, false // wait for tries that began in the settle time
 	}
 	if !t.lookAt.IsZero() {
 		times = append(times, t.lookAt)
@@ -286,10 +285,10 @@ func (t *trial) wake(now time.Time) (time.Time, bool) {
 	return first, true
 }
 
-// idle tells whether the probe is to be tried at its time.
+// idle reports whether the probe will be tried again.
 func (p *probe) idle() bool { return !p.busy && !p.dropped && !(p.once && p.passed) }
 
-// waiting tells whether a try that counts is under way.
+// waiting reports whether a try of a probe that counts is running.
 func (t *trial) waiting() bool {
 	for _, p := range t.probes {
 		if p.busy && !p.dropped {
@@ -301,7 +300,7 @@ func (t *trial) waiting() bool {
 
 func (t *trial) settled() time.Time { return t.settling.Add(t.settle) }
 
-// left is how long a try may take that begins now.
+// left returns how long a try that begins now may take.
 func (t *trial) left(now time.Time, i int) time.Duration {
 	if t.settling.IsZero() {
 		return min(t.probes[i].limit, t.start.Add(t.timeout).Sub(now))
@@ -309,5 +308,5 @@ func (t *trial) left(now time.Time, i int) time.Duration {
 	return t.probes[i].limit
 }
 
-// pause is the time between the n-th and the next try.
+// pause returns the time between try n and the next one.
 func pause(n int) time.Duration { return min(firstPause<<min(n-1, 16), longPause) }

@@ -18,7 +18,7 @@ const ms = time.Millisecond
 // seenAt is what systemd tells from a moment on.
 type seenAt struct {
 	at  time.Duration
-	is  sight
+	is  unitState
 	err error
 }
 
@@ -29,22 +29,22 @@ type answers struct {
 	hangs bool
 }
 
-func unit(active, sub string, pid uint32) sight {
-	return sight{Unit: systemd.Unit{Load: "loaded", Active: active, Sub: sub, MainPID: pid, Result: "success"}}
+func unit(active, sub string, pid uint32) unitState {
+	return unitState{Unit: systemd.Unit{Load: "loaded", Active: active, Sub: sub, MainPID: pid, Result: "success"}}
 }
 
-func (s sight) exited(result string, code, value int32) sight {
+func (s unitState) exited(result string, code, value int32) unitState {
 	s.Result, s.ExecCode, s.ExecValue = result, code, value
 	return s
 }
 
-func (s sight) restarted(n uint32) sight    { s.NRestarts = n; return s }
-func (s sight) job() sight                  { s.Job = 7; return s }
-func (s sight) runs(text string) sight      { s.foreign = text; return s }
-func (s sight) runsOlder(text string) sight { s.foreign, s.older = text, true; return s }
-func (s sight) beside(pid uint32) sight     { s.aside = pid; return s }
-func (s sight) run(id string) sight         { s.Invocation = id; return s }
-func (s sight) asDeclared() sight           { s.declared = true; return s }
+func (s unitState) restarted(n uint32) unitState    { s.NRestarts = n; return s }
+func (s unitState) job() unitState                  { s.Job = 7; return s }
+func (s unitState) runs(text string) unitState      { s.foreign = text; return s }
+func (s unitState) runsOlder(text string) unitState { s.foreign, s.older = text, true; return s }
+func (s unitState) beside(pid uint32) unitState     { s.aside = pid; return s }
+func (s unitState) run(id string) unitState         { s.Invocation = id; return s }
+func (s unitState) asDeclared() unitState           { s.declared = true; return s }
 
 var (
 	up       = unit("active", "running", 10)
@@ -52,7 +52,7 @@ var (
 	crashed  = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 1)
 	failed   = unit("failed", "failed", 0).exited("exit-code", cldExited, 2)
 	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
-	remains  = func() sight {
+	remains  = func() unitState {
 		s := unit("active", "exited", 0).exited("success", cldExited, 0)
 		s.Type, s.RemainAfterExit = "oneshot", true
 		return s
@@ -130,7 +130,7 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingBad, reason: "systemd restarted it after 2 s", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "watchdog", units: []seenAt{{0, up, nil}, {4 * time.Second, unit("failed", "failed", 0).exited("watchdog", cldDumped, 6), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "killed by SIGABRT (systemd says: watchdog) after 4 s", from: 4 * time.Second, to: 4 * time.Second},
-		{name: "unit file gone", units: []seenAt{{0, sight{Unit: systemd.Unit{Load: "not-found", Active: "inactive", Sub: "dead"}}, nil}}, fallen: true,
+		{name: "unit file gone", units: []seenAt{{0, unitState{Unit: systemd.Unit{Load: "not-found", Active: "inactive", Sub: "dead"}}, nil}}, fallen: true,
 			finding: state.FindingBad, reason: "its unit file is not-found", to: 0},
 
 		{name: "never listens", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(errRefused)},
@@ -220,11 +220,11 @@ func TestTrial(t *testing.T) {
 		{name: "baseline: asks for a restart", lenient: true, units: []seenAt{{0, asks.run("A"), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "status 75", to: 0},
 
-		{name: "bus lost at first", units: []seenAt{{0, sight{}, errors.New("systemd does not answer: EOF")}}, fallen: true,
+		{name: "bus lost at first", units: []seenAt{{0, unitState{}, errors.New("systemd does not answer: EOF")}}, fallen: true,
 			finding: state.FindingUnsure, reason: "systemd does not answer", to: 0},
-		{name: "bus lost in the settle time", units: []seenAt{{0, up, nil}, {3 * time.Second, sight{}, errors.New("systemd does not answer: EOF")}}, probes: good, fallen: true,
+		{name: "bus lost in the settle time", units: []seenAt{{0, up, nil}, {3 * time.Second, unitState{}, errors.New("systemd does not answer: EOF")}}, probes: good, fallen: true,
 			finding: state.FindingUnsure, reason: "systemd does not answer", from: 3 * time.Second, to: 3 * time.Second},
-		{name: "ends while it is looked at", units: []seenAt{{0, sight{}, errVanished}, {2 * ms, failed, nil}}, fallen: true,
+		{name: "ends while it is looked at", units: []seenAt{{0, unitState{}, errVanished}, {2 * ms, failed, nil}}, fallen: true,
 			finding: state.FindingBad, reason: "status 2 at once", to: 2 * ms},
 		{name: "an operator stops it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("deactivating", "stop-sigterm", 10).job(), nil}}, probes: good, fallen: true,
 			finding: state.FindingUnsure, reason: "somebody else is stopping or restarting it", from: 2 * time.Second, to: 2 * time.Second},
@@ -284,7 +284,7 @@ func TestTrial(t *testing.T) {
 				for _, u := range c.units[1:] {
 					time.AfterFunc(u.at, func() { changes <- struct{}{} })
 				}
-				look := func(context.Context) (sight, error) {
+				look := func(context.Context) (unitState, error) {
 					u := current(c.units, time.Since(start), func(u seenAt) time.Duration { return u.at })
 					return u.is, u.err
 				}
@@ -353,7 +353,7 @@ func TestTries(t *testing.T) {
 		tried := 0
 		p.probes[1].try = func(context.Context) error { tried++; return nil }
 		var said []string
-		watch(t.Context(), newTrial(p, start), func(context.Context) (sight, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
+		watch(t.Context(), newTrial(p, start), func(context.Context) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
 		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}
 		if !slices.Equal(at, want) {
 			t.Errorf("tries at %v, want %v", at, want)
@@ -371,10 +371,10 @@ func TestTries(t *testing.T) {
 // A probe that was never tried says nothing, and must not look failed.
 func TestTried(t *testing.T) {
 	tr := newTrial(plan{strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
-	tr.sees(tr.start, up)
-	tr.due(tr.start)
-	tr.hears(tr.start, 1, errRefused)
-	tr.lost(errors.New("bus"))
+	tr.unitSeen(tr.start, up)
+	tr.startDue(tr.start)
+	tr.probeEnded(tr.start, 1, errRefused)
+	tr.stateUnknown(errors.New("bus"))
 	if got := tr.end.tried(); len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
 		t.Errorf("tried: %v of %v", got, tr.end.probes)
 	}

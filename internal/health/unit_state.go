@@ -11,23 +11,23 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// sight is what was seen of a unit at one moment.
-type sight struct {
+// unitState is the state of a unit at one moment.
+type unitState struct {
 	systemd.Unit
-	// aside is the process that runs the main file where the main process does
-	// not: a wrapper's child, or of a unit whose main process systemd does not know.
+	// aside is the process that runs the main file if the main process does not: a
+	// wrapper's child, or a process of a unit whose main process systemd does not know.
 	aside uint32
-	// foreign tells what the unit runs instead of the main file; "" when a process
-	// runs that, or may run anything.
+	// foreign describes what the unit runs instead of the main file; "" if a process runs
+	// the main file, or if the target names none.
 	foreign string
-	older   bool // what runs is a file that the main file has replaced since
-	// declared says that the last end of the main process, after which systemd
-	// restarted it or is about to, is one that the unit declares.
+	older   bool // the process runs an older file, which the main file has replaced
+	// declared says that the main process last ended with an exit that the unit declares,
+	// after which systemd restarted it or will restart it.
 	declared bool
 }
 
-// pid is the process that runs the program; 0 where none is needed.
-func (s sight) pid() uint32 {
+// pid returns the process that runs the program; 0 if the unit needs none.
+func (s unitState) pid() uint32 {
 	if s.aside != 0 {
 		return s.aside
 	}
@@ -36,15 +36,15 @@ func (s sight) pid() uint32 {
 
 // restarting reports whether systemd restarts the unit by itself, after its main
 // process has ended.
-func (s sight) restarting() bool {
+func (s unitState) restarting() bool {
 	return s.Active == "activating" && strings.HasPrefix(s.Sub, "auto-restart")
 }
 
-// observe takes a sight of the unit. Other processes than the main one are asked for
-// only when that is not the program: it is rare, and takes PID 1 some time.
-func observe(ctx context.Context, m manager, unit string, main program) (sight, error) {
+// observe reads the state of the unit. It lists the unit's other processes only if the
+// main process is not the program: that is rare, and takes PID 1 some time.
+func observe(ctx context.Context, m manager, unit string, main program) (unitState, error) {
 	u, err := m.Unit(ctx, unit)
-	s := sight{Unit: u}
+	s := unitState{Unit: u}
 	if err != nil || main.path == "" || !active(u) || u.Sub == "exited" {
 		return s, err
 	}
@@ -61,48 +61,48 @@ func observe(ctx context.Context, m manager, unit string, main program) (sight, 
 	return s, s.find(ctx, m, main, files)
 }
 
-// standing is how a unit stands, by systemd's own view.
+// standing classifies the state of a unit.
 type standing int
 
 const (
-	pending standing = iota // not yet as it must be, and may still become so
-	upright                 // active, and running the right program
-	stopped                 // somebody is stopping or restarting it
-	fallen                  // it has ended, and not because somebody wanted it to
+	standingPending     standing = iota // it is not up yet, and may still come up
+	standingUp                          // it is active and runs the main file
+	standingInterrupted                 // another program or the operator stops or restarts it
+	standingDown                        // it ended by itself
 )
 
-// stands classifies what was seen, and says why it is not upright.
-func (s sight) stands() (standing, string) {
+// classify returns how the unit stands, and why it is not up.
+func (s unitState) classify() (standing, string) {
 	u := s.Unit
 	switch {
 	case active(u):
 		switch {
 		case u.Sub == "exited" && !u.Remains():
-			return fallen, death(u)
+			return standingDown, describeEnd(u)
 		case s.foreign != "":
-			return pending, s.foreign
+			return standingPending, s.foreign
 		}
-		return upright, ""
+		return standingUp, ""
 	case u.Active == "activating" && !s.restarting():
-		return pending, "it is still starting (" + u.Sub + ")"
+		return standingPending, "it is still starting (" + u.Sub + ")"
 	case killedFromOutside(u):
-		return stopped, "somebody else ended its main process by SIGTERM"
+		return standingInterrupted, "somebody else ended its main process by SIGTERM"
 	case u.Active == "activating", u.Active == "failed":
-		return fallen, death(u)
+		return standingDown, describeEnd(u)
 	case u.Job != 0:
-		return stopped, "somebody else is stopping or restarting it"
+		return standingInterrupted, "somebody else is stopping or restarting it"
 	}
-	return fallen, death(u)
+	return standingDown, describeEnd(u)
 }
 
-// active tells whether the unit is up; a reload leaves the main process alone.
+// active reports whether the unit is up. A reload does not end the main process.
 func active(u systemd.Unit) bool {
 	return u.Active == "active" || u.Active == "reloading" || u.Active == "refreshing"
 }
 
-// killedFromOutside tells whether an ended main process was asked to end:
-// systemd takes death by SIGTERM for a clean end unless it sent the signal
-// itself because of a time limit, and no program does this to itself.
+// killedFromOutside reports whether another program ended the main process by SIGTERM.
+// systemd takes SIGTERM for a clean end, unless it sent the signal itself because of a
+// time limit; and a program does not send SIGTERM to itself.
 func killedFromOutside(u systemd.Unit) bool {
 	return u.MainPID == 0 && u.ExecCode == cldKilled && unix.Signal(u.ExecValue) == unix.SIGTERM && u.Result == "success"
 }
@@ -114,12 +114,12 @@ const (
 	cldDumped = 3
 )
 
-// exitExec is the status with which systemd's child exits when it cannot
-// execute the program: EXIT_EXEC of systemd.exec(5).
+// exitExec is the exit status of a unit's process if execve(2) fails: EXIT_EXEC of
+// systemd.exec(5).
 const exitExec = 203
 
-// death says how the unit ended.
-func death(u systemd.Unit) string {
+// describeEnd describes how the unit ended.
+func describeEnd(u systemd.Unit) string {
 	var how string
 	switch {
 	case u.Load != "" && u.Load != "loaded":

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// watch brings a judgement to its end: it looks at the unit at every change
-// that systemd tells, tries the probes when they are due, and feeds the trial.
-func watch(ctx context.Context, t *trial, look func(context.Context) (sight, error), changes <-chan struct{}, say func(string)) outcome {
+// watch runs a trial to its end: it reads the unit's state at each event of systemd,
+// tries the probes when they are due, and passes both to the trial.
+func watch(ctx context.Context, t *trial, look func(context.Context) (unitState, error), changes <-chan struct{}, say func(string)) outcome {
 	type result struct {
 		probe int
 		err   error
@@ -19,21 +19,21 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (sight, err
 	var tries sync.WaitGroup
 	defer tries.Wait() // no command outlives the judgement
 	defer cancel()
-	results := make(chan result, len(t.probes)) // one try of each at a time
+	results := make(chan result, len(t.probes)) // each probe has at most one try running
 
 	see := func() {
 		switch s, err := look(ctx); {
 		case err == nil:
-			t.sees(time.Now(), s)
+			t.unitSeen(time.Now(), s)
 		case !errors.Is(err, errVanished):
-			t.lost(err)
+			t.stateUnknown(err)
 		}
 	}
 	see()
 	said := ""
 	for t.end == nil {
 		now := time.Now()
-		for _, i := range t.due(now) {
+		for _, i := range t.startDue(now) {
 			p, limit := t.probes[i].of(t.last.Unit), t.left(now, i)
 			tries.Go(func() { results <- result{i, try(ctx, p, limit)} })
 		}
@@ -42,14 +42,14 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (sight, err
 			said = s
 		}
 		var alarm <-chan time.Time
-		if at, ok := t.wake(now); ok {
+		if at, ok := t.nextWake(now); ok {
 			alarm = time.After(time.Until(at))
 		}
 		select {
 		case <-changes:
 			see()
 		case r := <-results:
-			t.hears(time.Now(), r.probe, r.err)
+			t.probeEnded(time.Now(), r.probe, r.err)
 		case <-alarm:
 			now := time.Now()
 			if !t.lookAt.IsZero() && !now.Before(t.lookAt) {
@@ -61,7 +61,7 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (sight, err
 	return *t.end
 }
 
-// try makes one try of a probe.
+// try tries a probe once.
 func try(ctx context.Context, p prober, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -25,6 +25,7 @@ type Rules struct {
 type Unit struct {
 	Name, Load, Active string
 	Queued             bool // a job is about to change that
+	Passing            bool // it never stays active: Type=oneshot without RemainAfterExit=yes
 }
 
 // Release is a release that may be installed. Fields that are not known are zero.

@@ -101,6 +101,8 @@ func TestDecide(t *testing.T) {
 		{"stopped", []func(*Known){stop, worry}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "systemctl start agent.service", nil}},
 		{"stopped, for a rollback", []func(*Known){stop, goBack}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "systemctl start agent.service", nil}},
 		{"stopped, for a check", []func(*Known){stop, check}, available},
+		{"never stays active", []func(*Known){stop, func(k *Known) { k.Unit.Passing = true }}, Decision{RuleUnit, state.ResultNotAttempted,
+			"agent.service is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so", "only a unit that stays active can be watched", nil}},
 		{"about to start", []func(*Known){stop, func(k *Known) { k.Unit.Queued = true }}, Decision{}},
 		{"failed", []func(*Known){func(k *Known) { k.Unit.Active = "failed" }}, Decision{}},
 		{"masked", []func(*Known){func(k *Known) { k.Unit.Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},

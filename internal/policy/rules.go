@@ -173,8 +173,13 @@ func notUpdatable(k Known) (Decision, bool) {
 	case u.Load != "loaded":
 		return Decision{Result: state.ResultMisconfigured, Hint: "systemctl status " + u.Name,
 			Reason: fmt.Sprintf("cannot update %s: systemd could not load %s (%s)", k.Rules.Target, u.Name, u.Load)}, true
+	case u.Active != "inactive" || u.Queued:
+		return Decision{}, false
+	case u.Passing:
+		return Decision{Reason: u.Name + " is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so",
+			Hint: "only a unit that stays active can be watched"}, true
 	}
-	return Decision{Reason: u.Name + " is stopped", Hint: "systemctl start " + u.Name}, u.Active == "inactive" && !u.Queued
+	return Decision{Reason: u.Name + " is stopped", Hint: "systemctl start " + u.Name}, true
 }
 
 func doubtful(k Known) (Decision, bool) { return Decision{Reason: k.Order.Doubt}, k.Order.Doubt != "" }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strconv"
 )
 
@@ -16,6 +18,7 @@ var ErrUsage = errors.New("wrong arguments")
 
 // A Verb does the work of [Save] or [Restore] in a process of the user whose data it
 // is. It takes pairs of paths; for each that is saved it writes its Summary on a line.
+// What is not there is not saved, and is no error.
 type Verb func(out io.Writer, args []string) error
 
 // Verbs are what a program offers to such a process, by name.
@@ -32,6 +35,12 @@ func saveAll(out io.Writer, args []string) error {
 	for pair := args[1:]; len(pair) > 0; pair = pair[2:] {
 		sum, err := Save(pair[0], pair[1], room)
 		if err != nil {
+			// SQLite's files need not be there, and a journal of it comes and goes. That
+			// it is missing is not for Save's error to say, which may be about the place
+			// of the backup.
+			if _, missing := os.Lstat(pair[0]); errors.Is(missing, fs.ErrNotExist) {
+				continue
+			}
 			return err
 		}
 		room -= sum.Allocated

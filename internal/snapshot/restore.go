@@ -20,8 +20,9 @@ type restorer struct {
 func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
 
 // Restore makes the file or directory at path what it was when backup was saved,
-// durably: what differs is written again, and what the backup lacks is removed,
-// sockets and FIFOs among it. A file is replaced by one that is complete. Directories
+// durably: what differs is written again, and what the backup lacks is removed. Sockets
+// and FIFOs stay in a directory that stays, since a backup does not say which were
+// there: they may belong to a program that still runs. A file is replaced by one that is complete. Directories
 // stay the same ones, since the parent of path may not be writable. Restore may be
 // killed at any time and called again. It reports whether it changed anything but
 // times. The backup stays as it is.
@@ -134,6 +135,9 @@ func (r *restorer) fill(from, to place, in, out *folder) error {
 	// What must go goes first: it gives room on the disk.
 	err = to.each(out, func(now place) error {
 		if _, kept := slices.BinarySearch(wanted, now.name); kept {
+			return nil
+		}
+		if st, err := now.stat(); err == nil && isEndpoint(&st) {
 			return nil
 		}
 		return r.remove(now)

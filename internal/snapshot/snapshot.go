@@ -2,8 +2,8 @@
 //
 // A backup is a plain copy of the data, with modes, owners, times and the extended
 // attributes that count (POSIX ACLs, user.*, the SELinux label), so that a person can
-// read it and copy from it by hand. Sockets and FIFOs are not data: a daemon makes
-// them at its start. A name that is a hard link of another is copied by itself.
+// read it and copy from it by hand. Sockets and FIFOs are not data, and are neither
+// saved nor removed: a daemon makes them at its start. A name that is a hard link of another is copied by itself.
 //
 // Two kinds of caller are served, and both in the same way. Root saves trees that
 // root alone can write: as root each directory of a tree must belong to root and be
@@ -67,7 +67,7 @@ func (s *Summary) add(st *unix.Stat_t) error {
 // do not count; what Save refuses because of its kind, Measure refuses, too. An error
 // is fs.ErrNotExist when nothing is there.
 func Measure(path string) (sum Summary, err error) {
-	p, err := top(path)
+	p, err := data(path)
 	if err == nil {
 		defer p.dir.Close()
 		err = sum.measure(p, 0)
@@ -136,10 +136,16 @@ func (p place) kept(st *unix.Stat_t) (bool, error) {
 	return false, p.problem("is a device")
 }
 
-// top is the place that a caller names. Symbolic links in its parents are followed.
+// isEndpoint reports whether an entry is a socket or a FIFO, by which programs talk.
+func isEndpoint(st *unix.Stat_t) bool {
+	kind := st.Mode & unix.S_IFMT
+	return kind == unix.S_IFSOCK || kind == unix.S_IFIFO
+}
+
+// top is the place of a backup. Symbolic links in its parents are followed.
 func top(path string) (place, error) { return topOf(path, 0) }
 
-// data is top for what is saved or restored. As root no symbolic link is followed in
+// data is top for the data. As root no symbolic link is followed in
 // the parents either: a new version may have given one of them to its user.
 func data(path string) (place, error) {
 	if os.Geteuid() == 0 {
@@ -147,6 +153,9 @@ func data(path string) (place, error) {
 	}
 	return topOf(path, 0)
 }
+
+// ErrLinked says that root would have to follow a symbolic link to the data.
+var ErrLinked = errors.New("is reached by a symbolic link, which root does not follow")
 
 func topOf(path string, resolve uint64) (place, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
@@ -158,7 +167,7 @@ func topOf(path string, resolve uint64) (place, error) {
 		return unix.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
 	})
 	if errors.Is(err, unix.ELOOP) {
-		return place{}, fmt.Errorf("%s is reached by a symbolic link, which root does not follow", shown(parent))
+		return place{}, fmt.Errorf("%s %w", shown(parent), ErrLinked)
 	}
 	if err != nil {
 		return place{}, fmt.Errorf("%s: %w", shown(parent), err)

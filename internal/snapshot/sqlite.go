@@ -18,15 +18,15 @@ var sqliteSuffixes = []string{"-wal", "-shm", "-journal"}
 // damaged. They are named whether they exist or not: one that comes later must go at
 // a restore. Of anything but a regular file there are none.
 func Companions(path string) ([]string, error) {
-	p, err := top(path)
+	p, err := data(path)
 	if err == nil {
 		defer p.dir.Close()
 		var they bool
 		if they, err = p.database(); err == nil && !they {
 			return nil, nil
 		}
-	} else if errors.Is(err, unix.ENOENT) {
-		err = nil // the new version may make the directory, too
+	} else if errors.Is(err, unix.ENOENT) || errors.Is(err, ErrLinked) {
+		err = nil // the new version may make the directory, too; or its user will see
 	}
 	if err != nil {
 		return nil, failed("look for the SQLite files of", path, err)

@@ -175,14 +175,19 @@ func TestRestore(t *testing.T) {
 				want := describe(t, data)
 				save(t, data, backup)
 				kept := stamps(t, backup)
-				must(t, os.Remove(data+"/fifo"))
-				must(t, os.Remove(data+"/socket"))
 				do(t, func(name string) string { return filepath.Join(data, name) })
+				there := map[string]bool{} // a program may still use them
+				for _, name := range []string{"fifo", "socket"} {
+					_, err := os.Lstat(filepath.Join(data, name))
+					there[name] = err == nil
+				}
 				restore(t, backup, data, name != "nothing")
 				equal(t, "restored", describe(t, data), want)
 				after := stamps(t, data)
-				if len(after) != len(want) {
-					t.Errorf("%d entries, want %d: sockets and FIFOs are no data", len(after), len(want))
+				for _, name := range []string{"fifo", "socket"} {
+					if _, err := os.Lstat(filepath.Join(data, name)); (err == nil) != there[name] {
+						t.Errorf("the %s was there before: %v, after: %v", name, there[name], err)
+					}
 				}
 				restore(t, backup, data, false)
 				for path, stamp := range stamps(t, data) {
@@ -211,8 +216,7 @@ func TestUntouched(t *testing.T) {
 	after := stamps(t, dir+"/data")
 	for path, stamp := range before {
 		d := filepath.Base(path) == "d" || filepath.Base(path) == "deep"
-		top := path == dir+"/data" // where the socket and the FIFO went
-		if now, there := after[path]; there && now != stamp && !d && !top {
+		if now, there := after[path]; there && now != stamp && !d {
 			t.Errorf("%q was written", path)
 		}
 	}

@@ -114,6 +114,9 @@ type Journal struct {
 	// RollbackFailed is why the rollback failed; "" while it did not. From then on
 	// the trial is the operator's: only the boot and their own word change it.
 	RollbackFailed string `json:"rollback_failed,omitempty"`
+	// VerbSettleBack says that the operator wants one more rollback of a trial whose rollback
+	// failed: when it is killed it goes on.
+	Back bool `json:"back,omitempty"`
 	// Restored says that a rollback has brought all files and data back, and failed
 	// after that: what differs from then on is somebody else's.
 	Restored bool     `json:"restored,omitempty"`

@@ -17,6 +17,9 @@ type ProbeResult struct {
 	Millis  int64  `json:"millis,omitempty"` // how long the last try took
 }
 
+// NotTried is the Detail of a probe that was not tried: the unit was not as it must be.
+const NotTried = "not tried"
+
 // Baseline is how a target was without a trial: before the swap, or after a rollback.
 type Baseline struct {
 	Format   int           `json:"format"`

@@ -280,7 +280,7 @@ func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name strin
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0}
+	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0, Passing: u.Type == "oneshot" && !u.RemainAfterExit}
 	return policy.Decide(k), nil
 }
 

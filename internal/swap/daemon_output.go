@@ -2,7 +2,9 @@ package swap
 
 import (
 	"context"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +70,62 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 		}
 	}
 	return said[max(0, len(said)-saidLines):]
+}
+
+// before is what a rollback ends: the unit's last run until then, "" where that is not
+// known, and when that was.
+type before struct {
+	run string
+	at  time.Duration
+}
+
+func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+	return before{u.Invocation, s.now()}
+}
+
+// lastWords is the last line that the old program, which does not run, wrote to
+// systemd's journal since the rollback started it, to go on an error: it may say why.
+// systemd may have started it several times. It is "" where there is no such line;
+// trouble with it costs the line, and no more.
+func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
+	return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
+		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // else the new program's, also while it was stopped
+	})
+}
+
+// lastLine is the last line of a unit's processes that is wanted, to go on an error.
+func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
+	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	defer cancel()
+	lines, err := s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+		return ""
+	}
+	for _, l := range slices.Backward(lines) {
+		if line := plainLine(l.Text); line != "" && wanted(l) {
+			return "; it said: " + line
+		}
+	}
+	return ""
+}
+
+// runHook runs a program in a unit of its own. Where that fails the error ends with its
+// last line, which says why.
+func (s *Swapper) runHook(ctx context.Context, j *state.Journal, h systemd.Hook) error {
+	since := s.now()
+	err := s.Systemd.RunHook(ctx, h)
+	if err == nil || s.Boot == "" {
+		return err
+	}
+	if line := s.lastLine(ctx, j, h.Unit, func(l systemd.LogLine) bool { return l.At >= since }); line != "" {
+		return fmt.Errorf("%w%s", err, line)
+	}
+	return err
 }
 
 // colour is what programs put around words for terminals.

@@ -98,3 +98,75 @@ func TestRecordRejects(t *testing.T) {
 		t.Errorf("going back: %+v", a)
 	}
 }
+
+// TestLastWords: a rollback that failed has the last line of the old program, which
+// does not run, and none of another start.
+func TestLastWords(t *testing.T) {
+	const started = time.Hour // from now on
+	ready, fatal := systemd.LogLine{Text: "2.0 is ready", Invocation: "2nd"}, systemd.LogLine{Text: "\x1b[31mFATAL\x1b[0m: schema 2", Invocation: "3rd", At: started}
+	for name, c := range map[string]struct {
+		lines []systemd.LogLine
+		err   error
+		want  string
+	}{
+		"it was started":          {[]systemd.LogLine{ready, fatal, {Text: " ", Invocation: "3rd", At: started}}, nil, "; it said: FATAL: schema 2"},
+		"and again":               {[]systemd.LogLine{fatal, {Text: "schema 2 still", Invocation: "4th", At: started}}, nil, "; it said: schema 2 still"},
+		"it could not be started": {[]systemd.LogLine{ready, {Text: "2.0 says goodbye", Invocation: "2nd", At: started}}, nil, ""},
+		"before the update":       {[]systemd.LogLine{{Text: "1.0 says goodbye", Invocation: "1st"}}, nil, ""},
+		"of an unknown run":       {[]systemd.LogLine{{Text: "2.0 says goodbye", At: started}}, nil, ""},
+		"it said nothing":         {[]systemd.LogLine{ready}, nil, ""},
+		"no journal":              {[]systemd.LogLine{fatal}, errors.New("no journal"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			badTrial(t, r)
+			u, err := r.sys.Unit(t.Context(), "agent.service")
+			must(t, err)
+			u.Invocation = "2nd" // the new program
+			r.sys.units["agent.service"] = u
+			now, err := systemd.Monotonic()
+			must(t, err)
+			for _, l := range c.lines {
+				if l.At == started {
+					l.At += now
+				}
+				r.sys.lines = append(r.sys.lines, l)
+			}
+			r.sys.fails["log  agent.service"] = c.err
+			r.sys.after = state.Baseline{Detail: "failed (dead)"}
+			want := "does not run: failed (dead)" + c.want
+			r.fails(t, "rollback", state.ResultRollbackFailed, want)
+			if got := r.last(t).Reason; !strings.HasSuffix(got, want) {
+				t.Errorf("recorded %s\nwant it to end with %s", got, want)
+			}
+		})
+	}
+}
+
+// TestWhatAHookSaid: the error of a hook that failed ends with its own last line.
+func TestWhatAHookSaid(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines []string // since it was started
+		err   error
+		want  string
+	}{
+		"the last":   {lines: []string{"migrating", "\x1b[1mno space\x1b[0m", " "}, want: "; it said: no space (hint: "},
+		"none":       {want: " (hint: "},
+		"no journal": {lines: []string{"no space"}, err: errors.New("no journal"), want: " (hint: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.sw.Boot = "b00t"
+			hooked(t, r)
+			r.sys.fails["hook migrate"] = errors.New("exit status 3")
+			r.sys.fails["log b00t machinemon-hook@agent.service"] = c.err
+			now, err := systemd.Monotonic()
+			must(t, err)
+			r.sys.lines = []systemd.LogLine{{Text: "of another run", At: now - time.Hour}}
+			for _, line := range c.lines {
+				r.sys.lines = append(r.sys.lines, systemd.LogLine{Text: line, At: now + time.Hour})
+			}
+			r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed: exit status 3"+c.want)
+		})
+	}
+}

@@ -35,7 +35,7 @@ func (sw *swapping) preSwap(ctx context.Context) error {
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
-	if err := sw.runHook(ctx, j, "pre_swap", argv, "MACHINEMON_STAGING="+staging); err != nil {
+	if err := sw.hook(ctx, j, "pre_swap", argv, "MACHINEMON_STAGING="+staging); err != nil {
 		return state.Fail(state.ResultFailed, "the pre_swap hook failed: %w (hint: journalctl -u %s)", err, hookOf(sw.name))
 	}
 	return nil
@@ -70,7 +70,7 @@ func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
 		if err := s.Tree.SetJournal(j); err != nil {
 			return err
 		}
-		failure = s.runHook(ctx, j, "post_commit", j.PostCommit)
+		failure = s.hook(ctx, j, "post_commit", j.PostCommit)
 	}
 	if failure != nil {
 		hooked := fmt.Sprintf("the post_commit hook failed: %v (hint: journalctl -u %s)", failure, hookOf(j.Target))
@@ -80,10 +80,10 @@ func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
 	return nil
 }
 
-func (s *Swapper) runHook(ctx context.Context, j *state.Journal, name string, argv []string, more ...string) error {
+func (s *Swapper) hook(ctx context.Context, j *state.Journal, name string, argv []string, more ...string) error {
 	log.Status("running the " + name + " hook")
 	s.logf("%s: running the %s hook", describe(j), name)
-	return s.Systemd.RunHook(ctx, systemd.Hook{
+	return s.runHook(ctx, j, systemd.Hook{
 		Unit:        hookOf(j.Target),
 		Description: "The " + name + " hook of " + j.Target,
 		Argv:        argv,

@@ -91,6 +91,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
 	}
+	if err := sw.alone(); err != nil {
+		return err
+	}
 	// The hold, the target file or the unit may have changed since the attempt began.
 	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status}
 	if d, err := sw.decideWithUnit(ctx, sw.known, sw.target.Unit); err != nil || d.Refused() {
@@ -121,6 +124,22 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
 	}
 	return err
+}
+
+// alone refuses a trial of a unit of which another target has one: each would see the
+// other's restart as the fault of its own release.
+func (sw *swapping) alone() error {
+	names, err := sw.Tree.OpenTrials()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		// A damaged journal is told of where its own target is looked at.
+		if j, err := sw.Tree.Journal(name); err == nil && j != nil && name != sw.name && j.Unit == sw.target.Unit {
+			return state.Fail(state.ResultNotAttempted, "the trial of target %s, whose unit is %s, too, is open", name, j.Unit)
+		}
+	}
+	return nil
 }
 
 // everywhere are the directories of the target's files, also of those that its
@@ -197,6 +216,9 @@ func (sw *swapping) try(ctx context.Context) error {
 		if err := sw.saveData(ctx); err != nil {
 			return err
 		}
+	}
+	if err := sw.alone(); err != nil {
+		return err // the copies took their time
 	}
 	j.Phase = state.PhasePrepared
 	if err := sw.Tree.SetJournal(j); err != nil {

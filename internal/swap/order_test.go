@@ -272,6 +272,9 @@ func TestSettle(t *testing.T) {
 			r.word(t, state.VerbSettleKeep)
 			r.step(t, "rollback")
 			r.ended(t, "a1", state.ResultSettled, "keeps what is installed")
+			if w := r.last(t).Warning; w != "" {
+				t.Errorf("a warning of what runs: %s", w)
+			}
 			st := r.status(t)
 			if c.installed == "v1" {
 				r.closed(t)
@@ -297,6 +300,16 @@ func TestSettle(t *testing.T) {
 			}
 			r.offer(t, "a2", "v3", 3, release3)
 			r.step(t, "swap") // it is free again
+		}
+	})
+	t.Run("it does not run", func(t *testing.T) {
+		r := failed(t)
+		r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed", Sub: "failed"}
+		r.word(t, state.VerbSettleKeep)
+		r.step(t, "rollback")
+		r.ended(t, "a1", state.ResultSettled)
+		if got, want := r.last(t).Warning, "agent.service does not run: it is failed (failed) (hint: systemctl start agent.service)"; got != want {
+			t.Errorf("warning %q, want %q", got, want)
 		}
 	})
 	t.Run("the release as a whole", func(t *testing.T) {
@@ -338,6 +351,49 @@ func TestSettle(t *testing.T) {
 			}
 		}
 	})
+	t.Run("data", func(t *testing.T) {
+		for _, c := range []struct{ by, want string }{
+			{"", "config since"},                        // the old program
+			{"agent 9", oldFiles["etc/config"].content}, // one that the operator takes away again
+		} {
+			r := failed(t)
+			if c.by != "" {
+				byHand(t, r, c.by)
+			}
+			must(t, os.WriteFile(r.at("etc/config"), []byte("config since"), 0))
+			r.word(t, state.VerbSettleBack)
+			// A killed rollback has left its word in the journal alone.
+			r.sys.on["restart agent.service"] = func() {
+				if j, err := r.tree.Journal("agent"); err != nil || !j.Back {
+					t.Errorf("at the restart the journal says %+v, %v", j, err)
+				}
+				if got := r.installed(t)["etc/config"].content; got != c.want { // the old program writes it when it stops
+					t.Errorf("%q: the configuration is %q, want %q", c.by, got, c.want)
+				}
+			}
+			r.step(t, "rollback")
+			r.closed(t)
+		}
+	})
+	t.Run("data that did not come back", func(t *testing.T) {
+		for _, back := range []bool{false, true} {
+			r := failed(t)
+			j, err := r.tree.Journal("agent")
+			must(t, err)
+			j.Restored, j.Back = false, back // with the operator's word, a boot finishes what it interrupted
+			must(t, r.tree.SetJournal(j))
+			must(t, os.WriteFile(r.at("etc/config"), []byte("mended"), 0))
+			r.reboot(t)
+			r.step(t, "recover")
+			want := map[bool]string{false: "mended", true: oldFiles["etc/config"].content}[back]
+			if got := r.installed(t)["etc/config"].content; got != want {
+				t.Errorf("back %v: the configuration is %q, want %q", back, got, want)
+			}
+			if j, err := r.tree.Journal("agent"); err != nil || (j == nil) != back {
+				t.Errorf("back %v: journal %+v, %v", back, j, err)
+			}
+		}
+	})
 	t.Run("changed in the trial", func(t *testing.T) {
 		r := newRig(t)
 		badTrial(t, r)
@@ -364,4 +420,29 @@ func TestLostPlaceOfBackup(t *testing.T) {
 			t.Errorf("%s: %v, pending %v", name, err, c.Pending)
 		}
 	}
+}
+
+// TestStaleLook: what the gate has seen after an earlier rollback is not its finding
+// where it fails now, as without a target file.
+func TestStaleLook(t *testing.T) {
+	r := newRig(t)
+	badTrial(t, r)
+	r.sys.after = state.Baseline{Detail: "failed (dead)"}
+	r.fails(t, "rollback", state.ResultRollbackFailed, "failed (dead)")
+	r.sys.fails["start machinemon-baseline@agent.service"] = &systemd.JobError{}
+	r.word(t, state.VerbSettleBack)
+	r.step(t, "rollback")
+	r.closed(t)
+}
+
+// TestAlone: another target's trial of the same unit is not disturbed.
+func TestAlone(t *testing.T) {
+	r := newRig(t)
+	must(t, r.tree.MakeSwapDir("other"))
+	must(t, r.tree.SetJournal(&state.Journal{Attempt: "b1", Target: "other", Unit: "agent.service"}))
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.ResultNotAttempted, "trial of target other")
+	must(t, r.tree.CloseJournal("other"))
+	r.offer(t, "a2", "v2", 2, release2)
+	r.step(t, "swap")
 }

@@ -65,6 +65,11 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			s.logf("%s: the trial whose rollback failed is left alone: %v", describe(j), err)
 			return nil
 		}
+		if !j.Back && !j.Restored && dataReturns(j) {
+			// The program has run since, and somebody may have mended its data.
+			s.logf("%s: its data are left alone: %v", describe(j), failedTrial(j))
+			return nil
+		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
 	changed, err := s.restore(j)

@@ -35,6 +35,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	heard := s.eavesdrop(ctx, j)
+	before := s.before(ctx, j)
 	s.decideRollback(j)
 	// When the deadline started this, the gate may hang. It has no say any more.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
@@ -48,7 +49,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	changed, err := s.bringBack(ctx, j)
-	j.Restored = err == nil
+	j.Restored = j.Restored || err == nil
 	if err == nil && !again && !changed && j.Phase == state.PhasePrepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
@@ -70,7 +71,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s", j.Unit, after.Detail))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, s.lastWords(ctx, j, before)))
 	}
 	return s.closeRollback(ctx, j, after, changed)
 }
@@ -89,9 +90,10 @@ func helpersOf(j *state.Journal) (units []string) {
 // bringBack restores the old files, and reports whether it changed any. Where data
 // come back, too, the program is stopped first: one that writes its data when it
 // stops would overwrite them, and one that runs would work on what is no longer
-// there. Data that a killed rollback has brought back are the old program's again.
+// there. Data that came back once are the old program's again, in a rollback that was
+// killed as in one that failed because that program did not run.
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
-	if !dataReturns(j) || j.Restored && j.RollbackFailed == "" {
+	if !dataReturns(j) || j.Restored {
 		return s.restore(j)
 	}
 	if runsOn(j) {
@@ -162,7 +164,12 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
 		return nil, err
 	}
-	after, rerr := s.Tree.Baseline(j.Target, j.Attempt, state.AfterRollback)
+	// A look that failed may have left the report of an earlier one.
+	var after *state.Baseline
+	var rerr error
+	if err == nil {
+		after, rerr = s.Tree.Baseline(j.Target, j.Attempt, state.AfterRollback)
+	}
 	if after != nil {
 		return after, nil
 	}
@@ -180,7 +187,7 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
 	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
-	j.RollbackFailed = state.Line(err.Error())
+	j.RollbackFailed, j.Back = state.Line(err.Error()), false
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
 		s.logf("%s: %v", describe(j), err) // it will leave the trial alone
 	}

@@ -22,6 +22,30 @@ func failedTrial(j *state.Journal) error {
 // whether that is all there is to do. Without a word the trial is left alone; with
 // [state.VerbSettleBack] the caller rolls back once more. Held targets are not changed.
 func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
+	if !j.Back {
+		if over, err := s.word(ctx, j); err != nil || over {
+			return true, err
+		}
+	}
+	moved := false
+	err = setAside(j, func(from, to string) {
+		moved = true
+		what := fmt.Sprintf("%s, which was not of this update, is now %s", from, to)
+		s.logf("%s: %s", describe(j), what)
+		j.Warn(what)
+	})
+	if err != nil {
+		return true, s.failedRollback(ctx, j, err)
+	}
+	if moved { // and with it what it has made of the data
+		j.Restored = false
+		s.note(j)
+	}
+	return false, nil
+}
+
+// word takes the operator's word, and reports whether that is all there is to do.
+func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err error) {
 	req, err := s.Tree.Request(j.Target)
 	if err != nil {
 		return true, err
@@ -44,15 +68,17 @@ func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err
 		return true, err
 	}
 	s.logf("%s: the operator asks for one more rollback", describe(j))
-	err = setAside(j, func(from, to string) {
-		moved := fmt.Sprintf("%s, which was not of this update, is now %s", from, to)
-		s.logf("%s: %s", describe(j), moved)
-		j.Warn(moved)
-	})
-	if err != nil {
-		return true, s.failedRollback(ctx, j, err)
-	}
+	j.Back = true
+	s.note(j)
 	return false, nil
+}
+
+// note writes the journal where a full disk, which may be the release's own doing,
+// must not keep it from going back.
+func (s *Swapper) note(j *state.Journal) {
+	if err := s.Tree.SetJournal(j); err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
 }
 
 // setAside moves what somebody else has put in the places of the trial's files out
@@ -106,6 +132,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 			reason += ": files of another release, or of several"
 		}
 	}
+	s.warnOfRest(ctx, j)
 	// By the same ID as the trial, whose failed rollback this takes the place of.
 	a := s.ended(j, "rollback", state.ResultSettled, reason)
 	if !kept && j.Finding != state.FindingUnsure {
@@ -129,6 +156,19 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		return err
 	}
 	return s.swept(j, st.Previous)
+}
+
+// warnOfRest warns the operator, who keeps what is installed, if it does not run: the
+// trial ends here, and no unit will start it.
+func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
+	u, err := s.Systemd.Unit(ctx, j.Unit)
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+		return
+	}
+	if j.WasRunning && u.Settled() && !u.Running() {
+		j.Warn(fmt.Sprintf("%s does not run: it is %s (hint: systemctl start %s)", u.Name, u, u.Name))
+	}
 }
 
 // allAre reports whether all files are installed as they are listed.

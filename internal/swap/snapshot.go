@@ -43,6 +43,7 @@ func (sw *swapping) planSnapshot() error {
 func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	j := sw.journal
 	var all int64
+	saving := time.Duration(0)
 	for _, c := range j.Changes {
 		if c.Kind != state.KindSnapshot {
 			continue
@@ -55,6 +56,10 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 			j.Owner = owner
 		}
 		sum, err := snapshot.Measure(c.To)
+		if c.Theirs && errors.Is(err, snapshot.ErrLinked) {
+			saving = dataTime(sw.target.SnapshotMax) // only the user can look: it counts when it saves
+			continue
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, state.Fail(state.ResultMisconfigured, "cannot take a snapshot: %w", err)
 		}
@@ -70,7 +75,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	if all > room {
 		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df tells what is full)", all, room, sw.Tree.Var)
 	}
-	return dataTime(all), nil
+	return max(saving, dataTime(all)), nil
 }
 
 // dataTime is how long so many bytes may take to be copied, on a slow disk that
@@ -153,24 +158,21 @@ func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) e
 	argv := []string{"snapshot-save", strconv.FormatInt(room, 10)}
 	for _, i := range changes {
 		c := &j.Changes[i]
-		if _, err := os.Lstat(c.To); errors.Is(err, fs.ErrNotExist) {
-			continue // it has no backup
-		}
 		c.Backup = filepath.Join(dir, strconv.Itoa(i))
 		argv = append(argv, c.To, filepath.Join(state.SnapshotMount, strconv.Itoa(i)))
 	}
-	if len(argv) > 2 {
-		if err := sw.asOwner(ctx, j, dir, room, argv); err != nil {
-			return fmt.Errorf("cannot take a snapshot of the data of user %s: %w (hint: journalctl -u %s)", j.Owner.User, err, dataOf(sw.name))
-		}
+	if err := sw.asOwner(ctx, j, dir, room, argv); err != nil {
+		return fmt.Errorf("cannot take a snapshot of the data of user %s: %w (hint: journalctl -u %s)", j.Owner.User, err, dataOf(sw.name))
 	}
 	for _, i := range changes {
 		c := &j.Changes[i]
-		if c.Backup != "" {
-			sum, err := snapshot.Measure(c.Backup)
-			if err != nil {
-				return err
-			}
+		sum, err := snapshot.Measure(c.Backup)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // nothing was there to be saved
+			c.Backup = ""
+		case err != nil:
+			return err
+		default:
 			c.Saved = sum.String()
 		}
 		c.Pending = false
@@ -263,7 +265,7 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 	if dir != "" {
 		h.Bind = [][2]string{{dir, state.SnapshotMount}}
 	}
-	return s.Systemd.RunHook(ctx, h)
+	return s.runHook(ctx, j, h)
 }
 
 // program is this program, as it is installed.

@@ -60,7 +60,7 @@ type Swapper struct {
 	Targets target.Dirs
 	Systemd Manager // nil where none runs, for [Swapper.Leave] alone
 	Log     *log.Log
-	Boot    string // the ID of this boot of the machine; [Swapper.Rollback] alone needs it
+	Boot    string // the ID of this boot, by which lines of the journal are found
 }
 
 func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }

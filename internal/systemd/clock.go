@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Uptime is how long ago the machine booted: a container's own boot, in one.
-// Suspended time does not count.
+// Uptime returns the time since the machine, or the container, booted. It does not
+// count the time that the machine was suspended.
 func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	const booted = "UserspaceTimestampMonotonic" // org.freedesktop.systemd1(5)
 	var text string
@@ -30,8 +30,8 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	return now - time.Duration(usec)*time.Microsecond, nil
 }
 
-// NextElapse is when a timer will elapse next, to the second: it is told by one
-// clock and counted by another. It is zero when the timer is not waiting for a time.
+// NextElapse returns when a timer elapses next. It is exact to a second only, because
+// it is converted from the monotonic clock. It is zero if the timer waits for no time.
 func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) {
 	var p map[string]any
 	err := c.do(ctx, func(l *link) (err error) {
@@ -49,7 +49,8 @@ func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) 
 	return time.Now().Add(time.Duration(usec)*time.Microsecond - now).Truncate(time.Second), nil
 }
 
-// Monotonic is systemd's clock for what elapses, and the journal's.
+// Monotonic reads CLOCK_MONOTONIC, the clock of systemd's timers and of the journal's
+// monotonic timestamps.
 func Monotonic() (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

@@ -1,11 +1,10 @@
-// Package systemd makes the D-Bus calls that the toolkit needs, over
-// go-systemd, and adds the one thing that an updater cannot do without:
-// surviving `systemctl daemon-reexec`, which cuts every connection. A lost
-// connection is "unknown", never an answer: calls are made again on a new one.
+// Package systemd makes the D-Bus calls that the toolkit needs, through go-systemd. It
+// survives `systemctl daemon-reexec`, which closes every connection: a call whose
+// connection is lost is made again on a new connection.
 //
-// Programs that run as root talk to PID 1 over its private socket, which is
-// there when the system bus is not (early boot) and needs no policy. Others use
-// the system bus.
+// Programs that run as root talk to PID 1 through its private socket, which exists
+// before the system bus does (early boot) and needs no policy. Other programs use the
+// system bus.
 //
 // It owns nothing on disk.
 package systemd
@@ -25,8 +24,8 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// patience is how long a lost bus is waited for. A daemon-reexec takes well
-// under a second; a minute without PID 1 is no restart any more.
+// patience limits how long a call waits for a lost connection. A daemon-reexec takes
+// well under a second, so after a minute PID 1 is not merely restarting.
 const patience = time.Minute
 
 // Conn is a connection to systemd that renews itself.
@@ -38,21 +37,20 @@ type Conn struct {
 	cur *link
 }
 
-// link is one connection as long as it lasts.
+// link is one connection, until it is lost.
 type link struct {
 	sd   *dbus.Conn
 	raw  []*godbus.Conn
 	stop context.CancelFunc
 }
 
-// Running tells whether systemd is this machine's init: not so in a chroot.
+// Running reports whether systemd is the init of this machine. It is not in a chroot.
 func Running() bool {
 	_, err := os.Lstat("/run/systemd/system") // sd_booted(3)
 	return err == nil
 }
 
-// Connect makes a connection. [Conn.Changes] will tell of changes to the
-// watched units.
+// Connect makes a connection. [Conn.Changes] reports changes of the watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {
 	c := &Conn{watched: map[string]bool{}, ticks: make(chan struct{}, 1)}
 	for _, w := range watch {
@@ -71,8 +69,8 @@ func (c *Conn) Close() {
 	}
 }
 
-// Changes ticks after a watched unit has changed and after the connection was
-// renewed. Ticks coalesce: read the units again at each.
+// Changes receives a value after a watched unit has changed and after the connection
+// was renewed. One value may stand for several changes, so read the units again.
 func (c *Conn) Changes() <-chan struct{} { return c.ticks }
 
 func (c *Conn) tick() {
@@ -82,9 +80,9 @@ func (c *Conn) tick() {
 	}
 }
 
-// do makes a call, on a new connection when the present one is lost, until the
-// call has an answer or patience or ctx ends. Calls must bear repetition: a lost
-// answer does not tell whether the call was carried out.
+// do makes a call, and repeats it on a new connection while the connection is lost,
+// until the call has an answer, ctx ends or patience is over. A call must be safe to
+// repeat: if the answer was lost, systemd may have carried it out.
 func (c *Conn) do(ctx context.Context, call func(*link) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -100,7 +98,7 @@ func (c *Conn) do(ctx context.Context, call func(*link) error) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("systemd does not answer: %w", err)
-		case <-time.After(pause): // PID 1 tells nobody when it listens again
+		case <-time.After(pause): // PID 1 sends no event when it listens again
 		}
 	}
 }
@@ -137,8 +135,8 @@ func (c *Conn) link() (*link, error) {
 }
 
 func (c *Conn) follow(ctx context.Context, l *link) error {
-	// go-systemd drops updates when the channel is full; the goroutine below
-	// only coalesces, so a burst of this size is not reached.
+	// go-systemd drops updates when the channel is full. The goroutine below empties it
+	// at once, so a burst of this size does not occur.
 	updates, dropped := make(chan *dbus.PropertiesUpdate, 4096), make(chan error, 1)
 	l.sd.SetPropertiesSubscriber(updates, dropped)
 	if err := l.sd.Subscribe(); err != nil {
@@ -200,7 +198,7 @@ func dial(ctx context.Context) (*godbus.Conn, error) {
 	return conn, nil
 }
 
-// lost tells errors of the connection from answers of systemd.
+// lost reports whether err is of the connection, and not an answer of systemd.
 func lost(err error) bool {
 	if errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true

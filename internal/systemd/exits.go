@@ -2,15 +2,15 @@ package systemd
 
 import "slices"
 
-// Exits are ways for a process to end, as RestartForceExitStatus= and
-// SuccessExitStatus= of systemd.service(5) name them.
+// Exits is a set of exit statuses and signals, as RestartForceExitStatus= and
+// SuccessExitStatus= of systemd.service(5) list them.
 type Exits struct{ Statuses, Signals []int32 }
 
-// Empty reports whether no way is named.
+// Empty reports whether the set has no element.
 func (e Exits) Empty() bool { return len(e.Statuses)+len(e.Signals) == 0 }
 
-// Name reports whether a process that ended so is among them; code is a CLD_ code
-// of waitid(2), value the exit status or the signal.
+// Name reports whether the set contains the end of a process; code is a CLD_ code of
+// waitid(2), value the exit status or the signal.
 func (e Exits) Name(code, value int32) bool {
 	switch code {
 	case cldExited:
@@ -21,7 +21,7 @@ func (e Exits) Name(code, value int32) bool {
 	return false
 }
 
-// Declares reports whether the unit expects its main process to end so.
+// Declares reports whether the unit file lists this end of its main process.
 func (u Unit) Declares(code, value int32) bool {
 	return u.Forced.Name(code, value) || u.Clean.Name(code, value)
 }

@@ -4,28 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
 
-// Hook is a program of the operator's that root runs in a transient unit: what
-// it starts and leaves behind ends with it, and its output is in the journal.
+// Hook is a program of the operator that runs in a transient unit. The processes that
+// it leaves behind are stopped with the unit, and its output goes to the journal.
 type Hook struct {
 	Unit        string
 	Description string
 	Argv        []string
-	Env         []string // all of its environment but for what systemd adds itself
+	Env         []string // its whole environment, except for what systemd itself adds
 	Limit       time.Duration
-	// User runs it, "" is root. Another one has none of root's capabilities and no
-	// network, with the groups as in [Unit].
+	// User is the user that runs it; "" is root. Another user has no capabilities and no
+	// network, and the groups as in [Unit].
 	User, Group string
 	Groups      []string
-	Bind        [][2]string // directories that it sees in the places of others: which, where
+	Bind        [][2]string // bind mounts of directories: source, destination
 }
 
-// RunHook runs it to its end. The error is how it failed, if it ran.
+// RunHook runs the hook and waits for its end. The error says how it failed.
 func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Limit+time.Minute)
 	defer cancel()
@@ -35,13 +36,13 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	props := []dbus.Property{
 		dbus.PropDescription(h.Description),
 		dbus.PropType("oneshot"),
-		dbus.PropExecStart(h.Argv, false),
-		dbus.PropRemainAfterExit(true), // else it is gone before it can be looked at
+		execStart(h.Argv),
+		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
 		property("TimeoutStartUSec", uint64(h.Limit.Microseconds())),
 		property("TimeoutStopUSec", uint64((10 * time.Second).Microseconds())),
 		property("StandardInput", "null"),
 		property("Environment", h.Env),
-		// The manager's own, which differ from machine to machine.
+		// The manager's locale, which differs between machines.
 		property("UnsetEnvironment", []string{"LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"}),
 	}
 	if h.User != "" {
@@ -61,8 +62,26 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	return u.failure(h.Limit)
 }
 
-// unprivileged is what a hook of another user than root has beyond that of root's.
-// It also runs at boot, before basic.target, hence no default dependencies.
+// execStart returns ExecStart= with exactly these arguments: without the escape systemd
+// would replace the names of environment variables by their values.
+func execStart(argv []string) dbus.Property {
+	args := make([]string, len(argv))
+	for i, arg := range argv {
+		args[i] = strings.ReplaceAll(arg, "$", "$$")
+	}
+	return property("ExecStart", []command{{Path: argv[0], Args: args}})
+}
+
+// command is an element of ExecStart= (org.freedesktop.systemd1(5)).
+type command struct {
+	Path    string
+	Args    []string
+	Unclean bool // an exit status other than 0 is a failure even with a "-" before Path
+}
+
+// unprivileged returns the additional properties of a hook that another user than root
+// runs. Such a hook also runs at boot, before basic.target, and so must not have the
+// default dependencies.
 func (h Hook) unprivileged() []dbus.Property {
 	props := []dbus.Property{
 		property("DefaultDependencies", false),
@@ -99,7 +118,7 @@ func binds(pairs [][2]string) []bind {
 	return all
 }
 
-// failure is how a unit's main process failed; nil when it did not.
+// failure describes how the main process of a unit failed; nil if it did not.
 func (u Unit) failure(limit time.Duration) error {
 	switch {
 	case u.Result == "timeout":

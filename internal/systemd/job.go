@@ -8,15 +8,15 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 )
 
-// JobError is a job that systemd ended otherwise than with success.
+// JobError says that a job ended with another result than "done".
 type JobError struct{ Verb, Unit, Result string }
 
 func (e *JobError) Error() string {
 	return fmt.Sprintf("cannot %s %s: the job ended with %q", e.Verb, e.Unit, e.Result)
 }
 
-// Start starts a unit and waits for the job. A job whose end was not seen,
-// because the bus was lost, is no error: the caller reads the unit's state.
+// Start starts a unit and waits for the job. If the connection was lost meanwhile, the
+// result of the job is unknown and Start returns nil: the caller reads the unit's state.
 func (c *Conn) Start(ctx context.Context, name string) error {
 	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
 		_, err := l.sd.StartUnitContext(ctx, name, "replace", done)
@@ -24,7 +24,7 @@ func (c *Conn) Start(ctx context.Context, name string) error {
 	})
 }
 
-// Queue starts a unit and does not wait.
+// Queue starts a unit and does not wait for the job.
 func (c *Conn) Queue(ctx context.Context, name string) error {
 	err := c.do(ctx, func(l *link) error {
 		_, err := l.sd.StartUnitContext(ctx, name, "replace", nil)
@@ -36,7 +36,7 @@ func (c *Conn) Queue(ctx context.Context, name string) error {
 	return nil
 }
 
-// Stop is like Start. A unit that is not loaded is stopped already.
+// Stop stops a unit and waits as Start does. For a unit that is not loaded it returns nil.
 func (c *Conn) Stop(ctx context.Context, name string) error {
 	err := c.job(ctx, "stop", name, func(l *link, done chan<- string) error {
 		_, err := l.sd.StopUnitContext(ctx, name, "replace", done)
@@ -72,7 +72,8 @@ func (c *Conn) job(ctx context.Context, verb, name string, queue func(*link, cha
 	}
 }
 
-// settle waits for the end of a job whose signal may have been lost.
+// settle waits until a unit has no job. It reads the unit repeatedly, because the
+// signal of the job's end may have been lost with the connection.
 func (c *Conn) settle(ctx context.Context, name string) error {
 	for {
 		u, err := c.Unit(ctx, name)
@@ -82,13 +83,13 @@ func (c *Conn) settle(ctx context.Context, name string) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("cannot await the job of %s: %w", name, context.Cause(ctx))
-		case <-time.After(100 * time.Millisecond): // the job's own signal may be gone
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-// ResetFailed lets failed units start again: after a crash loop a plain start
-// is refused by the start limit. Units that are not loaded need none.
+// ResetFailed resets the failed state and the start counter of units: after a crash
+// loop the start limit refuses a start. It skips units that are not loaded.
 func (c *Conn) ResetFailed(ctx context.Context, names ...string) error {
 	for _, name := range names {
 		err := c.do(ctx, func(l *link) error { return l.sd.ResetFailedUnitContext(ctx, name) })
@@ -107,8 +108,8 @@ func (c *Conn) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Arm starts a transient timer, which starts the service of the same name after
-// the given time, unless it is stopped before. A timer of that name is replaced.
+// Arm starts a transient timer that starts the service of the same name after the given
+// time. It replaces a timer of that name.
 func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error {
 	if err := c.Stop(ctx, timer); err != nil {
 		return err
@@ -129,7 +130,7 @@ func (c *Conn) transient(ctx context.Context, name string, props []dbus.Property
 	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
 		_, err := l.sd.StartTransientUnitContext(ctx, name, "replace", props, done)
 		if isName(err, "org.freedesktop.systemd1.UnitExists") {
-			// Only after a lost answer: the first call was carried out.
+			// The answer was lost, but systemd carried out the first call.
 			_, err = l.sd.StartUnitContext(ctx, name, "replace", done)
 		}
 		return err

@@ -13,29 +13,29 @@ import (
 	"time"
 )
 
-// LogLine is a line that a process of a unit wrote, as the journal has it.
+// LogLine is a line in the journal that a process of a unit wrote.
 type LogLine struct {
 	Text       string
-	Invocation string        // which start of the unit wrote it; "" where the journal does not know
-	At         time.Duration // when it came, by [Monotonic]
+	Invocation string        // the invocation ID of the unit; "" if the journal has none
+	At         time.Duration // when the journal received it, by [Monotonic]
 }
 
-// journalctl reads the journal for us: its own library would need cgo.
+// journalctl is the program that reads the journal; systemd's library would need cgo.
 var journalctl = "/usr/bin/journalctl"
 
-// mostLog is how much of what journalctl prints is looked at: a line of a unit may
+// mostLog limits how many bytes of journalctl's output are read: one line of a unit may
 // have many megabytes.
 const mostLog = 1 << 20
 
-// LastLines reads the newest lines, n at most, that the unit's own processes wrote
-// in this boot of the machine, the oldest first. What systemd says of the unit is
-// none of them. boot is the boot's ID as systemd prints it: %b in a unit file.
+// LastLines reads the newest lines, n at most, that the processes of the unit wrote in
+// this boot, the oldest first. Lines of systemd about the unit are not among them. boot
+// is the boot's ID as systemd prints it: %b in a unit file.
 func (c *Conn) LastLines(ctx context.Context, unit, boot string, n int) ([]LogLine, error) {
 	if boot == "" {
 		return nil, fmt.Errorf("cannot read the journal of %s: the boot's ID is not known", unit)
 	}
-	// The newest first, for the others are what may be cut off. Not --boot: it reads
-	// the ID from where ProcSubset=pid hides it.
+	// --reverse, so that the limit cuts off the oldest lines. Not --boot: it reads the
+	// boot's ID from a file that ProcSubset=pid hides.
 	cmd := exec.CommandContext(ctx, journalctl, "--quiet", "--no-pager", "--all", "--reverse", "--lines="+strconv.Itoa(n),
 		"--output=json", "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID", "_SYSTEMD_UNIT="+unit, "_BOOT_ID="+boot)
 	cmd.Env = []string{"LANG=C.UTF-8"}
@@ -55,7 +55,7 @@ func (c *Conn) LastLines(ctx context.Context, unit, boot string, n int) ([]LogLi
 	return lines, nil
 }
 
-// parseLog reads journalctl's JSON as far as it goes.
+// parseLog reads journalctl's JSON up to its end or to an entry that was cut off.
 func parseLog(doc []byte) (lines []LogLine) {
 	for d := json.NewDecoder(bytes.NewReader(doc)); ; {
 		var e struct {
@@ -64,18 +64,18 @@ func parseLog(doc []byte) (lines []LogLine) {
 			Monotonic  string  `json:"__MONOTONIC_TIMESTAMP"`
 		}
 		if d.Decode(&e) != nil {
-			return lines // the end, or where it was cut off
+			return lines
 		}
 		usec, err := strconv.ParseInt(e.Monotonic, 10, 64)
 		if err != nil {
-			continue // no entry of a journal is without it
+			continue // every entry of a journal has one
 		}
 		lines = append(lines, LogLine{string(e.Message), e.Invocation, time.Duration(usec) * time.Microsecond})
 	}
 }
 
-// message is a field as journalctl exports it: a string, or the numbers of its
-// bytes where those are not all printable, or several of them.
+// message is a field as journalctl exports it: a string; the numbers of its bytes if
+// some are not printable; or a list of both if the entry has several such fields.
 type message string
 
 func (m *message) UnmarshalJSON(b []byte) error {
@@ -99,8 +99,8 @@ func (m *message) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// cappedBuffer keeps the first bytes that are written to it, and takes no more: who
-// writes on ends by SIGPIPE.
+// cappedBuffer keeps the first mostLog bytes that are written to it and refuses more,
+// so that SIGPIPE ends the program that writes them.
 type cappedBuffer struct {
 	data []byte
 	full bool

@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// Processes lists the processes of a unit's control group, control processes
-// included, whatever the hierarchy of control groups is.
+// Processes lists the processes of a unit's control group, control processes included.
+// It works with each hierarchy of control groups. It is empty for a unit that is not
+// loaded.
 func (c *Conn) Processes(ctx context.Context, unit string) ([]int, error) {
 	type process struct {
 		Group   string
@@ -16,12 +17,12 @@ func (c *Conn) Processes(ctx context.Context, unit string) ([]int, error) {
 	}
 	var listed []process
 	err := c.do(ctx, func(l *link) error {
-		// go-systemd has no method for it. Of its two connections the first makes
-		// the calls.
+		// go-systemd has no method for this call. The first of its two connections is the
+		// one for calls.
 		systemd := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 		return systemd.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnitProcesses", 0, unit).Store(&listed)
 	})
-	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") { // it is not loaded
+	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		return nil, nil
 	}
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// OverdueError is a start that was not done within its limit. Its job has been
-// cancelled; what the unit had started by then still runs.
+// OverdueError says that a start took longer than its limit. Its job was cancelled; the
+// processes that the unit had started still run.
 type OverdueError struct {
-	Unit   Unit // as it was when the limit was over
+	Unit   Unit // its state when the limit was over
 	Within time.Duration
 }
 
@@ -20,10 +20,9 @@ func (e *OverdueError) Error() string {
 	return fmt.Sprintf("%s is still %s %s after its start began", e.Unit.Name, e.Unit, e.Within)
 }
 
-// Restart restarts a unit, or starts it where it does not run, and waits for the
-// job as [Conn.Start] does. With a limit above zero the wait ends when the new start
-// has taken that long; how long the stop of the old program takes does not count.
-// The error is an [*OverdueError] then.
+// Restart restarts a unit, or starts it if it does not run, and waits for the job as
+// [Conn.Start] does. If limit is above zero and the start of the new program takes
+// longer, it returns an [*OverdueError]. The stop of the old program does not count.
 func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) error {
 	now, err := Monotonic()
 	if err != nil {
@@ -39,16 +38,16 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
 		return err
 	})
-	close(ended) // also by the cancelling, whose own answer is still awaited
+	close(ended) // cancelling the job ends it, too; the answer to that is awaited below
 	if late := <-overdue; late != nil {
 		return late
 	}
 	return err
 }
 
-// cancelLate cancels the unit's job once a start that began after the given time
-// has taken longer than the limit. It returns nil when the job ends first. Each wait
-// is as long as the start can still take, so the limit is met exactly without polling.
+// cancelLate cancels the unit's job when a start that began after the given time takes
+// longer than the limit. It returns nil if the job ends first. Each wait lasts as long
+// as the start may still take, so there is no polling.
 func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name string, after, limit time.Duration) error {
 	for wait := limit; ; {
 		select {
@@ -72,7 +71,7 @@ func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name strin
 			continue
 		}
 		if u.Job == 0 {
-			return nil // it ended this moment
+			return nil // the job has just ended
 		}
 		if err := c.cancel(ctx, u.Job); err != nil {
 			return err
@@ -81,7 +80,7 @@ func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name strin
 	}
 }
 
-// cancel cancels a queued or running job. One that has ended is no error.
+// cancel cancels a queued or running job. It returns nil if the job has ended.
 func (c *Conn) cancel(ctx context.Context, job uint32) error {
 	err := c.do(ctx, func(l *link) error {
 		manager := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
@@ -93,8 +92,7 @@ func (c *Conn) cancel(ctx context.Context, job uint32) error {
 	return nil
 }
 
-// Elapsed is how much time has passed since a moment of CLOCK_MONOTONIC, such as
-// [Unit.Began].
+// Elapsed returns the time since a moment of CLOCK_MONOTONIC, such as [Unit.Began].
 func Elapsed(since time.Duration) (time.Duration, error) {
 	now, err := Monotonic()
 	return now - since, err

@@ -11,34 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sandbox is a program to be started harmlessly, as a transient unit.
+// Sandbox describes a program that a transient unit runs where it can do no harm.
 type Sandbox struct {
 	Unit   string
 	Argv   []string
-	Over   [][2]string // files that are put over others while it runs: what, where
-	Output string      // a file for its output, made and removed again
-	Limit  int64       // how much of the output is read
+	Over   [][2]string // bind mounts of files: source, destination
+	Output string      // a file for its output; Try makes and removes it
+	Limit  int64       // the most bytes of the output that are read
 }
 
-// SandboxResult is how it went. Exec and Signal exclude each other; any other
+// SandboxResult is how the program ended. At most one of Exec and Signal is set; an
 // exit status is in Detail only.
 type SandboxResult struct {
-	Exec   bool // it could not be executed at all
-	Signal bool // it died by a signal; a time-out is one
+	Exec   bool // it could not be executed
+	Signal bool // a signal ended it; so does the time limit
 	Detail string
 	Output string
 }
 
-// execFailed is the exit status of systemd's own child when execve(2) fails:
-// EXIT_EXEC of systemd.exec(5).
+// execFailed is the exit status of a unit's process if execve(2) fails: EXIT_EXEC of
+// systemd.exec(5).
 const execFailed = 203
 
-// sandboxTime is what a program gets to print its version.
+// sandboxTime limits how long a program may take to print its version.
 const sandboxTime = 20 * time.Second
 
-// Try runs a program in a sandbox: a user of its own that is thrown away, no
-// network, no capabilities, no devices, nothing writable, a time limit. There
-// is no MemoryDenyWriteExecute=, since some runtimes compile as they go.
+// Try runs a program in a sandbox: a dynamic user, no network, no capabilities, no
+// devices, a read-only file system and a time limit. It has no
+// MemoryDenyWriteExecute=, since runtimes with a compiler need such memory.
 func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, sandboxTime+10*time.Second)
 	defer cancel()
@@ -49,8 +49,8 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	props := []dbus.Property{
 		dbus.PropDescription("Pre-flight of a new release"),
 		dbus.PropType("oneshot"),
-		dbus.PropExecStart(t.Argv, false),
-		dbus.PropRemainAfterExit(true), // else it is gone before it can be looked at
+		execStart(t.Argv),
+		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
 		property("TimeoutStartUSec", uint64(sandboxTime.Microseconds())),
 		property("StandardInput", "null"),
 		property("StandardOutputFileToTruncate", t.Output),
@@ -67,10 +67,10 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("RestrictNamespaces", uint64(0)),
 		property("CapabilityBoundingSet", uint64(0)),
 		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update", "-/run/machinemon-update", "-/run/systemd/private", "-/run/dbus"}),
-		property("LimitFSIZE", uint64(1<<20)), // of its output; a flood is a signal
+		property("LimitFSIZE", uint64(1<<20)), // of its output; more ends it by a signal
 		property("LimitCORE", uint64(0)),
-		property("KillSignal", int32(unix.SIGKILL)), // it has nothing to put in order
-		property("OOMScoreAdjust", int32(1000)),     // before any program that does a service
+		property("KillSignal", int32(unix.SIGKILL)), // it has nothing to clean up
+		property("OOMScoreAdjust", int32(1000)),     // the kernel ends it before the machine's services
 		property("TasksMax", uint64(256)),
 	}
 	if len(t.Over) > 0 {
@@ -105,7 +105,7 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	return r, c.clear(ctx, t.Unit)
 }
 
-// clear takes a transient unit away.
+// clear stops and unloads a transient unit.
 func (c *Conn) clear(ctx context.Context, name string) error {
 	if err := c.Stop(ctx, name); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// Unit is what systemd says of a unit, in its own words (org.freedesktop.systemd1(5)).
+// Unit holds properties of a unit, with the values of org.freedesktop.systemd1(5).
 type Unit struct {
 	Name       string
 	Load       string // LoadState: loaded, not-found, masked, …
@@ -24,43 +24,43 @@ type Unit struct {
 	ExecCode   int32 // CLD_EXITED, CLD_KILLED, …
 	ExecValue  int32 // exit status or signal
 	Status     string
-	Job        uint32   // 0: none queued or running
-	Dependents []string // units that Require= it or BindTo= it, and so are stopped with it
+	Job        uint32   // 0 if none is queued or running
+	Dependents []string // units that Require= or BindTo= it; systemd stops them with it
 	Writable   []string // ReadWritePaths=
-	KillMode   string   // KillMode= as systemd has it loaded
+	KillMode   string   // KillMode= of the loaded unit
 	Triggers   []string // sockets, timers and path units that start it
 	Fragment   string   // its unit file
 	DropIns    []string // in the order in which systemd reads them
-	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC, zero
-	// when it never did: the start of the program that runs, or is being started.
+	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
+	// of the program that runs or is being started. It is zero if it never did.
 	Began  time.Duration
 	User   string   // User=; "" is root
-	UID    uint32   // which one that is; [NoUID] while systemd does not know
-	Group  string   // Group=; "" is the user's own
+	UID    uint32   // the user's number; [NoUID] if systemd does not know it
+	Group  string   // Group=; "" is the user's primary group
 	Groups []string // SupplementaryGroups=
-	// DynamicUser says that the user exists while the unit runs only.
+	// DynamicUser says that the user exists only while the unit runs.
 	DynamicUser bool
-	// Invocation names this start of the unit, or the last one, as the journal does;
-	// "" before the first.
+	// Invocation is the invocation ID of the present or last start of the unit, which
+	// the journal has, too; "" before the first start.
 	Invocation string
 	// StartLimit and StopLimit are TimeoutStartSec= and TimeoutStopSec=, at most
-	// [longest]: nobody waits for ever.
+	// [longest].
 	StartLimit, StopLimit time.Duration
 
 	Type            string // simple, forking, oneshot, …
 	RemainAfterExit bool
-	BeganAt         time.Time // Began, by the clock of then
-	// Forced and Clean are the exits of the main process that the unit names in
-	// RestartForceExitStatus= and SuccessExitStatus=.
+	BeganAt         time.Time // Began, by the clock of the time at that moment
+	// Forced and Clean are RestartForceExitStatus= and SuccessExitStatus=.
 	Forced, Clean Exits
-	// LogNamespace is the journal that the unit's lines go to; "" for the system's.
+	// LogNamespace is the namespace of the journal that receives the unit's lines; "" is
+	// the system's.
 	LogNamespace string
 }
 
-// NoUID is the UID of a unit that has no User=, or has not run yet.
+// NoUID is the UID of a unit that has no User= or has not run yet.
 const NoUID = 1<<32 - 1
 
-// longest is what is waited for a unit whose own limits are higher or infinite.
+// longest is the limit for a unit whose own limits are higher or infinite.
 const longest = 15 * time.Minute
 
 // CLD_ codes of waitid(2), as ExecMainCode gives them.
@@ -70,28 +70,28 @@ const (
 	cldDumped = 3
 )
 
-// Settled tells whether nothing is under way for the unit.
+// Settled reports whether the unit has no job and is not between two states.
 func (u Unit) Settled() bool {
 	return u.Job == 0 && (u.Active == "active" || u.Active == "inactive" || u.Active == "failed")
 }
 
-// SparesChildren reports whether a stop of the unit ends its main process only, and
-// leaves the others in its control group alone (KillMode= of systemd.kill(5)).
+// SparesChildren reports whether a stop of the unit ends only its main process, and not
+// the other processes of its control group (KillMode= of systemd.kill(5)).
 func (u Unit) SparesChildren() bool { return u.KillMode == "process" || u.KillMode == "none" }
 
-// Running reports whether the unit is active and does its work: its processes are
-// there, though systemd may not know which is the main one, or it has done it.
+// Running reports whether the unit is active and either has processes, though systemd
+// may not know its main process, or has done its work and needs none.
 func (u Unit) Running() bool {
 	return u.Active == "active" && (u.MainPID != 0 || u.Sub == "running" || u.Remains())
 }
 
-// Remains reports whether the unit has done its work and needs no process to be up:
-// it is of Type=oneshot with RemainAfterExit=yes, and has succeeded.
+// Remains reports whether the unit is active without a process: it has
+// Type=oneshot and RemainAfterExit=yes, and has succeeded.
 func (u Unit) Remains() bool {
 	return u.Type == "oneshot" && u.RemainAfterExit && u.Active == "active" && u.Sub == "exited"
 }
 
-// String is the state as `systemctl status` puts it.
+// String returns the state in the form of `systemctl status`.
 func (u Unit) String() string {
 	s := u.Active + " (" + u.Sub + ")"
 	switch u.ExecCode {
@@ -107,7 +107,7 @@ func (u Unit) String() string {
 	return s
 }
 
-// Unit reads a unit's state. A unit that does not exist has Load "not-found".
+// Unit reads the properties of a unit. A unit that does not exist has Load "not-found".
 func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	var p map[string]any
 	err := c.do(ctx, func(l *link) (err error) {
@@ -164,9 +164,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, nil
 }
 
-// Units reads, in one call and so at one moment, what systemd lists of units: Load,
-// Active, Sub and Job, in the order of the names. For [Conn.Unit] PID 1 gathers some
-// hundreds of properties of each, too many for every change in a chain of units.
+// Units reads Load, Active, Sub and Job of units, in one call and so at one moment, in
+// the order of the names. [Conn.Unit] is too slow for each change in a chain of units:
+// PID 1 gathers hundreds of properties for it.
 func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
 	var listed []dbus.UnitStatus
 	err := c.do(ctx, func(l *link) (err error) {
@@ -186,8 +186,8 @@ func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
 	return units, nil
 }
 
-// Alive returns the names of the units that match a pattern and are active, on
-// the way to it or from it, or have a job.
+// Alive returns the names of the units that match a pattern and are active, activating
+// or deactivating, or have a job.
 func (c *Conn) Alive(ctx context.Context, patterns ...string) ([]string, error) {
 	var units []dbus.UnitStatus
 	err := c.do(ctx, func(l *link) (err error) {

@@ -59,7 +59,7 @@ func TestHooks(t *testing.T) {
 	c.step("it fails", func() {
 		hooks(migrate+"echo cannot go on\nexit 3\n", "")
 		since, pid := c.cursor(), c.mainPID()
-		c.apply(1, "failed 1.1.0: the pre_swap hook failed: exit status 3")
+		c.apply(1, "failed 1.1.0: the pre_swap hook failed: exit status 3; it said: cannot go on (hint: ")
 		c.assertUntouched(since)
 		if now := c.mainPID(); now != pid {
 			t.Errorf("the main process was %s and is %s", pid, now)
@@ -102,8 +102,8 @@ func TestHooks(t *testing.T) {
 	})
 	c.step("committed", func() {
 		c.publish(c.dir, releases.Daemon{Version: "1.3.0", Behaviour: "needs-key"})
-		hooks(migrate+`env | sort >/run/told; echo "$1" >>/run/told; "$MACHINEMON_STAGING`+testdPath+`" --version >>/run/told`, "exit 7\n")
-		c.apply(0, "committed 1.3.0: the post_commit hook failed: exit status 7", "was 1.0.0")
+		hooks(migrate+`env | sort >/run/told; echo "$1" >>/run/told; "$MACHINEMON_STAGING`+testdPath+`" --version >>/run/told`, "echo cannot tell\nexit 7\n")
+		c.apply(0, "committed 1.3.0: the post_commit hook failed: exit status 7; it said: cannot tell (hint: ", "was 1.0.0")
 		c.assertRuns(releases.Daemon{Version: "1.3.0", Behaviour: "needs-key"})
 		if got := c.readFile(testdConfig); got != testdOwn+"KEY=1\n" {
 			t.Errorf("%s is %q", testdConfig, got)

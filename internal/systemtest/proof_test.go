@@ -210,7 +210,7 @@ func TestProbeProves(t *testing.T) {
 	c.probe(0, "passes", "status 200")
 	// Stopped, there is nothing to ask, and that is said.
 	c.must("systemctl", "stop", "testd.service")
-	c.probe(1, "testd: testd.service is not as it must be", "fails", "it last passed here at")
+	c.probe(1, "testd: testd.service is not as it must be", "not tried", "it last passed here at")
 }
 
 // A unit that does not stand may be cured by what comes: nobody waits for a proof

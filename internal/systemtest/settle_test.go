@@ -37,7 +37,7 @@ func newUnsettled(t *testing.T) *chain {
 	c.must("systemctl", "daemon-reload")
 	c.shortPause()
 	c.publish(c.dir, rejected)
-	c.apply(5, "rollback failed 1.1.0: ", "the old files are back, but testd.service does not run", settleHint)
+	c.apply(5, "rollback failed 1.1.0: ", "the old files are back, but testd.service does not run", "it said: testd: KEY is not set", settleHint)
 	c.says("testd: scheduled runs install", "machinemon-update", "enable", "testd")
 	return c
 }
@@ -240,7 +240,7 @@ func TestSettleBack(t *testing.T) {
 	})
 	c.cure()
 	const aside = "  warning: " + testdPath + ", which was not of this update, is now " + testdPath + ".aside-"
-	c.settle("back", 0, "settled 1.1.0", aside)
+	c.settle("back", 0, "settled 1.1.0: rolled back (1.0.0 runs again): ", aside)
 	var places []string
 	for _, name := range c.list(path.Dir(testdPath)) {
 		if strings.HasPrefix(name, "testd.aside-") {
@@ -309,7 +309,7 @@ func TestUnsettledOfEarlierVersion(t *testing.T) {
 	c.assertServes(mine)
 	c.assertUnsettled()
 	c.cure()
-	c.settle("back", 0, "settled 1.1.0")
+	c.settle("back", 0, "settled 1.1.0: rolled back (1.0.0 runs again): ")
 	c.assertRuns(needy)
 	c.assertSwept()
 }

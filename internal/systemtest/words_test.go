@@ -150,7 +150,7 @@ func TestWhatTheDaemonSaid(t *testing.T) {
 	if a := all.Attempts[0]; len(a.Said) == 0 || len(a.Said) > 5 || !slices.Contains(a.Said, fatal) || a.Rejected != "1.1.0" {
 		t.Errorf("history shows %+v", a)
 	}
-	if line := c.run("machinemon-update", "status", "--check", "testd"); line.Code != 1 || !strings.Contains(line.Stdout, "; it said: ") {
+	if line := c.run("machinemon-update", "status", "--check", "testd"); line.Code != 1 || !strings.Contains(line.Stdout, "; 1.1.0 said: ") {
 		t.Errorf("status --check: %+v", line)
 	}
 	c.apply(8, "not attempted 1.1.0: it was rejected on ", hint)

@@ -49,7 +49,8 @@ func (c checker) rootOnly(path string) error {
 const maxSymlinks = 40
 
 // resolve checks each component of an absolute path and returns the path
-// without symlinks. Nobody but root can change a path that passed.
+// without symlinks. Nobody but root can change a path that passed. Of one that did
+// not pass, what leads to the component in question is without them.
 func (c checker) resolve(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("%q is not an absolute path", path)
@@ -76,7 +77,7 @@ func (c checker) resolve(path string) (string, error) {
 		next := filepath.Join(at, name)
 		link, err := c.component(next, owner)
 		if err != nil {
-			return next, err
+			return filepath.Join(append([]string{next}, todo...)...), err
 		}
 		if link == "" {
 			at = next

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 func (v *validation) snapshotMax() int64 {
@@ -98,7 +100,7 @@ func (t *Target) checkSnapshots(all []*Target) error {
 
 // A SnapshotPlace says how a path of Snapshot is saved and restored.
 type SnapshotPlace struct {
-	// Path has no symlink in its parents where root is to work there.
+	// Path has no symlink in its parents but those of others than root.
 	Path string
 	// Theirs is "" where root saves and restores. Else the user does whose data it
 	// is, since others than root can write there and would lead root elsewhere: it
@@ -125,6 +127,7 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	switch {
 	case errors.Is(err, errOtherWriter):
 		place.Theirs = err.Error()
+		place.Path = filepath.Join(dir, filepath.Base(path))
 	case errors.Is(err, fs.ErrNotExist):
 		return place, err.Error(), "create the directory first"
 	case err != nil:
@@ -137,6 +140,9 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	}
 	if dir := aroundForbidden(place.Path); dir != "" {
 		return place, path + " contains " + dir, ""
+	}
+	if linked(c.root + filepath.Dir(place.Path)) {
+		return place, "", "" // where it leads is not for root to look at
 	}
 	info, err := os.Lstat(c.root + place.Path)
 	switch {
@@ -161,6 +167,16 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 		return place, err.Error(), ""
 	}
 	return place, "", ""
+}
+
+// linked reports whether a directory is reached by a symlink, which is one of others
+// than root: what they lead root to they could not look at themselves.
+func linked(dir string) bool {
+	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err == nil {
+		unix.Close(fd)
+	}
+	return errors.Is(err, unix.ELOOP)
 }
 
 // snapshotDir is where root must be able to write for a path of Snapshot: in the

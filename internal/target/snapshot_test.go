@@ -55,7 +55,7 @@ func TestSnapshotPlace(t *testing.T) {
 				must(t, os.Remove(d.Root+"/opt/agent"))
 				must(t, os.Symlink("../srv/theirs/agent", d.Root+"/opt/agent"))
 			},
-			want: SnapshotPlace{Path: path, Theirs: "/srv/theirs is owned by user 1000, not by root"}},
+			want: SnapshotPlace{Path: "/srv/theirs/agent/data", Theirs: "/srv/theirs is owned by user 1000, not by root"}},
 		"symlink": {plant: func(t *testing.T, d Dirs) { must(t, os.Symlink("/etc", d.Root+path)) }, problem: path + " is a symlink (hint: name what it leads to)"},
 		"symlink of a user": {
 			plant:   func(t *testing.T, d Dirs) { theirs(t, d, "/opt/agent"); must(t, os.Symlink("/etc", d.Root+path)) },

@@ -70,7 +70,14 @@ func (r Range) Has(v string) bool {
 	}
 	conditions, err := semver.NewConstraint(r.text) // never fails: ParseRange has read it
 	p := parse(v)
-	return err == nil && p != nil && conditions.Check(p)
+	if err != nil || p == nil {
+		return false
+	}
+	// The library lets != alone accept each pre-release.
+	if p.Prerelease() != "" && !slices.ContainsFunc(conditions, (*semver.Constraint).Prerelease) {
+		return false
+	}
+	return conditions.Check(p)
 }
 
 var (
