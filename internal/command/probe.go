@@ -161,7 +161,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
 	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
 	if now.Unjudgeable != "" && t.Health.Main != "" {
-		p.hint = swap.MainHint(t.Name)
+		p.hint = state.MainHint(t.Name)
 	}
 	found := map[string]state.ProbeResult{}
 	for _, r := range now.Probes {

@@ -24,17 +24,6 @@ func (r *Rejection) Refusal() string {
 	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
-// UnskipHint says how the rejections of a target are undone.
-func UnskipHint(target string) string {
-	return "machinemon-update unskip " + target + " tries it again"
-}
-
-// SettleHint says in one line what the operator can do about a trial whose rollback
-// failed.
-func SettleHint(name string) string {
-	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
-}
-
 // MaxInterruptions is how often a trial that was cut short is tried again.
 const MaxInterruptions = 3
 
