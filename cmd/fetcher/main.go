@@ -1,7 +1,8 @@
 // Fetcher runs in machinemon-fetch@T.service: it brings the release that the
 // source of target T offers to the verifier, as far as the order of the attempt
 // wants it. With "full" it runs in machinemon-fetch-full@T.service, and brings it
-// once more, without deltas, if the verifier could not use those.
+// once more, without deltas, if the verifier could not use those. With "look" and
+// "import" the command runs it, beside the chain, and reads its answer.
 package main
 
 import (
@@ -18,6 +19,9 @@ import (
 
 func main() {
 	stage, run, args := "fetch", fetch.Run, os.Args[1:]
+	if answer(args) {
+		return
+	}
 	if len(args) == 2 && args[0] == "full" {
 		stage, run, args = "fetch-full", fetch.Full, args[1:]
 	}
@@ -39,4 +43,22 @@ func main() {
 		lines.Error(err)
 	}
 	os.Exit(exit)
+}
+
+// answer does what the command asks, and reports whether it asks anything.
+func answer(args []string) bool {
+	var err error
+	switch {
+	case len(args) == 3 && args[0] == "look":
+		err = fetch.AnswerLook(context.Background(), state.System, target.DefaultDirs, args[1], args[2], os.Stdout)
+	case len(args) == 4 && args[0] == "import":
+		err = fetch.AnswerImport(context.Background(), state.System, target.DefaultDirs, args[1], target.Named{Path: args[2], SHA256: args[3]}, os.Stdout)
+	default:
+		return false
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	return true
 }

@@ -2,19 +2,21 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/fetch"
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // outcomeOf is one target in the JSON of apply, check and rollback.
@@ -56,7 +58,7 @@ func (a *app) importRelease(args []string) error {
 	if err := a.needRoot("import", args); err != nil {
 		return err
 	}
-	named, err := fetch.ParseNamed(args[1])
+	named, err := target.ParseNamed(args[1])
 	if err != nil {
 		return usageError{err}
 	}
@@ -68,21 +70,24 @@ func (a *app) importRelease(args []string) error {
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
 		req := state.Request{Verb: state.VerbApply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256}
 		return a.attempt(ctx, name, req, func() error {
-			unvouched := named.SHA256 == ""
+			warning := ""
 			if req.Import {
-				t, err := a.targets.Load(name)
-				if err == nil {
-					err = errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name))
+				if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
+					return err
 				}
-				if err == nil {
-					unvouched, err = fetch.Import(ctx, a.tree, t, named, a.tree.Import(name))
-				}
+				copied, err := a.askFetcher(ctx, "import", name, named.Path, named.SHA256)
 				if err != nil {
 					return err
 				}
+				if copied.Result != state.ResultHandedOn {
+					return state.Fail(copied.Result, "%s", copied.Reason)
+				}
+				warning = copied.Warning
+			} else if named.SHA256 == "" {
+				warning = named.Unvouched()
 			}
-			if unvouched {
-				fmt.Fprintf(a.err, "%s: warning: nothing vouches for %s (hint: add #sha256= and its digest)\n", name, state.Printable(named.String()))
+			if warning != "" {
+				fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(warning))
 			}
 			return nil
 		})
@@ -117,10 +122,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 			}
 			at.Time, at.Result, at.Reason = time.Now().UTC(), state.ResultOf(err), err.Error()
 		}
-		o := outcomeOf{name, at.Result.Exit(), at}
-		if at.Result == state.ResultAvailable {
-			o.Exit = exitAvailable
-		}
+		o := outcomeOf{name, at.Result.CommandExit(), at}
 		a.worst(o.Exit)
 		outcomes = append(outcomes, o)
 		if !a.json {
@@ -156,7 +158,7 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	case state.ResultRolledBack, state.ResultInterrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.ResultRollbackFailed:
-		if hint := swap.SettleHint(name); !strings.Contains(at.Reason, hint) {
+		if hint := state.SettleHint(name); !strings.Contains(at.Reason, hint) {
 			s += " (hint: see systemctl status, then " + hint + ")"
 		}
 	}
@@ -288,8 +290,8 @@ func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, err
 	return "", nil
 }
 
-// look is `check` for those who may not start units: it reads the manifest
-// itself and records nothing.
+// checkUnprivileged is `check` for users who may not start units: the fetcher reads the
+// manifest as that user, and nothing is recorded.
 func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt, error) {
 	at := state.Attempt{Origin: state.OriginOperator, Stage: string(state.RoleFetch), Time: time.Now().UTC()}
 	t, err := a.targets.Load(name)
@@ -301,9 +303,30 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	if err != nil {
 		return at, err
 	}
-	at = fetch.Look(ctx, a.tree, t, swap.Installed(ctx, t, st))
+	asked, err := a.askFetcher(ctx, "look", name, installed.Version(ctx, t, st))
 	if ctx.Err() != nil {
 		return at, errors.New("interrupted")
+	}
+	if err != nil {
+		return at, err
+	}
+	return asked, nil
+}
+
+// askFetcher runs the fetcher program, which alone links what a download needs, and
+// returns its answer.
+func (a *app) askFetcher(ctx context.Context, args ...string) (at state.Attempt, err error) {
+	cmd := exec.CommandContext(ctx, a.fetcher, args...)
+	cmd.Stderr = a.err
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return at, context.Cause(ctx)
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &at)
+	}
+	if err != nil {
+		return at, fmt.Errorf("cannot run %s: %w", a.fetcher, err)
 	}
 	return at, nil
 }

@@ -22,7 +22,7 @@ func below(name string, at state.Attempt, rejected bool) (lines []string) {
 		lines = append(lines, "more: "+more(at))
 	}
 	if at.Rejected != "" && rejected {
-		lines = append(lines, at.Rejected+" is rejected "+state.Unskip(name))
+		lines = append(lines, at.Rejected+" is rejected (hint: "+state.UnskipHint(name)+")")
 	}
 	return lines
 }

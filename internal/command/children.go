@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 )
 
 // checkOne is a check of one target by the chain, which also looks whether what is
@@ -26,7 +26,7 @@ func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, 
 	if err != nil || st.Offer == nil || st.Offer.Version != version || st.Offer.Unit == nil {
 		return "", err
 	}
-	if swap.Unchanged(&state.Release{Files: []state.File{*st.Offer.Unit}}) {
+	if installed.Unchanged(&state.Release{Files: []state.File{*st.Offer.Unit}}) {
 		return "", nil
 	}
 	t, err := a.targets.Load(name)

@@ -31,8 +31,7 @@ import (
 
 // The exit statuses that no result of an attempt has.
 const (
-	exitUsage     = 2
-	exitAvailable = 3
+	exitUsage = 2
 	// exitDetached is the shell's convention for an end by SIGINT: the attempt
 	// goes on, and its end is not known.
 	exitDetached = 130
@@ -51,6 +50,7 @@ type app struct {
 	// machine looks at systemd; nil where systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // where systemd keeps what the generator made
+	fetcher   string // the path of the fetcher program
 	exit      int
 }
 
@@ -78,7 +78,7 @@ More: man machinemon-update`
 func Main(args []string, version string) int {
 	a := &app{
 		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
-		reload: reloadSystemd,
+		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher",
 	}
 	if util.IsRunningSystemd() {
 		a.machine, a.generated = connect, generate.Dir
@@ -312,12 +312,9 @@ func (a *app) needRoot(verb string, args []string) error {
 	return usageError{fmt.Errorf("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)}
 }
 
-// severity orders exit statuses from the worst to the best.
-var severity = []int{exitDetached, 5, 4, 6, 7, 1, 2, 8, 3, 0}
-
 // worst keeps the worst exit status of several targets.
 func (a *app) worst(exit int) {
-	if slices.Index(severity, exit) < slices.Index(severity, a.exit) {
+	if state.WorseExit(exit, a.exit) {
 		a.exit = exit
 	}
 }

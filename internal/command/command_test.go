@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/machinemon/machinemon-update/internal/fetch"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -21,7 +22,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"machinemon-update": program})
+	testscript.Main(m, map[string]func(){"machinemon-update": program, "fetcher": fetcher})
+}
+
+// fetcher is the fetcher program on the same machine, as the command runs it.
+func fetcher() {
+	work := os.Getenv("WORK")
+	dirs := target.DefaultDirs
+	dirs.Root = work
+	tree := state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")}
+	if err := fetch.AnswerLook(context.Background(), tree, dirs, os.Args[2], os.Args[3], os.Stdout); err != nil {
+		panic(err)
+	}
 }
 
 // program is the command on a machine whose files are below $WORK: state in
@@ -34,7 +46,7 @@ func program() {
 	a := &app{
 		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
 		targets: dirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
-		reload: func() error { return nil },
+		reload: func() error { return nil }, fetcher: "fetcher",
 	}
 	if state := os.Getenv("PATH_UNIT"); state != "" {
 		a.machine = func(context.Context) (machine, error) {

@@ -5,9 +5,9 @@ import (
 	"fmt"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 )
 
 // directiveOf is the JSON of directive.
@@ -41,7 +41,7 @@ func (a *app) directive(args []string) error {
 	if err != nil {
 		return err
 	}
-	if v := swap.Installed(context.Background(), t, st); v != "" {
+	if v := installed.Version(context.Background(), t, st); v != "" {
 		d.Installed = v
 	}
 	switch {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -126,7 +125,7 @@ func openTrial(j *state.Journal) string {
 	if j.RollbackFailed == "" {
 		return onTrial(or(j.Version, state.Unknown))
 	}
-	return fmt.Sprintf("the rollback of %s failed, and its trial waits for you (hint: %s)", state.Called(j.Version), swap.SettleHint(j.Target))
+	return fmt.Sprintf("the rollback of %s failed, and its trial waits for you (hint: %s)", state.Called(j.Version), state.SettleHint(j.Target))
 }
 
 // gateLooks runs the unit in which the gate looks at a target before a swap.
@@ -162,7 +161,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
 	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
 	if now.Unjudgeable != "" && t.Health.Main != "" {
-		p.hint = swap.MainHint(t.Name)
+		p.hint = state.MainHint(t.Name)
 	}
 	found := map[string]state.ProbeResult{}
 	for _, r := range now.Probes {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -47,8 +48,8 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	if err != nil {
 		return at, err
 	}
-	if st.Held != nil && verb == state.VerbSettleBack {
-		at.Reason = fmt.Sprintf("it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
+	if d := policy.Held(name, st); d.Refused() && verb == state.VerbSettleBack {
+		at.Reason = d.String()
 		return at, nil
 	}
 	conn, err := systemd.Connect(ctx)

@@ -14,8 +14,8 @@ import (
 	"unicode"
 	"unicode/utf16"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -97,7 +97,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		failed(err)
 		return s
 	}
-	if v := swap.Installed(context.Background(), t, st); v != "" {
+	if v := installed.Version(context.Background(), t, st); v != "" {
 		s.Installed = v
 	}
 	a.undecided(&s, &st)
@@ -188,7 +188,7 @@ func (s targetStatus) row() row {
 		r.aftermath(s.Target, *s.Last, rejected)
 	}
 	if s.Unsettled != "" {
-		r.note("decide: " + swap.SettleHint(s.Target))
+		r.note("decide: " + state.SettleHint(s.Target))
 	}
 	if s.Unproven != reason {
 		r.note(s.Unproven)

@@ -39,7 +39,7 @@ func (a *app) statusCheck(args []string) error {
 	if s.Error != "" {
 		// However well the last attempt went, the next one will not.
 		said.Result, said.Reason, a.exit = string(state.ResultMisconfigured), state.Printable(s.Error), 1
-	} else if last != nil && alarming(last.Result) {
+	} else if last != nil && last.Result.Alarming() {
 		a.exit = 1
 	}
 	_, err := fmt.Fprintln(a.out, said.Line())
@@ -53,7 +53,7 @@ const provenSince = "a probe has passed since"
 // proves what is installed this, as long as it is so. Attempts that find it current
 // say nothing about it.
 func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
-	if last == nil || alarming(last.Result) && last.Result != state.ResultUnproven {
+	if last == nil || last.Result.Alarming() && last.Result != state.ResultUnproven {
 		return last
 	}
 	told := *last
@@ -64,10 +64,4 @@ func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
 		told.Result, told.Reason = state.ResultCommitted, provenSince
 	}
 	return &told
-}
-
-// alarming reports whether somebody should look. A download that failed is made
-// again by itself, and a server that is away has alarms of its own.
-func alarming(r state.Result) bool {
-	return r == state.ResultUnproven || r.Exit() != 0 && r != state.ResultHandedOn && r != state.ResultOnTrial && r != state.ResultNotDownloaded && r != state.ResultNotAttempted
 }

@@ -3,14 +3,13 @@ package command
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/generate"
-	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/swap"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -77,70 +76,64 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 		}
 	}
 	s.Leaving = a.tree.Leaving() != nil
-	if s.Available == "" || s.Trial != "" || s.Installed != "unknown" && manifest.SameVersion(s.Available, s.Installed) {
+	if s.Available == "" || s.Trial != "" {
 		return nil
 	}
 	fs, err := a.tree.Status(state.RoleFetch, t.Name)
 	if err != nil || fs.Offer == nil {
 		return err
 	}
-	s.WhyNot = whyNot(t, u, s.Installed, st, fs, history)
+	k := policy.Known{Rules: t.Rules(), Status: *st, History: history, Now: time.Now(), Release: offered(fs),
+		Order:   state.Order{Origin: state.OriginSchedule, Verb: state.VerbApply, Installed: s.Installed, Doubt: doubt(t, fs.Offer)},
+		Changed: st.Installed != nil && !installed.Unchanged(st.Installed)}
+	if s.Installed == state.Unknown {
+		k.Order.Installed = ""
+	}
+	if u.Name != "" {
+		k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0,
+			Passing: u.Type == "oneshot" && !u.RemainAfterExit}
+	}
+	s.WhyNot = whyNot(k)
 	return nil
 }
 
-// whyNot is the reason for which a scheduled run would not install what is on
-// offer, the operator's own first; "" when there is none. The chain decides
-// anew, by the same rules, when it runs.
-func whyNot(t *target.Target, u systemd.Unit, installed string, st *state.Status, fs state.Status, history []state.Attempt) string {
-	o := fs.Offer
-	if st.Held != nil {
-		return "it is held since " + st.Held.Since.Local().Format(minutes)
-	}
-	if r := st.Rejects(o.Fingerprint, o.Archive, o.Sequence); r != nil {
-		return r.Refusal(t.Name)
-	}
-	scheduled := state.Order{Origin: state.OriginSchedule, Installed: installed}
-	if d := policy.Install(t, scheduled, st.Installed, policy.Release{Version: o.Version, Sequence: o.Sequence}); d.Refused() {
+// whyNot is the reason for which a scheduled run would not install what is on offer;
+// "" when there is none. The chain asks again when it runs.
+func whyNot(k policy.Known) string {
+	d := policy.Decide(k)
+	if d.Rule != policy.RuleRollout {
 		return d.String()
 	}
-	notYet := ""
-	if o.NotYet != "" {
-		notYet = "available, " + o.NotYet
+	why := "available, " + d.String()
+	k.Release.NotYet = ""
+	if d = policy.Decide(k); d.Rule == policy.RuleAutoUpdate { // then it is not only a matter of time
+		why += "; " + d.String()
 	}
-	if !t.AutoUpdateEnabled {
-		only := fmt.Sprintf("scheduled runs only check (hint: machinemon-update apply %s)", t.Name)
-		return strings.TrimPrefix(notYet+"; "+only, "; ")
-	}
-	if notYet != "" {
-		return notYet
-	}
-	if st.Installed != nil && !swap.Unchanged(st.Installed) {
-		return fmt.Sprintf("the installed files were changed by hand (hint: machinemon-update apply %s)", t.Name)
-	}
-	if u.Name != "" {
-		if err := swap.Updatable(u, t.Name); err != nil {
-			return err.Error()
-		}
-	}
-	if t.Trust.Mode == target.TrustTUF {
-		if _, err := t.Pin(); err != nil {
-			return err.Error()
-		}
-		for _, s := range o.Signed {
-			if now := time.Now(); now.After(s.Expires) {
-				return expiring(o.Signed, now)
-			}
-		}
-	}
-	digest := ""
+	return why
+}
+
+// offered is what the last successful check found.
+func offered(fs state.Status) *policy.Release {
+	o := fs.Offer
+	r := policy.Release{Version: o.Version, Sequence: o.Sequence, NotYet: o.NotYet, Archive: o.Archive, Fingerprint: o.Fingerprint}
 	if n := len(fs.Attempts); n > 0 {
-		digest = fs.Attempts[n-1].Manifest
+		r.Manifest = fs.Attempts[n-1].Manifest
+	}
+	return &r
+}
+
+// doubt is why the signatures that vouch for the offer would not be believed; "" when
+// nothing is known against them.
+func doubt(t *target.Target, o *state.Offer) string {
+	if t.Trust.Mode != target.TrustTUF {
+		return ""
+	}
+	if _, err := t.Pin(); err != nil {
+		return err.Error()
 	}
 	now := time.Now()
-	for _, manifest := range []string{"", digest} {
-		if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
-			return "it failed before: backing off until " + until.Local().Format(minutes)
-		}
+	if slices.ContainsFunc(o.Signed, func(s state.Signed) bool { return now.After(s.Expires) }) {
+		return expiring(o.Signed, now)
 	}
 	return ""
 }

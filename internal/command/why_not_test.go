@@ -98,7 +98,7 @@ func TestOutlook(t *testing.T) {
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: time.Now(), Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}
-		}, want: "no route\nit failed before: backing off until " + time.Now().Add(time.Hour).Format(minutes)},
+		}, want: "no route\nit failed before: backing off until " + time.Now().Add(time.Hour).Format(minutes+" MST")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, _, _ := newApp(t)

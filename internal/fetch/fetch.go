@@ -28,7 +28,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -126,15 +125,14 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 // fetch takes the attempt as far as this role can. The release is nil until a
 // manifest for this target and machine was read. cache is as for newSource.
 func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
-	known, err := f.tree.Status(state.RoleSwap, f.name)
+	known, err := f.known(t)
 	if err != nil {
 		return nil, state.ResultFailed, err
 	}
 	if t.Source.From != nil && !f.order.Brought() {
-		if known.Source == nil || known.Source.From != t.Source.From.String() {
+		if s := known.Status.Source; s == nil || s.From != t.Source.From.String() {
 			return nil, state.ResultNotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
-		}
-		if err := t.Derive(known.Source.URL, known.Source.InsecureSkipTLS); err != nil {
+		} else if err := t.Derive(s.URL, s.InsecureSkipTLS); err != nil {
 			return nil, state.ResultMisconfigured, err
 		}
 	}
@@ -142,41 +140,19 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	if err != nil {
 		return nil, state.ResultFailed, err
 	}
-	if err := f.backoff(t, ""); err != nil {
-		return nil, state.ResultFailed, err
+	if d := policy.Decide(known); d.Refused() {
+		return nil, d.Result, d.Err()
 	}
 	r, err := f.resolve(ctx, src, t, cache != "")
 	if err != nil {
 		return nil, state.ResultFailed, err
 	}
 	f.digest, f.unit = installedDigest(t.Install, r), unitFile(t, r)
-	if r.manifest.Disabled {
-		return r, state.ResultNotAttempted, errors.New("the publisher has disabled updates")
-	}
-	if f.order.Installed != "" && manifest.SameVersion(r.manifest.Version, f.order.Installed) && !f.rebuilt(r, known.Installed) {
-		return r, state.ResultCurrent, nil
-	}
-	if rejection := known.Rejects(f.digest, r.platform.SHA256, r.manifest.Sequence); rejection != nil {
-		return r, state.ResultNotAttempted, errors.New(rejection.Refusal(t.Name))
-	}
-	to := policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence}
-	if d := policy.Install(t, f.order, known.Installed, to); d.Refused() {
-		return r, state.ResultNotAttempted, errors.New(d.String())
-	}
-	if why := f.notYet(r.manifest); why != "" && f.order.Origin != state.OriginOperator {
-		return r, state.ResultAvailable, errors.New(why)
-	}
-	if f.order.Verb == state.VerbCheck {
-		if down := policy.Descent(to.Version, f.order.Installed); down != "" {
-			return r, state.ResultAvailable, errors.New(down)
-		}
-		return r, state.ResultAvailable, nil
-	}
-	if f.order.Doubt != "" {
-		return r, state.ResultNotAttempted, errors.New(f.order.Doubt)
-	}
-	if err := f.backoff(t, manifest.Digest(r.raw)); err != nil {
-		return r, state.ResultFailed, err
+	known.Release = &policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence, Disabled: r.manifest.Disabled,
+		NotYet: f.notYet(r.manifest), Manifest: manifest.Digest(r.raw), Archive: r.platform.SHA256, Fingerprint: f.digest}
+	known.Now = time.Now().UTC()
+	if d := policy.Decide(known); d.Refused() {
+		return r, d.Result, d.Err()
 	}
 	how, err := f.handOn(ctx, src, t, r)
 	if err != nil {
@@ -185,47 +161,14 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	return r, state.ResultHandedOn, how
 }
 
-// backoff keeps an attempt from what failed a while ago. A person who asks gets
-// one.
-func (f *fetcher) backoff(t *target.Target, manifest string) error {
-	if f.order.Origin == state.OriginOperator {
-		return nil
+// known is what the policy is asked about before the source is.
+func (f *fetcher) known(t *target.Target) (policy.Known, error) {
+	st, err := f.tree.Status(state.RoleSwap, f.name)
+	k := policy.Known{Rules: t.Rules(), Order: f.order, Status: st, Now: time.Now().UTC()}
+	if err == nil && f.order.Origin != state.OriginOperator { // no operator's attempt backs off
+		k.History, err = f.tree.History(f.name)
 	}
-	history, err := f.tree.History(f.name)
-	if err != nil {
-		return err
-	}
-	if f.order.Booted { // the network may have come meanwhile
-		history = slices.DeleteFunc(history, func(a state.Attempt) bool {
-			return a.Result == state.ResultNotDownloaded && a.RetryAfter.IsZero()
-		})
-	}
-	now := time.Now()
-	if f.order.Origin == state.OriginDirective {
-		// Whoever sends them may also make a new manifest for each: a directive
-		// does not try again, under whatever name, what failed a while ago.
-		for i := range history {
-			if history[i].Failed() {
-				history[i].Manifest = manifest
-			}
-		}
-	}
-	if until := state.Backoff(history, manifest, t.CheckEvery, now); now.Before(until) {
-		return state.Fail(state.ResultNotAttempted, "it failed before: backing off until %s", until.UTC().Format("2006-01-02 15:04 UTC"))
-	}
-	return nil
-}
-
-// rebuilt tells whether the publisher has put other bytes under the version that
-// is installed, which makes the sequence grow. Where it is not known which bytes
-// are installed, the version decides alone; but not of an archive that the operator
-// names, who wants that one, whatever it is called.
-func (f *fetcher) rebuilt(r *release, installed *state.Release) bool {
-	if f.order.Brought() && r.manifest.Sequence == 0 {
-		return true
-	}
-	return installed != nil && manifest.SameVersion(installed.Version, r.manifest.Version) &&
-		r.manifest.Sequence > installed.Sequence && f.digest != "" && f.digest != state.Fingerprint(installed.Files)
+	return k, err
 }
 
 // installedDigest is the [state.Fingerprint] of the files that a release would

@@ -359,6 +359,7 @@ func TestRun(t *testing.T) {
 	from := func(url string) {
 		t.Helper()
 		if err := os.WriteFile(dirs.Root+"/admin/agent.toml", []byte(`unit = "agent.service"
+auto_update_enabled = true
 source.url = "`+url+`/client-manifest.json"
 install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 `), 0o644); err != nil {

@@ -28,7 +28,7 @@ import (
 //
 // Under tuf the copy is of the repository's files, as far as root does not know
 // them. They are verified where those of every source are.
-func Import(ctx context.Context, tree state.Tree, t *target.Target, n Named, dir string) (unvouched bool, err error) {
+func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Named, dir string) (unvouched bool, err error) {
 	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
 	defer src.close()
 	src.bare = func(file string, f *os.File) ([]byte, error) {

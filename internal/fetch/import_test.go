@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // TestImport: what an operator brings goes the way of every release, whatever
@@ -51,7 +52,7 @@ func TestImport(t *testing.T) {
 			if err := b.tree.MakeSwapDir("agent"); err != nil {
 				t.Fatal(err)
 			}
-			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: filepath.Join(from, c.path)}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, target.Named{Path: filepath.Join(from, c.path)}, b.tree.Import("agent"))
 			if unvouched {
 				t.Error("its manifest does not count")
 			}

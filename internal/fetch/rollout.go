@@ -4,11 +4,11 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"os"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 )
 
 const machineIDFile = "/etc/machine-id"
@@ -49,12 +49,7 @@ func place(id []byte, version string) int {
 	return manifest.Place(hex.EncodeToString(own), version)
 }
 
-// notYet is why this machine is not to install the release by itself; "" if it
-// may. That spares the publisher a fleet with a bad release and protects nobody:
-// who can write the manifest can write 100.
+// notYet is [policy.NotYet] for this machine.
 func (f *fetcher) notYet(m *manifest.Manifest) string {
-	if m.Rollout == nil || place(machineID(f.machineID), m.Version) < m.Rollout.Percent {
-		return ""
-	}
-	return fmt.Sprintf("not yet for this machine (rollout at %d %%)", m.Rollout.Percent)
+	return policy.NotYet(m.Rollout, place(machineID(f.machineID), m.Version))
 }

@@ -175,7 +175,7 @@ func newBench(t *testing.T, url string) *bench {
 	return &bench{
 		tree: state.Tree{Var: v, Run: run},
 		target: &target.Target{
-			Name:    "agent",
+			Name: "agent", AutoUpdateEnabled: true,
 			Source:  target.Source{Type: target.SourceManifest, URL: url + "/client-manifest.json"},
 			Trust:   target.Trust{Mode: target.TrustChecksum, Product: "agent"},
 			Install: []target.Install{{From: "agent", To: "/usr/local/bin/agent"}},

@@ -53,6 +53,7 @@ func signed(t *testing.T) (*bench, *trusttest.Repo, *mirror) {
 	b := newBench(t, serve(t, m))
 	dir := t.TempDir()
 	for name, text := range map[string]string{"trust/agent.root.json": string(repo.Pin), "admin/agent.toml": `unit = "agent.service"
+auto_update_enabled = true
 source.url = "` + b.target.Source.URL + `"
 trust = { mode = "tuf", product = "agent" }
 install = [{ from = "agent", to = "/usr/local/bin/agent" }]
@@ -280,7 +281,7 @@ func TestSignedImport(t *testing.T) {
 				c.play(t, b, repo, dir)
 			}
 			must(t, b.tree.MakeSwapDir("agent"))
-			unvouched, err := Import(t.Context(), b.tree, b.target, Named{Path: filepath.Join(dir, c.path)}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, target.Named{Path: filepath.Join(dir, c.path)}, b.tree.Import("agent"))
 			a := state.Attempt{Result: state.ResultOf(err)}
 			if err != nil {
 				a.Reason = err.Error()

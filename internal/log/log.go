@@ -52,12 +52,12 @@ func Plain(to io.Writer) *Log { return &Log{to: to} }
 // Printf writes a line that tells of progress, or of trouble that does not
 // decide how the attempt ends.
 func (l *Log) Printf(format string, args ...any) {
-	l.write(event{priority: journal.PriInfo}, fmt.Sprintf(format, args...))
+	l.write(journal.PriInfo, "", fmt.Sprintf(format, args...))
 }
 
 // Event writes the line of something that monitoring may want to match.
 func (l *Log) Event(e Event, format string, args ...any) {
-	l.write(events[e], fmt.Sprintf(format, args...))
+	l.write(e.priority(), messageIDs[e], fmt.Sprintf(format, args...))
 }
 
 // Ended writes the line of how an attempt ended at this stage.
@@ -69,19 +69,19 @@ func (l *Log) Ended(a state.Attempt) {
 // Error writes the line of an error with which the worker ends. It has no
 // MESSAGE_ID: where an attempt ended by it, that had a line of its own.
 func (l *Log) Error(err error) {
-	l.write(event{priority: events[Event(state.ResultOf(err))].priority}, err.Error())
+	l.write(Event(state.ResultOf(err)).priority(), "", err.Error())
 }
 
 // patience is how long a line may wait for a journal that does not listen: a
 // rollback is worth more than its lines.
 const patience = time.Second
 
-func (l *Log) write(e event, text string) {
+func (l *Log) write(priority journal.Priority, messageID, text string) {
 	text = state.Line(text)
 	if l.journal {
 		l.introduce()
-		fields, sent := l.fields(e), make(chan error, 1)
-		go func() { sent <- journal.Send(text, e.priority, fields) }()
+		fields, sent := l.fields(messageID), make(chan error, 1)
+		go func() { sent <- journal.Send(text, priority, fields) }()
 		err := errors.New("it does not listen")
 		select {
 		case err = <-sent:
@@ -106,9 +106,9 @@ func (l *Log) introduce() {
 	}
 }
 
-func (l *Log) fields(e event) map[string]string {
+func (l *Log) fields(messageID string) map[string]string {
 	fields := map[string]string{
-		"MESSAGE_ID": e.id, "MACHINEMON_STAGE": l.Stage, "MACHINEMON_TARGET": l.Target,
+		"MESSAGE_ID": messageID, "MACHINEMON_STAGE": l.Stage, "MACHINEMON_TARGET": l.Target,
 		"MACHINEMON_ATTEMPT": string(l.Attempt), "MACHINEMON_VERSION": l.Version,
 		// As systemd names it in the lines from stderr.
 		"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0]),

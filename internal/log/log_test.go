@@ -126,7 +126,7 @@ func TestHostile(t *testing.T) {
 	if len(message) > 1100 || strings.ContainsAny(message, "\n\x1b") || !strings.Contains(message, "MESSAGE_ID=da62") {
 		t.Errorf("the message is %q", message)
 	}
-	assertEntry(t, got, map[string]string{"MESSAGE": message, "PRIORITY": "4", "MESSAGE_ID": events[Event(state.ResultRefused)].id,
+	assertEntry(t, got, map[string]string{"MESSAGE": message, "PRIORITY": "4", "MESSAGE_ID": messageIDs[Event(state.ResultRefused)],
 		"MACHINEMON_TARGET": evil, "MACHINEMON_ATTEMPT": evil, "MACHINEMON_VERSION": evil})
 }
 
@@ -212,23 +212,19 @@ func TestIDs(t *testing.T) {
 		"rollback failed":    "da6293d117cf45abaa6ef5f6096549e7",
 		"settled":            "5a14e3ed6c974f0292c0ba4f11a76f61",
 	}
-	got := map[Event]string{}
-	for e, known := range events {
-		got[e] = known.id
+	if !maps.Equal(messageIDs, want) {
+		t.Errorf("the MESSAGE_IDs are %v, want %v", messageIDs, want)
 	}
-	if !maps.Equal(got, want) {
-		t.Errorf("the MESSAGE_IDs are %v, want %v", got, want)
-	}
-	results, err := os.ReadFile("../state/status.go")
+	results, err := os.ReadFile("../state/result_table.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := regexp.MustCompile(`(?m)^\t\w+ +Result = "(.*)"`).FindAllSubmatch(results, -1)
-	if len(all) != len(events)-1 {
-		t.Errorf("%d results were found for %d events", len(all), len(events))
+	if len(all) != len(messageIDs)-1 {
+		t.Errorf("%d results were found for %d events", len(all), len(messageIDs))
 	}
 	for _, r := range all {
-		if events[Event(r[1])].id == "" {
+		if messageIDs[Event(r[1])] == "" {
 			t.Errorf("the result %q has no MESSAGE_ID", r[1])
 		}
 	}
@@ -248,9 +244,9 @@ func TestCatalog(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^-- ([0-9a-f]{32})\nSubject: \S.*\nDefined-By: machinemon-update\n`).FindAllSubmatch(catalog, -1) {
 		explained = append(explained, string(m[1]))
 	}
-	for e, known := range events {
-		want = append(want, known.id)
-		row := fmt.Sprintf("\n%s\t%s\t%d\n", e, known.id, known.priority)
+	for e, id := range messageIDs {
+		want = append(want, id)
+		row := fmt.Sprintf("\n%s\t%s\t%d\n", e, id, e.priority())
 		if !bytes.Contains(manual, []byte(row)) {
 			t.Errorf("machinemon-update.units(7) has no row %q", row)
 		}

@@ -6,15 +6,6 @@ import (
 	"slices"
 )
 
-// ends are the results that an attempt can have with each role. The records of
-// the first two are not believed when they tell of more.
-var ends = map[Role][]Result{
-	RoleFetch:  {ResultCurrent, ResultAvailable, ResultFailed, ResultMisconfigured, ResultRefused, ResultNotDownloaded, ResultNotAttempted},
-	RoleVerify: {ResultFailed, ResultMisconfigured, ResultRefused},
-	RoleSwap: {ResultAdopted, ResultCommitted, ResultUnproven, ResultFailed, ResultMisconfigured, ResultRolledBack, ResultInterrupted,
-		ResultRollbackFailed, ResultSettled, ResultRefused, ResultNotAttempted},
-}
-
 // History merges what the three roles recorded, in the order in which the
 // attempts began: of each the record of the role that came furthest. How the
 // release came is the fetcher's to tell.
@@ -37,7 +28,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			if !a.ID.Valid() || slices.Contains(ids, a.ID) {
 				continue
 			}
-			if !slices.Contains(ends[r], a.Result) {
+			if !a.Result.endsAt(r) {
 				a.Result = ResultHandedOn // it cannot end there so
 			}
 			if r != RoleSwap { // who has undone no trial

@@ -19,14 +19,9 @@ type Rejection struct {
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
-// Refusal says why a rejected release of a target is not installed.
-func (r *Rejection) Refusal(target string) string {
-	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason + " " + Unskip(target)
-}
-
-// Unskip is how a rejection is undone.
-func Unskip(target string) string {
-	return "(hint: machinemon-update unskip " + target + " tries it again)"
+// Refusal says why a rejected release is not installed.
+func (r *Rejection) Refusal() string {
+	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
 // MaxInterruptions is how often a trial that was cut short is tried again.

@@ -17,51 +17,6 @@ import (
 // swapper. The manual page tells how much disk that may take.
 const keep = 50
 
-// Result is how an attempt ended, in the words that status and history print.
-type Result string
-
-// The results and, in [Result.Exit], the exit status that each means.
-const (
-	ResultHandedOn       Result = "handed on" // not the end: the next role goes on
-	ResultOnTrial        Result = "on trial"  // nor is this: [Tree.History] says so while the journal is open
-	ResultCurrent        Result = "already current"
-	ResultAvailable      Result = "available"
-	ResultAdopted        Result = "adopted" // installed already, byte for byte; recorded without a restart
-	ResultCommitted      Result = "committed"
-	ResultUnproven       Result = "committed unproven" // no probe passed, and none ever did here
-	ResultFailed         Result = "failed"
-	ResultMisconfigured  Result = "misconfigured"
-	ResultRolledBack     Result = "rolled back"
-	ResultInterrupted    Result = "interrupted" // undone; says nothing about the release
-	ResultRollbackFailed Result = "rollback failed"
-	ResultRefused        Result = "refused"
-	ResultNotDownloaded  Result = "not downloaded"
-	ResultNotAttempted   Result = "not attempted"
-	// ResultSettled ends a trial whose rollback failed by the operator's word.
-	ResultSettled Result = "settled"
-)
-
-// Exit is the exit status of the command for this result.
-func (r Result) Exit() int {
-	switch r {
-	case ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled:
-		return 0
-	case ResultMisconfigured:
-		return 2
-	case ResultRolledBack, ResultInterrupted:
-		return 4
-	case ResultRollbackFailed:
-		return 5
-	case ResultRefused:
-		return 6
-	case ResultNotDownloaded:
-		return 7
-	case ResultNotAttempted:
-		return 8
-	}
-	return 1
-}
-
 // Attempt is one role's record of one attempt.
 type Attempt struct {
 	ID       AttemptID `json:"id"`
@@ -99,6 +54,13 @@ type Attempt struct {
 	// Blameless says that it was rolled back and that the release was not rejected
 	// for it: without a back-off every scheduled run would restart the unit twice.
 	Blameless bool `json:"blameless,omitempty"`
+}
+
+// Failed reports whether the attempt ended in a way that backs off: before a trial,
+// or in one that was rolled back and nothing was rejected. Expired signatures do not:
+// the next scheduled attempt must find the new ones.
+func (a Attempt) Failed() bool {
+	return a.Result.is(backsOff) && !a.Expired || a.Blameless
 }
 
 // Line is what the log says of the end of an attempt.

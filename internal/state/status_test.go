@@ -73,19 +73,6 @@ func TestSizeOfRecords(t *testing.T) {
 	}
 }
 
-func TestExit(t *testing.T) {
-	for want, results := range map[int][]Result{
-		0: {ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven}, 1: {ResultFailed, ResultHandedOn, ResultOnTrial, "", "nonsense"}, 2: {ResultMisconfigured},
-		4: {ResultRolledBack, ResultInterrupted}, 5: {ResultRollbackFailed}, 6: {ResultRefused}, 7: {ResultNotDownloaded}, 8: {ResultNotAttempted},
-	} {
-		for _, r := range results {
-			if got := r.Exit(); got != want {
-				t.Errorf("%q: %d, want %d", r, got, want)
-			}
-		}
-	}
-}
-
 func TestRejects(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -256,5 +243,26 @@ func TestRejectedAgain(t *testing.T) {
 	s.Reject(Rejection{Fingerprint: "d", Archive: "a3", Sequence: 2, Interruptions: 1})
 	if s.Rejects("d", "a3", 2) == nil || s.Rejects("d", "a3", 3) != nil {
 		t.Errorf("%+v", s.Rejected)
+	}
+}
+
+// A year of checks that find nothing must not push out what happened.
+func TestRecordRepeated(t *testing.T) {
+	var s Status
+	s.Record(Attempt{ID: "a", Origin: OriginSchedule, Result: ResultFailed, Reason: "x"})
+	for i := range 100 {
+		// By turns, as where a server keeps announcing what is not to be installed.
+		origin := []Origin{OriginSchedule, OriginDirective}[i%2]
+		s.Record(Attempt{ID: AttemptID(fmt.Sprint("b-", i)), Origin: origin, Result: ResultCurrent, Version: "v1"})
+	}
+	s.Record(Attempt{ID: "c", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "d", Origin: OriginOperator, Result: ResultCurrent, Version: "v1"})
+	s.Record(Attempt{ID: "e", Origin: OriginDirective, Result: ResultCurrent, Version: "v1"})
+	var ids []string
+	for _, a := range s.Attempts {
+		ids = append(ids, string(a.ID))
+	}
+	if got := fmt.Sprint(ids); got != "[a b-99 c d e]" {
+		t.Errorf("kept %s", got)
 	}
 }

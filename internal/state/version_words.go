@@ -11,19 +11,10 @@ func Called(version string) string {
 	return cmp.Or(version, "the files of before, version unknown")
 }
 
-// tried tells whether the attempt came as far as to replace one version by another.
-func (a Attempt) tried() bool {
-	switch a.Result {
-	case ResultOnTrial, ResultAdopted, ResultCommitted, ResultUnproven, ResultRolledBack, ResultInterrupted, ResultRollbackFailed:
-		return true
-	}
-	return false
-}
-
 // Versions are what the attempt led from and to: "" where it came to none, and
 // [Unknown] where it did and nothing tells which.
 func (a Attempt) Versions() (from, to string) {
-	if a.tried() {
+	if a.Result.is(replaced) {
 		return cmp.Or(a.From, Unknown), cmp.Or(a.Version, Unknown)
 	}
 	return a.From, a.Version

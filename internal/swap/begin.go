@@ -9,9 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -19,7 +20,7 @@ import (
 const lateNetwork = 10 * time.Minute
 
 // Begin opens an attempt, before the fetcher runs. It finishes what an earlier
-// attempt left open, heals dead path units, takes the operator's request, and
+// attempt left open, starts dead path units again, takes the operator's request, and
 // writes the order that fetcher and swapper obey. An error means that no
 // attempt begins now; where an operator asked, it is recorded too.
 func (s *Swapper) Begin(ctx context.Context, name string) error {
@@ -40,27 +41,12 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if err := s.goingBack(ctx, name); err != nil {
 		return err
 	}
-	req, err := s.Tree.TakeRequest(name)
-	if err != nil {
+	b := &beginning{Swapper: s, name: name}
+	if err := b.takeOrder(); err != nil {
 		return err
 	}
-	if req != nil && (req.Verb == state.VerbRollback || req.Verb == state.VerbProbe) {
-		req = nil // not the fetcher's, and its command has ended
-	}
-	directive, err := s.Tree.TakeDirective(name)
-	if err != nil {
-		return err
-	}
-	order := state.Order{Attempt: state.NewAttempt(), Origin: state.OriginSchedule, Verb: state.VerbCheck}
-	if directive {
-		order.Origin = state.OriginDirective
-	}
-	if req != nil {
-		order.Attempt, order.Origin, order.Verb = req.Attempt, state.OriginOperator, req.Verb
-		order.Import, order.URL, order.SHA256 = req.Import, req.URL, req.SHA256
-	}
-	s.Log.Attempt = order.Attempt
-	unlocked := func(do func() error) error {
+	s.Log.Attempt = b.order.Attempt
+	b.unlocked = func(do func() error) error {
 		release()
 		err := do()
 		again, lockErr := s.Tree.Lock(name)
@@ -69,111 +55,197 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 		}
 		return errors.Join(err, lockErr)
 	}
-	if err := s.begin(ctx, name, &order, unlocked); err != nil {
-		s.Log.Event(log.Event(resultOf(err)), "%s: attempt %s does not begin: %v", name, order.Attempt, err)
-		if req == nil {
+	if err := b.run(ctx); err != nil {
+		s.Log.Event(log.Event(resultOf(err)), "%s: attempt %s does not begin: %v", name, b.order.Attempt, err)
+		if !b.asked() {
 			return err
 		}
-		return errors.Join(err, s.recordAttempt(name, state.Attempt{ID: order.Attempt, Origin: order.Origin,
-			From: order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
+		return errors.Join(err, s.recordAttempt(name, state.Attempt{ID: b.order.Attempt, Origin: b.order.Origin,
+			From: b.order.Installed, Stage: "begin", Result: resultOf(err), Reason: err.Error()}))
 	}
-	s.Log.Event(log.EventBegins, "%s: attempt %s begins: %s by %s, installed: %s", name, order.Attempt, order.Verb, order.Origin, cmp.Or(order.Installed, state.Unknown))
+	s.Log.Event(log.EventBegins, "%s: attempt %s begins: %s by %s, installed: %s", name, b.order.Attempt, b.order.Verb, b.order.Origin, cmp.Or(b.order.Installed, state.Unknown))
 	return nil
 }
 
-func (s *Swapper) begin(ctx context.Context, name string, order *state.Order, unlocked func(do func() error) error) error {
-	if err := s.Tree.Tidy(state.RoleSwap, name); err != nil {
-		return err
-	}
-	if !order.Import {
-		if err := s.Tree.DropImport(name); err != nil { // a killed command's
-			return err
-		}
-	}
-	if err := s.settle(ctx, name, unlocked); err != nil {
-		return err
-	}
-	if order.Origin == state.OriginOperator {
-		// People, unlike timers, may ask for an update every second. systemd's start
-		// limit counts them all, and would kill the path units.
-		if err := s.Systemd.ResetFailed(ctx, unitOf("verify", name), unitOf("fetch-full", name), unitOf("baseline", name), unitOf("swap", name)); err != nil {
-			return err
-		}
-	}
-	t, err := s.Targets.Load(name)
+// beginning is one attempt on its way to its order.
+type beginning struct {
+	*Swapper
+	name   string
+	order  state.Order
+	target *target.Target
+	status state.Status
+	// unlocked does something while the target's lock is free.
+	unlocked func(do func() error) error
+}
+
+// asked reports whether the operator asked for the attempt.
+func (b *beginning) asked() bool { return b.order.Origin == state.OriginOperator }
+
+// takeOrder takes the operator's request and the directive away, and makes the
+// order of them.
+func (b *beginning) takeOrder() error {
+	req, err := b.Tree.TakeRequest(b.name)
 	if err != nil {
 		return err
 	}
-	st, err := s.Tree.Status(state.RoleSwap, name)
+	directive, err := b.Tree.TakeDirective(b.name)
 	if err != nil {
 		return err
 	}
-	held := free(name, &st)
-	switch {
-	case order.Origin != state.OriginOperator && held == nil && t.AutoUpdateEnabled:
-		order.Verb = state.VerbApply
-		if st.Installed != nil && !Unchanged(st.Installed) {
-			s.logf("%s: not updating what was changed by hand since %s: only checking (hint: machinemon-update apply %s)", name, state.Called(st.Installed.Version), name)
-			order.Verb = state.VerbCheck
-		} else if err := s.updatable(ctx, t); resultOf(err) == state.ResultNotAttempted {
-			s.logf("%s: only checking: %v", name, err)
-			order.Verb = state.VerbCheck
-		}
-	case order.Verb == state.VerbApply && held != nil:
-		return held
+	b.order = state.Order{Attempt: state.NewAttempt(), Origin: state.OriginSchedule, Verb: state.VerbCheck}
+	if directive {
+		b.order.Origin = state.OriginDirective
 	}
-	if order.Verb == state.VerbApply {
-		// Before the source: who has not installed the unit need not configure it.
-		if err := s.updatable(ctx, t); err != nil {
+	// A rollback or probe is not the fetcher's, and its command has ended.
+	if req != nil && req.Verb != state.VerbRollback && req.Verb != state.VerbProbe {
+		b.order = state.Order{Attempt: req.Attempt, Origin: state.OriginOperator, Verb: req.Verb,
+			Import: req.Import, URL: req.URL, SHA256: req.SHA256}
+	}
+	return nil
+}
+
+// run takes the attempt through its steps to its order.
+func (b *beginning) run(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		b.finishEarlier, b.resetUnits, b.load, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.writeOrder,
+	} {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
-	if t.Source.Type == "" && !order.Brought() {
-		return state.Fail(state.ResultMisconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", name, name)
+	return b.foresee(ctx, b.target, &b.status, &b.order)
+}
+
+// finishEarlier clears away what an earlier attempt, or a killed command, left, and
+// ends a trial that is open.
+func (b *beginning) finishEarlier(ctx context.Context) error {
+	if err := b.Tree.Tidy(state.RoleSwap, b.name); err != nil {
+		return err
 	}
-	// A person's word is needed for another source; scheduled attempts use what
-	// was found then.
-	if order.Origin == state.OriginOperator && t.Source.From != nil && !order.Brought() {
-		if err := s.resolve(t, &st); err != nil {
+	if !b.order.Import {
+		if err := b.Tree.DropImport(b.name); err != nil {
+			return err
+		}
+	}
+	return b.settle(ctx, b.name, b.unlocked)
+}
+
+// resetUnits clears the start limits before an operator's attempt. People, unlike
+// timers, may ask for an update every second. systemd's start limit counts them all,
+// and would stop the path units.
+func (b *beginning) resetUnits(ctx context.Context) error {
+	if !b.asked() {
+		return nil
+	}
+	return b.Systemd.ResetFailed(ctx, unitOf("verify", b.name), unitOf("fetch-full", b.name), unitOf("baseline", b.name), unitOf("swap", b.name))
+}
+
+// load reads the target file and the status.
+func (b *beginning) load(context.Context) (err error) {
+	if b.target, err = b.Targets.Load(b.name); err != nil {
+		return err
+	}
+	b.status, err = b.Tree.Status(state.RoleSwap, b.name)
+	return err
+}
+
+// decideVerb decides whether an unattended attempt installs or only checks, and
+// refuses an operator's that may not install.
+func (b *beginning) decideVerb(ctx context.Context) error {
+	if !b.asked() {
+		b.order.Verb = state.VerbApply
+	}
+	if b.order.Verb != state.VerbApply {
+		return nil
+	}
+	d, err := b.mayInstall(ctx)
+	if err != nil {
+		return err
+	}
+	if b.asked() || d.Result != state.ResultNotAttempted {
+		return d.Err()
+	}
+	b.order.Verb = state.VerbCheck
+	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator's own words need no line each time
+		b.logf("%s: only checking: %s", b.name, d)
+	}
+	return nil
+}
+
+// mayInstall asks the policy before a release is known. The files and the unit are
+// looked at only when the operator's own words refuse nothing.
+func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
+	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status}
+	if d := policy.Decide(k); d.Refused() {
+		return d, nil
+	}
+	if b.status.Installed != nil && !b.asked() {
+		k.Changed = !installed.Unchanged(b.status.Installed)
+	}
+	return b.decideWithUnit(ctx, k, b.target.Unit)
+}
+
+// findSource makes sure that there is a source. Another one that source.url_from
+// leads to needs the operator's word; unattended attempts use what was found then.
+func (b *beginning) findSource(ctx context.Context) error {
+	t := b.target
+	if t.Source.Type == "" && !b.order.Brought() {
+		return state.Fail(state.ResultMisconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", b.name, b.name)
+	}
+	if b.asked() && t.Source.From != nil && !b.order.Brought() {
+		if err := b.resolve(t, &b.status); err != nil {
 			return err
 		}
 	}
 	if t.Source.Type != "" {
-		s.listen(ctx, name)
+		b.listen(ctx, b.name)
 	}
-	if order.Verb == state.VerbApply {
-		if err := makeListed(t); err != nil {
-			return err
-		}
-		if err := t.CheckDestinations(s.others(name)); err != nil {
-			return err
-		}
-		if err := s.letWrite(ctx, t); err != nil {
-			return err
-		}
+	return nil
+}
+
+// prepareInstall makes sure that the files may be installed where the target file
+// says.
+func (b *beginning) prepareInstall(ctx context.Context) error {
+	if b.order.Verb != state.VerbApply {
+		return nil
 	}
-	if order.Origin != state.OriginOperator {
-		up, err := s.Systemd.Uptime(ctx)
-		if err != nil {
-			return err
-		}
-		order.Booted = up < lateNetwork
-		u, err := s.Systemd.Unit(ctx, unitOf("fetch", name))
-		if err != nil {
-			return err
-		}
-		if u.NRestarts > 0 && !order.Booted { // and nobody else may ask for more
-			return state.Fail(state.ResultNotAttempted, "the ten minutes after the boot are over")
-		}
-	}
-	order.Installed = Installed(ctx, t, st)
-	if order.MainID, err = state.MainID(t.Health.Main); err != nil {
-		s.logf("%s: %v", name, err) // the gate may find out by itself
-	}
-	if err := s.Tree.SetOrder(name, *order); err != nil {
+	if err := makeListed(b.target); err != nil {
 		return err
 	}
-	return s.foresee(ctx, t, &st, order)
+	if err := b.target.CheckDestinations(b.others(b.name)); err != nil {
+		return err
+	}
+	return b.letWrite(ctx, b.target)
+}
+
+// askUptime finds out whether the machine has just booted. After that time an
+// unattended attempt that systemd restarted for its network does not begin.
+func (b *beginning) askUptime(ctx context.Context) error {
+	if b.asked() {
+		return nil
+	}
+	up, err := b.Systemd.Uptime(ctx)
+	if err != nil {
+		return err
+	}
+	b.order.Booted = up < lateNetwork
+	u, err := b.Systemd.Unit(ctx, unitOf("fetch", b.name))
+	if err != nil {
+		return err
+	}
+	if u.NRestarts > 0 && !b.order.Booted {
+		return state.Fail(state.ResultNotAttempted, "the ten minutes after the boot are over")
+	}
+	return nil
+}
+
+// writeOrder finds out what is installed and writes the order.
+func (b *beginning) writeOrder(ctx context.Context) (err error) {
+	b.order.Installed = installed.Version(ctx, b.target, b.status)
+	if b.order.MainID, err = state.MainID(b.target.Health.Main); err != nil {
+		b.logf("%s: %v", b.name, err) // the gate may find out by itself
+	}
+	return b.Tree.SetOrder(b.name, b.order)
 }
 
 // goingBack refuses while the operator's request to go back waits for its swap,
@@ -202,38 +274,14 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
-// free refuses a target that the operator holds.
-func free(name string, st *state.Status) error {
-	if st.Held == nil {
-		return nil
-	}
-	return state.Fail(state.ResultNotAttempted, "it is held since %s (hint: machinemon-update unhold %s)", st.Held.Since.Format(time.DateOnly), name)
-}
-
-func (s *Swapper) updatable(ctx context.Context, t *target.Target) error {
-	u, err := s.Systemd.Unit(ctx, t.Unit)
+// decideWithUnit asks the policy, which is told how the target's unit is.
+func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name string) (policy.Decision, error) {
+	u, err := s.Systemd.Unit(ctx, name)
 	if err != nil {
-		return err
+		return policy.Decision{}, err
 	}
-	return Updatable(u, t.Name)
-}
-
-// Updatable refuses a unit that is not there or that somebody stopped on
-// purpose. A failed or crash-looping one is updated: that may be the cure.
-func Updatable(u systemd.Unit, name string) error {
-	switch {
-	case u.Load == "masked":
-		return state.Fail(state.ResultNotAttempted, "%s is masked", u.Name)
-	case u.Load == "not-found":
-		return state.Fail(state.ResultNotAttempted, "%s is not installed", u.Name)
-	case u.Load != "loaded":
-		return state.Fail(state.ResultMisconfigured, "cannot update %s: systemd could not load %s (%s) (hint: systemctl status %s)", name, u.Name, u.Load, u.Name)
-	case u.Active == "inactive" && u.Job == 0 && u.Type == "oneshot" && !u.RemainAfterExit:
-		return state.Fail(state.ResultNotAttempted, "%s is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so (hint: only a unit that stays active can be watched)", u.Name)
-	case u.Active == "inactive" && u.Job == 0:
-		return state.Fail(state.ResultNotAttempted, "%s is stopped (hint: systemctl start %s)", u.Name, u.Name)
-	}
-	return nil
+	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0, Passing: u.Type == "oneshot" && !u.RemainAfterExit}
+	return policy.Decide(k), nil
 }
 
 // letWrite reloads systemd when the target file is newer than what the

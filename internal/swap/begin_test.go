@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -334,7 +335,7 @@ func TestInstalled(t *testing.T) {
 	ask := func() string {
 		tt, err := r.sw.Targets.Load("agent")
 		must(t, err)
-		return Installed(t.Context(), tt, r.status(t))
+		return installed.Version(t.Context(), tt, r.status(t))
 	}
 	if got := ask(); got != "v1" {
 		t.Errorf("by the record: %q", got)

@@ -127,7 +127,7 @@ func TestSwapByDirective(t *testing.T) {
 	r.offer(t, "a1", "v2", 2, release2)
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginDirective, Verb: state.VerbApply, Installed: "v1"}))
 	must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
-	r.fails(t, "swap", state.ResultNotAttempted, "auto_update_enabled is false")
+	r.fails(t, "swap", state.ResultNotAttempted, "scheduled runs only check")
 	r.want(t, oldFiles)
 }
 

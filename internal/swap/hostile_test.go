@@ -64,7 +64,7 @@ func TestRefused(t *testing.T) {
 			content, err := os.ReadFile(r.at("targets/agent.toml"))
 			must(t, err)
 			must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.Replace(string(content), "enabled = true", "enabled = false", 1)), 0o644))
-		}, result: state.ResultNotAttempted, words: "auto_update_enabled is false"},
+		}, result: state.ResultNotAttempted, words: "scheduled runs only check"},
 		{name: "broken target file", rig: func(t *testing.T, r *rig) { r.configure(t, "x = ") }, result: state.ResultMisconfigured, words: "agent.toml"},
 		{name: "masked", rig: unit(systemd.Unit{Load: "masked"}), result: state.ResultNotAttempted, words: "is masked"},
 		{name: "not installed", rig: unit(systemd.Unit{Load: "not-found"}), result: state.ResultNotAttempted, words: "is not installed"},

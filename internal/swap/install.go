@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -44,9 +45,9 @@ type swapping struct {
 	*Swapper
 	name    string
 	target  *target.Target
-	order   state.Order
 	attempt state.Attempt
 	status  state.Status
+	known   policy.Known
 	journal *state.Journal
 }
 
@@ -82,9 +83,6 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // its record says how it really ended
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
-	if err := free(sw.name, &sw.status); err != nil {
-		return err // held since the attempt began
-	}
 	order, err := sw.Tree.TakeOrder(sw.name)
 	if err != nil {
 		return err
@@ -92,19 +90,17 @@ func (sw *swapping) run(ctx context.Context) error {
 	if order.Attempt != attempt || order.Verb == state.VerbCheck || (order.Verb == state.VerbRollback) != (entry == nil) {
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
 	}
-	sw.order = order
 	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
 	}
-	if order.Origin != state.OriginOperator && !sw.target.AutoUpdateEnabled {
-		return state.Fail(state.ResultNotAttempted, "auto_update_enabled is false")
-	}
 	if err := sw.alone(); err != nil {
 		return err
 	}
-	if err := sw.updatable(ctx, sw.target); err != nil {
-		return err // it may have been stopped since the attempt began
+	// The hold, the target file or the unit may have changed since the attempt began.
+	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status}
+	if d, err := sw.decideWithUnit(ctx, sw.known, sw.target.Unit); err != nil || d.Refused() {
+		return errors.Join(err, d.Err())
 	}
 	dirs := everywhere(sw.target, &sw.status)
 	if err := errors.Join(sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name)); err != nil {
@@ -172,18 +168,9 @@ func everywhere(t *target.Target, st *state.Status) []string {
 func (sw *swapping) try(ctx context.Context) error {
 	j := sw.journal
 	digest := state.Fingerprint(j.NewFiles())
-	// Going back is the operator's word against an old verdict of this machine.
-	if r := sw.status.Rejects(digest, j.Archive, j.Sequence); r != nil && !j.GoingBack {
-		// By its bytes, if it came in another archive. From now on it is known by
-		// that one, too, and not downloaded again.
-		if again := *r; r.Archive != j.Archive {
-			again.Archive = j.Archive
-			sw.status.Rejected = append(sw.status.Rejected, again)
-		}
-		if err := sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status); err != nil {
-			return err
-		}
-		return state.Fail(state.ResultNotAttempted, "%s", r.Refusal(sw.name))
+	sw.known.Release = &policy.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive, Fingerprint: digest, Staged: true}
+	if d := policy.Decide(sw.known); d.Refused() {
+		return errors.Join(d.Err(), sw.rememberArchive(d.Rejection))
 	}
 	if same, err := sw.inPlace(); err != nil {
 		return err
@@ -247,6 +234,19 @@ func (sw *swapping) try(ctx context.Context) error {
 		return errors.Join(err, sw.Tree.SetJournal(j))
 	}
 	return nil
+}
+
+// rememberArchive makes a release that was rejected for its files, which came in another
+// archive, known by that one, too: it is not downloaded again. r is nil for a release
+// that is not rejected.
+func (sw *swapping) rememberArchive(r *state.Rejection) error {
+	if r == nil || r.Archive == sw.journal.Archive {
+		return nil
+	}
+	again := *r
+	again.Archive = sw.journal.Archive
+	sw.status.Rejected = append(sw.status.Rejected, again)
+	return sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status)
 }
 
 // begun goes from the open journal to the restart. stop is how long the old program

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -277,7 +278,7 @@ func TestSettle(t *testing.T) {
 			st := r.status(t)
 			if c.installed == "v1" {
 				r.closed(t)
-			} else if j, err := r.tree.Journal("agent"); j != nil || err != nil || Unchanged(st.Installed) {
+			} else if j, err := r.tree.Journal("agent"); j != nil || err != nil || installed.Unchanged(st.Installed) {
 				t.Errorf("%s: journal %+v, %v; installed %+v", c.content, j, err, st.Installed)
 			}
 			// Nobody kept it: it does not come back by itself.

@@ -52,12 +52,10 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
 		return state.Fail(state.ResultRefused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}
-	if m.Disabled {
-		return state.Fail(state.ResultNotAttempted, "the publisher has disabled updates")
-	}
-	// The fetcher has asked, too, but might install what it likes.
-	if d := policy.Install(t, sw.order, sw.status.Installed, policy.Release{Version: m.Version, Sequence: m.Sequence}); d.Refused() {
-		return state.Fail(state.ResultNotAttempted, "%s", d)
+	// The fetcher has asked, too, but is not believed.
+	sw.known.Release = &policy.Release{Version: m.Version, Sequence: m.Sequence, Disabled: m.Disabled, Staged: true}
+	if d := policy.Decide(sw.known); d.Refused() {
+		return d.Err()
 	}
 	host := manifest.Host()
 	p, err := m.Platform(host)

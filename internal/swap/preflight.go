@@ -25,7 +25,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		Unit:   "machinemon-preflight@" + sw.name + ".service",
 		Argv:   argv,
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
-		Limit:  systemdOutput,
+		Limit:  64 << 10,
 	}
 	for _, c := range sw.journal.Changes {
 		// A file that is new to the machine has no place to be put over; what

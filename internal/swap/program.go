@@ -14,15 +14,9 @@ func (sw *swapping) judgeable(before *state.Baseline) error {
 	}
 	hint := "systemctl status " + sw.journal.Unit + " " + unitOf("baseline", sw.name)
 	if sw.journal.Main != "" {
-		hint = MainHint(sw.name)
+		hint = state.MainHint(sw.name)
 	}
 	return state.Fail(state.ResultMisconfigured, "cannot judge %s: %s (hint: %s)", sw.name, before.Unjudgeable, hint)
-}
-
-// MainHint says what lets a unit be judged in which another program than the installed
-// one runs.
-func MainHint(name string) string {
-	return `write main = "" below [health] in /etc/machinemon-update/targets.d/` + name + ".toml"
 }
 
 // identify writes into the journal which file the program must run from now on. The

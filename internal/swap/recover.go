@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -58,7 +59,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	if j.RollbackFailed != "" {
 		st, err := s.Tree.Status(state.RoleSwap, name)
 		if err == nil {
-			err = free(name, &st)
+			err = policy.Held(name, st).Err()
 		}
 		if err != nil {
 			s.logf("%s: the trial whose rollback failed is left alone: %v", describe(j), err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -153,7 +154,7 @@ func TestServerDown(t *testing.T) {
 	}
 	st := r.status(t)
 	last := r.last(t)
-	if until := state.Backoff(st.Attempts, last.Manifest, time.Hour, last.Time); until.Sub(last.Time) < time.Hour {
+	if until := policy.Backoff(st.Attempts, last.Manifest, time.Hour, last.Time); until.Sub(last.Time) < time.Hour {
 		t.Errorf("scheduled runs wait until %s after %s", until, last.Time)
 	}
 }

@@ -9,18 +9,13 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // failedTrial refuses whatever would touch a trial whose rollback failed.
 func failedTrial(j *state.Journal) error {
-	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, SettleHint(j.Target))
-}
-
-// SettleHint says in one line what the operator can do about a trial whose rollback
-// failed.
-func SettleHint(name string) string {
-	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, state.SettleHint(j.Target))
 }
 
 // settled obeys the operator's word on a trial whose rollback failed, and reports
@@ -67,7 +62,7 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 	}
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err == nil {
-		err = free(j.Target, &st)
+		err = policy.Held(j.Target, st).Err()
 	}
 	if err != nil {
 		return true, err

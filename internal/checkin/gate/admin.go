@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // maxRows is how many clients are shown at once.
@@ -203,13 +204,10 @@ func matches(v clientView, q url.Values) bool {
 // trouble any more when there is another release. A reason without a result is an
 // error that keeps it from attempting anything.
 func trouble(r report, m *manifest.Manifest) bool {
-	switch r.Result {
-	case "committed unproven", "failed", "misconfigured", "rolled back", "interrupted", "rollback failed", "refused":
-		return true
-	case "":
+	if r.Result == "" {
 		return r.Reason != ""
 	}
-	return m != nil && r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected)
+	return state.Result(r.Result).Alarming() || m != nil && r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected)
 }
 
 // byClients puts the versions of most clients first.

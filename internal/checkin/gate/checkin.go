@@ -16,6 +16,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -254,7 +255,7 @@ func name(s string) string {
 // of the directory that it downloads from.
 func (g *Gate) directive(r report, base string) []member {
 	m := g.release()
-	if g.stopped() || !available(m, r) || m.Rollout != nil && manifest.Place(r.ClientID, m.Version) >= m.Rollout.Percent {
+	if d, meant := decide(m, r); g.stopped() || !meant || d.Refused() {
 		return nil
 	}
 	p := m.Platforms[platform(r)]
@@ -270,14 +271,26 @@ func (g *Gate) directive(r report, base string) []member {
 	return []member{{"update_version", value(m.Version)}, {"update_url", value(url)}, {"update_sha256", value(p.SHA256)}, {"update_size", value(p.Size)}}
 }
 
-// available tells whether there is another version for a client. One that does not
-// tell its own is left alone.
+// available reports whether there is another version for a client, which may have to
+// wait for it.
 func available(m *manifest.Manifest, r report) bool {
-	if m == nil || m.Disabled || r.Version == "" || manifest.SameVersion(m.Version, r.Version) {
-		return false
+	d, meant := decide(m, r)
+	return meant && (!d.Refused() || d.Rule == policy.RuleRollout)
+}
+
+// decide asks the policy. What only the client knows, such as whether it may go down,
+// the client decides. A release is not meant for a client of another platform, or for
+// one that does not tell its own version.
+func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
+	if m == nil || r.Version == "" {
+		return d, false
 	}
-	_, there := m.Platforms[platform(r)]
-	return there
+	_, meant = m.Platforms[platform(r)]
+	return policy.Decide(policy.Known{
+		Rules:   policy.Rules{AutoUpdate: true, Downgrade: true},
+		Order:   state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: r.Version},
+		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, manifest.Place(r.ClientID, m.Version))},
+	}), meant
 }
 
 // platform is a client's key in a manifest. Go's "arm" does not say which one: a

@@ -1,4 +1,4 @@
-package fetch
+package target
 
 import (
 	"errors"
@@ -6,8 +6,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-
-	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // Named is a release that an operator names in place of a target's source.
@@ -20,9 +18,19 @@ type Named struct {
 // String is for messages: a query may be a secret.
 func (n Named) String() string {
 	if u, err := url.Parse(n.URL); n.URL != "" && err == nil {
-		return show(u)
+		return showURL(u)
 	}
 	return n.Path
+}
+
+// Unvouched is the warning that neither a manifest nor the operator tells the digest.
+func (n Named) Unvouched() string {
+	return fmt.Sprintf("nothing vouches for %s (hint: add #sha256= and its digest)", n)
+}
+
+// showURL is a URL for messages, without its query.
+func showURL(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 var namedDigest = regexp.MustCompile(`^(.+)#sha256=([0-9A-Fa-f]{64})$`)
@@ -45,13 +53,13 @@ func ParseNamed(s string) (Named, error) {
 	case err != nil:
 		return n, errors.New("cannot use the URL: it is not valid")
 	case u.Fragment != "":
-		return n, fmt.Errorf("cannot use %s: what stands behind the # is not sha256= and 64 hex digits", show(u))
+		return n, fmt.Errorf("cannot use %s: what stands behind the # is not sha256= and 64 hex digits", showURL(u))
 	case u.Scheme == "file" && (u.Host == "" || u.Host == "localhost"):
 		n.Path = u.Path
-	case u.Scheme != "https" && (u.Scheme != "http" || !target.Loopback(u.Hostname())):
-		return n, fmt.Errorf("cannot use %s: it is neither https nor on this machine", show(u))
+	case u.Scheme != "https" && (u.Scheme != "http" || !Loopback(u.Hostname())):
+		return n, fmt.Errorf("cannot use %s: it is neither https nor on this machine", showURL(u))
 	case u.Host == "" || u.User != nil:
-		return n, fmt.Errorf("cannot use %s: it has no host, or a user name", show(u))
+		return n, fmt.Errorf("cannot use %s: it has no host, or a user name", showURL(u))
 	default:
 		n.URL = s
 	}

@@ -1,22 +1,40 @@
-package state
+package policy
 
 import (
 	"hash/fnv"
 	"slices"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // longestBackoff bounds how long a failing release is left alone.
 const longestBackoff = 24 * time.Hour
 
-// failures are the ends before a trial that back off.
-var failures = []Result{ResultFailed, ResultMisconfigured, ResultRefused, ResultNotDownloaded}
+// backsOff keeps an unattended attempt from what failed a while ago: first the source,
+// then the release.
+func backsOff(k Known) (Decision, bool) {
+	until := k.backsOffUntil("")
+	if k.Release != nil && !k.Now.Before(until) {
+		until = k.backsOffUntil(k.Release.Manifest)
+	}
+	return Decision{Reason: "it failed before: backing off until " + until.In(k.Now.Location()).Format("2006-01-02 15:04 MST")}, k.Now.Before(until)
+}
 
-// Failed reports whether the attempt ended in a way that backs off: before a trial,
-// or in one that was rolled back and nothing was rejected. Expired signatures do not:
-// the next scheduled attempt must find the new ones.
-func (a Attempt) Failed() bool {
-	return slices.Contains(failures, a.Result) && !a.Expired || a.Blameless
+func (k Known) backsOffUntil(manifest string) time.Time {
+	var counted []state.Attempt
+	for _, a := range k.History {
+		if k.Order.Booted && a.Result == state.ResultNotDownloaded && a.RetryAfter.IsZero() {
+			continue // the network may have come meanwhile
+		}
+		// A server that sends directives may also write a new manifest for each: a
+		// directive does not try again under another name what failed a while ago.
+		if k.Order.Origin == state.OriginDirective && a.Failed() {
+			a.Manifest = manifest
+		}
+		counted = append(counted, a)
+	}
+	return Backoff(counted, manifest, k.Rules.CheckEvery, k.Now)
 }
 
 // Backoff is the time before which scheduled attempts leave a manifest alone,
@@ -30,14 +48,14 @@ func (a Attempt) Failed() bool {
 // manifest is the sha256 of its bytes; "" stands for manifests that could not
 // be had at all. A source that takes no more requests is left alone as long as
 // it says, but no longer than a day.
-func Backoff(history []Attempt, manifest string, every time.Duration, now time.Time) time.Time {
+func Backoff(history []state.Attempt, manifest string, every time.Duration, now time.Time) time.Time {
 	n := 0
-	var last, counted Attempt
+	var last, counted state.Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == ResultNotAttempted || a.Result == ResultHandedOn || a.Result == ResultOnTrial || a.Stage == "begin" {
+		if a.Result == state.ResultNotAttempted || a.Result == state.ResultHandedOn || a.Result == state.ResultOnTrial || a.Stage == "begin" {
 			continue // says nothing of the source
 		}
-		if a.Result == ResultAvailable && a.Manifest == manifest {
+		if a.Result == state.ResultAvailable && a.Manifest == manifest {
 			continue // it was only looked at
 		}
 		if a.Failed() && a.Manifest == "" && manifest != "" {

@@ -1,13 +1,18 @@
-package swap
+// Package installed finds out which release is on the machine.
+package installed
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -16,23 +21,27 @@ import (
 // nobody is Debian's uid and gid for a process that may do nothing.
 const nobody = 65534
 
-// Installed is the version that is on the machine: what our record says as long
-// as the files' digests match it, else what the program itself says, else "".
-func Installed(ctx context.Context, t *target.Target, st state.Status) string {
+// Version is the version that is on the machine: what the record of the last update
+// says as long as the files' digests match it, else what the program itself says, else
+// "".
+func Version(ctx context.Context, t *target.Target, st state.Status) string {
 	if r := st.Installed; r != nil && r.Version != "" && Unchanged(r) {
 		return r.Version
 	}
 	return askVersion(ctx, t)
 }
 
-// Unchanged tells whether the files of a release are on disk as it left them.
+// Unchanged reports whether the files of a release are on disk as it left them.
 func Unchanged(r *state.Release) bool {
-	for _, f := range r.Files {
-		if got, err := digest(f.To); err != nil || got != f.SHA256 {
-			return false
-		}
+	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, changed)
+}
+
+func changed(f state.File) bool {
+	sum, err := durable.FileSHA256(f.To)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f.SHA256 != ""
 	}
-	return len(r.Files) > 0
+	return err != nil || sum != f.SHA256
 }
 
 // askVersion runs the installed program's version_command. It is the program
@@ -54,15 +63,15 @@ func askVersion(ctx context.Context, t *target.Target) string {
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a child of it may hold the pipe open
-	out := &capped{limit: systemdOutput}
+	out := &capped{limit: maxOutput}
 	cmd.Stdout, cmd.Stderr = out, out
 	// A failure leaves what was printed; programs print their version and exit 1.
 	_ = cmd.Run()
 	return manifest.FindVersion(string(out.data), filepath.Base(argv[0]))
 }
 
-// systemdOutput is how much of a program's output is looked at.
-const systemdOutput = 64 << 10
+// maxOutput is how many bytes of a program's output are read.
+const maxOutput = 64 << 10
 
 // capped keeps the first bytes that are written to it.
 type capped struct {

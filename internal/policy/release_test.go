@@ -5,11 +5,11 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
-func TestInstall(t *testing.T) {
+// TestVersions: source.versions, and which attempts may go down.
+func TestVersions(t *testing.T) {
 	const (
 		lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"
 		which = " (hint: source.versions of target agent says which releases are taken)"
@@ -62,16 +62,16 @@ func TestInstall(t *testing.T) {
 		{name: "in range and down", order: schedule, installed: "3.5.0", to: "2.53.9", versions: ">=2", want: lower},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tg := &target.Target{Name: "agent", Source: target.Source{Downgrade: c.downgrade}}
+			rules := Rules{Target: "agent", Downgrade: c.downgrade, AutoUpdate: true}
 			if c.versions != "" {
 				r, err := version.ParseRange(c.versions)
 				if err != nil {
 					t.Fatal(err)
 				}
-				tg.Source.Versions = r
+				rules.Versions = r
 			}
 			c.order.Installed = c.installed
-			d := Install(tg, c.order, c.recorded, Release{c.to, c.sequence})
+			d := Decide(Known{Rules: rules, Order: c.order, Status: state.Status{Installed: c.recorded}, Release: &Release{Version: c.to, Sequence: c.sequence}})
 			if d.String() != c.want || d.Refused() != (c.want != "") {
 				t.Errorf("got  %s\nwant %s", d, c.want)
 			}

@@ -1,0 +1,42 @@
+package fetch
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// AnswerLook is [Look] for the command, which links no network: it writes the
+// [state.Attempt] to w as JSON. installed is the installed version, "" when it is not
+// known. The error is that of writing.
+func AnswerLook(ctx context.Context, tree state.Tree, dirs target.Dirs, name, installed string, w io.Writer) error {
+	a := state.Attempt{Time: time.Now().UTC(), Origin: state.OriginOperator, Stage: string(state.RoleFetch)}
+	if t, err := dirs.Load(name); err != nil {
+		a.Result, a.Reason = state.ResultMisconfigured, err.Error()
+	} else {
+		a = Look(ctx, tree, t, installed)
+	}
+	return json.NewEncoder(w).Encode(a)
+}
+
+// AnswerImport is [Import] into the place from which the fetcher reads, for the
+// command. The Attempt is handed on when the copy is made, and its Warning says
+// that nothing vouches for it.
+func AnswerImport(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, n target.Named, w io.Writer) error {
+	a := state.Attempt{Result: state.ResultHandedOn}
+	t, err := dirs.Load(name)
+	if err == nil {
+		var unvouched bool
+		if unvouched, err = Import(ctx, tree, t, n, tree.Import(name)); unvouched {
+			a.Warning = n.Unvouched()
+		}
+	}
+	if err != nil {
+		a.Result, a.Reason = state.ResultOf(err), err.Error()
+	}
+	return json.NewEncoder(w).Encode(a)
+}

@@ -1,0 +1,126 @@
+package policy
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+func TestBackoff(t *testing.T) {
+	last := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	of := func(manifest string, results ...state.Result) (h []state.Attempt) {
+		for i, r := range results {
+			h = append(h, state.Attempt{ID: state.AttemptID(fmt.Sprint("a-", i)), Manifest: manifest, Result: r,
+				Time: last.Add(time.Duration(i+1-len(results)) * time.Hour)})
+		}
+		return h
+	}
+	for _, c := range []struct {
+		name     string
+		history  []state.Attempt
+		from, to time.Duration // after the last one; zero: no wait
+	}{
+		{name: "no history"},
+		{name: "installed", history: of("m", state.ResultCommitted)},
+		{name: "one failure", history: of("m", state.ResultNotDownloaded), from: time.Hour, to: time.Hour},
+		{name: "two", history: of("m", state.ResultNotDownloaded, state.ResultRefused), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "three", history: of("m", state.ResultFailed, state.ResultMisconfigured, state.ResultRefused), from: 4 * time.Hour, to: 264 * time.Minute},
+		{name: "a hundred", history: of("m", make100(state.ResultFailed)...), from: 24 * time.Hour, to: 1584 * time.Minute},
+		{name: "not attempted says nothing", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultNotAttempted), from: time.Hour, to: 72 * time.Minute},
+		{name: "a success in between", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultCurrent, state.ResultFailed), from: time.Hour, to: time.Hour},
+		{name: "a trial is no failure before one", history: of("m", state.ResultRolledBack)},
+		{name: "rolled back and not rejected", history: []state.Attempt{{Manifest: "m", Result: state.ResultRolledBack, Blameless: true, Time: last}}, from: time.Hour, to: time.Hour},
+		{name: "again", history: []state.Attempt{{Manifest: "m", Result: state.ResultRolledBack, Blameless: true, Time: last.Add(-time.Hour)}, {Manifest: "m", Result: state.ResultNotAttempted, Time: last.Add(-time.Minute)},
+			{Manifest: "m", Result: state.ResultRolledBack, Blameless: true, Time: last}}, from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "expired", history: []state.Attempt{{Result: state.ResultRefused, Expired: true, Time: last}}},
+		{name: "expired after failures", history: append(of("m", state.ResultFailed, state.ResultFailed), state.Attempt{Result: state.ResultRefused, Expired: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "another manifest", history: of("n", state.ResultFailed, state.ResultFailed)},
+		{name: "another manifest last", history: append(of("m", state.ResultFailed), of("n", state.ResultFailed)...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			until := Backoff(c.history, "m", time.Hour, last)
+			if c.from == 0 {
+				if !until.IsZero() {
+					t.Errorf("waits until %s", until)
+				}
+				return
+			}
+			if wait := until.Sub(last); wait < c.from || wait > c.to {
+				t.Errorf("waits %s, want %s to %s", wait, c.from, c.to)
+			}
+		})
+	}
+	// A server's own word counts where it is later, and for a day at most. Beyond
+	// what a source says, other failures back off as ever.
+	for _, c := range []struct {
+		after, want time.Duration
+		n           int
+	}{
+		{after: -time.Hour, want: time.Hour, n: 1},
+		{after: time.Minute, want: time.Hour, n: 1},
+		{after: 3 * time.Hour, want: 3 * time.Hour, n: 1},
+		{after: 1e6 * time.Hour, want: 24 * time.Hour, n: 1},
+		{after: time.Minute, want: 24 * time.Hour, n: 100},
+	} {
+		h := of("", make100(state.ResultNotDownloaded)[:c.n]...)
+		h[c.n-1].RetryAfter = last.Add(c.after)
+		if got := Backoff(h, "", time.Hour, last).Sub(last); got < c.want || got > c.want*11/10 {
+			t.Errorf("%d limited for %s: waits %s, want %s", c.n, c.after, got, c.want)
+		}
+	}
+	// A minute apart after a boot, or asked for again and again: one failure.
+	h := of("m", state.ResultFailed, state.ResultFailed, state.ResultNotDownloaded, state.ResultNotDownloaded, state.ResultNotDownloaded)
+	for i := range h {
+		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
+	}
+	if got := Backoff(h, "m", time.Hour, last).Sub(last); got != time.Hour {
+		t.Errorf("after five failures in as many minutes it waits %s", got)
+	}
+	// What did not begin has asked no source.
+	h = of("m", state.ResultCurrent, state.ResultMisconfigured)
+	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour, last).IsZero() {
+		t.Error("waits after an attempt that did not begin")
+	}
+	// A clock that was at 2100 does not lock anything up until then, and one that
+	// was at 1970 changes nothing.
+	for year, waits := range map[int]bool{2100: false, 1970: true} {
+		h := of("m", state.ResultFailed, state.ResultFailed)
+		h[1].Time = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		until := Backoff(h, "m", time.Hour, last)
+		if until.IsZero() == waits || until.After(last) {
+			t.Errorf("a failure in %d: waits until %s", year, until)
+		}
+	}
+	// To look at it, or to find its source down for a while, is no success.
+	h = of("m", state.ResultFailed, state.ResultFailed, state.ResultAvailable, state.ResultNotDownloaded)
+	h[3].Manifest = ""
+	if got := Backoff(h, "m", time.Hour, last).Sub(h[1].Time); got < 2*time.Hour {
+		t.Errorf("after it was looked at: waits %s", got)
+	}
+	if h[2].Manifest = "n"; !Backoff(h, "m", time.Hour, last).IsZero() {
+		t.Error("waits after another manifest was used")
+	}
+	// As recorded by unattended attempts, all with the same words.
+	var s state.Status
+	for i := range 4 {
+		s.Record(state.Attempt{ID: state.AttemptID(fmt.Sprint("a-", i)), Origin: state.OriginSchedule, Manifest: "m", Result: state.ResultRefused, Reason: "no",
+			Time: last.Add(time.Duration(i-3) * 8 * time.Hour)})
+	}
+	if got := Backoff(s.Attempts, "m", time.Hour, last).Sub(last); got < 8*time.Hour {
+		t.Errorf("after four failures waits %s", got)
+	}
+	// A day is the most, but never less than the interval that was asked for.
+	if got := Backoff(of("m", state.ResultFailed, state.ResultFailed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
+		t.Errorf("waits %s, less than the interval", got)
+	}
+}
+
+func make100(r state.Result) []state.Result {
+	all := make([]state.Result, 100)
+	for i := range all {
+		all[i] = r
+	}
+	return all
+}

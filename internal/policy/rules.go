@@ -1,0 +1,185 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/version"
+)
+
+// Rule names a rule that keeps an attempt from installing.
+type Rule string
+
+const (
+	RuleHeld       Rule = "held"
+	RuleDisabled   Rule = "disabled"
+	RuleCurrent    Rule = "current"
+	RuleRejected   Rule = "rejected"
+	RuleVersions   Rule = "versions"
+	RuleDowngrade  Rule = "downgrade"
+	RuleRollout    Rule = "rollout"
+	RuleOnlyCheck  Rule = "only check" // the order is to check, and no rule about the release forbids it
+	RuleAutoUpdate Rule = "auto update"
+	RuleChanged    Rule = "changed by hand"
+	RuleUnit       Rule = "unit"
+	RuleDoubt      Rule = "doubt"
+	RuleBackoff    Rule = "backoff"
+)
+
+// rules has the rules in the order in which they are asked. A rule that refuses returns
+// why; without another result the attempt ends as not attempted.
+var rules = []struct {
+	name    Rule
+	needs   condition
+	refuses func(Known) (Decision, bool)
+}{
+	{RuleHeld, installing, held},
+	{RuleDisabled, offered, disabled},
+	{RuleCurrent, offered, current},
+	{RuleRejected, offered, rejected},
+	{RuleVersions, offered, outOfRange},
+	{RuleDowngrade, offered | unattended, down},
+	{RuleRollout, offered | unattended, waits},
+	{RuleOnlyCheck, offered, onlyChecks},
+	{RuleAutoUpdate, installing | unattended, notEnabled},
+	{RuleChanged, installing | unattended, changed},
+	{RuleUnit, installing, notUpdatable},
+	{RuleDoubt, offered, doubtful},
+	{RuleBackoff, unattended, backsOff},
+}
+
+func held(k Known) (Decision, bool) {
+	d := Held(k.Rules.Target, k.Status)
+	return d, d.Refused()
+}
+
+// Held refuses to change a target that the operator holds.
+func Held(target string, st state.Status) Decision {
+	if st.Held == nil {
+		return Decision{}
+	}
+	return Decision{Rule: RuleHeld, Result: state.ResultNotAttempted, Reason: "it is held since " + st.Held.Since.Format(time.DateOnly),
+		Hint: "machinemon-update unhold " + target}
+}
+
+func disabled(k Known) (Decision, bool) {
+	return Decision{Reason: "the publisher has disabled updates"}, k.Release.Disabled
+}
+
+func current(k Known) (Decision, bool) {
+	same := k.Order.Installed != "" && manifest.SameVersion(k.Release.Version, k.Order.Installed)
+	return Decision{Result: state.ResultCurrent}, same && !k.Release.Staged && !rebuilt(k)
+}
+
+// rebuilt reports whether the publisher has put other bytes under the version that
+// is installed, which makes the sequence grow. Where it is not known which bytes
+// are installed, the version decides alone; but not of an archive that the operator
+// names: that one is wanted under any version.
+func rebuilt(k Known) bool {
+	if k.Order.Brought() && k.Release.Sequence == 0 {
+		return true
+	}
+	r := k.Status.Installed
+	return r != nil && manifest.SameVersion(r.Version, k.Release.Version) && k.Release.Sequence > r.Sequence &&
+		k.Release.Fingerprint != "" && k.Release.Fingerprint != state.Fingerprint(r.Files)
+}
+
+func rejected(k Known) (d Decision, refused bool) {
+	if d.Rejection = k.Status.Rejects(k.Release.Fingerprint, k.Release.Archive, k.Release.Sequence); d.Rejection == nil {
+		return d, false
+	}
+	d.Reason, d.Hint = d.Rejection.Refusal(), state.UnskipHint(k.Rules.Target)
+	return d, true
+}
+
+// outOfRange holds the release against source.versions, which is the operator's own
+// word and binds operators, too. An archive that they name in place of the source is
+// bound by nothing.
+func outOfRange(k Known) (Decision, bool) {
+	reason := fmt.Sprintf("%s is not in source.versions %q", k.Release.Version, k.Rules.Versions)
+	if !version.Ordered(k.Release.Version) {
+		reason += ": it has no place in the order of versions"
+	}
+	return Decision{Reason: reason, Hint: "source.versions of target " + k.Rules.Target + " says which releases are taken"},
+		!k.Order.Brought() && !k.Rules.Versions.Has(k.Release.Version)
+}
+
+// down keeps an unattended attempt from going down: a maintenance release of an old
+// line is "latest" for a while, and a newer program's data would be left to an older
+// one. Only the publisher, by a higher sequence, withdraws a release; only the
+// operator, by source.downgrade, lets the source decide.
+func down(k Known) (Decision, bool) {
+	descent := Descent(k.Release.Version, k.Order.Installed)
+	return Decision{Reason: descent + ", and no schedule goes down",
+			Hint: "machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"},
+		descent != "" && !k.Order.Brought() && !k.Rules.Downgrade && !withdraws(k)
+}
+
+// Descent is a sentence for people about an install that goes to a lower version;
+// "" where it does not, or the versions have no order.
+func Descent(to, installed string) string {
+	if !version.Lower(to, installed) {
+		return ""
+	}
+	return to + " is lower than the installed " + installed
+}
+
+// withdraws reports whether the publisher has put the release behind the installed
+// one on purpose. Both sequences must be known.
+func withdraws(k Known) bool {
+	r := k.Status.Installed
+	return r != nil && manifest.SameVersion(r.Version, k.Order.Installed) && r.Sequence > 0 && k.Release.Sequence > r.Sequence
+}
+
+// NotYet is why a machine at this place, 0 to 99, is not to install a release by
+// itself; "" if it may. That spares the publisher a fleet with a bad release and
+// protects nothing: a person who can write the manifest can write 100.
+func NotYet(r *manifest.Rollout, place int) string {
+	if r == nil || place < r.Percent {
+		return ""
+	}
+	return fmt.Sprintf("not yet for this machine (rollout at %d %%)", r.Percent)
+}
+
+func waits(k Known) (Decision, bool) {
+	return Decision{Result: state.ResultAvailable, Reason: k.Release.NotYet}, k.Release.NotYet != ""
+}
+
+func onlyChecks(k Known) (Decision, bool) {
+	return Decision{Result: state.ResultAvailable, Reason: Descent(k.Release.Version, k.Order.Installed)}, k.Order.Verb == state.VerbCheck
+}
+
+func notEnabled(k Known) (Decision, bool) {
+	return Decision{Reason: "scheduled runs only check", Hint: "machinemon-update apply " + k.Rules.Target}, !k.Rules.AutoUpdate
+}
+
+func changed(k Known) (Decision, bool) {
+	return Decision{Reason: "the installed files were changed by hand", Hint: "machinemon-update apply " + k.Rules.Target}, k.Changed
+}
+
+// notUpdatable refuses a unit that is not there or that a person stopped. A failed or
+// crash-looping one is updated: that may be the cure.
+func notUpdatable(k Known) (Decision, bool) {
+	u := k.Unit
+	switch {
+	case u == nil:
+		return Decision{}, false
+	case u.Load == "masked":
+		return Decision{Reason: u.Name + " is masked"}, true
+	case u.Load == "not-found":
+		return Decision{Reason: u.Name + " is not installed"}, true
+	case u.Load != "loaded":
+		return Decision{Result: state.ResultMisconfigured, Hint: "systemctl status " + u.Name,
+			Reason: fmt.Sprintf("cannot update %s: systemd could not load %s (%s)", k.Rules.Target, u.Name, u.Load)}, true
+	case u.Active != "inactive" || u.Queued:
+		return Decision{}, false
+	case u.Passing:
+		return Decision{Reason: u.Name + " is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so",
+			Hint: "only a unit that stays active can be watched"}, true
+	}
+	return Decision{Reason: u.Name + " is stopped", Hint: "systemctl start " + u.Name}, true
+}
+
+func doubtful(k Known) (Decision, bool) { return Decision{Reason: k.Order.Doubt}, k.Order.Doubt != "" }
