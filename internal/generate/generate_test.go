@@ -45,7 +45,7 @@ func scheduled(every, delay int) string {
 
 // tree makes a file system of target files in /etc and the installed units in
 // /usr/lib.
-func tree(t *testing.T, targets map[string]string) target.Dirs {
+func tree(t testing.TB, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
 	d.Root = t.TempDir()
@@ -58,13 +58,13 @@ func tree(t *testing.T, targets map[string]string) target.Dirs {
 	return d
 }
 
-func put(t *testing.T, file, content string) {
+func put(t testing.TB, file, content string) {
 	t.Helper()
 	must(t, os.MkdirAll(filepath.Dir(file), 0o755))
 	must(t, os.WriteFile(file, []byte(content), 0o644))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -8,14 +8,6 @@ import (
 	"slices"
 )
 
-func (v *validation) snapshotMax() int64 {
-	n := valueOr(v.keys.Rollback.SnapshotMaxBytes, defaultSnapshotMax)
-	if n < 1 || n > largestSnapshotMax {
-		v.bad("rollback.snapshot_max_bytes")
-	}
-	return n
-}
-
 // snapshot checks what can be known of the paths without looking at the machine;
 // checkSnapshots knows the rest.
 func (v *validation) snapshot(t *Target) {
