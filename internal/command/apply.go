@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/fetch"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/swap"
@@ -58,7 +59,7 @@ func (a *app) importRelease(args []string) error {
 	}
 	named, err := fetch.ParseNamed(args[1])
 	if err != nil {
-		return usageError{err}
+		return cli.Usagef("%w", err)
 	}
 	if named.Path != "" {
 		if named.Path, err = filepath.Abs(named.Path); err != nil {
