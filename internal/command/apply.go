@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -60,7 +61,7 @@ func (a *app) importRelease(args []string) error {
 	}
 	named, err := target.ParseNamed(args[1])
 	if err != nil {
-		return usageError{err}
+		return cli.Usagef("%w", err)
 	}
 	if named.Path != "" {
 		if named.Path, err = filepath.Abs(named.Path); err != nil {

@@ -22,8 +22,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/util"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/generate"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -31,7 +31,6 @@ import (
 
 // The exit statuses that no result of an attempt has.
 const (
-	exitUsage = 2
 	// exitDetached is the shell's convention for an end by SIGINT: the attempt
 	// goes on, and its end is not known.
 	exitDetached = 130
@@ -54,9 +53,6 @@ type app struct {
 	exit      int
 }
 
-// usageError is an error with exit status 2.
-type usageError struct{ error }
-
 const long = `machinemon-update updates daemons that are shipped as tarballs: verified,
 atomic, watched, and rolled back when the new version is not healthy.
 
@@ -78,13 +74,10 @@ More: man machinemon-update`
 func Main(args []string, version string) int {
 	a := &app{
 		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
-		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher",
+		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", terminal: cli.Terminal(),
 	}
 	if util.IsRunningSystemd() {
 		a.machine, a.generated = connect, generate.Dir
-	}
-	if term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("TERM") != "dumb" {
-		a.terminal = os.Stderr
 	}
 	return a.main(args, version)
 }
@@ -92,19 +85,16 @@ func Main(args []string, version string) int {
 func (a *app) main(args []string, version string) int {
 	root := &cobra.Command{
 		Use: "machinemon-update", Short: "Update daemons that are shipped as tarballs", Long: long,
-		SilenceUsage: true, SilenceErrors: true, Args: noArgs,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return a.status(nil) },
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetArgs(args)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (hint: machinemon-update --help)", err)}
-	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	add := func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) *cobra.Command {
 		c := &cobra.Command{Use: use, Short: short, Long: short + "." + more, Args: args, ValidArgsFunction: complete,
-			DisableFlagsInUseLine: true, RunE: func(_ *cobra.Command, args []string) error { return run(args) }}
+			RunE: func(_ *cobra.Command, args []string) error { return run(args) }}
 		root.AddCommand(c)
 		return c
 	}
@@ -176,48 +166,35 @@ counts. What is installed, and whether, is decided as in a scheduled run.`, oneT
 	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
-	if err := root.Execute(); err != nil {
-		fmt.Fprintf(a.err, "machinemon-update: %s\n", state.Printable(err.Error()))
-		a.worst(exitOf(err))
-	}
+	a.worst(cli.Run(root, exitOf))
 	return a.exit
 }
 
 // exitOf is the exit status that an error of the command itself means.
 func exitOf(err error) int {
-	var usage usageError
-	var config *target.ConfigError
-	if errors.As(err, &usage) || errors.As(err, &config) ||
-		strings.HasPrefix(err.Error(), "unknown command") { // cobra's own, of its verb completion
-		return exitUsage
+	if _, config := errors.AsType[*target.ConfigError](err); config || cli.IsUsage(err) {
+		return cli.ExitUsage
 	}
 	return state.ResultOf(err).Exit()
 }
 
+// What the verbs take.
+var (
+	someTargets   = cli.Args("a target", listsThem, cli.AtLeast(1))
+	oneTarget     = cli.Args("exactly one target", listsThem, cli.Exactly(1))
+	targetAndFile = cli.Args("a target and a file or URL", "machinemon-update status lists the targets", cli.Exactly(2))
+	targetAndRoot = cli.Args("a target and a root file", "", cli.Exactly(2))
+	targetAndWord = cli.Args("a target, and keep or back", "", func(args []string) bool {
+		return len(args) == 2 && (args[1] == "keep" || args[1] == "back")
+	})
+)
+
+const listsThem = "machinemon-update status lists them"
+
+// noArgs is the root's, too, so its error is about a verb.
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown command %q (hint: machinemon-update --help)", args[0])}
-	}
-	return nil
-}
-
-func someTargets(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return usageError{fmt.Errorf("%s needs a target (hint: machinemon-update status lists them)", c.Name())}
-	}
-	return nil
-}
-
-func oneTarget(c *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return usageError{fmt.Errorf("%s needs exactly one target (hint: machinemon-update status lists them)", c.Name())}
-	}
-	return nil
-}
-
-func targetAndWord(c *cobra.Command, args []string) error {
-	if len(args) != 2 || args[1] != "keep" && args[1] != "back" {
-		return usageError{fmt.Errorf("%s needs a target, and keep or back (hint: machinemon-update settle --help)", c.Name())}
+		return cli.Usagef("unknown command %q (hint: machinemon-update --help)", args[0])
 	}
 	return nil
 }
@@ -228,20 +205,6 @@ func (a *app) completeSettle(c *cobra.Command, named []string, begun string) ([]
 		return []string{"keep", "back"}, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.completeOne(c, named, begun)
-}
-
-func targetAndFile(c *cobra.Command, args []string) error {
-	if len(args) != 2 {
-		return usageError{fmt.Errorf("%s needs a target and a file or URL (hint: machinemon-update status lists the targets)", c.Name())}
-	}
-	return nil
-}
-
-func targetAndRoot(c *cobra.Command, args []string) error {
-	if len(args) != 2 {
-		return usageError{fmt.Errorf("%s needs a target and a root file (hint: machinemon-update trust --help)", c.Name())}
-	}
-	return nil
 }
 
 // completeImport offers the targets, then files.
@@ -290,7 +253,7 @@ func (a *app) choose(names []string) ([]string, error) {
 	var chosen []string
 	for _, n := range names {
 		if !slices.Contains(all, n) {
-			return nil, usageError{fmt.Errorf("cannot find target %q: no file in %s or %s describes it (hint: machinemon-update status lists the targets)", n, a.targets.Admin, a.targets.Vendor)}
+			return nil, cli.Usagef("cannot find target %q: no file in %s or %s describes it (hint: machinemon-update status lists the targets)", n, a.targets.Admin, a.targets.Vendor)
 		}
 		if !slices.Contains(chosen, n) {
 			chosen = append(chosen, n)
@@ -309,7 +272,7 @@ func (a *app) needRoot(verb string, args []string) error {
 		return nil
 	}
 	again := strings.Join(append([]string{verb}, args...), " ")
-	return usageError{fmt.Errorf("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)}
+	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)
 }
 
 // worst keeps the worst exit status of several targets.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -50,7 +51,7 @@ func (a *app) directive(args []string) error {
 	case manifest.SameVersion(d.Announced, d.Installed):
 		return a.print(d, fmt.Sprintf("%s: no directive: %s is installed already\n", name, d.Announced))
 	case t.Source.Type == "":
-		return usageError{fmt.Errorf("cannot follow the directive to %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)}
+		return cli.Usagef("cannot follow the directive to %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)
 	}
 	fresh, err := a.tree.DropDirective(name)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -83,7 +84,7 @@ func (a *app) decide(verb string, names []string, change func(name string, s *st
 
 func (a *app) decideOne(name string, change func(string, *state.Status) (string, error)) (line string, err error) {
 	if !target.ValidName(name) {
-		return "", usageError{fmt.Errorf("cannot use target %q: that is no name for a target", name)}
+		return "", cli.Usagef("cannot use target %q: that is no name for a target", name)
 	}
 	release, err := a.tree.Lock(name)
 	if err != nil {
@@ -129,7 +130,7 @@ func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
 		return "", err
 	}
 	if on && t.Source.Type == "" {
-		return "", usageError{fmt.Errorf("cannot enable %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)}
+		return "", cli.Usagef("cannot enable %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)
 	}
 	if on && t.Source.From != nil {
 		if err := t.Resolve(); err != nil {

@@ -9,11 +9,11 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 	"unicode/utf16"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -325,16 +325,12 @@ func (r *row) aftermath(name string, at state.Attempt, rejected []string) {
 }
 
 func table(rows []row) string {
-	var cells, b strings.Builder
-	tw := tabwriter.NewWriter(&cells, 0, 0, 2, ' ', 0)
+	var cells [][]string
 	for _, r := range rows {
-		for i, c := range r.cells {
-			r.cells[i] = state.Printable(c)
-		}
-		fmt.Fprintln(tw, strings.Join(r.cells, "\t"))
+		cells = append(cells, r.cells)
 	}
-	tw.Flush()
-	for i, line := range slices.Collect(strings.Lines(cells.String())) {
+	var b strings.Builder
+	for i, line := range slices.Collect(strings.Lines(cli.Table(cells))) {
 		b.WriteString(line)
 		for _, n := range rows[i].notes {
 			fmt.Fprintf(&b, "  %s\n", state.Printable(n))

@@ -2,10 +2,10 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -13,7 +13,7 @@ import (
 // MachineMon's agent, which takes it to the server.
 func (a *app) statusCheck(args []string) error {
 	if len(args) != 1 || a.json {
-		return usageError{errors.New("status --check needs exactly one target, and has no --json (hint: machinemon-update status lists them)")}
+		return cli.Usagef("status --check needs exactly one target, and has no --json (hint: machinemon-update status lists them)")
 	}
 	if _, err := a.choose(args); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -54,10 +55,10 @@ func (a *app) pin(args []string, sum string) error {
 	is, sum := manifest.Digest(root), strings.ToLower(sum)
 	switch {
 	case sum == "":
-		return usageError{fmt.Errorf("cannot trust %s unseen: its sha256 is %s (hint: compare that with what its publisher says in another place, "+
-			"then: machinemon-update trust %s %s --sha256 %s)", file, is, name, file, is)}
+		return cli.Usagef("cannot trust %s unseen: its sha256 is %s (hint: compare that with what its publisher says in another place, "+
+			"then: machinemon-update trust %s %s --sha256 %s)", file, is, name, file, is)
 	case !hexDigest.MatchString(sum):
-		return usageError{errors.New("cannot use --sha256: it is not 64 hex digits")}
+		return cli.Usagef("cannot use --sha256: it is not 64 hex digits")
 	case sum != is:
 		return state.Fail(state.ResultRefused, "cannot trust %s: its sha256 is %s, not %s", file, is, sum)
 	}

@@ -46,7 +46,7 @@ func scheduled(every, delay int) string {
 
 // tree makes a file system of target files in /etc and the installed units in
 // /usr/lib.
-func tree(t *testing.T, targets map[string]string) target.Dirs {
+func tree(t testing.TB, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
 	d.Root = t.TempDir()

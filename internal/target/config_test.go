@@ -314,37 +314,6 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestKeysMatchFragment: a key that only one of the two knows would be
-// refused with a wrong reason, or ignored.
-func TestKeysMatchFragment(t *testing.T) {
-	for _, k := range keys {
-		var line string
-		switch k.kind {
-		case text:
-			line = `"x"`
-		case integer:
-			line = "1"
-		case boolean:
-			line = "true"
-		case texts:
-			line = `["x"]`
-		case table:
-			line = "{}"
-		case tables:
-			line = "[{}]"
-		}
-		file := k.name + " = " + line
-		for _, list := range []string{"install", "install_manifest.type", "health.probe"} {
-			if rest, ok := strings.CutPrefix(k.name, list+"."); ok {
-				file = "[[" + list + "]]\n" + rest + " = " + line
-			}
-		}
-		if _, lines, err := parse([]byte(file)); err != nil || len(lines) == 0 {
-			t.Errorf("%s: %v", file, err)
-		}
-	}
-}
-
 // FuzzParse: whatever is in a file, it is refused with one line or decoded,
 // never a panic, which would cost other targets their units.
 func FuzzParse(f *testing.F) {
@@ -353,16 +322,15 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("install = [{from='{os}'}, {to=\"\\u0000\"}]\nrollback.snapshot = ['''x''']\n[hooks]"))
 	f.Add([]byte("\"\\U0010ffff\" = 1979-05-27T07:32:00Z"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		frag, lines, err := parse(data)
+		found, err := parse(data)
 		if err != nil {
 			if hasControl(err.Error()) {
 				t.Errorf("not one line: %q", err.Error())
 			}
 			return
 		}
-		m := merged{where: map[string]position{}}
-		m.add(frag, lines, "/etc/x.toml", 0)
-		v := validation{merged: m, dirs: DefaultDirs, check: checker{}}
+		v := validation{settings: settings{}, dirs: DefaultDirs, check: checker{}}
+		v.settings.merge(found, "/etc/x.toml", 0)
 		target, err := v.target("x", []string{"/etc/x.toml"})
 		if (target == nil) == (err == nil) {
 			t.Errorf("got %v and %v", target, err)

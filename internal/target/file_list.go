@@ -133,69 +133,26 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 	return excluded, nil
 }
 
-var typeName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
-
 func (v *validation) listing() *Listing {
-	if _, written := v.where["install_manifest"]; !written {
+	if !v.written("install_manifest") {
 		return nil
 	}
-	k := &v.keys.InstallManifest
-	if k.File == nil {
-		v.missing("install_manifest", "file", "")
-		return nil
-	}
-	l := &Listing{File: *k.File, Optional: valueOr(k.Optional, false)}
-	if !entryName(l.File) {
-		v.bad("install_manifest.file")
-	}
-	list := valueOr(k.Type, nil)
-	if len(list) == 0 || len(list) > 16 {
-		v.bad("install_manifest.type")
-	}
-	for n, f := range list {
-		at := fmt.Sprintf("install_manifest.type[%d]", n)
-		for _, required := range []struct {
-			key     string
-			missing bool
-		}{{"name", f.Name == nil}, {"directory", f.Directory == nil}, {"allow", f.Allow == nil}} {
-			if required.missing {
-				v.missing(at, required.key, "")
-				return nil
-			}
+	l := &Listing{File: v.text("install_manifest.file"), Optional: v.boolean("install_manifest.optional")}
+	for _, at := range v.elements("install_manifest.type") {
+		lt := ListedType{
+			Name:      v.text(at + ".name"),
+			Directory: v.text(at + ".directory"),
+			Allow:     v.texts(at + ".allow"),
+			Exclude:   v.texts(at + ".exclude"),
 		}
-		lt := ListedType{Name: *f.Name, Directory: *f.Directory, Mode: 0o755,
-			Allow: v.globs(at+".allow", *f.Allow), Exclude: v.globs(at+".exclude", valueOr(f.Exclude, []string{}))}
-		if len(lt.Allow) == 0 {
-			v.bad(at + ".allow")
-		}
-		if !typeName.MatchString(lt.Name) {
-			v.bad(at + ".name")
+		if mode := v.mode(at + ".mode"); mode != nil {
+			lt.Mode = *mode
 		}
 		if slices.ContainsFunc(l.Types, func(other ListedType) bool { return other.Name == lt.Name }) {
 			v.problem(at+".name", "is there twice", "")
 		}
 		v.destination(at+".directory", filepath.Join(lt.Directory, "file"))
-		if !cleanPath(lt.Directory) {
-			v.bad(at + ".directory")
-		}
-		if f.Mode != nil {
-			if mode := v.mode(at+".mode", *f.Mode); mode != nil {
-				lt.Mode = *mode
-			}
-		}
 		l.Types = append(l.Types, lt)
 	}
 	return l
-}
-
-func (v *validation) globs(at string, globs []string) []string {
-	if len(globs) > 64 {
-		v.bad(at)
-	}
-	for _, g := range globs {
-		if _, err := path.Match(g, ""); err != nil || g == "" || len(g) > 100 || strings.ContainsAny(g, `/\`) || hasControl(g) {
-			v.bad(at)
-		}
-	}
-	return globs
 }

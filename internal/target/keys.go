@@ -2,118 +2,92 @@ package target
 
 import "strings"
 
-// A kind is the TOML type of a key.
-type kind int
-
-const (
-	text kind = iota
-	integer
-	boolean
-	texts
-	table
-	tables
-)
-
-// A key is one that a target file may hold. Its problem is told in the same
-// words whether the type or the value is wrong: `must be` must (allowed:
-// allowed).
+// A key is one that a target file may hold. Its row in keys is the only place that
+// has its type, bounds and default: reading, merging and validation follow the row, and
+// a test holds the manual to it.
 type key struct {
-	name    string
-	kind    kind
-	must    string
-	allowed string
+	name string
+	values
+	otherwise any    // the default, of the type that kind says; nil: none; or required
+	help      string // what the manual's description begins with
 }
 
-func (k key) problem() string {
-	return "must be " + k.must + " (allowed: " + k.allowed + ")"
-}
+// required takes the place of a default. It is the hint of the error about a missing
+// key.
+type required string
 
-const (
-	pathMust       = "an absolute path"
-	pathAllowed    = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
-	commandMust    = "a command as a list of strings"
-	commandAllowed = `["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters`
-	modeMust       = "an octal mode in quotes, without write permission for group and others"
-	modeAllowed    = `"0400" to "0755"`
-	globsMust      = "a list of names or globs"
-	globsAllowed   = `at most 64 plain names with * ? [ ]`
-	urlAllowed     = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
-	installAllowed = "[[install]] tables with from and to, at least one, at most 64"
-	probeAllowed   = "[[health.probe]] tables, at most 16, each with one of http, tcp, unix, command, journal"
-)
-
-// keys is the contract of a target file, in the order of its documentation.
+// keys is the contract of a target file, in the order in which errors list them.
 var keys = []key{
-	{"description", text, "text on one line", "1 to 200 characters"},
-	{"unit", text, "the name of a service", `"NAME.service" or "NAME@INSTANCE.service"`},
-	{"auto_update_enabled", boolean, "a boolean", "true, false"},
-	{"auto_update_check_every_seconds", integer, "a whole number of seconds", "60 to 31536000"},
+	{"description", textOf("text on one line", "1 to 200 characters", shortLine), nil, "What people call the program"},
+	{"unit", textOf("the name of a service", `"NAME.service" or "NAME@INSTANCE.service"`, serviceName), required("is the package installed that brings this target?"), "The service that runs it"},
+	{"auto_update_enabled", yesOrNo, false, "Whether scheduled runs install what they find"},
+	{"auto_update_check_every_seconds", seconds(60, 31536000), int64(3600), "Time between scheduled checks"},
 
-	{"source", table, "a table", "[source]"},
-	{"source.type", text, "a type of source", `"manifest", "github", "file"`},
-	{"source.url", text, "a URL", urlAllowed},
-	{"source.url_from", table, "a table", `{ file = "/DIR/NAME", key = "NAME", append = "/PATH" }`},
-	{"source.url_from.file", text, pathMust, pathAllowed},
-	{"source.url_from.key", text, "the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -"},
-	{"source.url_from.append", text, "the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`},
-	{"source.path", text, pathMust, pathAllowed},
-	{"source.versions", text, "a range of versions", `conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters`},
-	{"source.downgrade", boolean, "a boolean", "true, false"},
-	{"source.insecure_skip_tls", boolean, "a boolean", "true, false"},
-	{"source.ca_file", text, pathMust, pathAllowed},
-	{"source.proxy", text, "a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`},
-	{"source.repo", text, "a repository on GitHub", `"OWNER/NAME"`},
-	{"source.asset", text, "a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in`},
-	{"source.tag", text, "a release's tag", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
-	{"source.api_url", text, "a URL", urlAllowed + ", and without query"},
-	{"source.token_file", text, pathMust, `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`},
+	{"source", tableOf("[source]"), nil, ""},
+	{"source.type", oneOf("a type of source", SourceManifest, SourceGitHub, SourceFile), SourceManifest, "Where releases are"},
+	{"source.url", textOf("a URL", urlAllowed, webURL), nil, "The manifest's address"},
+	{"source.url_from", tableOf(`{ file = "/DIR/NAME", key = "NAME", append = "/PATH" }`), nil, "Where the address stands"},
+	{"source.url_from.file", absolutePath, required(""), "A TOML file of at most 64 KiB"},
+	{"source.url_from.key", textOf("the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -", matching(`^[A-Za-z0-9_-]{1,100}$`)), required(""), "The key that holds an address"},
+	{"source.url_from.append", textOf("the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`, appendable), required(""), "The manifest's path below that address"},
+	{"source.path", rootOnly(absolutePath), nil, "Releases on this machine"},
+	{"source.versions", textOf("a range of versions", `conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters`, versionRange), nil, "Which versions are taken from the source"},
+	{"source.downgrade", yesOrNo, false, "Whether scheduled runs and directives may go to a lower version"},
+	{"source.insecure_skip_tls", yesOrNo, false, "Whether any certificate is accepted"},
+	{"source.ca_file", rootOnly(absolutePath), nil, "A file with certificates in PEM"},
+	{"source.proxy", textOf("a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`, proxyURL), nil, "The proxy"},
+	{"source.repo", textOf("a repository on GitHub", `"OWNER/NAME"`, repositoryName), nil, "The repository"},
+	{"source.asset", textOf("a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in`, assetGlob), "*.tar.gz", "The archive among the files of a release"},
+	{"source.tag", textOf("a release's tag", wordAllowed, word.MatchString), nil, "The release with this tag"}, // a version is written as a product is
+	{"source.api_url", textOf("a URL", urlAllowed+", and without query", apiURL), "https://api.github.com", "The API"},
+	{"source.token_file", rootOnly(textOf("an absolute path", `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`, unquotedPath)), nil, "A file with a token"},
 
-	{"trust", table, "a table", "[trust]"},
-	{"trust.mode", text, "a mode of trust", `"checksum", "tuf"`},
-	{"trust.root", text, pathMust, pathAllowed},
-	{"trust.product", text, "a product's name", "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"},
-	{"trust.allow_unauthenticated", boolean, "a boolean", "true, false"},
+	{"trust", tableOf("[trust]"), nil, ""},
+	{"trust.mode", oneOf("a mode of trust", TrustChecksum, TrustTUF), TrustChecksum, "How a release is authenticated"},
+	{"trust.root", rootOnly(absolutePath), nil, "The publisher's root file"},
+	{"trust.product", textOf("a product's name", wordAllowed, word.MatchString), nil, "The manifest's product must be this"},
+	{"trust.allow_unauthenticated", yesOrNo, false, "Whether to accept what anybody on the path can change"},
 
-	{"install", tables, "a list of tables", installAllowed},
-	{"install.from", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`},
-	{"install.to", text, pathMust, pathAllowed},
-	{"install.mode", text, modeMust, modeAllowed},
-	{"install.owner", text, "root, who alone may write what is installed", `"root"`},
-	{"install.group", text, "a group", "a name or a number, in quotes"},
-	{"install.optional", boolean, "a boolean", "true, false"},
+	{"install", tablesOf("[[install]] tables with from and to", 1, 64), nil, ""},
+	{"install.from", archiveEntry, required(""), "The file's name in the archive"},
+	{"install.to", absolutePath, required(""), "Where it goes"},
+	{"install.mode", octalMode, nil, "Its permissions"},
+	{"install.owner", textOf("root, who alone may write what is installed", `"root"`, rootName), nil, "Its owner"},
+	{"install.group", textOf("a group", "a name or a number, in quotes", matching(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)), nil, "Its group"},
+	{"install.optional", yesOrNo, false, "Whether a release without this file is complete"},
 
-	{"install_manifest", table, "a table", "[install_manifest]"},
-	{"install_manifest.file", text, "a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`},
-	{"install_manifest.optional", boolean, "a boolean", "true, false"},
-	{"install_manifest.type", tables, "a list of tables", "[[install_manifest.type]] tables with name, directory and allow, at least one, at most 16"},
-	{"install_manifest.type.name", text, "the name of a type", "1 to 32 of a-z 0-9 _ -, the first a letter"},
-	{"install_manifest.type.directory", text, pathMust, pathAllowed},
-	{"install_manifest.type.mode", text, modeMust, modeAllowed},
-	{"install_manifest.type.allow", texts, globsMust, globsAllowed},
-	{"install_manifest.type.exclude", texts, globsMust, globsAllowed},
+	{"install_manifest", tableOf("[install_manifest]"), nil, ""},
+	{"install_manifest.file", archiveEntry, required(""), "The list's name in the archive"},
+	{"install_manifest.optional", yesOrNo, false, "Whether a release without the list is complete"},
+	{"install_manifest.type", tablesOf("[[install_manifest.type]] tables with name, directory and allow", 1, 16), nil, ""},
+	{"install_manifest.type.name", textOf("the name of a type", "1 to 32 of a-z 0-9 _ -, the first a letter", matching(`^[a-z][a-z0-9_-]{0,31}$`)), required(""), "The type's name in the list"},
+	{"install_manifest.type.directory", anyDirectory, required(""), "Where its files go"},
+	{"install_manifest.type.mode", octalMode, "0755", "Their permissions"},
+	{"install_manifest.type.allow", nameGlobs(1), required(""), "Globs (* ? [a-z]) for the names that may be listed"},
+	{"install_manifest.type.exclude", nameGlobs(0), []string{}, "Of these, the names that are left alone"},
 
-	{"rollback", table, "a table", "[rollback]"},
-	{"rollback.snapshot", texts, "a list of absolute paths", "each " + pathAllowed},
-	{"rollback.snapshot_max_bytes", integer, "a whole number of bytes", "1 to 1099511627776"},
-	{"rollback.stop", boolean, "a boolean", "true, false"},
+	{"rollback", tableOf("[rollback]"), nil, ""},
+	{"rollback.snapshot", listOf("a list of absolute paths", "each "+pathAllowed, each(cleanPath)), nil, "Absolute paths of files and directories that are saved before the swap"},
+	{"rollback.snapshot_max_bytes", integerOf("a whole number of bytes", 1, 1<<40, ""), int64(1 << 30), "How many bytes all of them together may take on the disk"},
+	{"rollback.stop", yesOrNo, false, "Whether the unit is stopped before the snapshot is taken"},
 
-	{"hooks", table, "a table", "[hooks]"},
-	{"hooks.pre_swap", texts, commandMust, commandAllowed},
-	{"hooks.post_commit", texts, commandMust, commandAllowed},
+	{"hooks", tableOf("[hooks]"), nil, ""},
+	{"hooks.pre_swap", commandLine(0), nil, "A program that root runs before anything is replaced"},
+	{"hooks.post_commit", commandLine(0), nil, "A program that root runs when the update is committed"},
 
-	{"health", table, "a table", "[health]"},
-	{"health.timeout_seconds", integer, "a whole number of seconds", "1 to 3600"},
-	{"health.settle_seconds", integer, "a whole number of seconds", "0 to 3600"},
-	{"health.main", text, "one of the installed files", `a "to" of [[install]], or "" when the main process is a wrapper`},
-	{"health.version_command", texts, commandMust, commandAllowed},
-	{"health.probe", tables, "a list of tables", probeAllowed},
-	{"health.probe.http", text, "a URL", urlAllowed},
-	{"health.probe.expect_status", integer, "an HTTP status", "100 to 599, only beside http"},
-	{"health.probe.expect_body", text, "text that the answer contains", "1 to 1024 characters, only beside http"},
-	{"health.probe.tcp", text, "a host and a port", `"HOST:PORT"`},
-	{"health.probe.unix", text, pathMust, pathAllowed},
-	{"health.probe.command", texts, commandMust, commandAllowed},
-	{"health.probe.journal", text, "text that a line of the unit's journal contains", "1 to 200 printable characters"},
+	{"health", tableOf("[health]"), nil, ""},
+	{"health.timeout_seconds", seconds(1, 3600), int64(30), "The new version has this long to start, to run and to pass all probes"},
+	{"health.settle_seconds", seconds(0, 3600), int64(5), "It must then go on so, without a restart, this long"},
+	{"health.main", textOf("one of the installed files", `a "to" of [[install]], or "" when the main process is a wrapper`, anyText), nil, "The installed file that a process of the unit must run"},
+	{"health.version_command", commandLine(0), nil, "A program by its absolute path, and its arguments"},
+	{"health.probe", tablesOf("[[health.probe]] tables, each with one of http, tcp, unix, command, journal", 0, 16), nil, ""},
+	{"health.probe.http", textOf("a URL", urlAllowed, webURL), nil, "A URL"},
+	{"health.probe.expect_status", integerOf("an HTTP status", 100, 599, ", only beside http"), int64(200), "Beside http: the answer's status"},
+	{"health.probe.expect_body", textOf("text that the answer contains", "1 to 1024 characters, only beside http", bodyPart), nil, "Beside http: a text in the first MiB of the answer"},
+	{"health.probe.tcp", textOf("a host and a port", `"HOST:PORT"`, hostPort), nil, `"HOST:PORT" accepts a connection`},
+	{"health.probe.unix", textOf("an absolute path", pathAllowed, socketPath), nil, "The socket with this absolute path"},
+	{"health.probe.command", commandLine(1), nil, "The command exits with 0"},
+	{"health.probe.journal", textOf("text that a line of the unit's journal contains", "1 to 200 printable characters", onOneLine), nil, "A line that a process of the unit has logged since the unit was started last"},
 }
 
 var keyByName = func() map[string]key {
@@ -126,7 +100,7 @@ var keyByName = func() map[string]key {
 
 // unknown is the problem with a key of table parent ("" is the top) that is
 // not in keys.
-func unknown(parent, name string) string {
+func unknown(parent string) string {
 	var allowed []string
 	for _, k := range keys {
 		if rest, ok := strings.CutPrefix(k.name, dot(parent, "")); ok && !strings.Contains(rest, ".") {

@@ -101,21 +101,19 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 			Hint:    "`machinemon-update status` lists the targets",
 		}
 	}
-	m := merged{where: map[string]position{}}
-	check := checker{root: d.Root}
+	v := validation{settings: settings{}, dirs: d, check: checker{root: d.Root}}
 	for order, file := range files {
-		data, err := check.read(file, maxFragment, "target files hold no secrets and are readable by everyone: chmod 0644")
+		data, err := v.check.read(file, maxFragment, "target files hold no secrets and are readable by everyone: chmod 0644")
 		if err != nil {
 			return nil, err
 		}
-		f, lines, err := parse(data)
+		f, err := parse(data)
 		if err != nil {
 			err.File = file
 			return nil, err
 		}
-		m.add(f, lines, file, order)
+		v.settings.merge(f, file, order)
 	}
-	v := validation{merged: m, dirs: d, check: check}
 	return v.target(name, files)
 }
 

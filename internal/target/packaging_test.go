@@ -50,6 +50,11 @@ func TestShippedTargets(t *testing.T) {
 	}
 }
 
+// uncommentedExample is the example with a value for every key.
+func uncommentedExample(t *testing.T) string {
+	return regexp.MustCompile(`(?m)^# ([a-z_]+ = )`).ReplaceAllString(shipped(t, "examples/daemon.toml"), "$1")
+}
+
 // TestExample: the example loads, shows every key, and its commented keys are
 // valid where they stand and hold the defaults.
 func TestExample(t *testing.T) {
@@ -60,18 +65,17 @@ func TestExample(t *testing.T) {
 		return got
 	}
 	asShipped := load(example)
-	commented := regexp.MustCompile(`(?m)^# ([a-z_]+ = )`)
-	all := commented.ReplaceAllString(example, "$1")
-	_, lines, wrong := parse([]byte(all))
+	all := uncommentedExample(t)
+	found, wrong := parse([]byte(all))
 	if wrong != nil {
 		t.Fatal(wrong)
 	}
 	for _, k := range keys {
-		found := false
-		for path := range lines {
-			found = found || withoutIndex(path) == k.name
+		shown := false
+		for path := range found {
+			shown = shown || withoutIndex(path) == k.name
 		}
-		if !found {
+		if !shown {
 			t.Errorf("%s is not in the example", k.name)
 		}
 	}

@@ -12,14 +12,6 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-func (v *validation) snapshotMax() int64 {
-	n := valueOr(v.keys.Rollback.SnapshotMaxBytes, defaultSnapshotMax)
-	if n < 1 || n > largestSnapshotMax {
-		v.bad("rollback.snapshot_max_bytes")
-	}
-	return n
-}
-
 // snapshot checks what can be known of the paths without looking at the machine;
 // checkSnapshots knows the rest.
 func (v *validation) snapshot(t *Target) {

@@ -11,8 +11,8 @@
 // A fragment may hold secrets by mistake, so errors name file, line and key,
 // and never quote a value.
 //
-// The way of a file is fragment → merged → Target, and only the last leaves
-// the package.
+// A file becomes settings, those of all files are merged and become a Target. Only that
+// leaves the package. What a key may hold stands in its row of keys.
 package target
 
 import (
@@ -77,7 +77,7 @@ type Target struct {
 	Fragments []string // the files that made it up; later ones override earlier ones
 
 	check checker
-	where map[string]position // of each key, for errors
+	where settings // of each key, for errors
 }
 
 // Hooks are commands of the operator's; root runs each in a unit of its own.

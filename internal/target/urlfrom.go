@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -30,44 +29,23 @@ func (f *URLFrom) String() string { return f.File + ": " + f.Key + " + " + f.App
 // talks to a server that it does not verify.
 const insecureKey = "insecure_skip_tls"
 
-var (
-	keyName    = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
-	appendable = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
-)
-
 // urlFrom takes source.url_from where no higher fragment has a source.url: nil
 // where one has, or there is no url_from.
 func (v *validation) urlFrom() *URLFrom {
 	const path = "source.url_from"
-	at, written := v.where[path]
+	at, written := v.settings[path]
 	if !written {
 		return nil
 	}
-	if plain, both := v.where["source.url"]; both && plain.order > at.order {
+	if plain, both := v.settings["source.url"]; both && plain.order > at.order {
 		return nil
 	} else if both && plain.order == at.order {
 		v.problem(path, "stands beside source.url", "remove one of them")
 	}
-	if _, both := v.where["source.insecure_skip_tls"]; both {
+	if v.written("source.insecure_skip_tls") {
 		v.problem("source.insecure_skip_tls", "does not belong to source.url_from, whose file says it", "set source.url as well")
 	}
-	k := v.keys.Source.URLFrom
-	from := &URLFrom{File: valueOr(k.File, ""), Key: valueOr(k.Key, ""), Append: valueOr(k.Append, "")}
-	switch {
-	case k.File == nil:
-		v.missing(path, "file", "")
-	case k.Key == nil:
-		v.missing(path, "key", "")
-	case k.Append == nil:
-		v.missing(path, "append", "")
-	case !cleanPath(from.File):
-		v.bad(path + ".file")
-	case len(from.Key) > 100 || !keyName.MatchString(from.Key):
-		v.bad(path + ".key")
-	case !cleanPath(from.Append) || !appendable.MatchString(from.Append):
-		v.bad(path + ".append")
-	}
-	return from
+	return &URLFrom{File: v.text(path + ".file"), Key: v.text(path + ".key"), Append: v.text(path + ".append")}
 }
 
 // Resolve reads what the file of source.url_from says now, and completes the

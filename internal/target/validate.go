@@ -1,84 +1,55 @@
 package target
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 )
 
-// Defaults of the target file's keys.
-const (
-	defaultCheckEvery   = 3600 // seconds
-	defaultTimeout      = 30   // seconds
-	defaultSettle       = 5    // seconds
-	defaultExpectStatus = 200
-	defaultSnapshotMax  = 1 << 30 // bytes
-	largestSnapshotMax  = 1 << 40
-)
+// Our own units: an update of the updater by itself would be killed
+// halfway. The MachineMon agent's and server's are none of them.
+var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
 
-var (
-	// systemd.unit(5): the characters of a unit name; a template must be
-	// instantiated.
-	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]+)?\.service$`)
-
-	// Our own units: an update of the updater by itself would be killed
-	// halfway. The MachineMon agent's and server's are none of them.
-	ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
-
-	product     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
-	octalMode   = regexp.MustCompile(`^0?[0-7]{3}$`)
-	groupName   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)
-	placeholder = regexp.MustCompile(`\{(os|arch|version|number)\}`)
-)
-
-// A validation turns merged fragments into a Target and keeps the first
+// A validation turns merged settings into a Target and keeps the first
 // problem that it meets.
 type validation struct {
-	merged
-	dirs  Dirs
-	check checker
-	err   *ConfigError
+	settings settings
+	dirs     Dirs
+	check    checker
+	err      *ConfigError
 }
 
 func (v *validation) target(name string, files []string) (*Target, *ConfigError) {
-	k := &v.keys
 	t := &Target{
 		Name:              name,
-		Description:       valueOr(k.Description, name),
+		Description:       v.textOr("description", name),
 		Unit:              v.unit(),
-		AutoUpdateEnabled: valueOr(k.AutoUpdateEnabled, false),
-		CheckEvery:        v.seconds("auto_update_check_every_seconds", k.AutoUpdateCheckEverySecond, defaultCheckEvery, 60, 31536000),
+		AutoUpdateEnabled: v.boolean("auto_update_enabled"),
+		CheckEvery:        v.seconds("auto_update_check_every_seconds"),
 		Source:            v.source(),
 		Trust: Trust{
 			Mode:                 v.trustMode(),
 			Root:                 v.trustRoot(name),
-			Product:              valueOr(k.Trust.Product, ""),
-			AllowUnauthenticated: valueOr(k.Trust.AllowUnauthenticated, false),
+			Product:              v.text("trust.product"),
+			AllowUnauthenticated: v.boolean("trust.allow_unauthenticated"),
 		},
 		Install:     v.installs(),
 		Listing:     v.listing(),
-		Snapshot:    valueOr(k.Rollback.Snapshot, nil),
-		SnapshotMax: v.snapshotMax(),
-		StopFirst:   valueOr(k.Rollback.Stop, false),
+		Snapshot:    v.texts("rollback.snapshot"),
+		SnapshotMax: v.integer("rollback.snapshot_max_bytes"),
+		StopFirst:   v.boolean("rollback.stop"),
+		Hooks:       Hooks{PreSwap: v.texts("hooks.pre_swap"), PostCommit: v.texts("hooks.post_commit")},
 		Fragments:   files,
 		check:       v.check,
-		where:       v.where,
-	}
-	if n := len([]rune(t.Description)); n == 0 || n > 200 || hasControl(t.Description) {
-		v.bad("description")
-	}
-	if k.Trust.Product != nil && !product.MatchString(t.Trust.Product) {
-		v.bad("trust.product")
+		where:       v.settings,
 	}
 	v.authenticated(t)
 	v.snapshot(t)
-	t.Hooks = v.hooks()
 	t.Health = v.health(t.Install)
 	if v.err != nil {
 		if v.err.File == "" {
@@ -89,126 +60,160 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 	return t, nil
 }
 
-// bad reports that the value at path is not one of those allowed.
-func (v *validation) bad(path string) {
-	v.problem(path, keyByName[withoutIndex(path)].problem(), "")
+// value returns what was written at path, or the default of its key. What was written
+// must be as the key's row says; if it is not, validation fails.
+func value[T any](v *validation, path string) T {
+	k := row(path)
+	at, written := v.settings[path]
+	if !written {
+		if hint, must := k.otherwise.(required); must {
+			v.missing(path, string(hint))
+		}
+		otherwise, _ := k.otherwise.(T)
+		return otherwise
+	}
+	if !k.valid(at.value) {
+		v.bad(path)
+	} else if k.rootOnly {
+		v.rootOnly(path, at.value)
+	}
+	return at.value.(T)
 }
 
-// missing reports that the table at path lacks the key name.
-func (v *validation) missing(path, name, hint string) {
-	k := keyByName[dot(withoutIndex(path), name)]
-	v.fault(v.where[path], k.name, "is missing; it "+k.problem(), hint)
+func (v *validation) text(path string) string    { return value[string](v, path) }
+func (v *validation) integer(path string) int64  { return value[int64](v, path) }
+func (v *validation) boolean(path string) bool   { return value[bool](v, path) }
+func (v *validation) texts(path string) []string { return value[[]string](v, path) }
+
+// textOr is text for a key whose default depends on others.
+func (v *validation) textOr(path, otherwise string) string {
+	if !v.written(path) {
+		return otherwise
+	}
+	return v.text(path)
+}
+
+func (v *validation) seconds(path string) time.Duration {
+	return time.Duration(v.integer(path)) * time.Second
+}
+
+func (v *validation) mode(path string) *fs.FileMode {
+	n, err := strconv.ParseUint(v.text(path), 8, 32)
+	if err != nil {
+		return nil // not written, or refused
+	}
+	mode := fs.FileMode(n)
+	return &mode
+}
+
+// elements returns the paths of the tables in the list at path.
+func (v *validation) elements(path string) []string {
+	var all []string
+	for v.written(fmt.Sprintf("%s[%d]", path, len(all))) {
+		all = append(all, fmt.Sprintf("%s[%d]", path, len(all)))
+	}
+	if !row(path).valid(len(all)) {
+		v.bad(path)
+	}
+	return all
+}
+
+func (v *validation) written(path string) bool {
+	_, ok := v.settings[path]
+	return ok
+}
+
+// row returns the key of which path names a value. There always is one: paths are
+// written in this package.
+func row(path string) key {
+	k, ok := keyByName[withoutIndex(path)]
+	if !ok {
+		panic("target: no key " + path)
+	}
+	return k
+}
+
+// bad reports that the value at path is not one of those allowed.
+func (v *validation) bad(path string) { v.problem(path, row(path).problem(), "") }
+
+// missing reports that the table of the key at path lacks it.
+func (v *validation) missing(path, hint string) {
+	table := path[:max(strings.LastIndex(path, "."), 0)]
+	v.fault(v.settings[table], path, "is missing; it "+row(path).problem(), hint)
 }
 
 func (v *validation) problem(path, problem, hint string) {
-	v.fault(v.where[path], withoutIndex(path), problem, hint)
+	v.fault(v.settings[path], path, problem, hint)
 }
 
-func (v *validation) fault(at position, key, problem, hint string) {
+func (v *validation) fault(at setting, path, problem, hint string) {
 	if v.err == nil {
-		v.err = &ConfigError{File: at.file, Line: at.line, Key: key, Problem: problem, Hint: hint}
+		v.err = &ConfigError{File: at.file, Line: at.line, Key: withoutIndex(path), Problem: problem, Hint: hint}
 	}
 }
 
-var elementIndex = regexp.MustCompile(`\[\d+\]`)
+// withoutIndex returns the name of the key that path names a value of.
+func withoutIndex(path string) string {
+	list, element, _ := strings.Cut(path, "[") // no list is below another
+	_, name, _ := strings.Cut(element, "]")
+	return list + name
+}
 
-func withoutIndex(path string) string { return elementIndex.ReplaceAllString(path, "") }
+// rootOnly checks the file at path, or the program of the command. One that does not
+// exist yet harms no one, and a process that may not look at it cannot use it either:
+// root, which begins every attempt, checks it.
+func (v *validation) rootOnly(path string, value any) {
+	file, _ := value.(string)
+	if argv, _ := value.([]string); len(argv) > 0 {
+		file = argv[0]
+	}
+	if file == "" {
+		return
+	}
+	if err := v.check.rootOnly(file); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		v.problem(path, err.Error(), rootOnlyHint)
+	}
+}
 
 func (v *validation) unit() string {
-	unit := v.keys.Unit
-	switch {
-	case unit == nil:
-		v.missing("", "unit", "is the package installed that brings this target?")
-		return ""
-	case !unitName.MatchString(*unit) || len(*unit) > 255: // UNIT_NAME_MAX of systemd
-		v.bad("unit")
-	case ownUnit.MatchString(*unit):
+	unit := v.text("unit")
+	if ownUnit.MatchString(unit) {
 		v.problem("unit", "must not be a unit of machinemon-update itself", "")
 	}
-	return *unit
-}
-
-func (v *validation) seconds(path string, value *int64, or, low, high int64) time.Duration {
-	n := valueOr(value, or)
-	if n < low || n > high {
-		v.bad(path)
-		return 0
-	}
-	return time.Duration(n) * time.Second
+	return unit
 }
 
 func (v *validation) installs() []Install {
-	list := valueOr(v.keys.Install, nil)
-	if len(list) == 0 || len(list) > 64 {
-		v.bad("install")
-	}
 	var installs []Install
-	for n, f := range list {
-		at := fmt.Sprintf("install[%d]", n)
-		if f.From == nil {
-			v.missing(at, "from", "")
-			break
-		}
-		if f.To == nil {
-			v.missing(at, "to", "")
-			break
-		}
-		i := Install{From: *f.From, To: *f.To, Owner: f.Owner, Group: f.Group, Optional: valueOr(f.Optional, false)}
-		if !entryName(i.From) {
-			v.bad(at + ".from")
+	for _, at := range v.elements("install") {
+		i := Install{
+			From:     v.text(at + ".from"),
+			To:       v.text(at + ".to"),
+			Mode:     v.mode(at + ".mode"),
+			Owner:    unlessEmpty(v.text(at + ".owner")),
+			Group:    unlessEmpty(v.text(at + ".group")),
+			Optional: v.boolean(at + ".optional"),
 		}
 		v.destination(at+".to", i.To)
 		if slices.ContainsFunc(installs, func(other Install) bool { return other.To == i.To }) {
 			v.problem(at+".to", "is installed twice", "")
-		}
-		if f.Mode != nil {
-			i.Mode = v.mode(at+".mode", *f.Mode)
-		}
-		if i.Owner != nil && *i.Owner != "root" && *i.Owner != "0" {
-			v.bad(at + ".owner")
-		}
-		if i.Group != nil && !groupName.MatchString(*i.Group) {
-			v.bad(at + ".group")
 		}
 		installs = append(installs, i)
 	}
 	return installs
 }
 
-func (v *validation) mode(path, value string) *fs.FileMode {
-	n, err := strconv.ParseUint(value, 8, 32)
-	if err != nil || !octalMode.MatchString(value) || n&0o022 != 0 || n&0o400 == 0 {
-		v.bad(path)
+func unlessEmpty(s string) *string {
+	if s == "" {
 		return nil
 	}
-	mode := fs.FileMode(n)
-	return &mode
-}
-
-// entryName tells whether a release can hold a file by this name.
-func entryName(from string) bool {
-	plain := placeholder.ReplaceAllString(from, "x")
-	return fs.ValidPath(plain) && plain != "." && len(from) <= 255 &&
-		!strings.ContainsAny(plain, `{}\`) && !hasControl(plain) && from[0] != '-'
+	return &s
 }
 
 // destination checks what can be known of a place to write without looking at
 // the machine; CheckDestinations knows the rest.
 func (v *validation) destination(path, file string) {
-	if !cleanPath(file) {
-		v.bad(path)
-	} else if where := forbidden(file); where != "" {
+	if where := forbidden(file); where != "" {
 		v.problem(path, "must not be in "+where, "")
 	}
-}
-
-// cleanPath tells whether path is absolute, names a file, and is written in
-// the one way that can be compared.
-func cleanPath(path string) bool {
-	return filepath.IsAbs(path) && filepath.Clean(path) == path && path != "/" && len(path) < 4096 && !hasControl(path)
-}
-
-// hasControl tells whether s would not print as one line.
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
 }

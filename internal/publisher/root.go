@@ -1,4 +1,4 @@
-package main
+package publisher
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/release"
 )
 
@@ -30,13 +31,12 @@ names others. Of two root keys one has to sign, of three or more two. Where some
 of the signatures are missing, each of the other holders runs "init DIR --draft
 --key FILE", and nothing is published before the last one.`
 
-func initCommand(began *bool) *cobra.Command {
+func initCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N] | --draft",
-		Short:                 "Make a directory a signed one",
-		Long:                  initHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N] | --draft",
+		Short: "Make a directory a signed one",
+		Long:  initHelp,
+		Args:  oneDirectory,
 	}
 	q := rootFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -44,7 +44,6 @@ func initCommand(began *bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		*began = true
 		return q.run(c, request, release.Init)
 	}
 	return c
@@ -70,13 +69,12 @@ did not expect: a draft may be of anybody who can write to DIR. So may be the
 roots in it: keep 1.root.json with your key, and have them checked by --root FILE.
 Only DIR's root files are needed, so a copy of those will do.`
 
-func rotateCommand(began *bool) *cobra.Command {
+func rotateCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] [--root FILE] | --draft",
-		Short:                 "Replace keys, or renew the root for another year",
-		Long:                  rotateHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] [--root FILE] | --draft",
+		Short: "Replace keys, or renew the root for another year",
+		Long:  rotateHelp,
+		Args:  oneDirectory,
 	}
 	q := rootFlags(c)
 	c.Flags().StringArrayVar(&q.Remove, "remove", nil, "a key's `ID`, at least the first 8 digits; may be given more than once")
@@ -86,7 +84,6 @@ func rotateCommand(began *bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		*began = true
 		return q.run(c, request, release.Rotate)
 	}
 	return c
@@ -111,15 +108,15 @@ func (q *rootRequest) request(dir string) (release.RootRequest, error) {
 	r := q.RootRequest
 	r.Dir, r.Keys, r.Add = dir, q.keys(), map[string][]string{}
 	if q.Threshold < 0 {
-		return r, errors.New("--root-threshold must be 1 or more")
+		return r, cli.Usagef("--root-threshold must be 1 or more")
 	}
 	if q.Draft && (len(q.add) > 0 || len(q.Remove) > 0 || q.Threshold > 0) {
-		return r, errors.New("--draft signs what is there: it goes with --key, --keys, --root and --passphrase-fd only")
+		return r, cli.Usagef("--draft signs what is there: it goes with --key, --keys, --root and --passphrase-fd only")
 	}
 	for _, a := range q.add {
 		holder, path, ok := strings.Cut(a, "=")
 		if !ok || !slices.Contains(release.Holders, holder) {
-			return r, fmt.Errorf("--add must be root=FILE.pub, targets=FILE.pub or online=FILE.pub, not %q", a)
+			return r, cli.Usagef("--add must be root=FILE.pub, targets=FILE.pub or online=FILE.pub, not %q", a)
 		}
 		r.Add[holder] = append(r.Add[holder], path)
 	}

@@ -1,4 +1,4 @@
-package main
+package publisher
 
 import (
 	"fmt"
@@ -19,17 +19,15 @@ tells machines that nothing newer is kept from them. It does not prolong what
 the other keys signed, and refuses once that has expired. It refuses as well
 while KEYS/root holds a key that it can read.`
 
-func refreshCommand(began *bool) *cobra.Command {
+func refreshCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:                   "refresh DIR",
-		Short:                 "Sign snapshot and timestamp anew",
-		Long:                  refreshHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "refresh DIR",
+		Short: "Sign snapshot and timestamp anew",
+		Long:  refreshHelp,
+		Args:  oneDirectory,
 	}
 	keys := keyFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		*began = true
 		now, err := releaseTime()
 		if err != nil {
 			return err

@@ -1,13 +1,14 @@
-package main
+package publisher
 
 import (
 	"fmt"
+	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/release"
 )
@@ -15,14 +16,12 @@ import (
 // renew says what prolongs a role.
 var renew = map[string]string{"root": "rotate", "targets": "set", "snapshot": "refresh", "timestamp": "refresh"}
 
-func statusCommand(began *bool) *cobra.Command {
+func statusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:                   "status DIR",
-		Short:                 "Show the roles and keys of a signed directory, and what expires next",
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "status DIR",
+		Short: "Show the roles and keys of a signed directory, and what expires next",
+		Args:  oneDirectory,
 		RunE: func(c *cobra.Command, args []string) error {
-			*began = true
 			now, err := releaseTime()
 			if err != nil {
 				return err
@@ -31,8 +30,7 @@ func statusCommand(began *bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprint(w, "ROLE\tVERSION\tEXPIRES\tNEEDS\tKEYS\n")
+			rows := [][]string{{"ROLE", "VERSION", "EXPIRES", "NEEDS", "KEYS"}}
 			for _, r := range s.Roles {
 				version, expires := "-", "-"
 				if r.Version > 0 {
@@ -42,9 +40,9 @@ func statusCommand(began *bool) *cobra.Command {
 				for i, id := range r.Keys {
 					ids[i] = id[:min(12, len(id))]
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Role, version, expires, r.Of(), strings.Join(ids, " "))
+				rows = append(rows, []string{string(r.Role), version, expires, r.Of(), strings.Join(ids, " ")})
 			}
-			if err := w.Flush(); err != nil {
+			if _, err := io.WriteString(c.OutOrStdout(), cli.Table(rows)); err != nil {
 				return err
 			}
 			return summary(c, s, now)

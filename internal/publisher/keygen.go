@@ -1,12 +1,12 @@
-package main
+package publisher
 
 import (
-	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/release"
 )
 
@@ -26,30 +26,25 @@ passphrase, and ID.pub, which "init" and "rotate" take.
   targets  signs releases: on a laptop, or in CI behind an approval.
   online   signs every day that there is nothing newer, by a timer.`
 
-func keygenCommand(began *bool) *cobra.Command {
+func keygenCommand() *cobra.Command {
 	var dir string
 	var bare bool
 	c := &cobra.Command{
-		Use:                   "keygen root|targets|online [--keys KEYS]",
-		Short:                 "Make a key",
-		Long:                  keygenHelp,
-		DisableFlagsInUseLine: true,
-		ValidArgs:             release.Holders,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 || !strings.Contains(" "+strings.Join(release.Holders, " ")+" ", " "+args[0]+" ") {
-				return errors.New("keygen takes one of root, targets and online (see machinemon-release keygen --help)")
-			}
-			return nil
-		},
+		Use:       "keygen root|targets|online [--keys KEYS]",
+		Short:     "Make a key",
+		Long:      keygenHelp,
+		ValidArgs: release.Holders,
+		Args: cli.Args("one of root, targets and online", "", func(args []string) bool {
+			return len(args) == 1 && slices.Contains(release.Holders, args[0])
+		}),
 	}
 	c.Flags().StringVar(&dir, "keys", keysDir(), "`directory` of the keys")
 	c.Flags().BoolVar(&bare, "no-passphrase", false, "leave the key unencrypted, for a service that nobody can type one for")
 	p := passphraseFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if dir == "" {
-			return errors.New("there is no home directory: --keys must say where the key goes")
+			return cli.Usagef("there is no home directory: --keys must say where the key goes")
 		}
-		*began = true
 		var phrase []byte
 		if !bare {
 			var err error

@@ -1,4 +1,4 @@
-package main
+package publisher
 
 import (
 	"fmt"
@@ -17,18 +17,16 @@ Does what a machine does that has seen nothing yet: from the root over all
 signatures to the manifest, and to the digests of the archives and deltas in the
 directory. Without --root it begins with DIR/1.root.json.`
 
-func verifyCommand(began *bool) *cobra.Command {
+func verifyCommand() *cobra.Command {
 	var root string
 	c := &cobra.Command{
-		Use:                   "verify DIR [--root FILE]",
-		Short:                 "Check a signed directory as a machine does",
-		Long:                  verifyHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "verify DIR [--root FILE]",
+		Short: "Check a signed directory as a machine does",
+		Long:  verifyHelp,
+		Args:  oneDirectory,
 	}
 	c.Flags().StringVar(&root, "root", "", "the root `file` that the machine has")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		*began = true
 		now, err := releaseTime()
 		if err != nil {
 			return err

@@ -1,10 +1,9 @@
-package main
+package publisher
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/release"
 )
@@ -18,7 +17,7 @@ Changes what the manifest says of the newest release, and nothing of the release
 itself. In a signed directory it signs as "publish" does, also if nothing else
 is asked for: run it at least every 45 days, when the targets' signature expires.`
 
-func setCommand(began *bool) *cobra.Command {
+func setCommand() *cobra.Command {
 	var (
 		q        release.SetRequest
 		rollout  int
@@ -26,11 +25,10 @@ func setCommand(began *bool) *cobra.Command {
 		least    string
 	)
 	c := &cobra.Command{
-		Use:                   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
-		Short:                 "Change rollout, disabled or min_version of the newest release, or sign it anew",
-		Long:                  setHelp,
-		DisableFlagsInUseLine: true,
-		Args:                  oneDirectory,
+		Use:   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
+		Short: "Change rollout, disabled or min_version of the newest release, or sign it anew",
+		Long:  setHelp,
+		Args:  oneDirectory,
 	}
 	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
 	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
@@ -40,7 +38,7 @@ func setCommand(began *bool) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if c.Flags().Changed("rollout") {
 			if q.Rollout = &rollout; rollout < 0 || rollout > 100 {
-				return errors.New("--rollout must be from 0 to 100")
+				return cli.Usagef("--rollout must be from 0 to 100")
 			}
 		}
 		if c.Flags().Changed("disabled") {
@@ -51,7 +49,6 @@ func setCommand(began *bool) *cobra.Command {
 				return badName("min-version")
 			}
 		}
-		*began = true
 		if q.Now, err = releaseTime(); err != nil {
 			return err
 		}

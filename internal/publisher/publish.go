@@ -1,17 +1,15 @@
-package main
+package publisher
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/release"
 )
@@ -41,19 +39,13 @@ Deltas are made for files of 64 KiB and more, from the releases before that DIR
 still has: a machine that runs one of those downloads much less. --deltas says from
 how many.`
 
-func publishCommand(began *bool) *cobra.Command {
+func publishCommand() *cobra.Command {
 	var q release.Request
 	c := &cobra.Command{
-		Use:                   "publish DIR --version V ARCHIVE…",
-		Short:                 "Put a release into a directory",
-		Long:                  publishHelp,
-		DisableFlagsInUseLine: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return errors.New("publish takes a directory and at least one archive (see machinemon-release publish --help)")
-			}
-			return nil
-		},
+		Use:   "publish DIR --version V ARCHIVE…",
+		Short: "Put a release into a directory",
+		Long:  publishHelp,
+		Args:  cli.Args("a directory and at least one archive", "", cli.AtLeast(2)),
 	}
 	c.Flags().StringVar(&q.Version, "version", "", "`version` of the archives (required)")
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
@@ -70,9 +62,8 @@ func publishCommand(began *bool) *cobra.Command {
 			}
 		}
 		if q.Deltas < 0 {
-			return errors.New("--deltas must be 0 or more")
+			return cli.Usagef("--deltas must be 0 or more")
 		}
-		*began = true
 		if q.Now, err = releaseTime(); err != nil {
 			return err
 		}
@@ -87,7 +78,7 @@ func publishCommand(began *bool) *cobra.Command {
 }
 
 func badName(flag string) error {
-	return fmt.Errorf("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
+	return cli.Usagef("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
 }
 
 func say(c *cobra.Command, m *manifest.Manifest, changed bool) error {
@@ -100,15 +91,16 @@ func say(c *cobra.Command, m *manifest.Manifest, changed bool) error {
 	return err
 }
 
-// deltaProgress is nil where nobody watches.
+// deltaProgress returns nil if progress cannot be drawn.
 func deltaProgress() func(done, total int) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
+	terminal := cli.Terminal()
+	if terminal == nil {
 		return nil
 	}
 	var bar *progressbar.ProgressBar
 	return func(done, total int) {
 		if bar == nil {
-			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(os.Stderr),
+			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(terminal),
 				progressbar.OptionSetDescription("deltas"), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
 		}
 		bar.Set(done) // a bar that cannot be drawn is no reason to stop

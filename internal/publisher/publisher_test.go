@@ -1,13 +1,14 @@
-package main
+package publisher
 
 import (
+	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"machinemon-release": main})
+	testscript.Main(m, map[string]func(){"machinemon-release": func() { os.Exit(Main(os.Args[1:], "devel")) }})
 }
 
 func TestScript(t *testing.T) {

@@ -1,0 +1,102 @@
+// Package cli is what both commands share: how cobra is set up, how an error is printed
+// and which exit status it has, and tables.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// ExitUsage is the exit status of an error that the caller makes good by another call.
+const ExitUsage = 2
+
+// A usageError is an error with ExitUsage.
+type usageError struct{ error }
+
+// Usagef is fmt.Errorf for an error with ExitUsage.
+func Usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// IsUsage reports whether err came from Usagef.
+func IsUsage(err error) bool {
+	_, is := errors.AsType[usageError](err)
+	return is
+}
+
+// Run executes root with its verbs and returns the exit status. An error is printed as
+// one line on root's standard error. Its status is ExitUsage if no verb had begun or
+// IsUsage reports true, else exitOf(err).
+func Run(root *cobra.Command, exitOf func(error) int) int {
+	began := false
+	for _, c := range append([]*cobra.Command{root}, root.Commands()...) {
+		if run := c.RunE; run != nil {
+			c.RunE = func(c *cobra.Command, args []string) error {
+				began = true
+				return run(c, args)
+			}
+		}
+		c.DisableFlagsInUseLine = c != root
+	}
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w (hint: %s --help)", err, root.Name())
+	})
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(root.ErrOrStderr(), "%s: %s\n", root.Name(), state.Printable(err.Error()))
+	if !began || IsUsage(err) {
+		return ExitUsage
+	}
+	return exitOf(err)
+}
+
+// Args accepts the arguments that fit. Others are an error: the verb needs what needs
+// says. The hint "" is the verb's own --help.
+func Args(needs, hint string, fit func(args []string) bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if fit(args) {
+			return nil
+		}
+		if hint == "" {
+			hint = c.CommandPath() + " --help"
+		}
+		return Usagef("%s needs %s (hint: %s)", c.Name(), needs, hint)
+	}
+}
+
+// Exactly fits n arguments.
+func Exactly(n int) func([]string) bool { return func(args []string) bool { return len(args) == n } }
+
+// AtLeast fits n arguments or more.
+func AtLeast(n int) func([]string) bool { return func(args []string) bool { return len(args) >= n } }
+
+// Table aligns the cells of rows, each of which becomes a line.
+func Table(rows [][]string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = state.Printable(cell)
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush()
+	return b.String()
+}
+
+// Terminal returns standard error if progress can be drawn there, or nil.
+func Terminal() *os.File {
+	if !term.IsTerminal(int(os.Stderr.Fd())) || os.Getenv("TERM") == "dumb" {
+		return nil
+	}
+	return os.Stderr
+}

@@ -1,0 +1,53 @@
+// Package publisher is the publisher's command: its verbs write the directory that a
+// target's source.url points at, and keep the keys that sign it. See package release
+// for what it does there.
+package publisher
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/machinemon/machinemon-update/internal/cli"
+)
+
+// Main runs the command and returns its exit status: 0 done, 1 failed, 2 usage.
+func Main(args []string, version string) int {
+	root := &cobra.Command{Use: "machinemon-release", Short: "Publish releases for machinemon-update"}
+	root.SetArgs(args)
+	root.AddCommand(publishCommand(), setCommand(), keygenCommand(), initCommand(),
+		refreshCommand(), rotateCommand(), statusCommand(), verifyCommand(), versionCommand(version))
+	return cli.Run(root, func(error) int { return 1 })
+}
+
+// oneDirectory is the argument of most verbs.
+var oneDirectory = cli.Args("one directory", "", cli.Exactly(1))
+
+// releaseTime is now, or what a reproducible build says it is:
+// https://reproducible-builds.org/specs/source-date-epoch/
+func releaseTime() (time.Time, error) {
+	s, ok := os.LookupEnv("SOURCE_DATE_EPOCH")
+	if !ok {
+		return time.Now(), nil
+	}
+	seconds, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || seconds < 0 || seconds > 253402300799 { // the end of 9999, RFC 3339's
+		return time.Time{}, fmt.Errorf("cannot use SOURCE_DATE_EPOCH: %q is not a number of seconds since 1970", s)
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+func versionCommand(version string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(c.OutOrStdout(), version)
+			return err
+		},
+	}
+}

@@ -1,0 +1,176 @@
+package target
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// go-toml matches keys whatever their case, names the position of what it refuses but
+// not of what it accepts, and quotes values in its errors. So keys, types and values
+// are read here from its parser's expressions.
+
+// A reader walks over a file's expressions and notes each key.
+type reader struct {
+	parser unstable.Parser
+	found  settings
+	tables map[string]int // number of elements seen of each list of tables
+}
+
+// A place is a table or key: its name as in keys, and its path, which says of
+// lists of tables which element.
+type place struct{ name, path string }
+
+// read returns the keys of a file. wrong is the first unknown key or wrong
+// type; syntax is where the file stops to be TOML, and its message may quote
+// the file.
+func read(data []byte) (found settings, wrong *ConfigError, syntax error) {
+	r := reader{found: settings{}, tables: map[string]int{}}
+	r.parser.Reset(data)
+	var current place
+	for r.parser.NextExpression() {
+		node := r.parser.Expression()
+		switch node.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			current, wrong = r.header(node)
+		case unstable.KeyValue:
+			wrong = r.keyValue(current, node)
+		}
+		if wrong != nil {
+			return nil, wrong, nil
+		}
+	}
+	return r.found, nil, r.parser.Error()
+}
+
+// header notes [a.b] or [[a.b]] and returns it as the current table.
+func (r *reader) header(node *unstable.Node) (place, *ConfigError) {
+	at, part, err := r.enter(place{}, node.Key())
+	if err != nil {
+		return at, err
+	}
+	if node.Kind == unstable.ArrayTable {
+		if keyByName[at.name].kind != kindTables {
+			return at, r.fault(at, part, keyByName[at.name].problem())
+		}
+		return r.element(at, part), nil
+	}
+	if keyByName[at.name].kind != kindTable {
+		return at, r.fault(at, part, keyByName[at.name].problem())
+	}
+	return at, nil
+}
+
+// keyValue notes `key = value` below the table in, and what is in value.
+func (r *reader) keyValue(in place, node *unstable.Node) *ConfigError {
+	at, part, err := r.enter(in, node.Key())
+	if err != nil {
+		return err
+	}
+	value := node.Value()
+	switch k := keyByName[at.name]; {
+	case k.kind == kindText && value.Kind == unstable.String:
+		r.note(at, string(value.Data))
+	case k.kind == kindInteger && value.Kind == unstable.Integer:
+		// What is out of range the decoder refuses.
+		n, _ := strconv.ParseInt(strings.ReplaceAll(string(value.Data), "_", ""), 0, 64)
+		r.note(at, n)
+	case k.kind == kindBoolean && value.Kind == unstable.Bool:
+		r.note(at, string(value.Data) == "true")
+	case k.kind == kindTable && value.Kind == unstable.InlineTable:
+		return r.inline(at, value)
+	case k.kind == kindTexts && value.Kind == unstable.Array:
+		texts := []string{}
+		for it := value.Children(); it.Next(); {
+			if it.Node().Kind != unstable.String {
+				return r.fault(at, part, k.problem())
+			}
+			texts = append(texts, string(it.Node().Data))
+		}
+		r.note(at, texts)
+	case k.kind == kindTables && value.Kind == unstable.Array:
+		for it := value.Children(); it.Next(); {
+			if it.Node().Kind != unstable.InlineTable {
+				return r.fault(at, part, k.problem())
+			}
+			if err := r.inline(r.element(at, part), it.Node()); err != nil {
+				return err
+			}
+		}
+	default:
+		return r.fault(at, part, k.problem())
+	}
+	return nil
+}
+
+// note notes the value of a key of which enter has noted the line.
+func (r *reader) note(at place, value any) {
+	r.found[at.path] = setting{value: value, line: r.found[at.path].line}
+}
+
+func (r *reader) inline(in place, node *unstable.Node) *ConfigError {
+	for it := node.Children(); it.Next(); {
+		if err := r.keyValue(in, it.Node()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter follows a dotted key from in, checks that each part is known and all
+// but the last are tables, and notes their lines. It also returns the node of
+// the last part.
+func (r *reader) enter(in place, dotted unstable.Iterator) (place, *unstable.Node, *ConfigError) {
+	var part *unstable.Node
+	for dotted.Next() {
+		if in.name != "" && part != nil && keyByName[in.name].kind != kindTable {
+			return in, part, r.fault(in, part, keyByName[in.name].problem())
+		}
+		part = dotted.Node()
+		name := string(part.Data)
+		if !bareKey.MatchString(name) {
+			name = strconv.QuoteToASCII(name)
+		}
+		parent := in
+		in = place{dot(parent.name, name), dot(parent.path, name)}
+		if _, ok := keyByName[in.name]; !ok {
+			return in, part, r.fault(in, part, unknown(parent.name))
+		}
+		if _, ok := r.found[in.path]; !ok {
+			r.found[in.path] = setting{line: r.line(part)}
+		}
+	}
+	return in, part, nil
+}
+
+// element counts one more element of a list of tables.
+func (r *reader) element(list place, part *unstable.Node) place {
+	n := r.tables[list.path]
+	r.tables[list.path]++
+	list.path = fmt.Sprintf("%s[%d]", list.path, n)
+	r.found[list.path] = setting{line: r.line(part)}
+	return list
+}
+
+func (r *reader) fault(at place, part *unstable.Node, problem string) *ConfigError {
+	return &ConfigError{Line: r.line(part), Key: shown(at.name), Problem: problem}
+}
+
+func (r *reader) line(part *unstable.Node) int {
+	return r.parser.Shape(part.Raw).Start.Line
+}
+
+// bareKey is a key that needs no quotes, and no more of it than an error can
+// show.
+var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// shown keeps an error about an endless key to one readable line.
+func shown(name string) string {
+	if len(name) > 100 {
+		return name[:100] + "…"
+	}
+	return name
+}

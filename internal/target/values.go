@@ -1,0 +1,231 @@
+package target
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/machinemon/machinemon-update/internal/version"
+)
+
+// A kind is the TOML type of a key.
+type kind int
+
+const (
+	kindText    kind = iota // string
+	kindInteger             // int64
+	kindBoolean             // bool
+	kindTexts               // []string
+	kindTable
+	kindTables
+)
+
+// values are what a key may hold. An error has the same words whether the type or the
+// value is wrong: `must be` must (allowed: allowed).
+type values struct {
+	kind    kind
+	must    string
+	allowed string
+	valid   func(any) bool // of a value of that kind; of a list of tables, of their number, an int
+	// rootOnly says that root reads the file or runs the program, the first of a list, so
+	// that root alone may be able to write it.
+	rootOnly bool
+}
+
+func (v values) problem() string {
+	return "must be " + v.must + " (allowed: " + v.allowed + ")"
+}
+
+func textOf(must, allowed string, valid func(string) bool) values {
+	return values{kind: kindText, must: must, allowed: allowed, valid: func(v any) bool { return valid(v.(string)) }}
+}
+
+func oneOf(must string, words ...string) values {
+	return textOf(must, `"`+strings.Join(words, `", "`)+`"`, func(s string) bool { return slices.Contains(words, s) })
+}
+
+func integerOf(must string, low, high int64, note string) values {
+	return values{kind: kindInteger, must: must, allowed: fmt.Sprintf("%d to %d%s", low, high, note),
+		valid: func(v any) bool { return v.(int64) >= low && v.(int64) <= high }}
+}
+
+func seconds(low, high int64) values { return integerOf("a whole number of seconds", low, high, "") }
+
+func listOf(must, allowed string, valid func([]string) bool) values {
+	return values{kind: kindTexts, must: must, allowed: allowed, valid: func(v any) bool { return valid(v.([]string)) }}
+}
+
+func tableOf(allowed string) values {
+	return values{kind: kindTable, must: "a table", allowed: allowed}
+}
+
+func tablesOf(allowed string, low, high int) values {
+	if low > 0 {
+		allowed += ", at least one"
+	}
+	return values{kind: kindTables, must: "a list of tables", allowed: fmt.Sprintf("%s, at most %d", allowed, high),
+		valid: func(v any) bool { return v.(int) >= low && v.(int) <= high }}
+}
+
+// rootOnly are those of v that root alone can write.
+func rootOnly(v values) values {
+	v.rootOnly = true
+	return v
+}
+
+const (
+	pathAllowed = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
+	urlAllowed  = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
+	wordAllowed = "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"
+)
+
+var (
+	yesOrNo      = values{kind: kindBoolean, must: "a boolean", allowed: "true, false", valid: func(any) bool { return true }}
+	absolutePath = textOf("an absolute path", pathAllowed, cleanPath)
+	// What is wrong with the root directory itself, forbidden says better.
+	anyDirectory = textOf("an absolute path", pathAllowed, func(s string) bool { return s == "/" || cleanPath(s) })
+	archiveEntry = textOf("a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`, entryName)
+	octalMode    = textOf("an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`, func(s string) bool {
+		n, err := strconv.ParseUint(s, 8, 32)
+		return err == nil && threeDigits.MatchString(s) && n&0o022 == 0 && n&0o400 != 0
+	})
+)
+
+// nameGlobs are globs of [path.Match] for names of files.
+func nameGlobs(least int) values {
+	glob := func(g string) bool {
+		_, err := path.Match(g, "")
+		return err == nil && g != "" && len(g) <= 100 && !strings.ContainsAny(g, `/\`) && !hasControl(g)
+	}
+	return listOf("a list of names or globs", `at most 64 plain names with * ? [ ]`, func(globs []string) bool {
+		return len(globs) >= least && len(globs) <= 64 && each(glob)(globs)
+	})
+}
+
+// commandLine is what root runs, or health in the name of the target.
+func commandLine(least int) values {
+	plain := func(arg string) bool { return !strings.ContainsRune(arg, 0) }
+	return rootOnly(listOf("a command as a list of strings", `["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters`, func(argv []string) bool {
+		return len(argv) >= least && (len(argv) == 0 || cleanPath(argv[0])) && each(plain)(argv)
+	}))
+}
+
+func each(valid func(string) bool) func([]string) bool {
+	return func(list []string) bool {
+		return !slices.ContainsFunc(list, func(s string) bool { return !valid(s) })
+	}
+}
+
+func matching(pattern string) func(string) bool { return regexp.MustCompile(pattern).MatchString }
+
+var (
+	// systemd.unit(5): the characters of a unit name; a template must be
+	// instantiated.
+	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]+)?\.service$`)
+
+	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
+	threeDigits = regexp.MustCompile(`^0?[0-7]{3}$`)
+	placeholder = regexp.MustCompile(`\{(os|arch|version|number)\}`)
+	urlPath     = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
+	ownerName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}$`)
+	plainPath   = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
+)
+
+func anyText(string) bool { return true }
+
+func shortLine(s string) bool {
+	n := utf8.RuneCountInString(s)
+	return n >= 1 && n <= 200 && !hasControl(s)
+}
+
+// onOneLine reports whether text may be a part of a line of a journal.
+func onOneLine(text string) bool {
+	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
+	return shortLine(text) && utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable)
+}
+
+func bodyPart(s string) bool { return s != "" && len(s) <= 1024 }
+
+func rootName(s string) bool { return s == "root" || s == "0" }
+
+func serviceName(s string) bool { return unitName.MatchString(s) && len(s) <= 255 } // UNIT_NAME_MAX of systemd
+
+func versionRange(s string) bool {
+	r, err := version.ParseRange(s)
+	return err == nil && !hasControl(r.String())
+}
+
+// entryName reports whether a release can hold a file by this name.
+func entryName(from string) bool {
+	plain := placeholder.ReplaceAllString(from, "x")
+	return fs.ValidPath(plain) && plain != "." && len(from) <= 255 &&
+		!strings.ContainsAny(plain, `{}\`) && !hasControl(plain) && from[0] != '-'
+}
+
+func assetGlob(s string) bool {
+	_, err := path.Match(s, "")
+	return err == nil && entryName(s) && !strings.Contains(s, "/")
+}
+
+func repositoryName(s string) bool {
+	_, name, _ := strings.Cut(s, "/")
+	return ownerName.MatchString(s) && name != "." && name != ".."
+}
+
+// cleanPath reports whether path is absolute, names a file, and is written in
+// the one way that can be compared.
+func cleanPath(path string) bool {
+	return filepath.IsAbs(path) && filepath.Clean(path) == path && path != "/" && len(path) < 4096 && !hasControl(path)
+}
+
+// unquotedPath reports whether path can stand in a unit file, where other characters
+// would need quotes.
+func unquotedPath(path string) bool { return cleanPath(path) && plainPath.MatchString(path) }
+
+func appendable(path string) bool { return cleanPath(path) && urlPath.MatchString(path) }
+
+func socketPath(path string) bool { return cleanPath(path) && len(path) <= 107 } // sun_path of unix(7)
+
+// hasControl reports whether s would not print as one line.
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
+}
+
+// webURL reports whether s can be fetched, and shown to everyone.
+func webURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || hasControl(s) || len(s) > 2048 {
+		return false
+	}
+	if u.Scheme != "https" && u.Scheme != "http" {
+		return false
+	}
+	return u.Hostname() != "" && u.User == nil && !strings.Contains(s, "#") && (u.Port() == "" && !strings.HasSuffix(u.Host, ":") || port(u.Port()))
+}
+
+func apiURL(s string) bool { return webURL(s) && !strings.Contains(s, "?") }
+
+func proxyURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && webURL(s) && u.Port() != "" && u.Scheme+"://"+u.Host == s
+}
+
+// hostPort reports whether s can be connected to.
+func hostPort(s string) bool {
+	host, p, err := net.SplitHostPort(s)
+	return err == nil && host != "" && !hasControl(host) && !strings.ContainsAny(host, "/ @") && port(p)
+}
+
+func port(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
