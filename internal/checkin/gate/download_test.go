@@ -44,7 +44,7 @@ func TestDownload(t *testing.T) {
 	if a := b.do("GET", "/download/"+strings.Repeat("a", 64)+".client-manifest.json", ""); a.header.Get("Cache-Control") != "public, max-age=31536000, immutable" {
 		t.Errorf("%+v", a)
 	}
-	// The same name, size and time, and yet another file.
+	// Another file with the same name, size and time has another ETag.
 	info, err := os.Stat(filepath.Join(b.config.DownloadDir, "a.tar.gz"))
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-// There is no way out of the directory; what is not served goes upstream.
+// TestDownloadEscapes checks that no path leaves the directory; others go to upstream.
 func TestDownloadEscapes(t *testing.T) {
 	b := newBench(t)
 	dir := b.config.DownloadDir
@@ -95,7 +95,7 @@ func TestDownloadEscapes(t *testing.T) {
 	}
 }
 
-// Stopped, the manifest says disabled to those that believe it unsigned.
+// TestDisabledManifest checks that the unsigned manifest is disabled while stopped.
 func TestDisabledManifest(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
 	b.publish()

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// However often the gate is replaced, on sockets that stay, no check-in is lost.
+// TestRestarts checks that no check-in is lost while gates replace each other.
 func TestRestarts(t *testing.T) {
 	up := newUpstream(t)
 	at, err := url.Parse(up.URL)
@@ -27,7 +27,7 @@ func TestRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	socket, err := l.(*net.TCPListener).File() // systemd's
+	socket, err := l.(*net.TCPListener).File() // kept open, as systemd does
 	if err != nil {
 		t.Fatal(err)
 	}
