@@ -153,9 +153,8 @@ func readObject(b []byte) []member {
 	return members
 }
 
-// edit returns an object with its members and the directive, but without upstream's own
-// directive (update_*), which must not bypass the switch. changed is false if members
-// stay.
+// edit returns an object of members and directive, without upstream's own directive
+// (update_*), which must not bypass the switch. changed is false if this changes nothing.
 func edit(members, directive []member) (doc []byte, changed bool) {
 	b := bytes.NewBufferString("{")
 	put := func(m member) {

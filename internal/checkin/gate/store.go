@@ -130,8 +130,8 @@ var orders = map[string]string{"host": "hostname", "version": "version", "seen":
 // listTimeout limits reading all clients.
 const listTimeout = 15 * time.Second
 
-// clients calls f for each client, by a key of orders (else by host), or backwards
-// ("desc").
+// clients calls f for each client, sorted by the column of sort in orders, or by host
+// name if there is none. The order "desc" reverses it.
 func (s *store) clients(ctx context.Context, sort, order string, f func(report)) error {
 	column, ok := orders[sort]
 	if !ok {
