@@ -77,7 +77,7 @@ func TestAccessOnlyUpstream(t *testing.T) {
 		}
 	}
 	if elsewhere.count() != 0 {
-		t.Error("somebody else was asked")
+		t.Error("another server was asked")
 	}
 	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server whether a user is an administrator: it answers ") < 1 || !strings.Contains(got, "(hint: check upstream and base_path)") {
 		t.Errorf("it said\n%s", got)

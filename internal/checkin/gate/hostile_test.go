@@ -88,7 +88,7 @@ func TestUpstreamGarbage(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer func(io.Writer)
 		status int
-		body   string // "*": whatever
+		body   string // "*": any
 		cut    bool
 	}{
 		"nothing":             {text(""), 502, down, false},
