@@ -1,6 +1,5 @@
-// Package checkin implements the updates part of MachineMon's check-in protocol. It
-// owns
-// nothing on disk.
+// Package checkin implements the part of MachineMon's check-in protocol that is about
+// updates. It owns nothing on disk.
 //
 // A server that knows a release for an agent adds update_version and other fields to
 // its response. These are a directive, which only makes the machine ask the agent's

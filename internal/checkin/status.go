@@ -21,8 +21,7 @@ const StatusHeader = "X-Machinemon-Update"
 const mark = "machinemon-update "
 
 // Status describes the updates of one target, as its machine reports them. A check-in
-// carries it as one line: in the output of an agent's check, or in the relay's
-// StatusHeader.
+// carries it as one line, in the output of an agent's check or in a StatusHeader.
 type Status struct {
 	Target    string     `json:"target"`
 	Installed string     `json:"installed,omitempty"`

@@ -101,9 +101,8 @@ func syntaxError(d *json.Decoder, err error) error {
 	return fmt.Errorf("it is not JSON: at byte %d: %v", d.InputOffset(), err)
 }
 
-// checkEscapes refuses \u escapes of NUL and of single halves of surrogate pairs. It
-// need not find strings, since JSON has no other backslashes; the decoder refuses
-// malformed escapes.
+// checkEscapes refuses \u escapes of NUL and of single halves of surrogate pairs. JSON has
+// backslashes only in strings. The decoder refuses malformed escapes.
 func checkEscapes(b []byte) error {
 	for i := 0; i < len(b); i++ {
 		if b[i] != '\\' {

@@ -26,8 +26,7 @@ var (
 )
 
 // FindVersion returns the version in the output of `program --version`: the first word
-// that looks like 1.2 or v1.2.3, else the first other word with a digit that is not
-// program, else "".
+// like 1.2 or v1.2.3, else the first word with a digit that is not program, else "".
 func FindVersion(output, program string) string {
 	second := ""
 	for _, w := range words(output) {

@@ -152,8 +152,7 @@ func (a *admins) uncache(sum [32]byte) {
 
 // reserve reports whether an address may have upstream asked: not after maxFailures. It
 // counts one failure in advance, which release takes back, because otherwise any number
-// of guesses could run in parallel. IPv6 addresses count per /64, which one host may
-// own.
+// of guesses could run in parallel. IPv6 addresses count per /64: one host may own all.
 func (a *admins) reserve(client netip.Addr) (account netip.Prefix, ok bool) {
 	bits := client.BitLen()
 	if client.Is6() {

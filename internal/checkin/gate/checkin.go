@@ -22,9 +22,8 @@ import (
 // maxRequest is the size in bytes of the largest check-in that the gate parses.
 const maxRequest = 1 << 20
 
-// capturedBody is a request's body that keeps a copy of what was read, to be parsed
-// after upstream has accepted it. The lock is needed: the transport may still read by
-// then.
+// capturedBody is a request's body that keeps a copy of what was read, to be parsed when
+// upstream has accepted it. It has a lock because the transport may still read then.
 type capturedBody struct {
 	io.ReadCloser
 	length int64 // of the body in bytes; -1: not announced
@@ -181,9 +180,8 @@ func edit(members, directive []member) (doc []byte, changed bool) {
 	return b.Bytes(), changed
 }
 
-// parseReport reads a client's report. The client's ID in upstream's answer takes
-// precedence over the request's, and a relay's header, which is newer, over a check's
-// output.
+// parseReport reads a client's report. The ID in upstream's answer takes precedence over
+// the request's, and a relay's header, which is newer, over the output of a check.
 func parseReport(request []byte, header string, answer []member) (r report, ok bool) {
 	var in struct {
 		Hostname string `json:"hostname"`

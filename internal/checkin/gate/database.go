@@ -51,8 +51,7 @@ var migrations = []string{
 	)`,
 }
 
-// openStore opens an SQLite file or a PostgreSQL URL, and creates or migrates its
-// tables.
+// openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.
 func openStore(ctx context.Context, database string) (*store, error) {
 	open := openSQLite
 	if isAddress(database) {
@@ -131,8 +130,7 @@ func openPostgres(address string) (*store, error) {
 }
 
 // begin begins a transaction. PostgreSQL ends it when it is idle for 10 s: else, if a
-// gate's machine dies, others would wait for its locks until TCP times out, which takes
-// hours.
+// gate's machine dies, others would wait for its locks for hours, until TCP times out.
 func (s *store) begin(ctx context.Context) (*sql.Tx, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err == nil && s.postgres {

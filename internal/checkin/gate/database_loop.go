@@ -54,8 +54,7 @@ func (g *Gate) runDatabase(ctx context.Context, tried chan<- struct{}) {
 	}
 }
 
-// follow reads the switch at each interval, or tries to open the database if it is
-// closed.
+// follow reads the switch at each interval, or opens the database if it is closed.
 func (g *Gate) follow(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

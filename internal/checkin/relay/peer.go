@@ -115,8 +115,7 @@ func peerUID(client, server netip.AddrPort) (uint32, error) {
 
 var errNoSocket = errors.New("cannot find the user of the connection: this machine has no such socket")
 
-// socketOwner returns the user ID of a socket in a table of the kernel's
-// (/proc/net/tcp):
+// socketOwner returns the user ID of a socket in a kernel's table (/proc/net/tcp):
 //
 //	sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode …
 //	4: 0100007F:D1B4 0100007F:01DE 01 00000000:00000000 00:00000000 00000000 0 0 34811 …
@@ -152,8 +151,7 @@ func canonical(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// parseSocketAddress parses "0100007F:01DE": 32-bit words in native byte order, and the
-// port.
+// parseSocketAddress parses "0100007F:01DE": 32-bit words in native byte order, and port.
 func parseSocketAddress(s string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(host)
