@@ -225,7 +225,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page lacks %q:\n%s", want, unknown)
 		}
 	}
-	if _, err := b.decide(false, "<b>alice</b>"); err != nil {
+	if _, err := b.decide(off, "<b>alice</b>"); err != nil {
 		t.Fatal(err)
 	}
 	off := b.do("GET", "/updates", "", "Authorization: admin").body

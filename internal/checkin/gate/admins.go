@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	acceptedFor = 30 * time.Second // time for which upstream's yes is cached for reads
+	acceptedFor = 30 * time.Second // time for which accepted credentials are cached for reads
 	maxFailures = 10               // per minute and address
 	maxEntries  = 4096             // in each of good and failures
 )
@@ -27,10 +27,10 @@ type admins struct {
 	now    func() time.Time
 	key    [32]byte
 
-	mu       sync.Mutex
-	good     map[[32]byte]time.Time // hashes of accepted credentials, and their expiry
-	failures map[netip.Prefix]int   // refusals since since, and unanswered questions
-	since    time.Time
+	mu          sync.Mutex
+	good        map[[32]byte]time.Time // hashes of accepted credentials, and their expiry
+	failures    map[netip.Prefix]int   // refusals since windowStart, and unanswered questions
+	windowStart time.Time
 }
 
 func newAdmins(g *Gate) *admins {
@@ -161,9 +161,9 @@ func (a *admins) reserve(client netip.Addr) (account netip.Prefix, ok bool) {
 	account, _ = client.Prefix(bits) // the zero prefix for the zero address
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := a.now(); now.Sub(a.since) >= time.Minute {
+	if now := a.now(); now.Sub(a.windowStart) >= time.Minute {
 		clear(a.failures)
-		a.since = now
+		a.windowStart = now
 	}
 	if _, known := a.failures[account]; !known && len(a.failures) >= maxEntries {
 		account = netip.Prefix{} // all further addresses share one account

@@ -166,7 +166,7 @@ func TestAccessCached(t *testing.T) {
 	if !asked("POST", "/updates", "directives=on", 401) || !b.stopped() {
 		t.Error("a change with an old password")
 	}
-	// Within the 30 s, the no has removed the cached yes, and is not cached itself.
+	// The refusal has removed the accepted password from the cache, and is not cached.
 	for range 2 {
 		if !asked("GET", "/updates", "", 401) {
 			t.Error("upstream was not asked after a no")

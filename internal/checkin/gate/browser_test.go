@@ -83,7 +83,7 @@ func TestPageLooks(t *testing.T) {
 	v.do(chromedp.Navigate(b.url + "/updates?q=nowhere"))
 	v.wants("0 of 34 clients match “nowhere”.", "No client matches.")
 	v.looks("no-match")
-	if _, err := b.decide(false, "alice from 192.0.2.7"); err != nil {
+	if _, err := b.decide(off, "alice from 192.0.2.7"); err != nil {
 		t.Fatal(err)
 	}
 	v.do(chromedp.Navigate(b.url + "/updates"))

@@ -153,7 +153,7 @@ func readObject(b []byte) []member {
 }
 
 // edit returns an object of members and directive, without upstream's own directive
-// (update_*), which must not bypass the switch. changed is false if this changes nothing.
+// (update_*), which could bypass the switch. changed reports whether it differs.
 func edit(members, directive []member) (doc []byte, changed bool) {
 	b := bytes.NewBufferString("{")
 	put := func(m member) {

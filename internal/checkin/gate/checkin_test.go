@@ -100,7 +100,7 @@ func TestDirective(t *testing.T) {
 				answer = plainAnswer
 			}
 			if c.off {
-				if _, err := b.decide(false, "test"); err != nil {
+				if _, err := b.decide(off, "test"); err != nil {
 					t.Fatal(err)
 				}
 			}

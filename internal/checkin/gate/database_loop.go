@@ -82,7 +82,7 @@ func (g *Gate) openDatabase(ctx context.Context) {
 		var now settings
 		if now, err = s.settings(ctx); err == nil {
 			g.adopt(now)
-			g.logDatabase("writing", nil) // an earlier failure was one of another store
+			g.logDatabase("writing", nil) // this store has not failed to write yet
 			g.store.Store(s)
 		} else {
 			s.Close()

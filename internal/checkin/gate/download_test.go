@@ -100,14 +100,14 @@ func TestDisabledManifest(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
 	b.publish()
 	const path = "/monitor/download/client-manifest.json"
-	on := b.do("GET", path, "")
-	if m, err := manifest.Parse([]byte(on.body)); err != nil || m.Disabled {
+	enabled := b.do("GET", path, "")
+	if m, err := manifest.Parse([]byte(enabled.body)); err != nil || m.Disabled {
 		t.Errorf("%+v, %v", on, err)
 	}
-	if _, err := b.decide(false, "test"); err != nil {
+	if _, err := b.decide(off, "test"); err != nil {
 		t.Fatal(err)
 	}
-	off := b.do("GET", path, "", "If-None-Match: "+on.header.Get("ETag"))
+	off := b.do("GET", path, "", "If-None-Match: "+enabled.header.Get("ETag"))
 	m, err := manifest.Parse([]byte(off.body))
 	if err != nil || !m.Disabled || m.Version != "v0.1.12" || len(m.Platforms) != 4 || off.status != 200 {
 		t.Errorf("%+v, %v", off, err)
@@ -120,10 +120,10 @@ func TestDisabledManifest(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	b.publish()
-	if _, err := b.decide(true, "test"); err != nil {
+	if _, err := b.decide(on, "test"); err != nil {
 		t.Fatal(err)
 	}
-	if a := b.do("GET", path, ""); a.body != on.body {
+	if a := b.do("GET", path, ""); a.body != enabled.body {
 		t.Errorf("%+v", a)
 	}
 }

@@ -54,7 +54,7 @@ func TestTwoGates(t *testing.T) {
 	if got := b.checkIn(request("amd64", "v0.1.11")); got.body != plainAnswer {
 		t.Errorf("%+v", got)
 	}
-	if _, err := b.decide(true, "bob"); err != nil {
+	if _, err := b.decide(on, "bob"); err != nil {
 		t.Fatal(err)
 	}
 	waits(t, "the other gate's start", func() bool { return !a.stopped() })
@@ -103,7 +103,7 @@ func TestDecisionOutlivesDatabase(t *testing.T) {
 		t.Skip("a file that is replaced while it is open is the operator's mistake")
 	}
 	b := newBench(t)
-	if _, err := b.decide(false, "alice"); err != nil {
+	if _, err := b.decide(off, "alice"); err != nil {
 		t.Fatal(err)
 	}
 	b.follows()

@@ -15,7 +15,7 @@ import (
 type report struct {
 	ClientID, Hostname, OS, Arch, Version string
 	Seen                                  time.Time
-	// The rest is from its status line, and empty if there was none.
+	// The following fields are from its status line, and empty if it sent none.
 	Target, Result, ResultVersion, Reason, Rejected string
 	Attempted                                       time.Time
 	Held                                            bool

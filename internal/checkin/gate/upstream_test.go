@@ -35,6 +35,9 @@ type upstream struct {
 	over     http.HandlerFunc
 }
 
+// on and off are states of the switch.
+const on, off = true, false
+
 const plainAnswer = `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
 
 func newUpstream(t *testing.T) *upstream {
