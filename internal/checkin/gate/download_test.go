@@ -102,17 +102,17 @@ func TestDisabledManifest(t *testing.T) {
 	const path = "/monitor/download/client-manifest.json"
 	enabled := b.do("GET", path, "")
 	if m, err := manifest.Parse([]byte(enabled.body)); err != nil || m.Disabled {
-		t.Errorf("%+v, %v", on, err)
+		t.Errorf("%+v, %v", enabled, err)
 	}
 	if _, err := b.decide(off, "test"); err != nil {
 		t.Fatal(err)
 	}
-	off := b.do("GET", path, "", "If-None-Match: "+enabled.header.Get("ETag"))
-	m, err := manifest.Parse([]byte(off.body))
-	if err != nil || !m.Disabled || m.Version != "v0.1.12" || len(m.Platforms) != 4 || off.status != 200 {
-		t.Errorf("%+v, %v", off, err)
+	stopped := b.do("GET", path, "", "If-None-Match: "+enabled.header.Get("ETag"))
+	m, err := manifest.Parse([]byte(stopped.body))
+	if err != nil || !m.Disabled || m.Version != "v0.1.12" || len(m.Platforms) != 4 || stopped.status != 200 {
+		t.Errorf("%+v, %v", stopped, err)
 	}
-	if a := b.do("GET", path, "", "If-None-Match: "+off.header.Get("ETag")); a.status != 304 {
+	if a := b.do("GET", path, "", "If-None-Match: "+stopped.header.Get("ETag")); a.status != 304 {
 		t.Errorf("%+v", a)
 	}
 	b.put("client-manifest.json", "broken")
