@@ -1,6 +1,6 @@
-// Checkin-gate runs in machinemon-checkin-gate.service: it passes everything on to a
-// MachineMon server, and tells its clients of updates. As "checkin-gate directives"
-// it is the local switch of the gate that runs.
+// Checkin-gate runs in machinemon-checkin-gate.service: it passes requests on to a
+// MachineMon server, and tells its clients of updates. "checkin-gate directives" shows
+// or turns the switch of the running gate.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -17,7 +18,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/checkin/gate"
 )
 
-const usage = "usage: checkin-gate directives [on|off]\n(without arguments it is run by machinemon-checkin-gate.service)"
+const usage = "usage: checkin-gate directives [on|off]\n(machinemon-checkin-gate.service runs it without arguments)"
 
 func main() {
 	var err error
@@ -25,13 +26,9 @@ func main() {
 	case len(args) == 0:
 		err = serve()
 	case args[0] == "directives" && (len(args) == 1 || len(args) == 2 && (args[1] == "on" || args[1] == "off")):
-		var said string
-		to := ""
-		if len(args) == 2 {
-			to = args[1]
-		}
-		said, err = gate.Switch(gate.LocalSocket, to, os.Getenv("SUDO_USER"))
-		fmt.Print(said)
+		var state string
+		state, err = gate.Switch(gate.LocalSocket, strings.Join(args[1:], ""), os.Getenv("SUDO_USER"))
+		fmt.Print(state)
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
@@ -58,6 +55,7 @@ func serve() error {
 	g := gate.New(config, func(line string) { fmt.Fprintln(os.Stderr, line) })
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	daemon.SdNotify(false, daemon.SdNotifyReady) // outside a unit there is nobody to tell
+	const keepEnvironment = false
+	daemon.SdNotify(keepEnvironment, daemon.SdNotifyReady) // does nothing outside a unit
 	return g.Serve(ctx, public, local)
 }

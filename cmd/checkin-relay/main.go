@@ -1,6 +1,7 @@
-// Checkin-relay runs in machinemon-checkin-relay.service, whose socket starts it when
-// the agent checks in: it passes check-ins on to the MachineMon server, and hears
-// what its answers say of updates. As "checkin-relay prepare" root makes ready for it.
+// Checkin-relay runs in machinemon-checkin-relay.service, which its socket starts when
+// the agent checks in. It passes check-ins on to the MachineMon server, and drops a
+// directive if the answer announces an update. Before it, the service runs "checkin-relay
+// prepare" as root.
 package main
 
 import (
@@ -25,7 +26,7 @@ func main() {
 	case len(args) == 1 && args[0] == "prepare":
 		err = relay.Prepare(relay.ConfigFile)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: checkin-relay [prepare]\n(it is run by machinemon-checkin-relay.service)")
+		fmt.Fprintln(os.Stderr, "usage: checkin-relay [prepare]\n(machinemon-checkin-relay.service runs it)")
 		os.Exit(2)
 	}
 	if err != nil {
@@ -47,11 +48,12 @@ func serve() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	config, unusable := relay.Load(relay.ConfigFile)
-	daemon.SdNotify(false, daemon.SdNotifyReady) // outside a unit there is nobody to tell
+	const keepEnvironment = false
+	daemon.SdNotify(keepEnvironment, daemon.SdNotifyReady) // does nothing outside a unit
 	if unusable != nil {
 		say(unusable.Error())
 		relay.Refuse(ctx, listeners, say)
-		os.Exit(1) // it was said; now the unit shows that it failed
+		os.Exit(1) // the unit must show the failure, too
 	}
 	return relay.Serve(ctx, listeners, relay.New(config, say), say)
 }

@@ -20,9 +20,9 @@ func main() {
 		os.Exit(2)
 	}
 	log := logger{os.Stderr}
-	// systemd runs generators before there is a journal and with nobody at
-	// stderr: the manual names the kernel log. A container may have a FIFO
-	// there that nobody reads.
+	// systemd runs generators before the journal, and drops their stderr: they log
+	// to the kernel log (systemd.generator(7)). It must not block, since a container
+	// may have an unread FIFO there.
 	if kmsg, err := os.OpenFile("/dev/kmsg", os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
 		log = append(log, kmsg)
 	}
@@ -32,7 +32,7 @@ func main() {
 	}
 }
 
-// A logger writes each line to all places. Losing a line is no reason to fail.
+// logger writes each line to all its writers, and ignores their errors.
 type logger []io.Writer
 
 func (l logger) Write(line []byte) (int, error) {

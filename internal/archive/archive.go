@@ -1,13 +1,12 @@
-// Package archive is the only place that parses archives: tar in gzip or zstd.
+// Package archive parses archives, tar in gzip or zstd. No other package does.
 //
-// An archive is hostile until every byte of it has been read. It is streamed
-// once, from the first byte to the last, within the caller's Limits; nothing is
-// taken from it but the bytes of plain regular files, and nothing is written but
-// files that the caller named, with names, mode and owner of our own, in a
-// directory of the caller's. Names, modes, owners, times and extended attributes
-// in the archive never reach the disk, and an archive that holds anything beside
-// regular files and directories is refused as a whole, wanted or not: no release
-// needs a link or a device, and two readers may differ about what it means.
+// An archive counts as hostile until all of it has been read. It is read once, from the
+// first byte to the last, within the caller's Limits. Only the contents of regular files
+// are used: they are written with the names that the caller chose, in the caller's
+// directory. The archive's names, modes, owners, times and extended attributes never
+// reach the disk. An archive that has an entry other than a regular file or a directory
+// is refused, even if that entry is not wanted: no release needs links or devices, and
+// readers differ about their meaning.
 package archive
 
 import (
@@ -17,14 +16,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// Limits bounds what an archive may unpack to.
+// Limits are the greatest sizes of an unpacked archive.
 type Limits struct {
 	Unpacked int64 // bytes of all files together
-	Entries  int   // files and directories
+	Entries  int   // number of files and directories
 }
 
-// Default is for an archive of which no manifest says how large it is: 4 GiB, and
-// more entries than any release of a daemon has been seen to have.
+// Default is for archives whose unpacked size no manifest states: 4 GiB, and more entries
+// than any known release of a daemon.
 var Default = Limits{Unpacked: 4 << 30, Entries: 10_000}
 
 // File is a regular file in an archive.
@@ -34,20 +33,18 @@ type File struct {
 	Size   int64  // bytes
 }
 
-// Extract writes entries of the archive r into the directory: want gives the plain
-// file name in into of each entry that is wanted, and "" for the others. Each file
-// is new (O_EXCL), has mode 0600 and is synced; syncing the directory is the
-// caller's. Names that differ only in case are different names, as they are on the
-// disk.
+// Extract writes entries of the archive r into a directory. want returns the file name
+// in into for an entry's name, or "" to skip the entry. Names are case-sensitive. Each
+// file is created (O_EXCL) with mode 0600 and synced; the caller syncs the directory.
 //
-// It returns what it wrote, in the archive's order; whether that is all that the
-// caller needs is the caller's to see. After an error no file it made is left.
+// It returns the files that it wrote, in the archive's order. The caller checks whether
+// all that it needs are there. After an error, Extract has removed its files.
 func Extract(r io.Reader, into *os.Root, want func(name string) string, lim Limits) (files []File, err error) {
 	var made []string
 	defer func() {
 		if err != nil {
 			for _, name := range made {
-				into.Remove(name) // err is what matters; the directory is the caller's to clear
+				into.Remove(name) // if this fails, too, err is still the cause
 			}
 		}
 	}()
@@ -77,8 +74,7 @@ func Extract(r io.Reader, into *os.Root, want func(name string) string, lim Limi
 	return files, nil
 }
 
-// List reads the whole archive and returns every regular file in it, in the
-// archive's order.
+// List reads the whole archive and returns its regular files, in the archive's order.
 func List(r io.Reader, lim Limits) ([]File, error) {
 	var files []File
 	err := walk(r, lim, func(name string, body io.Reader) error {

@@ -18,10 +18,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// limits is room for every good archive of these tests.
+// limits suffice for all valid archives of these tests.
 var limits = Limits{Unpacked: 1 << 20, Entries: 100}
 
-// entry is one tar entry; zero values mean a regular file, mode 0644.
+// entry is a tar entry; with zero values a regular file of mode 0644.
 type entry struct {
 	tar.Header
 	body string
@@ -76,7 +76,7 @@ func zst(t testing.TB, b []byte) []byte {
 	return w.EncodeAll(b, nil)
 }
 
-// rawHeader is a tar header that archive/tar refuses to write.
+// rawHeader returns a tar header that archive/tar would refuse to write.
 func rawHeader(name string, kind byte, size string, edit func(b []byte)) []byte {
 	b := make([]byte, 512)
 	copy(b, name)
@@ -98,7 +98,7 @@ func rawHeader(name string, kind byte, size string, edit func(b []byte)) []byte 
 	return b
 }
 
-// pax is an extended header with the given records, of kind 'x' or 'g'.
+// pax returns an extended header with the given records, of kind 'x' or 'g'.
 func pax(kind byte, records ...string) []byte {
 	var body string
 	for _, r := range records {
@@ -119,7 +119,7 @@ var tarEnd = make([]byte, 1024)
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
-// names wants the entries of a map, by these names.
+// names returns a function for Extract that maps entries to file names by want.
 func names(want map[string]string) func(string) string {
 	return func(entry string) string { return want[entry] }
 }
@@ -194,8 +194,8 @@ func TestExtract(t *testing.T) {
 	}
 }
 
-// Mode, owner, times and attributes of the archive do not reach the disk, and
-// names that differ in case are two files.
+// TestExtractIgnores checks that mode, owner, times and attributes of the archive do not
+// reach the disk, and that names that differ in case are two files.
 func TestExtractIgnores(t *testing.T) {
 	archive := gz(makeTar(t,
 		entry{tar.Header{Name: "bin", Mode: 0o6755, Uid: 1234, Gid: 1234, Uname: "games", PAXRecords: map[string]string{
@@ -217,7 +217,7 @@ func TestExtractIgnores(t *testing.T) {
 	}
 }
 
-// An existing file is not written through, nor removed.
+// TestExtractOntoExisting checks that an existing file is neither changed nor removed.
 func TestExtractOntoExisting(t *testing.T) {
 	for name, plant := range map[string]func(path, outside string) error{
 		"file":     func(path, _ string) error { return os.WriteFile(path, []byte("theirs"), 0o600) },
@@ -253,7 +253,7 @@ func TestExtractOntoExisting(t *testing.T) {
 func TestExtractRefuses(t *testing.T) {
 	good := file("bin", "good")
 	tarOf := func(e ...entry) []byte { return gz(makeTar(t, append([]entry{good}, e...)...)) }
-	// After a good file, in bytes of our own.
+	// raw returns an archive of a valid file and then the given bytes.
 	raw := func(parts ...[]byte) []byte {
 		head := makeTar(t, good)
 		return gz(join(head[:len(head)-1024], join(parts...), tarEnd))
@@ -381,7 +381,7 @@ func TestExtractTruncated(t *testing.T) {
 	}
 }
 
-// A failing read is reported as it is, not as a short archive.
+// TestExtractReadError checks that a read error is not reported as a short archive.
 func TestExtractReadError(t *testing.T) {
 	broken := errors.New("input/output error")
 	archive := gz(makeTar(t, file("bin", strings.Repeat("good", 100))))
@@ -403,7 +403,7 @@ func FuzzExtract(f *testing.F) {
 	f.Add(zst(f, plain))
 	f.Add(gz(join(pax('x', "size=512"), rawHeader("bin", '0', "00000000000\x00", nil), tarEnd)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// Half of the inputs are taken as the tar inside, which mutations of compressed bytes seldom reach.
+		// Inputs are used as tar, too, because mutated compressed bytes seldom decompress.
 		for _, archive := range [][]byte{b, gz(b)} {
 			dir, files, err := extract(t, archive, map[string]string{"bin": "0"}, limits)
 			left, dirErr := os.ReadDir(dir)

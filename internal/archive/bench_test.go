@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// program is 16 MB that compress about as a Go program does.
+// program returns 16 MiB that compress about as well as a Go program.
 func program() string {
 	r := rand.New(rand.NewPCG(1, 2))
 	words := make([][]byte, 4096)
@@ -49,7 +49,7 @@ func BenchmarkExtract(b *testing.B) {
 			}
 		})
 	}
-	// What tar -xz does: no digest, no sync, the standard library's gzip.
+	// For comparison, as tar -xz: without digest and sync, with the standard library's gzip.
 	b.Run("plain gzip and tar", func(b *testing.B) {
 		archive, path := gz(plain), b.TempDir()+"/0"
 		b.SetBytes(int64(len(body)))

@@ -11,44 +11,42 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// A delta is a zstd frame over a file with another, older file as its dictionary,
-// what zstd --patch-from writes. It is hostile as an archive is: what comes out is
-// bounded, and is nothing until the caller has compared its digest.
-
-// MaxDelta is the largest file, old or new, that a delta is made of or applied to,
-// in bytes: both are held in memory. It is the largest window of a zstd encoder.
+// MaxDelta is the size in bytes of the largest file, old or new, that deltas support:
+// both are kept in memory. It is the largest window of a zstd encoder.
 const MaxDelta = zstd.MaxWindowSize
 
 var errDelta = errors.New("the delta does not fit the file that it is applied to, or is damaged")
 
-// Diff returns the delta that makes new of old. The same files give the same delta.
-func Diff(old, new []byte) ([]byte, error) {
-	if max(len(old), len(new)) > MaxDelta {
+// Diff returns the delta that makes the file after from before: a zstd frame of after with
+// before as its dictionary, as zstd --patch-from writes. Equal files give equal deltas.
+func Diff(before, after []byte) ([]byte, error) {
+	if max(len(before), len(after)) > MaxDelta {
 		return nil, fmt.Errorf("a file of more than %d bytes", MaxDelta)
 	}
 	e, err := zstd.NewWriter(nil,
-		zstd.WithEncoderDictRaw(0, old),
+		zstd.WithEncoderDictRaw(0, before),
 		zstd.WithEncoderLevel(zstd.SpeedBestCompression),
 		zstd.WithEncoderConcurrency(1),
-		// All of old is in reach from all of new.
-		zstd.WithWindowSize(window(int64(max(len(old), len(new))))),
+		// The window covers all of before from each position in after.
+		zstd.WithWindowSize(windowSize(int64(max(len(before), len(after))))),
 	)
 	if err != nil {
 		return nil, err
 	}
-	return e.EncodeAll(new, nil), e.Close()
+	return e.EncodeAll(after, nil), e.Close()
 }
 
-// Patch writes what the delta makes of old. It writes no more than size bytes, and
-// fails if there are not exactly so many. It returns their digest, in hex.
+// Patch writes the file that the delta makes from old, and returns its digest in hex. A
+// delta may be hostile: Patch writes at most size+1 bytes and fails unless there are
+// exactly size bytes; the caller must check the digest.
 func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, err error) {
 	if int64(len(old)) > MaxDelta || size > MaxDelta {
 		return "", fmt.Errorf("a file of more than %d bytes", MaxDelta)
 	}
-	// A frame that asks for more memory than the file has is refused at its header.
+	// The decoder refuses a frame whose header asks for more memory than the files need.
 	d, err := zstd.NewReader(delta,
 		zstd.WithDecoderDictRaw(0, old),
-		zstd.WithDecoderMaxWindow(uint64(window(max(size, int64(len(old)))))),
+		zstd.WithDecoderMaxWindow(uint64(windowSize(max(size, int64(len(old)))))),
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
 	)
@@ -56,7 +54,7 @@ func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, er
 		return "", err
 	}
 	defer d.Close()
-	r := &failing{r: d}
+	r := &errorReader{r: d}
 	sum, n, err := durable.CopySHA256(w, io.LimitReader(r, size+1))
 	switch {
 	case errors.Is(r.err, zstd.ErrWindowSizeExceeded), errors.Is(r.err, zstd.ErrDecoderSizeExceeded):
@@ -64,7 +62,7 @@ func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, er
 	case r.err != nil:
 		return "", errDelta
 	case err != nil:
-		return "", err // of w
+		return "", err // w's error
 	case n > size:
 		return "", fmt.Errorf("the delta makes more than %d bytes", size)
 	case n < size:
@@ -73,13 +71,13 @@ func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, er
 	return sum, nil
 }
 
-// failing remembers the error of r, to tell it from one of the writer.
-type failing struct {
+// errorReader keeps the error of r, to distinguish it from one of the writer.
+type errorReader struct {
 	r   io.Reader
 	err error
 }
 
-func (f *failing) Read(p []byte) (int, error) {
+func (f *errorReader) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
 	if err != io.EOF {
 		f.err = err
@@ -87,7 +85,7 @@ func (f *failing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// window is the smallest one, a power of two, that holds so many bytes.
-func window(size int64) int {
+// windowSize returns the smallest power of two that is at least size, in bytes.
+func windowSize(size int64) int {
 	return max(zstd.MinWindowSize, 1<<bits.Len64(uint64(max(size, 1)-1)))
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// platformELF says what a program for a platform has in its ELF header.
+// platformELF maps a platform key to the ELF header of its programs.
 var platformELF = map[string]struct {
 	machine elf.Machine
 	class   elf.Class
@@ -28,25 +28,24 @@ var platformELF = map[string]struct {
 	"linux-s390x":    {elf.EM_S390, elf.ELFCLASS64, elf.ELFDATA2MSB},
 }
 
-// IsELF reports whether f begins as an ELF file does. It does not move f's offset.
+// IsELF reports whether f begins with an ELF header. It does not move f's offset.
 func IsELF(f *os.File) bool {
-	_, ok := ident(f)
+	_, ok := readIdent(f)
 	return ok
 }
 
-// CheckArch refuses a program for another machine: an ELF file whose machine,
-// word size or byte order is not the platform's. Files that are not ELF
-// (scripts, units) pass. Only the first 20 bytes are looked at, by hand:
-// debug/elf would parse tables that a hostile file lays out. It does not move
-// f's offset.
+// CheckArch returns an error if f is an ELF file whose machine, word size or byte order
+// is not the platform's. Other files (scripts, units) pass. It reads only the first 20
+// bytes, because debug/elf would parse the tables of a possibly hostile file. It does
+// not move f's offset.
 func CheckArch(f *os.File, platform string) error {
-	head, ok := ident(f)
+	head, ok := readIdent(f)
 	if !ok {
 		return nil
 	}
 	want, ok := platformELF[platform]
 	if !ok {
-		return fmt.Errorf("cannot tell what a program for %s looks like", platform)
+		return fmt.Errorf("cannot check a program for %s: the platform is unknown", platform)
 	}
 	class, data := elf.Class(head[elf.EI_CLASS]), elf.Data(head[elf.EI_DATA])
 	var order binary.ByteOrder = binary.LittleEndian
@@ -67,18 +66,19 @@ func CheckArch(f *os.File, platform string) error {
 	return nil
 }
 
-// ident returns the beginning of an ELF file.
-func ident(f *os.File) (head []byte, ok bool) {
+// readIdent returns the first 20 bytes of f, and whether they begin an ELF file.
+func readIdent(f *os.File) (head []byte, ok bool) {
 	head = make([]byte, 20)
-	n, _ := f.ReadAt(head, 0) // a short file is judged by what it has
+	n, _ := f.ReadAt(head, 0) // n is smaller if the file is
 	head = head[:n]
 	return head, n >= elf.EI_NIDENT && string(head[:len(elf.ELFMAG)]) == elf.ELFMAG
 }
 
-// machineName is "aarch64" for EM_AARCH64, and "machine 65244" for what has no name.
+// machineName returns "aarch64" for EM_AARCH64, and "machine 65244" for a machine that
+// debug/elf does not know.
 func machineName(m elf.Machine) string {
 	name, known := strings.CutPrefix(m.String(), "EM_")
-	if !known || strings.Contains(name, "+") { // a number, or debug/elf's nearest name and an offset
+	if !known || strings.Contains(name, "+") { // unknown ones may be a known name and an offset
 		return fmt.Sprintf("machine %d", m)
 	}
 	return strings.ToLower(name)

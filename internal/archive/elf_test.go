@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// header is the beginning of an ELF file.
+// header returns the beginning of an ELF file.
 func header(class elf.Class, order binary.ByteOrder, machine elf.Machine) []byte {
 	b := make([]byte, 64)
 	copy(b, elf.ELFMAG)
@@ -48,7 +48,7 @@ func TestCheckArch(t *testing.T) {
 		{"big-endian arm64", "linux-arm64", header(elf.ELFCLASS64, be, elf.EM_AARCH64), true, "built for another word size or byte order of aarch64, this machine is linux-arm64"},
 		{"no such machine", "linux-amd64", header(elf.ELFCLASS64, le, 0xfedc), true, "built for machine 65244, this machine is linux-amd64"},
 		{"header cut short", "linux-amd64", amd64[:18], true, "it is an ELF file without a header"},
-		{"unknown platform", "plan9-amd64", amd64, true, "cannot tell what a program for plan9-amd64 looks like"},
+		{"unknown platform", "plan9-amd64", amd64, true, "cannot check a program for plan9-amd64: the platform is unknown"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "f")
@@ -74,10 +74,10 @@ func TestCheckArch(t *testing.T) {
 	}
 }
 
-// The table agrees with what the Go toolchain builds for this machine.
+// TestCheckArchOfThisProgram compares the table with a program of the Go toolchain.
 func TestCheckArchOfThisProgram(t *testing.T) {
 	if runtime.GOARCH == "arm" {
-		t.Skip("Go's arm does not tell v6 from v7")
+		t.Skip("Go's arm does not distinguish v6 from v7")
 	}
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {

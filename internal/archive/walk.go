@@ -15,13 +15,14 @@ import (
 )
 
 const (
-	// maxName is the longest name in bytes; Linux's NAME_MAX is 255 for each element.
+	// maxName is the greatest length of an entry's name in bytes. Linux limits each element
+	// of a path to 255 (NAME_MAX).
 	maxName = 1024
-	// maxWindow is the memory a zstd frame may ask for: what zstd -d gives without
-	// being asked (--ultra -22 and --long need it).
+	// maxWindow is the memory in bytes that a zstd frame may ask for: zstd -d's default,
+	// which suffices for --ultra -22 and --long.
 	maxWindow = 128 << 20
-	// entryOverhead allows each entry its tar header, a PAX or GNU long-name header
-	// and padding; tarOverhead the end of the archive, padded to tar's largest record.
+	// entryOverhead is the space in bytes of an entry's tar header, a PAX or GNU long-name
+	// header and padding; tarOverhead that of the end, padded to tar's largest record.
 	entryOverhead = 4 << 10
 	tarOverhead   = 1 << 20
 	tarBlock      = 512
@@ -29,8 +30,8 @@ const (
 
 var errTruncated = errors.New("the archive is cut short")
 
-// walk calls file for each regular file, in order. It returns nil only after it has
-// read r to its end and found one whole archive and nothing else.
+// walk calls file for each regular file, in order. It returns nil only if it has read r
+// to its end and found exactly one complete archive.
 func walk(r io.Reader, lim Limits, file func(name string, body io.Reader) error) error {
 	err := walkTar(r, lim, file)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -51,8 +52,8 @@ func walkTar(r io.Reader, lim Limits, file func(name string, body io.Reader) err
 	stream := &counter{r: unpacked, max: lim.Unpacked + int64(lim.Entries)*entryOverhead + tarOverhead, beyond: tooLarge}
 	tr := tar.NewReader(stream)
 	var (
-		left = lim.Unpacked      // bytes that files may still have
-		end  int64               // where in the stream the last entry ends
+		left = lim.Unpacked      // bytes that the remaining files may have
+		end  int64               // offset in the stream at which the last entry ends
 		seen = map[string]bool{} // names of regular files
 	)
 	for entries := 0; ; entries++ {
@@ -85,16 +86,16 @@ func walkTar(r io.Reader, lim Limits, file func(name string, body io.Reader) err
 			return fmt.Errorf("entry %q: %w", name, err)
 		}
 	}
-	// A tar stream ends with two blocks of zeros. archive/tar is content without
-	// them, and would take an archive that was cut between two entries.
+	// A tar stream ends with two blocks of zeros. archive/tar does not require them, so
+	// it would accept an archive that was cut between two entries.
 	if stream.n < end+2*tarBlock {
 		return errTruncated
 	}
 	if err := onlyZeros(stream); err != nil {
 		return err
 	}
-	// One gzip member was read; a second, or anything else, may follow it. A zstd
-	// decoder has read up to the end, and taken nothing but further frames.
+	// Only one gzip member was read, and more data may follow it. The zstd decoder has
+	// read to the end of r, and accepted only zstd frames.
 	if _, err := in.ReadByte(); err != io.EOF {
 		if err != nil {
 			return err
@@ -104,8 +105,8 @@ func walkTar(r io.Reader, lim Limits, file func(name string, body io.Reader) err
 	return nil
 }
 
-// decompress tells the format by its first bytes.
-func decompress(in *bufio.Reader) (r io.Reader, close func(), err error) {
+// decompress returns a reader of the content of in, whose first bytes give its format.
+func decompress(in *bufio.Reader) (r io.Reader, closeReader func(), err error) {
 	magic, err := in.Peek(4)
 	if err != nil && err != io.EOF {
 		return nil, nil, err
@@ -131,12 +132,12 @@ func decompress(in *bufio.Reader) (r io.Reader, close func(), err error) {
 	return nil, nil, errors.New("it is neither a gzip nor a zstd file")
 }
 
-// checkEntry refuses whatever is not a plain regular file or a directory with a
-// plain name, and returns the name.
+// checkEntry returns the entry's name, or an error unless it is a regular file or a
+// directory with a plain relative name.
 func checkEntry(h *tar.Header) (string, error) {
 	refuse := func(why string) (string, error) { return "", fmt.Errorf("entry %.80q: %s", h.Name, why) }
 	for key := range h.PAXRecords {
-		// A reader that takes the size of the header instead sees other entries (CVE-2025-62518).
+		// Readers that use the header's size instead see other entries (CVE-2025-62518).
 		if key == "size" {
 			return refuse("it has a PAX size record")
 		}
@@ -164,7 +165,7 @@ func checkEntry(h *tar.Header) (string, error) {
 	if h.Typeflag == tar.TypeDir {
 		name = strings.TrimSuffix(name, "/")
 		if name == "" || name == "." {
-			return ".", nil // the archive's own top, as in tar -c .
+			return ".", nil // the top directory, which tar -c . adds
 		}
 	}
 	switch {
@@ -180,7 +181,7 @@ func checkEntry(h *tar.Header) (string, error) {
 	return name, nil
 }
 
-// onlyZeros reads r to its end.
+// onlyZeros reads r to its end, and returns an error if it has a byte that is not zero.
 func onlyZeros(r io.Reader) error {
 	buf := make([]byte, 32<<10)
 	for {
@@ -199,7 +200,7 @@ func onlyZeros(r io.Reader) error {
 	}
 }
 
-// counter counts what is read of r and fails with the error beyond after max bytes.
+// counter counts the bytes read from r, and fails with beyond after max bytes.
 type counter struct {
 	r      io.Reader
 	n, max int64

@@ -10,35 +10,35 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Head reads an answer's body up to one byte more than MaxResponse, and puts it back:
-// whoever reads the body gets all of it, and the error, if it could not be read on.
-func Head(resp *http.Response) ([]byte, error) {
+// PeekBody returns the first MaxResponse+1 bytes of an answer's body, or less, and the
+// read's error. Later reads of resp.Body still return all of it, and that error.
+func PeekBody(resp *http.Response) ([]byte, error) {
 	head, err := io.ReadAll(io.LimitReader(resp.Body, MaxResponse+1))
 	rest := resp.Body
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), failing{err}, rest), rest}
+	}{io.MultiReader(bytes.NewReader(head), errorAtEnd{err}, rest), rest}
 	return head, err
 }
 
-// failing is the end of a body that could not be read on.
-type failing struct{ err error }
+// errorAtEnd is a reader without content that returns err, or io.EOF if err is nil.
+type errorAtEnd struct{ err error }
 
-func (f failing) Read([]byte) (int, error) {
+func (f errorAtEnd) Read([]byte) (int, error) {
 	if f.err == nil {
 		return 0, io.EOF
 	}
 	return 0, f.err
 }
 
-// Bugs is a log for net/http's servers that passes on what it says of bugs, one line
-// each, and nothing of what strangers do.
-func Bugs(say func(string)) *log.Logger { return log.New(bugs(say), "", 0) }
+// PanicLog returns a log for net/http's servers. It passes on lines about panics, which
+// are bugs, and drops the others, which any client could cause.
+func PanicLog(say func(string)) *log.Logger { return log.New(panicWriter(say), "", 0) }
 
-type bugs func(string)
+type panicWriter func(string)
 
-func (b bugs) Write(p []byte) (int, error) {
+func (b panicWriter) Write(p []byte) (int, error) {
 	if strings.Contains(string(p), "panic") {
 		b(state.Line(string(p)))
 	}

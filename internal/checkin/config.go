@@ -11,8 +11,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// DecodeConfig reads the configuration of a gate or relay into a struct whose keys
-// are these, all at the top. Errors name the line and the key.
+// DecodeConfig reads the TOML configuration of a gate or relay into the struct that
+// into points to. keys are its allowed keys, without tables. Errors name line and key.
 func DecodeConfig(data []byte, keys []string, into any) error {
 	unknown := func(line int, key string) error {
 		return fmt.Errorf("line %d: %.100q is not a known key (allowed: %s)", line, key, strings.Join(keys, ", "))
@@ -29,7 +29,7 @@ func DecodeConfig(data []byte, keys []string, into any) error {
 	if err != nil {
 		return err
 	}
-	// go-toml takes Upstream for upstream, too.
+	// go-toml ignores case: it would accept Upstream for upstream.
 	var written map[string]any
 	if err := toml.Unmarshal(data, &written); err != nil {
 		return err

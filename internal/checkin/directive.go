@@ -1,9 +1,9 @@
-// Package checkin knows MachineMon's check-in protocol, as far as it speaks of
+// Package checkin implements the part of MachineMon's check-in protocol that is about
 // updates. It owns nothing on disk.
 //
-// A server that knows of a release for an agent adds fields to its response, of
-// which update_version is one. That is a directive: a trigger and a hint. Nothing
-// in it is believed, but that the agent's source may be worth a look.
+// A server that knows a release for an agent adds update_version and other fields to
+// its response. These are a directive, which only makes the machine ask the agent's
+// own source for a release. Nothing else in it is trusted.
 package checkin
 
 import (
@@ -16,12 +16,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// MaxResponse is the largest check-in response that is looked at, in bytes.
+// MaxResponse is the size in bytes of the largest check-in response that is parsed.
 const MaxResponse = 64 << 10
 
-// Announced reads a check-in response and returns the version that it announces;
-// "" when it announces none. All other fields are the agent's matter. Of equal
-// keys the last counts: a forged version can do no more than a true one.
+// Announced reads a check-in response and returns its update_version, or "" if it has
+// none. It ignores all other fields, which are for the agent. If the key occurs twice,
+// the last one counts: a forged version can only start a check, as a true one does.
 func Announced(response io.Reader) (version string, err error) {
 	data, err := io.ReadAll(io.LimitReader(response, MaxResponse+1))
 	if err != nil {
@@ -40,7 +40,7 @@ func announced(data []byte) (string, error) {
 	case !utf8.Valid(data):
 		return "", errors.New("it is not valid UTF-8")
 	}
-	// A map, since the fields of a struct would match in any case.
+	// A map, because encoding/json ignores the case of a struct's keys.
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(data, &fields) != nil || fields == nil {
 		return "", errors.New("it is not a JSON object")

@@ -58,7 +58,7 @@ func TestAnnounced(t *testing.T) {
 	if err == nil || err.Error() != "cannot read the check-in response: gone" {
 		t.Errorf("got %v", err)
 	}
-	// No more is read than is needed to see that it is too much.
+	// Announced stops reading once the response is too large.
 	endless := &counter{}
 	if _, err := Announced(endless); err == nil || endless.n > 1<<20 {
 		t.Errorf("%v after %d bytes", err, endless.n)

@@ -10,47 +10,45 @@ import (
 	"unicode/utf8"
 )
 
-// MaxStatus is how long a status line may be, in bytes: MachineMon keeps the last
-// 500 bytes of what a check prints, the newline among them.
+// MaxStatus is the greatest length of a status line in bytes, without its newline:
+// MachineMon keeps the last 500 bytes of the output of a check.
 const MaxStatus = 499
 
-// StatusHeader is the header with which the relay sends a status line along.
+// StatusHeader is the HTTP header in which the relay sends a status line.
 const StatusHeader = "X-Machinemon-Update"
 
-// mark begins a status line.
+// mark is the beginning of each status line.
 const mark = "machinemon-update "
 
-// Status is how one target of a machine is, as the machine itself says: its line is
-// what an agent's check prints, and comes to the server in a check-in: in what the
-// check reports, or in a header of the relay's.
+// Status describes the updates of one target, as its machine reports them. A check-in
+// carries it as one line, in the output of an agent's check or in a StatusHeader.
 type Status struct {
 	Target    string     `json:"target"`
 	Installed string     `json:"installed,omitempty"`
 	Available string     `json:"available,omitempty"`
 	Result    string     `json:"result,omitempty"`  // of the last attempt
-	Version   string     `json:"version,omitempty"` // what that was about
-	Time      *time.Time `json:"time,omitempty"`    // when it ended
+	Version   string     `json:"version,omitempty"` // that the last attempt was to install
+	Time      *time.Time `json:"time,omitempty"`    // at which the last attempt ended
 	Held      bool       `json:"held,omitempty"`
-	Rejected  string     `json:"rejected,omitempty"` // the last version that was
-	Reason    string     `json:"reason,omitempty"`   // of the result
+	Rejected  string     `json:"rejected,omitempty"` // version that was rejected last
+	Reason    string     `json:"reason,omitempty"`   // of Result
 }
 
-// Line is the status on one line of at most MaxStatus bytes, without the newline.
-// The reason is cut to make it fit.
+// Line returns the status as one line of at most MaxStatus bytes, by shortening Reason.
 func (s Status) Line() string {
 	for {
 		var b bytes.Buffer
 		e := json.NewEncoder(&b)
 		e.SetEscapeHTML(false)
 		if err := e.Encode(s); err != nil {
-			return mark + "{}" // a time beyond the year 9999
+			return mark + "{}" // JSON cannot express a Time after the year 9999
 		}
 		line := mark + strings.TrimSuffix(b.String(), "\n")
 		over := len(line) - MaxStatus
 		if over <= 0 || s.Reason == "" {
 			return line
 		}
-		// One byte of it may stand as six.
+		// JSON may escape one byte of Reason with six.
 		s.Reason = strings.ToValidUTF8(s.Reason[:max(0, len(s.Reason)-(over+5)/6-len("…"))], "")
 		if s.Reason != "" {
 			s.Reason += "…"
@@ -58,7 +56,8 @@ func (s Status) Line() string {
 	}
 }
 
-// Header is the status line as the value of a header: the same JSON, in ASCII.
+// Header returns the status line as the value of StatusHeader: the same JSON, with
+// other characters than printable ASCII escaped.
 func (s Status) Header() string {
 	var b strings.Builder
 	for _, r := range s.Line() {
@@ -73,9 +72,9 @@ func (s Status) Header() string {
 	return b.String()
 }
 
-// ParseHeader reads the value of a status header.
+// ParseHeader reads the value of a StatusHeader. It reports whether that is a status.
 func ParseHeader(value string) (s Status, ok bool) {
-	// A character has at most two bytes as UTF-8 for every six as ASCII.
+	// Escaping makes at most six bytes of each byte of the line.
 	doc, ours := strings.CutPrefix(value, mark)
 	ok = ours && len(doc) <= 6*MaxStatus && utf8.ValidString(doc) && json.Unmarshal([]byte(doc), &s) == nil && s.Target != ""
 	if !ok {
@@ -84,7 +83,7 @@ func ParseHeader(value string) (s Status, ok bool) {
 	return s, true
 }
 
-// ParseStatus finds a status line in what a check printed.
+// ParseStatus finds the first status line in the output of a check, if there is one.
 func ParseStatus(output string) (s Status, ok bool) {
 	for line := range strings.Lines(output) {
 		doc, ours := strings.CutPrefix(strings.TrimRight(line, "\r\n"), mark)

@@ -22,7 +22,7 @@ func TestStatusLine(t *testing.T) {
 		t.Errorf("read back: %+v, %t", got, ok)
 	}
 
-	// However long the texts and however they are escaped, one line that fits.
+	// Long texts, and texts that JSON escapes, still give one line that fits.
 	name := strings.Repeat("a", 64)
 	for what, reason := range map[string]string{
 		"plain": strings.Repeat("x", 1000), "umlauts": strings.Repeat("ü", 600), "quotes": strings.Repeat(`"`, 1000),
@@ -54,7 +54,7 @@ func TestStatusHeader(t *testing.T) {
 	if got, ok := ParseHeader(want); !ok || !reflect.DeepEqual(got, s) {
 		t.Errorf("read back: %+v, %t", got, ok)
 	}
-	// The longest are still read.
+	// The longest headers are still read.
 	for _, reason := range []string{strings.Repeat("ü", 600), strings.Repeat("€", 600), strings.Repeat("😀", 600), strings.Repeat("\x7f", 600), strings.Repeat("x", 600)} {
 		s.Reason = reason
 		if got, ok := ParseHeader(s.Header()); !ok || got.Target != "agent" {

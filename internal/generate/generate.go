@@ -1,23 +1,21 @@
-// Package generate derives systemd units from target files, at boot and at
-// every daemon-reload.
+// Package generate generates systemd units from target files, at boot and at each
+// daemon-reload.
 //
-// It reads target files (through package target, which trusts only what root
-// alone can write) and writes below the one directory that systemd gives it
-// and empties before each run; nothing here outlives a reload. For every
-// valid target T there are
+// It reads target files with package target, which trusts only files that root alone can
+// write. It writes below the directory that systemd names, and empties before each run.
+// For each valid target T it writes
 //
 //	paths.target.wants/machinemon-verify@T.path      the chain's triggers
 //	paths.target.wants/machinemon-swap@T.path
-//	timers.target.wants/machinemon-fetch@T.timer     where a source is configured
+//	timers.target.wants/machinemon-fetch@T.timer     if a source is configured
 //	paths.target.wants/machinemon-directive@T.path   the same
-//	machinemon-fetch@T.timer.d/50-target.conf        its schedule
-//	machinemon-fetch@T.service.d/50-target.conf      where the source's token is, if it has one
+//	machinemon-fetch@T.timer.d/50-target.conf        the schedule of the checks
+//	machinemon-fetch@T.service.d/50-target.conf      the source's token, if it has one
 //	machinemon-fetch-full@T.service.d/50-target.conf the same
-//	machinemon-swap@T.service.d/50-target.conf       what the swap may write
+//	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
-// A target that cannot be used gets none of it, and never costs another
-// target its units.
+// A target that cannot be used gets no units, and does not affect other targets.
 package generate
 
 import (
@@ -34,15 +32,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Dir is where systemd keeps what generators make, the "normal" directory.
+// Dir is the "normal" output directory of generators, see systemd.generator(7).
 const Dir = "/run/systemd/generator"
 
-// unitDir is where our package installs its units, on every Debian.
+// unitDir is the directory into which our package installs its units.
 const unitDir = "/usr/lib/systemd/system"
 
-// Run writes the units of all targets in dirs below out, the generator's
-// "normal" directory. Each target that cannot be used is one line on log. The
-// error is about out: units of valid targets could not be written.
+// Run writes the units of all targets in dirs below out, the generator's "normal"
+// directory. It logs one line for each target that cannot be used. It returns an error if
+// it cannot write the units of a valid target.
 func Run(dirs target.Dirs, out string, log io.Writer) error {
 	names, err := dirs.Names()
 	if err != nil {
@@ -62,8 +60,8 @@ func Run(dirs target.Dirs, out string, log io.Writer) error {
 	return failed
 }
 
-// load keeps a panic in the TOML parser, a foreign library that is fed
-// whatever somebody wrote, from taking all other targets' units away.
+// load loads a target, and turns a panic of the TOML library into an error, so that one
+// malformed file does not keep the other targets from their units.
 func load(dirs target.Dirs, name string) (t *target.Target, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -73,26 +71,26 @@ func load(dirs target.Dirs, name string) (t *target.Target, err error) {
 	return dirs.Load(name)
 }
 
-// unit is a file that the generator makes: a link to what our package installed,
-// or a drop-in. Neither means that there is to be none.
-type unit struct{ link, text string }
+// output is a file that the generator writes: a link to an installed unit, or the text of
+// a drop-in. The zero output means that the file must not exist.
+type output struct{ link, text string }
 
-// units are the files of a target, by their names below the output directory.
-func units(t *target.Target) map[string]unit {
+// units returns the files of a target, by their paths below the output directory.
+func units(t *target.Target) map[string]output {
 	from := strings.Join(t.Fragments, ", ")
-	m := map[string]unit{
+	m := map[string]output{
 		"machinemon-swap@" + t.Name + ".service.d/50-target.conf": {
-			text: "# What an update of target " + t.Name + " replaces, from " + from + ".\n[Service]\n" + writable(t)},
-		// recover runs before basic.target, which a unit without default
-		// dependencies does not wait for; for all others the line changes nothing.
-		// Targets may share a unit, so the text names none of them.
+			text: "# The directories that an update of target " + t.Name + " writes, from " + from + ".\n[Service]\n" + writable(t)},
+		// Recovery runs before basic.target. Only units without default dependencies
+		// need this line, since others start after basic.target. The text does not name
+		// the target, because targets may share a unit.
 		t.Unit + ".d/50-machinemon-update.conf": {
-			text: "# An update that a crash left open is undone before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n"},
+			text: "# After a crash, recovery undoes an unfinished update before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n"},
 	}
 	for _, step := range []string{"verify", "swap"} {
-		m["paths.target.wants/machinemon-"+step+"@"+t.Name+".path"] = unit{link: unitDir + "/machinemon-" + step + "@.path"}
+		m["paths.target.wants/machinemon-"+step+"@"+t.Name+".path"] = output{link: unitDir + "/machinemon-" + step + "@.path"}
 	}
-	var timer, times, directives unit
+	var timer, times, directives output
 	if t.Source.Type != "" {
 		timer.link = unitDir + "/machinemon-fetch@.timer"
 		times.text = "# The schedule of target " + t.Name + ", from " + from + ".\n[Timer]\n" + schedule(t)
@@ -101,9 +99,9 @@ func units(t *target.Target) map[string]unit {
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
 	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
-	var secret unit
+	var secret output
 	if t.Source.TokenFile != "" {
-		secret.text = "# What target " + t.Name + " asks its source with, from " + from + ".\n[Service]\n" + credential(t.Source.TokenFile)
+		secret.text = "# The token for the source of target " + t.Name + ", from " + from + ".\n[Service]\n" + credential(t.Source.TokenFile)
 	}
 	for _, step := range []string{"fetch", "fetch-full"} {
 		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = secret
@@ -113,9 +111,9 @@ func units(t *target.Target) map[string]unit {
 
 func write(root, out string, t *target.Target) error {
 	all := units(t)
-	for _, name := range slices.Sorted(maps.Keys(all)) { // the same error each time
+	for _, name := range slices.Sorted(maps.Keys(all)) { // sorted, so that errors repeat
 		u := all[name]
-		if u == (unit{}) {
+		if u == (output{}) {
 			continue
 		}
 		file := filepath.Join(out, name)
@@ -138,14 +136,13 @@ func write(root, out string, t *target.Target) error {
 	return nil
 }
 
-// Pending tells whether the target file says something that systemd was not told
-// yet: out is not what [Run] would make of it. That is so from an edit to the next
-// daemon-reload, and also when a directory that it names has appeared since: which
-// directories a swap may write depends on it.
+// Pending reports whether the files below out differ from those that [Run] would write
+// for t. They do from an edit of the target file until the next daemon-reload, and if a
+// directory that the target names has appeared since the last one: the units list it.
 func Pending(out string, t *target.Target) (bool, error) {
 	for name, want := range units(t) {
 		file := filepath.Join(out, name)
-		var got unit
+		var got output
 		var err error
 		if want.link != "" {
 			got.link, err = os.Readlink(file)
@@ -155,7 +152,7 @@ func Pending(out string, t *target.Target) (bool, error) {
 			got.text = string(text)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, fmt.Errorf("cannot tell what the generator made of target %s: %w", t.Name, err)
+			return false, fmt.Errorf("cannot read the generated units of target %s: %w", t.Name, err)
 		}
 		if got.link != want.link || settings(got.text) != settings(want.text) {
 			return true, nil
@@ -164,7 +161,7 @@ func Pending(out string, t *target.Target) (bool, error) {
 	return false, nil
 }
 
-// settings leaves out the comments, in which the names of all fragments are.
+// settings returns text without comments, which contain the names of all fragments.
 func settings(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -175,25 +172,25 @@ func settings(text string) string {
 	return b.String()
 }
 
-// schedule spreads the checks: each waits up to a tenth of the interval longer,
-// at most half an hour, and is rolled anew every time. A delay derived from the
-// machine's ID would gather cloned machines.
+// schedule returns the timer's settings. Each check is delayed by a new random time, up
+// to a tenth of the interval and at most half an hour, which spreads the checks of many
+// machines. A delay derived from the machine's ID would be the same on cloned machines.
 func schedule(t *target.Target) string {
 	every := int(t.CheckEvery.Seconds())
 	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
 }
 
-// credential has systemd, as root, read the token for the fetcher, who has no
-// other way to it. In place of a file that is not there comes what is no token:
-// the fetcher says so, where systemd would only say 243/CREDENTIALS. The path
-// needs no quotes: target refuses what would.
+// credential returns settings that make systemd read the token as root, since the fetcher
+// may not read the file. If the file is missing, the fetcher gets "no such file" as its
+// token and reports that; without SetCredential= systemd would only fail the unit with
+// 243/CREDENTIALS. Package target refuses paths that would need quotes.
 func credential(path string) string {
 	return "SetCredential=token:no such file\nLoadCredential=token:" + path + "\n"
 }
 
-// writable lists the directories of all files that a swap writes. Backups and
-// temporaries are beside them. The "-" lets the swapper start without one and
-// report it, where systemd would only say 226/NAMESPACE.
+// writable returns the settings for all directories of files that a swap writes. Backups
+// and temporary files are in them, too. With "-", the swapper can start if a directory is
+// missing, and report it; systemd would only fail the unit with 226/NAMESPACE.
 func writable(t *target.Target) string {
 	var b strings.Builder
 	for _, dir := range t.Directories() {
@@ -202,8 +199,8 @@ func writable(t *target.Target) string {
 	return b.String()
 }
 
-// quote makes one word of systemd.syntax(7) without specifiers. The path has
-// no control characters: target refuses them.
+// quote quotes a path as one word of systemd.syntax(7), without specifiers. Package
+// target refuses paths with control characters.
 func quote(path string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`).Replace(path) + `"`
 }

@@ -21,20 +21,20 @@ from = "agent"
 to = "/usr/local/bin/agent"
 `
 
-// agentUnits is what agent becomes, in the form of list.
+// agentUnits is the output of list for the units of agent.
 const agentUnits = `agent.service.d/50-machinemon-update.conf
-	# An update that a crash left open is undone before the program starts.
+	# After a crash, recovery undoes an unfinished update before the program starts.
 	[Unit]
 	After=machinemon-update-recover.service
 machinemon-swap@agent.service.d/50-target.conf
-	# What an update of target agent replaces, from /etc/machinemon-update/targets.d/agent.toml.
+	# The directories that an update of target agent writes, from /etc/machinemon-update/targets.d/agent.toml.
 	[Service]
 	ReadWritePaths="-/usr/local/bin"
 paths.target.wants/machinemon-swap@agent.path -> /usr/lib/systemd/system/machinemon-swap@.path
 paths.target.wants/machinemon-verify@agent.path -> /usr/lib/systemd/system/machinemon-verify@.path
 `
 
-// scheduled is agentUnits with a source, which comes from a drop-in.
+// scheduled returns agentUnits with a source, which a drop-in adds.
 func scheduled(every, delay int) string {
 	const from = "/etc/machinemon-update/targets.d/agent.toml"
 	units := strings.ReplaceAll(agentUnits, from, from+", "+from+".d/x.toml")
@@ -44,8 +44,7 @@ func scheduled(every, delay int) string {
 		"timers.target.wants/machinemon-fetch@agent.timer -> /usr/lib/systemd/system/machinemon-fetch@.timer\n"
 }
 
-// tree makes a file system of target files in /etc and the installed units in
-// /usr/lib.
+// tree creates a file system with target files in /etc and installed units in /usr/lib.
 func tree(t testing.TB, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
@@ -64,8 +63,7 @@ var (
 	put  = testkit.Put
 )
 
-// list shows a directory: files with their indented lines, links with where
-// they lead.
+// list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -109,12 +107,12 @@ func TestRun(t *testing.T) {
 			want: scheduled(604800, 1800)},
 		{name: "a token", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token' }\n"},
 			want: strings.Replace(scheduled(3600, 360), "machinemon-fetch@agent.timer.d", `machinemon-fetch-full@agent.service.d/50-target.conf
-	# What target agent asks its source with, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
+	# The token for the source of target agent, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
 	[Service]
 	SetCredential=token:no such file
 	LoadCredential=token:/etc/agent/token
 machinemon-fetch@agent.service.d/50-target.conf
-	# What target agent asks its source with, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
+	# The token for the source of target agent, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
 	[Service]
 	SetCredential=token:no such file
 	LoadCredential=token:/etc/agent/token
@@ -128,7 +126,7 @@ install = [
 rollback.snapshot = ["/etc/x/config", "/opt/x/bin/state"]
 `, "x.toml.d/50-probe.toml": "[[health.probe]]\ntcp = 'localhost:1'"},
 			want: `machinemon-swap@x.service.d/50-target.conf
-	# What an update of target x replaces, from /etc/machinemon-update/targets.d/x.toml, /etc/machinemon-update/targets.d/x.toml.d/50-probe.toml.
+	# The directories that an update of target x writes, from /etc/machinemon-update/targets.d/x.toml, /etc/machinemon-update/targets.d/x.toml.d/50-probe.toml.
 	[Service]
 	ReadWritePaths="-/etc/systemd/system"
 	ReadWritePaths="-/etc/x"
@@ -136,7 +134,7 @@ rollback.snapshot = ["/etc/x/config", "/opt/x/bin/state"]
 paths.target.wants/machinemon-swap@x.path -> /usr/lib/systemd/system/machinemon-swap@.path
 paths.target.wants/machinemon-verify@x.path -> /usr/lib/systemd/system/machinemon-verify@.path
 x@1.service.d/50-machinemon-update.conf
-	# An update that a crash left open is undone before the program starts.
+	# After a crash, recovery undoes an unfinished update before the program starts.
 	[Unit]
 	After=machinemon-update-recover.service
 `},
@@ -178,7 +176,7 @@ cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colo
 	}
 }
 
-// TestFIFO: opening a FIFO waits for a writer, and the boot with it.
+// TestFIFO checks that a FIFO is not opened: that would wait for a writer, and the boot too.
 func TestFIFO(t *testing.T) {
 	d := tree(t, map[string]string{"agent.toml": agent})
 	must(t, syscall.Mkfifo(d.Root+d.Admin+"/aaa.toml", 0o644))
@@ -197,8 +195,7 @@ func TestFIFO(t *testing.T) {
 	}
 }
 
-// TestUnwritable: what cannot be written is an error, unlike a target that
-// cannot be used.
+// TestUnwritable checks that a failing write is an error, unlike an unusable target.
 func TestUnwritable(t *testing.T) {
 	d := tree(t, map[string]string{"agent.toml": agent, "x.toml": strings.ReplaceAll(agent, "agent", "x")})
 	out := t.TempDir()

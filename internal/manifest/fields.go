@@ -13,8 +13,8 @@ import (
 	"unicode"
 )
 
-// maxBytes bounds every size: 1 TiB, far above any release and far below where
-// sums of sizes overflow.
+// maxBytes is the greatest size in a manifest, in bytes: 1 TiB. It is above that of any
+// release, and low enough that sums of sizes cannot overflow.
 const maxBytes = 1 << 40
 
 var (
@@ -22,7 +22,7 @@ var (
 	validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// reader takes the fields out of the decoded document and keeps the first error.
+// reader reads the fields of the decoded document and keeps the first error.
 type reader struct{ err error }
 
 func (r *reader) fail(at, format string, args ...any) {
@@ -31,7 +31,7 @@ func (r *reader) fail(at, format string, args ...any) {
 	}
 }
 
-// checkEntry checks a name in an archive.
+// checkEntry checks the name of an archive's entry; at is its place in the document.
 func (r *reader) checkEntry(at, name string) {
 	switch {
 	case !fs.ValidPath(name) || name == ".":
@@ -46,24 +46,24 @@ func (r *reader) checkEntry(at, name string) {
 func (r *reader) asObject(at string, v any) object {
 	o, ok := v.(object)
 	if !ok {
-		r.fail(at, "must be an object, not %s", kind(v))
+		r.fail(at, "must be an object, not %s", jsonType(v))
 	}
 	return o
 }
 
-// fields is one object of the contract, with its place in the document.
+// fields is one object of the manifest, with its place in the document.
 type fields struct {
 	*reader
 	at string
 	o  object
 }
 
-// fields refuses keys of o that only look like one of the known keys.
+// fields returns o. It refuses keys that differ from a known key in case only.
 func (r *reader) fields(at string, o object, known ...string) fields {
 	for _, want := range known {
 		for key := range o {
 			if key != want && strings.EqualFold(key, want) {
-				r.fail(join(at, want), "the key must be written exactly so, not %+q", key)
+				r.fail(joinPath(at, want), "the key must be written exactly so, not %+q", key)
 			}
 		}
 	}
@@ -73,7 +73,7 @@ func (r *reader) fields(at string, o object, known ...string) fields {
 func (f fields) has(key string) bool { _, ok := f.o[key]; return ok }
 
 func (f fields) object(key string) (at string, o object) {
-	at = join(f.at, key)
+	at = joinPath(f.at, key)
 	if !f.has(key) {
 		f.fail(at, "missing")
 		return at, nil
@@ -82,10 +82,10 @@ func (f fields) object(key string) (at string, o object) {
 }
 
 func (f fields) array(key string) (at string, a []any) {
-	at = join(f.at, key)
+	at = joinPath(f.at, key)
 	a, ok := f.o[key].([]any)
 	if !ok {
-		f.fail(at, "must be an array, not %s", kind(f.o[key]))
+		f.fail(at, "must be an array, not %s", jsonType(f.o[key]))
 	}
 	return at, a
 }
@@ -93,15 +93,14 @@ func (f fields) array(key string) (at string, a []any) {
 func (f fields) bool(key string) bool {
 	b, ok := f.o[key].(bool)
 	if !ok {
-		f.fail(join(f.at, key), "must be true or false, not %s", kind(f.o[key]))
+		f.fail(joinPath(f.at, key), "must be true or false, not %s", jsonType(f.o[key]))
 	}
 	return b
 }
 
-// number takes plain decimals only: 1e3 and 1.0 are numbers to some readers and
-// not to others.
+// number accepts only plain decimals: JSON readers differ about integers such as 1e3.
 func (f fields) number(key string, least, most int64) int64 {
-	at := join(f.at, key)
+	at := joinPath(f.at, key)
 	v, ok := f.o[key]
 	n, isNumber := v.(json.Number)
 	switch {
@@ -109,7 +108,7 @@ func (f fields) number(key string, least, most int64) int64 {
 		f.fail(at, "missing")
 		return 0
 	case !isNumber:
-		f.fail(at, "must be a number, not %s", kind(v))
+		f.fail(at, "must be a number, not %s", jsonType(v))
 		return 0
 	}
 	i, err := n.Int64()
@@ -120,7 +119,7 @@ func (f fields) number(key string, least, most int64) int64 {
 }
 
 func (f fields) string(key string) (at, s string) {
-	at = join(f.at, key)
+	at = joinPath(f.at, key)
 	v, ok := f.o[key]
 	if !ok {
 		f.fail(at, "missing")
@@ -128,7 +127,7 @@ func (f fields) string(key string) (at, s string) {
 	}
 	s, ok = v.(string)
 	if !ok {
-		f.fail(at, "must be a string, not %s", kind(v))
+		f.fail(at, "must be a string, not %s", jsonType(v))
 	}
 	return at, s
 }
@@ -178,11 +177,11 @@ func (f fields) file(key string) string {
 	return s
 }
 
-// ValidFile tells whether s is a plain name of an archive.
+// ValidFile reports whether s is a plain file name, which needs no quoting in a URL or
+// path: [A-Za-z0-9][A-Za-z0-9.+_~-]*, at most 255 bytes.
 func ValidFile(s string) bool { return len(s) <= 255 && validFile.MatchString(s) }
 
-// checkFile takes a plain name that can stand in a URL and in a directory as it
-// is, or an http(s) URL.
+// checkFile accepts a plain file name or an http(s) URL.
 func checkFile(s string) error {
 	if ValidFile(s) {
 		return nil

@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// Host returns this machine's platform key: the operating system and Go's name
-// of the architecture, e.g. "linux-amd64". Go's "arm" is "armv5", "armv6" or
-// "armv7" here, because a program for v7 dies on a v6 machine: the kernel tells.
+// Host returns this machine's platform key: the operating system and Go's name of the
+// architecture, e.g. "linux-amd64". Instead of Go's "arm" it returns the kernel's version
+// of it, "armv5", "armv6" or "armv7", because programs for v7 crash on v6 machines.
 func Host() string {
 	arch := runtime.GOARCH
 	if arch == "arm" {
@@ -17,14 +17,14 @@ func Host() string {
 	return runtime.GOOS + "-" + arch
 }
 
-// machine is what uname -m prints, e.g. "armv6l"; empty if the kernel does not say.
+// machine returns what uname -m prints, e.g. "armv6l", or "" if uname(2) fails.
 func machine() string {
 	var u syscall.Utsname
 	if syscall.Uname(&u) != nil {
 		return ""
 	}
 	var s []byte
-	for _, c := range u.Machine { // int8 or uint8, by architecture
+	for _, c := range u.Machine { // c is an int8 or uint8, depending on the architecture
 		if c == 0 {
 			break
 		}
@@ -33,9 +33,9 @@ func machine() string {
 	return string(s)
 }
 
-// armVersion takes the kernel's machine name to the newest arm release that is
-// sure to run: "armv8l" and "aarch64" (a 32-bit program on a 64-bit kernel) run
-// v7, and whatever it does not know runs at least what Raspbian was built for, v6.
+// armVersion returns the newest arm version that runs on a machine of this name (uname
+// -m). "armv8l" and "aarch64" (a 32-bit program on a 64-bit kernel) run v7. Unknown ones
+// count as v6, for which Raspbian is built.
 func armVersion(machine string) string {
 	switch {
 	case strings.HasPrefix(machine, "armv7"), strings.HasPrefix(machine, "armv8"), machine == "aarch64":

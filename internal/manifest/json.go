@@ -11,17 +11,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is how deep objects and arrays may nest; the contract needs five.
+// maxDepth is the greatest depth of nested objects and arrays; a manifest needs five.
 const maxDepth = 32
 
-// object is a JSON object whose keys were each seen once.
+// object is a JSON object in which each key occurred once.
 type object = map[string]any
 
-// ReadObject reads b as exactly one JSON object of at most this many bytes, its
-// numbers as json.Number. encoding/json alone would take the last of two equal
-// keys, match keys without regard to case, put U+FFFD for what is no text and stop
-// reading where the object ends; each of these lets two readers see two releases
-// in one document.
+// ReadObject parses b as exactly one JSON object of at most most bytes, with numbers as
+// json.Number. It refuses duplicate keys, invalid text and data after the object, which
+// encoding/json accepts: with them, two readers could see two releases in one document.
 func ReadObject(b []byte, most int) (map[string]any, error) {
 	switch {
 	case len(b) > most:
@@ -45,7 +43,7 @@ func ReadObject(b []byte, most int) (map[string]any, error) {
 	}
 	o, ok := v.(object)
 	if !ok {
-		return nil, fmt.Errorf("it must be a JSON object, not %s", kind(v))
+		return nil, fmt.Errorf("it must be a JSON object, not %s", jsonType(v))
 	}
 	return o, nil
 }
@@ -67,11 +65,11 @@ func readValue(d *json.Decoder, at string, depth int) (any, error) {
 			if err != nil {
 				return nil, syntaxError(d, err)
 			}
-			key := k.(string) // the decoder takes nothing else for a key
+			key := k.(string) // the decoder returns keys as strings only
 			if _, twice := o[key]; twice {
-				return nil, fmt.Errorf("%s is there twice", join(at, key))
+				return nil, fmt.Errorf("%s is there twice", joinPath(at, key))
 			}
-			if o[key], err = readValue(d, join(at, key), depth+1); err != nil {
+			if o[key], err = readValue(d, joinPath(at, key), depth+1); err != nil {
 				return nil, err
 			}
 		}
@@ -103,22 +101,22 @@ func syntaxError(d *json.Decoder, err error) error {
 	return fmt.Errorf("it is not JSON: at byte %d: %v", d.InputOffset(), err)
 }
 
-// checkEscapes refuses \u escapes that are no text: NUL and halves of surrogate
-// pairs. JSON has backslashes in strings only; bad escapes are the decoder's.
+// checkEscapes refuses \u escapes of NUL and of single halves of surrogate pairs. JSON has
+// backslashes only in strings. The decoder refuses malformed escapes.
 func checkEscapes(b []byte) error {
 	for i := 0; i < len(b); i++ {
 		if b[i] != '\\' {
 			continue
 		}
 		i++
-		r, ok := unit(b[i:])
+		r, ok := parseEscape(b[i:])
 		if !ok {
 			continue
 		}
 		i += 4
 		low, paired := rune(0), false
 		if i+2 < len(b) && b[i+1] == '\\' {
-			low, paired = unit(b[i+2:])
+			low, paired = parseEscape(b[i+2:])
 		}
 		switch {
 		case r == 0:
@@ -132,8 +130,8 @@ func checkEscapes(b []byte) error {
 	return nil
 }
 
-// unit reads "uXXXX" at the start of b.
-func unit(b []byte) (rune, bool) {
+// parseEscape parses "uXXXX" at the start of b.
+func parseEscape(b []byte) (rune, bool) {
 	if len(b) < 5 || b[0] != 'u' {
 		return 0, false
 	}
@@ -141,9 +139,9 @@ func unit(b []byte) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// join makes "platforms.linux-amd64" of its parts; a key that would make a line
-// hard to read is quoted.
-func join(at, key string) string {
+// joinPath appends a key to a place in the document, as in "platforms.linux-amd64". It
+// quotes keys with unusual characters, and shortens long ones.
+func joinPath(at, key string) string {
 	if q := strconv.Quote(key); len(q) != len(key)+2 || strings.ContainsAny(key, ". ") || key == "" || len(key) > 80 {
 		key = fmt.Sprintf("%.80s", q)
 	}
@@ -153,8 +151,8 @@ func join(at, key string) string {
 	return at + "." + key
 }
 
-// kind is what a person calls a decoded value.
-func kind(v any) string {
+// jsonType returns the JSON type of a decoded value, for errors.
+func jsonType(v any) string {
 	switch v.(type) {
 	case nil:
 		return "null"

@@ -1,11 +1,10 @@
-// Package manifest reads and writes the document that names a release.
+// Package manifest reads and writes manifests, the JSON documents that name releases.
 //
-// A manifest comes from the network and nothing in it is trusted: Parse takes at
-// most MaxSize bytes and refuses every document that two JSON readers could
-// understand differently. What it returns has been checked field by field, so
-// that a name in it can be joined to a URL or looked up in an archive as it is;
-// whether the release may be installed is decided elsewhere. The package touches
-// no file and no network.
+// A manifest comes from the network and is not trusted: Parse accepts at most MaxSize
+// bytes, refuses each document that two JSON readers could understand differently, and
+// checks each field. Callers can join names in it to a URL, or look them up in an
+// archive, as they are. Other packages decide whether a release may be installed. This
+// package accesses no file and no network.
 package manifest
 
 import (
@@ -21,11 +20,11 @@ import (
 )
 
 const (
-	// FileName is what a manifest is called in the directory it is published in.
+	// FileName is the name of the manifest in the directory of a published release.
 	FileName = "client-manifest.json"
-	// MaxSize is the largest manifest Parse accepts, in bytes.
+	// MaxSize is the size in bytes of the largest manifest that Parse accepts.
 	MaxSize = 1 << 20
-	// Schema is the newest schema this program understands.
+	// Schema is the newest schema that this program understands.
 	Schema = 1
 )
 
@@ -34,45 +33,47 @@ type Manifest struct {
 	Schema     int                 `json:"schema"`
 	Product    string              `json:"product,omitempty"`
 	Version    string              `json:"version"`
-	Sequence   int64               `json:"sequence,omitempty"`    // grows with every publication; 0: not given
+	Sequence   int64               `json:"sequence,omitempty"`    // grows with each publication; 0: not given
 	ReleasedAt string              `json:"released_at,omitempty"` // RFC 3339
 	MinVersion string              `json:"min_version,omitempty"`
 	Disabled   bool                `json:"disabled,omitempty"`
-	Rollout    *Rollout            `json:"rollout,omitempty"` // nil: every machine
+	Rollout    *Rollout            `json:"rollout,omitempty"` // nil: all machines
 	Platforms  map[string]Platform `json:"platforms"`         // by platform key, e.g. "linux-amd64"
 }
 
-// Rollout says which share of the machines a release is meant for.
+// Rollout is the share of machines that a release is for.
 type Rollout struct {
 	Percent int `json:"percent"` // 0 to 100
 }
 
-// Platform is one archive of the release.
+// Platform is the archive of the release for one platform.
 type Platform struct {
-	File         string             `json:"file"` // a plain name beside the manifest, or an http(s) URL
+	File         string             `json:"file"` // a file name beside the manifest, or an http(s) URL
 	SHA256       string             `json:"sha256"`
 	Size         int64              `json:"size"`                    // bytes
-	UnpackedSize int64              `json:"unpacked_size,omitempty"` // bytes of all files in it; 0: not given
+	UnpackedSize int64              `json:"unpacked_size,omitempty"` // bytes of all its files together; 0: not given
 	Contents     map[string]Content `json:"contents,omitempty"`      // by name in the archive
 	Deltas       []Delta            `json:"deltas,omitempty"`
 }
 
-// Content is one regular file in the archive.
+// Content is a regular file in the archive.
 type Content struct {
 	SHA256 string `json:"sha256"`
 	Size   int64  `json:"size"` // bytes
 }
 
-// Delta turns an installed file into the archive's entry of that name.
+// Delta makes an entry of the archive from the installed file. SHA256 and Size are those
+// of the delta itself.
 type Delta struct {
-	FromSHA256 string `json:"from_sha256"` // the installed file
-	Entry      string `json:"entry"`
-	File       string `json:"file"` // as Platform.File
+	FromSHA256 string `json:"from_sha256"` // of the installed file
+	Entry      string `json:"entry"`       // its name in the archive
+	File       string `json:"file"`        // as Platform.File
 	SHA256     string `json:"sha256"`
 	Size       int64  `json:"size"` // bytes
 }
 
-// Platform returns the release for a platform key such as Host's.
+// Platform returns the archive for a platform key such as Host's, or an error with the
+// keys that the release has.
 func (m *Manifest) Platform(key string) (Platform, error) {
 	p, ok := m.Platforms[key]
 	if !ok {
@@ -82,7 +83,7 @@ func (m *Manifest) Platform(key string) (Platform, error) {
 	return p, nil
 }
 
-// Delta returns the one that makes an entry of the archive from an installed file.
+// Delta returns the delta that makes entry from the installed file with digest from.
 func (p Platform) Delta(entry, from string) (Delta, bool) {
 	i := slices.IndexFunc(p.Deltas, func(d Delta) bool { return d.Entry == entry && d.FromSHA256 == from })
 	if i < 0 {
@@ -91,16 +92,16 @@ func (p Platform) Delta(entry, from string) (Delta, bool) {
 	return p.Deltas[i], true
 }
 
-// Place is where the holder of an ID stands among the others, 0 to 99, when a
-// version is rolled out: SHA-256 of ID and version. A rollout of N percent is meant
-// for the places below N.
+// Place returns the place, 0 to 99, of a machine with this ID in the rollout of version: a
+// rollout of N percent is for the places below N. It is a hash of both, so that each
+// version's rollout begins with other machines.
 func Place(id, version string) int {
 	sum := sha256.Sum256([]byte(id + version))
 	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
 }
 
-// Marshal returns the document as it is published: indented, map keys sorted,
-// one newline at the end. Equal manifests give equal bytes.
+// Marshal returns the published form of m: indented, with sorted map keys and a newline
+// at the end. Equal manifests give equal bytes.
 func (m *Manifest) Marshal() ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

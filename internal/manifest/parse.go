@@ -11,13 +11,13 @@ import (
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 
-// ValidName reports whether s may be a version, a product or a platform key:
+// ValidName reports whether s is a valid version, product or platform key:
 // [A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}.
 func ValidName(s string) bool { return validName.MatchString(s) }
 
-// Parse reads one manifest. Fields it does not know are tolerated, so that an old
-// program can read a newer publisher's document; everything else that is not
-// exactly as the contract says is refused, with an error that names the field.
+// Parse parses a manifest. It ignores unknown fields, so that an old program can read a
+// newer publisher's manifest, and refuses all other deviations from
+// machinemon-update.manifest(5), with an error that names the field.
 func Parse(b []byte) (*Manifest, error) {
 	o, err := ReadObject(b, MaxSize)
 	if err != nil {
@@ -36,7 +36,7 @@ func (r *reader) manifest(o object) *Manifest {
 		"disabled", "rollout", "platforms")
 	m := &Manifest{Schema: Schema, Platforms: map[string]Platform{}}
 	if f.has("schema") {
-		// Before everything else: what a newer schema says elsewhere is not ours to judge.
+		// It comes first, because a newer schema may define the other fields differently.
 		m.Schema = int(f.number("schema", 1, math.MaxInt32))
 		if r.err == nil && m.Schema > Schema {
 			r.err = fmt.Errorf("manifest schema %d is newer than this program understands (%d)", m.Schema, Schema)
@@ -60,7 +60,7 @@ func (r *reader) manifest(o object) *Manifest {
 		r.fail(at, "there must be at least one")
 	}
 	for _, key := range slices.Sorted(maps.Keys(platforms)) {
-		at := join(at, key)
+		at := joinPath(at, key)
 		if !ValidName(key) {
 			r.fail(at, "not a platform key such as linux-amd64")
 		}
@@ -79,7 +79,7 @@ func (r *reader) platform(at string, o object) Platform {
 		at, contents := f.object("contents")
 		p.Contents = map[string]Content{}
 		for _, name := range slices.Sorted(maps.Keys(contents)) {
-			at := join(at, name)
+			at := joinPath(at, name)
 			r.checkEntry(at, name)
 			c := r.fields(at, r.asObject(at, contents[name]), "sha256", "size")
 			p.Contents[name] = Content{SHA256: c.digest("sha256"), Size: c.number("size", 0, maxBytes)}

@@ -11,7 +11,7 @@ import (
 
 var hex64 = strings.Repeat("0123456789abcdef", 4)
 
-// full is the contract's example: every field it names.
+// full is a manifest with all fields of the format.
 var full = `{
   "schema": 1,
   "product": "machinemon-client",
@@ -49,7 +49,7 @@ var full = `{
 }
 `
 
-// least is what the MachineMon plan asks for and nothing else.
+// least is a manifest with the required fields only, as in MachineMon's plan.
 var least = `{"version":"v1","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + hex64 + `","size":1}}}`
 
 func TestParse(t *testing.T) {
@@ -96,12 +96,12 @@ func TestParseTolerates(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	// in replaces old by new in the least or the full document.
-	in := func(doc, old, new string) string {
-		if !strings.Contains(doc, old) {
-			t.Fatalf("no %s in the document", old)
+	// in replaces from by to in the least or the full document.
+	in := func(doc, from, to string) string {
+		if !strings.Contains(doc, from) {
+			t.Fatalf("no %s in the document", from)
 		}
-		return strings.Replace(doc, old, new, 1)
+		return strings.Replace(doc, from, to, 1)
 	}
 	size := func(n string) string { return in(least, `"size":1`, `"size":`+n) }
 	const badSize = "platforms.linux-amd64.size: must be a plain whole number from 1 to 1099511627776"
@@ -235,7 +235,7 @@ func checkParse(t *testing.T, what, value, platform, want string) {
 
 func quote(s string) string { b, _ := json.Marshal(s); return string(b) }
 
-// Every error is one line of bearable length: it ends up in a journal and a status table.
+// TestParseErrorIsOneLine checks that errors are one short line, as the journal needs.
 func TestParseErrorIsOneLine(t *testing.T) {
 	for _, doc := range []string{
 		`{"` + strings.Repeat("a\\n", 10_000) + `":1,"` + strings.Repeat("a\\n", 10_000) + `":1}`,
@@ -284,7 +284,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		// encoding/json is laxer, but where both accept they must agree.
+		// encoding/json accepts more documents. If both accept one, they must agree.
 		var std Manifest
 		if err := json.Unmarshal(b, &std); err != nil || std.Version != m.Version || len(std.Platforms) != len(m.Platforms) {
 			t.Fatalf("encoding/json reads %+v (%v)\nParse reads %+v", std, err, m)

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// SameVersion compares two versions as people mean them: a leading "v" says
-// nothing (tags have it, programs often leave it out of their output).
+// SameVersion reports whether two versions are equal apart from a leading "v", which
+// tags have and the output of programs often lacks.
 func SameVersion(a, b string) bool { return Number(a) == Number(b) }
 
-// Mentions tells whether a program's output names a version: as a whole word,
-// so that 1.9.1 is not found in 1.9.10.
+// Mentions reports whether a program's output contains a version as a whole word, so
+// that 1.9.1 is not found in 1.9.10.
 func Mentions(output, version string) bool {
 	for _, w := range words(output) {
 		if SameVersion(w, version) {
@@ -25,9 +25,8 @@ var (
 	digit  = regexp.MustCompile(`[0-9]`)
 )
 
-// FindVersion picks the version out of the output of `program --version`: the
-// first word that looks like 1.2 or v1.2.3, else the first one with a digit in
-// it that is not the program's own name. It is "" when there is none.
+// FindVersion returns the version in the output of `program --version`: the first word
+// like 1.2 or v1.2.3, else the first word with a digit that is not program, else "".
 func FindVersion(output, program string) string {
 	second := ""
 	for _, w := range words(output) {
@@ -44,8 +43,8 @@ func FindVersion(output, program string) string {
 	return second
 }
 
-// words splits at everything that cannot be part of a version, and takes off
-// the full stop of a sentence.
+// words splits s at characters that versions cannot have, and removes full stops at the
+// ends of words.
 func words(s string) []string {
 	fields := strings.FieldsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".+_~-", r))
@@ -56,7 +55,7 @@ func words(s string) []string {
 	return fields
 }
 
-// Number is a version without the "v" that tags put before a number.
+// Number returns a version without the "v" that tags have before the number.
 func Number(v string) string {
 	if len(v) > 1 && (v[0] == 'v' || v[0] == 'V') && v[1] >= '0' && v[1] <= '9' {
 		return v[1:]

@@ -96,7 +96,7 @@ func TestCheckinRelay(t *testing.T) {
 		good := second.readFile(config)
 		second.writeFile(config, "server = \"x\"\n", 0o644)
 		since := second.cursor()
-		if status, got, err := f.post(second, old); status != 503 || !strings.Contains(got, "it cannot use its configuration") || err != nil {
+		if status, got, err := f.post(second, old); status != 503 || !strings.Contains(got, "the relay cannot use its configuration") || err != nil {
 			f.t.Errorf("%d %s, %v", status, got, err)
 		}
 		second.await(since, func(e machine.Entry) bool {

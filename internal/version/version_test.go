@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestOrder: each version is lower than the next, and none is lower than itself.
+// TestOrder checks that each version of a row is lower than the later ones only.
 func TestOrder(t *testing.T) {
 	for _, row := range []string{
 		"v1.0.0-alpha v1.0.0-alpha.1 v1.0.0-alpha.beta v1.0.0-beta v1.0.0-beta.2 v1.0.0-beta.11 v1.0.0-rc.1 v1.0.0",
@@ -39,7 +39,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// What has no order is neither lower nor higher than anything.
+// TestUnordered checks that these versions are neither lower nor higher than others.
 func TestUnordered(t *testing.T) {
 	for _, v := range []string{"", "v", "unknown", "build-82", "build-17", "20240509-184542", "2024-05-09", "RELEASE.2024-05-10T01-41-38Z",
 		"9fceb02", "1e4f5c7", "sha256-123456789012", "1..2", "1.2.", "1.2.3_4", "1.2.99999999999999999999", "v1.2.3 ", "1.2\n", "-", "jdk8u412-b08"} {

@@ -15,13 +15,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// maxRows is how many clients are shown at once.
+// maxRows is the number of clients, and of versions, that one answer lists at most.
 const maxRows = 500
 
-// overview is what the API and the page tell.
+// overview is the content of the API's answer and of the page.
 type overview struct {
-	// Note reminds whoever reads it by a program, too.
-	Note     string        `json:"note"`
+	Note     string        `json:"note"`    // selfReportedNote
 	Release  *releaseView  `json:"release"` // nil: none
 	Settings settingsView  `json:"settings"`
 	Versions []versionView `json:"versions"` // totals of all clients
@@ -30,7 +29,7 @@ type overview struct {
 	Updates  int           `json:"total_update_available"`
 	Held     int           `json:"total_held"`
 	Matching int           `json:"matching"`
-	Clients  []clientView  `json:"clients"` // of those that match, the first
+	Clients  []clientView  `json:"clients"` // the first maxRows that match
 }
 
 type releaseView struct {
@@ -43,7 +42,7 @@ type settingsView struct {
 	Directives bool       `json:"directives"`
 	ChangedBy  string     `json:"changed_by,omitempty"`
 	ChangedAt  *time.Time `json:"changed_at,omitempty"`
-	// StopSigned is what stops clients that trust signatures.
+	// StopSigned is the publisher's command that stops clients with signed manifests.
 	StopSigned string `json:"stop_signed,omitempty"`
 }
 
@@ -69,23 +68,24 @@ type clientView struct {
 	Seen      time.Time  `json:"last_seen"`
 }
 
-const selfReported = "Status is self-reported: each client tells its own, and nobody verifies it."
+const selfReportedNote = "Status is self-reported: each client sends its own status, and the gate cannot verify it."
 
-// maxQuery is how long the parameters may be: each link of the page has them.
+// maxQuery is the greatest length of a URL's query in bytes. It is bounded because the
+// page repeats the query in each of its links.
 const maxQuery = 2048
 
-// admin answers what only administrators may ask.
+// admin answers requests that only administrators may make.
 func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	// Not "no-referrer": a form would be sent without its origin then.
+	// With "no-referrer", browsers would send the form with Origin: null.
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 
-	// Here, and not around all of this, so that its refusals have the headers too.
+	// The check comes after the headers, so that its refusals have them too.
 	if err := g.cross.Check(r); err != nil {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
@@ -100,8 +100,7 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		http.Error(w, fmt.Sprintf("the parameters must have %d bytes at most", maxQuery), http.StatusRequestURITooLong)
 		return
 	}
-	change := r.Method == http.MethodPut || r.Method == http.MethodPost
-	switch status := g.admins.check(r, change); status {
+	switch status := g.admins.check(r); status {
 	case http.StatusOK:
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Basic realm="MachineMon", charset="UTF-8"`)
@@ -112,7 +111,7 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		http.Error(w, "too many wrong passwords from this address, or too many requests at once: wait a minute", status)
 		return
 	default:
-		http.Error(w, "the MachineMon server cannot be asked who is an administrator", status)
+		http.Error(w, "the gate cannot ask the MachineMon server whether you are an administrator", status)
 		return
 	}
 	switch {
@@ -139,7 +138,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	if s == nil {
 		return nil, errNoDatabase
 	}
-	o := &overview{Note: selfReported, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
+	o := &overview{Note: selfReportedNote, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
 	m := g.release()
 	if m != nil {
 		o.Release = &releaseView{m.Version, m.Disabled, 100}
@@ -149,15 +148,15 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	}
 	at := map[string]int{}
 	var others []clientView
-	err := s.clients(ctx, q.Get("sort"), q.Get("order") == "desc", func(r report) {
+	err := s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
 		v := view(r, m)
 		o.Total++
-		o.Trouble += number(v.Trouble)
-		o.Updates += number(v.Available)
-		o.Held += number(v.Held)
+		o.Trouble += boolToInt(v.Trouble)
+		o.Updates += boolToInt(v.Available)
+		o.Held += boolToInt(v.Held)
 		if i, there := at[r.Version]; there {
 			o.Versions[i].Clients++
-		} else if len(at) < maxRows { // clients say what they like
+		} else if len(at) < maxRows { // clients could report any number of versions
 			at[r.Version] = len(o.Versions)
 			o.Versions = append(o.Versions, versionView{r.Version, 1})
 		}
@@ -166,7 +165,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		}
 		o.Matching++
 		to := &o.Clients
-		// Whoever asks for no order wants to know what is wrong.
+		// Without a requested order, clients in trouble come first.
 		if q.Get("sort") == "" && !v.Trouble {
 			to = &others
 		}
@@ -178,7 +177,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
-	byClients(o.Versions)
+	sortByClients(o.Versions)
 	return o, nil
 }
 
@@ -190,7 +189,7 @@ func view(r report, m *manifest.Manifest) clientView {
 	return v
 }
 
-// matches tells whether a client is among those that are asked for.
+// matches reports whether a client passes the filters of a query.
 func matches(v clientView, q url.Values) bool {
 	version, update, held, result, text := q.Get("version"), q.Get("update"), q.Get("held"), q.Get("result"), strings.ToLower(q.Get("q"))
 	return (!q.Has("version") || v.Version == version) &&
@@ -200,9 +199,9 @@ func matches(v clientView, q url.Values) bool {
 		(text == "" || strings.Contains(strings.ToLower(v.Hostname+" "+v.ClientID), text))
 }
 
-// trouble tells whether somebody should look at a client. What it rejected once is no
-// trouble any more when there is another release. A reason without a result is an
-// error that keeps it from attempting anything.
+// trouble reports whether a client needs an operator's attention. A rejected version
+// counts only while it is the published release. A reason without a result is an error
+// that keeps the client from attempting anything.
 func trouble(r report, m *manifest.Manifest) bool {
 	if r.Result == "" {
 		return r.Reason != ""
@@ -210,8 +209,8 @@ func trouble(r report, m *manifest.Manifest) bool {
 	return state.Result(r.Result).Alarming() || m != nil && r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected)
 }
 
-// byClients puts the versions of most clients first.
-func byClients(all []versionView) {
+// sortByClients sorts versions by their number of clients, the greatest first.
+func sortByClients(all []versionView) {
 	slices.SortStableFunc(all, func(a, b versionView) int {
 		return cmp.Or(cmp.Compare(b.Clients, a.Clients), cmp.Compare(a.Version, b.Version))
 	})
@@ -221,5 +220,5 @@ func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	e.Encode(v) // a client that left needs no answer
+	e.Encode(v) // this fails only if the client has closed the connection
 }

@@ -26,7 +26,7 @@ func TestSwitch(t *testing.T) {
 	if a := b.checkIn(request("amd64", "v0.1.11")); a.body != plainAnswer {
 		t.Errorf("%+v", a)
 	}
-	// It outlives the gate.
+	// Another gate on the same database reads the decision.
 	again := New(b.config, func(string) {})
 	again.openDatabase(t.Context())
 	defer again.store.Load().Close()
@@ -61,7 +61,7 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
-// Below a base_path, everything is there, and nothing without it.
+// TestAdminBasePath checks that the admin paths exist below base_path only.
 func TestAdminBasePath(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
 	b.up.instead(http.StripPrefix("/monitor", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +89,7 @@ func TestFiltersAndSorting(t *testing.T) {
 	var all []report
 	for i := range maxRows + 10 {
 		all = append(all, report{ClientID: fmt.Sprintf("c-%04d", i), Hostname: fmt.Sprintf("host-%04d", i), OS: "linux", Arch: "amd64",
-			Version: map[bool]string{true: "v0.1.11", false: "v0.1.12"}[i < 3], Seen: time.Unix(int64(1000000+i), 0)})
+			Version: fmt.Sprintf("v0.1.1%d", 1+boolToInt(i >= 3)), Seen: time.Unix(int64(1000000+i), 0)})
 	}
 	all[1].Result, all[1].Reason, all[1].Held = "rolled back", "it died", true
 	if err := b.store.Load().insertReports(t.Context(), all); err != nil {
@@ -99,7 +99,7 @@ func TestFiltersAndSorting(t *testing.T) {
 		matching int
 		first    string
 	}{
-		"":                                 {maxRows + 10, "c-0001"}, // what is wrong
+		"":                                 {maxRows + 10, "c-0001"}, // clients in trouble come first
 		"?sort=host":                       {maxRows + 10, "c-0000"},
 		"?sort=seen%3BDROP&order=asc":      {maxRows + 10, "c-0000"},
 		"?sort=seen&order=desc":            {maxRows + 10, "c-0509"},
@@ -122,7 +122,7 @@ func TestFiltersAndSorting(t *testing.T) {
 		if len(o.Clients) > 0 {
 			first = o.Clients[0].ClientID
 		}
-		if o.Matching != want.matching || first != want.first || o.Total != maxRows+10 || len(o.Clients) != min(want.matching, maxRows) || o.Note != selfReported {
+		if o.Matching != want.matching || first != want.first || o.Total != maxRows+10 || len(o.Clients) != min(want.matching, maxRows) || o.Note != selfReportedNote {
 			t.Errorf("%s: %d match, the first is %s, %d of %d are shown", query, o.Matching, first, len(o.Clients), o.Total)
 		}
 	}
@@ -130,13 +130,13 @@ func TestFiltersAndSorting(t *testing.T) {
 	if len(o.Versions) != 2 || o.Versions[0] != (versionView{"v0.1.12", maxRows + 7}) || o.Versions[1] != (versionView{"v0.1.11", 3}) {
 		t.Errorf("the totals are %+v", o.Versions)
 	}
-	if err := b.store.Load().forgetOld(t.Context(), time.Unix(1000003, 0).Add(forget)); err != nil || b.known("").Total != maxRows+7 {
+	if err := b.store.Load().forgetOld(t.Context(), time.Unix(1000003, 0).Add(forgetAfter)); err != nil || b.known("").Total != maxRows+7 {
 		t.Errorf("forgetting: %v, %d are left", err, b.known("").Total)
 	}
 }
 
-// However many clients are in trouble, and whatever versions they tell of, the page
-// stays of a size that can be read.
+// TestCaps checks that the page's size is bounded for any number of clients and
+// versions.
 func TestCaps(t *testing.T) {
 	b := newBench(t)
 	var all []report
@@ -161,7 +161,7 @@ func TestCaps(t *testing.T) {
 	}
 }
 
-// Who should be looked at.
+// TestTrouble checks which reports count as trouble.
 func TestTrouble(t *testing.T) {
 	b := newBench(t)
 	b.publish()
@@ -178,7 +178,7 @@ func TestTrouble(t *testing.T) {
 		{report{Reason: "the target file is broken"}, true},
 		{report{Result: "already current", Rejected: "v0.1.12"}, true},
 		{report{Result: "already current", Rejected: "0.1.12"}, true},
-		{report{Result: "committed", Rejected: "v0.1.10"}, false}, // another release has mended it
+		{report{Result: "committed", Rejected: "v0.1.10"}, false}, // the published release is another one
 	} {
 		if got := trouble(c.report, b.release()); got != c.want {
 			t.Errorf("%d: %+v: %t", i, c.report, got)
@@ -189,7 +189,7 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-// What clients told is text in the page, whatever it is.
+// TestPage checks that the page escapes all text from clients.
 func TestPage(t *testing.T) {
 	b := newBench(t)
 	b.publish()
@@ -210,7 +210,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page has\n%s", body)
 		}
 	}
-	for _, want := range []string{selfReported, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "3 clients, those in trouble first", "<style>" + style + "</style>",
+	for _, want := range []string{selfReportedNote, "&lt;script&gt;alert(1)", "rolled back", "Stop updates", "3 clients, those in trouble first", "<style>" + style + "</style>",
 		`<a href="?version=">unknown</a>`} {
 		if !strings.Contains(all.body, want) {
 			t.Errorf("the page lacks %q", want)
@@ -225,11 +225,11 @@ func TestPage(t *testing.T) {
 			t.Errorf("the page lacks %q:\n%s", want, unknown)
 		}
 	}
-	if _, err := b.decide(false, "<b>somebody</b>"); err != nil {
+	if _, err := b.decide(off, "<b>alice</b>"); err != nil {
 		t.Fatal(err)
 	}
 	off := b.do("GET", "/updates", "", "Authorization: admin").body
-	for _, want := range []string{"Let updates go on", "&lt;b&gt;somebody", "machinemon-release set"} {
+	for _, want := range []string{"Resume updates", "&lt;b&gt;alice", "machinemon-release set"} {
 		if !strings.Contains(off, want) {
 			t.Errorf("the page lacks %q", want)
 		}

@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	believed    = 30 * time.Second // how long upstream's yes counts, for looking
-	maxFailures = 10               // of an address, a minute
-	maxKnown    = 4096             // addresses and credentials that are remembered
+	acceptedFor = 30 * time.Second // time for which accepted credentials are cached for reads
+	maxFailures = 10               // per minute and address
+	maxEntries  = 4096             // in each of good and failures
 )
 
-// admins finds out who is an administrator, by asking upstream with the caller's own
-// credentials. They are never kept: of those that were good, a keyed hash is.
+// admins decides whether a caller is an administrator, by asking upstream with the
+// caller's credentials. It keeps no credentials, only a keyed hash of accepted ones.
 type admins struct {
 	gate   *Gate
 	client *http.Client
 	now    func() time.Time
 	key    [32]byte
 
-	mu       sync.Mutex
-	good     map[[32]byte]time.Time // until when
-	failures map[netip.Prefix]int   // and what is being asked
-	since    time.Time              // when failures were begun
+	mu          sync.Mutex
+	good        map[[32]byte]time.Time // hashes of accepted credentials, and their expiry
+	failures    map[netip.Prefix]int   // refusals since windowStart, and unanswered questions
+	windowStart time.Time
 }
 
 func newAdmins(g *Gate) *admins {
@@ -39,51 +39,51 @@ func newAdmins(g *Gate) *admins {
 	a.client = &http.Client{
 		Transport: g.proxy.Transport,
 		Timeout:   10 * time.Second,
-		// Wherever upstream would send an admin, that is no yes.
+		// A redirect is not a yes, so it is not followed.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return a
 }
 
-// check returns the HTTP status that the caller deserves; 200 is for administrators.
-// Before a change upstream is always asked.
-func (a *admins) check(r *http.Request, change bool) int {
+// check returns the HTTP status for a caller: 200 for an administrator, else 401, 429
+// or 502. Requests that change something (PUT, POST) never use the cache.
+func (a *admins) check(r *http.Request) int {
 	given := r.Header.Get("Authorization")
 	if given == "" || len(given) > 4096 {
 		return http.StatusUnauthorized
 	}
 	sum := a.hash(given)
-	if !change && a.knows(sum) {
+	if r.Method != http.MethodPut && r.Method != http.MethodPost && a.isCached(sum) {
 		return http.StatusOK
 	}
-	client, _ := a.gate.client(r)
-	account, ok := a.begin(client)
+	client, _ := a.gate.clientAddr(r)
+	account, ok := a.reserve(client)
 	if !ok {
 		return http.StatusTooManyRequests
 	}
 	good, err := a.ask(r, client, given)
 	if err != nil {
-		a.forgive(account)
-		// Of a caller that left, there is nothing to learn.
+		a.release(account)
+		// If the caller disconnected, the error says nothing about upstream.
 		if r.Context().Err() == nil {
-			a.gate.once.say("admin", "cannot ask the MachineMon server who is an administrator: "+err.Error())
+			a.gate.problems.begin("admin", "cannot ask the MachineMon server whether a user is an administrator: "+err.Error())
 		}
 		return http.StatusBadGateway
 	}
-	a.gate.once.over("admin", "the MachineMon server tells again who is an administrator")
+	a.gate.problems.end("admin", "the MachineMon server answers again whether a user is an administrator")
 	if !good {
-		a.forget(sum)
+		a.uncache(sum)
 		a.gate.count.denied.Add(1)
 		return http.StatusUnauthorized
 	}
-	a.forgive(account)
-	a.remember(sum)
+	a.release(account)
+	a.cache(sum)
 	return http.StatusOK
 }
 
-// ask tells whether upstream takes these credentials for an administrator's. An
-// upstream that says yes to everybody says nothing: a base_path that is wrong leads to
-// a page which greets all. Nor does one that says neither yes nor no.
+// ask reports whether upstream accepts these credentials as an administrator's. It
+// returns an error if upstream answers neither yes nor no, or yes without credentials
+// too: a wrong base_path may lead to a page that is open to all.
 func (a *admins) ask(r *http.Request, client netip.Addr, authorization string) (good bool, err error) {
 	const hint = "(hint: check upstream and base_path)"
 	switch status, err := a.get(r.Context(), r.Host, client, authorization); {
@@ -96,7 +96,7 @@ func (a *admins) ask(r *http.Request, client netip.Addr, authorization string) (
 	}
 	status, err := a.get(r.Context(), r.Host, client, "")
 	if err == nil && status == http.StatusOK {
-		err = errors.New("it lets everybody see /api/v1/admin/settings " + hint)
+		err = errors.New("it shows /api/v1/admin/settings without a password " + hint)
 	}
 	return err == nil, err
 }
@@ -128,45 +128,45 @@ func (a *admins) hash(authorization string) (sum [32]byte) {
 	return [32]byte(mac.Sum(nil))
 }
 
-func (a *admins) knows(sum [32]byte) bool {
+func (a *admins) isCached(sum [32]byte) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.now().Before(a.good[sum])
 }
 
-func (a *admins) remember(sum [32]byte) {
+func (a *admins) cache(sum [32]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.good) >= maxKnown {
+	if len(a.good) >= maxEntries {
 		clear(a.good)
 	}
-	a.good[sum] = a.now().Add(believed)
+	a.good[sum] = a.now().Add(acceptedFor)
 }
 
-// forget ends what upstream has taken back.
-func (a *admins) forget(sum [32]byte) {
+// uncache removes credentials that upstream does not accept any more.
+func (a *admins) uncache(sum [32]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.good, sum)
 }
 
-// begin tells whether an address may have upstream asked: not if it had enough
-// failures. What is being asked counts as one until it turns out otherwise, else any
-// number of guesses could be made at once. Of IPv6, a host may have a whole /64.
-func (a *admins) begin(client netip.Addr) (account netip.Prefix, ok bool) {
+// reserve reports whether an address may have upstream asked: not after maxFailures. It
+// counts one failure in advance, which release takes back, because otherwise any number
+// of guesses could run in parallel. IPv6 addresses count per /64: one host may own all.
+func (a *admins) reserve(client netip.Addr) (account netip.Prefix, ok bool) {
 	bits := client.BitLen()
 	if client.Is6() {
 		bits = 64
 	}
-	account, _ = client.Prefix(bits) // the zero one for an address that is none
+	account, _ = client.Prefix(bits) // the zero prefix for the zero address
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if now := a.now(); now.Sub(a.since) >= time.Minute {
+	if now := a.now(); now.Sub(a.windowStart) >= time.Minute {
 		clear(a.failures)
-		a.since = now
+		a.windowStart = now
 	}
-	if _, known := a.failures[account]; !known && len(a.failures) >= maxKnown {
-		account = netip.Prefix{} // the rest share one account
+	if _, known := a.failures[account]; !known && len(a.failures) >= maxEntries {
+		account = netip.Prefix{} // all further addresses share one account
 	}
 	if a.failures[account] >= maxFailures {
 		return account, false
@@ -175,8 +175,8 @@ func (a *admins) begin(client netip.Addr) (account netip.Prefix, ok bool) {
 	return account, true
 }
 
-// forgive takes back one failure. An account without any takes no room.
-func (a *admins) forgive(account netip.Prefix) {
+// release takes back one failure, and removes an account without failures.
+func (a *admins) release(account netip.Prefix) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.failures[account]--; a.failures[account] <= 0 {

@@ -15,23 +15,23 @@ import (
 	"time"
 )
 
-// clock makes the gate's time the test's.
+// clock sets the clock of the gate's admins to a time that the test can change.
 func (b *bench) clock() *time.Time {
 	now := time.Now()
 	b.admins.now = func() time.Time { return now }
 	return &now
 }
 
-// behind makes the test a proxy that is believed, so that it can be anybody.
+// behind makes the test a trusted proxy, so that it can claim any client address.
 func behind(c *Config) { c.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
 
-// guess asks with a wrong password.
+// guess requests the page with a wrong password, from a client address.
 func (b *bench) guess(from string, n int) int {
 	b.t.Helper()
 	return b.do("GET", "/updates", "", fmt.Sprintf("Authorization: Basic %d", n), "X-Forwarded-For: "+from).status
 }
 
-// Upstream alone decides who is an administrator.
+// TestAccess checks that upstream alone decides which credentials are an administrator's.
 func TestAccess(t *testing.T) {
 	b := newBench(t)
 	for _, path := range []string{"/updates", "/api/v1/admin/updates", settingsPath} {
@@ -56,7 +56,8 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// Nothing but 200 is a yes, and nobody but upstream is told the password.
+// TestAccessOnlyUpstream checks that only 200 is a yes, and that redirects get no
+// password.
 func TestAccessOnlyUpstream(t *testing.T) {
 	elsewhere := newUpstream(t)
 	b := newBench(t)
@@ -76,9 +77,9 @@ func TestAccessOnlyUpstream(t *testing.T) {
 		}
 	}
 	if elsewhere.count() != 0 {
-		t.Error("somebody else was asked")
+		t.Error("another server was asked")
 	}
-	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server who is an administrator: it answers ") < 1 || !strings.Contains(got, "(hint: check upstream and base_path)") {
+	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server whether a user is an administrator: it answers ") < 1 || !strings.Contains(got, "(hint: check upstream and base_path)") {
 		t.Errorf("it said\n%s", got)
 	}
 	if b.admins.client.Transport.(*http.Transport).Proxy != nil {
@@ -94,17 +95,18 @@ func TestAccessOnlyUpstream(t *testing.T) {
 	}
 }
 
-// An upstream that says yes to everybody lets nobody in here.
+// TestAccessOpenUpstream checks that an upstream that accepts all requests is not
+// believed.
 func TestAccessOpenUpstream(t *testing.T) {
 	b := newBench(t)
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>welcome") })
-	if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != 502 || !strings.Contains(b.lines(), "it lets everybody see") {
+	if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != 502 || !strings.Contains(b.lines(), "without a password (hint: ") {
 		t.Errorf("%+v; it said %s", a, b.lines())
 	}
 }
 
-// That upstream cannot be asked is said each time that it begins, and not of callers
-// who left.
+// TestAccessUpstreamAway checks that an outage of upstream is logged each time that it
+// begins, but not for a caller that disconnected.
 func TestAccessUpstreamAway(t *testing.T) {
 	b := newBench(t)
 	away := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
@@ -112,7 +114,7 @@ func TestAccessUpstreamAway(t *testing.T) {
 		b.up.instead(away)
 		for range 3 * maxFailures {
 			if a := b.do("GET", "/updates", "", "Authorization: Basic x"); a.status != 502 {
-				t.Fatalf("%+v", a) // and no wrong password
+				t.Fatalf("%+v", a) // it does not count as a wrong password
 			}
 		}
 		b.up.instead(nil)
@@ -120,7 +122,7 @@ func TestAccessUpstreamAway(t *testing.T) {
 			t.Errorf("then: %d", got)
 		}
 	}
-	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server who is an administrator: ") != 2 || strings.Count(got, "tells again who is an administrator") != 2 {
+	if got := b.lines(); strings.Count(got, "cannot ask the MachineMon server whether a user is an administrator: ") != 2 || strings.Count(got, "answers again whether a user is an administrator") != 2 {
 		t.Errorf("it said\n%s", got)
 	}
 	said := b.lines()
@@ -128,12 +130,12 @@ func TestAccessUpstreamAway(t *testing.T) {
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) { leave(); <-r.Context().Done() })
 	r := httptest.NewRequestWithContext(gone, "GET", "/updates", nil)
 	r.Header.Set("Authorization", "Basic x")
-	if b.admins.check(r, false); b.lines() != said || len(b.admins.failures) != 0 {
+	if b.admins.check(r); b.lines() != said || len(b.admins.failures) != 0 {
 		t.Errorf("of a caller who left, it said\n%s", b.lines())
 	}
 }
 
-// A yes counts for 30 s, for looking; a no never does.
+// TestAccessCached checks that a yes is cached for 30 s, for reads only, and a no never.
 func TestAccessCached(t *testing.T) {
 	b := newBench(t)
 	now := b.clock()
@@ -146,7 +148,7 @@ func TestAccessCached(t *testing.T) {
 		return b.up.count() != before
 	}
 	asked("GET", "/updates", "", 200)
-	*now = now.Add(believed - time.Millisecond)
+	*now = now.Add(acceptedFor - time.Millisecond)
 	if asked("GET", "/updates", "", 200) || asked("HEAD", settingsPath, "", 200) {
 		t.Error("upstream was asked again within 30 s")
 	}
@@ -164,7 +166,7 @@ func TestAccessCached(t *testing.T) {
 	if !asked("POST", "/updates", "directives=on", 401) || !b.stopped() {
 		t.Error("a change with an old password")
 	}
-	// Within the 30 s: the no has ended the yes, and is no answer to the next question.
+	// The refusal has removed the accepted password from the cache, and is not cached.
 	for range 2 {
 		if !asked("GET", "/updates", "", 401) {
 			t.Error("upstream was not asked after a no")
@@ -177,8 +179,8 @@ func TestAccessCached(t *testing.T) {
 	}
 }
 
-// What is remembered of a password is of no use to who reads the memory of another
-// gate, or has a list of passwords.
+// TestAccessHash checks that each gate's hash has its own key, so that a hash cannot be
+// found in another gate's memory or computed from a list of passwords.
 func TestAccessHash(t *testing.T) {
 	b, c := newBench(t), newBench(t)
 	const given = "Basic YWRtaW46Y29ycmVjdCBob3JzZQ=="
@@ -189,15 +191,15 @@ func TestAccessHash(t *testing.T) {
 	if _, there := b.admins.good[b.admins.hash(given)]; !there || len(b.admins.good) != 1 {
 		t.Errorf("known are %x", b.admins.good)
 	}
-	for i := range maxKnown + 10 {
-		b.admins.remember(b.admins.hash(fmt.Sprint(i)))
+	for i := range maxEntries + 10 {
+		b.admins.cache(b.admins.hash(fmt.Sprint(i)))
 	}
-	if len(b.admins.good) > maxKnown {
+	if len(b.admins.good) > maxEntries {
 		t.Errorf("%d are remembered", len(b.admins.good))
 	}
 }
 
-// Ten wrong passwords a minute, of each address.
+// TestAccessLimited checks the limit of wrong passwords per minute and address.
 func TestAccessLimited(t *testing.T) {
 	b := newBench(t, behind)
 	now := b.clock()
@@ -205,7 +207,7 @@ func TestAccessLimited(t *testing.T) {
 		if got := b.guess("203.0.113.1", i); got != 401 {
 			t.Errorf("%d: %d", i, got)
 		}
-		b.guess(fmt.Sprintf("2001:db8::%x", i), i) // a host with many addresses
+		b.guess(fmt.Sprintf("2001:db8::%x", i), i) // one host with many IPv6 addresses
 	}
 	before := b.up.count()
 	for _, from := range []string{"203.0.113.1", "2001:db8::ffff", "::ffff:203.0.113.1"} {
@@ -231,7 +233,7 @@ func TestAccessLimited(t *testing.T) {
 	}
 }
 
-// A right password takes no wrong one back.
+// TestAccessLimitedStill checks that a right password does not reset the count.
 func TestAccessLimitedStill(t *testing.T) {
 	b := newBench(t)
 	b.clock()
@@ -246,7 +248,7 @@ func TestAccessLimitedStill(t *testing.T) {
 	}
 }
 
-// Guesses that are made all at once are no more than one after the other.
+// TestAccessLimitedAtOnce checks that parallel guesses are limited as sequential ones are.
 func TestAccessLimitedAtOnce(t *testing.T) {
 	b := newBench(t)
 	full := make(chan bool)
@@ -255,7 +257,7 @@ func TestAccessLimitedAtOnce(t *testing.T) {
 		if asked.Add(1) == maxFailures+1 {
 			close(full)
 		}
-		select { // until all have been let through, or refused
+		select { // until each request was let through or refused
 		case <-full:
 		case <-r.Context().Done():
 		}
@@ -267,7 +269,7 @@ func TestAccessLimitedAtOnce(t *testing.T) {
 		all.Go(func() {
 			r := httptest.NewRequest("GET", "/updates", nil)
 			r.Header.Set("Authorization", fmt.Sprint("Basic ", i))
-			if b.admins.check(r, false) == 429 && refused.Add(1) == 40 {
+			if b.admins.check(r) == 429 && refused.Add(1) == 40 {
 				close(full)
 			}
 		})
@@ -278,26 +280,27 @@ func TestAccessLimitedAtOnce(t *testing.T) {
 	}
 }
 
-// Addresses that made no mistake take no room, and what is beyond the room shares.
+// TestAccessRoom checks that addresses without failures take no memory, and that
+// addresses above maxEntries share one account.
 func TestAccessRoom(t *testing.T) {
 	b := newBench(t)
 	b.clock()
 	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
-	for i := range maxKnown {
-		account, ok := b.admins.begin(address(i))
-		if b.admins.forgive(account); !ok || len(b.admins.failures) != 0 {
+	for i := range maxEntries {
+		account, ok := b.admins.reserve(address(i))
+		if b.admins.release(account); !ok || len(b.admins.failures) != 0 {
 			t.Fatalf("%d: %t, %v", i, ok, b.admins.failures)
 		}
 	}
-	for i := range maxKnown {
-		b.admins.begin(address(i))
+	for i := range maxEntries {
+		b.admins.reserve(address(i))
 	}
 	for i := range 2 * maxFailures {
-		if _, ok := b.admins.begin(address(maxKnown + i)); ok != (i < maxFailures) {
+		if _, ok := b.admins.reserve(address(maxEntries + i)); ok != (i < maxFailures) {
 			t.Errorf("stranger %d: %t", i, ok)
 		}
 	}
-	if _, ok := b.admins.begin(address(1)); !ok || len(b.admins.failures) > maxKnown+1 {
+	if _, ok := b.admins.reserve(address(1)); !ok || len(b.admins.failures) > maxEntries+1 {
 		t.Errorf("%t, %d accounts", ok, len(b.admins.failures))
 	}
 }

@@ -24,17 +24,17 @@ import (
 
 var shots = flag.String("shots", "", "keep pictures of the page in this `directory`")
 
-// A tab is a real browser's view of the page, logged in by HTTP Basic. Whatever the
-// browser complains of fails the test.
+// tab is a real browser's tab, logged in by HTTP Basic. An error in its log fails the
+// test.
 type tab struct {
 	*testing.T
 	ctx context.Context
-	// The one status of an error that is expected.
+	// answered is the status of an error that the test expects; 0: none.
 	answered int64
 }
 
-// newTab starts a browser, with a profile of its own that goes with it. It needs no
-// sandbox: it sees nothing but this page.
+// newTab starts a browser with its own profile, which is removed with it. The browser
+// runs without a sandbox, since it loads only this page.
 func newTab(t *testing.T) *tab {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.DisableGPU,
@@ -70,8 +70,8 @@ func command[P, R any](b *tab, c cdp.Command[P, R], params P) R {
 	return r
 }
 
-// heard takes the browser's complaints, and gives the password where it is asked for.
-// It must not wait for the browser, hence the goroutines.
+// heard records the browser's errors, and answers its request for a password. It must
+// not wait for the browser, so it calls it in goroutines.
 func (b *tab) heard(event any) {
 	switch e := event.(type) {
 	case *fetch.EventRequestPaused:
@@ -99,7 +99,7 @@ func (b *tab) heard(event any) {
 	}
 }
 
-// see makes the window so wide, and light or dark.
+// see sets the color scheme, "light" or "dark", and the width of the window in pixels.
 func (b *tab) see(scheme string, width int64) {
 	b.Helper()
 	command(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
@@ -113,7 +113,7 @@ func (b *tab) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// goes does what leads to another page, and waits for that.
+// goes executes steps that lead to another page, and waits for that page.
 func (b *tab) goes(steps ...chromedp.Action[chromedp.Void]) {
 	b.Helper()
 	if _, err := chromedp.RunResponse(b.ctx, steps...); err != nil {
@@ -121,7 +121,7 @@ func (b *tab) goes(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// ask evaluates JavaScript from outside of the page, which has none.
+// ask evaluates JavaScript with the debugger, since the page allows no scripts.
 func ask[T any](b *tab, script string, args ...any) T {
 	b.Helper()
 	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](fmt.Sprintf(script, args...)))
@@ -143,7 +143,7 @@ func (b *tab) wants(texts ...string) {
 	}
 }
 
-// picture keeps a picture of the whole page.
+// picture saves a picture of the whole page below -shots, if that is set.
 func (b *tab) picture(name string) {
 	b.Helper()
 	if *shots == "" {

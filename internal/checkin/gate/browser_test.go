@@ -23,7 +23,7 @@ func newFleet(t *testing.T) (*bench, *tab) {
 	return b, newTab(t)
 }
 
-// looks sees the page light and dark, narrow and wide, and judges it.
+// looks checks the page in light and dark, at several widths.
 func (v *tab) looks(name string) {
 	v.Helper()
 	for _, scheme := range []string{"light", "dark"} {
@@ -37,7 +37,7 @@ func (v *tab) looks(name string) {
 			}
 		}
 	}
-	// As wide as the smallest telephone, or a desktop at 400 %.
+	// 320 is the width of the smallest phones, and of 1280 at 400 %.
 	for _, width := range []int64{320, 400, 960, 961, 1280} {
 		v.see("light", width)
 		if wide := ask[int64](v, "document.documentElement.scrollWidth"); wide > width {
@@ -46,8 +46,8 @@ func (v *tab) looks(name string) {
 	}
 }
 
-// faint tells the lowest contrast of text, and of borders of what can be used, and
-// then what has less than WCAG 2.2 asks for at AA (1.4.3, 1.4.11).
+// faint returns the lowest contrast of text and of the borders of controls, and then
+// the elements that have less than WCAG 2.2 requires at level AA (1.4.3, 1.4.11).
 const faint = `(() => {
 	const rgb = s => { const m = s.match(/[\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m };
 	const lum = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b };
@@ -83,7 +83,7 @@ func TestPageLooks(t *testing.T) {
 	v.do(chromedp.Navigate(b.url + "/updates?q=nowhere"))
 	v.wants("0 of 34 clients match “nowhere”.", "No client matches.")
 	v.looks("no-match")
-	if _, err := b.decide(false, "alice from 192.0.2.7"); err != nil {
+	if _, err := b.decide(off, "alice from 192.0.2.7"); err != nil {
 		t.Fatal(err)
 	}
 	v.do(chromedp.Navigate(b.url + "/updates"))
@@ -91,7 +91,7 @@ func TestPageLooks(t *testing.T) {
 	v.wants("off: updates are stopped", "by alice from 192.0.2.7", "machinemon-release set ")
 }
 
-// Without anything to show, the page says what is missing.
+// TestPageEmpty checks that the page without clients and release says what is missing.
 func TestPageEmpty(t *testing.T) {
 	b := newBench(t)
 	v := newTab(t)
@@ -104,10 +104,10 @@ func TestPageEmpty(t *testing.T) {
 	v.answered = 503
 	v.do(chromedp.Navigate(b.url + "/updates"))
 	v.looks("no-database")
-	v.wants("the database cannot be used (hint: journalctl -u machinemon-checkin-gate)", "off: updates are stopped", "Nobody knows how the switch was left")
+	v.wants("the database cannot be used (hint: journalctl -u machinemon-checkin-gate)", "off: updates are stopped", "The database has not been read yet")
 }
 
-// The switch, by mouse: it turns, and the page tells who did it and when.
+// TestPageSwitch turns the switch by mouse; the page then shows its state, user and time.
 func TestPageSwitch(t *testing.T) {
 	b, v := newFleet(t)
 	v.see("light", 1280)
@@ -115,7 +115,7 @@ func TestPageSwitch(t *testing.T) {
 	for _, c := range []struct {
 		button, by string
 		stopped    bool
-	}{{"Stop updates", "Turned off", true}, {"Let updates go on", "Turned on", false}} {
+	}{{"Stop updates", "Turned off", true}, {"Resume updates", "Turned on", false}} {
 		if got := ask[string](v, "document.querySelector('.card button').innerText"); got != c.button {
 			t.Fatalf("the button is %q", got)
 		}
@@ -135,7 +135,7 @@ func TestPageSwitch(t *testing.T) {
 	}
 }
 
-// Filters and sorting, by mouse; what is set can be taken away again.
+// TestPageFilters sets filters and sorting by mouse, and removes them again.
 func TestPageFilters(t *testing.T) {
 	b, v := newFleet(t)
 	v.see("light", 1280)
@@ -178,7 +178,8 @@ func TestPageFilters(t *testing.T) {
 	}
 }
 
-// All of it by the keyboard alone, and at each step it shows where that is.
+// TestPageKeyboard uses the page by keyboard alone, and checks that the focus is
+// visible.
 func TestPageKeyboard(t *testing.T) {
 	b, v := newFleet(t)
 	for _, width := range []int64{1280, 400} {
@@ -202,15 +203,15 @@ func TestPageKeyboard(t *testing.T) {
 	v.reach("Stop updates")
 	v.goes(chromedp.KeyEvent(kb.Enter))
 	v.wants("off: updates are stopped")
-	v.reach("Let updates go on")
+	v.reach("Resume updates")
 	v.goes(chromedp.KeyEvent(" "))
-	v.wants("Clients are told when there is an update.")
+	v.wants("The gate tells clients when an update is available.")
 	if d := b.decided.Load(); !d.Directives || d.By != "admin from 127.0.0.1" {
 		t.Errorf("decided is %+v", d)
 	}
 }
 
-// reach goes by Tab to what has this name.
+// reach presses Tab until the control with this name has the focus.
 func (v *tab) reach(name string) {
 	v.Helper()
 	var passed []string
@@ -229,7 +230,7 @@ func (v *tab) reach(name string) {
 	v.Fatalf("Tab does not lead to %q, but to %q", name, passed)
 }
 
-// named wants a name of all that can be used, and a table for those who do not see it.
+// named checks that each control has a name, and that screen readers see the table.
 func (v *tab) named() {
 	v.Helper()
 	roles := map[string]int{}

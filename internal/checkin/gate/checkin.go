@@ -20,21 +20,21 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// maxRequest is the largest check-in that is parsed, in bytes; larger ones pass.
+// maxRequest is the size in bytes of the largest check-in that the gate parses.
 const maxRequest = 1 << 20
 
-// A copied body keeps what passes through it, so that a check-in can be parsed once
-// upstream has accepted it. The transport may still read when upstream has answered.
-type copied struct {
+// capturedBody is a request's body that keeps a copy of what was read, to be parsed when
+// upstream has accepted it. It has a lock because the transport may still read then.
+type capturedBody struct {
 	io.ReadCloser
-	length int64 // -1: not announced
+	length int64 // of the body in bytes; -1: not announced
 
 	mu    sync.Mutex
 	data  []byte
 	whole bool
 }
 
-func (c *copied) Read(p []byte) (int, error) {
+func (c *capturedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,8 +45,8 @@ func (c *copied) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bytes is the body, if all of it has passed and it is not too large.
-func (c *copied) bytes() []byte {
+// bytes returns the body, or nil if it was not read to its end or is too large.
+func (c *capturedBody) bytes() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.whole || len(c.data) > maxRequest {
@@ -55,13 +55,14 @@ func (c *copied) bytes() []byte {
 	return c.data
 }
 
-// modify looks at upstream's answer, and changes it if it is one to a check-in.
+// modify reads upstream's answer. If it accepts a check-in, modify queues the client's
+// report and puts the gate's directive into the answer.
 func (g *Gate) modify(resp *http.Response) error {
-	if resp.StatusCode < 100 { // ReverseProxy would panic
+	if resp.StatusCode < 100 { // with it, ReverseProxy would panic
 		return fmt.Errorf("malformed HTTP status code %03d", resp.StatusCode)
 	}
-	g.once.over("upstream", "the MachineMon server answers again")
-	c, ok := resp.Request.Context().Value(checkinKey{}).(*pending)
+	g.problems.end("upstream", "the MachineMon server answers again")
+	c, ok := resp.Request.Context().Value(checkinKey{}).(*pendingCheckin)
 	if !ok {
 		return nil
 	}
@@ -70,12 +71,12 @@ func (g *Gate) modify(resp *http.Response) error {
 		return nil
 	}
 	g.count.checkins.Add(1)
-	head, err := checkin.Head(resp)
+	head, err := checkin.PeekBody(resp)
 	if err != nil && len(head) == 0 {
-		return err // there is still time for a clear answer
+		return err // the client gets 502, since it has got nothing yet
 	}
 	if err != nil {
-		return nil // the client sees what there was, and that it was cut
+		return nil // the client gets the beginning, and sees that the rest is missing
 	}
 	body := head
 	switch resp.Header.Get("Content-Encoding") {
@@ -107,7 +108,8 @@ func (g *Gate) modify(resp *http.Response) error {
 	return nil
 }
 
-// inflate is the content of a compressed answer; nil if it is too large or damaged.
+// inflate returns the content of a gzip'ed answer, or nil if it is damaged. It stops
+// at MaxResponse+1 bytes, which readObject refuses.
 func inflate(b []byte) []byte {
 	z, err := gzip.NewReader(bytes.NewReader(b))
 	if err != nil {
@@ -120,14 +122,14 @@ func inflate(b []byte) []byte {
 	return data
 }
 
-// A member of a JSON object, its value as written.
+// member is a key of a JSON object, and its value as written.
 type member struct {
 	key   string
 	value json.RawMessage
 }
 
-// readObject takes a JSON object of at most checkin.MaxResponse bytes apart; nil if
-// it is none.
+// readObject returns the members of a JSON object, in order, or nil if b is not an
+// object of at most checkin.MaxResponse bytes.
 func readObject(b []byte) []member {
 	if len(b) > checkin.MaxResponse || !utf8.Valid(b) || !json.Valid(b) {
 		return nil
@@ -151,13 +153,15 @@ func readObject(b []byte) []member {
 	return members
 }
 
-// edit puts a directive in the place of upstream's own, if it has any: what is off
-// here must not come from there. changed is false if there was nothing to do.
+// edit returns an object of members and directive, without upstream's own directive
+// (update_*), which could bypass the switch. changed reports whether it differs.
 func edit(members, directive []member) (doc []byte, changed bool) {
-	var b bytes.Buffer
+	b := bytes.NewBufferString("{")
 	put := func(m member) {
-		b.WriteString(map[bool]string{true: "{", false: ","}[b.Len() == 0])
-		key, _ := json.Marshal(m.key) // a string
+		if b.Len() > 1 {
+			b.WriteByte(',')
+		}
+		key, _ := json.Marshal(m.key) // cannot fail for a string
 		b.Write(key)
 		b.WriteByte(':')
 		b.Write(m.value)
@@ -173,15 +177,12 @@ func edit(members, directive []member) (doc []byte, changed bool) {
 	for _, m := range directive {
 		put(m)
 	}
-	if b.Len() == 0 {
-		b.WriteByte('{')
-	}
 	b.WriteString("}\n")
 	return b.Bytes(), changed
 }
 
-// parseReport reads what a client told, and from upstream's answer which client it
-// is. A relay's header is newer than what a check has seen.
+// parseReport reads a client's report. The ID in upstream's answer takes precedence over
+// the request's, and a relay's header, which is newer, over the output of a check.
 func parseReport(request []byte, header string, answer []member) (r report, ok bool) {
 	var in struct {
 		Hostname string `json:"hostname"`
@@ -224,7 +225,7 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 	return r, true
 }
 
-// status finds a status line in the state of a check, which is JSON in a string.
+// status finds a status line in the state of a check, which is JSON inside a string.
 func status(raw json.RawMessage) (checkin.Status, bool) {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
@@ -239,11 +240,12 @@ func status(raw json.RawMessage) (checkin.Status, bool) {
 	return checkin.ParseStatus(s.Output)
 }
 
+// short returns the first 255 bytes of s, printable.
 func short(s string) string {
 	return state.Printable(strings.ToValidUTF8(s[:min(len(s), 255)], ""))
 }
 
-// name is s if it may be a version or the like.
+// name returns s if it is a valid name, such as a version, else "".
 func name(s string) string {
 	if !manifest.ValidName(s) {
 		return ""
@@ -251,8 +253,8 @@ func name(s string) string {
 	return s
 }
 
-// directive is what to tell a client; none if it is not to update. base is the URL
-// of the directory that it downloads from.
+// directive returns the members of a client's directive; none if it is not to update.
+// base is the URL of the directory from which the client downloads.
 func (g *Gate) directive(r report, base string) []member {
 	m := g.release()
 	if d, meant := decide(m, r); g.stopped() || !meant || d.Refused() {
@@ -265,7 +267,7 @@ func (g *Gate) directive(r report, base string) []member {
 	}
 	g.count.directives.Add(1)
 	value := func(v any) json.RawMessage {
-		raw, _ := json.Marshal(v) // a string or a number
+		raw, _ := json.Marshal(v) // cannot fail for a string or a number
 		return raw
 	}
 	return []member{{"update_version", value(m.Version)}, {"update_url", value(url)}, {"update_sha256", value(p.SHA256)}, {"update_size", value(p.Size)}}
@@ -293,8 +295,8 @@ func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
 	}), meant
 }
 
-// platform is a client's key in a manifest. Go's "arm" does not say which one: a
-// program for v6 runs on v7, too.
+// platform returns a client's platform key in a manifest. Clients report Go's "arm"
+// without the version; armv6 programs run on armv7, too.
 func platform(r report) string {
 	if r.Arch == "arm" {
 		return r.OS + "-armv6"

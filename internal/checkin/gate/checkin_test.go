@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// The bodies as MachineMon has them, and with a directive.
+// TestGolden checks the bodies of a real check-in, unchanged and with a directive.
 func TestGolden(t *testing.T) {
 	b := newBench(t)
 	sent := golden(t, "request.json")
@@ -42,14 +42,14 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// Who gets a directive, and who an answer that has not a byte changed.
+// TestDirective checks which clients get a directive; others get the answer unchanged.
 func TestDirective(t *testing.T) {
 	sized := func(n int) string { return `{"client_id":"c-1","x":"` + strings.Repeat("x", n-26) + `"}` }
 	for name, c := range map[string]struct {
 		request, answer string // default: amd64 and v0.1.11, the plain answer
 		change          func(*manifest.Manifest)
 		off             bool
-		want            string // update_sha256's digit; "" for an answer as it was
+		want            string // the digit that update_sha256 repeats; "" for an unchanged answer
 	}{
 		"amd64":           {want: "0"},
 		"arm64":           {request: request("arm64", "v0.1.11"), want: "1"},
@@ -100,7 +100,7 @@ func TestDirective(t *testing.T) {
 				answer = plainAnswer
 			}
 			if c.off {
-				if _, err := b.decide(false, "test"); err != nil {
+				if _, err := b.decide(off, "test"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -141,7 +141,7 @@ func TestDirective(t *testing.T) {
 	}
 }
 
-// Upstream's own directives do not pass, and everything else does, as it was written.
+// TestUpstreamsDirective checks that only upstream's own directive is removed.
 func TestUpstreamsDirective(t *testing.T) {
 	b := newBench(t)
 	b.up.answers(`{"client_id" : "c-1", "update_version":"evil", "n": 1e3,"Update_URL":"http://evil.example/","x":{"update_version":"stays"}, "n":"<&>"}`)
@@ -155,7 +155,7 @@ func TestUpstreamsDirective(t *testing.T) {
 	}
 }
 
-// The URL is the one by which the client came.
+// TestDirectiveURL checks that update_url is below the URL that the client uses.
 func TestDirectiveURL(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.Manifest = "agent/client-manifest.json" })
 	if err := os.Mkdir(b.config.DownloadDir+"/agent", 0o755); err != nil {
@@ -170,7 +170,7 @@ func TestDirectiveURL(t *testing.T) {
 	}
 }
 
-// Nothing is recorded and nothing is changed, unless upstream said 200.
+// TestRefusedCheckIn checks that answers other than 200 change and record nothing.
 func TestRefusedCheckIn(t *testing.T) {
 	b := newBench(t)
 	b.publish()
@@ -194,7 +194,8 @@ func TestRefusedCheckIn(t *testing.T) {
 	}
 }
 
-// Upstream decides which client it is; what it told is kept bounded and printable.
+// TestRecorded checks the client's ID, and that recorded texts are bounded and
+// printable.
 func TestRecorded(t *testing.T) {
 	b := newBench(t)
 	long := strings.Repeat("ü", 500)
@@ -213,8 +214,8 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// What a relay sends along counts, and not what a check has seen before; a header
-// that is none changes nothing.
+// TestStatusHeader checks that the status in a relay's header takes precedence over a
+// check's, and that an invalid header is ignored.
 func TestStatusHeader(t *testing.T) {
 	b := newBench(t)
 	sent := golden(t, "request.json")
@@ -229,7 +230,8 @@ func TestStatusHeader(t *testing.T) {
 	}
 }
 
-// The manifest is read again when it changes, and complained about once.
+// TestManifestChanges checks that a changed manifest is read, and a bad one logged
+// once.
 func TestManifestChanges(t *testing.T) {
 	b := newBench(t)
 	has := func(want string) {
@@ -254,7 +256,7 @@ func TestManifestChanges(t *testing.T) {
 	}
 }
 
-// Without a database check-ins pass, and nobody gets a directive.
+// TestNoDatabase checks that without a database check-ins pass, without directives.
 func TestNoDatabase(t *testing.T) {
 	data := newDatabase(t)
 	data.ruin()
@@ -272,7 +274,7 @@ func TestNoDatabase(t *testing.T) {
 	if a := b.do("GET", "/updates", "", "Authorization: admin"); a.status != 503 || !strings.Contains(a.body, "the database cannot be used") {
 		t.Errorf("the page: %+v", a)
 	}
-	// It is mended while the gate runs.
+	// The database is repaired while the gate runs.
 	data.mend()
 	b.openDatabase(t.Context())
 	if a := b.checkIn(request("amd64", "v0.1.11")); !strings.Contains(a.body, "update_version") || b.known("").Total != 1 {
@@ -280,7 +282,7 @@ func TestNoDatabase(t *testing.T) {
 	}
 }
 
-// One that is lost at work costs reports, and nothing else.
+// TestDatabaseLost checks that losing the database while the gate runs costs reports only.
 func TestDatabaseLost(t *testing.T) {
 	b := newBench(t)
 	b.publish()

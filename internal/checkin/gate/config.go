@@ -14,18 +14,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/checkin"
 )
 
-// ConfigFile is where the operator's configuration is.
+// ConfigFile is the path of the operator's configuration.
 const ConfigFile = "/etc/machinemon-update/checkin-gate.toml"
 
-// Config is the gate's configuration, checked.
+// Config is the gate's configuration after validation.
 type Config struct {
 	Upstream    *url.URL
 	BasePath    string           // "" or "/monitor"
 	Certificate *tls.Certificate // nil: plain HTTP
-	Trusted     []netip.Prefix   // proxies that are believed about the client's address
+	Trusted     []netip.Prefix   // proxies whose headers about the client are trusted
 	DownloadDir string
-	Manifest    string // below DownloadDir
-	Database    string // a file's path, or PostgreSQL's address
+	Manifest    string // path relative to DownloadDir
+	Database    string // path of an SQLite file, or a PostgreSQL URL
 }
 
 // file is the configuration as written, with its defaults.
@@ -51,8 +51,8 @@ func defaults() file {
 	}
 }
 
-// Load reads the configuration. Every key has a default, and so has a file that is
-// not there. Errors name the file, the line and the key.
+// Load reads and checks the configuration. A missing key or file means the defaults.
+// Errors name the file, the line and the key.
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +75,7 @@ func (f *file) check() (*Config, error) {
 	c.Upstream, err = url.Parse(f.Upstream)
 	if err != nil || c.Upstream.Scheme != "http" && c.Upstream.Scheme != "https" || c.Upstream.Host == "" ||
 		strings.Trim(c.Upstream.Path, "/") != "" || c.Upstream.User != nil || c.Upstream.RawQuery != "" || c.Upstream.Fragment != "" {
-		return nil, errors.New(`upstream: must be the server's address, without a path (allowed: "http://HOST:PORT", "https://HOST:PORT"; for the path there is base_path)`)
+		return nil, errors.New(`upstream: must be the server's address, without a path (allowed: "http://HOST:PORT", "https://HOST:PORT"; put the path into base_path)`)
 	}
 	c.Upstream.Path = ""
 	if c.BasePath != "" && (!strings.HasPrefix(c.BasePath, "/") || !fs.ValidPath(c.BasePath[1:]) || c.BasePath == "/.") {
@@ -97,7 +97,7 @@ func (f *file) check() (*Config, error) {
 			p, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf(`trusted_proxies: %.60q is no address (allowed: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32")`, s)
+			return nil, fmt.Errorf(`trusted_proxies: %.60q is not an address (allowed: "192.0.2.1", "192.0.2.0/24", "2001:db8::/32")`, s)
 		}
 		c.Trusted = append(c.Trusted, p)
 	}
@@ -111,8 +111,11 @@ func (f *file) check() (*Config, error) {
 	}
 	for key, path := range paths {
 		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
-			or := map[bool]string{true: `, or PostgreSQL's address: "postgres://USER@HOST/NAME"`}[key == "database"]
-			return nil, fmt.Errorf(`%s: must be an absolute path (allowed: "/DIR/NAME", without . and .. elements%s)`, key, or)
+			allowed := `"/DIR/NAME", without . and .. elements`
+			if key == "database" {
+				allowed += `, or PostgreSQL's address: "postgres://USER@HOST/NAME"`
+			}
+			return nil, fmt.Errorf("%s: must be an absolute path (allowed: %s)", key, allowed)
 		}
 	}
 	if !servable(c.Manifest) {

@@ -14,7 +14,7 @@ func load(t *testing.T, text string) (*Config, error) {
 	return testkit.Load(t, Load, "checkin-gate.toml", text)
 }
 
-// The shipped file shows every key with its default, as the manual does.
+// TestShippedConfig checks that file and manual show each key with its default.
 func TestShippedConfig(t *testing.T) {
 	shipped := testkit.Shipped(t, "checkin-gate", keys)
 	none, err := Load(filepath.Join(t.TempDir(), "none"))
@@ -46,7 +46,7 @@ func TestConfig(t *testing.T) {
 		`database = "/gate.db"`: "/gate.db",
 		`database = "postgresql://u:%40p@h:5433/n?sslmode=prefer"`: "postgresql://u:%40p@h:5433/n?sslmode=prefer",
 		`database = "postgres:///n?host=/run/postgresql"`:          "postgres:///n?host=/run/postgresql",
-		// As in the manual.
+		// This is the manual's example.
 		"database = \"\"\"postgres://u@h/n\\\n    ?sslmode=verify-full\\\n    &passfile=/p\"\"\"": "postgres://u@h/n?sslmode=verify-full&passfile=/p",
 	} {
 		if c, err := load(t, text); err != nil || c.Database != want {
@@ -69,7 +69,7 @@ func TestConfig(t *testing.T) {
 		`base_path = "/a/"`:                          "base_path: must be",
 		`tls_key = "/k"`:                             "tls_certificate, tls_key: must be set both",
 		"tls_key = \"/k\"\ntls_certificate = \"/c\"": "tls_certificate, tls_key: open /c: no such file",
-		`trusted_proxies = ["localhost"]`:            `trusted_proxies: "localhost" is no address`,
+		`trusted_proxies = ["localhost"]`:            `trusted_proxies: "localhost" is not an address`,
 		`trusted_proxies = "127.0.0.1"`:              "line 1: ",
 		`download_dir = "download"`:                  "download_dir: must be an absolute path",
 		`database = "/a/../b"`:                       "database: must be an absolute path",

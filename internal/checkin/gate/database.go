@@ -17,15 +17,16 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
-// patience is how long a query may take, and how long the start waits for the
-// database: one that takes a connection may still never answer. The tests have less.
-var patience = 5 * time.Second
+// queryTimeout limits each query, and how long the gate's start waits for the database,
+// since one that accepts a connection may never answer. Tests set a shorter one.
+var queryTimeout = 5 * time.Second
 
-// migrating is how long a migration may take, which may have to rewrite everything.
-const migrating = time.Minute
+// migrationTimeout limits a migration, which may have to rewrite whole tables.
+const migrationTimeout = time.Minute
 
-// migrations bring a database from each version to the next, SQLite and PostgreSQL
-// alike. Only ever append: what was released stays as it was.
+// migrations are the SQL statements for both SQLite and PostgreSQL that bring a database
+// from one schema version to the next: version N has had the first N. Append to them
+// only, and never change one that was released.
 var migrations = []string{
 	`CREATE TABLE clients (
 		client_id      TEXT PRIMARY KEY,
@@ -50,8 +51,7 @@ var migrations = []string{
 	)`,
 }
 
-// openStore opens the database, a file's path or PostgreSQL's address, and makes or
-// migrates it.
+// openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.
 func openStore(ctx context.Context, database string) (*store, error) {
 	open := openSQLite
 	if isAddress(database) {
@@ -64,15 +64,16 @@ func openStore(ctx context.Context, database string) (*store, error) {
 	if err := s.prepare(ctx, migrations); err != nil {
 		s.Close()
 		if !s.postgres {
-			err = fmt.Errorf("%s: %w", database, err) // PostgreSQL's errors tell where it is, if that matters
+			err = fmt.Errorf("%s: %w", database, err) // a PostgreSQL URL may contain a password
 		}
 		return nil, err
 	}
 	return s, nil
 }
 
-// openSQLite: readers do not wait for the writer, nor it for them (WAL). A commit
-// that a power cut undoes is in the next check-in again, hence synchronous=NORMAL.
+// openSQLite opens an SQLite file in WAL mode, in which readers and the writer do not
+// wait for each other. synchronous=NORMAL is enough: a power cut may undo the last
+// commits, but the next check-ins bring the same reports.
 func openSQLite(path string) (*store, error) {
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_pragma=synchronous(NORMAL)&_txlock=immediate"}
 	db, err := sql.Open("sqlite", dsn.String())
@@ -83,19 +84,19 @@ func openSQLite(path string) (*store, error) {
 	return &store{db: db}, nil
 }
 
-// isAddress tells PostgreSQL's address from a file's path.
+// isAddress reports whether database is a PostgreSQL URL, not the path of a file.
 func isAddress(database string) bool {
 	return strings.HasPrefix(database, "postgres://") || strings.HasPrefix(database, "postgresql://")
 }
 
-// parameters are what an address may have behind the "?". The driver would take a
-// misspelt "sslmode" for something to tell the server, and verify nothing.
+// parameters are allowed after the "?" of a PostgreSQL URL. Without this list the driver
+// would send a misspelt "sslmode" to the server, and not verify the server.
 var parameters = []string{"user", "password", "host", "port", "dbname", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword",
 	"sslnegotiation", "channel_binding", "require_auth", "connect_timeout", "target_session_attrs", "application_name", "search_path", "options",
 	"default_query_exec_mode"}
 
-// parseAddress reads PostgreSQL's address. Its errors quote nothing of it: there is a
-// password in it, and if it is malformed, anywhere in it.
+// parseAddress parses a PostgreSQL URL. Its errors quote nothing of the URL, because a
+// malformed one may contain the password anywhere.
 func parseAddress(address string) (*pgx.ConnConfig, error) {
 	var options pgx.ParseConfigOptions
 	options.ConnStringAllowedKeys = parameters
@@ -103,7 +104,7 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, fmt.Errorf("names a file that cannot be read: %w", pe.Err)
 	}
-	if err != nil || misread(c.Database) || misread(c.Host) || len(c.Fallbacks) > 0 && misread(c.Fallbacks[len(c.Fallbacks)-1].Host) {
+	if err != nil || hasPasswordRest(c.Database) || hasPasswordRest(c.Host) || len(c.Fallbacks) > 0 && hasPasswordRest(c.Fallbacks[len(c.Fallbacks)-1].Host) {
 		return nil, fmt.Errorf(`cannot be read as PostgreSQL's address (allowed: "postgres://USER@HOST/NAME", "postgres://USER:PASSWORD@HOST:PORT/NAME", `+
 			`"postgres:///NAME?host=/run/postgresql", with %%XX for all but letters and digits in a password; parameters: %s)`, strings.Join(parameters, ", "))
 	}
@@ -113,9 +114,9 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 	return c, nil
 }
 
-// misread tells whether the end of a password was taken for a host or a name, which
-// errors would tell: "postgres://user:pass@word@host".
-func misread(s string) bool { return strings.Contains(s, "@") }
+// hasPasswordRest reports whether the end of an unescaped password was parsed as a part of
+// a host or database name, as in "postgres://user:pass@word@host". Errors show such names.
+func hasPasswordRest(s string) bool { return strings.Contains(s, "@") }
 
 func openPostgres(address string) (*store, error) {
 	c, err := parseAddress(address)
@@ -124,12 +125,12 @@ func openPostgres(address string) (*store, error) {
 	}
 	db := stdlib.OpenDB(*c)
 	db.SetMaxOpenConns(4)
-	// The same order as SQLite's, whatever the language of the database.
-	return &store{db: db, postgres: true, bytewise: ` COLLATE "C"`}, nil
+	// The collation gives the same order as SQLite's, for each locale of the database.
+	return &store{db: db, postgres: true, collation: ` COLLATE "C"`}, nil
 }
 
-// begin begins a transaction. What a gate has locked when its machine dies, others
-// would wait for as long as TCP does, for hours.
+// begin begins a transaction. PostgreSQL ends it when it is idle for 10 s: else, if a
+// gate's machine dies, others would wait for its locks for hours, until TCP times out.
 func (s *store) begin(ctx context.Context) (*sql.Tx, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err == nil && s.postgres {
@@ -140,9 +141,9 @@ func (s *store) begin(ctx context.Context) (*sql.Tx, error) {
 	return tx, err
 }
 
-// prepare connects, and makes the tables or migrates them.
+// prepare connects to the database, and creates its tables or migrates them.
 func (s *store) prepare(ctx context.Context, steps []string) error {
-	connect, cancel := context.WithTimeout(ctx, patience)
+	connect, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	if err := s.db.PingContext(connect); err != nil {
 		return oneLine(err)
@@ -152,20 +153,21 @@ func (s *store) prepare(ctx context.Context, steps []string) error {
 		if err := s.db.QueryRowContext(connect, "SHOW server_encoding").Scan(&encoding); err != nil {
 			return err
 		}
-		// A name that it cannot spell would cost all reports that are written with it.
+		// One name that the encoding cannot express would fail a whole transaction.
 		if encoding != "UTF8" && encoding != "SQL_ASCII" {
 			return fmt.Errorf("its encoding is %s (hint: createdb --encoding=UTF8 --template=template0)", encoding)
 		}
 	}
-	ctx, cancel = context.WithTimeout(ctx, migrating)
+	ctx, cancel = context.WithTimeout(ctx, migrationTimeout)
 	defer cancel()
 	return s.migrate(ctx, steps)
 }
 
-// migrationLock is a number that no other program is likely to lock.
-const migrationLock = 0x6d6d2d67617465 // "mm-gate"
+// migrationLock is the number of PostgreSQL's advisory lock for migrations. It spells
+// "mm-gate" in ASCII, so that no other program is likely to use it.
+const migrationLock = 0x6d6d2d67617465
 
-// migrate does all steps or none.
+// migrate executes those of steps that the database has not had, in one transaction.
 func (s *store) migrate(ctx context.Context, steps []string) error {
 	tx, err := s.begin(ctx)
 	if err != nil {
@@ -173,8 +175,8 @@ func (s *store) migrate(ctx context.Context, steps []string) error {
 	}
 	defer tx.Rollback()
 	if s.postgres {
-		// Of gates that start at once one makes the tables, and the others wait: in
-		// PostgreSQL even "IF NOT EXISTS" fails when two do it. SQLite has one writer.
+		// If gates start together, one creates the tables and the others wait: in
+		// PostgreSQL two concurrent "IF NOT EXISTS" fail. SQLite has only one writer.
 		if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
 			return err
 		}
@@ -204,8 +206,8 @@ func (s *store) migrate(ctx context.Context, steps []string) error {
 	return tx.Commit()
 }
 
-// oneLine makes one line of the driver's error, which has one for each attempt: with
-// TLS and without, at each host.
+// oneLine returns the driver's error as one line. The driver reports each attempt (with
+// TLS and without, at each host) on a line of its own.
 func oneLine(err error) error {
 	ce, ok := errors.AsType[*pgconn.ConnectError](err)
 	if !ok {

@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// reread is how often the decision is read, which another gate may have changed.
-	reread = 2 * time.Second
-	// batch is how many reports are written at once, at most.
-	batch = 256
+	// rereadInterval is the time between reads of the switch; another gate may turn it.
+	rereadInterval = 2 * time.Second
+	// maxBatch is the greatest number of reports in one transaction.
+	maxBatch = 256
 )
 
-// keep keeps the database until ctx ends and everything that was reported is written.
-// When the database has answered for the first time, or did not, it closes tried.
+// runDatabase opens the database and writes reports to it until ctx ends and all queued
+// reports are written. It closes tried after the first attempt to open the database.
 func (g *Gate) runDatabase(ctx context.Context, tried chan<- struct{}) {
 	var following sync.WaitGroup
 	following.Go(func() {
 		g.openDatabase(ctx)
 		close(tried)
-		g.follow(ctx, reread)
+		g.follow(ctx, rereadInterval)
 	})
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
@@ -35,13 +35,13 @@ func (g *Gate) runDatabase(ctx context.Context, tried chan<- struct{}) {
 		case <-tick.C:
 			if s := g.store.Load(); s != nil {
 				if err := s.forgetOld(ctx, time.Now()); ctx.Err() == nil {
-					g.toldDatabase("writing", err)
+					g.logDatabase("writing", err)
 				}
 			}
 		case <-ctx.Done():
 			following.Wait()
-			// A database that hangs delays the end once, not once for each batch.
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			// One timeout for all batches, so that a database that hangs delays the end once.
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), queryTimeout)
 			defer cancel()
 			for len(g.reports) > 0 {
 				g.write(end, <-g.reports)
@@ -54,8 +54,7 @@ func (g *Gate) runDatabase(ctx context.Context, tried chan<- struct{}) {
 	}
 }
 
-// follow reads the decision again and again until ctx ends, and opens the database
-// where that has not been possible yet, or was lost.
+// follow reads the switch at each interval, or opens the database if it is closed.
 func (g *Gate) follow(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -73,7 +72,7 @@ func (g *Gate) follow(ctx context.Context, every time.Duration) {
 	}
 }
 
-// openDatabase opens the database.
+// openDatabase opens the database unless it is open, and reads the switch from it.
 func (g *Gate) openDatabase(ctx context.Context) {
 	if g.store.Load() != nil {
 		return
@@ -82,22 +81,22 @@ func (g *Gate) openDatabase(ctx context.Context) {
 	if err == nil {
 		var now settings
 		if now, err = s.settings(ctx); err == nil {
-			g.learn(now)
-			g.toldDatabase("writing", nil) // the store that it was said of is gone
+			g.adopt(now)
+			g.logDatabase("writing", nil) // this store has not failed to write yet
 			g.store.Store(s)
 		} else {
 			s.Close()
 		}
 	}
 	if ctx.Err() == nil {
-		g.toldDatabase("reading", err)
+		g.logDatabase("reading", err)
 	}
 }
 
-// readDecision reads what was decided at any gate. A database that cannot tell is
-// given up, to be opened anew: whatever it was, it may come back with other tables.
+// readDecision reads the switch, which another gate may have changed. If that fails, it
+// closes the database, which follow opens again: its tables may have to be created again.
 func (g *Gate) readDecision(ctx context.Context) {
-	// Not between another's writing and learning of a decision, which this would undo.
+	// The lock keeps a value that was read before a decision from replacing it.
 	g.deciding.Lock()
 	defer g.deciding.Unlock()
 	s := g.store.Load()
@@ -109,44 +108,44 @@ func (g *Gate) readDecision(ctx context.Context) {
 		g.store.Store(nil)
 		s.Close()
 	} else {
-		g.learn(now)
+		g.adopt(now)
 	}
-	g.toldDatabase("reading", err)
+	g.logDatabase("reading", err)
 }
 
-// learn takes over what was decided, here or at another gate. What is known outlives
-// the database: one that knows of no decision does not undo it.
-func (g *Gate) learn(n settings) {
+// adopt takes over a decision of this or another gate, and logs a change. A database
+// without a decision does not undo a known one: it may be a new, empty one.
+func (g *Gate) adopt(n settings) {
 	old := g.decided.Load()
 	if old != nil && (n.By == "" || n.Directives == old.Directives && n.By == old.By && n.At.Equal(old.At)) {
 		return
 	}
 	g.decided.Store(&n)
 	if old != nil {
-		g.once.print(fmt.Sprintf("directives are %s now, by %s", map[bool]string{true: "on", false: "off"}[n.Directives], n.By))
+		g.problems.print(fmt.Sprintf("directives are %s now, by %s", onOff(n.Directives), n.By))
 	}
 }
 
-// toldDatabase says once that the database cannot be used for something, and once
-// that it can for everything again.
-func (g *Gate) toldDatabase(work string, err error) {
+// logDatabase logs once that "reading" or "writing" the database fails, and once that
+// both work again. work is one of the two, err its result.
+func (g *Gate) logDatabase(work string, err error) {
 	g.failing.Lock()
 	defer g.failing.Unlock()
 	g.failed[work] = err != nil
 	if err == nil && (g.failed["reading"] || g.failed["writing"]) {
 		return
 	}
-	meaning := "check-ins pass, and are not recorded; the switch stays as it is"
+	meaning := "the gate passes check-ins on without recording them; the switch stays as it is"
 	if g.decided.Load() == nil {
 		meaning = "no client gets a directive, and checksum clients get a disabled manifest"
 	}
-	g.told("database", meaning, err)
+	g.logState("database", meaning, err)
 }
 
-// write writes a report, and those that wait behind it.
+// write writes a report, and up to maxBatch-1 that are queued behind it.
 func (g *Gate) write(ctx context.Context, first report) {
 	reports := []report{first}
-	for len(g.reports) > 0 && len(reports) < batch {
+	for len(g.reports) > 0 && len(reports) < maxBatch {
 		reports = append(reports, <-g.reports)
 	}
 	if s := g.store.Load(); s == nil {
@@ -156,12 +155,13 @@ func (g *Gate) write(ctx context.Context, first report) {
 		if err != nil {
 			g.count.dropped.Add(int64(len(reports)))
 		}
-		g.toldDatabase("writing", err)
+		g.logDatabase("writing", err)
 	}
 	g.written.Add(-len(reports))
 }
 
-// record has a report written. A database that is slow costs reports, not check-ins.
+// queueReport queues a report for writing. If the queue is full, it drops the report, so
+// that a slow database does not delay check-ins.
 func (g *Gate) queueReport(r report) {
 	g.written.Add(1)
 	select {
@@ -172,7 +172,7 @@ func (g *Gate) queueReport(r report) {
 	}
 }
 
-// stopped tells whether updates are stopped; they are while nobody knows.
+// stopped reports whether updates are stopped. They are until the switch was read.
 func (g *Gate) stopped() bool {
 	d := g.decided.Load()
 	return d == nil || !d.Directives
@@ -180,7 +180,7 @@ func (g *Gate) stopped() bool {
 
 var errNoDatabase = errors.New("the database cannot be used (hint: journalctl -u machinemon-checkin-gate)")
 
-// decide turns directives on or off.
+// decide turns directives on or off, and stores that by did so.
 func (g *Gate) decide(on bool, by string) (settings, error) {
 	g.deciding.Lock()
 	defer g.deciding.Unlock()
@@ -190,8 +190,8 @@ func (g *Gate) decide(on bool, by string) (settings, error) {
 	}
 	n := settings{on, state.Line(by), time.Now().UTC().Truncate(time.Second)}
 	if err := s.setSettings(context.Background(), n); err != nil {
-		return settings{}, fmt.Errorf("cannot keep the decision: %w", err)
+		return settings{}, fmt.Errorf("cannot store the decision: %w", err)
 	}
-	g.learn(n)
+	g.adopt(n)
 	return n, nil
 }

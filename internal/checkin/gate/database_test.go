@@ -23,16 +23,17 @@ import (
 	"time"
 )
 
-// kind is the database that the tests have: first SQLite, then PostgreSQL.
+// kind is the database of the tests: first "SQLite", then "PostgreSQL".
 var kind string
 
-// TestMain runs all tests with SQLite, and then all of them with PostgreSQL, so that
-// no test can be forgotten. With -short there is SQLite alone.
+// TestMain runs all tests with SQLite, and then all of them again with PostgreSQL. With
+// -short it runs them with SQLite only.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	patience = 2 * time.Second
+	queryTimeout = 2 * time.Second
 	status, kinds := 0, []string{"SQLite", "PostgreSQL"}
-	if testing.Short() || os.Getenv("PART") != "" { // a part's database is its parent's
+	// A process that a test started gets its database from the test.
+	if testing.Short() || os.Getenv("PART") != "" {
 		kinds = kinds[:1]
 	}
 	for _, kind = range kinds {
@@ -47,13 +48,12 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// A database is where a gate's would be; the tests may break it.
+// database is a place for a gate's database, which the tests may break.
 type database struct {
 	t    testing.TB
 	name string // as in the configuration
-	path string // SQLite's file
-	// schema is what PostgreSQL has in place of a file. One each is made faster than
-	// a database.
+	path string // of SQLite's file
+	// schema replaces the file in PostgreSQL: creating a schema is faster than a database.
 	schema string
 }
 
@@ -72,7 +72,7 @@ func newDatabase(t testing.TB) *database {
 	return d
 }
 
-// ruin leaves something that is no database of a gate.
+// ruin replaces the database by something that a gate cannot open.
 func (d *database) ruin() {
 	d.t.Helper()
 	if kind == "PostgreSQL" {
@@ -82,7 +82,7 @@ func (d *database) ruin() {
 	}
 }
 
-// mend leaves an empty one.
+// mend replaces what ruin left by an empty database.
 func (d *database) mend() {
 	d.t.Helper()
 	if kind == "PostgreSQL" {
@@ -92,7 +92,7 @@ func (d *database) mend() {
 	}
 }
 
-// open opens it, and closes it after the test.
+// open opens the database, and closes it after the test.
 func (d *database) open() *store {
 	d.t.Helper()
 	s, err := openStore(d.t.Context(), d.name)
@@ -103,7 +103,7 @@ func (d *database) open() *store {
 	return s
 }
 
-// postgres is a PostgreSQL of Debian's package, on a socket of its own.
+// postgres is a server from Debian's package, on its own socket.
 type postgres struct {
 	dir     string
 	process *exec.Cmd
@@ -116,7 +116,7 @@ var (
 	starting sync.Once
 )
 
-// thePostgres is the one of these tests, started when a test first needs it.
+// thePostgres returns the server of these tests, and starts it at the first call.
 func thePostgres(t testing.TB) *postgres {
 	t.Helper()
 	starting.Do(func() { server, startErr = startPostgres() })
@@ -135,7 +135,7 @@ func startPostgres() (*postgres, error) {
 		number := func(s string) int { n, _ := strconv.Atoi(strings.Split(s, "/")[4]); return n }
 		return number(a) - number(b)
 	}))
-	// Not in the test's own: its path may be too long for a socket.
+	// The test's own directory may have a path that is too long for a socket.
 	dir, err := os.MkdirTemp("", "machinemon-gate-test")
 	if err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func startPostgres() (*postgres, error) {
 
 func (p *postgres) start(bin string) error {
 	attr := &syscall.SysProcAttr{}
-	if os.Getuid() == 0 { // PostgreSQL refuses to be root's
+	if os.Getuid() == 0 { // PostgreSQL refuses to run as root
 		u, err := user.Lookup("postgres")
 		if err != nil {
 			return err
@@ -164,7 +164,7 @@ func (p *postgres) start(bin string) error {
 	}
 	data := filepath.Join(p.dir, "data")
 	c := exec.Command(filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "gate", "--no-sync",
-		"--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US") // whose order is not that of bytes
+		"--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US") // a locale that does not sort by bytes
 	c.SysProcAttr, c.Dir = attr, "/"
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, out)
@@ -183,7 +183,7 @@ func (p *postgres) start(bin string) error {
 	p.process.Stdout, p.process.Stderr = log, log
 	started := make(chan error)
 	go func() {
-		// Its end is tied to the thread that starts it, which must not end before.
+		// Pdeathsig applies when the thread ends, so this goroutine keeps its thread.
 		runtime.LockOSThread()
 		started <- p.process.Start()
 		select {}
@@ -196,7 +196,7 @@ func (p *postgres) start(bin string) error {
 	}
 	for range 300 {
 		if err = p.db.Ping(); err == nil {
-			_, err = p.db.Exec("CREATE ROLE guest LOGIN PASSWORD 'right'") // the one who needs it
+			_, err = p.db.Exec("CREATE ROLE guest LOGIN PASSWORD 'right'") // some test's login
 			return err
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -210,7 +210,7 @@ func (p *postgres) stop() {
 		p.db.Close()
 	}
 	if p.process != nil && p.process.Process != nil {
-		p.process.Process.Signal(syscall.SIGQUIT) // at once: nothing of it is kept
+		p.process.Process.Signal(syscall.SIGQUIT) // immediate shutdown: its data are not needed any more
 		p.process.Wait()
 	}
 	if err := os.RemoveAll(p.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -218,10 +218,10 @@ func (p *postgres) stop() {
 	}
 }
 
-// address is the one of its database, with more parameters.
+// address returns the URL of the server's database, with additional parameters.
 func (p *postgres) address(more ...string) string { return at(p.dir, more...) }
 
-// at is the address of the database with its socket in this directory.
+// at returns the URL of the database whose socket is in dir.
 func at(dir string, more ...string) string {
 	return "postgres://gate@/postgres?" + strings.Join(append([]string{"port=5432", "host=" + url.QueryEscape(dir)}, more...), "&")
 }

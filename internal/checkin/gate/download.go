@@ -16,28 +16,28 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// byDigest is a name that never stands for other bytes.
+// byDigest matches a name that begins with its content's SHA-256, so never changes.
 var byDigest = regexp.MustCompile(`^[0-9a-f]{64}\.`)
 
-// servable tells whether a name may be asked for: no way out of the directory, and
-// no dot file, which is what publishers write before it gets its name.
+// servable reports whether the gate may serve a file of this name: it must not lead out
+// of the directory, nor begin with a dot, as a publisher's unfinished files do.
 func servable(name string) bool {
 	return fs.ValidPath(name) && name != "." && !strings.HasPrefix(name, ".") && !strings.Contains(name, "/.")
 }
 
-// open opens a regular file below the download directory; the error is
-// fs.ErrNotExist where there is none that may be served.
+// open opens a regular file below the download directory. The error is fs.ErrNotExist
+// if there is none, or if the gate must not serve it.
 func (g *Gate) open(name string) (*os.File, fs.FileInfo, error) {
 	if !servable(name) {
 		return nil, nil, fs.ErrNotExist
 	}
-	// Opened for every request: the directory may be another one by now.
+	// Each request opens the directory, which the operator may have replaced.
 	root, err := os.OpenRoot(g.config.DownloadDir)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer root.Close()
-	// A FIFO would make a plain open wait.
+	// Without O_NONBLOCK, opening a FIFO would wait for its writer.
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, err
@@ -53,13 +53,15 @@ func (g *Gate) open(name string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// download serves a file; false where there is none, which makes it upstream's matter.
+// download serves a file. It reports false, without an answer, if the gate has none of
+// this name; the request then goes to upstream.
 func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) bool {
 	f, info, err := g.open(name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			// Only once: who asks for a bad name and a good one in turns would fill the journal.
-			g.once.say("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
+			// No download ends this problem: a client that requests a bad name and a
+			// good one in turns would fill the journal.
+			g.problems.begin("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
 		}
 		return false
 	}
@@ -68,7 +70,7 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Type", contentType(name))
-	// Archives keep their names from release to release: a cache has to ask.
+	// The next release's archive may have the same name, so caches must revalidate.
 	h.Set("Cache-Control", "no-cache")
 	if byDigest.MatchString(path.Base(name)) {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
@@ -80,7 +82,7 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(body)))
 			return true
 		}
-		// What is no manifest disables itself.
+		// The file is not a valid manifest, so no client will act on it; serve it unchanged.
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return false
 		}
@@ -89,8 +91,8 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 	return true
 }
 
-// disabled is the manifest with the publisher's own kill switch set. Signed clients
-// read it under the name of its digest, and never see this one.
+// disabled returns the manifest in f with the publisher's kill switch, disabled, set.
+// Clients that trust signatures request it by its digest, and get the file itself.
 func disabled(f *os.File) ([]byte, error) {
 	m, err := parse(f)
 	if err != nil {
@@ -100,7 +102,7 @@ func disabled(f *os.File) ([]byte, error) {
 	return m.Marshal()
 }
 
-// etag is strong: a file that is published again is another file, or has another time.
+// etag returns a strong ETag: replacing a file changes its time or its inode.
 func etag(info fs.FileInfo) string {
 	inode := info.Sys().(*syscall.Stat_t).Ino
 	return fmt.Sprintf(`"%x-%x-%x"`, info.Size(), info.ModTime().UnixNano(), inode)

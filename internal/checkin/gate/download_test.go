@@ -44,7 +44,7 @@ func TestDownload(t *testing.T) {
 	if a := b.do("GET", "/download/"+strings.Repeat("a", 64)+".client-manifest.json", ""); a.header.Get("Cache-Control") != "public, max-age=31536000, immutable" {
 		t.Errorf("%+v", a)
 	}
-	// The same name, size and time, and yet another file.
+	// Another file with the same name, size and time has another ETag.
 	info, err := os.Stat(filepath.Join(b.config.DownloadDir, "a.tar.gz"))
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-// There is no way out of the directory; what is not served goes upstream.
+// TestDownloadEscapes checks that no path leaves the directory; others go to upstream.
 func TestDownloadEscapes(t *testing.T) {
 	b := newBench(t)
 	dir := b.config.DownloadDir
@@ -95,24 +95,24 @@ func TestDownloadEscapes(t *testing.T) {
 	}
 }
 
-// Stopped, the manifest says disabled to those that believe it unsigned.
+// TestDisabledManifest checks that the unsigned manifest is disabled while stopped.
 func TestDisabledManifest(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
 	b.publish()
 	const path = "/monitor/download/client-manifest.json"
-	on := b.do("GET", path, "")
-	if m, err := manifest.Parse([]byte(on.body)); err != nil || m.Disabled {
-		t.Errorf("%+v, %v", on, err)
+	enabled := b.do("GET", path, "")
+	if m, err := manifest.Parse([]byte(enabled.body)); err != nil || m.Disabled {
+		t.Errorf("%+v, %v", enabled, err)
 	}
-	if _, err := b.decide(false, "test"); err != nil {
+	if _, err := b.decide(off, "test"); err != nil {
 		t.Fatal(err)
 	}
-	off := b.do("GET", path, "", "If-None-Match: "+on.header.Get("ETag"))
-	m, err := manifest.Parse([]byte(off.body))
-	if err != nil || !m.Disabled || m.Version != "v0.1.12" || len(m.Platforms) != 4 || off.status != 200 {
-		t.Errorf("%+v, %v", off, err)
+	stopped := b.do("GET", path, "", "If-None-Match: "+enabled.header.Get("ETag"))
+	m, err := manifest.Parse([]byte(stopped.body))
+	if err != nil || !m.Disabled || m.Version != "v0.1.12" || len(m.Platforms) != 4 || stopped.status != 200 {
+		t.Errorf("%+v, %v", stopped, err)
 	}
-	if a := b.do("GET", path, "", "If-None-Match: "+off.header.Get("ETag")); a.status != 304 {
+	if a := b.do("GET", path, "", "If-None-Match: "+stopped.header.Get("ETag")); a.status != 304 {
 		t.Errorf("%+v", a)
 	}
 	b.put("client-manifest.json", "broken")
@@ -120,10 +120,10 @@ func TestDisabledManifest(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	b.publish()
-	if _, err := b.decide(true, "test"); err != nil {
+	if _, err := b.decide(on, "test"); err != nil {
 		t.Fatal(err)
 	}
-	if a := b.do("GET", path, ""); a.body != on.body {
+	if a := b.do("GET", path, ""); a.body != enabled.body {
 		t.Errorf("%+v", a)
 	}
 }

@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// fleet is clients of every kind that a page may have to show, and some that hope it
-// takes them at their word.
+// fleet returns reports for all cases that the page must show, some of them hostile.
 func fleet(now time.Time) []report {
 	long := strings.Repeat("very-long-", 25)
 	const reason = "the new version died 3 s after its start: exit status 1: panic: open /etc/machinemon/client.toml: permission denied; goroutine 1 [running]: main.main() /src/cmd/client/main.go:71 +0x1d3; its unit was restarted 4 times in 10 s, which is the limit"

@@ -1,16 +1,15 @@
-// Package gate is the server's side of updates: a reverse proxy before an unmodified
-// MachineMon server.
+// Package gate is the server's side of updates: a reverse proxy in front of an
+// unmodified MachineMon server, called upstream.
 //
-// It passes everything on, but for this:
+// It passes all requests on to upstream, with these exceptions:
 //
-//	/download/…                     releases of its own directory, else upstream's
-//	POST /api/v1/checkin            the answer gets a directive, where one is due
-//	/api/v1/admin/updates, /updates how the clients' updates went, for admins
+//	/download/…                     files of its download directory, if it has them
+//	POST /api/v1/checkin            a directive is added to the answer if an update is due
+//	/api/v1/admin/updates, /updates the state of the clients' updates, for administrators
 //
-// and keeps in its database what clients tell of themselves, which nobody verifies,
-// and whether an administrator has stopped updates. A check-in needs neither the
-// database nor a manifest: without them it passes unchanged. Who is an
-// administrator, and which check-in is good, upstream alone decides.
+// Its database keeps the clients' reports, which are unverified, and whether an
+// administrator has stopped updates. Without the database or a manifest, check-ins pass
+// unchanged. Upstream alone accepts check-ins and administrators.
 package gate
 
 import (
@@ -35,46 +34,46 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Gate is the proxy and what it knows.
+// Gate is the proxy, with its caches of the switch and the manifest.
 type Gate struct {
-	config *Config
-	proxy  *httputil.ReverseProxy
-	cross  *http.CrossOriginProtection
-	admins *admins
-	once   *once
-	quiet  *log.Logger
-	count  struct{ checkins, refused, directives, downloads, dropped, denied atomic.Int64 }
+	config   *Config
+	proxy    *httputil.ReverseProxy
+	cross    *http.CrossOriginProtection
+	admins   *admins
+	problems *problemLog
+	quiet    *log.Logger
+	count    struct{ checkins, refused, directives, downloads, dropped, denied atomic.Int64 }
 
-	store   atomic.Pointer[store]    // nil while there is no database
-	decided atomic.Pointer[settings] // nil until the database could be read
+	store   atomic.Pointer[store]    // nil while the database is not open
+	decided atomic.Pointer[settings] // nil until the database was read once
 	reports chan report
 	written sync.WaitGroup
 
 	deciding sync.Mutex // held while the decision is read or changed
 	failing  sync.Mutex
-	failed   map[string]bool // what the database cannot be used for
+	failed   map[string]bool // whether "reading" and "writing" the database fail
 
 	mu      sync.Mutex
 	seen    string // etag of the manifest that current was read from
 	current *manifest.Manifest
 }
 
-// New makes a gate. What it says goes to say, one line each.
+// New returns a gate that logs with say, one line per call.
 func New(c *Config, say func(string)) *Gate {
-	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), once: &once{print: say, bad: map[string]bool{}},
-		quiet: checkin.Bugs(say), reports: make(chan report, 1024), failed: map[string]bool{}}
+	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), problems: &problemLog{print: say, open: map[string]bool{}},
+		quiet: checkin.PanicLog(say), reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
 	return g
 }
 
-// release is the release that clients are to have; nil if there is none. The manifest
-// is read again when it is another one.
+// release returns the published release, or nil if there is no valid manifest. It reads
+// the manifest again when the file has changed.
 func (g *Gate) release() *manifest.Manifest {
 	f, info, err := g.open(g.config.Manifest)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			g.told("manifest", "no client gets a directive", err)
+			g.logState("manifest", "no client gets a directive", err)
 		}
 		return nil
 	}
@@ -84,25 +83,26 @@ func (g *Gate) release() *manifest.Manifest {
 	if now := etag(info); now != g.seen {
 		g.seen = now
 		g.current, err = parse(f)
-		g.told("manifest", "no client gets a directive", err)
+		g.logState("manifest", "no client gets a directive", err)
 	}
 	return g.current
 }
 
-// told says that something does not work, and what that means, or that it does again.
-func (g *Gate) told(what, meaning string, err error) {
+// logState logs once that the gate cannot use something, and the consequence (meaning),
+// or, if err is nil, once that it can use it again.
+func (g *Gate) logState(what, meaning string, err error) {
 	if err == nil {
-		g.once.over(what, "the "+what+" can be used again")
+		g.problems.end(what, "the "+what+" can be used again")
 		return
 	}
 	line := fmt.Sprintf("cannot use the %s: %v", what, err)
 	if meaning != "" {
 		line += ": " + meaning
 	}
-	g.once.say(what, line)
+	g.problems.begin(what, line)
 }
 
-// Handler serves everybody.
+// Handler returns the handler for the public sockets.
 func (g *Gate) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path, ours := strings.CutPrefix(r.URL.Path, g.config.BasePath)
@@ -113,7 +113,7 @@ func (g *Gate) Handler() http.Handler {
 		case download && reads && g.download(w, r, name):
 			return
 		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
-			r = g.watch(r)
+			r = g.captureBody(r)
 		case path == "/updates" || path == "/api/v1/admin/updates" || path == "/api/v1/admin/updates/settings":
 			g.admin(w, r, path)
 			return
@@ -122,28 +122,28 @@ func (g *Gate) Handler() http.Handler {
 	})
 }
 
-// pending is a check-in on its way.
-type pending struct {
-	body *copied
-	base string // where this client downloads from
+// pendingCheckin is a check-in that upstream has not answered yet.
+type pendingCheckin struct {
+	body *capturedBody
+	base string // URL of the directory from which this client downloads
 }
 
 type checkinKey struct{}
 
-// watch keeps a check-in's body as it passes.
-func (g *Gate) watch(r *http.Request) *http.Request {
+// captureBody makes a check-in's body keep a copy of what upstream reads.
+func (g *Gate) captureBody(r *http.Request) *http.Request {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" || r.Body == nil {
 		return r
 	}
-	_, trusted := g.client(r)
-	p := &pending{&copied{ReadCloser: r.Body, length: r.ContentLength}, g.scheme(r, trusted) + "://" + g.host(r, trusted) + g.config.BasePath + "/download/"}
+	_, trusted := g.clientAddr(r)
+	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength}, g.scheme(r, trusted) + "://" + g.host(r, trusted) + g.config.BasePath + "/download/"}
 	r = r.WithContext(context.WithValue(r.Context(), checkinKey{}, p))
 	r.Body = p.body
 	return r
 }
 
-// Serve serves on the listeners until ctx ends, and then finishes what has begun: the
-// last reports come with the last requests.
+// Serve serves on the listeners until ctx ends or one fails. Then it answers the requests
+// that it has accepted, and writes their reports.
 func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	keeping, stop := context.WithCancel(context.Background())
 	kept, tried := make(chan struct{}), make(chan struct{})
@@ -155,20 +155,20 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 		stop()
 		<-kept
 	}()
-	// Before the database has answered, a request would find updates stopped.
+	// Updates count as stopped until the database has answered, so requests wait for it.
 	select {
 	case <-tried:
-	case <-time.After(patience):
+	case <-time.After(queryTimeout):
 	case <-ctx.Done():
 	}
 	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer}}
 	failed := make(chan error, len(public)+len(local))
 	serve := func(s *http.Server, l net.Listener) { failed <- s.Serve(l) }
-	visits := make([]*checkin.Visits, len(servers))
+	connections := make([]*checkin.Connections, len(servers))
 	for i, s := range servers {
-		// The headers' own time; a body may take as long as upstream lets it.
+		// Only headers have a timeout; upstream decides how long a body may take.
 		s.ReadHeaderTimeout, s.IdleTimeout, s.ErrorLog = 30*time.Second, 3*time.Minute, g.quiet
-		visits[i] = checkin.CountVisits(s, 0)
+		connections[i] = checkin.CountConnections(s, 0)
 	}
 	for _, l := range public {
 		if g.config.Certificate != nil {
@@ -194,29 +194,34 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	}
 	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	for _, v := range visits {
+	for _, v := range connections {
 		v.Finish(end)
 	}
 	return err
 }
 
-// once says of each thing once that it does not work, and once that it works again.
-type once struct {
+// problemLog logs once when a problem begins, and once when it ends.
+type problemLog struct {
 	print func(string)
 	mu    sync.Mutex
-	bad   map[string]bool
+	open  map[string]bool // problems that have begun and not ended
 }
 
-func (o *once) say(what, line string) { o.change(what, true, line) }
+func (l *problemLog) begin(what, line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.open[what] {
+		l.open[what] = true
+		l.print(state.Line(line))
+	}
+}
 
-func (o *once) over(what, line string) { o.change(what, false, line) }
-
-func (o *once) change(what string, bad bool, line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.bad[what] != bad {
-		o.bad[what] = bad
-		o.print(state.Line(line))
+func (l *problemLog) end(what, line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[what] {
+		delete(l.open, what)
+		l.print(state.Line(line))
 	}
 }
 

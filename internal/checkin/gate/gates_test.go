@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// waits waits for something that another goroutine does.
+// waits waits until done returns true, and fails the test after a timeout.
 func waits(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for range 1500 {
@@ -24,7 +24,7 @@ func waits(t *testing.T, what string, done func() bool) {
 	t.Fatalf("%s: not within 15 s", what)
 }
 
-// follows has the bench follow the decision from now on.
+// follows makes the bench read the switch every 20 ms from now on.
 func (b *bench) follows() {
 	ctx, stop := context.WithCancel(b.t.Context())
 	var following sync.WaitGroup
@@ -35,7 +35,7 @@ func (b *bench) follows() {
 	})
 }
 
-// What is decided at one gate counts at all that have its database.
+// TestTwoGates checks that a decision at one gate applies at all gates of its database.
 func TestTwoGates(t *testing.T) {
 	d := newDatabase(t)
 	shared := func(c *Config) { c.Database = d.name }
@@ -54,7 +54,7 @@ func TestTwoGates(t *testing.T) {
 	if got := b.checkIn(request("amd64", "v0.1.11")); got.body != plainAnswer {
 		t.Errorf("%+v", got)
 	}
-	if _, err := b.decide(true, "bob"); err != nil {
+	if _, err := b.decide(on, "bob"); err != nil {
 		t.Fatal(err)
 	}
 	waits(t, "the other gate's start", func() bool { return !a.stopped() })
@@ -67,7 +67,7 @@ func TestTwoGates(t *testing.T) {
 	}
 }
 
-// A decision is not undone by one that was read before it.
+// TestDecideWhileReading checks that a read that began before a decision does not undo it.
 func TestDecideWhileReading(t *testing.T) {
 	b := newBench(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -91,18 +91,19 @@ func TestDecideWhileReading(t *testing.T) {
 			if b.stopped() != (i%2 == 0) {
 				t.Fatalf("decision %d was undone", i)
 			}
-			time.Sleep(100 * time.Microsecond) // others read meanwhile
+			time.Sleep(100 * time.Microsecond) // other goroutines read meanwhile
 		}
 	}
 }
 
-// Databases that come back know what was decided, or leave it as it was.
+// TestDecisionOutlivesDatabase checks that a known decision survives the loss of the
+// database, and that one in a returned database is adopted.
 func TestDecisionOutlivesDatabase(t *testing.T) {
 	if kind == "SQLite" {
 		t.Skip("a file that is replaced while it is open is the operator's mistake")
 	}
 	b := newBench(t)
-	if _, err := b.decide(false, "alice"); err != nil {
+	if _, err := b.decide(off, "alice"); err != nil {
 		t.Fatal(err)
 	}
 	b.follows()
@@ -115,8 +116,8 @@ func TestDecisionOutlivesDatabase(t *testing.T) {
 	}
 }
 
-// A database that goes away, or hangs, is told of once, and so is its return. No
-// check-in waits for it, and the switch stays as it was.
+// TestDatabaseAway checks that the loss, or hang, of a database and its return are
+// logged once each, that no check-in waits for it, and that the switch stays as it was.
 func TestDatabaseAway(t *testing.T) {
 	if kind == "SQLite" {
 		t.Skip("is no server")
@@ -132,7 +133,7 @@ func TestDatabaseAway(t *testing.T) {
 				t.Helper()
 				began := time.Now()
 				a := b.do("POST", "/api/v1/checkin", request("amd64", "v0.1.11"), "X-Client-Password: "+client)
-				if !strings.Contains(a.body, "update_version") || time.Since(began) > patience/2 {
+				if !strings.Contains(a.body, "update_version") || time.Since(began) > queryTimeout/2 {
 					t.Errorf("%+v after %s", a, time.Since(began))
 				}
 			}
@@ -161,15 +162,14 @@ func TestDatabaseAway(t *testing.T) {
 			}
 			waits(t, "what it says", func() bool { return strings.HasSuffix(b.lines(), "\nthe database can be used again") })
 			if got := b.lines(); !strings.HasPrefix(got, "cannot use the database: ") || strings.Count(got, "\n") != 1 ||
-				!strings.Contains(got, "check-ins pass, and are not recorded; the switch stays as it is\n") {
+				!strings.Contains(got, "the gate passes check-ins on without recording them; the switch stays as it is\n") {
 				t.Errorf("it said\n%s", got)
 			}
 		})
 	}
 }
 
-// A database that can be read and not written is told of once, though both are tried
-// again and again.
+// TestWritesFail checks that a database that can only be read is logged once.
 func TestWritesFail(t *testing.T) {
 	b := newBench(t)
 	b.follows()
@@ -179,7 +179,7 @@ func TestWritesFail(t *testing.T) {
 	}
 	for range 5 {
 		b.checkIn(request("amd64", "v0.1.11"))
-		time.Sleep(50 * time.Millisecond) // the decision is read meanwhile
+		time.Sleep(50 * time.Millisecond) // the switch is read meanwhile
 	}
 	if got := b.lines(); !strings.HasPrefix(got, "cannot use the database: ") || strings.Contains(got, "\n") || b.count.dropped.Load() != 5 {
 		t.Errorf("it said\n%s", got)
@@ -193,8 +193,8 @@ func TestWritesFail(t *testing.T) {
 	}
 }
 
-// A database that takes connections and never answers, or that another gate migrates,
-// does not keep the gate from its start, nor from its end.
+// TestStartWithoutAnswer checks that a gate starts and ends in time if the database
+// does not answer, or if another gate migrates it.
 func TestStartWithoutAnswer(t *testing.T) {
 	if kind == "SQLite" {
 		t.Skip("is no server")
@@ -203,14 +203,14 @@ func TestStartWithoutAnswer(t *testing.T) {
 		t.Parallel()
 		w, address := wired(t, newDatabase(t))
 		w.is("silent")
-		said := serveOnce(t, address, true)
+		said := serveOnce(t, address, 1)
 		if !strings.HasPrefix(said, "cannot use the database: postgres as gate: ") || !strings.HasSuffix(said, ": no client gets a directive, and checksum clients get a disabled manifest") {
 			t.Errorf("it said %s", said)
 		}
 	})
 	t.Run("migrated", func(t *testing.T) {
 		t.Parallel()
-		// Of its own, since no other test could go on.
+		// It has its own database, since the lock would block the other tests.
 		p := thePostgres(t)
 		p.exec(t, "DROP DATABASE IF EXISTS busy")
 		p.exec(t, "CREATE DATABASE busy TEMPLATE template0")
@@ -227,15 +227,15 @@ func TestStartWithoutAnswer(t *testing.T) {
 		if _, err := tx.Exec("SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
 			t.Fatal(err)
 		}
-		if said := serveOnce(t, p.address("dbname=busy"), false); said != "" {
+		if said := serveOnce(t, p.address("dbname=busy"), 0); said != "" {
 			t.Errorf("it said %s", said)
 		}
 	})
 }
 
-// serveOnce serves a check-in, and returns what was said, if it is to say something.
-// Start and end must be quick.
-func serveOnce(t *testing.T, address string, says bool) string {
+// serveOnce starts a gate, serves a check-in, and ends the gate; start and end must be
+// quick. It waits for the first lines of the log, as many as wait, and returns the log.
+func serveOnce(t *testing.T, address string, wait int) string {
 	t.Helper()
 	at, err := url.Parse(newUpstream(t).URL)
 	if err != nil {
@@ -262,16 +262,16 @@ func serveOnce(t *testing.T, address string, says bool) string {
 		t.Fatalf("%+v, %v", resp, err)
 	}
 	resp.Body.Close()
-	if took := time.Since(began); took > patience+5*time.Second || !g.stopped() {
+	if took := time.Since(began); took > queryTimeout+5*time.Second || !g.stopped() {
 		t.Errorf("the start took %s", took)
 	}
 	said := ""
-	if says {
-		said = <-lines
+	for range wait {
+		said += <-lines
 	}
 	stop()
 	began = time.Now()
-	if err := <-ended; err != nil || time.Since(began) > patience {
+	if err := <-ended; err != nil || time.Since(began) > queryTimeout {
 		t.Errorf("the end took %s, %v", time.Since(began), err)
 	}
 	for len(lines) > 0 {
@@ -280,7 +280,7 @@ func serveOnce(t *testing.T, address string, says bool) string {
 	return said
 }
 
-// A password is in no error, and so in no log and on no page.
+// TestPassword checks that no error contains a password, since errors are shown.
 func TestPassword(t *testing.T) {
 	for _, address := range []string{
 		"postgres://u:secret@h:port/n", "postgres://u:se/secret@h/n", "postgres://u:1/secret@h/n", "postgres://u:x@secret@h/n", "postgres://u:x@secret@h,i/n",

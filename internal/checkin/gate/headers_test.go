@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Another site's page cannot have the administrator's browser stop updates.
+// TestCrossOrigin checks that a page of another site cannot turn the switch.
 func TestCrossOrigin(t *testing.T) {
 	b := newBench(t)
 	for _, header := range []string{"Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site", "Origin: https://evil.example", "Origin: null"} {
@@ -23,7 +23,7 @@ func TestCrossOrigin(t *testing.T) {
 	}
 }
 
-// Errors have the headers that the page has.
+// TestHeaders checks that errors have the same security headers as the page.
 func TestHeaders(t *testing.T) {
 	b := newBench(t)
 	auth := "Authorization: admin"
@@ -66,7 +66,7 @@ func TestHeaders(t *testing.T) {
 	look(429, "PUT", settingsPath, "", auth)
 }
 
-// Looking changes nothing, however it is asked.
+// TestLookingChangesNothing checks that GET and HEAD never turn the switch.
 func TestLookingChangesNothing(t *testing.T) {
 	b := newBench(t)
 	for _, method := range []string{"GET", "HEAD"} {

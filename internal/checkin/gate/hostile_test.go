@@ -13,10 +13,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// rough is an upstream that writes what it likes.
+// rough is an upstream that writes arbitrary bytes.
 type rough struct {
 	net.Listener
-	answer chan func(w io.Writer) // to the next request
+	answer chan func(w io.Writer) // writes the answer to the next request
 }
 
 func newRough(t *testing.T) *rough {
@@ -29,7 +29,7 @@ func text(s string) func(io.Writer) {
 	return func(w io.Writer) { io.WriteString(w, s) }
 }
 
-// endless writes until the other end has had enough.
+// endless returns a function that writes until the other end closes the connection.
 func endless(start, more string) func(io.Writer) {
 	return func(w io.Writer) {
 		_, err := io.WriteString(w, start)
@@ -41,7 +41,7 @@ func endless(start, more string) func(io.Writer) {
 
 var direct = &http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10}}
 
-// checkInAt is a check-in's answer, of at most 1 MiB; err is of the connection.
+// checkInAt returns the answer to a check-in, at most 1 MiB, or the connection's error.
 func checkInAt(url string) (status int, body string, err error) {
 	resp, err := direct.Post(url+"/api/v1/checkin", "application/json", strings.NewReader(request("amd64", "v0.1.11")))
 	if err != nil {
@@ -52,8 +52,8 @@ func checkInAt(url string) (status int, body string, err error) {
 	return resp.StatusCode, string(data), err
 }
 
-// Whatever upstream says, the client gets it as it is or a clear answer, the gate
-// takes no more memory for it, and the next check-in is as any other.
+// TestUpstreamGarbage checks that any answer of upstream gives that answer or a clear
+// error, no growth of the gate's memory, and a working next check-in.
 func TestUpstreamGarbage(t *testing.T) {
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
@@ -68,7 +68,7 @@ func TestUpstreamGarbage(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer func(io.Writer)
 		status int
-		body   string // "*": whatever
+		body   string // "*": any
 		cut    bool
 	}{
 		"nothing":             {text(""), 502, down, false},
@@ -78,7 +78,7 @@ func TestUpstreamGarbage(t *testing.T) {
 		"status 42":           {text("HTTP/1.1 042 Answer\r\nContent-Length: 0\r\n\r\n"), 502, down, false},
 		"status 999":          {text("HTTP/1.1 999 Much\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhm"), 999, "hm", false},
 		"protocol unasked":    {text("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), 502, down, false},
-		"endless early hints": {endless("", "HTTP/1.1 103 Early Hints\r\n\r\n"), 0, "", true}, // as many as the client takes,
+		"endless early hints": {endless("", "HTTP/1.1 103 Early Hints\r\n\r\n"), 0, "", true}, // the client accepts only a few of them
 		"endless headers":     {endless("HTTP/1.1 200 OK\r\n", "X: x\r\n"), 502, down, false},
 		"endless header":      {endless("HTTP/1.1 200 OK\r\nX: ", "xxxxxxxx"), 502, down, false},
 		"header not UTF-8":    {text("HTTP/1.1 200 OK\r\nX: \xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"), 200, "*", false},
@@ -117,7 +117,7 @@ func TestUpstreamGarbage(t *testing.T) {
 	}
 }
 
-// An upstream that does not answer one client answers the others.
+// TestUpstreamSlow checks that a check-in that upstream does not answer delays no others.
 func TestUpstreamSlow(t *testing.T) {
 	u := newRough(t)
 	g := gateBefore(t, "http://"+u.Addr().String())

@@ -22,11 +22,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// clients is how many there are to be known.
+// clients is the number of known clients.
 const clients = 100_000
 
-// TestServe is no test: it is the process that the load is on, where it is started
-// with PART. What it is to do ends with its input.
+// TestServe is not a test but the process under load, which other tests start with PART
+// set. It ends at the end of its standard input.
 func TestServe(t *testing.T) {
 	part := os.Getenv("PART")
 	if part == "" {
@@ -60,19 +60,19 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// null is an upstream that does next to nothing.
+// null is an upstream that answers with as little work as possible.
 func null(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, plainAnswer)
 }
 
-// process is a TestServe of its own.
+// process is a running TestServe.
 type process struct {
 	tb  testing.TB
 	cmd *exec.Cmd
 	url string
-	// What it said, to be read when it has ended.
+	// said is its output, to be read after it has ended.
 	said bytes.Buffer
 	end  func()
 }
@@ -109,7 +109,7 @@ func start(tb testing.TB, part string, env ...string) *process {
 	return p
 }
 
-// gateBefore starts a gate before this upstream, with a release for amd64.
+// gateBefore starts a gate in front of this upstream, with a release for amd64.
 func gateBefore(tb testing.TB, upstream string) *process {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -120,7 +120,7 @@ func gateBefore(tb testing.TB, upstream string) *process {
 	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+dir, "DATABASE="+newDatabase(tb).name)
 }
 
-// memory is a value of the process's status (proc_pid_status(5)), in bytes.
+// memory returns a value of the process's status (proc_pid_status(5)), in bytes.
 func (p *process) memory(key string) int64 {
 	p.tb.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -139,8 +139,7 @@ func (p *process) memory(key string) int64 {
 	return kB << 10
 }
 
-// cpu is the time that the process has computed (proc_pid_stat(5), in ticks of
-// 10 ms on every Linux).
+// cpu returns the CPU time of the process (proc_pid_stat(5), in ticks of 10 ms).
 func (p *process) cpu() time.Duration {
 	p.tb.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
@@ -155,8 +154,8 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// BenchmarkCheckIn compares check-ins through the gate with those at upstream. To
-// have all clients known: -benchtime=100000x.
+// BenchmarkCheckIn compares check-ins through the gate with check-ins at upstream. With
+// -benchtime=100000x all clients are known.
 func BenchmarkCheckIn(b *testing.B) {
 	request, err := os.ReadFile("testdata/request.json")
 	if err != nil {
@@ -165,7 +164,7 @@ func BenchmarkCheckIn(b *testing.B) {
 	for _, c := range []struct {
 		name   string
 		atOnce int
-		fresh  bool // a connection for each, as an agent every two minutes
+		fresh  bool // one connection for each check-in, as with an agent that checks in every two minutes
 	}{{"1", 1, false}, {"1 new", 1, true}, {"64", 64, false}} {
 		up := start(b, "upstream")
 		g := gateBefore(b, up.url)
@@ -215,8 +214,8 @@ func BenchmarkCheckIn(b *testing.B) {
 	}
 }
 
-// Connections that say nothing cost memory, and not much of it; everybody else is
-// served as before.
+// TestIdleConnections checks that idle connections cost little memory and delay no
+// others.
 func TestIdleConnections(t *testing.T) {
 	testkit.Slow(t)
 	const many, each = 10_000, 40 << 10
@@ -240,7 +239,7 @@ func TestIdleConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if i%2 == 0 { // half of them have begun to ask
+		if i%2 == 0 { // half of them have sent a part of a request
 			io.WriteString(c, "POST /api/v1/checkin HTTP/1.1\r\nHost: h\r\n")
 		}
 	}

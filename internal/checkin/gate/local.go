@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LocalSocket is where the gate answers programs of its own machine.
+// LocalSocket is the path of the socket on which the gate answers local programs.
 const LocalSocket = "/run/machinemon-checkin-gate.socket"
 
 type peerKey struct{}
 
-// withPeer keeps which user is at the other end of a local connection.
+// withPeer adds to ctx the user ID of the process at the other end of a local connection.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -39,25 +39,25 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// Local answers programs of this machine: metrics for whoever can reach the socket,
-// the switch for root alone.
+// Local returns the handler for the local socket. Each program that can connect may read
+// the metrics and the switch; only root may turn the switch.
 func (g *Gate) Local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", g.metrics)
 	mux.HandleFunc("GET /settings", func(w http.ResponseWriter, _ *http.Request) { reply(w, g.settingsView()) })
 	mux.HandleFunc("PUT /settings", func(w http.ResponseWriter, r *http.Request) {
 		if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || uid != 0 {
-			http.Error(w, "only root may", http.StatusForbidden)
+			http.Error(w, "only root may turn the switch", http.StatusForbidden)
 			return
 		}
-		// Of root's sudo, the command tells who that is.
-		who := r.Header.Get("X-Sudo-User")
-		if _, err := user.Lookup(who); err != nil {
-			who = "root"
+		// The command sends the name of the user that ran sudo.
+		by := r.Header.Get("X-Sudo-User")
+		if _, err := user.Lookup(by); err != nil {
+			by = "root"
 		}
 		on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
 		if err == nil {
-			_, err = g.decide(on, who+" on this machine")
+			_, err = g.decide(on, by+" on this machine")
 		}
 		if err != nil {
 			http.Error(w, err.Error(), refusal(err))
@@ -79,11 +79,11 @@ func (g *Gate) metrics(w http.ResponseWriter, _ *http.Request) {
 		value            int64
 	}{
 		{"checkins_total", "counter", "Check-ins that the MachineMon server accepted.", g.count.checkins.Load()},
-		{"checkins_refused_total", "counter", "Check-ins that it answered otherwise.", g.count.refused.Load()},
-		{"directives_total", "counter", "Answers to which a directive was added.", g.count.directives.Load()},
+		{"checkins_refused_total", "counter", "Check-ins that the MachineMon server did not accept.", g.count.refused.Load()},
+		{"directives_total", "counter", "Answers to which the gate added a directive.", g.count.directives.Load()},
 		{"directives_enabled", "gauge", "1 while directives are on, 0 while updates are stopped.", int64(enabled)},
-		{"downloads_total", "counter", "Downloads from the gate's own directory.", g.count.downloads.Load()},
-		{"reports_dropped_total", "counter", "Reports of clients that the database did not take.", g.count.dropped.Load()},
+		{"downloads_total", "counter", "Downloads from the gate's download directory.", g.count.downloads.Load()},
+		{"reports_dropped_total", "counter", "Reports of clients that could not be written to the database.", g.count.dropped.Load()},
 		{"admin_denied_total", "counter", "Requests with credentials that the MachineMon server did not accept.", g.count.denied.Load()},
 	} {
 		fmt.Fprintf(w, "# HELP machinemon_checkin_gate_%s %s\n# TYPE machinemon_checkin_gate_%s %s\nmachinemon_checkin_gate_%s %d\n",
@@ -91,8 +91,8 @@ func (g *Gate) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// Switch is the local command: it reads the settings of the gate at this socket, and
-// with "on" or "off" changes them first.
+// Switch asks the gate at this socket for the state of its switch, and returns it as
+// text. If to is "on" or "off", it turns the switch first, in the name of sudoUser.
 func Switch(socket, to, sudoUser string) (string, error) {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -126,7 +126,7 @@ func Switch(socket, to, sudoUser string) (string, error) {
 }
 
 func (v settingsView) String() string {
-	text := "directives are " + map[bool]string{true: "on", false: "off"}[v.Directives]
+	text := "directives are " + onOff(v.Directives)
 	if v.ChangedAt != nil {
 		text += " since " + v.ChangedAt.Local().Format("2006-01-02 15:04") + ", by " + v.ChangedBy
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// The local socket has metrics for everybody, and the switch for root.
+// TestLocal checks that the local socket has metrics for all, and the switch for root.
 func TestLocal(t *testing.T) {
 	b := newBench(t)
 	b.publish()
@@ -42,7 +42,7 @@ func TestLocal(t *testing.T) {
 		t.Errorf("%q, %v", said, err)
 	}
 	uid.Store(65534)
-	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may" || b.stopped() {
+	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may turn the switch" || b.stopped() {
 		t.Errorf("%v", err)
 	}
 	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: systemctl start") {
@@ -59,7 +59,7 @@ func TestLocal(t *testing.T) {
 		}
 	}
 
-	// Where it is no local socket, nobody is root.
+	// On a socket other than a Unix socket, no client counts as root.
 	tcp := httptest.NewServer(b.Local())
 	defer tcp.Close()
 	q, err := http.NewRequest("PUT", tcp.URL+"/settings", strings.NewReader(`{"directives": false}`))
@@ -86,7 +86,7 @@ func TestLocal(t *testing.T) {
 	}
 }
 
-// put sends settings to a socket.
+// put sends settings to a Unix socket.
 func put(t *testing.T, socket, body string) *http.Response {
 	t.Helper()
 	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
@@ -103,7 +103,7 @@ func put(t *testing.T, socket, body string) *http.Response {
 	return resp
 }
 
-// Who is at the other end, the kernel tells, and nothing that they say.
+// TestPeer checks that the user is taken from the kernel, not from a header.
 func TestPeer(t *testing.T) {
 	b := newBench(t)
 	socket := filepath.Join(t.TempDir(), "socket")
@@ -128,7 +128,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// A stop finishes what has begun: what was reported is in the database.
+// TestServeEnds checks that a stopping gate finishes requests and writes their reports.
 func TestServeEnds(t *testing.T) {
 	b := newBench(t)
 	c := *b.config
@@ -150,7 +150,7 @@ func TestServeEnds(t *testing.T) {
 	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 200 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
-	// Before the first request it was known whether updates are stopped.
+	// The switch was read before the first request was accepted.
 	if g.stopped() {
 		t.Error("updates are stopped")
 	}
@@ -159,7 +159,7 @@ func TestServeEnds(t *testing.T) {
 		t.Error(err)
 	}
 	n := 0
-	if err := data.open().clients(t.Context(), "", false, func(report) { n++ }); err != nil || n != 1 {
+	if err := data.open().clients(t.Context(), "", "", func(report) { n++ }); err != nil || n != 1 {
 		t.Errorf("%d clients are recorded, %v", n, err)
 	}
 }

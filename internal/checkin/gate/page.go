@@ -21,7 +21,7 @@ var style string
 //go:embed page.html
 var pageText string
 
-// styleHash lets the page have this style, and no other.
+// styleHash allows this style, and no other, in the Content-Security-Policy.
 var styleHash = func() string {
 	sum := sha256.Sum256([]byte(style))
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
@@ -32,24 +32,24 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"iso":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 }).Parse(pageText))
 
-// pageData is the overview, and the links of the page.
+// pageData is the data of the page's template. Its methods make the links.
 type pageData struct {
 	*overview
 	Style    template.CSS
-	Post     string // where the switch is
-	Releases string // what the publisher writes
-	Problem  error  // why there is no more than the settings
+	Post     string // path to which the form of the switch is sent
+	Releases string // directory into which the publisher writes
+	Problem  error  // why the overview has no more than the settings; or nil
 	Now      time.Time
 	query    url.Values
 }
 
-// filters and sorting are the parameters of the page.
+// filters and sorting are the names of the page's URL parameters.
 var (
 	filters = []string{"version", "update", "held", "result", "q"}
 	sorting = []string{"sort", "order"}
 )
 
-// Toggle is a link to the same page with a filter, or without it if that is set.
+// Toggle returns a link to the page with a filter set, or removed if it is set.
 func (d pageData) Toggle(key, value string) string {
 	if d.Is(key, value) {
 		return d.link(key)
@@ -57,7 +57,7 @@ func (d pageData) Toggle(key, value string) string {
 	return d.link(key, value)
 }
 
-// Sort is a link to the page sorted by a column, the other way round if it is already.
+// Sort returns a link to the page sorted by a column; descending if it is ascending now.
 func (d pageData) Sort(column string) string {
 	if d.Sorted(column) == "ascending" {
 		return d.link("sort", column, "order", "desc")
@@ -65,7 +65,7 @@ func (d pageData) Sort(column string) string {
 	return d.link("sort", column, "order")
 }
 
-// Sorted is the value of aria-sort for a column.
+// Sorted returns the value of aria-sort for a column.
 func (d pageData) Sorted(column string) string {
 	switch {
 	case d.query.Get("sort") != column:
@@ -76,28 +76,28 @@ func (d pageData) Sorted(column string) string {
 	return "ascending"
 }
 
-// set tells whether a parameter counts. Of parameters that are empty, version does:
-// it asks for clients that do not tell theirs.
+// set reports whether a parameter is set. Empty parameters are not, except version: an
+// empty version selects clients that do not report theirs.
 func (d pageData) set(key string) bool {
 	return d.query.Get(key) != "" || key == "version" && d.query.Has(key)
 }
 
-// Is tells whether a filter is set to this.
+// Is reports whether a filter is set to value.
 func (d pageData) Is(key, value string) bool { return d.set(key) && d.query.Get(key) == value }
 
-// Get is the value of a parameter.
+// Get returns the value of a parameter.
 func (d pageData) Get(key string) string { return d.query.Get(key) }
 
-// Kept are the parameters that a search keeps.
+// Kept returns the names of the set parameters that the search form sends along.
 func (d pageData) Kept() []string {
 	return slices.DeleteFunc(slices.Concat(filters, sorting), func(key string) bool { return key == "q" || !d.set(key) })
 }
 
-// Filtered tells whether any filter is set.
+// Filtered reports whether any filter is set.
 func (d pageData) Filtered() bool { return slices.ContainsFunc(filters, d.set) }
 
-// link is a link to the page with some parameters changed: pairs of key and value; a
-// last key alone is taken away.
+// link returns a link to the page with changed parameters. change has pairs of key and
+// value; a last key without a value is removed.
 func (d pageData) link(change ...string) string {
 	q := url.Values{}
 	for _, key := range slices.Concat(filters, sorting) {
@@ -113,17 +113,17 @@ func (d pageData) link(change ...string) string {
 	return "?" + q.Encode()
 }
 
-// First are the versions that most clients have; Rest are the others.
+// First returns the five versions with the most clients, and Rest the others.
 func (d pageData) First() []versionView { return d.Versions[:min(len(d.Versions), 5)] }
 
 func (d pageData) Rest() []versionView { return d.Versions[len(d.First()):] }
 
-// OpenRest tells whether it is one of the others that is asked for.
+// OpenRest reports whether the page is filtered by one of the versions in Rest.
 func (d pageData) OpenRest() bool {
 	return slices.ContainsFunc(d.Rest(), func(v versionView) bool { return d.Is("version", v.Version) })
 }
 
-// bar is a version in the list of them.
+// bar is one line in the list of versions.
 type bar struct {
 	versionView
 	Share   int // percent of the clients
@@ -135,10 +135,10 @@ func (d pageData) Bar(v versionView) bar {
 	return bar{v, 100 * v.Clients / max(d.Total, 1), d.Toggle("version", v.Version), d.Is("version", v.Version)}
 }
 
-// NoUpdates is how many clients have no other version to go to.
+// NoUpdates returns the number of clients without an available update.
 func (d pageData) NoUpdates() int { return d.Total - d.Updates }
 
-// Version is the version that is asked for, in words.
+// Version returns the version by which the page is filtered, as it is shown.
 func (d pageData) Version() string {
 	if d.Is("version", "") {
 		return "unknown"
@@ -146,7 +146,7 @@ func (d pageData) Version() string {
 	return d.query.Get("version")
 }
 
-// Ago is how long ago that was. Clients' clocks may be wrong.
+// Ago returns the time since t as text. By a wrong clock, t may be in the future.
 func (d pageData) Ago(t time.Time) string {
 	switch ago := d.Now.Sub(t); {
 	case ago < -time.Minute:
@@ -162,11 +162,11 @@ func (d pageData) Ago(t time.Time) string {
 	}
 }
 
-// page answers with the page; without an overview it tells why, and the settings.
+// page answers with the page or, if there is a problem, with 503, it and the settings.
 func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview, problem error) {
 	status := http.StatusOK
 	if problem != nil {
-		status, o = http.StatusServiceUnavailable, &overview{Note: selfReported, Settings: g.settingsView()}
+		status, o = http.StatusServiceUnavailable, &overview{Note: selfReportedNote, Settings: g.settingsView()}
 	}
 	var b bytes.Buffer
 	d := pageData{o, template.CSS(style), g.config.BasePath + "/updates", g.releases(), problem, time.Now(), r.URL.Query()}
@@ -176,10 +176,10 @@ func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview, problem
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	b.WriteTo(w) // a reader that left needs no page
+	b.WriteTo(w) // this fails only if the client has closed the connection
 }
 
-// releases is the directory that the publisher writes.
+// releases returns the directory that the publisher writes.
 func (g *Gate) releases() string {
 	return filepath.Join(g.config.DownloadDir, path.Dir(g.config.Manifest))
 }

@@ -9,33 +9,33 @@ import (
 	"time"
 )
 
-// newProxy passes requests on as they are, but for what they say of who sent them.
+// newProxy returns a proxy that changes only the headers about the client's address.
 func (g *Gate) newProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(g.config.Upstream)
 			r.Out.Host = r.In.Host
-			// ReverseProxy drops what it cannot parse, which here is upstream's to judge.
+			// ReverseProxy drops parameters that it cannot parse. Upstream gets them here.
 			r.Out.URL.RawQuery = r.In.URL.RawQuery
-			g.introduce(r)
+			g.setForwarded(r)
 		},
 		Transport: &http.Transport{
-			// No proxy of the environment, and no compression that nobody asked for.
+			// No proxy is set, and only clients may ask upstream for compression.
 			DisableCompression:  true,
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 10 * time.Second,
 			MaxIdleConnsPerHost: 64,
-			// Short: a check-in on a connection that upstream is about to close is lost.
+			// It is short because a check-in is lost if upstream closes its connection.
 			IdleConnTimeout: 2 * time.Second,
-			// A web server's own limit for requests is a fraction of this.
+			// Web servers accept only a fraction of this in requests.
 			MaxResponseHeaderBytes: 256 << 10,
 		},
-		FlushInterval:  -1, // streams
+		FlushInterval:  -1, // flush after each write, since answers may be streams
 		ModifyResponse: g.modify,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			// A client that left is no news of the server.
+			// If the client disconnected, the error says nothing about the server.
 			if r.Context().Err() == nil {
-				g.once.say("upstream", "cannot reach the MachineMon server: "+err.Error())
+				g.problems.begin("upstream", "cannot reach the MachineMon server: "+err.Error())
 			}
 			http.Error(w, "machinemon-checkin-gate: the MachineMon server does not answer", http.StatusBadGateway)
 		},
@@ -43,10 +43,10 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 	}
 }
 
-// introduce tells upstream who asks. Upstream limits requests by address, and
-// believes these headers: so nobody but a trusted proxy may bring any of them.
-func (g *Gate) introduce(r *httputil.ProxyRequest) {
-	client, trusted := g.client(r.In)
+// setForwarded sets the headers that tell upstream the client's address. Upstream limits
+// requests by address and believes these headers, so it must not get those of a client.
+func (g *Gate) setForwarded(r *httputil.ProxyRequest) {
+	client, trusted := g.clientAddr(r.In)
 	for name := range r.Out.Header {
 		if name == "True-Client-Ip" || name == "X-Real-Ip" || name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
 			delete(r.Out.Header, name)
@@ -58,10 +58,10 @@ func (g *Gate) introduce(r *httputil.ProxyRequest) {
 	r.Out.Header.Set("X-Forwarded-Proto", g.scheme(r.In, trusted))
 }
 
-// client is the address that a request comes from: the peer's, or what a trusted
-// proxy says. Of several, each proxy has added the one that it saw, so the last that
-// is not a proxy's own counts, and whatever stands before it is hearsay.
-func (g *Gate) client(r *http.Request) (client netip.Addr, trusted bool) {
+// clientAddr returns the client's address: the peer's or, if the peer is a trusted proxy,
+// the one in its headers. Each proxy appends the address that it saw, so the last one
+// that is not a trusted proxy's counts; the client may have forged those before it.
+func (g *Gate) clientAddr(r *http.Request) (client netip.Addr, trusted bool) {
 	at, _ := netip.ParseAddrPort(r.RemoteAddr)
 	client = at.Addr().Unmap().WithZone("")
 	if !g.trusts(client) {
@@ -92,9 +92,9 @@ func (g *Gate) trusts(a netip.Addr) bool {
 	return false
 }
 
-// host is the name that the client asked for.
+// host returns the host name that the client requested.
 func (g *Gate) host(r *http.Request, trusted bool) string {
-	// Of several, each proxy has added the one that it saw.
+	// Each proxy appends the host that it saw, so the first is the client's.
 	first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",")
 	if first = strings.TrimSpace(first); trusted && first != "" {
 		return first

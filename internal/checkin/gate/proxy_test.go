@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// What is not the gate's passes in both directions as it is.
+// TestPassesUntouched checks that other requests and their answers pass unchanged.
 func TestPassesUntouched(t *testing.T) {
 	b := newBench(t)
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) {
@@ -33,7 +33,7 @@ func TestPassesUntouched(t *testing.T) {
 	}
 }
 
-// Who asks, the peer alone tells, unless it is a trusted proxy.
+// TestForwarded checks that only trusted proxies can set the client's address.
 func TestForwarded(t *testing.T) {
 	spoofed := []string{"True-Client-IP: 6.6.6.6", "X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6, 203.0.113.9", "X-Forwarded-Host: evil.example",
 		"X-Forwarded-Proto: https", "X-Forwarded-Prefix: /evil", "Forwarded: for=6.6.6.6"}
@@ -74,7 +74,7 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
-// Events reach the client while upstream still speaks.
+// TestStreams checks that a part of an answer arrives before upstream has ended it.
 func TestStreams(t *testing.T) {
 	b := newBench(t)
 	more := make(chan bool)
@@ -99,7 +99,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// A websocket is a connection of its own in both directions.
+// TestUpgrade checks that a websocket works in both directions.
 func TestUpgrade(t *testing.T) {
 	b := newBench(t)
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) {
@@ -130,7 +130,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// An upstream that is away is told of once, and so is its return.
+// TestUpstreamDown checks that an outage of upstream and its end are logged once each.
 func TestUpstreamDown(t *testing.T) {
 	b := newBench(t)
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
@@ -146,7 +146,7 @@ func TestUpstreamDown(t *testing.T) {
 	}
 }
 
-// What upstream breaks off, the client sees broken off; what it says too slowly, slowly.
+// TestUpstreamBreaksOff checks that a client sees when upstream breaks off an answer.
 func TestUpstreamBreaksOff(t *testing.T) {
 	b := newBench(t)
 	b.publish()
@@ -154,7 +154,7 @@ func TestUpstreamBreaksOff(t *testing.T) {
 		w.Header().Set("Content-Length", "1000")
 		io.WriteString(w, `{"client_id":"c-1"`)
 		w.(http.Flusher).Flush()
-		time.Sleep(10 * time.Millisecond) // slow, not awaited
+		time.Sleep(10 * time.Millisecond) // upstream is slow here; the test does not wait for anything
 		panic(http.ErrAbortHandler)
 	})
 	resp, err := http.Post(b.url+"/api/v1/checkin", "application/json", strings.NewReader(request("amd64", "v0.1.11")))

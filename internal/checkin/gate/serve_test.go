@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// However often the gate is replaced, on sockets that stay, no check-in is lost.
+// TestRestarts checks that no check-in is lost while gates replace each other.
 func TestRestarts(t *testing.T) {
 	up := newUpstream(t)
 	at, err := url.Parse(up.URL)

@@ -11,40 +11,40 @@ import (
 	"time"
 )
 
-// A report is what a check-in told of a client. All of it is the client's word.
+// report is what a client reported of itself in a check-in. It is unverified.
 type report struct {
 	ClientID, Hostname, OS, Arch, Version string
 	Seen                                  time.Time
-	// Of its status line; empty where it has none.
+	// The following fields are from its status line, and empty if it sent none.
 	Target, Result, ResultVersion, Reason, Rejected string
 	Attempted                                       time.Time
 	Held                                            bool
 }
 
-// settings is what an operator decided.
+// settings is the state of the switch.
 type settings struct {
 	Directives bool
-	By         string // who decided; "" while nobody has
+	By         string // who turned it; "" if it was never turned
 	At         time.Time
 }
 
 const columns = "client_id, hostname, os, arch, version, seen, target, result, result_version, reason, rejected, attempted, held"
 
-// forget is when a client that does not check in any more is forgotten.
-const forget = 90 * 24 * time.Hour
+// forgetAfter is the time after its last check-in when a client is deleted.
+const forgetAfter = 90 * 24 * time.Hour
 
-// store keeps clients and settings. Its SQL is what SQLite and PostgreSQL share.
+// store is the database of clients and settings. Its SQL is valid in SQLite and PostgreSQL.
 type store struct {
-	db       *sql.DB
-	postgres bool
-	bytewise string // behind a column of text to sort by
+	db        *sql.DB
+	postgres  bool
+	collation string // SQL to append to a text column to sort by its bytes
 }
 
 func (s *store) Close() error { return s.db.Close() }
 
-// record writes what clients told, all in one transaction.
+// insertReports writes reports in one transaction.
 func (s *store) insertReports(ctx context.Context, reports []report) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	tx, err := s.begin(ctx)
 	if err != nil {
@@ -58,15 +58,15 @@ func (s *store) insertReports(ctx context.Context, reports []report) error {
 	defer insert.Close()
 	for _, r := range newest(reports) {
 		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
-			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), seconds(r.Attempted), number(r.Held)); err != nil {
+			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held)); err != nil {
 			return err
 		}
 	}
 	return tx.Commit()
 }
 
-// upsert leaves a newer report of another gate alone. One from the future is no
-// newer one: a clock was wrong when it was written.
+// upsert inserts a client's report or replaces its older one. A newer report, of another
+// gate, stays unless it is newer by more than an hour: then that gate's clock was wrong.
 var upsert = func() string {
 	var values, set []string
 	for i, c := range strings.Split(columns, ", ") {
@@ -76,8 +76,8 @@ var upsert = func() string {
 		strings.Join(set[1:], ", ") + " WHERE clients.seen <= excluded.seen OR clients.seen > excluded.seen + 3600"
 }()
 
-// newest has of each client the newest report, in the order of their IDs: gates that
-// write the same clients in different orders would wait for each other.
+// newest returns the newest report of each client, sorted by client ID. Gates that wrote
+// the same clients in different orders would deadlock.
 func newest(reports []report) []report {
 	all := slices.Clone(reports)
 	for i := range all {
@@ -90,17 +90,16 @@ func newest(reports []report) []report {
 	return slices.CompactFunc(all, func(a, b report) bool { return a.ClientID == b.ClientID })
 }
 
-// clean takes out what PostgreSQL refuses: a report would cost all those that are
-// written with it.
+// clean removes what PostgreSQL refuses, and would fail the transaction of all reports.
 func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "") }
 
-// forgetOld forgets clients that are gone. One at a time, so that it holds no lock
-// that a writer waits for which holds the next one. An index of seen would cost each
-// check-in more than it would save here.
+// forgetOld deletes up to 1000 clients that were last seen before forgetAfter. It deletes
+// each in its own transaction, because holding several locks could deadlock with a
+// writer. There is no index of seen: it would cost each check-in more than it saves here.
 func (s *store) forgetOld(ctx context.Context, now time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	before := now.Add(-forget).Unix()
+	before := now.Add(-forgetAfter).Unix()
 	rows, err := s.db.QueryContext(ctx, "SELECT client_id FROM clients WHERE seen < $1 LIMIT 1000", before)
 	if err != nil {
 		return err
@@ -125,27 +124,28 @@ func (s *store) forgetOld(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// orders are the columns that clients can be sorted by.
+// orders maps the values of the parameter sort to the columns that they sort by.
 var orders = map[string]string{"host": "hostname", "version": "version", "seen": "seen", "result": "result", "attempt": "attempted"}
 
-// listing is how long it may take to read all clients.
-const listing = 15 * time.Second
+// listTimeout limits reading all clients.
+const listTimeout = 15 * time.Second
 
-// clients calls f with every client, in this order.
-func (s *store) clients(ctx context.Context, order string, descending bool, f func(report)) error {
-	column, ok := orders[order]
+// clients calls f for each client, sorted by the column of sort in orders, or by host
+// name if there is none. The order "desc" reverses it.
+func (s *store) clients(ctx context.Context, sort, order string, f func(report)) error {
+	column, ok := orders[sort]
 	if !ok {
 		column = "hostname"
 	}
 	if column != "seen" && column != "attempted" {
-		column += s.bytewise
+		column += s.collation
 	}
-	if descending {
+	if order == "desc" {
 		column += " DESC"
 	}
-	ctx, cancel := context.WithTimeout(ctx, listing)
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+" FROM clients ORDER BY "+column+", client_id"+s.bytewise)
+	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+" FROM clients ORDER BY "+column+", client_id"+s.collation)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (s *store) clients(ctx context.Context, order string, descending bool, f fu
 			&r.ResultVersion, &r.Reason, &r.Rejected, &attempted, &held); err != nil {
 			return err
 		}
-		r.Seen, r.Attempted, r.Held = time.Unix(seen, 0).UTC(), moment(attempted), held != 0
+		r.Seen, r.Attempted, r.Held = time.Unix(seen, 0).UTC(), unixTime(attempted), held != 0
 		f(r)
 	}
 	return rows.Err()
@@ -165,9 +165,9 @@ func (s *store) clients(ctx context.Context, order string, descending bool, f fu
 
 const directives = "directives"
 
-// settings reads what was decided; directives are on until somebody turns them off.
+// settings reads the switch. Directives are on until an administrator turns them off.
 func (s *store) settings(ctx context.Context) (settings, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var value, by string
 	var at int64
@@ -179,30 +179,36 @@ func (s *store) settings(ctx context.Context) (settings, error) {
 }
 
 func (s *store) setSettings(ctx context.Context, n settings) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	value := map[bool]string{true: "on", false: "off"}[n.Directives]
 	_, err := s.db.ExecContext(ctx, "INSERT INTO settings (name, value, changed_by, changed_at) VALUES ($1, $2, $3, $4) "+
 		"ON CONFLICT (name) DO UPDATE SET value = excluded.value, changed_by = excluded.changed_by, changed_at = excluded.changed_at",
-		directives, value, clean(n.By), n.At.Unix())
+		directives, onOff(n.Directives), clean(n.By), n.At.Unix())
 	return err
 }
 
-func seconds(t time.Time) int64 {
+func unixSeconds(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
 	return t.Unix()
 }
 
-func moment(seconds int64) time.Time {
+func unixTime(seconds int64) time.Time {
 	if seconds == 0 {
 		return time.Time{}
 	}
 	return time.Unix(seconds, 0).UTC()
 }
 
-func number(b bool) int {
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func boolToInt(b bool) int {
 	if b {
 		return 1
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// tables tells which of the gate's tables there are.
+// tables returns the names of the gate's tables that exist.
 func (s *store) tables() string {
 	var there []string
 	for _, name := range []string{"clients", "settings", "schema_version"} {
@@ -20,7 +20,7 @@ func (s *store) tables() string {
 	return strings.Join(there, " ")
 }
 
-// unprepared is a store without its tables.
+// unprepared returns a store without tables.
 func (d *database) unprepared() *store {
 	d.t.Helper()
 	open := openSQLite
@@ -38,7 +38,8 @@ func (d *database) unprepared() *store {
 func TestMigrations(t *testing.T) {
 	d := newDatabase(t)
 	s := d.unprepared()
-	// One that fails half-way leaves nothing, and the next attempt begins anew.
+	// A migration that fails half-way leaves nothing, and starts from the beginning
+	// again.
 	broken := append(slices.Clone(migrations), "CREATE TABLE more (x INTEGER)", "CREATE NONSENSE")
 	if err := s.prepare(t.Context(), broken); err == nil || s.tables() != "" {
 		t.Errorf("%v leaves %s", err, s.tables())
@@ -52,7 +53,7 @@ func TestMigrations(t *testing.T) {
 	if err := s.insertReports(t.Context(), []report{r}); err != nil {
 		t.Fatal(err)
 	}
-	// What is there stays.
+	// Existing data stay.
 	if err := s.prepare(t.Context(), broken); err == nil || len(d.all("")) != 1 {
 		t.Errorf("%v leaves %v", err, d.all(""))
 	}
@@ -65,7 +66,7 @@ func TestMigrations(t *testing.T) {
 	}
 }
 
-// Gates that start at once on an empty database wait for the one that makes it.
+// TestMigrationsAtOnce checks that gates wait for the one that creates the tables.
 func TestMigrationsAtOnce(t *testing.T) {
 	for range 3 {
 		d := newDatabase(t)
@@ -90,17 +91,16 @@ func TestMigrationsAtOnce(t *testing.T) {
 	}
 }
 
-// all is what is known, in this order.
+// all returns all clients, sorted by a key of orders.
 func (d *database) all(order string) (all []report) {
 	d.t.Helper()
-	if err := d.open().clients(d.t.Context(), order, false, func(r report) { all = append(all, r) }); err != nil {
+	if err := d.open().clients(d.t.Context(), order, "", func(r report) { all = append(all, r) }); err != nil {
 		d.t.Fatal(err)
 	}
 	return all
 }
 
-// Two gates that write the same clients, in opposite orders, do not stand in each
-// other's way.
+// TestWritersAtOnce checks that gates that write in opposite orders do not deadlock.
 func TestWritersAtOnce(t *testing.T) {
 	d := newDatabase(t)
 	var up []report
@@ -110,11 +110,11 @@ func TestWritersAtOnce(t *testing.T) {
 	down := slices.Clone(up)
 	slices.Reverse(down)
 	var gates sync.WaitGroup
-	for _, batch := range [][]report{up, down} {
+	for _, reports := range [][]report{up, down} {
 		s := d.open()
 		gates.Go(func() {
 			for range 20 {
-				if err := s.insertReports(t.Context(), batch); err != nil {
+				if err := s.insertReports(t.Context(), reports); err != nil {
 					t.Error(err)
 					return
 				}
@@ -124,7 +124,7 @@ func TestWritersAtOnce(t *testing.T) {
 	gates.Wait()
 }
 
-// The newest report stays, whoever writes it, and when.
+// TestNewestReport checks that the newest report stays, in each order of writing. written.
 func TestNewestReport(t *testing.T) {
 	d := newDatabase(t)
 	s := d.open()
@@ -156,7 +156,7 @@ func TestNewestReport(t *testing.T) {
 	}
 }
 
-// The order is the same everywhere: that of the bytes.
+// TestOrder checks that both databases sort by bytes.
 func TestOrder(t *testing.T) {
 	d := newDatabase(t)
 	want := []string{"", "-", "B", "Z", "a", "a-b", "ab", "z", "ä", "文"}
@@ -187,7 +187,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// Nothing that a client or an administrator says is too strange to be kept.
+// TestStrangeText checks that any text of a client or administrator can be stored.
 func TestStrangeText(t *testing.T) {
 	d := newDatabase(t)
 	s := d.open()
@@ -209,7 +209,7 @@ func TestStrangeText(t *testing.T) {
 	}
 }
 
-// A gate whose machine dies at work does not lock the others out for hours.
+// TestLocksEnd checks that the locks of a gate whose machine died end in time.
 func TestLocksEnd(t *testing.T) {
 	if kind == "SQLite" {
 		t.Skip("the kernel frees the locks of a process that ends")
@@ -237,16 +237,16 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
-// BenchmarkClients reads all of 100,000 clients, as the page does; before that it
-// tells how long it took to write them, and to write them again.
+// BenchmarkClients reads 100,000 clients, as the page does. It also reports how long
+// writing them took, for new clients and for known ones.
 func BenchmarkClients(b *testing.B) {
 	d := newDatabase(b)
 	s := d.open()
 	for _, what := range []string{"new", "again"} {
 		began := time.Now()
-		for i := 0; i < 100_000; i += batch {
+		for i := 0; i < 100_000; i += maxBatch {
 			var reports []report
-			for j := range batch {
+			for j := range maxBatch {
 				reports = append(reports, report{ClientID: fmt.Sprintf("c-%d", i+j), Hostname: fmt.Sprintf("host-%d.example.com", (i+j)*7919%100_000), OS: "linux", Arch: "amd64",
 					Version: "v0.1.12", Seen: time.Now(), Target: "agent", Result: "committed", ResultVersion: "v0.1.12", Attempted: time.Now()})
 			}
@@ -258,7 +258,7 @@ func BenchmarkClients(b *testing.B) {
 	}
 	for b.Loop() {
 		n := 0
-		if err := s.clients(b.Context(), "host", false, func(report) { n++ }); err != nil || n < 100_000 {
+		if err := s.clients(b.Context(), "host", "", func(report) { n++ }); err != nil || n < 100_000 {
 			b.Fatal(n, err)
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// who is the administrator, for the record.
-func (g *Gate) who(r *http.Request) string {
-	client, _ := g.client(r)
+// adminName returns the administrator's name and address, as the settings record them.
+func (g *Gate) adminName(r *http.Request) string {
+	client, _ := g.clientAddr(r)
 	user, _, ok := r.BasicAuth()
 	if !ok {
 		user = "an administrator"
@@ -19,13 +19,13 @@ func (g *Gate) who(r *http.Request) string {
 	return user + " from " + client.String()
 }
 
-// maxBody is how much a change may say.
+// maxBody is the size in bytes of the largest body of a request to turn the switch.
 const maxBody = 4096
 
 func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
 	on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		_, err = g.decide(on, g.who(r))
+		_, err = g.decide(on, g.adminName(r))
 	}
 	if err != nil {
 		http.Error(w, err.Error(), refusal(err))
@@ -34,12 +34,12 @@ func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
 	reply(w, g.settingsView())
 }
 
-// A refused request is one that cannot be understood.
+// refused is the error of a request that is malformed.
 type refused struct{ error }
 
 func (r refused) Unwrap() error { return r.error }
 
-// refusal is the HTTP status of an error.
+// refusal returns the HTTP status for an error.
 func refusal(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
@@ -50,7 +50,7 @@ func refusal(err error) int {
 	return http.StatusServiceUnavailable
 }
 
-// readSwitch reads {"directives": true} or false, and nothing else.
+// readSwitch reads {"directives": true} or {"directives": false}.
 func readSwitch(body io.Reader) (bool, error) {
 	data, err := io.ReadAll(body)
 	if err != nil {
@@ -67,11 +67,11 @@ func readSwitch(body io.Reader) (bool, error) {
 	return on, nil
 }
 
-// postSettings is the page's form.
+// postSettings handles the page's form.
 func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
 	on, err := readForm(w, r)
 	if err == nil {
-		_, err = g.decide(on, g.who(r))
+		_, err = g.decide(on, g.adminName(r))
 	}
 	if err != nil {
 		http.Error(w, err.Error(), refusal(err))
@@ -80,7 +80,7 @@ func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, g.config.BasePath+"/updates", http.StatusSeeOther)
 }
 
-// readForm reads directives=on or off, and nothing else.
+// readForm reads directives=on or directives=off.
 func readForm(w http.ResponseWriter, r *http.Request) (bool, error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := r.ParseForm(); err != nil {

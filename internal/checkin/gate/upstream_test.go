@@ -25,7 +25,7 @@ const (
 	client  = "client password"
 )
 
-// upstream is a stand-in for machinemon-server v0.1.11, as far as the gate meets it.
+// upstream imitates the parts of machinemon-server v0.1.11 that the gate uses.
 type upstream struct {
 	*httptest.Server
 	mu       sync.Mutex
@@ -34,6 +34,9 @@ type upstream struct {
 	answer   string // to a check-in
 	over     http.HandlerFunc
 }
+
+// on and off are states of the switch.
+const on, off = true, false
 
 const plainAnswer = `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
 
@@ -94,7 +97,7 @@ func (u *upstream) answers(s string) {
 	u.answer = s
 }
 
-// last is the request that came last.
+// last returns the last request.
 func (u *upstream) last() (*http.Request, string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -107,7 +110,7 @@ func (u *upstream) count() int {
 	return len(u.requests)
 }
 
-// bench is a gate before an upstream.
+// bench is a gate in front of an upstream.
 type bench struct {
 	*Gate
 	t    *testing.T
@@ -190,7 +193,7 @@ func (b *bench) publish(change ...func(*manifest.Manifest)) {
 	b.put("client-manifest.json", string(data))
 }
 
-// put writes a file as publishers do.
+// put writes a file in the way that publishers do, by rename.
 func (b *bench) put(name, content string) {
 	b.t.Helper()
 	path := filepath.Join(b.config.DownloadDir, name)
@@ -202,7 +205,7 @@ func (b *bench) put(name, content string) {
 	}
 }
 
-// golden is a request or an answer in testdata.
+// golden returns a request or an answer from testdata.
 func golden(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", name))
@@ -218,7 +221,7 @@ type answer struct {
 	body   string
 }
 
-// do sends a request; header is "Name: value" lines.
+// do sends a request; header has lines "Name: value".
 func (b *bench) do(method, path, body string, header ...string) answer {
 	b.t.Helper()
 	q, err := http.NewRequest(method, b.url+path, strings.NewReader(body))
@@ -247,7 +250,7 @@ func (b *bench) do(method, path, body string, header ...string) answer {
 	return answer{resp.StatusCode, resp.Header, string(data)}
 }
 
-// checkIn sends a check-in, and waits until it is recorded or not.
+// checkIn sends a check-in, and waits until its report is written or dropped.
 func (b *bench) checkIn(body string, header ...string) answer {
 	b.t.Helper()
 	a := b.do("POST", "/api/v1/checkin", body, append([]string{"Content-Type: application/json", "X-Client-Password: " + client}, header...)...)
@@ -255,12 +258,12 @@ func (b *bench) checkIn(body string, header ...string) answer {
 	return a
 }
 
-// request is a check-in of this version.
+// request returns the body of a check-in.
 func request(arch, version string) string {
 	return fmt.Sprintf(`{"hostname":"web-1","os":"linux","arch":%q,"client_version":%q,"client_id":"c-1","session_id":"s-1","checks":[]}`, arch, version)
 }
 
-// known is the clients that the API tells of.
+// known returns the API's overview of the clients.
 func (b *bench) known(query string) overview {
 	b.t.Helper()
 	a := b.do("GET", "/api/v1/admin/updates"+query, "", "Authorization: admin")

@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// A wire leads to PostgreSQL, and can be cut, or swallow what it is to carry.
+// wire is a connection to PostgreSQL that a test can cut, or make swallow all data.
 type wire struct {
 	t   *testing.T
-	dir string // has its end for the gate
+	dir string // directory of the socket to which the gate connects
 	to  string
 
 	mu     sync.Mutex
@@ -21,7 +21,7 @@ type wire struct {
 	active map[net.Conn]bool
 }
 
-// wired is the database as a gate at the end of a wire has it.
+// wired returns a wire to the database, and the URL of its near end.
 func wired(t *testing.T, d *database) (*wire, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "machinemon-gate-test")
@@ -71,7 +71,8 @@ func (w *wire) carry(c net.Conn) {
 	io.Copy(passing{w, c}, server)
 }
 
-// is makes it cut, silent, or whole again with "". What was swallowed is carried then.
+// is makes the wire "cut" or "silent", or with "" whole; it then sends what it held
+// back.
 func (w *wire) is(state string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

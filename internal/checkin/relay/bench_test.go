@@ -17,10 +17,10 @@ import (
 
 const password = "correct-horse-battery"
 
-// plainAnswer is MachineMon's.
+// plainAnswer is MachineMon's answer without a directive.
 const plainAnswer = `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
 
-// golden is a body as MachineMon and the gate have them: the gate's tests use it, too.
+// golden returns a request or an answer, from the testdata of the gate.
 func golden(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile("../gate/testdata/" + name)
@@ -30,20 +30,20 @@ func golden(t *testing.T, name string) string {
 	return string(data)
 }
 
-// bench is a relay between this process, as the agent, and a server.
+// bench is a relay between the test, as the agent, and a server.
 type bench struct {
 	*Relay
 	t         *testing.T
 	url       string
 	mu        sync.Mutex
 	said      []string
-	got       []*http.Request // by the server
+	got       []*http.Request // that the server got
 	bodies    []string
 	drops     int
 	dropError error
 }
 
-// newBench has the server answer with answer, or with what over says.
+// newBench starts a server that answers with answer or, if it is not nil, with over.
 func newBench(t *testing.T, answer string, over http.HandlerFunc) *bench {
 	t.Helper()
 	b := &bench{t: t}
@@ -80,13 +80,13 @@ func (b *bench) start(serverURL string, server *httptest.Server) {
 		defer b.mu.Unlock()
 		b.said = append(b.said, line)
 	})
-	b.agent = func(context.Context) (uint32, string, error) {
+	b.allowedUID = func(context.Context) (uint32, string, error) {
 		return uint32(os.Getuid()), "machinemon-client.service", nil
 	}
 	b.status = func(context.Context) (checkin.Status, error) {
 		return checkin.Status{Target: "agent", Installed: "v0.1.11", Reason: "„ok“"}, nil
 	}
-	b.drop = func() (bool, error) {
+	b.dropDirective = func() (bool, error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.drops++
@@ -100,7 +100,7 @@ func (b *bench) start(serverURL string, server *httptest.Server) {
 
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
-// lines are what the relay said so far.
+// lines returns the relay's log so far.
 func (b *bench) lines() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -119,7 +119,7 @@ type answer struct {
 	body   string
 }
 
-// send sends a request as Go's client does; header is "Name: value" lines.
+// send sends a request as Go's client does; header has lines "Name: value".
 func (b *bench) send(method, path, body string, header ...string) (answer, error) {
 	b.t.Helper()
 	q, err := http.NewRequest(method, b.url+path, strings.NewReader(body))

@@ -14,13 +14,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// ConfigFile is where the operator's configuration is. Its first two keys have the
-// names of the agent's own, so that the target's source.url_from can lead to them.
+// ConfigFile is the path of the operator's configuration. Its first two keys are named
+// as in the agent's configuration, so that a target's source.url_from can read them.
 const ConfigFile = "/etc/machinemon-update/checkin-relay.toml"
 
-// Config is the relay's configuration, checked.
+// Config is the relay's configuration after validation.
 type Config struct {
-	CheckIn         *url.URL // the server's address for check-ins
+	CheckIn         *url.URL // the server's URL for check-ins
 	InsecureSkipTLS bool
 	Roots           *x509.CertPool // nil: the system's
 	Target          string
@@ -36,7 +36,7 @@ type file struct {
 
 var keys = []string{"server_url", "insecure_skip_tls", "ca_file", "target"}
 
-// Load reads the configuration. Errors name the file, the line and the key.
+// Load reads and checks the configuration. Errors name the file, the line and the key.
 func Load(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -59,13 +59,13 @@ func (f *file) check() (*Config, error) {
 	switch {
 	case f.ServerURL == "":
 		return nil, errors.New("server_url: is missing (hint: take it from the agent's configuration)")
-	// As with the agent itself, http is the operator's choice.
+	// The operator may choose http, as in the agent's configuration.
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New(`server_url: must be the MachineMon server's URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password, query and fragment)`)
 	}
 	c.CheckIn = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/") + path}
 	if !target.ValidName(f.Target) {
-		return nil, errors.New("target: is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)")
+		return nil, errors.New("target: is not a target's name (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)")
 	}
 	if f.CAFile == "" {
 		return c, nil

@@ -13,7 +13,8 @@ func load(t *testing.T, text string) (*Config, error) {
 	return testkit.Load(t, Load, "checkin-relay.toml", text)
 }
 
-// The shipped file shows every key, as the manual does, and sets none.
+// TestShippedConfig checks that file and manual show each key, and that the file sets
+// none.
 func TestShippedConfig(t *testing.T) {
 	shipped := testkit.Shipped(t, "checkin-relay", keys)
 	if _, err := load(t, shipped); err == nil || !strings.HasSuffix(err.Error(), "server_url: is missing (hint: take it from the agent's configuration)") {
@@ -55,8 +56,8 @@ func TestConfig(t *testing.T) {
 		`server_url = "https://user:secret@a"`:       must,
 		`server_url = "https://a/?secret=1"`:         must,
 		`server_url = "https://a/#x"`:                must,
-		url + `target = "../agent"`:                  "target: is no name for a target",
-		url + `target = ""`:                          "target: is no name for a target",
+		url + `target = "../agent"`:                  "target: is not a target's name",
+		url + `target = ""`:                          "target: is not a target's name",
 		url + `ca_file = "ca.pem"`:                   "ca_file: must be an absolute path",
 		url + `ca_file = "/nowhere/ca.pem"`:          "ca_file: open /nowhere/ca.pem: no such file or directory (hint: the user machinemon-relay must be able to read it)",
 		url + `ca_file = "/etc/passwd"`:              "ca_file: /etc/passwd has no certificate in PEM form",

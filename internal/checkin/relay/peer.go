@@ -20,46 +20,46 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// admit tells whether the sender is the agent: the HTTP status that it deserves,
-// and why.
+// admit returns the HTTP status for the sender of a check-in, with the reason: 200 if it
+// runs as the agent's user, else 403, or 503 if that user is not known.
 func (r *Relay) admit(q *http.Request) (status int, why string) {
-	may, unit, err := r.agent(q.Context())
+	allowed, unit, err := r.allowedUID(q.Context())
 	if err != nil {
-		r.notes.say("agent", "cannot tell who may check in: "+err.Error())
-		return http.StatusServiceUnavailable, "cannot tell who may check in (hint: journalctl -u machinemon-checkin-relay)"
+		r.problems.begin("agent", "cannot find the user that may check in: "+err.Error())
+		return http.StatusServiceUnavailable, "cannot find the user that may check in (hint: journalctl -u machinemon-checkin-relay)"
 	}
-	r.notes.over("agent")
-	uid, err := r.sender(q)
-	if err == nil && uid != may {
-		err = fmt.Errorf("it comes from UID %d, and %s runs as UID %d", uid, unit, may)
+	r.problems.end("agent")
+	uid, err := r.senderUID(q)
+	if err == nil && uid != allowed {
+		err = fmt.Errorf("it comes from UID %d, but %s runs as UID %d", uid, unit, allowed)
 	}
 	if err != nil {
-		r.notes.say("peer", "refused a check-in: "+err.Error())
+		r.problems.begin("peer", "refused a check-in: "+err.Error())
 		return http.StatusForbidden, "only the user of " + unit + " may check in here"
 	}
 	return http.StatusOK, ""
 }
 
-func (r *Relay) sender(q *http.Request) (uint32, error) {
+func (r *Relay) senderUID(q *http.Request) (uint32, error) {
 	client, err := netip.ParseAddrPort(q.RemoteAddr)
 	at, ok := q.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if err != nil || !ok {
 		return 0, errNoSocket
 	}
-	here, err := netip.ParseAddrPort(at.String())
+	server, err := netip.ParseAddrPort(at.String())
 	if err != nil {
 		return 0, errNoSocket
 	}
-	return r.peer(client, here)
+	return r.peerUID(client, server)
 }
 
-// agentUID is the user of the target's unit, as systemd has it now.
-func agentUID(ctx context.Context, name string) (uint32, string, error) {
+// targetUID returns the user ID and the name of the target's unit, as systemd knows them.
+func targetUID(ctx context.Context, name string) (uint32, string, error) {
 	t, err := target.DefaultDirs.Load(name)
 	if err != nil {
 		return 0, "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience/3)
+	ctx, cancel := context.WithTimeout(ctx, checkinTimeout/3)
 	defer cancel()
 	conn, err := systemd.Connect(ctx)
 	if err != nil {
@@ -70,11 +70,11 @@ func agentUID(ctx context.Context, name string) (uint32, string, error) {
 	if err != nil {
 		return 0, "", err
 	}
-	uid, err := userOf(u)
+	uid, err := unitUID(u)
 	return uid, t.Unit, err
 }
 
-func userOf(u systemd.Unit) (uint32, error) {
+func unitUID(u systemd.Unit) (uint32, error) {
 	switch {
 	case u.Load != "loaded":
 		return 0, fmt.Errorf("%s is %s (hint: is the target's unit installed?)", u.Name, u.Load)
@@ -89,23 +89,22 @@ func userOf(u systemd.Unit) (uint32, error) {
 	}
 	uid, err := strconv.ParseUint(id, 10, 32)
 	if err != nil {
-		return 0, fmt.Errorf("%s runs as %s, and there is no such user", u.Name, u.User)
+		return 0, fmt.Errorf("%s runs as %s, but there is no such user", u.Name, u.User)
 	}
 	return uint32(uid), nil
 }
 
-// peerUID is the user whose socket is at the other end of a connection within this
-// machine.
-func peerUID(client, here netip.AddrPort) (uint32, error) {
+// peerUID returns the user ID of the client's socket of a connection within this machine.
+func peerUID(client, server netip.AddrPort) (uint32, error) {
 	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		f, err := os.Open(table)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // no IPv6
+			continue // the kernel has no IPv6
 		}
 		if err != nil {
-			return 0, fmt.Errorf("cannot tell whose connection it is: %w", err)
+			return 0, fmt.Errorf("cannot find the user of the connection: %w", err)
 		}
-		uid, err := owner(f, client, here)
+		uid, err := socketOwner(f, client, server)
 		f.Close()
 		if err == nil || !errors.Is(err, errNoSocket) {
 			return uid, err
@@ -114,25 +113,25 @@ func peerUID(client, here netip.AddrPort) (uint32, error) {
 	return 0, errNoSocket
 }
 
-var errNoSocket = errors.New("cannot tell whose connection it is: this machine has no such socket")
+var errNoSocket = errors.New("cannot find the user of the connection: this machine has no such socket")
 
-// owner finds the socket in one of the kernel's tables (proc(5), /proc/net/tcp):
+// socketOwner returns the user ID of a socket in a kernel's table (/proc/net/tcp):
 //
 //	sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode …
 //	4: 0100007F:D1B4 0100007F:01DE 01 00000000:00000000 00:00000000 00000000 0 0 34811 …
 //
-// Only an established one (st 01) that still belongs to a process (inode) counts: a
-// socket that was closed shows as root's.
-func owner(table io.Reader, local, remote netip.AddrPort) (uint32, error) {
+// The connection must be established (st 01), and the socket must belong to a process
+// (inode is not 0), because the kernel shows closed sockets as root's.
+func socketOwner(table io.Reader, local, remote netip.AddrPort) (uint32, error) {
 	lines := bufio.NewScanner(table)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
 		if len(f) < 10 || f[3] != "01" || f[9] == "0" {
 			continue
 		}
-		l, lok := address(f[1])
-		r, rok := address(f[2])
-		if !lok || !rok || l != plain(local) || r != plain(remote) {
+		l, lok := parseSocketAddress(f[1])
+		r, rok := parseSocketAddress(f[2])
+		if !lok || !rok || l != canonical(local) || r != canonical(remote) {
 			continue
 		}
 		uid, err := strconv.ParseUint(f[7], 10, 32)
@@ -147,13 +146,13 @@ func owner(table io.Reader, local, remote netip.AddrPort) (uint32, error) {
 	return 0, errNoSocket
 }
 
-func plain(a netip.AddrPort) netip.AddrPort {
+// canonical returns a without zone, and an IPv4-mapped IPv6 address as IPv4.
+func canonical(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// address reads "0100007F:01DE": words of the address, each in this machine's byte
-// order, and the port.
-func address(s string) (netip.AddrPort, bool) {
+// parseSocketAddress parses "0100007F:01DE": 32-bit words in native byte order, and port.
+func parseSocketAddress(s string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(host)
 	p, perr := strconv.ParseUint(port, 16, 16)
@@ -164,5 +163,5 @@ func address(s string) (netip.AddrPort, bool) {
 		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
 	}
 	a, ok := netip.AddrFromSlice(raw)
-	return plain(netip.AddrPortFrom(a, uint16(p))), ok
+	return canonical(netip.AddrPortFrom(a, uint16(p))), ok
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// As the kernel prints them on a machine whose lowest byte comes first.
+// head is the first line of the kernel's tables; the addresses are little-endian.
 const head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
 func TestOwner(t *testing.T) {
@@ -40,33 +40,33 @@ func TestOwner(t *testing.T) {
 		{v4, "[::ffff:127.0.0.1]:53684", "127.0.0.1:478", 1000, ""},
 		{v4, "127.0.0.2:53684", "127.0.0.1:478", 7, ""},
 		{v4, "127.0.0.1:53684", "127.0.0.2:478", 8, ""},
-		{v4, "127.0.0.1:53685", "127.0.0.1:478", 0, "no such socket"}, // gone, and so shown as root's
-		{v4, "127.0.0.1:53686", "127.0.0.1:478", 0, "no such socket"}, // no process has it any more
-		{v4, "127.0.0.1:53687", "127.0.0.1:478", 0, "no such socket"}, // closed on its side
+		{v4, "127.0.0.1:53685", "127.0.0.1:478", 0, "no such socket"}, // closed, so the kernel shows it as root's
+		{v4, "127.0.0.1:53686", "127.0.0.1:478", 0, "no such socket"}, // no process has it open
+		{v4, "127.0.0.1:53687", "127.0.0.1:478", 0, "no such socket"}, // its end was closed
 		{v4, "127.0.0.1:53688", "127.0.0.1:478", 0, "cannot read"},
 		{v4, "192.0.2.1:53684", "127.0.0.1:478", 0, "no such socket"},
-		{v4, "127.0.0.1:478", "127.0.0.1:53684", 0, ""}, // ours: the other end
+		{v4, "127.0.0.1:478", "127.0.0.1:53684", 0, ""}, // the server's end of the connection
 		{v6, "[::1]:53684", "[::1]:478", 1001, ""},
 		{v6, "127.0.0.1:53689", "127.0.0.1:478", 1002, ""},
 		{v6, "127.0.0.1:53684", "127.0.0.1:478", 0, "no such socket"},
 		{"", "127.0.0.1:53684", "127.0.0.1:478", 0, "no such socket"},
 	} {
-		uid, err := owner(strings.NewReader(c.table), netip.MustParseAddrPort(c.client), netip.MustParseAddrPort(c.here))
+		uid, err := socketOwner(strings.NewReader(c.table), netip.MustParseAddrPort(c.client), netip.MustParseAddrPort(c.here))
 		if uid != c.uid || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s to %s: %d, %v", c.client, c.here, uid, err)
 		}
 	}
-	if _, err := owner(io.MultiReader(strings.NewReader(head), iotest.ErrReader(errors.New("gone"))), netip.AddrPort{}, netip.AddrPort{}); err == nil || errors.Is(err, errNoSocket) {
+	if _, err := socketOwner(io.MultiReader(strings.NewReader(head), iotest.ErrReader(errors.New("gone"))), netip.AddrPort{}, netip.AddrPort{}); err == nil || errors.Is(err, errNoSocket) {
 		t.Errorf("a table that cannot be read: %v", err)
 	}
 }
 
-// The kernel's own table, while the other end is open and after it was closed.
+// TestPeer reads the kernel's own table, for an open and for a closed connection.
 func TestPeer(t *testing.T) {
 	for _, at := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
 		l, err := net.Listen("tcp", at)
 		if err != nil {
-			t.Log(err) // no IPv6
+			t.Log(err) // this machine has no IPv6
 			continue
 		}
 		_, port, _ := net.SplitHostPort(l.Addr().String())
@@ -95,7 +95,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-func TestUserOf(t *testing.T) {
+func TestUnitUID(t *testing.T) {
 	for _, c := range []struct {
 		unit systemd.Unit
 		uid  uint32
@@ -107,12 +107,12 @@ func TestUserOf(t *testing.T) {
 		{unit: systemd.Unit{Load: "loaded", User: "1234", UID: systemd.NoUID}, uid: 1234},
 		{unit: systemd.Unit{Load: "loaded", User: "nobody", UID: systemd.NoUID}, uid: 65534},
 		{unit: systemd.Unit{Load: "loaded", User: "dynamic", UID: 61234}, uid: 61234},
-		{unit: systemd.Unit{Load: "loaded", User: "no-such-user", UID: systemd.NoUID}, err: "mm.service runs as no-such-user, and there is no such user"},
+		{unit: systemd.Unit{Load: "loaded", User: "no-such-user", UID: systemd.NoUID}, err: "mm.service runs as no-such-user, but there is no such user"},
 		{unit: systemd.Unit{Load: "not-found", UID: systemd.NoUID}, err: "mm.service is not-found (hint: is the target's unit installed?)"},
 		{unit: systemd.Unit{Load: "masked", UID: systemd.NoUID}, err: "mm.service is masked (hint: "},
 	} {
 		c.unit.Name = "mm.service"
-		uid, err := userOf(c.unit)
+		uid, err := unitUID(c.unit)
 		if uid != c.uid || (err == nil) != (c.err == "") || err != nil && !strings.HasPrefix(err.Error(), c.err) {
 			t.Errorf("%+v: %d, %v", c.unit, uid, err)
 		}

@@ -16,108 +16,101 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// passing is a check-in on its way.
-type passing struct {
-	status checkin.Status // no target: not known
+type statusKey struct{}
+
+// statusFrom returns the target's status of a request; the zero Status if not known.
+func statusFrom(q *http.Request) checkin.Status {
+	s, _ := q.Context().Value(statusKey{}).(checkin.Status)
+	return s
 }
 
-type passingKey struct{}
-
-func passingOf(q *http.Request) *passing {
-	p, ok := q.Context().Value(passingKey{}).(*passing)
-	if !ok {
-		return &passing{}
-	}
-	return p
-}
-
-// newProxy passes a check-in on as the agent would have sent it.
+// newProxy returns a proxy that passes a check-in on as the agent would have sent it, with
+// the target's status as an additional header.
 func (r *Relay) newProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(q *httputil.ProxyRequest) {
 			u := *r.config.CheckIn
 			q.Out.URL, q.Out.Host = &u, u.Host
 			h := q.Out.Header
-			h.Del("Accept-Encoding") // the transport's own: we are to read the answer
-			h.Del("Connection")      // nothing but a check-in, whatever they agree on
+			h.Del("Accept-Encoding") // the transport sets it, and decompresses for modify
+			h.Del("Connection")      // without it and Upgrade, no other protocol can pass
 			h.Del("Upgrade")
-			h.Del(checkin.StatusHeader) // ours, or nobody's
-			if p := passingOf(q.In); p.status.Target != "" {
-				h.Set(checkin.StatusHeader, p.status.Header())
+			h.Del(checkin.StatusHeader) // an agent's own header must not pass
+			if s := statusFrom(q.In); s.Target != "" {
+				h.Set(checkin.StatusHeader, s.Header())
 			}
 		},
 		Transport: &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
 			TLSClientConfig:     &tls.Config{RootCAs: r.config.Roots, InsecureSkipVerify: r.config.InsecureSkipTLS, MinVersion: tls.VersionTLS12},
 			DialContext:         (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 20 * time.Second, // a gate that restarts lets wait
-			// A check-in every few minutes needs no connection between them, and on
-			// one that the server is about to close it would be lost.
+			TLSHandshakeTimeout: 20 * time.Second, // connections wait while a gate restarts
+			// Check-ins are minutes apart. On a kept connection, one would be lost if the
+			// server closes the connection at that moment.
 			DisableKeepAlives:      true,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
 		ModifyResponse: r.modify,
-		ErrorHandler:   r.failed,
-		ErrorLog:       checkin.Bugs(r.notes.print),
+		ErrorHandler:   r.serverFailed,
+		ErrorLog:       checkin.PanicLog(r.problems.print),
 	}
 }
 
-// modify looks at the server's answer, and changes nothing in it.
+// modify acts on the server's answer, and does not change it.
 func (r *Relay) modify(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return errors.New("nobody asked for another protocol")
+		return errors.New("the server switches to another protocol unasked")
 	}
-	r.notes.over("server")
+	r.problems.end("server")
 	if resp.StatusCode != http.StatusOK {
 		return nil
 	}
-	head, err := checkin.Head(resp)
+	head, err := checkin.PeekBody(resp)
 	if err != nil {
-		return nil // the agent sees what there was, and that it was cut
+		return nil // the agent gets the beginning, and sees that the rest is missing
 	}
 	version, err := checkin.Announced(bytes.NewReader(head))
 	if err != nil {
-		r.notes.say("answer", err.Error())
+		r.problems.begin("answer", err.Error())
 		return nil
 	}
-	r.notes.over("answer")
-	r.announced(version, passingOf(resp.Request).status.Installed)
+	r.problems.end("answer")
+	r.handleVersion(version, statusFrom(resp.Request).Installed)
 	return nil
 }
 
-// announced drops a directive where another version is announced than the one that
-// is installed, as far as we know.
-func (r *Relay) announced(version, installed string) {
+// handleVersion drops a directive if the announced version is not the installed one.
+func (r *Relay) handleVersion(version, installed string) {
 	if version == "" || manifest.SameVersion(version, installed) {
 		return
 	}
-	fresh, err := r.drop()
+	fresh, err := r.dropDirective()
 	if err != nil {
-		r.notes.say("directive", version+" is announced: "+err.Error())
+		r.problems.begin("directive", version+" is announced: "+err.Error())
 	} else if fresh {
-		r.notes.say("directive", r.config.Target+": directive: "+version+" is announced")
+		r.problems.begin("directive", r.config.Target+": directive: "+version+" is announced")
 	}
 }
 
-// failed answers a check-in that the server did not answer.
-func (r *Relay) failed(w http.ResponseWriter, q *http.Request, err error) {
-	// An agent that left is no news of the server.
+// serverFailed answers a check-in that the server did not answer.
+func (r *Relay) serverFailed(w http.ResponseWriter, q *http.Request, err error) {
+	// If the agent disconnected, the error says nothing about the server.
 	if !errors.Is(q.Context().Err(), context.Canceled) {
-		r.notes.say("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+describe(err))
+		r.problems.begin("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+cause(err))
 	}
 	refuse(w, http.StatusBadGateway, "the server does not answer (hint: journalctl -u machinemon-checkin-relay)")
 }
 
-// describe tells why there is no answer, in none of the server's words: a server may
-// send back what it was sent, and that has the password in it.
-func describe(err error) string {
+// cause returns the reason for a missing answer, without any text of the server's: a
+// server may send back its request, which has the password in it.
+func cause(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "it takes too long"
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return op.Error()
 	} else if ok {
-		return op.Err.Error() // the rest has a port in it that is another each time
+		return op.Err.Error() // without the port, which would make each line a new one
 	}
 	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() {
 		return "it takes too long"
@@ -125,11 +118,11 @@ func describe(err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "it does not speak TLS (hint: is it http:// in server_url?)"
 	}
-	if strings.HasPrefix(err.Error(), "tls: ") { // of certificates, too
+	if strings.HasPrefix(err.Error(), "tls: ") { // this includes errors of certificates
 		return err.Error()
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return "it closed the connection"
 	}
-	return "its answer is no HTTP"
+	return "its answer is not HTTP"
 }

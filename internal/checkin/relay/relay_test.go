@@ -16,7 +16,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/checkin"
 )
 
-// The check-in arrives as it was sent, and the answer as well.
+// TestGolden checks that a check-in and its answer pass unchanged, except for the headers.
 func TestGolden(t *testing.T) {
 	sent, directive := golden(t, "request.json"), golden(t, "directive.json")
 	for _, answered := range []string{plainAnswer, directive} {
@@ -38,20 +38,20 @@ func TestGolden(t *testing.T) {
 			}
 			delete(want, name)
 		}
-		delete(want, "Connection") // Go's server takes it out, or not
+		delete(want, "Connection") // Go's server may or may not remove it
 		if len(want) > 0 {
 			t.Errorf("the server did not get %v", want)
 		}
 		if got, want := b.dropped(), strings.Count(answered, "update_version"); got != want {
 			t.Errorf("%d directives, want %d", got, want)
 		}
-		if want := map[bool]string{true: "agent: directive: v0.1.12 is announced"}[answered == directive]; b.lines() != want {
-			t.Errorf("it said %q, want %q", b.lines(), want)
+		if announced := b.lines() == "agent: directive: v0.1.12 is announced"; announced != (answered == directive) || !announced && b.lines() != "" {
+			t.Errorf("for %s it said %q", answered, b.lines())
 		}
 	}
 }
 
-// What is no check-in does not pass.
+// TestOtherRequests checks that only check-ins pass.
 func TestOtherRequests(t *testing.T) {
 	b := newBench(t, plainAnswer, nil)
 	for _, q := range [][2]string{
@@ -63,32 +63,33 @@ func TestOtherRequests(t *testing.T) {
 			t.Errorf("%s: %+v, %v", q, a, err)
 		}
 	}
-	// Of what stands beside the path, nothing passes.
+	// The query and the spelling of the path do not pass.
 	a, err := b.send("POST", "/api/v1/%63heckin?password=x", "{}")
 	if err != nil || a.status != 200 || len(b.got) != 1 || b.got[0].URL.String() != "/monitor/api/v1/checkin" {
 		t.Errorf("%+v, %v; the server got %d", a, err, len(b.got))
 	}
-	// A check-in becomes no tunnel.
+	// A check-in cannot switch to another protocol.
 	a = b.checkIn("{}", "Connection: Upgrade", "Upgrade: h2c")
 	if q := b.got[1]; a.status != 200 || q.Header.Get("Upgrade") != "" {
 		t.Errorf("%+v; the server got %v", a, q.Header)
 	}
 }
 
-// Nobody but the agent's own user checks in here, and whoever tries is told of once.
+// TestWrongUser checks that only the agent's user may check in; refusals are logged
+// once.
 func TestWrongUser(t *testing.T) {
 	b := newBench(t, plainAnswer, nil)
-	b.agent = func(context.Context) (uint32, string, error) { return 61234, "machinemon-client.service", nil }
+	b.allowedUID = func(context.Context) (uint32, string, error) { return 61234, "machinemon-client.service", nil }
 	for range 3 {
 		if a := b.checkIn("{}"); a.status != 403 || a.body != "machinemon-checkin-relay: only the user of machinemon-client.service may check in here\n" {
 			t.Errorf("%+v", a)
 		}
 	}
-	if want := fmt.Sprintf("refused a check-in: it comes from UID %d, and machinemon-client.service runs as UID 61234", os.Getuid()); b.lines() != want {
+	if want := fmt.Sprintf("refused a check-in: it comes from UID %d, but machinemon-client.service runs as UID 61234", os.Getuid()); b.lines() != want {
 		t.Errorf("it said %s", b.lines())
 	}
-	b.agent = func(context.Context) (uint32, string, error) { return 0, "", errors.New("no bus") }
-	if a := b.checkIn("{}"); a.status != 503 || !strings.HasSuffix(b.lines(), "\ncannot tell who may check in: no bus") {
+	b.allowedUID = func(context.Context) (uint32, string, error) { return 0, "", errors.New("no bus") }
+	if a := b.checkIn("{}"); a.status != 503 || !strings.HasSuffix(b.lines(), "\ncannot find the user that may check in: no bus") {
 		t.Errorf("%+v, it said %s", a, b.lines())
 	}
 	if len(b.got) > 0 || b.dropped() > 0 {
@@ -96,8 +97,7 @@ func TestWrongUser(t *testing.T) {
 	}
 }
 
-// Whatever the server answers reaches the agent, and nothing but an announcement
-// does more.
+// TestAnswers checks that answers pass unchanged, and which ones drop a directive.
 func TestAnswers(t *testing.T) {
 	big := `{"client_id":"c-1","x":"` + strings.Repeat("x", 200<<10) + `"}`
 	for _, c := range []struct {
@@ -148,7 +148,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A directive that cannot be dropped is told of, and costs no check-in.
+// TestNoDirective checks that a check-in passes if its directive cannot be dropped.
 func TestNoDirective(t *testing.T) {
 	b := newBench(t, golden(t, "directive.json"), nil)
 	b.dropError = errors.New("cannot drop it")
@@ -162,7 +162,7 @@ func TestNoDirective(t *testing.T) {
 	}
 }
 
-// Without a status the check-in passes, and without what the agent says is one.
+// TestNoStatus checks that a check-in passes without a status or an agent's own header.
 func TestNoStatus(t *testing.T) {
 	b := newBench(t, golden(t, "directive.json"), nil)
 	b.status = func(context.Context) (checkin.Status, error) { return checkin.Status{}, errors.New("it hangs") }
@@ -176,7 +176,7 @@ func TestNoStatus(t *testing.T) {
 			t.Errorf("the server got %q", v)
 		}
 	}
-	if b.dropped() != 2 || b.lines() != "check-ins pass without the status of agent: it hangs\nagent: directive: v0.1.12 is announced" {
+	if b.dropped() != 2 || b.lines() != "cannot add the status of agent to check-ins: it hangs\nagent: directive: v0.1.12 is announced" {
 		t.Errorf("%d directives, it said %s", b.dropped(), b.lines())
 	}
 }
@@ -188,7 +188,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%d bytes: %+v", size, a)
 		}
 	}
-	// Without a length, too; and one that is cut never leaves the machine.
+	// The limit holds without Content-Length. An incomplete check-in is not passed on.
 	for body, want := range map[string]string{
 		"100001\r\n" + strings.Repeat("x", maxRequest+1) + "\r\n0\r\n\r\n": "413 ",
 		"5\r\n{\"cli": "400 ",
@@ -201,7 +201,7 @@ func TestLimits(t *testing.T) {
 		c.(*net.TCPConn).CloseWrite()
 		got, _ := io.ReadAll(c)
 		c.Close()
-		// Who has half closed is no sender of whom the kernel would vouch.
+		// The kernel may not show the user of a half-closed connection: 403.
 		if !bytes.HasPrefix(got, []byte("HTTP/1.1 "+want)) && !bytes.HasPrefix(got, []byte("HTTP/1.1 403 ")) {
 			t.Errorf("got %.200s", got)
 		}

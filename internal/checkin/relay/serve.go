@@ -13,17 +13,17 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// idle is how long the relay stays without a connection. Its socket starts it again.
+// idle is the time without a connection after which the relay ends.
 const idle = 10 * time.Second
 
-// Serve serves on the listeners until nobody came for a while, or ctx ends. What has
-// begun it finishes; what comes later waits in the sockets, which are systemd's.
+// Serve serves on the listeners until the relay is idle or ctx ends. It then answers the
+// requests that it has accepted; later ones wait in the sockets, which systemd keeps open.
 func Serve(ctx context.Context, listeners []net.Listener, h http.Handler, say func(string)) error {
 	return serve(ctx, listeners, h, say, idle)
 }
 
-// Refuse tells everybody that the relay has no configuration that it can use. It
-// ends soon: the next start may find one.
+// Refuse answers each request with 503, for a relay without a usable configuration. It
+// ends after a second without a connection, since the next start may find one.
 func Refuse(ctx context.Context, listeners []net.Listener, say func(string)) error {
 	return serve(ctx, listeners, unconfigured(), say, time.Second)
 }
@@ -32,13 +32,13 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	s := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
-		WriteTimeout:      2 * patience,
+		WriteTimeout:      2 * checkinTimeout,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          checkin.Bugs(say),
+		ErrorLog:          checkin.PanicLog(say),
 	}
-	// A connection that is kept would be closed under the next check-in.
+	// When the relay ends, it would close a kept connection under the next check-in.
 	s.SetKeepAlivesEnabled(false)
-	visits := checkin.CountVisits(s, idle)
+	connections := checkin.CountConnections(s, idle)
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- s.Serve(l) }()
@@ -49,7 +49,7 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	case failed = <-ended:
 		left--
 	case <-ctx.Done():
-	case <-visits.Idle():
+	case <-connections.Idle():
 	}
 	for _, l := range listeners {
 		l.Close()
@@ -57,15 +57,14 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	for ; left > 0; left-- {
 		<-ended
 	}
-	end, cancel := context.WithTimeout(context.Background(), 2*patience)
+	end, cancel := context.WithTimeout(context.Background(), 2*checkinTimeout)
 	defer cancel()
-	visits.Finish(end)
+	connections.Finish(end)
 	return failed
 }
 
-// Prepare is root's part, before the relay runs: it lends the relay the directory in
-// which it drops its directives. Of a configuration that cannot be used, the relay
-// itself tells.
+// Prepare runs as root before the relay: it gives User write access to the directory for
+// the target's directives. It ignores an unusable configuration, which the relay logs.
 func Prepare(configFile string) error {
 	c, err := Load(configFile)
 	if err != nil {
@@ -77,7 +76,7 @@ func Prepare(configFile string) error {
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	if err != nil {
-		return fmt.Errorf("cannot prepare: the user ID of %s is no number", User)
+		return fmt.Errorf("cannot prepare: the user ID of %s is not a number", User)
 	}
 	return state.System.LendDirectives(c.Target, uid)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// It ends by itself when nobody comes, and not before.
+// TestIdle checks that the relay ends after it was idle, and not during a request.
 func TestIdle(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -49,7 +49,7 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// However often it is replaced, on a socket that stays, nobody loses a request.
+// TestRestarts checks that no request is lost while relays replace each other.
 func TestRestarts(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.Copy(w, q.Body) })
 	replaced := func(ctx context.Context, l net.Listener) error {
@@ -87,13 +87,13 @@ func TestUnconfigured(t *testing.T) {
 	}
 }
 
-// What the command prints counts, whatever its exit status.
+// TestStatus checks that the command's output counts, and not its exit status.
 func TestStatus(t *testing.T) {
 	for script, want := range map[string]string{
 		`[ "$*" = "status --check agent" ] && echo 'machinemon-update {"target":"agent","installed":"v1"}'`: "v1",
 		`echo 'machinemon-update {"target":"agent","installed":"v1"}'; exit 1`:                              "v1",
-		`echo 'machinemon-update {"target":"other","installed":"v1"}'`:                                      "cannot run machinemon-update status --check agent: it prints no status",
-		`echo`:                             "cannot run machinemon-update status --check agent: it prints no status",
+		`echo 'machinemon-update {"target":"other","installed":"v1"}'`:                                      "cannot run machinemon-update status --check agent: it does not print a status",
+		`echo`:                             "cannot run machinemon-update status --check agent: it does not print a status",
 		`echo "cannot use it" >&2; exit 2`: "cannot run machinemon-update status --check agent: cannot use it",
 		`exit 3`:                           "cannot run machinemon-update status --check agent: exit status 3",
 		`[ -z "$SECRET" ] || exit 4; exec sleep 60`: "cannot run machinemon-update status --check agent: signal: killed",

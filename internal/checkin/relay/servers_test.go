@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// A server that is down, stalls or talks nonsense: a clear answer, a line that names
-// it, and no word of its own in that.
+// TestBadServers checks that a server that is down, stalls or violates HTTP gives a
+// clear answer and a line that names the server, without any of the server's text.
 func TestBadServers(t *testing.T) {
 	raw := func(t *testing.T, answer string) string {
 		l := testkit.Listen(t)
@@ -26,10 +26,10 @@ func TestBadServers(t *testing.T) {
 		return "http://" + l.Addr().String()
 	}
 	for name, c := range map[string]struct{ answer, said string }{
-		"echo":       {"X-Client-Password: %\r\n\r\n", "its answer is no HTTP"},
-		"bad header": {"HTTP/1.1 200 OK\r\nnonsense %\r\n\r\n", "its answer is no HTTP"},
-		"bad length": {"HTTP/1.1 200 OK\r\nContent-Length: %\r\n\r\n", "its answer is no HTTP"},
-		"upgrade":    {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %\r\n\r\n", "its answer is no HTTP"},
+		"echo":       {"X-Client-Password: %\r\n\r\n", "its answer is not HTTP"},
+		"bad header": {"HTTP/1.1 200 OK\r\nnonsense %\r\n\r\n", "its answer is not HTTP"},
+		"bad length": {"HTTP/1.1 200 OK\r\nContent-Length: %\r\n\r\n", "its answer is not HTTP"},
+		"upgrade":    {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %\r\n\r\n", "its answer is not HTTP"},
 		"stalls":     {"", "it takes too long"},
 		"cut":        {"HTTP/1.1 200", "it closed the connection"},
 	} {
@@ -37,7 +37,7 @@ func TestBadServers(t *testing.T) {
 			t.Parallel()
 			b := &bench{t: t}
 			b.start(raw(t, c.answer), nil)
-			b.limit = 500 * time.Millisecond
+			b.timeout = 500 * time.Millisecond
 			for range 2 {
 				if a := b.checkIn("{}"); a.status != 502 || a.body != "machinemon-checkin-relay: the server does not answer (hint: journalctl -u machinemon-checkin-relay)\n" {
 					t.Errorf("%+v", a)
@@ -56,7 +56,7 @@ func TestBadServers(t *testing.T) {
 			w.(http.Flusher).Flush()
 			<-q.Context().Done()
 		})
-		b.limit = 500 * time.Millisecond
+		b.timeout = 500 * time.Millisecond
 		if a, err := b.send("POST", path, "{}"); err == nil {
 			t.Errorf("the agent takes it for whole: %+v", a)
 		}
@@ -85,7 +85,7 @@ func TestBadServers(t *testing.T) {
 			t.Errorf("it said %q", got)
 		}
 		if l, err = net.Listen("tcp", l.Addr().String()); err != nil {
-			t.Skip(err) // another has taken the port
+			t.Skip(err) // another process has taken the port
 		}
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, plainAnswer) })}
 		go s.Serve(l)
@@ -100,15 +100,14 @@ func TestBadServers(t *testing.T) {
 	})
 }
 
-// TLS proves who the server is, by the roots in ca_file, unless the operator says
-// that it need not.
+// TestTLS checks that ca_file verifies the server, unless insecure_skip_tls is set.
 func TestTLS(t *testing.T) {
 	b := newBench(t, plainAnswer, nil)
 	at := *b.config.CheckIn
 	if a := b.checkIn("{}"); a.status != 200 {
 		t.Errorf("by ca_file: %+v", a)
 	}
-	for insecure, want := range map[bool]int{false: 502, true: 200} {
+	for want, insecure := range map[int]bool{502: false, 200: true} {
 		b.start((&url.URL{Scheme: "https", Host: at.Host}).String(), nil)
 		b.config.InsecureSkipTLS, b.said = insecure, nil
 		b.proxy = b.newProxy()
@@ -119,7 +118,7 @@ func TestTLS(t *testing.T) {
 			t.Errorf("it said %q", b.lines())
 		}
 	}
-	// A server without TLS, such as another relay.
+	// This is a server without TLS, such as another relay.
 	b.start(strings.Replace(b.url, "http:", "https:", 1), nil)
 	b.said = nil
 	if a := b.checkIn("{}"); a.status != 502 || !strings.HasSuffix(b.lines(), ": it does not speak TLS (hint: is it http:// in server_url?)") {

@@ -13,7 +13,8 @@ import (
 
 const command = "/usr/bin/machinemon-update"
 
-// statusOf asks the command how a target is. It exits 1 where somebody should look.
+// statusOf runs the command for a target's status. Its exit status does not matter: it is
+// 1 if the target needs an operator's attention.
 func statusOf(ctx context.Context, command, target string) (checkin.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -25,7 +26,7 @@ func statusOf(ctx context.Context, command, target string) (checkin.Status, erro
 		return s, nil
 	}
 	if err == nil {
-		err = errors.New("it prints no status")
+		err = errors.New("it does not print a status")
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
 		err = errors.New(strings.TrimSpace(string(exit.Stderr)))
