@@ -128,7 +128,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		outcomes = append(outcomes, o)
 		if !a.json {
 			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
-			for _, line := range below(name, at, true) {
+			for _, line := range below(name, at) {
 				fmt.Fprintln(a.out, "  "+state.Printable(line))
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // below is what is said of an attempt on lines of their own, below its reason: what
 // the operator should know of it, the new program's own last words, where there are more, and how to undo what the
 // attempt has rejected, if that still is.
-func below(name string, at state.Attempt, rejected bool) (lines []string) {
+func below(name string, at state.Attempt) (lines []string) {
 	if at.Warning != "" {
 		lines = append(lines, "warning: "+at.Warning)
 	}
@@ -21,7 +21,7 @@ func below(name string, at state.Attempt, rejected bool) (lines []string) {
 	if at.Unit != "" {
 		lines = append(lines, "more: "+more(at))
 	}
-	if at.Rejected != "" && rejected {
+	if at.Rejected != "" {
 		lines = append(lines, at.Rejected+" is rejected (hint: "+state.UnskipHint(name)+")")
 	}
 	return lines

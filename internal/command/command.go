@@ -151,9 +151,9 @@ since becomes acceptable again.`, targetAndRoot, a.completeImport, func(args []s
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
 only tell what is available. This writes the drop-in
-  /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate(names, true) })
+  /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate("enable", names) })
 	add("disable TARGET...", "Let scheduled runs only tell what is available", "", someTargets, a.completeAny,
-		func(names []string) error { return a.setAutoUpdate(names, false) })
+		func(names []string) error { return a.setAutoUpdate("disable", names) })
 	add("hold TARGET...", "Keep targets from every update and rollback until unhold", `
 Checks go on.`, someTargets, a.completeAny, a.hold)
 	add("unhold TARGET...", "Let held targets be updated again", "", someTargets, a.completeAny, a.unhold)

@@ -101,8 +101,7 @@ func (a *app) decideOne(name string, change func(string, *state.Status) (string,
 
 // setAutoUpdate writes the operator's choice where the target file is, and
 // checks it as a scheduled run would.
-func (a *app) setAutoUpdate(names []string, on bool) error {
-	verb := map[bool]string{true: "enable", false: "disable"}[on]
+func (a *app) setAutoUpdate(verb string, names []string) error {
 	if err := a.needRoot(verb, names); err != nil {
 		return err
 	}
@@ -112,7 +111,7 @@ func (a *app) setAutoUpdate(names []string, on bool) error {
 	}
 	said, text := map[string]string{}, ""
 	for _, name := range names {
-		line, err := a.setAutoUpdateOf(name, verb, on)
+		line, err := a.setAutoUpdateOf(name, verb)
 		if err != nil {
 			return err
 		}
@@ -124,7 +123,8 @@ func (a *app) setAutoUpdate(names []string, on bool) error {
 	return errors.Join(a.print(map[string]any{"targets": said}, text), a.reload())
 }
 
-func (a *app) setAutoUpdateOf(name, verb string, on bool) (string, error) {
+func (a *app) setAutoUpdateOf(name, verb string) (string, error) {
+	on := verb == "enable"
 	t, err := a.targets.Load(name)
 	if err != nil {
 		return "", err

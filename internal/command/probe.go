@@ -198,11 +198,13 @@ func (p probed) text(admin string) string {
 	}
 	rows := []row{{cells: []string{"PROBE", "RESULT", "TIME"}}}
 	for _, r := range p.Probes {
-		result := map[bool]string{true: "passes", false: "fails"}[r.Passed]
+		result := "fails"
 		switch {
 		case r.Unknown:
 			result = "no answer"
-		case r.Detail == state.NotTried && !r.Passed:
+		case r.Passed:
+			result = "passes"
+		case r.Detail == state.NotTried:
 			result = state.NotTried
 		}
 		one := row{cells: []string{r.Probe, result, fmt.Sprintf("%d ms", r.Millis)}}

@@ -319,7 +319,10 @@ func (r *row) aftermath(name string, at state.Attempt, rejected []string) {
 	if at.Unhealthy != "" {
 		r.note(at.Aftermath())
 	}
-	for _, line := range below(name, at, slices.Contains(rejected, at.Rejected)) {
+	if !slices.Contains(rejected, at.Rejected) {
+		at.Rejected = ""
+	}
+	for _, line := range below(name, at) {
 		r.note(line)
 	}
 }

@@ -237,15 +237,15 @@ func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress 
 
 // diff makes one delta, and none that is not at most half of the archive.
 func (d *dir) diff(j *job, archiveSize int64) (*temporary, error) {
-	old, err := os.ReadFile(j.old)
+	before, err := os.ReadFile(j.old)
 	if err != nil {
 		return nil, err
 	}
-	new, err := os.ReadFile(j.new)
+	after, err := os.ReadFile(j.new)
 	if err != nil {
 		return nil, err
 	}
-	delta, err := archive.Diff(old, new)
+	delta, err := archive.Diff(before, after)
 	if err != nil || int64(len(delta)) > archiveSize/2 {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 	if err != nil {
 		return fail(err)
 	}
-	e, err := beginEdit(q.Dir, q.Keys, true)
+	e, err := beginEdit(q.Dir, q.Keys.publishing)
 	if err != nil {
 		return fail(err)
 	}

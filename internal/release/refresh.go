@@ -17,7 +17,7 @@ func Refresh(dir string, k Keys, now time.Time) (*Status, error) {
 }
 
 func refresh(dir string, k Keys, now time.Time) (*Status, error) {
-	e, err := beginEdit(dir, k, false)
+	e, err := beginEdit(dir, k.refreshing)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 func TestStolenOnlineKey(t *testing.T) {
 	s := newTestDir(t)
 	s.publish("v1")
-	e, err := beginEdit(s.dir, s.keys, false)
+	e, err := beginEdit(s.dir, s.keys.refreshing)
 	s.must(err)
 	r := e.signed
 	r.timestamp.Signed.Version = math.MaxInt64

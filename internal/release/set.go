@@ -27,7 +27,7 @@ func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 	fail := func(err error) (*manifest.Manifest, bool, error) {
 		return nil, false, fmt.Errorf("cannot change the release in %s: %w", q.Dir, plain(err))
 	}
-	e, err := beginEdit(q.Dir, q.Keys, true)
+	e, err := beginEdit(q.Dir, q.Keys.publishing)
 	if err != nil {
 		return fail(err)
 	}

@@ -26,15 +26,24 @@ const (
 // is needed.
 type signers struct{ targets, online []signature.Signer }
 
-// signers loads the keys before anything is written.
-func (r *signedDir) signers(k Keys, targets bool) (s signers, err error) {
+// publishing loads the keys that a publication needs.
+func (k Keys) publishing(r *signedDir) (s signers, err error) {
 	if err := k.noRoot(); err != nil {
 		return s, err
 	}
-	if targets {
-		if s.targets, err = k.signers(TargetsKey, &r.root.Signed, metadata.TARGETS); err != nil {
-			return s, err
-		}
+	targets, err := k.signers(TargetsKey, &r.root.Signed, metadata.TARGETS)
+	if err != nil {
+		return s, err
+	}
+	s, err = k.refreshing(r)
+	s.targets = targets
+	return s, err
+}
+
+// refreshing loads the keys that a renewal of snapshot and timestamp needs.
+func (k Keys) refreshing(r *signedDir) (s signers, err error) {
+	if err := k.noRoot(); err != nil {
+		return s, err
 	}
 	// Init and Rotate give snapshot and timestamp the same keys.
 	s.online, err = k.signers(OnlineKey, &r.root.Signed, metadata.TIMESTAMP)

@@ -24,7 +24,7 @@ type edit struct {
 
 // beginEdit opens the directory. It has everything that can be refused before it
 // ends what a killed publisher began.
-func beginEdit(path string, k Keys, targets bool) (_ *edit, err error) {
+func beginEdit(path string, keys func(*signedDir) (signers, error)) (_ *edit, err error) {
 	d, err := openDir(path)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func beginEdit(path string, k Keys, targets bool) (_ *edit, err error) {
 	if e.signed, err = readSigned(path); err != nil || e.signed == nil {
 		return e, err
 	}
-	if e.keys, err = e.signed.signers(k, targets); err != nil {
+	if e.keys, err = keys(e.signed); err != nil {
 		return nil, err
 	}
 	if err = e.discard(); err != nil {

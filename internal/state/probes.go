@@ -31,14 +31,14 @@ func (p Passed) Any() bool {
 
 // Note takes in what the gate has found, and reports whether one of the probes
 // passed. The gate's user is believed about no other probe than these.
-func (p Passed) Note(results []ProbeResult) (any bool) {
+func (p Passed) Note(results []ProbeResult) (passed bool) {
 	for _, r := range results {
 		if _, own := p[r.Key]; own && r.Passed {
 			p[r.Key] = time.Now().UTC()
-			any = true
+			passed = true
 		}
 	}
-	return any
+	return passed
 }
 
 // Learn keeps which of a target's present probes have passed here, and forgets

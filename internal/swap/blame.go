@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -67,7 +68,7 @@ func illness(before, after *state.Baseline) string {
 		return after.Detail
 	}
 	for _, p := range after.Probes {
-		if !p.Passed && !p.Unknown && passed(before, p.Probe, true) {
+		if !p.Passed && !p.Unknown && !failed(before, p.Probe) {
 			return p.Probe + ": " + p.Detail
 		}
 	}
@@ -82,21 +83,33 @@ func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 		return ""
 	}
 	for _, p := range report.Probes {
-		if !p.Passed && !passed(before, p.Probe, true) && passed(after, p.Probe, false) {
+		if !p.Passed && failed(before, p.Probe) && passed(after, p.Probe) {
 			return p.Probe
 		}
 	}
 	return ""
 }
 
-// passed looks a probe up; unknown stands for what is not known.
-func passed(b *state.Baseline, probe string, unknown bool) bool {
-	if b != nil {
-		for _, p := range b.Probes {
-			if p.Probe == probe && !p.Unknown {
-				return p.Passed
-			}
-		}
+// passed reports whether the baseline has a pass of the probe.
+func passed(b *state.Baseline, probe string) bool {
+	r := find(b, probe)
+	return r != nil && r.Passed
+}
+
+// failed reports whether the baseline has a failure of the probe.
+func failed(b *state.Baseline, probe string) bool {
+	r := find(b, probe)
+	return r != nil && !r.Passed
+}
+
+// find returns the result of a probe that has evidence; nil if the baseline has none.
+func find(b *state.Baseline, probe string) *state.ProbeResult {
+	if b == nil {
+		return nil
 	}
-	return unknown
+	i := slices.IndexFunc(b.Probes, func(r state.ProbeResult) bool { return r.Probe == probe && !r.Unknown })
+	if i < 0 {
+		return nil
+	}
+	return &b.Probes[i]
 }

@@ -112,11 +112,11 @@ func (s *Swapper) unchanged(j *state.Journal, before, after *state.Baseline) str
 		return ""
 	}
 	for _, p := range report.Probes {
-		if !p.Passed && passed(after, p.Probe, false) {
+		if !p.Passed && passed(after, p.Probe) {
 			return ""
 		}
 	}
-	if passed(before, report.Blamed, true) || passed(after, report.Blamed, true) {
+	if !failed(before, report.Blamed) || !failed(after, report.Blamed) {
 		return ""
 	}
 	return report.Blamed

@@ -98,15 +98,16 @@ func ownerOf(u systemd.Unit) (*state.Owner, error) {
 // saveData takes the snapshot.
 func (sw *swapping) saveData(ctx context.Context) error {
 	j := sw.journal
-	pending := func(theirs bool) (at []int) {
-		for i, c := range j.Changes {
-			if c.Kind == state.KindSnapshot && c.Theirs == theirs {
-				at = append(at, i)
-			}
+	var roots, theirs []int
+	for i, c := range j.Changes {
+		switch {
+		case c.Kind != state.KindSnapshot:
+		case c.Theirs:
+			theirs = append(theirs, i)
+		default:
+			roots = append(roots, i)
 		}
-		return at
 	}
-	roots, theirs := pending(false), pending(true)
 	if len(roots)+len(theirs) == 0 {
 		return nil
 	}
