@@ -7,8 +7,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// judge decides whether the release is to blame. It is not when the gate could
-// not tell, when nobody judged it, or when the old program is no better.
+// judge decides whether the release is to blame, and records the attempt in st. The
+// release is not to blame if the gate could not tell, or if the old program is no better.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
 	if err != nil {
@@ -38,12 +38,12 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	case finding == state.FindingUnsure:
 		blameless = true
 	case j.Failure != "" && j.Phase == state.PhasePrepared && !changed:
-		result = state.ResultFailed // no file was changed: the same as a failure before the journal
+		result = state.ResultFailed // no file was changed, as in a failure before the journal was written
 	default:
 		if j.Finding == "" {
 			result = state.ResultInterrupted
 		}
-		r.Interruptions = 1 // tried again, but only so often
+		r.Interruptions = 1 // after a few interruptions it is not tried again
 		st.Reject(r)
 	}
 	a := s.ended(j, "rollback", result, reason)
@@ -61,7 +61,8 @@ func rejectionOf(j *state.Journal, reason string) state.Rejection {
 		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
-// illness says what is wrong with the old program, of what was right before.
+// illness returns why the old program is not healthy, other than by what failed before,
+// or "".
 func illness(before, after *state.Baseline) string {
 	if !after.Standing {
 		return after.Detail
@@ -74,8 +75,8 @@ func illness(before, after *state.Baseline) string {
 	return ""
 }
 
-// cured finds a probe that failed before the swap and during the trial and
-// passes now: the release is to blame for it after all.
+// cured returns a probe that failed before the swap and during the trial, and passes now:
+// the release is to blame for it after all. It returns "" if there is none.
 func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 	report, err := s.Tree.Report(j.Target, j.Attempt)
 	if err != nil || report == nil {
@@ -89,7 +90,7 @@ func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 	return ""
 }
 
-// passed looks a probe up; unknown stands for what is not known.
+// passed reports whether a probe passed. It returns unknown if that is not known.
 func passed(b *state.Baseline, probe string, unknown bool) bool {
 	if b != nil {
 		for _, p := range b.Probes {
