@@ -96,7 +96,8 @@ func (b *beginning) takeOrder() error {
 	if directive {
 		b.order.Origin = state.OriginDirective
 	}
-	// A request for a rollback or probe is not for the fetcher; its command has ended.
+	// A request for a rollback or probe is not for the fetcher, and its command has
+	// ended.
 	if req != nil && req.Verb != state.VerbRollback && req.Verb != state.VerbProbe {
 		b.order = state.Order{Attempt: req.Attempt, Origin: state.OriginOperator, Verb: req.Verb,
 			Import: req.Import, URL: req.URL, SHA256: req.SHA256}
@@ -186,7 +187,8 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 }
 
 // findSource makes sure that there is a source. Only an operator's attempt reads the file
-// of source.url_from again; an unattended attempt uses the source that was found then.
+// of source.url_from again; an unattended attempt uses the source that the last such one
+// found.
 func (b *beginning) findSource(ctx context.Context) error {
 	t := b.target
 	if t.Source.Type == "" && !b.order.Brought() {
@@ -292,7 +294,7 @@ func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 	}
 	for _, dir := range t.Directories() {
 		if !slices.ContainsFunc(u.Writable, func(w string) bool {
-			return strings.TrimLeft(w, "-+") == dir // "-" only means that a missing directory is no error
+			return strings.TrimLeft(w, "-+") == dir // "-" before it lets a directory be missing
 		}) {
 			s.logf("%s: the target file has changed: reloading systemd", t.Name)
 			return s.Systemd.Reload(ctx)

@@ -9,6 +9,7 @@ import (
 
 // judge decides whether the release is to blame, and records the attempt in st. The
 // release is not to blame if the gate could not tell, or if the old program is no better.
+// A trial that the gate did not judge counts as an interruption.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
 	if err != nil {
@@ -43,7 +44,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		if j.Finding == "" {
 			result = state.ResultInterrupted
 		}
-		r.Interruptions = 1 // after a few interruptions it is not tried again
+		r.Interruptions = 1 // it is tried again, up to [state.MaxInterruptions]
 		st.Reject(r)
 	}
 	a := s.ended(j, "rollback", result, reason)
@@ -61,8 +62,8 @@ func rejectionOf(j *state.Journal, reason string) state.Rejection {
 		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
-// illness returns why the old program is not healthy, other than by what failed before,
-// or "".
+// illness returns what is wrong with the old program, or "". A probe that failed before
+// the swap, too, does not count.
 func illness(before, after *state.Baseline) string {
 	if !after.Standing {
 		return after.Detail

@@ -55,7 +55,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	return s.finishCommit(ctx, j)
 }
 
-// proven returns an error unless the report is positive and its program still runs.
+// proven returns an error unless the report is positive, about the program that runs now.
 func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Report) error {
 	if report == nil || report.Finding != state.FindingHealthy {
 		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
@@ -115,7 +115,8 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		if j.GoingBack {
 			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
 			a.Rejected = j.From
-			// The fingerprint of the files as installed, before any change by hand.
+			// This is the fingerprint of the files as installed, before any change by
+			// hand.
 			digest := state.Fingerprint(plain(left.Files))
 			if st.Installed != nil && st.Installed.Version == j.From {
 				digest = state.Fingerprint(st.Installed.Files)

@@ -20,7 +20,7 @@ func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p ma
 	t := sw.target
 	name := t.Listing.Entry(host, sw.journal.Version)
 	from, ok := where[name]
-	_, inContents := p.Contents[name] // if so, the list belongs to the release
+	_, inContents := p.Contents[name] // if it is there, the release must have the list
 	if name == "" || !ok && t.Listing.Optional && !inContents {
 		return nil
 	}
@@ -52,7 +52,7 @@ func makeListed(t *target.Target) error {
 	}
 	for _, lt := range t.Listing.Types {
 		if target.CheckRootOnly(filepath.Dir(lt.Directory)) != nil {
-			continue // its writers could redirect us; CheckDestinations reports it
+			continue // a user who can write there could redirect root; CheckDestinations reports it
 		}
 		err := os.Mkdir(lt.Directory, 0o755)
 		if err == nil {

@@ -138,8 +138,8 @@ func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content,
 	return copyFile(staged, f, limit)
 }
 
-// planPrevious stages the kept release, which has run here before. It copies the backups
-// and does not move them, because they must survive this trial.
+// planPrevious stages the kept release, which has run here before. It copies or links the
+// backups instead of moving them, because they must survive this trial.
 func (sw *swapping) planPrevious() error {
 	prev := sw.status.Previous
 	if prev == nil {

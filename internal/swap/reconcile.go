@@ -78,8 +78,8 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 	}
 }
 
-// heal starts a dead path unit again, which would ignore the next bundle. It removes what
-// is in the unit's spool, which comes from an attempt that ended long ago.
+// heal starts a dead path unit again, because it would miss the next bundle. It removes
+// what is in the unit's spool, which comes from an attempt that ended long ago.
 func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
 	path := pathOf(step, name)
 	u, err := s.Systemd.Unit(ctx, path)

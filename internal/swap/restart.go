@@ -111,7 +111,7 @@ func (s *Swapper) running(ctx context.Context, names []string) ([]string, error)
 
 var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system"}
 
-// isUnitFile reports whether systemd reads the file, and so needs a daemon-reload.
+// isUnitFile reports whether systemd reads the file, and must reload after a change.
 func isUnitFile(path string) bool {
 	for _, d := range unitDirs {
 		if strings.HasPrefix(filepath.Clean(path), d+"/") {

@@ -55,8 +55,8 @@ func ours(j *state.Journal, c state.Change) []string {
 // errTheirs says that a foreign file, which the update did not install, was left alone.
 var errTheirs = errors.New("somebody else has put another file there, which stays")
 
-// putBack restores one file if the digest of what is in its place is one of ours; nil
-// allows any.
+// putBack restores one file if the digest of what is in its place is in ours; nil allows
+// any digest.
 func putBack(c state.Change, ours []string) (changed bool, err error) {
 	now, err := digest(c.To)
 	if err != nil {

@@ -19,7 +19,7 @@ func failedTrial(j *state.Journal) error {
 }
 
 // settled obeys the operator's word on a trial whose rollback failed, and reports whether
-// that ends the matter. Without a word it leaves the trial alone; after
+// nothing is left to do. Without a word it leaves the trial alone; after
 // [state.VerbSettleBack] the caller rolls back once more, but not a held target.
 func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
 	if !j.Back {
@@ -44,7 +44,7 @@ func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err
 	return false, nil
 }
 
-// word takes the operator's word, and reports whether that ends the matter.
+// word takes the operator's word, and reports whether nothing is left to do.
 func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err error) {
 	req, err := s.Tree.Request(j.Target)
 	if err != nil {

@@ -130,7 +130,7 @@ func (sw *swapping) saveData(ctx context.Context) error {
 }
 
 // saveOwn saves data that root alone can write, and returns the bytes of room that are
-// left. A rollback removes what it finds if there were no data. An error that a file is
+// left. If there were no data, a rollback removes what it finds. An error that a file is
 // missing may be about the backup, so saveOwn looks for the data itself.
 func saveOwn(c *state.Change, backup string, room int64) (left int64, err error) {
 	sum, err := snapshot.Save(c.To, backup, room)

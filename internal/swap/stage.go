@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// stage makes bring write a new file beside its destination, and then dresses it.
+// stage makes bring write a new file beside its destination, with owner, mode and label.
 func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {

@@ -7,10 +7,10 @@
 // cross mounts, so both must be on the destination's.
 //
 // Package swap does not trust the other roles. A verified tree is bytes to be copied,
-// hashed and compared; the gate's report says only how the trial went. It trusts what
-// root wrote: target files, order, journal and status. For a target with trust.mode =
-// "tuf" it also trusts the manifest to which root's own chain of keys leads, from the pin
-// on, and which names every file by its digest.
+// hashed and compared; the gate's report says only how the trial went. Package swap
+// trusts what root wrote: target files, order, journal and status. For a target with
+// trust.mode = "tuf" it also trusts the manifest to which root's own chain of keys leads,
+// from the pin on, and which names every file by its digest.
 //
 // The steps of a trial follow. After a crash between two steps, the journal tells
 // rollback and recover how to get back:
@@ -88,8 +88,8 @@ func unitOf(step, name string) string { return "machinemon-" + step + "@" + name
 
 func pathOf(step, name string) string { return "machinemon-" + step + "@" + name + ".path" }
 
-// deadlineOf returns the timer that bounds a trial. The service of that name is another
-// name of the rollback unit.
+// deadlineOf returns the name of the timer that bounds a trial. The service of that name
+// is another name of the rollback unit.
 func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".timer" }
 
 // recordAttempt adds an attempt to the swapper's status.
