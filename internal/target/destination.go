@@ -187,9 +187,8 @@ func (t *Target) taken(file string, all []*Target) (problem string) {
 	return ""
 }
 
-// located returns path with its parents resolved. If others than root can change the
-// parents, or they cannot be read, it returns path unchanged: the check of that path
-// reports the error.
+// located returns path with its parents resolved. After an error it returns path
+// unchanged: the check of that path reports the error.
 func (c checker) located(path string) string {
 	if dir, err := c.resolve(filepath.Dir(path)); err == nil {
 		return filepath.Join(dir, filepath.Base(path))

@@ -51,8 +51,7 @@ func (l *Listing) Entry(platform, version string) string {
 // file or a listing of a directory shows as it is.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
 
-// MayName reports whether the list could name this entry of the archive of version for
-// platform.
+// MayName reports whether the list in this archive could name the entry.
 func (l *Listing) MayName(entry, platform, version string) bool {
 	dir, name := path.Split(entry)
 	return l != nil && dir == dirOf(l.Entry(platform, version)) &&

@@ -17,8 +17,7 @@ type setting struct {
 	order int // of the file; a higher order overrides a lower one
 }
 
-// settings are the keys of one file, or of all files merged, by paths such as
-// "install[1].to".
+// settings are keys of one file, or of all merged, by paths such as "install[1].to".
 type settings map[string]setting
 
 // parse returns the keys of one file, without file and order. It refuses unknown keys and
@@ -53,8 +52,7 @@ func withoutContent(message string) string {
 	return strings.TrimRight(character.ReplaceAllString(message, ""), ": ")
 }
 
-// merge overrides keys of s by those of high, which is the next file in order. A list of
-// tables is replaced as a whole.
+// merge overrides keys of s by those of high. It replaces a list of tables as a whole.
 func (s settings) merge(high settings, file string, order int) {
 	for path := range high {
 		if keyByName[path].kind == kindTables {

@@ -23,8 +23,7 @@ func (n Named) String() string {
 	return n.Path
 }
 
-// Unvouched returns the warning that neither a manifest nor the operator states the
-// digest.
+// Unvouched warns that neither a manifest nor the operator states the digest.
 func (n Named) Unvouched() string {
 	return fmt.Sprintf("nothing vouches for %s (hint: add #sha256= and its digest)", n)
 }

@@ -46,8 +46,7 @@ func (c checker) rootOnly(path string) error {
 	return err
 }
 
-// maxSymlinks is Linux's limit of symlinks in one path (MAXSYMLINKS of
-// path_resolution(7)).
+// maxSymlinks is Linux's limit in one path (MAXSYMLINKS of path_resolution(7)).
 const maxSymlinks = 40
 
 // resolve checks each component of an absolute path and returns path without symlinks.
@@ -118,8 +117,7 @@ func (c checker) component(path string, owner uint32) (link string, err error) {
 	case mode.Perm()&0o002 != 0:
 		return "", otherWriter("%s is writable by everyone", path)
 	case mode.Perm()&0o020 != 0:
-		// With an ACL these bits are the ACL's mask, so they count for group root as
-		// well.
+		// With an ACL these bits are its mask, so they count also for group root.
 		if !within(path, "/usr/local") || !isStaff(stat.Gid) {
 			return "", otherWriter("%s is writable by its group %d", path, stat.Gid)
 		}

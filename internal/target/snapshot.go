@@ -67,8 +67,7 @@ func overlap(path, resolved string, t *Target, snapshots []string, locate func(s
 	return ""
 }
 
-// checkSnapshots does for the paths of rollback.snapshot what CheckDestinations does for
-// files.
+// checkSnapshots is CheckDestinations for the paths of rollback.snapshot.
 func (t *Target) checkSnapshots(all []*Target) error {
 	for n, path := range t.Snapshot {
 		place, problem, hint := t.check.snapshotPlace(path)

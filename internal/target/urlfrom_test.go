@@ -129,8 +129,7 @@ func TestResolveRefuses(t *testing.T) {
 		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			// url_from is not trusted for loopback, even in the administrator's
-			// directory.
+			// Even the administrator's url_from is not trusted for loopback.
 			d := tree(t, map[string]string{adminFile: fromClient, clientFile: client})
 			row.spoil(t, d.Root+clientFile)
 			got, err := resolve(t, d)
