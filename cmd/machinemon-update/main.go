@@ -11,8 +11,8 @@ import (
 var version = "unknown" // set by the linker
 
 func main() {
-	// What it writes is for the workers' users, and for everybody to read, whatever
-	// umask the shell has that root called it from.
+	// The workers' users, and all other users, must be able to read what the command
+	// writes, regardless of the umask of root's shell.
 	syscall.Umask(0o022)
 	os.Exit(command.Main(os.Args[1:], version))
 }

@@ -1,8 +1,8 @@
-// Command swapper changes installed programs; see package swap. systemd units
-// start it: machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
-// machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service.
-// The removal of the package calls it, too (leave). The verbs of package snapshot
-// are for a transient unit that runs as the user of a managed unit.
+// Command swapper changes installed programs; see package swap. These systemd units start
+// it: machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
+// machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service. The
+// removal of the package runs it, too (leave). The verbs of package snapshot are for a
+// transient unit that runs as the user of a managed unit.
 package main
 
 import (
@@ -27,7 +27,7 @@ const usage = `usage: swapper directive|begin|swap|commit|rollback TARGET
        swapper ` + snapshot.Usage
 
 func main() {
-	// No handler for signals: to be killed by one is the honest exit status.
+	// Signals are not handled, so that the exit status names the signal that ended it.
 	os.Exit(run(os.Args[1:]))
 }
 
@@ -81,8 +81,8 @@ func run(args []string) int {
 	if err := step(s, ctx, name); err != nil {
 		lines.Error(err)
 		if verb == "begin" {
-			// SuccessExitStatus= of the unit holds for its ExecCondition= too: with
-			// a status from there the fetcher would run all the same.
+			// The unit's SuccessExitStatus= holds for its ExecCondition=, too: with a
+			// status that is listed there, the fetcher would run all the same.
 			return 1
 		}
 		return swap.ExitStatus(err)
@@ -90,7 +90,7 @@ func run(args []string) int {
 	return 0
 }
 
-// ofUser runs a verb that needs no root and no systemd.
+// ofUser runs a verb that needs neither root nor systemd, and returns its exit status.
 func ofUser(verb snapshot.Verb, args []string) int {
 	err := verb(os.Stdout, args)
 	if errors.Is(err, snapshot.ErrUsage) {

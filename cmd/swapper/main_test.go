@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestMain is also the program itself.
+// TestMain runs the tests, or the program itself.
 func TestMain(m *testing.M) {
 	if os.Getenv("SWAPPER_TEST") != "" {
 		os.Exit(run(os.Args[1:]))
@@ -31,13 +31,13 @@ func swapper(uid int, args ...string) (out string, status int) {
 	return string(all), cmd.ProcessState.ExitCode()
 }
 
-// TestSnapshot: a user saves and restores its own data; all else needs root.
+// TestSnapshot checks that a user saves and restores its data; all else needs root.
 func TestSnapshot(t *testing.T) {
 	user := os.Getuid()
 	dir := t.TempDir()
 	if user == 0 {
 		user = 1234
-		for _, d := range []string{dir, filepath.Dir(dir)} { // the parent is 0700 where the umask says so
+		for _, d := range []string{dir, filepath.Dir(dir)} { // the umask may make the parent 0700
 			if err := os.Chmod(d, 0o755); err != nil {
 				t.Fatal(err)
 			}

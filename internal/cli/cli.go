@@ -1,5 +1,5 @@
-// Package cli is what both commands share: how cobra is set up, how an error is printed
-// and which exit status it has, and tables.
+// Package cli is the code that both commands share: it sets up cobra, prints errors and
+// chooses their exit status, and prints tables.
 package cli
 
 import (
@@ -15,13 +15,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// ExitUsage is the exit status of an error that the caller makes good by another call.
+// ExitUsage is the exit status of an error that the caller corrects by another call.
 const ExitUsage = 2
 
-// A usageError is an error with ExitUsage.
+// A usageError is an error with the status ExitUsage.
 type usageError struct{ error }
 
-// Usagef is fmt.Errorf for an error with ExitUsage.
+// Usagef is fmt.Errorf for an error with the status ExitUsage.
 func Usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // IsUsage reports whether err came from Usagef.
@@ -59,8 +59,8 @@ func Run(root *cobra.Command, exitOf func(error) int) int {
 	return exitOf(err)
 }
 
-// Args accepts the arguments that fit. Others are an error: the verb needs what needs
-// says. The hint "" is the verb's own --help.
+// Args returns a check that accepts arguments for which fit reports true. For others it
+// returns an error that names what the verb needs. hint "" stands for the verb's --help.
 func Args(needs, hint string, fit func(args []string) bool) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if fit(args) {
@@ -73,13 +73,13 @@ func Args(needs, hint string, fit func(args []string) bool) cobra.PositionalArgs
 	}
 }
 
-// Exactly fits n arguments.
+// Exactly returns a fit for Args that accepts n arguments.
 func Exactly(n int) func([]string) bool { return func(args []string) bool { return len(args) == n } }
 
-// AtLeast fits n arguments or more.
+// AtLeast returns a fit for Args that accepts n arguments or more.
 func AtLeast(n int) func([]string) bool { return func(args []string) bool { return len(args) >= n } }
 
-// Table aligns the cells of rows, each of which becomes a line.
+// Table returns rows as lines with aligned columns.
 func Table(rows [][]string) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -34,8 +34,8 @@ func (a *app) apply(args []string) error {
 	return a.each(args, a.asking(state.VerbApply))
 }
 
-// check asks the chain, which records what it finds; those who may not start
-// units just look.
+// check makes the chain check the targets and record what it finds. A user that may not
+// start units gets a check without records.
 func (a *app) check(args []string) error {
 	if !a.root {
 		return a.each(args, a.checkUnprivileged)
@@ -53,8 +53,7 @@ func (a *app) rollback(args []string) error {
 	return a.each(args, a.asking(state.VerbRollback))
 }
 
-// importRelease is apply with a release that the operator names in place of the
-// source's.
+// importRelease is apply with a release that the operator names instead of the source's.
 func (a *app) importRelease(args []string) error {
 	if err := a.needRoot("import", args); err != nil {
 		return err
@@ -95,8 +94,8 @@ func (a *app) importRelease(args []string) error {
 	})
 }
 
-// each runs one attempt after the other: a machine's daemons should not all
-// restart at once.
+// each calls run for one target after the other: the daemons of a machine should not all
+// restart at the same time.
 func (a *app) each(args []string, run func(context.Context, string) (state.Attempt, error)) error {
 	names, err := a.choose(args)
 	if err != nil {
@@ -139,7 +138,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 	return nil
 }
 
-// summary is the end of an attempt in one line.
+// summary returns the end of an attempt in one line.
 func summary(name string, at state.Attempt, took time.Duration) string {
 	s := name + ": " + outcome(at)
 	if at.Reason != "" {
@@ -166,15 +165,15 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	return s + at.Detour()
 }
 
-// asking makes each ask the chain for attempts of a kind.
+// asking returns a function for each that asks the chain for an attempt with this verb.
 func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
 	return func(ctx context.Context, name string) (state.Attempt, error) {
 		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
 	}
 }
 
-// attempt asks the chain for an attempt and follows it to its end. prepare makes
-// ready what the request is about, once nothing else is under way.
+// attempt asks the chain for an attempt and follows it to its end. It calls prepare,
+// which provides the input of the request, once no other attempt is under way.
 func (a *app) attempt(ctx context.Context, name string, req state.Request, prepare func() error) (state.Attempt, error) {
 	at := state.Attempt{ID: state.NewAttempt(), Origin: state.OriginOperator, Time: time.Now().UTC()}
 	not := func(reason string) (state.Attempt, error) {
@@ -200,7 +199,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		if j, err := a.tree.Journal(name); err != nil {
 			return at, err
 		} else if j != nil && j.RollbackFailed != "" {
-			unlock() // the settling takes it again
+			unlock() // settleOne takes it again
 			return a.settleOne(ctx, name, state.VerbSettleBack)
 		} else if j != nil {
 			return not(onTrial(or(j.Version, state.Unknown)))
@@ -216,7 +215,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 	}
 	req.Attempt = at.ID
 	if req.Verb == state.VerbRollback {
-		// What is wrong with the target file is the swapper's to say.
+		// The swapper reports errors of the target file.
 		if t, err := a.targets.Load(name); err == nil {
 			if req.MainID, err = state.MainID(t.Health.Main); err != nil {
 				return at, err
@@ -237,15 +236,14 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 	switch {
 	case err == nil && req.Import:
 		err = a.tree.DropImport(name)
-	case err != nil && ctx.Err() != nil: // and the next attempt removes an import
+	case err != nil && ctx.Err() != nil: // the next attempt removes an import that remains
 		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status tells how it went)", name)
 	}
 	return end, err
 }
 
-// ask leaves the request and starts the first unit. It holds the target's lock:
-// the schedule's attempts, which take requests and clear away old imports, come
-// before or after.
+// ask writes the request and starts the first unit. It holds the target's lock meanwhile,
+// so that no scheduled attempt takes the request or removes the import.
 func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, req state.Request, prepare func() error) error {
 	release, err := a.tree.Lock(name)
 	if err != nil {
@@ -259,23 +257,23 @@ func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, r
 		return err
 	}
 	if err := conn.Queue(ctx, first); err != nil {
-		_, terr := a.tree.TakeRequest(name) // nobody will
+		_, terr := a.tree.TakeRequest(name) // no unit will
 		return errors.Join(err, terr)
 	}
 	return nil
 }
 
-// underWay names a unit of the chain that is at work, or about to be; "" when
-// none is. A job that is under way would swallow ours, and our request would wait
-// for an attempt that nobody asked for. A later step that is under way would
-// refuse ours, but not before it has let go of the target's lock.
+// underWay returns the name of a unit of the chain that works or is about to, or "".
+// systemd would merge our start with a job that is under way, so that the request would
+// wait for an unrelated attempt. A later unit that works would make the chain refuse our
+// attempt, but only once it releases the target's lock.
 func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, error) {
 	units, err := conn.Units(ctx, unitsOf(name)...)
 	if err != nil {
 		return "", err
 	}
 	for _, u := range units {
-		// Before its next start a fetch waits for the network, and has begun nothing.
+		// A fetch that waits in auto-restart for the network has begun nothing.
 		if u.Name == unit("fetch", name) && u.Sub == "auto-restart" {
 			if err := conn.Stop(ctx, u.Name); err != nil {
 				return "", err
@@ -291,8 +289,8 @@ func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, err
 	return "", nil
 }
 
-// checkUnprivileged is `check` for users who may not start units: the fetcher reads the
-// manifest as that user, and nothing is recorded.
+// checkUnprivileged is check for users that may not start units: the fetcher reads the
+// manifest as that user, and no role records the result.
 func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt, error) {
 	at := state.Attempt{Origin: state.OriginOperator, Stage: string(state.RoleFetch), Time: time.Now().UTC()}
 	t, err := a.targets.Load(name)
@@ -314,8 +312,8 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	return asked, nil
 }
 
-// askFetcher runs the fetcher program, which alone links what a download needs, and
-// returns its answer.
+// askFetcher runs the fetcher program, because only that program links the code of
+// downloads, and returns its answer.
 func (a *app) askFetcher(ctx context.Context, args ...string) (at state.Attempt, err error) {
 	cmd := exec.CommandContext(ctx, a.fetcher, args...)
 	cmd.Stderr = a.err

@@ -51,8 +51,8 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// The contract's order: the worst of 5, 4, 6, 7, 1, 2, 8, 3, 0; and whoever left
-// knows none of them.
+// TestWorst: the contract's order, worst first, is 5, 4, 6, 7, 1, 2, 8, 3, 0. 130 exceeds
+// all: after Ctrl-C the end is not known.
 func TestWorst(t *testing.T) {
 	order := []int{130, 5, 4, 6, 7, 1, 2, 8, 3, 0}
 	for i, worse := range order {
@@ -70,7 +70,7 @@ func TestWorst(t *testing.T) {
 	}
 }
 
-// newApp is a machine with these targets, and what its command prints.
+// newApp returns a machine with these targets, and the output of its command.
 func newApp(t *testing.T, names ...string) (a *app, out, progress *strings.Builder) {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,8 +89,8 @@ func newApp(t *testing.T, names ...string) (a *app, out, progress *strings.Build
 	}, out, progress
 }
 
-// A second command on the same target gives way before it asks for anything;
-// root's check asks too.
+// TestTwoCommands: a second command on the same target ends before it asks the chain for
+// an attempt; so does root's check.
 func TestTwoCommands(t *testing.T) {
 	a, out, progress := newApp(t, "agent")
 	a.root = true
@@ -118,8 +118,8 @@ func TestTwoCommands(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends the command, but not what the chain was asked for; nothing more is
-// begun, and what is over is told.
+// TestLeave: Ctrl-C ends the command but not the attempt that the chain makes; no further
+// target is begun, and the results so far are printed.
 func TestLeave(t *testing.T) {
 	for _, c := range []struct {
 		name, progress string
@@ -154,8 +154,7 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// An attempt that broke off for another reason failed, and the next target is
-// tried.
+// TestFailed: after an attempt that ends with an error, the next target is tried.
 func TestFailed(t *testing.T) {
 	a, out, _ := newApp(t, "a", "b")
 	err := a.each(nil, func(_ context.Context, name string) (state.Attempt, error) {

@@ -8,9 +8,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// below is what is said of an attempt on lines of their own, below its reason: what
-// the operator should know of it, the new program's own last words, where there are more, and how to undo what the
-// attempt has rejected, if that still is.
+// below returns the lines that follow an attempt's reason: a warning, the new program's
+// last lines, the command that shows more of them, and the hint that undoes a rejection.
 func below(name string, at state.Attempt) (lines []string) {
 	if at.Warning != "" {
 		lines = append(lines, "warning: "+at.Warning)
@@ -27,8 +26,8 @@ func below(name string, at state.Attempt) (lines []string) {
 	return lines
 }
 
-// more is the command that shows what the unit, and systemd of it, said since the
-// attempt began.
+// more returns the command that shows what the unit, and systemd about it, logged since
+// the attempt began.
 func more(at state.Attempt) string {
 	unit := at.Unit
 	if strings.ContainsAny(unit, `\`) {
@@ -37,15 +36,16 @@ func more(at state.Attempt) string {
 	return "journalctl -u " + unit + " --since '" + at.Started.Local().Format(time.DateTime) + "'"
 }
 
-// told is what the server is told of an attempt, the most important first: its line
-// is short.
+// told returns the text about an attempt that the server gets. The most important part is
+// first, because the server's line is short.
 func told(at state.Attempt) string {
 	s := at.Reason
 	if at.Unhealthy != "" {
 		s += "; " + at.Aftermath()
 	}
 	if n := len(at.Said); n > 0 {
-		// By its version: what the reason ends with may be of the old program.
+		// The version says which program said it: the reason may end with the old one's
+		// words.
 		s += "; " + cmp.Or(at.Version, "the new version") + " said: " + at.Said[n-1]
 	}
 	return strings.TrimPrefix(s, "; ")

@@ -13,8 +13,8 @@ import (
 
 const attempt = "20261101t120000-0badcafe"
 
-// fake is a systemd whose units are what the test says. read is called before
-// each answer, with the number of the look (from 1) and the unit's name.
+// fake is a systemd with the units that the test sets. It calls read before each answer,
+// with the number of the look (from 1) and the unit's name.
 type fake struct {
 	t     *testing.T
 	units map[string]systemd.Unit
@@ -53,7 +53,7 @@ func (f *fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
 
 func (f *fake) Changes() <-chan struct{} { return f.ticks }
 
-// bench is a tree with a follower of an attempt on it.
+// bench is a follower of an attempt, with a tree of its own.
 type bench struct {
 	*follower
 	t       *testing.T

@@ -8,8 +8,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// checkOne is a check of one target by the chain, which also looks whether what is
-// available could cost the unit its children.
+// checkOne makes the chain check one target. It also warns if the available release could
+// make the unit kill its children.
 func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) {
 	at, err := a.asking(state.VerbCheck)(ctx, name)
 	if err == nil && at.Result == state.ResultAvailable {
@@ -18,9 +18,9 @@ func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) 
 	return at, err
 }
 
-// otherUnitFile warns of a release that brings another unit file than the installed
-// one, where the unit leaves its children alone when it stops: before a download
-// it is not known whether the new one does. It returns "" where that cannot be.
+// otherUnitFile returns a warning if a release has another unit file than the installed
+// one and the running unit leaves its children alone when it stops: the new file may not,
+// which is unknown before the download. It returns "" if that cannot happen.
 func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, error) {
 	st, err := a.tree.Status(state.RoleFetch, name)
 	if err != nil || st.Offer == nil || st.Offer.Version != version || st.Offer.Unit == nil {

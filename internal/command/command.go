@@ -1,14 +1,14 @@
-// Package command is the operator's command: it asks the chain to do its work,
-// follows it, and shows what the roles recorded.
+// Package command is the operator's command: it asks the chain to do its work, follows
+// it, and shows what the roles have recorded.
 //
-// It changes no installed file. As root it leaves requests and directives in
-// /run/machinemon-update, starts units, writes the operator's word (holds,
-// rejections, the source that it enables) into the swapper's status under the
-// target's lock, auto_update_enabled into a drop-in of the target file, and the
-// root of a publisher that the operator trusts beside the target files;
-// everybody else may look.
-// What it shows of the fetcher's and the verifier's records was written by
-// roles that are not believed, and is printed without control characters.
+// It changes no installed file. As root it writes requests and directives to
+// /run/machinemon-update and starts units. Under the target's lock it writes the
+// operator's decisions (holds, rejections, the enabled source) to the swapper's status.
+// It writes auto_update_enabled to a drop-in of the target file, and a root that the
+// operator trusts beside the target files. Other users can only look.
+//
+// The records of the fetcher and the verifier are not trusted: the command prints them
+// without control characters.
 package command
 
 import (
@@ -29,26 +29,26 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// The exit statuses that no result of an attempt has.
+// These exit statuses belong to no result of an attempt.
 const (
-	// exitDetached is the shell's convention for an end by SIGINT: the attempt
-	// goes on, and its end is not known.
+	// exitDetached is a shell's status after SIGINT: the attempt goes on, and its end is
+	// not known.
 	exitDetached = 130
 )
 
-// app is what the verbs share.
+// app is the state that the verbs share.
 type app struct {
 	tree     state.Tree
 	targets  target.Dirs
 	in       io.Reader
 	out, err io.Writer
 	json     bool
-	terminal *os.File // err, when it is one: progress may be drawn
+	terminal *os.File // err if that is a terminal, on which progress can be drawn; else nil
 	root     bool
-	reload   func() error // tells systemd of changed targets
-	// machine looks at systemd; nil where systemd does not run.
+	reload   func() error // makes systemd read changed targets
+	// machine connects to systemd; nil if systemd does not run.
 	machine   func(context.Context) (machine, error)
-	generated string // where systemd keeps what the generator made
+	generated string // the directory of the generator's units
 	fetcher   string // the path of the fetcher program
 	exit      int
 }
@@ -170,7 +170,7 @@ counts. What is installed, and whether, is decided as in a scheduled run.`, oneT
 	return a.exit
 }
 
-// exitOf is the exit status that an error of the command itself means.
+// exitOf returns the exit status for an error of the command itself.
 func exitOf(err error) int {
 	if _, config := errors.AsType[*target.ConfigError](err); config || cli.IsUsage(err) {
 		return cli.ExitUsage
@@ -178,7 +178,7 @@ func exitOf(err error) int {
 	return state.ResultOf(err).Exit()
 }
 
-// What the verbs take.
+// The arguments that the verbs accept.
 var (
 	someTargets   = cli.Args("a target", listsThem, cli.AtLeast(1))
 	oneTarget     = cli.Args("exactly one target", listsThem, cli.Exactly(1))
@@ -191,7 +191,8 @@ var (
 
 const listsThem = "machinemon-update status lists them"
 
-// noArgs is the root's, too, so its error is about a verb.
+// noArgs refuses all arguments. The root command uses it too, so the error is about an
+// unknown verb.
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return cli.Usagef("unknown command %q (hint: machinemon-update --help)", args[0])
@@ -199,7 +200,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// completeSettle offers the targets, then the words.
+// completeSettle offers the targets, then keep and back.
 func (a *app) completeSettle(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if len(named) == 1 {
 		return []string{"keep", "back"}, cobra.ShellCompDirectiveNoFileComp
@@ -215,7 +216,7 @@ func (a *app) completeImport(c *cobra.Command, named []string, begun string) ([]
 	return a.completeOne(c, named, begun)
 }
 
-// completeAny offers the targets that were not named yet.
+// completeAny offers the targets that are not named yet.
 func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
 	names, err := a.targets.Names()
 	if err != nil {
@@ -225,7 +226,7 @@ func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string,
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeOne offers the targets as the only argument.
+// completeOne offers the targets for the first argument only.
 func (a *app) completeOne(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if len(named) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -233,8 +234,8 @@ func (a *app) completeOne(c *cobra.Command, named []string, begun string) ([]str
 	return a.completeAny(c, named, begun)
 }
 
-// choose returns the named targets, or all. A target whose file is gone is still one
-// while its trial is open.
+// choose returns the named targets, or all if names is empty. A target without a file is
+// included while its trial is open.
 func (a *app) choose(names []string) ([]string, error) {
 	all, err := a.targets.Names()
 	if err != nil {
@@ -262,7 +263,7 @@ func (a *app) choose(names []string) ([]string, error) {
 	return chosen, nil
 }
 
-// noTargets says that nothing is configured.
+// noTargets returns the text for a machine without targets.
 func (a *app) noTargets() string {
 	return fmt.Sprintf("no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
 }

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"machinemon-update": program, "fetcher": fetcher})
 }
 
-// fetcher is the fetcher program on the same machine, as the command runs it.
+// fetcher is the fetcher program, as the command runs it on the same machine.
 func fetcher() {
 	work := os.Getenv("WORK")
 	dirs := target.DefaultDirs
@@ -36,9 +36,9 @@ func fetcher() {
 	}
 }
 
-// program is the command on a machine whose files are below $WORK: state in
-// var and run, target files in etc and usr. AS_ROOT=1 makes it believe that it
-// is root; PATH_UNIT is the state of the path units.
+// program is the command on a machine whose files are below $WORK: state in var and run,
+// target files in etc and usr. With AS_ROOT=1 it behaves as for root. PATH_UNIT is the
+// state of the path units.
 func program() {
 	work := os.Getenv("WORK")
 	dirs := target.DefaultDirs
@@ -56,7 +56,7 @@ func program() {
 	os.Exit(a.main(os.Args[1:], "1.2.3"))
 }
 
-// The scripts have two commands more than testscript:
+// TestScripts runs scripts with two commands more than testscript:
 //
 //	exits STATUS [ARGUMENT...]   machinemon-update ends with this status
 //	expand FILE...               put ${URL}, ${PLATFORM} and ${WORK} in
@@ -82,7 +82,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("ESC", "\x1b")
 			env.Setenv("CSI", "\u009b")
-			return os.Chmod(env.WorkDir, 0o755) // target files count only where root alone may write
+			return os.Chmod(env.WorkDir, 0o755) // only root may be able to write target files
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "expand": expand},
 	})

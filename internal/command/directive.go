@@ -15,12 +15,12 @@ import (
 type directiveOf struct {
 	Target    string `json:"target"`
 	Announced string `json:"announced,omitempty"` // by the check-in response
-	Installed string `json:"installed"`           // "unknown" when neither record nor program tells
-	Dropped   bool   `json:"dropped"`             // a directive lies there now, ours or an earlier one
+	Installed string `json:"installed"`           // "unknown" if neither the record nor the program says it
+	Dropped   bool   `json:"dropped"`             // whether a directive is there now, from this call or an earlier one
 }
 
-// directive drops a directive if the check-in response on standard input
-// announces another version than the one installed.
+// directive writes a directive if the check-in response on standard input announces
+// another version than the installed one.
 func (a *app) directive(args []string) error {
 	if err := a.needRoot("directive", args); err != nil {
 		return err
@@ -65,16 +65,16 @@ func (a *app) directive(args []string) error {
 	if err := a.print(d, text+"\n"); err != nil {
 		return err
 	}
-	if err := a.watched(name); err != nil { // it is seen when that is mended
+	if err := a.watched(name); err != nil { // systemd sees the directive once that is corrected
 		fmt.Fprintf(a.err, "%s: %s\n", name, state.Printable(err.Error()))
 	}
 	return nil
 }
 
-// watched tells why a directive is not seen now.
+// watched returns an error that says why systemd does not see a directive now.
 func (a *app) watched(name string) error {
 	if a.machine == nil {
-		return nil // it is seen when systemd starts
+		return nil // systemd sees the directive when it starts
 	}
 	ctx := context.Background()
 	m, err := a.machine(ctx)

@@ -13,34 +13,34 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// steps are the chain's services, and what a person calls their work. A verifier
-// that has failed may have started fetch-full, which starts it again.
+// steps are the services of the chain, and words for their work. A verifier that failed
+// may have started fetch-full, which starts the verifier again.
 var steps = []struct{ unit, word string }{
 	{"fetch", "fetching"}, {"fetch-full", "fetching"}, {"verify", "verifying"}, {"baseline", ""}, {"swap", "swapping"},
 	{"health-gate", "watching"}, {"commit", "committing"}, {"rollback", "rolling back"},
 }
 
-// observer is what a follower needs of systemd; *systemd.Conn is one.
+// observer is the part of systemd that a follower uses; *systemd.Conn implements it.
 type observer interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Units(ctx context.Context, names ...string) ([]systemd.Unit, error)
 	Changes() <-chan struct{}
 }
 
-// follower watches one attempt through the chain. The roles' records are the
-// truth; the units only tell when to read them, and that somebody died.
+// follower watches one attempt through the chain. The roles' records say what happened;
+// the units only say when to read them, and that a worker died.
 type follower struct {
 	tree     state.Tree
 	conn     observer
 	name     string
 	attempt  state.AttemptID
-	first    string    // the unit that the attempt began with
-	progress *progress // nil: nobody is told
-	warned   bool      // of what there is to be warned of, if anything
+	first    string    // the unit that starts the attempt
+	progress *progress // nil: progress is not shown
+	warned   bool      // warn has run for this attempt
 }
 
-// unitsOf are the units of the chain for a target, the services in the order of
-// steps, then what triggers them.
+// unitsOf returns the units of the chain for a target: the services in the order of
+// steps, then the units that trigger them.
 func unitsOf(name string) []string {
 	var names []string
 	for _, s := range steps {
@@ -49,7 +49,7 @@ func unitsOf(name string) []string {
 	return append(names, path("verify", name), path("swap", name), deadline(name))
 }
 
-// follow returns the end of the attempt.
+// follow waits for the end of the attempt and returns it.
 func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	if f.progress != nil {
 		defer f.progress.end()
@@ -62,9 +62,9 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 			f.rest(ctx)
 			return at, nil
 		}
-		// Units and spools are not read in one instant: a worker may have started
-		// and claimed an entry in between, and would be overlooked but for the
-		// second look. Whoever ended before it has recorded that.
+		// Units and spools are not read at the same instant. A worker that starts and
+		// claims an entry in between appears in neither, so the chain must be idle twice.
+		// A worker that ended before the second look has recorded its end.
 		if idle == 2 {
 			if unread != nil {
 				return at, unread
@@ -93,7 +93,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	}
 }
 
-// warn tells a person, before anything restarts, that what they asked for goes down.
+// warn tells the operator, before a restart, that the attempt goes to a lower version.
 func (f *follower) warn(at state.Attempt) {
 	if f.progress == nil || f.warned || at.Result != state.ResultHandedOn {
 		return
@@ -104,8 +104,8 @@ func (f *follower) warn(at state.Attempt) {
 	}
 }
 
-// recorded looks for the end of the attempt in the roles' records. The error is
-// of records that could not be read; the end may be in the others.
+// recorded reads the attempt from the roles' records and reports whether it is over. The
+// error is about records that could not be read; the others may have the end.
 func (f *follower) recorded() (state.Attempt, bool, error) {
 	all, err := f.tree.History(f.name)
 	i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == f.attempt })
@@ -115,8 +115,8 @@ func (f *follower) recorded() (state.Attempt, bool, error) {
 	return all[i], all[i].Result != state.ResultHandedOn && all[i].Result != state.ResultOnTrial, err
 }
 
-// idle tells whether nobody works on the target, and nothing that was handed on
-// will start anybody.
+// idle reports whether no unit works on the target and nothing that was handed on will
+// start one.
 func (f *follower) idle(units []systemd.Unit) (bool, error) {
 	if busy(units) {
 		return false, nil
@@ -131,13 +131,13 @@ func (f *follower) idle(units []systemd.Unit) (bool, error) {
 			return false, err
 		}
 	}
-	// An open trial that nobody works on has its deadline still.
+	// The deadline of an open trial will start the rollback.
 	j, err := f.tree.Journal(f.name)
 	return j == nil || dead[deadline(f.name)], err
 }
 
-// busy tells whether one of the services works, or is about to. A fetch that
-// systemd will start again has ended: the next one is another attempt.
+// busy reports whether one of the services works or is about to. A fetch that systemd
+// will start again has ended: the next start is another attempt.
 func busy(units []systemd.Unit) bool {
 	return slices.ContainsFunc(units, func(u systemd.Unit) bool {
 		again := strings.HasPrefix(u.Name, "machinemon-fetch@") && u.Sub == "auto-restart"
@@ -145,9 +145,9 @@ func busy(units []systemd.Unit) bool {
 	})
 }
 
-// rest waits until the workers of an attempt that is over have ended, and the
-// rollback that looks after every failed swap: who asks again at once would be
-// told that an attempt is under way. The end is known, whatever comes now.
+// rest waits until the workers of an attempt that is over have ended, and the rollback
+// unit that runs after each failed swap. Otherwise a command that follows at once would
+// be told that an attempt is under way. Errors do not matter: the end is known.
 func (f *follower) rest(ctx context.Context) {
 	for {
 		units, err := f.conn.Units(ctx, unitsOf(f.name)...)
@@ -162,9 +162,9 @@ func (f *follower) rest(ctx context.Context) {
 	}
 }
 
-// orphan is the end of an attempt whose worker died without a record. That is
-// the first failed one: the attempt came no further, so what failed further on
-// failed in an earlier attempt. A failed baseline stops nobody.
+// orphan returns the end of an attempt whose worker died without a record. The cause is
+// the first failed unit: the attempt got no further, so later units failed in an earlier
+// attempt. A failed baseline does not stop the chain.
 func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Attempt, error) {
 	at := state.Attempt{ID: f.attempt, Origin: state.OriginOperator, Time: time.Now().UTC(), Result: state.ResultFailed}
 	reason := "the chain stopped and none of its units failed"
@@ -185,7 +185,7 @@ func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Atte
 		at.Result, changed = state.ResultRollbackFailed, "the trial of "+state.Called(j.Version)+" is still open"
 	}
 	at.Reason = fmt.Sprintf("%s; %s (hint: journalctl -u 'machinemon-*@%s.service')", reason, changed, f.name)
-	// Nobody has taken the request, nor shall anybody later.
+	// No unit has taken the request, and none may take it later.
 	if r, rerr := f.tree.Request(f.name); rerr == nil && r != nil && r.Attempt == f.attempt {
 		_, rerr = f.tree.TakeRequest(f.name)
 		err = errors.Join(err, rerr)
@@ -193,7 +193,7 @@ func (f *follower) orphan(ctx context.Context, units []systemd.Unit) (state.Atte
 	return at, err
 }
 
-// show tells of the step that came furthest: the one before it may be about to
+// show shows the step that is furthest in the chain: the one before it may be about to
 // end.
 func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 	if f.progress == nil {
@@ -206,13 +206,13 @@ func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 		}
 		u, err := f.conn.Unit(ctx, u.Name)
 		if err != nil {
-			return // the next look at the units will say so
+			return // the next look at the units reports the error
 		}
 		done, total, ok := systemd.ParseProgress(u.Status)
 		switch {
 		case ok:
 			f.progress.download(s.word, done, total)
-		case s.word == "fetching": // its user is not believed
+		case s.word == "fetching": // the fetcher's status text is not trusted
 			f.progress.step(s.word, "")
 		default:
 			f.progress.step(s.word, u.Status)

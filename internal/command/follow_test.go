@@ -159,7 +159,7 @@ func TestOrphan(t *testing.T) {
 
 func TestFollow(t *testing.T) {
 	verify, fetching := unit("verify", "agent"), systemd.Unit{Active: "activating"}
-	lastRead := deadline("agent") // of a look at the units
+	lastRead := deadline("agent") // the last unit of a look at the units
 	for _, c := range []struct {
 		name   string
 		set    func(b *bench)
@@ -175,7 +175,7 @@ func TestFollow(t *testing.T) {
 				if look == 2 && name == lastRead {
 					b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultNotDownloaded})
 				}
-				if look == 4 { // its record is there for a while before it ends
+				if look == 4 { // the unit ends a while after its record
 					delete(b.systemd.units, unit("fetch", "agent"))
 				}
 				if name == lastRead {
@@ -184,8 +184,8 @@ func TestFollow(t *testing.T) {
 			}
 		}, state.ResultNotDownloaded, ""},
 		{"nobody", func(*bench) {}, state.ResultFailed, "none of its units failed"},
-		// The verifier starts and claims the bundle after the units were read
-		// and before the spool is.
+		// The verifier starts and claims the bundle after the units were read and before
+		// the spool is read.
 		{"claimed in between", func(b *bench) {
 			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.offer(state.RoleFetch, attempt)
@@ -201,7 +201,7 @@ func TestFollow(t *testing.T) {
 				}
 			}
 		}, state.ResultRefused, "too old"},
-		// And the same again with the swapper.
+		// The same happens twice, with the verifier and the swapper.
 		{"claimed in between, twice", func(b *bench) {
 			b.offer(state.RoleFetch, attempt)
 			b.systemd.read = func(look int, name string) {
@@ -223,7 +223,7 @@ func TestFollow(t *testing.T) {
 				}
 			}
 		}, state.ResultFailed, "too old"},
-		// As before, but the verifier is done by the time of the second look.
+		// As above, but the verifier ends before the second look does.
 		{"ended in between", func(b *bench) {
 			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.systemd.read = func(look int, name string) {
@@ -232,7 +232,7 @@ func TestFollow(t *testing.T) {
 				}
 			}
 		}, state.ResultRefused, "too old"},
-		// Its failure starts the fetcher of the archive, whose unit was read before.
+		// The verifier fails and so starts fetch-full, whose unit was read before.
 		{"the verifier asks for the archive", func(b *bench) {
 			b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
 			b.systemd.units[verify] = systemd.Unit{Active: "activating"}
@@ -310,7 +310,7 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// A person who goes down is told, once, and before the end.
+// TestWarnOfDescent: an operator is told once, before the end, of a lower version.
 func TestWarnOfDescent(t *testing.T) {
 	const line = "agent: warning: 2.53.9 is lower than the installed 3.5.0\n"
 	for _, c := range []struct {

@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// hold keeps a target from every update, scheduled or asked for, until unhold.
+// hold keeps a target from each update, scheduled or requested, until unhold.
 func (a *app) hold(names []string) error {
 	return a.decide("hold", names, func(_ string, s *state.Status) (string, error) {
 		if s.Held == nil {
@@ -51,7 +51,7 @@ func (a *app) skip(names []string) error {
 	})
 }
 
-// unskip forgets every rejection of the target.
+// unskip removes each rejection of the target.
 func (a *app) unskip(names []string) error {
 	return a.decide("unskip", names, func(_ string, s *state.Status) (string, error) {
 		n := len(s.Rejected)
@@ -60,7 +60,7 @@ func (a *app) unskip(names []string) error {
 	})
 }
 
-// decide changes what root remembers of the targets, under their locks.
+// decide changes the swapper's status of the targets, under their locks.
 func (a *app) decide(verb string, names []string, change func(name string, s *state.Status) (string, error)) error {
 	if err := a.needRoot(verb, names); err != nil {
 		return err
@@ -99,8 +99,8 @@ func (a *app) decideOne(name string, change func(string, *state.Status) (string,
 	return line, errors.Join(failed, err)
 }
 
-// setAutoUpdate writes the operator's choice where the target file is, and
-// checks it as a scheduled run would.
+// setAutoUpdate writes the operator's choice to a drop-in, and loads the target to check
+// that the choice has an effect. verb is "enable" or "disable".
 func (a *app) setAutoUpdate(verb string, names []string) error {
 	if err := a.needRoot(verb, names); err != nil {
 		return err
@@ -118,8 +118,8 @@ func (a *app) setAutoUpdate(verb string, names []string) error {
 		said[name] = line
 		text += name + ": " + line + "\n"
 	}
-	// The target file may be newer than the last daemon-reload, and its timer
-	// not there yet.
+	// The target file may be newer than the last daemon-reload, so that its timer does
+	// not exist yet.
 	return errors.Join(a.print(map[string]any{"targets": said}, text), a.reload())
 }
 
@@ -136,7 +136,7 @@ func (a *app) setAutoUpdateOf(name, verb string) (string, error) {
 		if err := t.Resolve(); err != nil {
 			return "", err
 		}
-		// Before the drop-in: what is enabled has a source.
+		// This comes before the drop-in, so that an enabled target has a source.
 		_, err := a.decideOne(name, func(_ string, s *state.Status) (string, error) {
 			s.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS)
 			return "", nil
@@ -165,8 +165,8 @@ func (a *app) setAutoUpdateOf(name, verb string) (string, error) {
 	return "scheduled runs only tell what is available", nil
 }
 
-// reloadSystemd makes systemd read the targets again, and start their timers
-// and path units.
+// reloadSystemd makes systemd read the targets again and start their timers and path
+// units.
 func reloadSystemd() error {
 	ctx := context.Background()
 	conn, err := systemd.Connect(ctx)

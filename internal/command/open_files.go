@@ -17,9 +17,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// torn warns of data in the snapshot that the running unit has open for writing: a
-// copy that is made meanwhile may be of no single moment. It is "" for those who may
-// not look, and where the unit is stopped before its data are saved.
+// torn returns a warning if the running unit has data of the snapshot open for writing: a
+// copy made meanwhile may mix several states. It returns "" for users that may not look,
+// and if the unit is stopped before its data are saved.
 func (a *app) torn(ctx context.Context, m machine, t *target.Target) (string, error) {
 	if !a.root || m == nil || t.StopFirst || len(t.Snapshot) == 0 {
 		return "", nil
@@ -36,8 +36,8 @@ func (a *app) torn(ctx context.Context, m machine, t *target.Target) (string, er
 		t.Unit, strings.Join(written, ", "), a.targets.Admin, t.Name), nil
 }
 
-// warn tells of what may go wrong at an update of the target. What is wrong with the
-// target itself the attempt says.
+// warn prints what may go wrong at an update of the target. The attempt reports errors of
+// the target file itself.
 func (a *app) warn(ctx context.Context, name string) {
 	t, err := a.targets.Load(name)
 	m := a.see(ctx)
@@ -54,8 +54,8 @@ func (a *app) warn(ctx context.Context, name string) {
 	}
 }
 
-// openForWriting returns those of the paths, or of the files below them, that the
-// processes have open for writing, sorted. A process that has ended has none.
+// openForWriting returns, sorted, those of the paths, or of the files below them, that
+// the processes have open for writing. It ignores processes that have ended.
 func openForWriting(pids []int, paths []string) ([]string, error) {
 	var written []string
 	for _, pid := range pids {
@@ -75,7 +75,7 @@ func openForWriting(pids []int, paths []string) ([]string, error) {
 					written = append(written, file)
 				}
 			}
-			if err != nil && !ended(err) { // the descriptor was closed, else
+			if err != nil && !ended(err) { // else the descriptor was closed meanwhile
 				return nil, fmt.Errorf("cannot look at the open files of process %d: %w", pid, err)
 			}
 		}
@@ -84,7 +84,7 @@ func openForWriting(pids []int, paths []string) ([]string, error) {
 	return written, nil
 }
 
-// writable reports whether the open file that an fdinfo describes can be written:
+// writable reports whether the open file that an fdinfo describes can be written; see
 // proc_pid_fdinfo(5).
 func writable(fdinfo string) (bool, error) {
 	info, err := os.ReadFile(fdinfo)
@@ -100,5 +100,5 @@ func writable(fdinfo string) (bool, error) {
 	return false, fmt.Errorf("%s has no flags", fdinfo)
 }
 
-// ended reports whether the error is that a process or a descriptor is no more.
+// ended reports whether err says that a process or descriptor no longer exists.
 func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

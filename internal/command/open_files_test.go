@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestOpenForWriting: what this process has open, how it has it open, and where.
+// TestOpenForWriting: which files this process has open for writing, and where.
 func TestOpenForWriting(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -39,7 +39,7 @@ func TestOpenForWriting(t *testing.T) {
 		}
 		return paths
 	}
-	const gone = 1 << 22 // above the largest PID, /proc/sys/kernel/pid_max
+	const gone = 1 << 22 // larger than any PID, see /proc/sys/kernel/pid_max
 	for _, c := range []struct{ snapshot, want []string }{
 		{at("data"), at("data/app.db", "data/deep/log")},
 		{at("config", "data/read"), at("config")},

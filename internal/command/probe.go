@@ -20,24 +20,24 @@ type probed struct {
 	Unit     string        `json:"unit"`
 	Exit     int           `json:"exit"`
 	Standing bool          `json:"standing"`
-	Detail   string        `json:"detail,omitempty"` // why it does not stand
+	Detail   string        `json:"detail,omitempty"` // why the unit is not as it must be
 	Probes   []probeResult `json:"probes"`
 
-	hint string // what lets the unit be judged
+	hint string // how to make the unit judgeable
 }
 
-// probeResult is one probe in it.
+// probeResult is one probe in probed.
 type probeResult struct {
 	Probe      string     `json:"probe"`
 	Passed     bool       `json:"passed"`
 	Unknown    bool       `json:"unknown,omitempty"`
-	Detail     string     `json:"detail"` // what was answered, or why it did not pass
+	Detail     string     `json:"detail"` // the answer, or why the probe did not pass
 	Millis     int64      `json:"millis"`
-	LastPassed *time.Time `json:"last_passed,omitempty"` // nil: it never passed here
+	LastPassed *time.Time `json:"last_passed,omitempty"` // nil if it never passed on this machine
 }
 
-// probe has the gate try the probes now, and shows what it found. What passes is
-// remembered, as after the baseline of an attempt.
+// probe makes the gate run the probes now and shows the results. Probes that pass are
+// recorded, as after the baseline of an attempt.
 func (a *app) probe(args []string) error {
 	if err := a.needRoot("probe", args); err != nil {
 		return err
@@ -64,8 +64,8 @@ func (a *app) probe(args []string) error {
 	return a.print(p, p.text(a.targets.Admin))
 }
 
-// probing starts the gate's look at a target without an attempt. Until it is over
-// neither a person's attempt nor a scheduled one begins.
+// probing runs the gate's look at a target without an attempt. It holds both locks of the
+// target, so that no attempt begins meanwhile.
 func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, state.Passed, error) {
 	busyWith := func(what string) error {
 		return state.Fail(state.ResultNotAttempted, "cannot probe %s now: %s", t.Name, what)
@@ -114,13 +114,13 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 		known = st.Passed(t.ProbeKeys())
 		st.Learn(known, now.Probes)
 		if len(known) == 0 && now.Standing && st.Installed != nil {
-			st.Installed.Unproven = "" // no probe is left to prove it
+			st.Installed.Unproven = "" // no probe remains that could prove it
 		}
 	})
 	return now, known, err
 }
 
-// openTrial says why a target with an open trial is not probed.
+// openTrial returns why a target with an open trial is not probed.
 func openTrial(j *state.Journal) string {
 	if j.RollbackFailed == "" {
 		return onTrial(or(j.Version, state.Unknown))
@@ -128,7 +128,7 @@ func openTrial(j *state.Journal) string {
 	return fmt.Sprintf("the rollback of %s failed, and its trial waits for you (hint: %s)", state.Called(j.Version), state.SettleHint(j.Target))
 }
 
-// gateLooks runs the unit in which the gate looks at a target before a swap.
+// gateLooks runs the unit of the gate's look before a swap and returns its report.
 func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Target) (now *state.Baseline, err error) {
 	name := t.Name
 	attempt, gate := state.NewAttempt(), unit("baseline", name)
@@ -156,8 +156,8 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 	return now, err
 }
 
-// probedOf holds the gate's answers against the target's own probes: about others
-// it is not believed.
+// probedOf combines the gate's answers with the target's own probes. The gate is not
+// trusted about other probes.
 func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
 	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
 	if now.Unjudgeable != "" && t.Health.Main != "" {
@@ -183,7 +183,7 @@ func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed 
 	return p
 }
 
-// text is what a person is shown.
+// text returns p for people.
 func (p probed) text(admin string) string {
 	line := fmt.Sprintf("%s: %s stands", p.Target, p.Unit)
 	if !p.Standing {
@@ -212,7 +212,7 @@ func (p probed) text(admin string) string {
 			one.note(r.Detail)
 		}
 		switch {
-		case result == state.NotTried: // which says nothing of the probe, and needs no cure
+		case result == state.NotTried: // it says nothing about the probe, so there is no hint
 			if r.LastPassed != nil {
 				one.note("it last passed here at " + r.LastPassed.Local().Format(minutes))
 			}

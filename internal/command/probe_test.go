@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// TestProbed: of what the gate's user says only the target's own probes count, and
-// nothing of it reaches a terminal as it is.
+// TestProbed: of the gate's report only the target's own probes count, and a terminal
+// gets no control characters from it.
 func TestProbed(t *testing.T) {
 	one, two := target.Probe{TCP: "127.0.0.1:1"}, target.Probe{Command: []string{"/x", "secret"}}
 	tgt := &target.Target{Name: "agent", Unit: "agent.service", Health: target.Health{Main: "/x", Probes: []target.Probe{one, two}}}
@@ -64,8 +64,8 @@ func TestProbed(t *testing.T) {
 	}
 }
 
-// TestOpenTrial: a trial whose rollback failed is no version on trial, and the
-// operator is told how to go on.
+// TestOpenTrial: a trial whose rollback failed is not shown as on trial, and the operator
+// gets a hint.
 func TestOpenTrial(t *testing.T) {
 	for want, j := range map[string]state.Journal{
 		"1.1.0 is on trial":              {Target: "agent", Version: "1.1.0"},

@@ -12,21 +12,21 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// progress tells a person how an attempt goes: on a terminal with one line that
-// changes and is gone at the end, elsewhere with a line for each step.
+// progress shows how an attempt proceeds: on a terminal by one line that changes and is
+// erased at the end, elsewhere by a line for each step.
 type progress struct {
 	to       io.Writer
-	terminal *os.File // to, when it is one
+	terminal *os.File // to if that is a terminal, else nil
 	name     string   // of the target
-	said     string   // the last step, where there is no terminal
+	said     string   // the last step that was printed; not used on a terminal
 	bar      *progressbar.ProgressBar
 }
 
-// besideBar is what a line with a bar needs beside the description: the bar's
-// ends, the percentage, bytes, rate and spaces, and a bar of at least 10 columns.
+// besideBar is the number of columns that a line with a bar needs beside the description:
+// the bar's ends, the percentage, bytes, rate and spaces, and at least 10 columns of bar.
 const besideBar = 50
 
-// step tells what is being done. status, which may be empty, says more.
+// step shows the present step. status adds detail and may be empty.
 func (p *progress) step(word, status string) {
 	line := p.name + ": " + word
 	full := line
@@ -34,7 +34,7 @@ func (p *progress) step(word, status string) {
 		full += ": " + status
 	}
 	if p.terminal == nil {
-		log.Status(full) // of machinemon-update.service
+		log.Status(full) // status text of machinemon-update.service
 		if line != p.said {
 			p.said = line
 			fmt.Fprintln(p.to, state.Printable(line))
@@ -47,7 +47,7 @@ func (p *progress) step(word, status string) {
 	fmt.Fprint(p.terminal, string(cells[:min(len(cells), p.columns()-1)]))
 }
 
-// download tells how many bytes of how many are here.
+// download shows how many of total bytes are downloaded.
 func (p *progress) download(word string, done, total int64) {
 	done = max(0, min(done, total))
 	description := p.name + ": " + word
@@ -61,10 +61,10 @@ func (p *progress) download(word string, done, total int64) {
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
 			progressbar.OptionFullWidth(), progressbar.OptionUseANSICodes(true))
 	}
-	_ = p.bar.Set64(done) // only a terminal that went away fails
+	_ = p.bar.Set64(done) // it fails only if the terminal is gone
 }
 
-// warn says something that stays.
+// warn prints a line that is not erased.
 func (p *progress) warn(line string) {
 	if p.terminal != nil {
 		p.bar = nil
@@ -73,7 +73,7 @@ func (p *progress) warn(line string) {
 	fmt.Fprintf(p.to, "%s: warning: %s\n", p.name, state.Printable(line))
 }
 
-// end leaves nothing behind on a terminal.
+// end erases the line on a terminal.
 func (p *progress) end() {
 	if p.terminal != nil {
 		p.erase()

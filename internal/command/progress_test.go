@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// screen is a terminal of so many columns, and the line that it shows.
+// screen is a terminal with a number of columns, and the line that it shows.
 type screen struct {
 	t        *testing.T
 	terminal *os.File
@@ -49,11 +49,11 @@ func openScreen(t *testing.T, columns int) *screen {
 	return &screen{t: t, terminal: terminal, master: bufio.NewReader(master), columns: columns}
 }
 
-// line is what the screen shows now. It fails where what was written leaves the
-// line, or is not of the few things that progress needs.
+// line returns the line that the screen shows. It fails if the output leaves the line, or
+// has control sequences that progress does not need.
 func (s *screen) line() string {
 	s.t.Helper()
-	// What is written comes in pieces; the mark is behind the last one.
+	// The output comes in pieces; the mark follows the last one.
 	if _, err := s.terminal.Write([]byte{0}); err != nil {
 		s.t.Fatal(err)
 	}
@@ -127,8 +127,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// Where there is no terminal each step is said once, in order, whatever the
-// units' texts are.
+// TestShow: without a terminal each step is printed once, in order, regardless of the
+// units' status texts.
 func TestShow(t *testing.T) {
 	b := newBench(t)
 	active := func(texts map[string]string) []systemd.Unit {
@@ -148,7 +148,7 @@ func TestShow(t *testing.T) {
 		{"fetch": systemd.ProgressText(1, 100)},
 		{"fetch": systemd.ProgressText(50, 100)},
 		{"fetch": "\x1b[2J"},
-		{"fetch": systemd.ProgressText(100, 100), "verify": ""}, // the fetcher is about to end
+		{"fetch": systemd.ProgressText(100, 100), "verify": ""}, // the fetcher will end soon
 		{"fetch": systemd.ProgressText(100, 100), "verify": "unpacking"},
 		{"baseline": "waiting for a probe"},
 		{"swap": ""},
@@ -166,8 +166,8 @@ func TestShow(t *testing.T) {
 	b.show(t.Context(), active(map[string]string{"swap": ""}))
 }
 
-// On a terminal the units' texts are shown too, but not the fetcher's, which
-// is not believed.
+// TestShowOnTerminal: a terminal also shows the status texts of the units, except the
+// fetcher's, which is not trusted.
 func TestShowOnTerminal(t *testing.T) {
 	b := newBench(t)
 	s := openScreen(t, 40)

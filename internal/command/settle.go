@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// settle ends a trial whose rollback failed, as the operator says: with what is
-// installed now, or by one more rollback. The unit of the rollback does the work.
+// settle ends a trial whose rollback failed, as the operator decides: keep what is
+// installed now, or try the rollback again. The rollback unit does the work.
 func (a *app) settle(args []string) error {
 	if err := a.needRoot("settle", args); err != nil {
 		return err
@@ -70,13 +70,13 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	if err := conn.ResetFailed(ctx, step); err != nil {
 		return at, err
 	}
-	// How it went is in the records, unless the unit died before it wrote one.
+	// The records say how it went, unless the unit died before it wrote one.
 	err = conn.Start(ctx, step)
 	_, failed := errors.AsType[*systemd.JobError](err)
 	if err != nil && !failed {
 		return at, err
 	}
-	if _, err := a.tree.TakeRequest(name); err != nil { // the unit may have died before
+	if _, err := a.tree.TakeRequest(name); err != nil { // the unit may have died before it took the request
 		return at, err
 	}
 	all, err := a.tree.History(name)
@@ -88,7 +88,7 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	}
 	if now, jerr := a.tree.Journal(name); jerr == nil && now == nil && (at.Result == state.ResultRolledBack || at.Result == state.ResultInterrupted) {
 		at.Reason = fmt.Sprintf("rolled back (%s): %s", at.Aftermath(), at.Reason)
-		at.Result = state.ResultSettled // what the operator wanted is no failure
+		at.Result = state.ResultSettled // the operator wanted this, so it is no failure
 	}
 	return at, err
 }

@@ -24,25 +24,25 @@ type targetStatus struct {
 	Target      string         `json:"target"`
 	Description string         `json:"description,omitempty"`
 	Unit        string         `json:"unit,omitempty"`
-	Installed   string         `json:"installed"` // "unknown" when neither record nor program tells
+	Installed   string         `json:"installed"` // "unknown" if neither the record nor the program says it
 	Available   string         `json:"available,omitempty"`
 	Checked     *time.Time     `json:"checked,omitempty"`
-	AutoUpdate  bool           `json:"auto_update"` // scheduled runs install
+	AutoUpdate  bool           `json:"auto_update"` // whether scheduled runs install
 	Unsigned    bool           `json:"unsigned"`
-	Signed      []state.Signed `json:"signed,omitempty"`    // what vouches for what is available
-	Expiring    string         `json:"expiring,omitempty"`  // which of that has expired or soon will
-	Previous    string         `json:"previous,omitempty"`  // what `rollback` would go back to
+	Signed      []state.Signed `json:"signed,omitempty"`    // the signatures of what is available
+	Expiring    string         `json:"expiring,omitempty"`  // which of them has expired or will soon
+	Previous    string         `json:"previous,omitempty"`  // the version that `rollback` would restore
 	Rejected    []string       `json:"rejected,omitempty"`  // versions
 	Unproven    string         `json:"unproven,omitempty"`  // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`     // the version on trial
-	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback failed whose trial is still open
+	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback of the open trial failed
 	Held        *time.Time     `json:"held,omitempty"`      // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
-	WhyNot      string         `json:"why_not,omitempty"`        // what keeps scheduled runs from installing what is available
-	Pending     bool           `json:"pending,omitempty"`        // the target file or a directory that it names changed since systemd's last daemon-reload
-	Leaving     bool           `json:"leaving,omitempty"`        // the package is being removed: nothing begins
-	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from has led to
-	Changed     string         `json:"source_changed,omitempty"` // how that differs now
+	WhyNot      string         `json:"why_not,omitempty"`        // why scheduled runs would not install what is available
+	Pending     bool           `json:"pending,omitempty"`        // whether the target file or a directory that it names changed since systemd's last daemon-reload
+	Leaving     bool           `json:"leaving,omitempty"`        // whether the package is being removed, so that no attempt begins
+	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from led to
+	Changed     string         `json:"source_changed,omitempty"` // how its file differs from that now
 	Warnings    []string       `json:"warnings,omitempty"`       // what may go wrong at an update
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
@@ -84,7 +84,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	t, err := a.targets.Load(name)
 	if err != nil {
 		failed(err)
-		// What is open and who decides is recorded, whatever has become of the file.
+		// The records of an open trial and of a hold do not depend on the target file.
 		if st, err := a.tree.Status(state.RoleSwap, name); err == nil {
 			a.undecided(&s, &st)
 		}
@@ -111,7 +111,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Previous = or(st.Previous.Version, state.Unknown)
 	}
 	s.Rejected = rejectedVersions(&st)
-	// The history reads this again, and says what is wrong with it.
+	// History below reads this status again and reports its errors.
 	if fs, err := a.tree.Status(state.RoleFetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
 		if !s.Unsigned {
@@ -131,7 +131,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	return s
 }
 
-// undecided fills in what keeps the target from its updates: a hold, an open trial.
+// undecided fills in what keeps the target from updates: a hold, an open trial.
 func (a *app) undecided(s *targetStatus, st *state.Status) {
 	if st.Held != nil {
 		s.Held = &st.Held.Since
@@ -141,7 +141,7 @@ func (a *app) undecided(s *targetStatus, st *state.Status) {
 	}
 }
 
-// rejectedVersions are those that are not tried again.
+// rejectedVersions returns the versions that are not tried again.
 func rejectedVersions(st *state.Status) (versions []string) {
 	for _, r := range st.Rejected {
 		v := state.Called(r.Version)
@@ -156,7 +156,7 @@ func (s targetStatus) row() row {
 	r := row{cells: []string{s.Target, s.Installed, or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
-	} else if s.Unit != "" { // else its file could not be read
+	} else if s.Unit != "" { // if Unit is "", the target file could not be read
 		r.cells[3] = "signed"
 	}
 	reason := ""
@@ -178,7 +178,7 @@ func (s targetStatus) row() row {
 	}
 	r.note(s.Error)
 	why, rejected := s.WhyNot, s.Rejected
-	if s.Error == "" && reason != "" && strings.Contains(why, reason) { // a rejection repeats it, and what undoes it
+	if s.Error == "" && reason != "" && strings.Contains(why, reason) { // WhyNot of a rejection contains the reason and how to undo it
 		reason, why, rejected = why, "", nil
 	}
 	if s.Error == "" {
@@ -215,7 +215,7 @@ func (s targetStatus) row() row {
 	return r
 }
 
-// onTrial says which version is.
+// onTrial returns that the version is on trial, as text.
 func onTrial(version string) string {
 	if version == state.Unknown {
 		return "an unknown version is on trial"
@@ -223,7 +223,7 @@ func onTrial(version string) string {
 	return version + " is on trial"
 }
 
-// outcome is the result and what it is about.
+// outcome returns the result and the version that it is about.
 func outcome(a state.Attempt) string {
 	if a.Version == "" || a.Result == state.ResultCurrent {
 		return string(a.Result)
@@ -231,7 +231,7 @@ func outcome(a state.Attempt) string {
 	return string(a.Result) + " " + a.Version
 }
 
-// minutes is how times are shown.
+// minutes is the layout in which times are shown.
 const minutes = "2006-01-02 15:04"
 
 func (a *app) history(args []string) error {
@@ -239,12 +239,12 @@ func (a *app) history(args []string) error {
 	if err != nil {
 		return err
 	}
-	// What one role's damaged record leaves is shown all the same.
+	// The roles' intact records are shown even if one is damaged.
 	attempts, unread := a.tree.History(names[0])
 	slices.Reverse(attempts)
 	st, err := a.tree.Status(state.RoleSwap, names[0])
 	if err != nil {
-		st = state.Status{} // the history has said so
+		st = state.Status{} // History has reported the error
 	}
 	rejected := rejectedVersions(&st)
 	var text string
@@ -272,7 +272,7 @@ func or(s, otherwise string) string {
 	return s
 }
 
-// print prints the JSON or the text of the same thing.
+// print prints v as JSON with --json, else text. Both must say the same.
 func (a *app) print(v any, text string) error {
 	if !a.json {
 		_, err := io.WriteString(a.out, text)
@@ -286,8 +286,8 @@ func (a *app) print(v any, text string) error {
 	return err
 }
 
-// escape finishes what encoding/json leaves as it is, although a terminal may
-// obey it, such as U+009B. Such characters can only be in strings.
+// escape escapes the characters that encoding/json leaves as they are although a terminal
+// may obey them, such as U+009B. JSON has such characters only in strings.
 func escape(doc string) string {
 	var b strings.Builder
 	for _, r := range doc {
@@ -304,8 +304,8 @@ func escape(doc string) string {
 	return b.String()
 }
 
-// row is a row of a table, and what is to be said about it on lines of their own:
-// it would not fit beside the rest on 80 columns.
+// row is a row of a table, with notes on separate lines below: they would not fit beside
+// the cells on 80 columns.
 type row struct{ cells, notes []string }
 
 func (r *row) note(s string) {
@@ -314,7 +314,7 @@ func (r *row) note(s string) {
 	}
 }
 
-// aftermath adds what is below an attempt's reason.
+// aftermath adds the notes that follow an attempt's reason.
 func (r *row) aftermath(name string, at state.Attempt, rejected []string) {
 	if at.Unhealthy != "" {
 		r.note(at.Aftermath())

@@ -8,9 +8,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// sourceChanged tells how the file of source.url_from differs from what
-// scheduled runs use; "" when it does not. Only root may know: the file may hold
-// passwords.
+// sourceChanged returns how the file of source.url_from differs from the source that
+// scheduled runs use, or "". It returns "" for users other than root: the file may
+// contain passwords.
 func (a *app) sourceChanged(t *target.Target, st *state.Status) string {
 	if !a.root {
 		return ""
@@ -29,7 +29,7 @@ func (a *app) sourceChanged(t *target.Target, st *state.Status) string {
 		uses, t.Source.From.File, source(t.Source.URL, t.Source.InsecureSkipTLS), t.Name)
 }
 
-// source is where releases come from, in words.
+// source returns the source of releases in words.
 func source(url string, insecure bool) string {
 	if insecure {
 		return url + " with any certificate"

@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// statusCheck is `status --check`: the status of one target for a script check of
-// MachineMon's agent, which takes it to the server.
+// statusCheck is `status --check`: it prints the status of one target for a script check
+// of MachineMon's agent, which sends it to the server.
 func (a *app) statusCheck(args []string) error {
 	if len(args) != 1 || a.json {
 		return cli.Usagef("status --check needs exactly one target, and has no --json (hint: machinemon-update status lists them)")
@@ -24,8 +24,8 @@ func (a *app) statusCheck(args []string) error {
 		said.Rejected = s.Rejected[n-1]
 	}
 	last := s.Last
-	// A release that was rolled back is not attempted again, which must not end the
-	// alarm about it.
+	// A release that was rolled back is not attempted again. That later result must not
+	// end the alarm about the rollback.
 	if h, err := a.tree.History(args[0]); err == nil {
 		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted); i-- {
 			last = &h[i]
@@ -37,7 +37,7 @@ func (a *app) statusCheck(args []string) error {
 	}
 	a.exit = 0
 	if s.Error != "" {
-		// However well the last attempt went, the next one will not.
+		// Regardless of the last attempt, the next one will fail.
 		said.Result, said.Reason, a.exit = string(state.ResultMisconfigured), state.Printable(s.Error), 1
 	} else if last != nil && last.Result.Alarming() {
 		a.exit = 1
@@ -46,12 +46,12 @@ func (a *app) statusCheck(args []string) error {
 	return err
 }
 
-// provenSince is said of an attempt that ended unproven once its release is proven.
+// provenSince is the reason of an unproven attempt whose release was proven later.
 const provenSince = "a probe has passed since"
 
-// provenOr is the end that is told: that of the last attempt, but where no probe
-// proves what is installed this, as long as it is so. Attempts that find it current
-// say nothing about it.
+// provenOr returns the end to report: unproven as long as no probe proves the installed
+// release, else that of the last attempt. Attempts that find the release current say
+// nothing about it.
 func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
 	if last == nil || last.Result.Alarming() && last.Result != state.ResultUnproven {
 		return last

@@ -21,7 +21,7 @@ import (
 // trusted is the JSON of trust.
 type trusted struct {
 	Target  string    `json:"target"`
-	Root    string    `json:"root"` // where it is now
+	Root    string    `json:"root"` // where the root is stored
 	Version int64     `json:"version"`
 	SHA256  string    `json:"sha256"`
 	Expires time.Time `json:"expires"`
@@ -29,9 +29,9 @@ type trusted struct {
 
 var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// pin makes a publisher's root the one in which all trust in a target's releases
-// begins. sum is what the operator heard of it from elsewhere than from where the
-// file came: without it whoever gave the file would vouch for itself.
+// pin makes a publisher's root the beginning of trust in a target's releases. sum is its
+// digest, which the operator has from another place than the file: without it, anyone
+// that provides the file could vouch for it.
 func (a *app) pin(args []string, sum string) error {
 	if err := a.needRoot("trust", args); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (a *app) pin(args []string, sum string) error {
 	}
 	text := fmt.Sprintf("%s: trusts %s and what follows it, sha256 %s\n", name, signed, is)
 	if t.Trust.Mode == target.TrustTUF {
-		// Scheduled attempts may back off for having had none.
+		// Scheduled attempts may back off because there was no root.
 		text += fmt.Sprintf("  its source is asked by the schedule, or now: machinemon-update check %s\n", name)
 	} else {
 		text += fmt.Sprintf("  nothing is verified with it yet (hint: trust.mode = \"tuf\" and trust.product in %s/%s.toml)\n", a.targets.Admin, name)
@@ -88,8 +88,8 @@ func readRoot(file string) ([]byte, error) {
 	return root, nil
 }
 
-// setPin writes it where attempts find it, and reads it as they do. What is known
-// of a chain that began elsewhere is worth nothing from then on; the floor stays.
+// setPin writes the root where attempts read it, and reads it as they do. What is known
+// from a chain with another root no longer counts; the sequence floor stays.
 func (a *app) setPin(t *target.Target, root []byte) error {
 	release, err := a.tree.Lock(t.Name)
 	if err != nil {
@@ -99,7 +99,7 @@ func (a *app) setPin(t *target.Target, root []byte) error {
 	at := filepath.Join(a.targets.Root, t.Trust.Root)
 	err = os.Mkdir(filepath.Dir(at), 0o755)
 	if err == nil {
-		err = os.Chmod(filepath.Dir(at), 0o755) // whatever the umask
+		err = os.Chmod(filepath.Dir(at), 0o755) // regardless of the umask
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make %s: %w", filepath.Dir(at), errors.Unwrap(err))
@@ -111,15 +111,15 @@ func (a *app) setPin(t *target.Target, root []byte) error {
 	return err
 }
 
-// How long before signatures expire status says so: the publisher's timer signs
-// snapshot and timestamp every day for a week, and a person the rest.
+// status warns this long before signatures expire. The publisher's timer renews snapshot
+// and timestamp each day, for a week; a person signs the other roles.
 const (
 	noticeOnline = 3 * 24 * time.Hour
 	noticePerson = 7 * 24 * time.Hour
 )
 
-// expiring tells of the first of the signatures to expire, when it has or soon
-// will; "" of none.
+// expiring returns a warning about the signature that expires first, if it has expired or
+// will soon; else "".
 func expiring(signed []state.Signed, now time.Time) string {
 	var first *state.Signed
 	for i, s := range signed {

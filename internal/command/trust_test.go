@@ -7,7 +7,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// What a publisher's timer renews every day is not told of while it does.
+// TestExpiring: no warning appears while a publisher's timer renews signatures each day.
 func TestExpiring(t *testing.T) {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	const day = 24 * time.Hour

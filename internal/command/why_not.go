@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// machine is what status needs of systemd; *systemd.Conn is one.
+// machine is the part of systemd that status uses; *systemd.Conn implements it.
 type machine interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	NextElapse(ctx context.Context, timer string) (time.Time, error)
@@ -24,8 +24,8 @@ type machine interface {
 
 func connect(ctx context.Context) (machine, error) { return systemd.Connect(ctx) }
 
-// see is the running systemd; nil where there is none, or it does not answer. What
-// the records tell is shown all the same.
+// see connects to systemd. It returns nil if systemd does not run or does not answer: the
+// records are shown nevertheless.
 func (a *app) see(ctx context.Context) machine {
 	if a.machine == nil {
 		return nil
@@ -40,16 +40,16 @@ func (a *app) see(ctx context.Context) machine {
 	return m
 }
 
-// patience is how long status waits for systemd, which answers at once or, while
-// it is being restarted, soon.
+// patience is how long status waits for systemd, which answers at once, or soon while it
+// is restarting.
 const patience = 3 * time.Second
 
-// outlook tells what will happen by itself: when the source is asked next, and
-// what keeps what is available from being installed then. m may be nil.
+// outlook fills in when the source is asked next, and what keeps the available release
+// from being installed then. m may be nil.
 func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
 	var u systemd.Unit
 	if m != nil {
-		// Of its own: programs that are slow to tell their version come before.
+		// The timeout is separate: slow programs may have used up an earlier one.
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		var err error
@@ -97,8 +97,8 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	return nil
 }
 
-// whyNot is the reason for which a scheduled run would not install what is on offer;
-// "" when there is none. The chain asks again when it runs.
+// whyNot returns why a scheduled run would not install the release on offer, or "". The
+// chain decides again when it runs.
 func whyNot(k policy.Known) string {
 	d := policy.Decide(k)
 	if d.Rule != policy.RuleRollout {
@@ -106,13 +106,13 @@ func whyNot(k policy.Known) string {
 	}
 	why := "available, " + d.String()
 	k.Release.NotYet = ""
-	if d = policy.Decide(k); d.Rule == policy.RuleAutoUpdate { // then it is not only a matter of time
+	if d = policy.Decide(k); d.Rule == policy.RuleAutoUpdate { // then waiting is not enough
 		why += "; " + d.String()
 	}
 	return why
 }
 
-// offered is what the last successful check found.
+// offered returns the release that the last successful check found.
 func offered(fs state.Status) *policy.Release {
 	o := fs.Offer
 	r := policy.Release{Version: o.Version, Sequence: o.Sequence, NotYet: o.NotYet, Archive: o.Archive, Fingerprint: o.Fingerprint}
@@ -122,8 +122,8 @@ func offered(fs state.Status) *policy.Release {
 	return &r
 }
 
-// doubt is why the signatures that vouch for the offer would not be believed; "" when
-// nothing is known against them.
+// doubt returns why the signatures of the offer would be refused, or "" if no reason is
+// known.
 func doubt(t *target.Target, o *state.Offer) string {
 	if t.Trust.Mode != target.TrustTUF {
 		return ""

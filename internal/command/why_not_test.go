@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// fakeMachine is a systemd that knows one unit and one timer.
+// fakeMachine is a systemd with one unit and one timer.
 type fakeMachine struct {
 	unit systemd.Unit
 	next time.Time
@@ -30,11 +30,11 @@ func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { re
 func (fakeMachine) Processes(context.Context, string) ([]int, error)        { return nil, nil }
 func (fakeMachine) Close()                                                  {}
 
-// TestOutlook: what status says of the next scheduled run.
+// TestOutlook: what status says about the next scheduled run.
 func TestOutlook(t *testing.T) {
 	running := systemd.Unit{Load: "loaded", Active: "active"}
 	next := time.Date(2026, 11, 1, 13, 0, 0, 0, time.UTC)
-	elsewhere := time.FixedZone("", 3600) // where the machine is
+	elsewhere := time.FixedZone("", 3600) // the time zone of the machine
 	nextCheck := "next check: " + next.Local().Format(minutes)
 	const on = "auto_update_enabled = true\n"
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
@@ -48,11 +48,11 @@ func TestOutlook(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name        string
-		more        string // of the target file
+		more        string // lines to add to the target file
 		unit        systemd.Unit
 		next        time.Time
 		fetch, swap func(*state.Status)
-		want        string // of the notes, one a line
+		want        string // the expected notes, one a line
 	}{
 		{name: "nothing is available", more: on, unit: running, next: next, want: nextCheck},
 		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
@@ -106,7 +106,7 @@ func TestOutlook(t *testing.T) {
 			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), target)
 			a.generated = t.TempDir()
 			m := fakeMachine{unit: c.unit, next: c.next.In(elsewhere)}
-			// The units as systemd made them, from then on.
+			// From here on the units exist as the generator made them.
 			templates := filepath.Join(a.targets.Root, "usr/lib/systemd/system")
 			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
 				write(t, filepath.Join(templates, u), "")
@@ -128,7 +128,7 @@ func TestOutlook(t *testing.T) {
 			if a.exit != 0 || s.Error != "" {
 				t.Errorf("exit status %d: %s", a.exit, s.Error)
 			}
-			// A comment is no news to systemd, another interval is.
+			// A new comment needs no daemon-reload; a new interval does.
 			file := filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml")
 			write(t, file, "# A comment.\n"+target)
 			if s := a.statusOf(t.Context(), m, "agent"); s.Pending {
@@ -140,7 +140,7 @@ func TestOutlook(t *testing.T) {
 			}
 		})
 	}
-	// Without systemd's answer the records are shown.
+	// The records are shown even if systemd does not answer.
 	a, out, said := newApp(t)
 	write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), "unit = 'agent.service'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n")
 	a.machine = func(context.Context) (machine, error) { return nil, errors.New("no answer") }
@@ -149,7 +149,7 @@ func TestOutlook(t *testing.T) {
 	}
 }
 
-// The first program takes longer to tell its version than systemd may take.
+// TestSlowVersion: the first program prints its version only after systemd's timeout.
 func TestSlowVersion(t *testing.T) {
 	a, out, said := newApp(t)
 	for _, name := range []string{"slow", "second"} {
@@ -162,7 +162,7 @@ func TestSlowVersion(t *testing.T) {
 	}
 }
 
-// patientMachine answers as long as it is waited for.
+// patientMachine answers until its context ends.
 type patientMachine struct{ fakeMachine }
 
 func (patientMachine) Unit(ctx context.Context, name string) (systemd.Unit, error) {

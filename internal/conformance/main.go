@@ -3,12 +3,12 @@
 // does and verifies with internal/trust. The suite's CLIENT-CLI.md describes the
 // command line. "make conformance-client" builds it; no package contains it.
 //
-// The metadata directory holds what is trusted: root.json, timestamp.json,
-// snapshot.json and targets.json, with the bytes that were downloaded. The root there
-// is the pin of the next run. A failed run ends with status 1 and stores what was
-// verified before the failure. The time is that of date(1): the suite's faketime
-// replaces libc's clock, which a static Go program does not use. For the same reason
-// this client does not store the last time seen, which machines do.
+// The metadata directory holds the trusted metadata: root.json, timestamp.json,
+// snapshot.json and targets.json, with the bytes that were downloaded. The root there is
+// the pin of the next run. A failed run ends with status 1 and stores what was verified
+// before the failure. The time is that of date(1): the suite's faketime replaces libc's
+// clock, which a static Go program does not use. For the same reason this client, unlike
+// machines, does not store the last time seen.
 //
 // A machine updates from repositories of one profile, and this client does nothing
 // that machines do not. So these of the suite's cases must fail:

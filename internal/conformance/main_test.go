@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"conformance-client": main})
 }
 
-// The scripts have one command more than testscript:
+// TestScripts runs scripts with one command more than testscript:
 //
 //	serve release N|rotate|kept|withhold FILE   what URL has from now on; kept is what it had at first
 //

@@ -17,12 +17,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestTimestampEndsRefresh holds the client to what four cases of TUF's conformance
-// suite demand: a repository changes after the first refresh, and the second one
-// requests nothing after the timestamp, and stores nothing.
+// TestTimestampEndsRefresh checks what four cases of TUF's conformance suite demand: if a
+// repository changes after the first refresh, the second one requests nothing after the
+// timestamp and stores nothing.
 func TestTimestampEndsRefresh(t *testing.T) {
 	for _, c := range []struct {
-		name    string // the suite's
+		name    string // name of the suite's case
 		publish func(r *trusttest.Repo)
 		attack  func(r *trusttest.Repo)
 		err     string
@@ -84,7 +84,7 @@ func TestTimestampEndsRefresh(t *testing.T) {
 			defer server.Close()
 			dir := t.TempDir()
 			refresh := func() error {
-				c := client{dir: dir} // as in a process of its own
+				c := client{dir: dir} // a new client, as in a new process
 				return c.refresh(t.Context(), server.URL)
 			}
 			if err := os.WriteFile(filepath.Join(dir, "root.json"), repo.Pin, 0o644); err != nil {
@@ -118,7 +118,7 @@ func signTimestamp(r *trusttest.Repo) {
 	r.Files[trust.TimestampFile] = trusttest.Sign(r, r.Timestamp, r.Keys[trust.RoleTimestamp]...)
 }
 
-// nameByHash makes the timestamp name its snapshot by length and hash, too.
+// nameByHash makes the timestamp name its snapshot by length and hash as well.
 func nameByHash(t *testing.T, r *trusttest.Repo) {
 	t.Helper()
 	name, _, err := trust.Next(trust.RoleTimestamp, r.Files[trust.TimestampFile])
@@ -134,7 +134,7 @@ func nameByHash(t *testing.T, r *trusttest.Repo) {
 	signTimestamp(r)
 }
 
-// stored is the metadata that the client has.
+// stored returns the metadata that the client has.
 func stored(t *testing.T, dir string) string {
 	t.Helper()
 	var all []string

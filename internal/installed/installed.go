@@ -18,11 +18,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// nobody is Debian's uid and gid for a process that may do nothing.
+// nobody is the uid and gid of Debian's user for processes that may do nothing.
 const nobody = 65534
 
-// Version is the version that is on the machine: what the record of the last update
-// says as long as the files' digests match it, else what the program itself says, else
+// Version returns the version that is on the machine: the one in the record of the last
+// update if its files' digests match it, else the one that the program itself says, else
 // "".
 func Version(ctx context.Context, t *target.Target, st state.Status) string {
 	if r := st.Installed; r != nil && r.Version != "" && Unchanged(r) {
@@ -31,7 +31,7 @@ func Version(ctx context.Context, t *target.Target, st state.Status) string {
 	return askVersion(ctx, t)
 }
 
-// Unchanged reports whether the files of a release are on disk as it left them.
+// Unchanged reports whether the files of a release are on disk as the release left them.
 func Unchanged(r *state.Release) bool {
 	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, changed)
 }
@@ -44,8 +44,8 @@ func changed(f state.File) bool {
 	return err != nil || sum != f.SHA256
 }
 
-// askVersion runs the installed program's version_command. It is the program
-// that the unit runs already; root runs it as nobody all the same.
+// askVersion runs the installed program's version_command and returns the version that it
+// prints. The unit runs this program already; root runs it as nobody all the same.
 func askVersion(ctx context.Context, t *target.Target) string {
 	argv := t.Health.VersionCommand
 	if len(argv) == 0 {
@@ -56,16 +56,16 @@ func askVersion(ctx context.Context, t *target.Target) string {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-	// A session of its own: with a terminal it could type into root's shell.
+	// In a session of its own, the program cannot type into root's terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // a child of it may hold the pipe open
+	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
 	out := &capped{limit: maxOutput}
 	cmd.Stdout, cmd.Stderr = out, out
-	// A failure leaves what was printed; programs print their version and exit 1.
+	// Ignore a failure: some programs print their version and exit with status 1.
 	_ = cmd.Run()
 	return manifest.FindVersion(string(out.data), filepath.Base(argv[0]))
 }
@@ -73,7 +73,7 @@ func askVersion(ctx context.Context, t *target.Target) string {
 // maxOutput is how many bytes of a program's output are read.
 const maxOutput = 64 << 10
 
-// capped keeps the first bytes that are written to it.
+// capped keeps the first limit bytes that are written to it.
 type capped struct {
 	data  []byte
 	limit int

@@ -6,17 +6,17 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Event is something that can happen to an attempt: a [state.Result], or one of
-// the following.
+// Event is something that can happen to an attempt: a [state.Result], or one of the
+// following.
 type Event string
 
 const (
 	EventBegins  Event = "begins"
-	EventOnTrial Event = Event(state.ResultOnTrial) // the new files are in place, and the unit is restarted
+	EventOnTrial Event = Event(state.ResultOnTrial) // the new files are in place, and the unit restarts
 )
 
-// messageIDs has the MESSAGE_ID of each event, which never changes: monitoring
-// matches it. packaging/catalog explains each to `journalctl --catalog`.
+// messageIDs maps each event to its MESSAGE_ID. The IDs never change, because monitoring
+// matches them. packaging/catalog explains each for `journalctl --catalog`.
 var messageIDs = map[Event]string{
 	EventBegins:                       "0477c0f1502a4c4caee27e8ac1fe0daf",
 	Event(state.ResultNotAttempted):   "56fe53bdc1e340c28861fd3e00bd4a99",
@@ -37,7 +37,7 @@ var messageIDs = map[Event]string{
 	Event(state.ResultRollbackFailed): "da6293d117cf45abaa6ef5f6096549e7",
 }
 
-// priority is syslog's; the result of an attempt has its own.
+// priority returns the syslog priority of an event; a result defines its own.
 func (e Event) priority() journal.Priority {
 	if e == EventBegins {
 		return journal.PriInfo

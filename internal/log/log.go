@@ -1,12 +1,11 @@
-// Package log writes the workers' lines: to systemd's journal, with fields that
-// say what a line is about, and to stderr where that is not the journal, as in
-// tests and chroots. It keeps nothing on disk; the journal of an open trial is
-// another thing, see package state.
+// Package log writes the workers' lines to systemd's journal, with fields that say what a
+// line is about, or to stderr where that is not the journal, as in tests and chroots. It
+// keeps nothing on disk. The journal of an open trial is something else; see package
+// state.
 //
-// The fields are for people and monitoring, who look for them; no program of
-// ours reads them back, for every local user can send lines with any fields.
-// What strangers wrote is made one line of bounded length and cannot become a
-// field of its own.
+// The fields are for people and monitoring. No program of ours reads them back, because
+// every local user can send lines with any fields. Text from outside becomes one line of
+// bounded length and cannot become a field of its own.
 package log
 
 import (
@@ -24,8 +23,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Log is where a worker's lines go. The fields that it has filled in by then go
-// with every line; those that are not known (yet) are "".
+// Log writes a worker's lines. Every line carries the fields that are filled in by then;
+// a field that is not known (yet) is "".
 type Log struct {
 	Stage   string // the worker's unit without "machinemon-", or "begin" or "recover"
 	Target  string
@@ -33,47 +32,47 @@ type Log struct {
 	Version string // of the release that the attempt is about
 
 	to      io.Writer
-	journal bool // to is the journal's stream
+	journal bool // whether to is the journal's stream
 }
 
-// New is the log of this process, a worker at this stage of a target ("" for
-// one that is at work on all).
+// New returns the log of this process, which is a worker at this stage of a target;
+// target is "" if the worker handles all of them.
 func New(stage, target string) *Log {
-	// An error means that nobody knows what stderr is: lines go there.
+	// After an error it is unknown what stderr is: lines go there, without fields.
 	is, err := journal.StderrIsJournalStream()
 	l := &Log{Stage: stage, Target: target, to: os.Stderr, journal: is && err == nil}
 	l.introduce()
 	return l
 }
 
-// Plain is a log of lines without fields.
+// Plain returns a log that writes lines without fields.
 func Plain(to io.Writer) *Log { return &Log{to: to} }
 
-// Printf writes a line that tells of progress, or of trouble that does not
-// decide how the attempt ends.
+// Printf writes a line about progress, or about trouble that does not decide how the
+// attempt ends.
 func (l *Log) Printf(format string, args ...any) {
 	l.write(journal.PriInfo, "", fmt.Sprintf(format, args...))
 }
 
-// Event writes the line of something that monitoring may want to match.
+// Event writes a line about an event that monitoring may want to match.
 func (l *Log) Event(e Event, format string, args ...any) {
 	l.write(e.priority(), messageIDs[e], fmt.Sprintf(format, args...))
 }
 
-// Ended writes the line of how an attempt ended at this stage.
+// Ended writes the line that says how an attempt ended at this stage.
 func (l *Log) Ended(a state.Attempt) {
 	l.Attempt, l.Version = a.ID, a.Version
 	l.Event(Event(a.Result), "%s", a.Line(l.Target))
 }
 
-// Error writes the line of an error with which the worker ends. It has no
-// MESSAGE_ID: where an attempt ended by it, that had a line of its own.
+// Error writes the error with which the worker ends. The line has no MESSAGE_ID, because
+// an attempt that ended by this error had a line of its own.
 func (l *Log) Error(err error) {
 	l.write(Event(state.ResultOf(err)).priority(), "", err.Error())
 }
 
-// patience is how long a line may wait for a journal that does not listen: a
-// rollback is worth more than its lines.
+// patience is how long a line may wait for a journal that does not answer: a rollback
+// matters more than its lines.
 const patience = time.Second
 
 func (l *Log) write(priority journal.Priority, messageID, text string) {
@@ -96,10 +95,10 @@ func (l *Log) write(priority journal.Priority, messageID, text string) {
 	fmt.Fprintln(l.to, text)
 }
 
-// introduce makes the journal look this process up while it lives. It learns
-// the unit of a line's sender by its PID, too late for one that has ended: such
-// a line would be missing from `journalctl --unit`. What comes by stderr is
-// known to be the unit's, the PID is remembered, and an empty line is not kept.
+// introduce makes the journal look this process up while it lives. The journal learns the
+// unit of a line's sender by its PID, too late for a process that has ended: such a line
+// would be missing from `journalctl --unit`. The journal knows the unit of what comes by
+// stderr, remembers the PID, and does not keep an empty line.
 func (l *Log) introduce() {
 	if l.journal {
 		fmt.Fprintln(l.to)
@@ -110,7 +109,7 @@ func (l *Log) fields(messageID string) map[string]string {
 	fields := map[string]string{
 		"MESSAGE_ID": messageID, "MACHINEMON_STAGE": l.Stage, "MACHINEMON_TARGET": l.Target,
 		"MACHINEMON_ATTEMPT": string(l.Attempt), "MACHINEMON_VERSION": l.Version,
-		// As systemd names it in the lines from stderr.
+		// The name that systemd gives to lines from stderr.
 		"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0]),
 	}
 	for name, value := range fields {
@@ -123,8 +122,8 @@ func (l *Log) fields(messageID string) map[string]string {
 
 var mute sync.Once
 
-// Status sets the unit's STATUS= text, which `systemctl status` shows. Outside
-// a unit that listens it does nothing. When it fails it says so once.
+// Status sets the unit's STATUS= text, which `systemctl status` shows. Outside a unit
+// that listens it does nothing. It reports only the first failure.
 func Status(text string) {
 	if _, err := daemon.SdNotify(false, "STATUS="+state.Line(text)); err != nil {
 		mute.Do(func() { fmt.Fprintf(os.Stderr, "cannot tell systemd the status: %v\n", err) })

@@ -20,12 +20,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// journalSocket is go-systemd's place of the journal's socket.
+// journalSocket is the path at which go-systemd expects the journal's socket.
 //
 //go:linkname journalSocket github.com/coreos/go-systemd/v22/journal.journalSocket
 var journalSocket string
 
-// listen puts a socket in the place of the journal's.
+// listen replaces the journal's socket by one of the test's.
 func listen(t *testing.T) *net.UnixConn {
 	t.Helper()
 	real := journalSocket
@@ -39,8 +39,8 @@ func listen(t *testing.T) *net.UnixConn {
 	return c
 }
 
-// received reads the next entry as https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
-// describes it. A field that comes twice fails the test.
+// received reads the next entry as https://systemd.io/JOURNAL_NATIVE_PROTOCOL/ describes
+// it. A field that comes twice fails the test.
 func received(t *testing.T, c *net.UnixConn) map[string]string {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
@@ -115,7 +115,7 @@ func TestFields(t *testing.T) {
 	}
 }
 
-// What strangers wrote becomes no field of its own, and no second line.
+// TestHostile checks that text from outside adds no field and no second line.
 func TestHostile(t *testing.T) {
 	c := listen(t)
 	const evil = "1\nMESSAGE_ID=da6293d117cf45abaa6ef5f6096549e7\nPRIORITY=0\n\x1b[2J"
@@ -130,7 +130,7 @@ func TestHostile(t *testing.T) {
 		"MACHINEMON_TARGET": evil, "MACHINEMON_ATTEMPT": evil, "MACHINEMON_VERSION": evil})
 }
 
-// Whatever is wrong with the journal, the lines come, and soon.
+// TestNoJournal checks that lines are written soon, even if the journal fails.
 func TestNoJournal(t *testing.T) {
 	for name, breakIt := range map[string]func(*net.UnixConn){
 		"gone":  func(*net.UnixConn) { journalSocket += ".gone" },
@@ -153,7 +153,7 @@ func TestNoJournal(t *testing.T) {
 	}
 }
 
-// fill makes whoever sends to c wait.
+// fill makes the next sender to c wait.
 func fill(t *testing.T, c *net.UnixConn) {
 	t.Helper()
 	sender, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: journalSocket, Net: "unixgram"})
@@ -173,7 +173,7 @@ func fill(t *testing.T, c *net.UnixConn) {
 	}
 }
 
-// A test is not run by systemd, or not with its stderr.
+// TestPlain checks a process that systemd did not start, or not with its stderr.
 func TestPlain(t *testing.T) {
 	t.Setenv("JOURNAL_STREAM", "1:2")
 	if l := New("swap", "agent"); l.journal {
@@ -191,7 +191,7 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// Monitoring matches these: they never change.
+// TestIDs checks that the IDs never change, because monitoring matches them.
 func TestIDs(t *testing.T) {
 	want := map[Event]string{
 		"begins":             "0477c0f1502a4c4caee27e8ac1fe0daf",
@@ -230,7 +230,7 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// The catalog explains every event, and the manual lists it.
+// TestCatalog checks that the catalog explains every event, and that the manual lists it.
 func TestCatalog(t *testing.T) {
 	catalog, err := os.ReadFile("../../packaging/catalog/machinemon-update.catalog")
 	if err != nil {

@@ -8,11 +8,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// longestBackoff bounds how long a failing release is left alone.
+// longestBackoff is the longest time for which a failing release is left alone.
 const longestBackoff = 24 * time.Hour
 
-// backsOff keeps an unattended attempt from what failed a while ago: first the source,
-// then the release.
+// backsOff refuses an unattended attempt for a while after a failure of the source or, if
+// there was none, of the release.
 func backsOff(k Known) (Decision, bool) {
 	until := k.backsOffUntil("")
 	if k.Release != nil && !k.Now.Before(until) {
@@ -25,10 +25,10 @@ func (k Known) backsOffUntil(manifest string) time.Time {
 	var counted []state.Attempt
 	for _, a := range k.History {
 		if k.Order.Booted && a.Result == state.ResultNotDownloaded && a.RetryAfter.IsZero() {
-			continue // the network may have come meanwhile
+			continue // the network may be up by now
 		}
-		// A server that sends directives may also write a new manifest for each: a
-		// directive does not try again under another name what failed a while ago.
+		// An attempt by directive counts every failure as one of this manifest, because
+		// the server may write a new manifest for each directive.
 		if k.Order.Origin == state.OriginDirective && a.Failed() {
 			a.Manifest = manifest
 		}
@@ -37,32 +37,31 @@ func (k Known) backsOffUntil(manifest string) time.Time {
 	return Backoff(counted, manifest, k.Rules.CheckEvery, k.Now)
 }
 
-// Backoff is the time before which scheduled attempts leave a manifest alone,
-// after an attempt at it failed; zero when none did. every is the
-// target's auto_update_check_every_seconds: the first retry waits so long, each
-// further one twice as long as the one before, and up to a tenth more, so that
-// machines that failed together do not come back together. Failures within one
-// interval, after a boot or at an impatient operator's hands, count as one. A
-// failure later than now tells that the clock was wrong then or is wrong now, and
-// nothing about how long ago it was: it does not wait, or it might for decades.
-// manifest is the sha256 of its bytes; "" stands for manifests that could not
-// be had at all. A source that takes no more requests is left alone as long as
-// it says, but no longer than a day.
+// Backoff returns the time before which scheduled attempts leave a manifest alone because
+// attempts at it failed, or zero. manifest is the sha256 of its bytes; "" stands for
+// manifests that could not be fetched at all. every is the target's
+// auto_update_check_every_seconds: the first retry waits that long, each further one
+// twice as long as the one before, but a day at most, and up to a tenth more, so that
+// machines that failed together do not retry together. Failures within one interval,
+// after a boot or because an operator tries again at once, count as one. A failure later
+// than now shows that the clock was wrong then or is wrong now; it is not waited for,
+// because that might take decades. A source that asks for a pause is left alone for as
+// long as it says, but not for more than a day.
 func Backoff(history []state.Attempt, manifest string, every time.Duration, now time.Time) time.Time {
 	n := 0
 	var last, counted state.Attempt
 	for _, a := range slices.Backward(history) {
 		if a.Result == state.ResultNotAttempted || a.Result == state.ResultHandedOn || a.Result == state.ResultOnTrial || a.Stage == "begin" {
-			continue // says nothing of the source
+			continue // says nothing about the source
 		}
 		if a.Result == state.ResultAvailable && a.Manifest == manifest {
-			continue // it was only looked at
+			continue // it was only checked
 		}
 		if a.Failed() && a.Manifest == "" && manifest != "" {
-			continue // it could not be had for a while
+			continue // the manifest could not be fetched for a while
 		}
 		if a.Expired && manifest != "" {
-			continue // and forgives no release what it did before
+			continue // expired metadata say nothing about what the release did
 		}
 		if a.Manifest != manifest || !a.Failed() {
 			break

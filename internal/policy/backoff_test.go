@@ -20,7 +20,7 @@ func TestBackoff(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		history  []state.Attempt
-		from, to time.Duration // after the last one; zero: no wait
+		from, to time.Duration // the wait after the last attempt; zero: none
 	}{
 		{name: "no history"},
 		{name: "installed", history: of("m", state.ResultCommitted)},
@@ -52,8 +52,8 @@ func TestBackoff(t *testing.T) {
 			}
 		})
 	}
-	// A server's own word counts where it is later, and for a day at most. Beyond
-	// what a source says, other failures back off as ever.
+	// A server's Retry-After counts if it is later, and for a day at most. Other failures
+	// back off as usual, beyond what a source says.
 	for _, c := range []struct {
 		after, want time.Duration
 		n           int
@@ -70,7 +70,7 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%d limited for %s: waits %s, want %s", c.n, c.after, got, c.want)
 		}
 	}
-	// A minute apart after a boot, or asked for again and again: one failure.
+	// Failures a minute apart, after a boot or by an operator, count as one.
 	h := of("m", state.ResultFailed, state.ResultFailed, state.ResultNotDownloaded, state.ResultNotDownloaded, state.ResultNotDownloaded)
 	for i := range h {
 		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
@@ -78,13 +78,13 @@ func TestBackoff(t *testing.T) {
 	if got := Backoff(h, "m", time.Hour, last).Sub(last); got != time.Hour {
 		t.Errorf("after five failures in as many minutes it waits %s", got)
 	}
-	// What did not begin has asked no source.
+	// An attempt that did not begin has asked no source.
 	h = of("m", state.ResultCurrent, state.ResultMisconfigured)
 	if h[1].Stage = "begin"; !Backoff(h, "m", time.Hour, last).IsZero() {
 		t.Error("waits after an attempt that did not begin")
 	}
-	// A clock that was at 2100 does not lock anything up until then, and one that
-	// was at 1970 changes nothing.
+	// A clock that was at 2100 blocks nothing until then, and one that was at 1970
+	// changes nothing.
 	for year, waits := range map[int]bool{2100: false, 1970: true} {
 		h := of("m", state.ResultFailed, state.ResultFailed)
 		h[1].Time = time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -93,7 +93,7 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("a failure in %d: waits until %s", year, until)
 		}
 	}
-	// To look at it, or to find its source down for a while, is no success.
+	// A check, or a source that was down for a while, is no success.
 	h = of("m", state.ResultFailed, state.ResultFailed, state.ResultAvailable, state.ResultNotDownloaded)
 	h[3].Manifest = ""
 	if got := Backoff(h, "m", time.Hour, last).Sub(h[1].Time); got < 2*time.Hour {
@@ -102,7 +102,7 @@ func TestBackoff(t *testing.T) {
 	if h[2].Manifest = "n"; !Backoff(h, "m", time.Hour, last).IsZero() {
 		t.Error("waits after another manifest was used")
 	}
-	// As recorded by unattended attempts, all with the same words.
+	// These are recorded by unattended attempts with the same reason.
 	var s state.Status
 	for i := range 4 {
 		s.Record(state.Attempt{ID: state.AttemptID(fmt.Sprint("a-", i)), Origin: state.OriginSchedule, Manifest: "m", Result: state.ResultRefused, Reason: "no",
@@ -111,7 +111,7 @@ func TestBackoff(t *testing.T) {
 	if got := Backoff(s.Attempts, "m", time.Hour, last).Sub(last); got < 8*time.Hour {
 		t.Errorf("after four failures waits %s", got)
 	}
-	// A day is the most, but never less than the interval that was asked for.
+	// The wait is a day at most, but never less than the configured interval.
 	if got := Backoff(of("m", state.ResultFailed, state.ResultFailed), "m", 48*time.Hour, last).Sub(last); got < 48*time.Hour {
 		t.Errorf("waits %s, less than the interval", got)
 	}

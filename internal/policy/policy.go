@@ -1,7 +1,8 @@
 // Package policy decides what an attempt may do, from what is known. It is pure: it
 // touches no file, no unit and no network. root asks it before an attempt begins and
-// before it installs, the fetcher before it downloads, status and the check-in gate
-// before any of them. So one rule has one place, and all give the same reason.
+// before it installs, the fetcher before it downloads, and status and the check-in gate
+// before any of these. So each rule stands in one place, and all callers give the same
+// reason.
 package policy
 
 import (
@@ -14,36 +15,36 @@ import (
 
 // Rules are what a target file says about which releases are installed, and when.
 type Rules struct {
-	Target     string // its name
+	Target     string // the target's name
 	AutoUpdate bool
 	Versions   version.Range
 	Downgrade  bool
 	CheckEvery time.Duration
 }
 
-// Unit is how systemd sees a target's unit.
+// Unit is the state of a target's unit in systemd.
 type Unit struct {
 	Name, Load, Active string
-	Queued             bool // a job is about to change that
-	Passing            bool // it never stays active: Type=oneshot without RemainAfterExit=yes
+	Queued             bool // a job is about to change the state
+	Passing            bool // the unit never stays active: Type=oneshot without RemainAfterExit=yes
 }
 
-// Release is a release that may be installed. Fields that are not known are zero.
+// Release is a release that may be installed. A field that is not known is zero.
 type Release struct {
 	Version     string
 	Sequence    int64
-	Disabled    bool   // by its publisher
-	NotYet      string // as of [NotYet]
+	Disabled    bool   // the publisher has disabled updates
+	NotYet      string // what [NotYet] returned
 	Manifest    string // sha256 of the manifest's bytes
 	Archive     string // sha256
 	Fingerprint string // of the files that it installs
-	// Staged says that its files are at hand: they decide whether it is installed
-	// already, and not its version.
+	// Staged says that the release's files are on disk. Then the files, and not the
+	// version, decide whether it is installed already.
 	Staged bool
 }
 
-// Known is what is known of an attempt when a caller asks. A rule refuses nothing
-// for what is not known.
+// Known is what is known of an attempt when a caller asks. A rule refuses nothing because
+// of what is not known.
 type Known struct {
 	Rules   Rules
 	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks or goes back
@@ -55,20 +56,20 @@ type Known struct {
 	Now     time.Time // in the location in which times are printed
 }
 
-// Decision is why something is not installed. The zero Decision is that it may be.
+// Decision says why something is not installed. The zero Decision means that it may be.
 type Decision struct {
-	Rule   Rule         // "" when it may be installed
-	Result state.Result // of an attempt that ends for it
-	Reason string       // "" when the result says all
-	Hint   string       // what to do about it
+	Rule   Rule         // "" if it may be installed
+	Result state.Result // the result of an attempt that this decision ends
+	Reason string       // "" if the result says all
+	Hint   string       // what the operator can do about it
 	// Rejection is what [RuleRejected] found.
 	Rejection *state.Rejection
 }
 
-// Refused reports whether it is not installed.
+// Refused reports whether the decision is not to install.
 func (d Decision) Refused() bool { return d.Rule != "" }
 
-// String is the reason, with the hint at its end.
+// String returns the reason, with the hint at its end.
 func (d Decision) String() string {
 	if d.Hint == "" {
 		return d.Reason
@@ -76,7 +77,7 @@ func (d Decision) String() string {
 	return d.Reason + " (hint: " + d.Hint + ")"
 }
 
-// Err is the decision as a [state.Failure]; nil when there is no reason to give.
+// Err returns the decision as a [state.Failure], or nil if it has no reason.
 func (d Decision) Err() error {
 	if d.Reason == "" {
 		return nil
@@ -84,7 +85,7 @@ func (d Decision) Err() error {
 	return state.Fail(d.Result, "%s", d)
 }
 
-// Decide returns the first rule that keeps the attempt from installing.
+// Decide returns the decision of the first rule that refuses, or the zero Decision.
 func Decide(k Known) Decision {
 	holds := k.conditions()
 	for _, r := range rules {
@@ -99,13 +100,13 @@ func Decide(k Known) Decision {
 	return Decision{}
 }
 
-// condition is a set of what must hold for a rule to be asked.
+// condition is a set of conditions under which a rule is asked.
 type condition uint
 
 const (
 	unattended condition = 1 << iota // no person asked for the attempt
-	installing                       // it is to install, not only to check
-	offered                          // a release is known, and it is not the one to go back to
+	installing                       // the attempt is to install, not only to check
+	offered                          // a release is known, and the attempt is no rollback
 )
 
 func (k Known) conditions() (c condition) {

@@ -7,7 +7,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// known is what is known of a scheduled attempt that may install 1.1.0 over 1.0.0.
+// known returns what is known of a scheduled attempt that may install 1.1.0 over 1.0.0.
 func known() Known {
 	return Known{
 		Rules: Rules{Target: "agent", AutoUpdate: true, CheckEvery: time.Hour},
@@ -38,14 +38,14 @@ func reject(k *Known) {
 func lower(k *Known) { k.Release.Version, k.Release.Sequence = "0.9.0", 1 }
 func same(k *Known)  { k.Release.Version, k.Release.Sequence = "v1.0.0", 1 }
 
-// failed is one that failed at a manifest: "" for none that was had.
+// failed adds an attempt that failed at a manifest; "": no manifest was fetched.
 func failed(manifest string) func(*Known) {
 	return func(k *Known) {
 		k.History = []state.Attempt{{ID: "a", Time: k.Now.Add(-time.Minute), Manifest: manifest, Result: state.ResultNotDownloaded}}
 	}
 }
 
-// TestDecide: each rule, whom it binds, and its place among the others.
+// TestDecide checks each rule, the attempts that it binds, and its place in the order.
 func TestDecide(t *testing.T) {
 	const rejection = "it was rejected on 2026-11-01 12:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"
 	held := Decision{RuleHeld, state.ResultNotAttempted, "it is held since 2026-11-01", "machinemon-update unhold agent", nil}

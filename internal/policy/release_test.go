@@ -8,7 +8,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
-// TestVersions: source.versions, and which attempts may go down.
+// TestVersions checks source.versions, and which attempts may install a lower version.
 func TestVersions(t *testing.T) {
 	const (
 		lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"

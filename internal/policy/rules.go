@@ -28,8 +28,8 @@ const (
 	RuleBackoff    Rule = "backoff"
 )
 
-// rules has the rules in the order in which they are asked. A rule that refuses returns
-// why; without another result the attempt ends as not attempted.
+// rules lists the rules in the order in which Decide asks them. A rule that refuses
+// returns why; unless it sets a result, the attempt ends as not attempted.
 var rules = []struct {
 	name    Rule
 	needs   condition
@@ -73,10 +73,10 @@ func current(k Known) (Decision, bool) {
 	return Decision{Result: state.ResultCurrent}, same && !k.Release.Staged && !rebuilt(k)
 }
 
-// rebuilt reports whether the publisher has put other bytes under the version that
-// is installed, which makes the sequence grow. Where it is not known which bytes
-// are installed, the version decides alone; but not of an archive that the operator
-// names: that one is wanted under any version.
+// rebuilt reports whether the publisher has published other bytes, with a higher
+// sequence, under the version that is installed. If the installed bytes are not known,
+// the version alone decides. An archive that the operator names counts as rebuilt,
+// because the operator wants it under any version.
 func rebuilt(k Known) bool {
 	if k.Order.Brought() && k.Release.Sequence == 0 {
 		return true
@@ -94,9 +94,9 @@ func rejected(k Known) (d Decision, refused bool) {
 	return d, true
 }
 
-// outOfRange holds the release against source.versions, which is the operator's own
-// word and binds operators, too. An archive that they name in place of the source is
-// bound by nothing.
+// outOfRange refuses a release that is not in source.versions, which binds the operator's
+// attempts, too, because the operator set it. It does not bind an archive that the
+// operator names in place of the source.
 func outOfRange(k Known) (Decision, bool) {
 	reason := fmt.Sprintf("%s is not in source.versions %q", k.Release.Version, k.Rules.Versions)
 	if !version.Ordered(k.Release.Version) {
@@ -106,10 +106,10 @@ func outOfRange(k Known) (Decision, bool) {
 		!k.Order.Brought() && !k.Rules.Versions.Has(k.Release.Version)
 }
 
-// down keeps an unattended attempt from going down: a maintenance release of an old
-// line is "latest" for a while, and a newer program's data would be left to an older
-// one. Only the publisher, by a higher sequence, withdraws a release; only the
-// operator, by source.downgrade, lets the source decide.
+// down keeps an unattended attempt from installing a lower version: a maintenance release
+// of an old line is "latest" for a while, and an older program would work on a newer
+// one's data. Only the publisher withdraws a release, by a higher sequence; only the
+// operator lets the source decide, by source.downgrade.
 func down(k Known) (Decision, bool) {
 	descent := Descent(k.Release.Version, k.Order.Installed)
 	return Decision{Reason: descent + ", and no schedule goes down",
@@ -117,8 +117,8 @@ func down(k Known) (Decision, bool) {
 		descent != "" && !k.Order.Brought() && !k.Rules.Downgrade && !withdraws(k)
 }
 
-// Descent is a sentence for people about an install that goes to a lower version;
-// "" where it does not, or the versions have no order.
+// Descent returns a sentence for people about an install that goes to a lower version, or
+// "" if it does not or the versions have no order.
 func Descent(to, installed string) string {
 	if !version.Lower(to, installed) {
 		return ""
@@ -126,15 +126,15 @@ func Descent(to, installed string) string {
 	return to + " is lower than the installed " + installed
 }
 
-// withdraws reports whether the publisher has put the release behind the installed
-// one on purpose. Both sequences must be known.
+// withdraws reports whether the publisher has put the release behind the installed one on
+// purpose, by a higher sequence. Both sequences must be known.
 func withdraws(k Known) bool {
 	r := k.Status.Installed
 	return r != nil && manifest.SameVersion(r.Version, k.Order.Installed) && r.Sequence > 0 && k.Release.Sequence > r.Sequence
 }
 
-// NotYet is why a machine at this place, 0 to 99, is not to install a release by
-// itself; "" if it may. That spares the publisher a fleet with a bad release and
+// NotYet returns why a machine at this place, 0 to 99, is not to install a release by
+// itself, or "" if it may. A rollout spares the publisher a fleet with a bad release. It
 // protects nothing: a person who can write the manifest can write 100.
 func NotYet(r *manifest.Rollout, place int) string {
 	if r == nil || place < r.Percent {
@@ -159,8 +159,8 @@ func changed(k Known) (Decision, bool) {
 	return Decision{Reason: "the installed files were changed by hand", Hint: "machinemon-update apply " + k.Rules.Target}, k.Changed
 }
 
-// notUpdatable refuses a unit that is not there or that a person stopped. A failed or
-// crash-looping one is updated: that may be the cure.
+// notUpdatable refuses a unit that is not there or that a person stopped. It does not
+// refuse a failed or crash-looping unit, because the update may be the cure.
 func notUpdatable(k Known) (Decision, bool) {
 	u := k.Unit
 	switch {

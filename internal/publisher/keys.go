@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/release"
 )
 
-// keysDir is "" for a user without a home, such as a service: then --keys or --key
-// say where they are.
+// keysDir returns the default directory of keys. It is "" for a user without a home, such
+// as a service: then --keys or --key must say where the keys are.
 func keysDir() string {
 	config, err := os.UserConfigDir()
 	if err != nil {
@@ -19,7 +19,7 @@ func keysDir() string {
 	return filepath.Join(config, "machinemon-release", "keys")
 }
 
-// keyFlags are the flags of every verb that signs.
+// keyFlags adds the flags of each verb that signs.
 func keyFlags(c *cobra.Command) func() release.Keys {
 	var k release.Keys
 	c.Flags().StringVar(&k.Dir, "keys", keysDir(), "`directory` of the keys: root/, targets/ and online/")

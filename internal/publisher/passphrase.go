@@ -12,15 +12,15 @@ import (
 	"golang.org/x/term"
 )
 
-// passphrase comes from a file descriptor, else from a credential of systemd's, else
-// from whoever sits at the terminal. Never from an argument or the environment,
-// which other users and core dumps show.
+// passphrase reads a passphrase from a file descriptor, else from a credential of
+// systemd, else from the terminal. It never reads one from an argument or the
+// environment, which other users and core dumps can show.
 type passphrase struct {
 	fd    int
 	known []byte
 }
 
-// credential is the name that a unit gives the passphrase with LoadCredential=.
+// credential is the name of the passphrase in a unit's LoadCredential=.
 const credential = "passphrase"
 
 func passphraseFlag(c *cobra.Command) *passphrase {
@@ -53,7 +53,7 @@ func (p *passphrase) read(prompt string) ([]byte, error) {
 	return b, nil
 }
 
-// file is nil where a person has to be asked.
+// file returns the file to read, or nil if the terminal must be asked.
 func (p *passphrase) file() (*os.File, error) {
 	if p.fd >= 0 {
 		return os.NewFile(uintptr(p.fd), "passphrase"), nil
@@ -84,7 +84,7 @@ func ask(prompt string) ([]byte, error) {
 	return b, err
 }
 
-// choose has a new passphrase typed twice.
+// choose asks for a new passphrase twice.
 func (p *passphrase) choose() ([]byte, error) {
 	first, err := p.read("New passphrase: ")
 	if err != nil || p.known != nil {

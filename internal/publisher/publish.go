@@ -103,6 +103,6 @@ func deltaProgress() func(done, total int) {
 			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(terminal),
 				progressbar.OptionSetDescription("deltas"), progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())
 		}
-		bar.Set(done) // a bar that cannot be drawn is no reason to stop
+		bar.Set(done) // an error of drawing must not stop the publication
 	}
 }

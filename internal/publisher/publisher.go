@@ -1,6 +1,6 @@
 // Package publisher is the publisher's command: its verbs write the directory that a
-// target's source.url points at, and keep the keys that sign it. See package release
-// for what it does there.
+// target's source.url points to, and manage the keys that sign it. Package release does
+// the work.
 package publisher
 
 import (
@@ -23,10 +23,10 @@ func Main(args []string, version string) int {
 	return cli.Run(root, func(error) int { return 1 })
 }
 
-// oneDirectory is the argument of most verbs.
+// oneDirectory accepts the arguments of most verbs.
 var oneDirectory = cli.Args("one directory", "", cli.Exactly(1))
 
-// releaseTime is now, or what a reproducible build says it is:
+// releaseTime returns the current time, or the one that a reproducible build sets:
 // https://reproducible-builds.org/specs/source-date-epoch/
 func releaseTime() (time.Time, error) {
 	s, ok := os.LookupEnv("SOURCE_DATE_EPOCH")
@@ -34,7 +34,7 @@ func releaseTime() (time.Time, error) {
 		return time.Now(), nil
 	}
 	seconds, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || seconds < 0 || seconds > 253402300799 { // the end of 9999, RFC 3339's
+	if err != nil || seconds < 0 || seconds > 253402300799 { // the end of 9999, the last year of RFC 3339
 		return time.Time{}, fmt.Errorf("cannot use SOURCE_DATE_EPOCH: %q is not a number of seconds since 1970", s)
 	}
 	return time.Unix(seconds, 0), nil

@@ -37,7 +37,7 @@ func refreshCommand() *cobra.Command {
 			return err
 		}
 		for _, r := range s.Roles {
-			// A week after the next run is too late for these.
+			// The next run renews snapshot and timestamp; warn about the others only.
 			if (r.Role == "root" || r.Role == "targets") && r.Expires.Before(now.AddDate(0, 0, 14)) {
 				fmt.Fprintf(os.Stderr, "machinemon-release: %s expires %s (hint: %s)\n", r.Signed, in(r.Expires, now), renew[string(r.Role)])
 			}

@@ -143,7 +143,7 @@ func (q *rootRequest) run(c *cobra.Command, request release.RootRequest, do func
 	return err
 }
 
-// review shows a draft before it is signed, and asks whoever sits there.
+// review shows a draft before it is signed, and asks for consent on a terminal.
 func review(out io.Writer, d release.Draft) error {
 	if _, err := fmt.Fprintf(out, "%s, to be signed:\n  %s\n", d.File, strings.Join(d.Changes, "\n  ")); err != nil {
 		return err

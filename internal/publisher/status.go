@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/release"
 )
 
-// renew says what prolongs a role.
+// renew has the verb that renews each role's signature.
 var renew = map[string]string{"root": "rotate", "targets": "set", "snapshot": "refresh", "timestamp": "refresh"}
 
 func statusCommand() *cobra.Command {
@@ -50,7 +50,7 @@ func statusCommand() *cobra.Command {
 	}
 }
 
-// summary ends with an error if something has expired: no machine updates then.
+// summary returns an error if something has expired, because then no machine updates.
 func summary(c *cobra.Command, s *release.Status, now time.Time) error {
 	out := c.OutOrStdout()
 	switch m := s.Manifest; {

@@ -9,7 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// archiveName is what an archive's file name says.
+// archiveName holds the parts of an archive's file name.
 type archiveName struct {
 	product   string // machinemon-client
 	platform  string // linux-amd64
@@ -17,20 +17,20 @@ type archiveName struct {
 }
 
 var (
-	// Platforms as the machines name themselves (manifest.Host), with any separator.
+	// The platforms are those of manifest.Host, with any separator.
 	platformName = regexp.MustCompile(`^(.*?)[-_.]?(linux|darwin)[-_.](386|amd64|arm64|armv5|armv6|armv7|loong64|mips64le|ppc64le|riscv64|s390x)` +
 		`(\.tar\.gz|\.tgz|\.tar\.zst|\.tzst)$`)
 	versionPart = regexp.MustCompile(`[-_.]v?[0-9].*$`)
 )
 
-// parseName reads names such as machinemon-client-linux-amd64.tar.gz and
+// parseName parses names such as machinemon-client-linux-amd64.tar.gz and
 // node_exporter-1.9.1.linux-amd64.tar.gz.
 func parseName(path, version string) (archiveName, error) {
 	m := platformName.FindStringSubmatch(filepath.Base(path))
 	if m == nil {
 		return archiveName{}, errors.New("its name does not end in a platform and a format, such as -linux-amd64.tar.gz or _linux_armv7.tar.zst")
 	}
-	// The version as given may be of any form (build-17); others are known by their digits.
+	// The given version may have any form (build-17); others are recognized by digits.
 	product := m[1]
 	for _, v := range []string{version, strings.TrimPrefix(version, "v")} {
 		for _, separator := range []string{"-", "_", "."} {

@@ -19,15 +19,16 @@ import (
 )
 
 const (
-	// smallest is below what a delta saves worth a request of its own.
+	// smallest is the size in bytes of the smallest file whose delta is worth a request.
 	smallest = 64 << 10
-	// deltaMemory bounds the files, old and new, that are worked on at once. With
-	// the encoder's own the program was seen to take four times as much.
+	// deltaMemory limits the total size in bytes of the files, old and new, of the deltas
+	// that are made at once. The program was seen to take four times as much, with the
+	// encoder's memory.
 	deltaMemory = 256 << 20
 )
 
-// previous are the releases before this one that the directory still has, the
-// newest first. Without signed manifests that is only the last one.
+// previous returns the earlier releases that the directory still has, the newest first.
+// Without signed manifests it has only the last one.
 func (d *dir) previous(old *manifest.Manifest) ([]*manifest.Manifest, error) {
 	entries, err := os.ReadDir(d.Name())
 	if err != nil {
@@ -41,7 +42,7 @@ func (d *dir) previous(old *manifest.Manifest) ([]*manifest.Manifest, error) {
 		if !hashed.MatchString(e.Name()) {
 			continue
 		}
-		// One that cannot be read is no release to start from.
+		// A manifest that cannot be read is not a release to start from.
 		if m, err := readManifest(filepath.Join(d.Name(), e.Name())); err == nil && m != nil {
 			all = append(all, m)
 		}
@@ -50,18 +51,18 @@ func (d *dir) previous(old *manifest.Manifest) ([]*manifest.Manifest, error) {
 	return all, nil
 }
 
-// job is one delta to be made.
+// job is one delta to make.
 type job struct {
 	platform, entry string
 	from            manifest.Content
 	old, new        string // paths of the unpacked files
 
-	made *temporary // nil: not worth it
+	made *temporary // nil: a delta is not worth it
 	err  error
 }
 
-// deltas makes the deltas of every platform that is published, from the last n
-// releases, and puts them into the platforms. The files belong to the caller.
+// deltas makes deltas from the last n releases for each platform that is published, and
+// adds them to platforms. The caller must publish or discard the returned files.
 func (d *dir) deltas(q Request, product string, old *manifest.Manifest, platforms map[string]manifest.Platform, archives map[string]*temporary) ([]*temporary, error) {
 	if q.Deltas == 0 {
 		return nil, nil
@@ -79,7 +80,7 @@ func (d *dir) deltas(q Request, product string, old *manifest.Manifest, platform
 	var jobs []*job
 	for _, key := range slices.Sorted(maps.Keys(platforms)) {
 		if old != nil && old.Version == q.Version && old.Platforms[key].SHA256 == platforms[key].SHA256 {
-			continue // it has its deltas already
+			continue // its deltas exist
 		}
 		more, err := u.jobs(key, q, platforms[key], archives[key].path, before)
 		if err != nil {
@@ -112,7 +113,7 @@ func (d *dir) deltas(q Request, product string, old *manifest.Manifest, platform
 	return made, nil
 }
 
-// unpacker unpacks archives into files of its own, named by number.
+// unpacker unpacks archives into numbered directories below work.
 type unpacker struct {
 	dir  *dir
 	work string
@@ -144,7 +145,7 @@ func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map
 	return at, err
 }
 
-// jobs pairs the files of an archive with those of the releases before.
+// jobs pairs the files of an archive with those of the earlier releases.
 func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string, before []*manifest.Manifest) ([]*job, error) {
 	large := func(p manifest.Platform) map[string]manifest.Content {
 		c := maps.Clone(p.Contents)
@@ -153,7 +154,7 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 	}
 	var (
 		jobs []*job
-		news map[string]string // unpacked when there is something to compare
+		news map[string]string // unpacked once there is something to compare
 		from = map[string]bool{p.SHA256: true}
 		done = map[string]bool{}
 	)
@@ -175,7 +176,7 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 				return nil, plain(err)
 			}
 		}
-		byName := map[string]string{} // without the version that many archives have in their names
+		byName := map[string]string{} // many archives have the version in their file names
 		for name := range olds {
 			byName[unversioned(name, m.Version)] = name
 		}
@@ -199,8 +200,8 @@ func unversioned(name, version string) string {
 	return strings.ReplaceAll(name, strings.TrimPrefix(version, "v"), "{version}")
 }
 
-// run does the jobs on all processors, within deltaMemory: one that is larger runs
-// by itself.
+// run does the jobs on all processors, within deltaMemory: a job that needs more runs
+// alone.
 func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress func(done, total int)) {
 	var (
 		mu      sync.Mutex
@@ -235,7 +236,7 @@ func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress 
 	running.Wait()
 }
 
-// diff makes one delta, and none that is not at most half of the archive.
+// diff makes one delta. It returns nil if the delta is larger than half of the archive.
 func (d *dir) diff(j *job, archiveSize int64) (*temporary, error) {
 	before, err := os.ReadFile(j.old)
 	if err != nil {

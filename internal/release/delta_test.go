@@ -13,11 +13,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// testDeltas is from how many releases back: publish makes none by itself.
+// testDeltas is the number of releases back: Publish makes no deltas by default.
 const testDeltas = 3
 
-// Deltas lead from the releases before to this one, and are made for files that
-// changed only.
+// TestDeltas: deltas lead from the earlier releases to this one, and are made only for
+// files that changed.
 func TestDeltas(t *testing.T) {
 	testkit.Slow(t)
 	s := newTestDir(t)
@@ -53,14 +53,14 @@ func TestDeltas(t *testing.T) {
 	if v := s.verify("v5"); v.Files != 4 {
 		t.Errorf("%d files", v.Files)
 	}
-	// The same again makes none, and changes nothing.
+	// The same archive again makes no deltas and changes nothing.
 	q := s.request("v5")
 	q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
 	before := s.files()
 	if _, changed, err := Publish(q); err != nil || changed || !mapsEqual(before, s.files()) {
 		t.Errorf("changed %v, %v", changed, err)
 	}
-	// A damaged archive is seen by verify.
+	// Verify finds a damaged delta.
 	p := s.verify("v5").Release.Manifest.Platforms["linux-amd64"]
 	s.must(os.WriteFile(filepath.Join(s.dir, p.Deltas[0].File), nil, 0o644))
 	_, err := Verify(s.dir, "", s.now)

@@ -16,11 +16,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// dir is the directory published into, locked.
+// dir is the locked directory of a publication.
 type dir struct{ *os.File }
 
-// openDir waits for other publishers and clears what a killed one left. The lock
-// is on the directory itself and goes with the process.
+// openDir locks the directory itself, which waits for other publishers, and removes the
+// files of a publisher that was killed. The lock ends with the process.
 func openDir(path string) (*dir, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -60,16 +60,16 @@ func (d *dir) clear() error {
 
 const temporaryPrefix = ".publish-"
 
-// temporary is a file in the directory that has no name of its own yet.
+// temporary is a file in the directory that does not have its final name yet.
 type temporary struct {
 	dir    *dir
 	path   string
-	name   string // that keep gives it
+	name   string // final name, given by publish
 	sha256 string
 	size   int64
 }
 
-// temporary copies r into a new file, readable by all and on the disk.
+// temporary copies r into a new file that is readable by all, and syncs it to the disk.
 func (d *dir) temporary(r io.Reader) (*temporary, error) {
 	f, err := os.CreateTemp(d.Name(), temporaryPrefix)
 	if err != nil {
@@ -103,7 +103,7 @@ func (d *dir) copyOf(path string) (*temporary, error) {
 	return d.temporary(f)
 }
 
-// describe reads the archive as a machine would.
+// describe reads the archive as a machine does.
 func (t *temporary) describe() (manifest.Platform, error) {
 	p := manifest.Platform{File: t.name, SHA256: t.sha256, Size: t.size, Contents: map[string]manifest.Content{}}
 	f, err := os.Open(t.path)
@@ -125,7 +125,7 @@ func (t *temporary) describe() (manifest.Platform, error) {
 	return p, nil
 }
 
-// keep gives the file its name, unless that very file is there already.
+// publish gives the file its name, unless that name already has the same bytes.
 func (t *temporary) publish() error {
 	if sum, err := digest(filepath.Join(t.dir.Name(), t.name)); err == nil && sum == t.sha256 {
 		return nil
@@ -136,13 +136,13 @@ func (t *temporary) publish() error {
 	return kept(t.name)
 }
 
-// kept is called after every file that got its name: tests die there.
+// kept is called after each file that got its name. Tests replace it to fail there.
 var kept = func(name string) error { return nil }
 
-// discard removes the file if it was not kept; if that fails the next run does it.
+// discard removes the file unless it was published. If that fails, the next run does it.
 func (t *temporary) discard() { os.Remove(t.path) }
 
-// replace writes a file in one step, after all that was kept before it.
+// replace writes a file in one step. Files published earlier reach the disk before it.
 func (d *dir) replace(name string, text []byte) error {
 	t, err := d.temporary(bytes.NewReader(text))
 	if err != nil {
@@ -169,9 +169,9 @@ func digest(path string) (string, error) {
 	return sum, err
 }
 
-// plain is the cause alone, for errors whose text already has the path.
+// plain returns the cause alone, for errors whose text already has the path.
 func plain(err error) error {
-	if p, ok := err.(*fs.PathError); ok { // one further in belongs to what is said around it
+	if p, ok := err.(*fs.PathError); ok { // a PathError further in belongs to the text around it
 		return p.Err
 	}
 	return err

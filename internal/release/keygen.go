@@ -14,9 +14,9 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
-// Keygen makes a key in DIR/<holder> and returns the path of its public half. A
-// passphrase of nil leaves it unencrypted. If it fails it leaves no key behind, and
-// it never replaces one.
+// Keygen makes a key in DIR/<holder> and returns the path of its public half. It does not
+// encrypt the key if passphrase is nil. It never replaces a key, and leaves none after an
+// error.
 func Keygen(dir, holder string, passphrase []byte) (public string, err error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("cannot make a key in %s: %w", dir, plain(err)) }
 	if !slices.Contains(Holders, holder) {
@@ -50,13 +50,13 @@ func Keygen(dir, holder string, passphrase []byte) (public string, err error) {
 		return fail(err)
 	}
 	base := filepath.Join(into, id[:12])
-	// The secret first: a public key without it would be worth nothing.
+	// The secret half comes first: the public half is useless without it.
 	if err := writeNew(base+secretKey, cryptoutils.PEMEncode(kind, der), 0o600); err != nil {
 		return fail(err)
 	}
 	err = writeNew(base+publicKey, pubText, 0o644)
 	if err == nil {
-		// Whoever is told of a key takes its medium away: all that leads to it must be there.
+		// The holder may remove the medium after this: sync all directories.
 		for _, d := range []string{into, dir, filepath.Dir(dir)} {
 			if err = syncDir(d); err != nil {
 				break
@@ -73,7 +73,7 @@ func Keygen(dir, holder string, passphrase []byte) (public string, err error) {
 	return base + publicKey, nil
 }
 
-// writeNew leaves either the whole file, on the disk, or none.
+// writeNew leaves the whole file on the disk, or after an error no file.
 func writeNew(path string, b []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

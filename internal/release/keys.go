@@ -18,25 +18,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The holders of keys. Snapshot and timestamp have one key, because whoever signs
-// the one by a timer signs the other with it.
+// The holders of keys. Snapshot and timestamp share one key, because the timer that signs
+// one also signs the other.
 const (
 	RootKey    = "root"
 	TargetsKey = "targets"
 	OnlineKey  = "online"
 )
 
-// Holders are those a key can be made for.
+// Holders are the holders for which Keygen makes keys.
 var Holders = []string{RootKey, TargetsKey, OnlineKey}
 
 const (
 	secretKey = ".pem" // PKCS #8, encrypted as sigstore's tools do
 	publicKey = ".pub" // PKIX
-	// maxKey is far above what such a file has.
+	// maxKey is a size in bytes far above that of a key file.
 	maxKey = 64 << 10
 )
 
-// Keys is where private keys are:
+// Keys says where the private keys are:
 //
 //	DIR/root/<id>.pem       0600, and beside it <id>.pub
 //	DIR/targets/<id>.pem
@@ -44,10 +44,10 @@ const (
 type Keys struct {
 	Dir        string
 	Files      []string                          // private keys elsewhere, of any holder
-	Passphrase func(file string) ([]byte, error) // is asked for encrypted ones
+	Passphrase func(file string) ([]byte, error) // called for encrypted keys
 }
 
-// keyID is TUF's name of a key.
+// keyID returns the ID that TUF gives a key.
 func keyID(public crypto.PublicKey) (string, error) {
 	k, err := metadata.KeyFromPublicKey(public)
 	if err != nil {
@@ -78,9 +78,9 @@ func readKeyFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxKey))
 }
 
-// noRoot refuses while the directory holds a root key that can be read. Whoever
-// takes over a machine that publishes takes all the keys on it, and the root is what
-// brings the others back. Keys on other media are out of its sight.
+// noRoot returns an error while the directory has a root key that can be read. A thief of
+// the publishing machine gets all keys on it, and the root key is needed to replace the
+// others. noRoot cannot see keys on other media.
 func (k Keys) noRoot() error {
 	for _, path := range k.of(RootKey) {
 		if unix.Access(path, unix.R_OK) == nil {
@@ -90,23 +90,23 @@ func (k Keys) noRoot() error {
 	return nil
 }
 
-// of lists the private keys of a holder in the directory.
+// of returns the private keys of a holder in the directory.
 func (k Keys) of(holder string) []string {
 	if k.Dir == "" {
 		return nil
 	}
-	found, _ := filepath.Glob(filepath.Join(k.Dir, holder, "*"+secretKey)) // the pattern is good
+	found, _ := filepath.Glob(filepath.Join(k.Dir, holder, "*"+secretKey)) // the pattern is valid
 	return found
 }
 
-// signers loads every key of the holder that the root names for the role.
+// signers loads each key of the holder that the root names for the role.
 func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]signature.Signer, error) {
 	var all []signature.Signer
 	wanted := root.Roles[role].KeyIDs
 	for _, path := range append(k.of(holder), k.Files...) {
 		if pub, err := readPublic(strings.TrimSuffix(path, secretKey) + publicKey); err == nil {
 			if id, err := pub.ID(); err != nil || !slices.Contains(wanted, id) && !slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
-				continue // and no passphrase is asked for it
+				continue // so that no passphrase is asked for
 			}
 		}
 		s, id, err := k.load(path)
@@ -167,8 +167,8 @@ func (k Keys) load(path string) (signature.Signer, string, error) {
 	return s, id, nil
 }
 
-// onlyOurs refuses a key that others can read. systemd keeps credentials from
-// others by an ACL, which looks like a group's right.
+// onlyOurs refuses a key that others can read. It accepts credentials of systemd: an ACL
+// protects them, which looks like a permission of the group.
 func onlyOurs(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -47,12 +47,12 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// A key is on the disk as a whole, with its other half, or not at all.
+// TestKeygenFullDisk: a key is on the disk with both halves, or not at all.
 func TestKeygenFullDisk(t *testing.T) {
 	testkit.NeedRoot(t, "it mounts a small disk")
 	for name, options := range map[string]string{
 		"no room for the secret key":  "size=4k",
-		"no inode for the public one": "nr_inodes=4", // of these the root, keys/, online/ and the secret
+		"no inode for the public one": "nr_inodes=4", // taken by the root directory, keys/, online/ and the secret half
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

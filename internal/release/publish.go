@@ -1,7 +1,7 @@
-// Package release is the publisher: it makes a directory of archives into what a
-// target's source.url points at.
+// Package release is the publisher: it fills the directory that a target's source.url
+// points to.
 //
-// It owns these in that directory, and leaves everything else in it alone:
+// It owns these files in the directory, and leaves all others alone:
 //
 //	client-manifest.json                                      the newest release, replaced last
 //	<product>-<version>-<platform>-<digest>.tar.gz (or .zst)  archives, never changed once there
@@ -16,21 +16,21 @@
 //	N.targets.json N.snapshot.json     signatures, never changed once a timestamp named them
 //	timestamp.json                     the newest signature, replaced in the one step that publishes
 //
-// Private keys are never in that directory. Root's belong on media of their own:
-// what publishes refuses while KEYS/root holds one that it can read, and when one is
-// named to it. It cannot see other media. What the client's side (package trust)
-// would not accept is not written.
+// Private keys are never in that directory. Root's belong on separate media: publications
+// are refused while KEYS/root has a root key that can be read, and if a root key is
+// passed as a file. Other media cannot be checked. Metadata that the client (package
+// trust) would refuse is not written.
 //
-// An archive's name carries the first twelve digits of its SHA-256. So whoever
-// reads the directory through a plain web server, at any moment of a publication,
-// has a manifest whose archives are there and match: the old ones until the
-// manifest is renamed over, the new ones from then on. Old archives are not
-// removed, because a machine may be about to ask for them.
+// An archive's name has the first twelve digits of its SHA-256. So at each moment of a
+// publication, the manifest in the directory names archives that are there and match: the
+// old ones until the new manifest replaces the old, then the new ones. Any web server can
+// serve the directory. Old archives are not removed, because a machine may be about to
+// request them.
 //
-// The directory is locked while it is changed, so publishers that run at once
-// (one for each platform, say) all end up in the manifest. What is published is
-// trusted as its publisher is; that it can be unpacked is checked all the same,
-// with the rules that the machines apply.
+// The directory is locked during a change, so the archives of publishers that run at once
+// (for example one for each platform) all end up in the manifest. A publication is
+// trusted like its publisher. Nevertheless it is checked, by the machines' rules, that
+// the archives can be unpacked.
 package release
 
 import (
@@ -47,7 +47,7 @@ import (
 // Request is one publication.
 type Request struct {
 	Dir        string
-	Product    string   // "": the manifest's, else taken from the first archive's name
+	Product    string   // "": that of the manifest, else from the first archive's name
 	Version    string   // of every archive
 	MinVersion string   // "": none in a new version, unchanged in the same one
 	Archives   []string // one or more paths; each file name ends in a platform, e.g. -linux-amd64.tar.gz
@@ -57,16 +57,15 @@ type Request struct {
 	Now        time.Time
 }
 
-// Publish copies the archives into the directory and then writes the manifest.
-// It returns the manifest that the directory has now, and whether that is another
-// than before. If it fails the manifest is as it was, and so is the directory
-// unless the disk itself fails in the last steps. Where it was killed in those, the
-// next run goes on from the release before, or completes this one if its timestamp
-// was written.
+// Publish copies the archives into the directory and then writes the manifest. It returns
+// the directory's manifest, and whether it changed. After an error the manifest is
+// unchanged, and so is the directory unless the disk failed in the last steps. If Publish
+// is killed in those, the next run continues from the previous release, or completes this
+// one if its timestamp was written.
 //
-// A new version starts with the archives given, at the next sequence. At the
-// version that is there already further platforms join it; only if the bytes of a
-// platform change does the sequence grow.
+// A new version starts with the given archives, at the next sequence. Archives for the
+// version that is already published add their platforms to it; the sequence grows only if
+// the bytes of a platform change.
 func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 	fail := func(err error) (*manifest.Manifest, bool, error) {
 		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
@@ -109,20 +108,20 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 			return fail(err)
 		}
 	}
-	// Nothing is refused from here on.
+	// No check fails after this line.
 	if err := b.publish(); err != nil {
 		return fail(err)
 	}
 	if err := e.write(files); err != nil {
 		return fail(err)
 	}
-	if err := e.Sync(); err != nil { // an archive may have been mended without a new manifest
+	if err := e.Sync(); err != nil { // an archive may have been repaired without a new manifest
 		return fail(err)
 	}
 	return m, changed, nil
 }
 
-// chooseProduct keeps one directory to one product.
+// chooseProduct returns the product's name. A directory can have only one product.
 func chooseProduct(q Request, names []archiveName, old *manifest.Manifest) (string, error) {
 	if q.Product != "" {
 		if old != nil && old.Product != "" && old.Product != q.Product {
@@ -141,7 +140,7 @@ func chooseProduct(q Request, names []archiveName, old *manifest.Manifest) (stri
 	return names[0].product, nil
 }
 
-// nextManifest follows old, which is nil in a new directory.
+// nextManifest returns the manifest after old, which is nil in a new directory.
 func nextManifest(old *manifest.Manifest, q Request, product string, platforms map[string]manifest.Platform) (*manifest.Manifest, error) {
 	if old != nil && old.Sequence == math.MaxInt64 {
 		return nil, errors.New("the sequence cannot grow any further")
@@ -162,7 +161,7 @@ func nextManifest(old *manifest.Manifest, q Request, product string, platforms m
 		m.MinVersion = q.MinVersion
 	}
 	m.Platforms = maps.Clone(old.Platforms)
-	other := old.Sequence == 0 // a manifest written by hand, without a sequence
+	other := old.Sequence == 0 // a handwritten manifest may have no sequence
 	for key, p := range platforms {
 		if was, have := old.Platforms[key]; have && was.SHA256 == p.SHA256 {
 			p.Deltas = was.Deltas

@@ -18,7 +18,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// writeArchive makes DIR/<product>-<platform>.tar.gz with one file.
+// writeArchive writes DIR/<product>-<platform>.tar.gz with one file.
 func writeArchive(t *testing.T, dir, name, body string) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -37,7 +37,7 @@ func writeArchive(t *testing.T, dir, name, body string) string {
 	return path
 }
 
-// Two publishers at once lose nothing: every platform is in the manifest.
+// TestPublishAtOnce: after publications at once, each platform is in the manifest.
 func TestPublishAtOnce(t *testing.T) {
 	dir, in := t.TempDir(), t.TempDir()
 	platforms := []string{"linux-386", "linux-amd64", "linux-arm64", "linux-armv5", "linux-armv6", "linux-armv7"}
@@ -60,13 +60,13 @@ func TestPublishAtOnce(t *testing.T) {
 	}
 }
 
-// MachineMon's archives have no version in their names. A machine that reads the
-// manifest at any moment finds the archive that it names.
+// TestPublishIsConsistent: at each moment a machine finds the archives that the manifest
+// names. MachineMon's archives have no version in their names.
 func TestPublishIsConsistent(t *testing.T) {
 	dir, in := t.TempDir(), t.TempDir()
 	publish := func(i int) {
 		path := writeArchive(t, in, "agent-linux-amd64", fmt.Sprint("program ", i))
-		// Two releases a version: new bytes at an old version are a hard case too.
+		// Each version has two releases: new bytes at an old version are a hard case.
 		if _, _, err := Publish(Request{Dir: dir, Version: fmt.Sprint("v", i/2), Archives: []string{path}}); err != nil {
 			t.Error(err)
 		}
@@ -98,7 +98,7 @@ func TestPublishIsConsistent(t *testing.T) {
 	}
 }
 
-// A copy that was damaged after it was published is mended by publishing again.
+// TestPublishMends: publishing again repairs a copy that was damaged.
 func TestPublishMends(t *testing.T) {
 	dir := t.TempDir()
 	q := Request{Dir: dir, Version: "v1", Archives: []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", "x")}}
@@ -201,7 +201,7 @@ func TestParseName(t *testing.T) {
 		{"linux-tool.linux.386.tzst", "1", "linux-tool", "linux-386", ".tzst"},
 		{"scalebox-build-17.tar.gz", "build-17", "", "", ""},
 		{"agent-linux-x86_64.tar.gz", "1", "", "", ""},
-		{"agent-linux-arm.tar.gz", "1", "", "", ""}, // which arm?
+		{"agent-linux-arm.tar.gz", "1", "", "", ""}, // it does not say which arm
 		{"agent-linux-amd64.zip", "1", "", "", ""},
 		{"agent-linux-amd64", "1", "", "", ""},
 		{"linux-amd64.tar.gz", "1", "", "", ""},

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Refresh signs snapshot and timestamp anew, so that machines know what is
-// published to be the newest there is. It needs the online key only.
+// Refresh renews the signatures of snapshot and timestamp, so that machines know that
+// they have the newest release. It needs only the online key.
 func Refresh(dir string, k Keys, now time.Time) (*Status, error) {
 	s, err := refresh(dir, k, now)
 	if err != nil {

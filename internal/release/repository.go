@@ -20,14 +20,13 @@ import (
 
 type rootMetadata = metadata.Metadata[metadata.RootType]
 
-// signedDir is the signed part of a directory. Only the roots are verified when it is
-// read, because the next documents are built on them; the rest may have expired or be
-// signed by a key that was replaced. What is published is first verified as machines
-// do it (check).
+// signedDir is the signed part of a directory. Reading it verifies only the roots, on
+// which the next documents are built. The rest may have expired or be signed by a key
+// that was replaced. check verifies a publication as machines do, before it is written.
 type signedDir struct {
 	path string
 	root *rootMetadata
-	now  trust.Metadata // what a machine gets now; all but Roots nil before the first publication
+	now  trust.Metadata // what a machine gets now; all but Roots are nil before the first publication
 
 	timestamp *metadata.Metadata[metadata.TimestampType]
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
@@ -36,9 +35,9 @@ type signedDir struct {
 
 func rootFile(version int64) string { return fmt.Sprintf("%d.root.json", version) }
 
-// readSigned reads the signed part; nil if there is none. It changes nothing and
-// takes no lock: a publication replaces files one by one, in an order that a reader
-// can follow at any moment.
+// readSigned reads the signed part; it returns nil if there is none. It changes nothing
+// and takes no lock: a publication replaces files one by one, in an order that is
+// consistent for a reader at each moment.
 func readSigned(path string) (*signedDir, error) {
 	r, err := readRoots(path)
 	if err == nil && r != nil {
@@ -47,7 +46,7 @@ func readSigned(path string) (*signedDir, error) {
 	return r, err
 }
 
-// readRoots reads the roots alone, which is all that their holders need.
+// readRoots reads only the roots, which is all that their holders need.
 func readRoots(path string) (r *signedDir, err error) {
 	r = &signedDir{path: path}
 	if r.now.Roots, err = trust.Roots(filesOf(path)); errors.Is(err, fs.ErrNotExist) {
@@ -62,7 +61,7 @@ func readRoots(path string) (r *signedDir, err error) {
 	return r, nil
 }
 
-// parseRoot checks the form first, which go-tuf takes for granted.
+// parseRoot checks the form before go-tuf parses the root, which does not check it.
 func parseRoot(b []byte) (*rootMetadata, error) {
 	if _, _, err := trust.Next(trust.RoleRoot, b); err != nil {
 		return nil, err
@@ -70,8 +69,8 @@ func parseRoot(b []byte) (*rootMetadata, error) {
 	return metadata.Root().FromBytes(b)
 }
 
-// holds returns an error if the roots do not follow from the pin. They follow one
-// another, so it is enough that the pin is one of them.
+// holds returns an error if the roots do not follow from the pin. Each root follows from
+// the one before, so the pin must be one of them.
 func (r *signedDir) holds(pin string) error {
 	if pin == "" {
 		return nil
@@ -86,7 +85,7 @@ func (r *signedDir) holds(pin string) error {
 	return nil
 }
 
-// follow reads what the timestamp leads to.
+// follow reads the metadata that the timestamp leads to.
 func (r *signedDir) follow() error {
 	b, err := trust.Unverified(filesOf(r.path))
 	b.Roots = r.now.Roots
@@ -97,7 +96,7 @@ func (r *signedDir) follow() error {
 	if err != nil {
 		return err
 	}
-	// go-tuf takes the form for granted, which Unverified has checked.
+	// go-tuf does not check the form; Unverified has checked it.
 	if r.timestamp, err = metadata.Timestamp().FromBytes(r.now.Timestamp); err != nil {
 		return err
 	}
@@ -114,9 +113,9 @@ var (
 )
 
 // neverPublished returns an error if the directory once had a timestamp and lost it.
-// Machines that have seen a later version would refuse version 1, and the files that
-// show the lost version would be discarded. A first publication that was killed
-// leaves files of version 1, and its manifest under its digest alone.
+// Machines that have seen a later version would refuse version 1, and the files that show
+// the lost version would be discarded. A first publication that was killed is allowed: it
+// left files of version 1, and a manifest named by its digest only.
 func (r *signedDir) neverPublished() error {
 	entries, err := os.ReadDir(r.path)
 	if err != nil {
@@ -142,12 +141,12 @@ func (r *signedDir) neverPublished() error {
 	return nil
 }
 
-// check returns an error if a machine would refuse the metadata after what is
-// published now. What is published now counts only if it is valid itself.
+// check returns an error if a machine that has the present metadata would refuse b. The
+// present metadata counts only if it is valid itself.
 func (r *signedDir) check(b trust.Metadata, now time.Time) error {
 	b.Roots = r.now.Roots
 	c := trust.Client{Pin: r.now.Roots[0]}
-	// The zero Clock: nothing has expired.
+	// The zero Clock means that nothing has expired.
 	if _, state, err := c.Check(r.now); err == nil {
 		c.State = state
 		c.State.Seen = time.Time{}

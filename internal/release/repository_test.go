@@ -17,7 +17,7 @@ import (
 
 var first = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// testDir is a signed directory with its keys: those of root apart.
+// testDir is a signed directory with its keys; root's keys are in another directory.
 type testDir struct {
 	t          *testing.T
 	dir        string
@@ -125,7 +125,8 @@ func TestSigned(t *testing.T) {
 		t.Errorf("changed %v, %v", changed, err)
 	}
 
-	// Six days without a refresh are fine, eight are not; after one they are again.
+	// Machines accept the directory six days after a refresh but not eight, and again
+	// after the next refresh.
 	s.now = first.Add(6 * day)
 	s.verify("v2")
 	s.now = first.Add(8 * day)
@@ -138,7 +139,7 @@ func TestSigned(t *testing.T) {
 	}
 	s.verify("v2")
 
-	// The online key cannot prolong what the targets key signed; set renews it.
+	// refresh cannot renew what the targets key signed; set can.
 	s.now = first.Add(46 * day)
 	before := s.files()
 	_, err = Refresh(s.dir, s.keys, s.now)
@@ -158,7 +159,7 @@ func TestSigned(t *testing.T) {
 	}
 }
 
-// What a timer writes every day does not grow, and a damaged directory is told of.
+// TestSnapshotsKept: old snapshots are removed, and a damaged directory is reported.
 func TestSnapshotsKept(t *testing.T) {
 	testkit.Slow(t)
 	s := newTestDir(t)
@@ -177,7 +178,7 @@ func TestSnapshotsKept(t *testing.T) {
 	s.refused(err, "cannot refresh "+s.dir+": targets: signatures must be an array")
 }
 
-// Nothing is published from where a root key is.
+// TestRootKeyReadable: nothing is published where a root key can be read.
 func TestRootKeyReadable(t *testing.T) {
 	s := newTestDir(t)
 	s.publish("v1")
@@ -197,8 +198,8 @@ func TestRootKeyReadable(t *testing.T) {
 
 var errKilled = errors.New("killed")
 
-// A publisher that dies after any of its steps leaves the release before, or this
-// one; the next run goes on from there, to the same end.
+// TestInterrupted: a publisher that dies after any step leaves the previous release or
+// the new one. The next run continues from there, with the same result.
 func TestInterrupted(t *testing.T) {
 	base := newTestDir(t)
 	base.publish("v1")
@@ -244,7 +245,7 @@ func TestInterrupted(t *testing.T) {
 				t.Errorf("a checksum client sees %s", plain.Version)
 			}
 
-			// Another run, with something else to do: nothing of this one is left, or all of it.
+			// Another publication starts from none of this one, or from all of it.
 			kept = func(string) error { return nil }
 			other := s.copyTo(filepath.Join(t.TempDir(), "other"))
 			other.t = t
@@ -258,7 +259,7 @@ func TestInterrupted(t *testing.T) {
 					}
 				}
 			}
-			// The same run once more.
+			// The same publication runs again.
 			_, _, err = Publish(q)
 			s.must(err)
 			s.verify("v2")
@@ -282,7 +283,7 @@ func names(m map[string]string) []string {
 	return all
 }
 
-// The same archives, keys and time give the same bytes.
+// TestDeterministic: the same archives, keys and time give the same bytes.
 func TestDeterministic(t *testing.T) {
 	s := newTestDir(t)
 	other := s.copyTo(filepath.Join(t.TempDir(), "other"))

@@ -15,29 +15,28 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// RootRequest is a first root, or the next one.
+// RootRequest asks for the first root, or for the next one.
 type RootRequest struct {
 	Dir       string
 	Keys      Keys
 	Add       map[string][]string // public key files, by holder
-	Remove    []string            // key IDs, or how they begin
-	Threshold int                 // of root; 0: as it is, at first 2 of 3 and 1 of 2
-	// Draft signs the root that others have signed already, and changes nothing in
-	// it. Review is shown what that is before it is signed, and may refuse; nil:
-	// nobody looks.
+	Remove    []string            // key IDs, or at least their first 8 digits
+	Threshold int                 // of root; 0: unchanged; in the first root 2 of 3 or more, else 1 of 2
+	// Draft signs the root that others have signed already, unchanged. Review gets the
+	// draft before it is signed, and its error prevents that; nil: no review.
 	Draft  bool
 	Review func(d Draft) error
-	// Pin is a root that the holder kept: it must be one of the directory's. "": the
-	// directory is believed.
+	// Pin is a root that the holder kept: it must be one of the directory's roots. "":
+	// the directory's roots are trusted.
 	Pin string
 	Now time.Time
 }
 
-// RootResult is what became of it.
+// RootResult is the outcome of a RootRequest.
 type RootResult struct {
 	Version int64
-	Missing string // what signatures the draft lacks; "": it is published
-	Todo    string // what to do now; "": nothing
+	Missing string // the signatures that the draft lacks; "": the root is published
+	Todo    string // what the publisher must do next; "": nothing
 }
 
 var roles = map[string][]string{
@@ -62,9 +61,9 @@ func Init(q RootRequest) (*RootResult, error) {
 	return r, nil
 }
 
-// Rotate makes the next root: with other keys, or the same for another year. It
-// is published once enough keys of the root before and of its own have signed it;
-// until then it is a draft, which each holder of one signs in turn.
+// Rotate makes the next root: with other keys, or with the same for another year. It is
+// published once enough keys of the root before and of the new one have signed it. Until
+// then it is a draft, which the holders of the keys sign in turn.
 func Rotate(q RootRequest) (*RootResult, error) {
 	r, err := q.sign(func(r *signedDir) (*rootMetadata, error) {
 		if r == nil {
@@ -120,9 +119,8 @@ func (q RootRequest) sign(begin func(*signedDir) (last *rootMetadata, err error)
 	return result, nil
 }
 
-// choose takes the draft if that is asked for, and otherwise makes a root of its
-// own. Never the one for the other: whoever can write to the directory can leave a
-// draft there.
+// choose returns the draft if the request asks for it, else a new root. It never takes
+// one for the other: any user that can write to the directory can leave a draft there.
 func (q RootRequest) choose(last *rootMetadata) (*rootMetadata, error) {
 	draft, err := readDraft(q.Dir, last, q.Now)
 	switch {
@@ -143,7 +141,7 @@ func (q RootRequest) choose(last *rootMetadata) (*rootMetadata, error) {
 	return draft, err
 }
 
-// nextRoot is the unsigned root that follows last.
+// nextRoot returns the unsigned root that follows last.
 func (q RootRequest) nextRoot(last *rootMetadata) (*rootMetadata, error) {
 	text, err := last.ToBytes(false)
 	if err != nil {
@@ -164,8 +162,8 @@ func (q RootRequest) nextRoot(last *rootMetadata) (*rootMetadata, error) {
 	}
 	for _, holder := range Holders {
 		add := q.Add[holder]
-		if s.Version == 1 { // for the first, those at hand need not be named
-			found, _ := filepath.Glob(filepath.Join(q.Keys.Dir, holder, "*"+publicKey)) // the pattern is good
+		if s.Version == 1 { // the keys at hand are in the first root even if they are not named
+			found, _ := filepath.Glob(filepath.Join(q.Keys.Dir, holder, "*"+publicKey)) // the pattern is valid
 			add = append(slices.Clone(add), found...)
 			if holder == RootKey {
 				for _, path := range q.Keys.Files {
@@ -221,7 +219,7 @@ func (q RootRequest) addSignatures(root, last *rootMetadata) error {
 	var why error
 	for _, by := range []*rootMetadata{root, last} {
 		if len(by.Signed.Roles[metadata.ROOT].KeyIDs) == 0 {
-			continue // there was none before the first
+			continue // the first root has none before it
 		}
 		keys, err := q.Keys.signers(RootKey, &by.Signed, metadata.ROOT)
 		if err != nil {
@@ -252,7 +250,7 @@ func (q RootRequest) addSignatures(root, last *rootMetadata) error {
 	return nil
 }
 
-// missing says whose signatures a root lacks, as go-tuf counts them.
+// missing returns which signatures a root lacks, as go-tuf counts them.
 func missing(root, last *rootMetadata) string {
 	var lacks []string
 	for _, by := range []struct {
@@ -266,7 +264,7 @@ func missing(root, last *rootMetadata) string {
 	return strings.Join(lacks, ", and ")
 }
 
-// after says what has to be signed anew under a new root.
+// after returns what must be signed again under a new root, or "".
 func (r *signedDir) after(root []byte, now time.Time) string {
 	if err := r.follow(); err != nil {
 		return fmt.Sprintf("what is published cannot be read: %v", plain(err))

@@ -13,12 +13,12 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// draftFile is a root that still lacks signatures. Nobody asks for it, and it may
-// be of anybody who can write to the directory.
+// draftFile is a root that still lacks signatures. Machines never request it. Any user
+// that can write to the directory may have made it.
 const draftFile = ".next-root.json"
 
-// readDraft returns nil if there is none, or one that was published already. A
-// draft that Init and Rotate would not have made is refused.
+// readDraft returns nil if there is no draft, or one that is already published. It
+// refuses drafts that Init and Rotate would not make.
 func readDraft(path string, last *rootMetadata, now time.Time) (*rootMetadata, error) {
 	b, err := os.ReadFile(filepath.Join(path, draftFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,7 +29,7 @@ func readDraft(path string, last *rootMetadata, now time.Time) (*rootMetadata, e
 		root, err = parseRoot(b)
 	}
 	if err == nil && root.Signed.Version <= last.Signed.Version {
-		return nil, nil // killed before it was removed
+		return nil, nil // its publisher was killed before it removed the draft
 	}
 	if err == nil {
 		err = acceptable(&root.Signed, &last.Signed, now)
@@ -48,14 +48,14 @@ func acceptable(root, last *metadata.RootType, now time.Time) error {
 		return errors.New("consistent_snapshot must be true")
 	case !root.Expires.After(now):
 		return fmt.Errorf("it expired on %s", root.Expires.UTC().Format(time.DateOnly))
-	case root.Expires.After(now.Add(rootExpiry + day)): // clocks differ
+	case root.Expires.After(now.Add(rootExpiry + day)): // clocks may differ by a day
 		return fmt.Errorf("it expires on %s only, and a root holds for a year", root.Expires.UTC().Format(time.DateOnly))
 	}
 	return enough(root)
 }
 
-// enough refuses a root that could not be followed any more, or that is not what
-// it looks like.
+// enough refuses a root that one lost key would make unusable, or whose keys are not what
+// their names say.
 func enough(s *metadata.RootType) error {
 	root := s.Roles[metadata.ROOT]
 	if len(root.KeyIDs) < 2 || root.Threshold >= len(root.KeyIDs) {
@@ -88,8 +88,7 @@ func enough(s *metadata.RootType) error {
 	return nil
 }
 
-// usable refuses a key under another name than its own, where one key could pass
-// for two.
+// usable refuses a key with another ID than its own: one key could pass for two.
 func usable(k *metadata.Key, id string) error {
 	if k == nil {
 		return errors.New("is not among its keys")
@@ -104,8 +103,7 @@ func usable(k *metadata.Key, id string) error {
 	return nil
 }
 
-// changes says what a root changes in the one before, whose version is 0 if there
-// is none.
+// changes returns what root changes in last, whose version is 0 for the first root.
 func changes(last, root *metadata.RootType) []string {
 	before := func(s string) string {
 		if last.Version == 0 {

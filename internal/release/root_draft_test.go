@@ -10,7 +10,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// draft edits a good root v2 into what a stranger leaves in the directory.
+// draft writes a draft into the directory: a good root v2, changed by edit.
 func (s *testDir) draft(edit func(*metadata.RootType)) []byte {
 	s.t.Helper()
 	r, err := readRoots(s.dir)
@@ -24,8 +24,8 @@ func (s *testDir) draft(edit func(*metadata.RootType)) []byte {
 	return text
 }
 
-// Whoever can write to the directory puts keys of their own into a draft, and waits
-// for the root to be renewed.
+// TestPlantedDraft: an attacker that can write to the directory adds keys to a draft, and
+// waits until the root is renewed.
 func TestPlantedDraft(t *testing.T) {
 	s := newTestDir(t)
 	s.publish("v1")
@@ -60,13 +60,14 @@ func TestPlantedDraft(t *testing.T) {
 		t.Errorf("it showed %q", seen)
 	}
 
-	// As the review found it: good until 2036.
+	// A review found this case: the draft is valid until 2036.
 	s.draft(func(root *metadata.RootType) { plant(root); root.Expires = s.now.AddDate(10, 0, 0) })
 	_, err = Rotate(RootRequest{Dir: s.dir, Keys: s.root, Draft: true, Now: s.now})
 	s.refused(err, "it expires on 2036-11-01 only, and a root holds for a year")
 }
 
-// What neither init nor rotate makes is not signed, and nothing crashes over it.
+// TestMalformedDraft: a draft that neither init nor rotate makes is refused, without a
+// crash.
 func TestMalformedDraft(t *testing.T) {
 	s := newTestDir(t)
 	good := s.draft(func(*metadata.RootType) {})
@@ -132,8 +133,7 @@ func TestMalformedDraft(t *testing.T) {
 	}
 }
 
-// A root in the directory that the keys of the one before did not sign is nothing
-// to build on either.
+// TestPlantedRoot: no root is built on one that the keys of the root before did not sign.
 func TestPlantedRoot(t *testing.T) {
 	s := newTestDir(t)
 	text := s.draft(func(*metadata.RootType) {})
@@ -146,8 +146,8 @@ func TestPlantedRoot(t *testing.T) {
 	s.refused(err, "root v1: it does not follow root v1")
 }
 
-// A stranger makes the directory's first root anew, around the holder's keys and
-// their own, signed by themselves. It follows from nothing that the holder kept.
+// TestReplacedRoots: an attacker replaces the directory's first root by one with the
+// holder's keys and their own. It does not follow from the root that the holder kept.
 func TestReplacedRoots(t *testing.T) {
 	s := newTestDir(t)
 	kept := filepath.Join(t.TempDir(), "1.root.json")

@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// The online key is stolen, and used: root replaces it, and everything goes on.
+// TestStolenOnlineKey: the online key is stolen and used, and the root replaces it.
 func TestStolenOnlineKey(t *testing.T) {
 	s := newTestDir(t)
 	s.publish("v1")
@@ -49,7 +49,7 @@ func TestStolenOnlineKey(t *testing.T) {
 	}
 }
 
-// Root's keys are in three hands, and two are needed: each signs in turn.
+// TestRootInTurn: three people have a root key each, two must sign, and do so in turn.
 func TestRootInTurn(t *testing.T) {
 	s := newTestDir(t) // for its targets and online keys
 	s.dir = filepath.Join(t.TempDir(), "repo")
@@ -83,7 +83,7 @@ func TestRootInTurn(t *testing.T) {
 	}
 	s.publish("v1")
 
-	// A day later the first key is lost; a new one takes its place: old and new signatures count.
+	// A day later the first key is lost and replaced: old and new signatures count.
 	s.now = s.now.Add(day)
 	lost := strings.TrimSuffix(filepath.Base(add[RootKey][0]), publicKey)
 	fresh, _ := filepath.Glob(filepath.Join(hands[3].Dir, RootKey, "*.pub"))
@@ -99,7 +99,7 @@ func TestRootInTurn(t *testing.T) {
 	_, err = Rotate(change)
 	s.refused(err, "a draft is signed as it is")
 
-	// Whoever signs sees before what it is, and may leave it.
+	// A signer sees the draft before signing it, and can refuse.
 	fresher := strings.TrimSuffix(filepath.Base(fresh[0]), publicKey)
 	want := Draft{File: filepath.Join(s.dir, draftFile), Changes: []string{"version: 2, before 1", "expires: 2027-11-02, before 2027-11-01",
 		"root: adds the key " + fresher, "root: removes the key " + lost}}
@@ -131,7 +131,7 @@ func TestRootInTurn(t *testing.T) {
 	}
 	s.verify("v1")
 
-	// Killed before the draft was removed: that is no draft any more.
+	// The publisher was killed before it removed the draft, which is none any more.
 	s.must(os.WriteFile(filepath.Join(s.dir, draftFile), []byte(draft), 0o644))
 	_, err = Rotate(RootRequest{Dir: s.dir, Keys: hands[2], Draft: true, Now: s.now})
 	s.refused(err, "there is no .next-root.json to sign")

@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// SetRequest changes what the newest release says of itself. What is nil stays.
+// SetRequest changes properties of the newest release. A nil field means no change.
 type SetRequest struct {
 	Dir        string
 	Keys       Keys
@@ -21,8 +21,8 @@ type SetRequest struct {
 	Now        time.Time
 }
 
-// Set publishes the newest release again with these changes. In a signed directory
-// it does so also without any: that renews what the targets key signed.
+// Set publishes the newest release again with these changes. In a signed directory it
+// also does so without changes: that renews the targets key's signature.
 func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 	fail := func(err error) (*manifest.Manifest, bool, error) {
 		return nil, false, fmt.Errorf("cannot change the release in %s: %w", q.Dir, plain(err))

@@ -12,9 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// How long signatures hold. A stolen online key can keep machines from updates
-// for as long as the targets do, and a mirror that stands still for as long as the
-// timestamp.
+// These are the lifetimes of signatures. A thief of the online key can keep machines from
+// updates as long as targets is valid, a stale mirror as long as the timestamp.
 const (
 	day           = 24 * time.Hour
 	rootExpiry    = 365 * day
@@ -22,8 +21,7 @@ const (
 	onlineExpiry  = 7 * day
 )
 
-// signers are the keys of a publication; targets is nil where only the online key
-// is needed.
+// signers are the keys of a publication; targets is nil if only the online key is needed.
 type signers struct{ targets, online []signature.Signer }
 
 // publishing loads the keys that a publication needs.
@@ -45,23 +43,23 @@ func (k Keys) refreshing(r *signedDir) (s signers, err error) {
 	if err := k.noRoot(); err != nil {
 		return s, err
 	}
-	// Init and Rotate give snapshot and timestamp the same keys.
+	// Init and Rotate give the same keys to snapshot and timestamp.
 	s.online, err = k.signers(OnlineKey, &r.root.Signed, metadata.TIMESTAMP)
 	return s, err
 }
 
-// file is one to be written.
+// file is one to write.
 type file struct {
 	name string
 	text []byte
 }
 
-// sign makes what a publication writes, in this order: the manifest under its
-// digest, targets, snapshot, timestamp, and the plain manifest. Until the timestamp
-// is renamed over, machines see the release before; from then on this one, all of
-// which is there. The plain manifest comes after: a release that checksum clients
-// had seen could not be discarded any more, and the signed one says how to complete
-// it. text is nil when only snapshot and timestamp are renewed.
+// sign returns the files of a publication, in the order of writing: the manifest under
+// its digest, targets, snapshot, timestamp, the plain manifest. Machines see the old
+// release until the timestamp is replaced, and the complete new one from then on. The
+// plain manifest is last: a release that checksum clients have seen could not be
+// discarded any more, while the signed one says how to complete it. text is nil if only
+// snapshot and timestamp are renewed.
 func (r *signedDir) sign(text []byte, s signers, now time.Time) (files []file, err error) {
 	now = now.UTC().Truncate(time.Second)
 	b, targets := r.now, r.targets
@@ -112,8 +110,9 @@ func (r *signedDir) sign(text []byte, s signers, now time.Time) (files []file, e
 	return files, nil
 }
 
-// following begins anew after a version that a thief chose to be the last one.
-// Where the root still names the key that signed it, check refuses that.
+// following returns the next version. After the largest one it is 1: a thief of a key may
+// have signed that to block all later versions. While the root still names the stolen
+// key, check refuses version 1.
 func following(version int64) int64 {
 	if version == math.MaxInt64 {
 		return 1

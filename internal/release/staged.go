@@ -6,8 +6,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// batch is what a publication copies into the directory. No file of it has its
-// name before keep.
+// batch holds the files that a publication copies into the directory. None has its final
+// name before publish.
 type batch struct {
 	platforms map[string]manifest.Platform
 	archives  map[string]*temporary // by platform
@@ -25,7 +25,7 @@ func parseNames(q Request) ([]archiveName, error) {
 	return names, nil
 }
 
-// add copies the archives, and reads each as a machine would.
+// add copies the archives and reads each as a machine does.
 func (b *batch) add(d *dir, q Request, names []archiveName, product string) error {
 	b.platforms, b.archives = map[string]manifest.Platform{}, map[string]*temporary{}
 	for i, path := range q.Archives {
@@ -56,7 +56,7 @@ func (b *batch) publish() error {
 	return nil
 }
 
-// discard removes what was not kept.
+// discard removes the files that were not published.
 func (b *batch) discard() {
 	for _, c := range b.all {
 		c.discard()

@@ -11,31 +11,31 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Status is what a signed directory says of itself; only its roots were verified.
+// Status describes a signed directory, of which only the roots were verified.
 type Status struct {
 	Roles    []RoleStatus
 	Manifest *manifest.Manifest // nil before the first publication
 	Draft    *Draft             // nil: none
 }
 
-// Draft is a root that awaits signatures.
+// Draft is a root that lacks signatures.
 type Draft struct {
 	File    string
-	Changes []string // what it changes in the root that counts now
-	Err     error    // why nobody can sign it
+	Changes []string // what it changes in the current root
+	Err     error    // why it cannot be signed
 }
 
 // RoleStatus is one role's metadata and keys.
 type RoleStatus struct {
-	trust.Signed // Version 0: nothing is signed yet
+	trust.Signed // Version 0: not signed yet
 	Keys         []string
 	Threshold    int
 }
 
-// Of is the threshold as people say it: "2 of 3".
+// Of returns the threshold in the form "2 of 3".
 func (r RoleStatus) Of() string { return fmt.Sprintf("%d of %d", r.Threshold, len(r.Keys)) }
 
-// NextToExpire is the role that expires first, of those that are signed.
+// NextToExpire returns the role that expires first, of those that are signed.
 func (s *Status) NextToExpire() RoleStatus {
 	signed := slices.DeleteFunc(slices.Clone(s.Roles), func(r RoleStatus) bool { return r.Version == 0 })
 	return slices.MinFunc(signed, func(a, b RoleStatus) int { return a.Expires.Compare(b.Expires) })

@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// status neither writes nor waits: it may be run by anybody, at any moment.
+// TestStatusChangesNothing: status writes nothing and waits for no lock.
 func TestStatusChangesNothing(t *testing.T) {
 	s := newTestDir(t)
 	s.publish("v1")
@@ -23,7 +23,7 @@ func TestStatusChangesNothing(t *testing.T) {
 	d, err := os.Open(s.dir)
 	s.must(err)
 	defer d.Close()
-	s.must(unix.Flock(int(d.Fd()), unix.LOCK_EX)) // somebody publishes
+	s.must(unix.Flock(int(d.Fd()), unix.LOCK_EX)) // like a publisher
 	before := s.files()
 
 	for p := s.dir; len(p) > len(os.TempDir()); p = filepath.Dir(p) {
@@ -32,7 +32,7 @@ func TestStatusChangesNothing(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		// As somebody who may only read. The thread ends with the goroutine.
+		// A user without write permission reads it. The thread ends with the goroutine.
 		runtime.LockOSThread()
 		if os.Geteuid() == 0 {
 			if err := unix.Setfsuid(65534); err != nil {
@@ -57,8 +57,8 @@ func TestStatusChangesNothing(t *testing.T) {
 	}
 }
 
-// A timestamp that was lost is not the beginning of a directory: machines would
-// refuse version 1, and all that leads back would be discarded.
+// TestTimestampLost: a directory that lost its timestamp is not a new one: machines would
+// refuse version 1, and the files needed for a repair would be discarded.
 func TestTimestampLost(t *testing.T) {
 	for _, tt := range []struct {
 		releases int
@@ -90,9 +90,8 @@ func TestTimestampLost(t *testing.T) {
 	}
 }
 
-// The very first publication has no timestamp to go back to, and no hint to give:
-// it is begun again wherever it was killed. Before it the directory may have been
-// one without signatures.
+// TestInterruptedFirst: a first publication has no earlier timestamp. The next run starts
+// it again, wherever it was killed. The directory may have been unsigned before.
 func TestInterruptedFirst(t *testing.T) {
 	defer func(f func(string) error) { kept = f }(kept)
 	for _, unsigned := range []bool{false, true} {

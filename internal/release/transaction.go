@@ -14,16 +14,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// edit is a directory while Publish, Set or Refresh changes it: locked, and with
-// the keys loaded.
+// edit is a directory that Publish, Set or Refresh changes: it is locked, and the keys
+// are loaded.
 type edit struct {
 	*dir
 	signed *signedDir // nil: without signatures
 	keys   signers
 }
 
-// beginEdit opens the directory. It has everything that can be refused before it
-// ends what a killed publisher began.
+// beginEdit opens the directory. Only after all checks have passed does it complete or
+// remove what a killed publisher left.
 func beginEdit(path string, keys func(*signedDir) (signers, error)) (_ *edit, err error) {
 	d, err := openDir(path)
 	if err != nil {
@@ -47,12 +47,12 @@ func beginEdit(path string, keys func(*signedDir) (signers, error)) (_ *edit, er
 	return e, e.complete()
 }
 
-// snapshotsKept is how many snapshots stay: a machine may be slow, and a cache have
-// a timestamp of yesterday.
+// snapshotsKept is the number of snapshots that remain: a slow machine, or a cache, may
+// have a timestamp of a past day.
 const snapshotsKept = 30
 
-// discard removes metadata above what the timestamp names, the manifests that no
-// targets name, and snapshots of long ago. A machine asks for none of them.
+// discard removes metadata of later versions than the timestamp names, manifests that no
+// targets metadata names, and old snapshots. No machine requests them.
 func (e *edit) discard() error {
 	r := e.signed
 	entries, err := os.ReadDir(r.path)
@@ -71,7 +71,7 @@ func (e *edit) discard() error {
 				stray = append(stray, e.Name())
 			} else if m[2] == "targets" {
 				if b, err := os.ReadFile(filepath.Join(r.path, e.Name())); err == nil {
-					name, _, _ := trust.Next(trust.RoleTargets, b) // "" names nothing
+					name, _, _ := trust.Next(trust.RoleTargets, b) // after an error name is "", which no file has
 					named[name] = true
 				}
 			}
@@ -90,8 +90,8 @@ func (e *edit) discard() error {
 	return nil
 }
 
-// complete writes the plain manifest, the last step of a publication, where a
-// killed publisher did not come to it.
+// complete writes the plain manifest, the last step of a publication, if a killed
+// publisher did not write it.
 func (e *edit) complete() error {
 	text := e.signed.now.Manifest
 	if text == nil {
@@ -103,7 +103,7 @@ func (e *edit) complete() error {
 	return e.replace(manifest.FileName, text)
 }
 
-// newest is the manifest that the directory has, nil before the first.
+// newest returns the directory's manifest, or nil before the first publication.
 func (e *edit) newest() (*manifest.Manifest, error) {
 	m, err := readManifest(filepath.Join(e.Name(), manifest.FileName))
 	if err != nil {
@@ -112,7 +112,7 @@ func (e *edit) newest() (*manifest.Manifest, error) {
 	return m, nil
 }
 
-// files is what a publication of the manifest writes, in this order.
+// files returns what a publication of the manifest writes, in the order of writing.
 func (e *edit) files(m *manifest.Manifest, now time.Time) ([]file, error) {
 	text, err := m.Marshal()
 	if err == nil {
@@ -127,7 +127,7 @@ func (e *edit) files(m *manifest.Manifest, now time.Time) ([]file, error) {
 	return e.signed.sign(text, e.keys, now)
 }
 
-// write replaces one file after the other.
+// write replaces the files one by one.
 func (e *edit) write(files []file) error {
 	for _, f := range files {
 		if err := e.replace(f.name, f.text); err != nil {
@@ -137,7 +137,7 @@ func (e *edit) write(files []file) error {
 	return nil
 }
 
-// readManifest returns nil if there is none.
+// readManifest returns nil if there is no manifest.
 func readManifest(path string) (*manifest.Manifest, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

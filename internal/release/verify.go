@@ -10,15 +10,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Verified is what a machine would see.
+// Verified is the result of Verify: what a machine would see.
 type Verified struct {
 	Release *trust.Release
-	Files   int // archives and deltas that are there and match
+	Files   int // number of archives and deltas that exist and match
 }
 
-// Verify verifies the directory as a machine does that knows the pin alone: pin is
-// the path of a root, "" for the directory's first. It ignores archives and deltas
-// that are named by a URL.
+// Verify verifies the directory as a machine does that knows only the pin: the path of a
+// root, or "" for the directory's first root. It ignores archives and deltas that are
+// named by a URL.
 func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	fail := func(err error) (*Verified, error) {
 		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))
@@ -65,7 +65,7 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	return v, nil
 }
 
-// filesOf reads the files of a repository that is a directory.
+// filesOf returns a Get that reads the files of a repository in a directory.
 func filesOf(dir string) trust.Get {
 	return func(file string, _ int64) ([]byte, error) {
 		b, err := os.ReadFile(filepath.Join(dir, file))

@@ -15,15 +15,15 @@ const (
 	capability = "security.capability"
 )
 
-// counts reports whether an extended attribute is looked at. The others are the file
-// system's own, or another part of the kernel keeps them itself. No backup has file
-// capabilities: Save refuses them.
+// counts reports whether a backup keeps an extended attribute. The others belong to the
+// file system, or another part of the kernel maintains them. File capabilities count only
+// so that Restore removes them: Save refuses them.
 func counts(name string) bool {
 	return strings.HasPrefix(name, "user.") || name == selinux || name == capability ||
 		name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }
 
-// A look is what is known of an entry beside its content.
+// A look is the metadata of an entry.
 type look struct {
 	st    unix.Stat_t
 	attrs map[string]string
@@ -47,7 +47,7 @@ func xattrOf(f *os.File) xattr {
 	}
 }
 
-// xattrOfLink is for a symbolic link, which cannot be opened.
+// xattrOfLink is xattrOf for a symbolic link, which cannot be opened.
 func (p place) xattrOfLink() xattr {
 	path := p.procPath()
 	return xattr{
@@ -58,7 +58,7 @@ func (p place) xattrOfLink() xattr {
 	}
 }
 
-// read returns the attributes that count. A file system without any has none.
+// read returns the attributes that count; none if the file system has no attributes.
 func (x xattr) read() (map[string]string, error) {
 	list, err := fill(x.list)
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -100,14 +100,14 @@ func fill(call func(buf []byte) (int, error)) (string, error) {
 	}
 }
 
-// write makes the attributes that count those of want.
+// write sets the attributes that count to those of want.
 func (x xattr) write(want map[string]string) error {
 	have, err := x.read()
 	if err != nil {
 		return err
 	}
 	for name := range have {
-		// A label that a new file got by itself is better than none.
+		// A label that the kernel gave a new file is better than none.
 		if _, wanted := want[name]; wanted || name == selinux {
 			continue
 		}
@@ -121,7 +121,7 @@ func (x xattr) write(want map[string]string) error {
 		}
 		err := retry0(func() error { return x.set(name, value) })
 		if name == selinux && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP)) {
-			continue // the kernel uses no labels: this is one from another time
+			continue // the kernel uses no labels now, unlike when the backup was made
 		}
 		if err != nil {
 			return fmt.Errorf("cannot keep its attribute %s: %w", name, err)
@@ -130,8 +130,8 @@ func (x xattr) write(want map[string]string) error {
 	return nil
 }
 
-// sameAttrs compares the attributes of an entry with those of its backup, which may
-// be without a label for want of SELinux.
+// sameAttrs reports whether the attributes of an entry are those of its backup. A backup
+// made without SELinux has no label, which is not compared then.
 func sameAttrs(backup, now map[string]string) bool {
 	if _, labelled := backup[selinux]; !labelled {
 		now = maps.Clone(now)
@@ -152,7 +152,7 @@ func (l look) same(now look) bool {
 	return l.st.Mode == now.st.Mode && l.st.Uid == now.st.Uid && l.st.Gid == now.st.Gid && sameAttrs(l.attrs, now.attrs)
 }
 
-// give gives the open file or directory f at p all of l.
+// give sets the metadata of the open file or directory f at p to l.
 func (l look) give(f *os.File, p place) error {
 	now, err := fstat(f)
 	if err != nil {
@@ -166,13 +166,13 @@ func (l look) give(f *os.File, p place) error {
 	if err := xattrOf(f).write(l.attrs); err != nil {
 		return err
 	}
-	// After the owner, whose change takes setuid and setgid away, and after the ACL,
-	// whose mask the group's permissions are.
+	// The mode comes after the owner, whose change clears setuid and setgid, and after
+	// the ACL, whose mask is stored in the group's permissions.
 	if now, err = fstat(f); err == nil && now.Mode != l.st.Mode {
 		if err = retry0(func() error { return unix.Fchmod(int(f.Fd()), l.st.Mode&0o7777) }); err == nil {
 			now, err = fstat(f)
 		}
-		if err == nil && now.Mode != l.st.Mode { // without CAP_FSETID setgid is dropped and nothing said
+		if err == nil && now.Mode != l.st.Mode { // without CAP_FSETID the kernel drops setgid without an error
 			err = unix.EPERM
 		}
 		if err != nil {
@@ -189,7 +189,7 @@ func (l look) notOwned(err error) error {
 	return fmt.Errorf("cannot give it the owner %d and the group %d: %w", l.st.Uid, l.st.Gid, err)
 }
 
-// giveTime sets when the entry was last modified.
+// giveTime sets the entry's time of modification.
 func (l look) giveTime(p place) error {
 	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, l.st.Mtim}
 	if err := retry0(func() error { return unix.UtimesNanoAt(p.fd(), p.name, ts, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {

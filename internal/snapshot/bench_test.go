@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// benchmark runs on a file system without shared blocks and on one with them, with
-// 100 MB of data in a database and 1,000 files.
+// benchmark runs on a file system without shared blocks and on one with them. The data
+// are 100 MB in a database and 1,000 files.
 func benchmark(b *testing.B, test func(b *testing.B, dir string)) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		b.Run(kind, func(b *testing.B) {
@@ -35,7 +35,7 @@ func BenchmarkSave(b *testing.B) {
 	})
 }
 
-// BenchmarkRestoreSame: nothing has changed.
+// BenchmarkRestoreSame restores data that have not changed.
 func BenchmarkRestoreSame(b *testing.B) {
 	benchmark(b, func(b *testing.B, dir string) {
 		save(b, dir+"/data", dir+"/backup")
@@ -45,7 +45,7 @@ func BenchmarkRestoreSame(b *testing.B) {
 	})
 }
 
-// BenchmarkRestoreAll: all has changed.
+// BenchmarkRestoreAll restores data that have all changed.
 func BenchmarkRestoreAll(b *testing.B) {
 	benchmark(b, func(b *testing.B, dir string) {
 		save(b, dir+"/data", dir+"/backup")

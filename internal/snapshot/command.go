@@ -9,19 +9,19 @@ import (
 	"strconv"
 )
 
-// Usage is what [Command] takes.
+// Usage lists the arguments of the [Verbs].
 const Usage = `snapshot-save MAX SRC DST [SRC DST]…
        swapper snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)`
 
-// ErrUsage is for arguments that Command does not take.
+// ErrUsage is the error for arguments that a Verb does not accept.
 var ErrUsage = errors.New("wrong arguments")
 
-// A Verb does the work of [Save] or [Restore] in a process of the user whose data it
-// is. It takes pairs of paths; for each that is saved it writes its Summary on a line.
-// What is not there is not saved, and is no error.
+// A Verb does the work of [Save] or [Restore] in a process of the data's user. It takes
+// pairs of paths and writes the Summary of each saved one on a line. A path that does not
+// exist is not saved, without an error.
 type Verb func(out io.Writer, args []string) error
 
-// Verbs are what a program offers to such a process, by name.
+// Verbs are the verbs that a program offers to such a process, by name.
 var Verbs = map[string]Verb{"snapshot-save": saveAll, "snapshot-restore": restoreAll}
 
 func saveAll(out io.Writer, args []string) error {
@@ -35,9 +35,8 @@ func saveAll(out io.Writer, args []string) error {
 	for pair := args[1:]; len(pair) > 0; pair = pair[2:] {
 		sum, err := Save(pair[0], pair[1], room)
 		if err != nil {
-			// SQLite's files need not be there, and a journal of it comes and goes. That
-			// it is missing is not for Save's error to say, which may be about the place
-			// of the backup.
+			// SQLite's files need not exist, and its journal comes and goes. Lstat
+			// decides that, because Save's error may be about the place of the backup.
 			if _, missing := os.Lstat(pair[0]); errors.Is(missing, fs.ErrNotExist) {
 				continue
 			}

@@ -11,20 +11,21 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// block is how much is read at once where the kernel does not copy.
+// block is the number of bytes read at once if the kernel does not copy.
 const block = 1 << 20
 
-// copyContent makes dst, which is empty, the first size bytes of src: by a clone
-// where the file system shares blocks, and else of what is no hole in it.
+// copyContent makes dst, which is empty, equal to the first size bytes of src: by a clone
+// if the file system can share blocks, else by copying the data and leaving out the
+// holes.
 func copyContent(dst, src *os.File, size int64) error {
 	if size == 0 {
 		return nil
 	}
 	if err := retry0(func() error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }); err == nil {
-		// A file that has grown since it was looked at was cloned with all it has.
+		// The clone has all of a file, which may have grown since it was looked at.
 		return dst.Truncate(size)
 	}
-	// The clone may have failed for a reason that a copy meets, too: it says so then.
+	// If the clone failed for a reason that affects a copy as well, the copy reports it.
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
@@ -50,22 +51,22 @@ func copyContent(dst, src *os.File, size int64) error {
 	return nil
 }
 
-// segment finds the next data of f between at and size. Where there is none, both
-// ends of it are size.
+// segment finds the next data of f between at and size. If there is none, start and end
+// are size.
 func segment(f *os.File, at, size int64) (start, end int64, err error) {
 	start, err = seek(f, at, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return size, size, nil
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		return at, size, nil // the file system does not know
+		return at, size, nil // the file system does not report holes
 	case err != nil:
 		return 0, 0, err
 	case start >= size:
 		return size, size, nil
 	}
 	end, err = seek(f, start, unix.SEEK_HOLE)
-	if errors.Is(err, unix.ENXIO) { // it was shortened meanwhile
+	if errors.Is(err, unix.ENXIO) { // the file was shortened meanwhile
 		return size, size, nil
 	}
 	return start, min(end, size), err
@@ -75,9 +76,9 @@ func seek(f *os.File, at int64, whence int) (int64, error) {
 	return retry(func() (int64, error) { return unix.Seek(int(f.Fd()), at, whence) })
 }
 
-// copyRange has the kernel copy, which shares blocks even between two bind mounts
-// of one file system, where a clone is EXDEV before Linux 5.19. It returns up to
-// where it came: a file system may be unable to do it.
+// copyRange lets the kernel copy, which shares blocks even between two bind mounts of one
+// file system, where a clone fails with EXDEV before Linux 5.19. It returns the offset
+// that it reached: not all file systems can do it.
 func copyRange(dst, src *os.File, start, end int64) (int64, error) {
 	for start < end {
 		in, out := start, start
@@ -90,7 +91,7 @@ func copyRange(dst, src *os.File, start, end int64) (int64, error) {
 			return start, nil
 		case err != nil:
 			return start, err
-		case n == 0: // the end of a file that was shortened, or a file system without it
+		case n == 0: // the file was shortened, or the file system cannot do it
 			return start, nil
 		}
 		start += int64(n)
@@ -104,8 +105,8 @@ func copyBlocks(dst, src *os.File, start, end int64) error {
 	return durable.Cause(err)
 }
 
-// sameContent compares two files of the given size. Where both have a hole nothing
-// is read.
+// sameContent reports whether two files of the given size are equal. It does not read
+// what is a hole in both.
 func sameContent(a, b *os.File, size int64) (bool, error) {
 	bufA, bufB := make([]byte, min(block, size)), make([]byte, min(block, size))
 	for at := int64(0); at < size; {
@@ -126,7 +127,7 @@ func sameContent(a, b *os.File, size int64) (bool, error) {
 			buf []byte
 		}{{a, bufA}, {b, bufB}} {
 			if read, err := r.f.ReadAt(r.buf[:n], at); errors.Is(err, io.EOF) && int64(read) < n {
-				return false, nil // shortened meanwhile
+				return false, nil // the file was shortened meanwhile
 			} else if err != nil && !errors.Is(err, io.EOF) {
 				return false, durable.Cause(err)
 			}

@@ -13,7 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// random writes n bytes that no file system can make smaller.
+// random writes n bytes that no file system can compress.
 func random(t testing.TB, path string, n int) {
 	t.Helper()
 	content := make([]byte, n)
@@ -31,8 +31,8 @@ func blocks(t testing.TB, path string) int64 {
 	return st.Blocks * 512
 }
 
-// holes makes a file of 1 TiB with data at its begin, in the middle and before a hole
-// at its end.
+// holes makes a file of 1 TiB with data at its beginning, in the middle, and before a
+// hole at its end.
 func holes(t testing.TB, path string) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -45,11 +45,11 @@ func holes(t testing.TB, path string) {
 	must(t, f.Truncate(1<<40))
 }
 
-// TestHoles: a database that maps 1 TiB and fills some of it is saved, compared and
-// restored in no time, and takes no more room. Both the clone and the copy keep holes.
+// TestHoles: a database of 1 TiB with little data is saved, compared and restored
+// quickly, and takes no more space. Clone and copy both keep holes.
 func TestHoles(t *testing.T) {
 	everywhere(t, func(t *testing.T, dir string) {
-		other := t.TempDir() // of another file system, for all but one
+		other := t.TempDir() // except in one run, it is another file system
 		must(t, os.Mkdir(dir+"/data", 0o755))
 		data := dir + "/data/map"
 		holes(t, data)
@@ -62,7 +62,7 @@ func TestHoles(t *testing.T) {
 				t.Errorf("the backup takes %d bytes", n)
 			}
 			restore(t, backup, dir+"/data", false)
-			for _, at := range []int64{1 << 30, 1 << 35, 1<<40 - 1} { // changed data, data in a hole and at the end
+			for _, at := range []int64{1 << 30, 1 << 35, 1<<40 - 1} { // in data, in a hole and at the end
 				f, err := os.OpenFile(data, os.O_WRONLY, 0)
 				must(t, err)
 				_, err = f.WriteAt([]byte("D"), at)
@@ -88,9 +88,8 @@ func TestHoles(t *testing.T) {
 	})
 }
 
-// TestShared: where the file system can, a backup and what is restored share their
-// blocks with the original, by a clone, and also from one bind mount to another, as the
-// transient unit has it.
+// TestShared: if the file system can, a backup and restored data share their blocks with
+// the original: by a clone, and between two bind mounts, as in the transient unit.
 func TestShared(t *testing.T) {
 	const size = 64 << 20
 	for _, kind := range []string{"xfs", "btrfs"} {
@@ -125,8 +124,8 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// TestCopy: the ways of copying, of which the kernel of this test would take the first,
-// give the same.
+// TestCopy: all ways of copying have the same result. The kernel of this test would
+// otherwise use only the first.
 func TestCopy(t *testing.T) {
 	everywhere(t, func(t *testing.T, dir string) {
 		for _, size := range []int{0, 1, 4095, 4096, 1<<20 + 1, 5 << 20} {
@@ -175,7 +174,7 @@ func TestCopy(t *testing.T) {
 	})
 }
 
-// TestAnotherFileSystem: the backup of a disk of its own.
+// TestAnotherFileSystem: the backup is on another file system than the data.
 func TestAnotherFileSystem(t *testing.T) {
 	needRoot(t)
 	dir, other := disk(t, "ext4"), disk(t, "xfs")
@@ -189,7 +188,7 @@ func TestAnotherFileSystem(t *testing.T) {
 	equal(t, "restored", describe(t, dir+"/data"), want)
 }
 
-// TestManyFiles: 10,000 of them.
+// TestManyFiles saves 10,000 files.
 func TestManyFiles(t *testing.T) {
 	testkit.Slow(t)
 	dir := t.TempDir()

@@ -12,14 +12,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// mkfs makes the file systems of these tests: without shared blocks and with them.
+// mkfs makes the file systems of these tests, without and with shared blocks.
 var mkfs = map[string][]string{
 	"ext4":  {"mkfs.ext4", "-q"},
 	"xfs":   {"mkfs.xfs", "-q", "-m", "reflink=1"},
 	"btrfs": {"mkfs.btrfs", "-q"},
 }
 
-// disk mounts a new file system of the kind and returns where.
+// disk mounts a new file system of the kind and returns its directory.
 func disk(t testing.TB, kind string) string {
 	t.Helper()
 	testkit.Slow(t)
@@ -49,7 +49,7 @@ func disk(t testing.TB, kind string) string {
 func unmount(t testing.TB, at string) {
 	if err := unix.Unmount(at, 0); err != nil {
 		t.Errorf("%s: %v", at, err)
-		_ = unix.Unmount(at, unix.MNT_DETACH) // or its directory could not be removed
+		_ = unix.Unmount(at, unix.MNT_DETACH) // otherwise its directory could not be removed
 	}
 }
 
@@ -67,7 +67,7 @@ func run(t testing.TB, argv ...string) {
 	}
 }
 
-// everywhere runs a test on each kind of file system and on the one of the temporary
+// everywhere runs a test on each kind of file system, and on that of the temporary
 // directory.
 func everywhere(t *testing.T, test func(t *testing.T, dir string)) {
 	needRoot(t)
@@ -77,7 +77,7 @@ func everywhere(t *testing.T, test func(t *testing.T, dir string)) {
 	}
 }
 
-// free is how much of a file system is free when all is written.
+// free returns how many bytes of a file system are free after all data are written.
 func free(t testing.TB, dir string) int64 {
 	t.Helper()
 	d, err := os.Open(dir)

@@ -15,15 +15,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// killed runs a verb again and again, kills it each time after a random part of the
-// time that it takes, looks at what there is then, and returns once it came to its end
-// by itself.
+// killed runs a verb repeatedly until it ends by itself, kills each run after a random
+// part of its duration, and calls look after each kill.
 func killed(t *testing.T, uid uint32, whole time.Duration, look func(), args ...string) (times int) {
 	t.Helper()
 	for {
 		cmd := command(uid, args...)
 		must(t, cmd.Start())
-		// The later kills leave it ever more time, so that there is an end.
+		// Later runs get more time, so that one of them ends.
 		limit := whole/20 + time.Duration(rand.Int64N(int64(whole)))*time.Duration(times+1)/10
 		kill := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
 		err := cmd.Wait()
@@ -41,8 +40,8 @@ func killed(t *testing.T, uid uint32, whole time.Duration, look func(), args ...
 	}
 }
 
-// TestKilled: a restore that was killed at any time is finished by the next, and
-// nothing of it is left.
+// TestKilled: a restore that was killed at any time is finished by the next, and no rest
+// remains.
 func TestKilled(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -88,8 +87,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestKilledFile: so is the restore of a single file. At each time it is all the old
-// one or all the new one.
+// TestKilledFile: the same holds for a single file, which is at each time wholly the old
+// one or wholly the new one.
 func TestKilledFile(t *testing.T) {
 	testkit.Slow(t)
 	needRoot(t)
@@ -122,7 +121,7 @@ func TestKilledFile(t *testing.T) {
 	}
 }
 
-// TestUser: the verbs as the user whose data it is.
+// TestUser runs the verbs as the user that owns the data.
 func TestUser(t *testing.T) {
 	needRoot(t)
 	own := func(t *testing.T, dir string) {
@@ -138,7 +137,7 @@ func TestUser(t *testing.T) {
 		must(t, os.Chmod(filepath.Dir(dir), 0o755))
 		plant(t, dir)
 		own(t, dir+"/data")
-		must(t, os.Chmod(dir+"/data/shared", 0o500)) // what the daemon itself may not write
+		must(t, os.Chmod(dir+"/data/shared", 0o500)) // not writable by the daemon
 		must(t, os.Chmod(dir+"/data/private", 0o400))
 		must(t, os.Mkdir(dir+"/backups", 0o700))
 		own(t, dir+"/backups")
@@ -146,7 +145,7 @@ func TestUser(t *testing.T) {
 	}
 	for name, do := range harm {
 		switch name {
-		case "owner", "all removed", "file in place", "attributes": // takes root, or writing in the parent
+		case "owner", "all removed", "file in place", "attributes": // they need root, or to write in the parent
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -165,7 +164,7 @@ func TestUser(t *testing.T) {
 			if _, err := Restore(dir+"/backups/1", dir+"/data"); err == nil {
 				t.Error("root restored what a user has saved")
 			}
-			// Root measures what it does not trust.
+			// Root only measures data that it does not trust.
 			if sum, err := Measure(dir + "/backups/1"); err != nil || sum.Entries != int64(len(want)) {
 				t.Errorf("measured %s, %v", sum, err)
 			}

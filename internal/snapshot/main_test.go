@@ -20,11 +20,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// user is one that owns the data of a daemon in these tests.
+// user owns the data of a daemon in these tests.
 const user = 1234
 
-// TestMain is also the program that runs the verbs, as a process to be killed or of
-// another user.
+// TestMain also runs the verbs, in a process that is killed or belongs to another user.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		if verb, ok := Verbs[os.Args[1]]; ok {
@@ -38,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command is a process that runs a verb.
+// command returns a process that runs a verb.
 func command(uid uint32, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -67,18 +66,18 @@ func needRoot(t testing.TB) {
 	testkit.NeedRoot(t, "it takes files of several users")
 }
 
-// seen is all that a restore has to bring back of one entry.
+// seen is what a restore must restore of one entry.
 type seen struct {
 	mode     uint32
 	uid, gid uint32
 	size     int64
 	mtime    time.Time
-	content  string // its digest, or where a link leads
+	content  string // digest of the content, or target of a link
 	attrs    string
 }
 
-// describe returns what is at path and below, by relative name. Sockets and FIFOs
-// are left out.
+// describe returns the entries at path and below, by relative name, without sockets and
+// FIFOs.
 func describe(t testing.TB, path string) map[string]seen {
 	t.Helper()
 	all := map[string]seen{}
@@ -123,7 +122,7 @@ func attributes(t testing.TB, path string) string {
 	must(t, err)
 	var all []string
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if !counts(name) || name == selinux { // XFS lists its own form of an ACL, too
+		if !counts(name) || name == selinux { // XFS also lists its own form of an ACL
 			continue
 		}
 		value := make([]byte, 1<<16)
@@ -135,7 +134,7 @@ func attributes(t testing.TB, path string) string {
 	return strings.Join(all, " ")
 }
 
-// equal compares two descriptions and says what differs.
+// equal reports the differences between two descriptions.
 func equal(t testing.TB, what string, got, want map[string]seen) {
 	t.Helper()
 	for name := range maps.Keys(want) {
@@ -175,7 +174,7 @@ func refused(t testing.TB, err error, want string) {
 	}
 }
 
-// stamps are what tells whether a file was written again.
+// stamps returns what differs after a file was written again.
 func stamps(t testing.TB, path string) map[string][2]int64 {
 	t.Helper()
 	all := map[string][2]int64{}

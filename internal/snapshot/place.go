@@ -19,45 +19,45 @@ import (
 // A folder is an open directory.
 type folder struct {
 	*os.File
-	touched bool // a name in it was made, exchanged or removed
+	touched bool // whether a name in it was created, replaced or removed
 }
 
-// A place is a name in an open directory. What is there may change at any time; the
-// directory is the same one.
+// A place is a name in an open directory. The entry of that name may change at any time;
+// the directory cannot.
 type place struct {
 	dir  *folder
 	name string
 	path string // for messages only
-	top  bool   // named by the caller: it may be a mount point
+	top  bool   // whether the caller named it: it may then be a mount point
 }
 
 func (p place) fd() int { return int(p.dir.Fd()) }
 
-// below is a name in the directory d, which is at p.
+// below returns the place of a name in the directory d, which is at p.
 func (p place) below(d *folder, name string) place {
 	return place{dir: d, name: name, path: filepath.Join(p.path, name)}
 }
 
-// leftover begins the names of files that are not complete.
+// leftover is the beginning of the names of incomplete files.
 const leftover = ".machinemon-update.restore-"
 
-// temporary is where a file is made that replaces the one at p. The name is always
-// the same for p, so that the next run finds what a killed one left, and another for
-// each file of a directory, in which another target may be restored at this time.
+// temporary returns the place for the new file that will replace the one at p. It depends
+// only on p, so that the next run finds what a killed one left, and it differs for each
+// file, because another target may be restored in the same directory meanwhile.
 func (p place) temporary() place {
 	sum := sha256.Sum256([]byte(p.name))
 	return p.beside(leftover + hex.EncodeToString(sum[:8]))
 }
 
-// beside is another name in the same directory.
+// beside returns the place of another name in the same directory.
 func (p place) beside(name string) place {
 	return place{dir: p.dir, name: name, path: filepath.Join(filepath.Dir(p.path), name)}
 }
 
-// shown is a path as a message may print it.
+// shown returns a path as a message may print it.
 func shown(path string) string { return state.Line(path) }
 
-// An entryError is about one place of a tree.
+// An entryError is an error about one place of a tree.
 type entryError struct {
 	path string
 	err  error
@@ -66,15 +66,15 @@ type entryError struct {
 func (e *entryError) Error() string { return shown(e.path) + ": " + e.err.Error() }
 func (e *entryError) Unwrap() error { return e.err }
 
-// failed says what cannot be done with the path that the caller named.
+// failed returns an error that says what cannot be done with the path of the caller.
 func failed(what, path string, err error) error {
 	if e, ok := err.(*entryError); ok && e.path == path {
-		err = e.err // named already
+		err = e.err // the message names it already
 	}
 	return fmt.Errorf("cannot %s %s: %w", what, shown(path), err)
 }
 
-// wrong names the place of an error, which may be one from below it.
+// wrong adds the place to an error, unless the error names a place below it.
 func (p place) wrong(err error) error {
 	var named *entryError
 	switch {
@@ -90,7 +90,7 @@ func (p place) problem(format string, a ...any) error {
 	return &entryError{p.path, fmt.Errorf(format, a...)}
 }
 
-// vanished is gone for all but what the caller named.
+// vanished is gone, except for the place that the caller named.
 func (p place) vanished(err error) error {
 	if p.top {
 		return err
@@ -98,7 +98,7 @@ func (p place) vanished(err error) error {
 	return gone(err)
 }
 
-// gone takes away the error of an entry that a running daemon removed meanwhile.
+// gone returns nil for the error of an entry that a running daemon removed meanwhile.
 func gone(err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -128,8 +128,8 @@ func (p place) stat() (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// open opens what is there: no symbolic link, and, but for the top, nothing that is
-// mounted there: that is EXDEV.
+// open opens the entry. It refuses symbolic links and, except for the top, mount points,
+// for which the error is EXDEV.
 func (p place) open(flags int) (*os.File, error) {
 	return p.openMode(flags, 0)
 }
@@ -147,7 +147,7 @@ func (p place) openMode(flags int, mode uint32) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if flags&unix.O_NONBLOCK != 0 { // for the opening only: Go would poll what cannot be polled
+	if flags&unix.O_NONBLOCK != 0 { // it was for open only: Go would poll files that cannot be polled
 		if err := unix.SetNonblock(fd, false); err != nil {
 			unix.Close(fd)
 			return nil, err
@@ -156,12 +156,13 @@ func (p place) openMode(flags int, mode uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), p.path), nil
 }
 
-// openFile opens to read what may be a FIFO by now, and does not wait for a writer.
+// openFile opens for reading. It does not wait for a writer if the entry is a FIFO by
+// now.
 func (p place) openFile() (*os.File, error) {
 	return p.open(unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY)
 }
 
-// openFolder opens the directory that is there.
+// openFolder opens the directory of that name.
 func (p place) openFolder() (*folder, error) {
 	f, err := p.open(unix.O_RDONLY | unix.O_DIRECTORY)
 	if err != nil {
@@ -170,14 +171,14 @@ func (p place) openFolder() (*folder, error) {
 	return &folder{File: f}, nil
 }
 
-// create makes a new file that no other user can open yet.
+// create creates a file that no other user can open yet.
 func (p place) create() (*os.File, error) {
 	p.dir.touched = true
 	return p.openMode(unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 }
 
-// regular opens a file to read it, unless something else is there by now. A device
-// is not even opened.
+// regular opens a regular file for reading. If the entry is another kind by now, it
+// returns errReplaced; it does not open devices.
 func (p place) regular() (*os.File, unix.Stat_t, error) {
 	st, err := p.stat()
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -236,12 +237,12 @@ func (p place) readlink() (string, error) {
 	return string(buf[:n]), nil
 }
 
-// procPath is a path for the calls that take neither a directory nor O_PATH.
+// procPath returns a path for calls that take neither a directory nor O_PATH.
 func (p place) procPath() string {
 	return "/proc/self/fd/" + strconv.Itoa(p.fd()) + "/" + p.name
 }
 
-// names lists a directory.
+// names returns the sorted names in a directory.
 func names(d *folder) ([]string, error) {
 	if _, err := d.Seek(0, 0); err != nil {
 		return nil, err
@@ -254,7 +255,7 @@ func names(d *folder) ([]string, error) {
 	return all, nil
 }
 
-// each visits what is in the directory d, which is at p.
+// each calls visit for each entry of the directory d, which is at p.
 func (p place) each(d *folder, visit func(place) error) error {
 	all, err := names(d)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRefused: what cannot be saved is named, and nothing is left in the backup's place.
+// TestRefused: the error names what cannot be saved, and no part of the backup remains.
 func TestRefused(t *testing.T) {
 	needRoot(t)
 	mount := func(t *testing.T, at string) {
@@ -88,8 +88,7 @@ func exchange(t *testing.T, path string, put func()) {
 	put()
 }
 
-// TestOccupied: what is in the place of a backup already is neither overwritten nor
-// removed.
+// TestOccupied: content at the place of a backup is neither overwritten nor removed.
 func TestOccupied(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -107,14 +106,14 @@ func TestOccupied(t *testing.T) {
 	equal(t, "occupied", describe(t, dir), before)
 }
 
-// TestEntries: a tree has no end.
+// TestEntries: a tree may have at most MaxEntries entries.
 func TestEntries(t *testing.T) {
 	sum := Summary{Entries: MaxEntries - 1}
 	must(t, sum.add(&unix.Stat_t{}))
 	refused(t, sum.add(&unix.Stat_t{}), "more than 1000000 files")
 }
 
-// TestPaths: a path is absolute and written in one way.
+// TestPaths: a path must be absolute and clean.
 func TestPaths(t *testing.T) {
 	for _, path := range []string{"", "/", "x", "/tmp/", "/tmp/../etc", "//tmp", "/tmp//x"} {
 		_, err := Measure(path)
@@ -127,9 +126,9 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestHostile: between save and restore somebody else got hold of a part of the tree.
-// Root follows nothing of theirs, takes away what is theirs, and changes nothing
-// elsewhere.
+// TestHostile: another user has taken over a part of the tree since it was saved. Root
+// follows none of that user's links, takes the entries away from that user, and changes
+// no file elsewhere.
 func TestHostile(t *testing.T) {
 	needRoot(t)
 	for name, do := range map[string]func(t *testing.T, data, outside string){
@@ -147,7 +146,7 @@ func TestHostile(t *testing.T) {
 			exchange(t, data+"/file", func() { must(t, os.Link(outside+"/victim", data+"/file")) })
 			must(t, os.Link(outside+"/victim", data+"/a/new"))
 		},
-		// The same content and another owner: to give it the old one would be fatal.
+		// Only the owner differs from the backup: setting the old owner would be fatal.
 		"hard link with the old content": func(t *testing.T, data, outside string) {
 			put(t, outside+"/same", "of another user")
 			exchange(t, data+"/theirs", func() { must(t, os.Link(outside+"/same", data+"/theirs")) })
@@ -178,8 +177,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestTakeOver: before root does anything in a directory nobody else can write in it
-// any more, not by an ACL either.
+// TestTakeOver: before root works in a directory, no other user can write in it any more,
+// also not by an ACL.
 func TestTakeOver(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir() + "/theirs"
@@ -261,7 +260,7 @@ func TestRestoreRefused(t *testing.T) {
 	}
 }
 
-// TestMountPoint: the place itself may be one.
+// TestMountPoint: the given path may be a mount point.
 func TestMountPoint(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Remove removes all that is at path, durably: there was nothing when the other files
-// were saved. It may be killed and called again. It reports whether anything was there.
+// Remove removes path and all below it, durably. It restores the state in which path did
+// not exist. It may be killed and called again. It reports whether anything was removed.
 func Remove(path string) (changed bool, err error) {
 	r := newRestorer()
 	p, err := data(path)
 	if errors.Is(err, unix.ENOENT) {
-		return false, nil // even its directory is gone
+		return false, nil // its directory does not exist either
 	}
 	if err == nil {
 		defer p.dir.Close()
@@ -35,15 +35,15 @@ func (r *restorer) removeTop(p place) error {
 	if err := r.sync.names(p.dir); err != nil {
 		return p.wrong(err)
 	}
-	if r.sync.whole { // the directory may be written in and not opened
+	if r.sync.whole { // the directory may be writable but not readable
 		unix.Sync()
 	}
 	return nil
 }
 
-// remove removes what is at p, a directory with all that is in it.
+// remove removes the entry at p, and all below it if it is a directory.
 func (r *restorer) remove(p place) error {
-	p.top = false // a mount point is not emptied even if the caller named it
+	p.top = false // a mount point is not emptied, even if the caller named it
 	st, err := p.stat()
 	if err != nil {
 		return p.wrong(gone(err))
@@ -71,11 +71,11 @@ func (r *restorer) empty(p place) error {
 	return p.each(d, r.remove)
 }
 
-// takeOver opens a directory to work in it, and returns how it was. As root it first
-// takes it from its owner, who may be another since the backup was made: from then on
-// root alone can exchange what is in it.
+// takeOver opens a directory for work in it, and returns its metadata from before. As
+// root it first becomes the owner, because a user may own it since the backup was made.
+// From then on only root can change its entries.
 func (r *restorer) takeOver(p place) (was look, d *folder, err error) {
-	// By a descriptor that needs no permission: a user may have to give it first.
+	// O_PATH needs no permission on the directory: the user may have to add one first.
 	handle, err := p.open(unix.O_PATH | unix.O_DIRECTORY)
 	if err != nil {
 		return was, nil, err
@@ -121,10 +121,10 @@ func (r *restorer) take(d *folder, st unix.Stat_t) error {
 	return nil
 }
 
-// working is the mode in which a directory is worked on.
+// working returns the mode of a directory during the work.
 func (r *restorer) working(mode uint32) uint32 {
 	if r.root {
-		return mode &^ 0o022 // its group's bits are an ACL's mask, too
+		return mode &^ 0o022 // with an ACL the group's bits are its mask
 	}
 	return mode | 0o700
 }

@@ -10,22 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A restorer makes one tree what its backup is.
+// A restorer makes one tree equal to its backup.
 type restorer struct {
 	root    bool // see [ownTree]
-	changed bool // anything but times
+	changed bool // whether more than times changed
 	sync    syncer
 }
 
 func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
 
-// Restore makes the file or directory at path what it was when backup was saved,
-// durably: what differs is written again, and what the backup lacks is removed. Sockets
-// and FIFOs stay in a directory that stays, since a backup does not say which were
-// there: they may belong to a program that still runs. A file is replaced by one that is complete. Directories
-// stay the same ones, since the parent of path may not be writable. Restore may be
-// killed at any time and called again. It reports whether it changed anything but
-// times. The backup stays as it is.
+// Restore makes the file or directory at path equal to what it was when backup was saved,
+// durably. It writes what differs and removes what the backup lacks. Sockets and FIFOs
+// remain in directories that remain: a backup does not list them, and a running program
+// may use them. A file is replaced by a complete one. Directories are not replaced, since
+// the parent of path may not be writable. Restore may be killed at any time and called
+// again. It reports whether it changed more than times. It does not change the backup.
 func Restore(backup, path string) (changed bool, err error) {
 	r := newRestorer()
 	if err := r.restore(backup, path); err != nil {
@@ -73,7 +72,7 @@ func (r *restorer) durable(to place) error {
 	return to.wrong(r.sync.end(f))
 }
 
-// entry makes one entry that of the backup.
+// entry makes one entry equal to that of the backup.
 func (r *restorer) entry(from, to place) error {
 	st, err := from.stat()
 	if err != nil {
@@ -126,13 +125,13 @@ func (r *restorer) directory(from, to place) error {
 	return to.wrong(r.sync.wrote(out.File))
 }
 
-// fill makes the content of the directory out that of the backup's in.
+// fill makes the content of the directory out equal to that of the backup's directory in.
 func (r *restorer) fill(from, to place, in, out *folder) error {
 	wanted, err := names(in)
 	if err != nil {
 		return from.wrong(err)
 	}
-	// What must go goes first: it gives room on the disk.
+	// Removing comes first, because it makes room on the disk.
 	err = to.each(out, func(now place) error {
 		if _, kept := slices.BinarySearch(wanted, now.name); kept {
 			return nil
@@ -153,7 +152,7 @@ func (r *restorer) fill(from, to place, in, out *folder) error {
 	return nil
 }
 
-// make makes a directory, unless there is one.
+// make makes a directory unless one exists.
 func (r *restorer) make(p place) error {
 	st, err := p.stat()
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -202,7 +201,8 @@ func (r *restorer) file(from, to place) error {
 	})
 }
 
-// sameFile reports whether the file at p is the backup in. What cannot be read is not.
+// sameFile reports whether the file at p equals the backup in; false if it cannot be
+// read.
 func sameFile(want look, in *os.File, p place) (was look, same bool, err error) {
 	st, err := p.stat()
 	if err != nil || st.Mode != want.st.Mode || st.Size != want.st.Size {
@@ -256,7 +256,7 @@ func (r *restorer) link(from, to place) error {
 	})
 }
 
-// sameTime gives an entry that is the same otherwise its time.
+// sameTime sets the time of an entry that otherwise equals its backup.
 func (l look) sameTime(was look, p place) error {
 	if was.st.Mtim == l.st.Mtim {
 		return nil
@@ -264,7 +264,7 @@ func (l look) sameTime(was look, p place) error {
 	return l.giveTime(p)
 }
 
-// replace exchanges what is at p for what write makes at another place.
+// replace replaces the entry at p by the one that write makes at a temporary place.
 func (r *restorer) replace(p place, write func(temp place) error) error {
 	temp := p.temporary()
 	r.changed = true
@@ -284,7 +284,7 @@ func (r *restorer) replace(p place, write func(temp place) error) error {
 	return nil
 }
 
-// vacate removes a directory, which no file can replace.
+// vacate removes a directory at p, because a rename cannot replace one by a file.
 func (r *restorer) vacate(p place) error {
 	st, err := p.stat()
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {

@@ -11,16 +11,16 @@ import (
 // A saver copies one tree.
 type saver struct {
 	root  bool  // see [ownTree]
-	limit int64 // of bytes on the disk
+	limit int64 // in bytes on the disk
 	sum   Summary
 	sync  syncer
 }
 
-// Save copies the file or directory src to dst, durably. dst is a new path in a
-// directory that only the caller can write, or an empty directory for a directory.
-// A file that is written meanwhile is copied as long as it was when its copy began;
-// one that is removed meanwhile is not missed. More than limit bytes on the disk are
-// an error. After an error nothing is left in dst.
+// Save copies the file or directory src to dst, durably. dst is a new path in a directory
+// that only the caller can write, or for a directory also an empty directory. Of a file
+// that grows meanwhile, the length at the beginning of its copy is saved; a file that is
+// removed meanwhile is left out. More than limit bytes on the disk are an error. After an
+// error nothing is left in dst.
 func Save(src, dst string, limit int64) (sum Summary, err error) {
 	s := &saver{root: os.Geteuid() == 0, limit: limit}
 	if err := s.save(src, dst); err != nil {
@@ -67,10 +67,10 @@ func (s *saver) save(src, dst string) (err error) {
 	return err
 }
 
-// errOccupied is why nothing of what is in dst may be removed.
+// errOccupied says that dst has content that Save did not make and must not remove.
 var errOccupied = errors.New("the place of the backup is occupied")
 
-// empty makes a directory, or finds an empty one.
+// empty makes a directory, or accepts an empty one.
 func (p place) empty() (made bool, err error) {
 	err = p.mkdir()
 	if err == nil {
@@ -94,7 +94,7 @@ func (p place) empty() (made bool, err error) {
 	return false, nil
 }
 
-// discard removes what a failed Save made: all, or all that is in the directory.
+// discard removes what a failed Save made: the directory too if made is true.
 func (p place) discard(made bool) error {
 	r := newRestorer()
 	if made {
@@ -120,7 +120,7 @@ func (s *saver) durable(to place) error {
 	return to.wrong(s.sync.end(f))
 }
 
-// entry copies one entry of a directory, unless it is gone by now.
+// entry copies one entry of a directory, unless it was removed meanwhile.
 func (s *saver) entry(from, to place, depth int) error {
 	st, err := from.stat()
 	if err != nil {
@@ -180,20 +180,20 @@ func (s *saver) directory(from, to place, depth int) error {
 	return to.wrong(s.sync.wrote(out.File))
 }
 
-// ownTree returns why root must not work in a directory: others could exchange what
-// is in it.
+// ownTree returns why root must not work in a directory: others could replace its
+// entries.
 func ownTree(st *unix.Stat_t) error {
 	const hint = "(hint: chown root and chmod go-w, or give all of it to the unit's user)"
 	if st.Uid != 0 {
 		return fmt.Errorf("is owned by user %d in a tree that root saves %s", st.Uid, hint)
 	}
-	if st.Mode&0o022 != 0 { // with an ACL, too: the group's bits are its mask
+	if st.Mode&0o022 != 0 { // also right for an ACL, whose mask is the group's bits
 		return fmt.Errorf("is writable by others than root, in a tree that root saves %s", hint)
 	}
 	return nil
 }
 
-// count adds an entry to the sum, unless it cannot be saved.
+// count adds an entry to the sum, or returns why it cannot be saved.
 func (s *saver) count(l *look) error {
 	if !s.root && int(l.st.Uid) != os.Geteuid() {
 		return fmt.Errorf("is owned by user %d, and user %d cannot give it back to that user", l.st.Uid, os.Geteuid())

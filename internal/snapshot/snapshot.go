@@ -1,23 +1,23 @@
-// Package snapshot saves a file or a directory tree and makes it again what it was.
+// Package snapshot saves a file or a directory tree, and restores it later.
 //
 // A backup is a plain copy of the data, with modes, owners, times and the extended
-// attributes that count (POSIX ACLs, user.*, the SELinux label), so that a person can
-// read it and copy from it by hand. Sockets and FIFOs are not data, and are neither
-// saved nor removed: a daemon makes them at its start. A name that is a hard link of another is copied by itself.
+// attributes that count (POSIX ACLs, user.*, the SELinux label), so that people can read
+// it and copy from it by hand. Sockets and FIFOs are not data: a daemon makes them at its
+// start, so they are neither saved nor removed. Each hard link is copied as a separate
+// file.
 //
-// Two kinds of caller are served, and both in the same way. Root saves trees that
-// root alone can write: as root each directory of a tree must belong to root and be
-// writable by no other user, since any other owner could lead root to a file of another
-// place. Data of another user is saved and restored by a process of that user (see
-// [Command]), which can do no more than the user. In both cases each name is looked
-// up in an open directory, no symbolic link is followed below the given path, and no
-// mount point is crossed. As root the path of the data has no symbolic link in it at
-// all; that root alone can write its parents is the caller's to check.
+// There are two kinds of callers, with the same code. Root saves trees that only root can
+// write: each directory of them must belong to root and be writable by no other user,
+// since another user could redirect root to a file elsewhere. A process of the user saves
+// and restores data of another user (see [Verbs]), and can do no more than that user. In
+// both cases each name is looked up in an open directory, symbolic links below the given
+// path are not followed, and mount points are not crossed. As root, the path of the data
+// must have no symbolic link at all; the caller checks that only root can write its
+// parents.
 //
-// What a killed Save leaves is useless and is for the caller to remove. A killed
-// Restore is repeated by the caller: it clears what the killed one left, and goes on
-// with what still differs. Because a caller repeats it, single files need not be
-// durable before the end.
+// After a killed Save, the caller removes the useless rest. After a killed Restore, the
+// caller repeats it: it removes what the killed one left, and continues with what still
+// differs. Because of this, single files need not be durable before the end.
 package snapshot
 
 import (
@@ -31,27 +31,27 @@ import (
 )
 
 const (
-	// MaxEntries bounds the number of files and directories of one tree.
+	// MaxEntries is the largest number of files and directories of one tree.
 	MaxEntries = 1_000_000
-	// maxDepth bounds the nesting of directories, each level of which takes two
-	// open files. What a new version nested deeper is removed all the same.
+	// maxDepth is the largest depth of directories to save; each level takes two open
+	// files. Remove has no such limit, for what a new version has made.
 	maxDepth = 200
 )
 
-// Summary is what there is of data at one place.
+// Summary describes the amount of data at one path.
 type Summary struct {
-	Entries   int64 `json:"entries"`   // files, directories and symbolic links, the place itself among them
-	Size      int64 `json:"size"`      // length of all files together
-	Allocated int64 `json:"allocated"` // bytes on the disk, which for the same data differ between file systems
+	Entries   int64 `json:"entries"`   // files, directories and symbolic links, including the path itself
+	Size      int64 `json:"size"`      // sum of the lengths of all files, in bytes
+	Allocated int64 `json:"allocated"` // bytes on the disk, which differ between file systems for the same data
 }
 
-// String is the part of a summary that a copy has in common with its original:
-// Entries and Size.
+// String returns the part of a summary that is equal for a copy and its original: Entries
+// and Size.
 func (s Summary) String() string {
 	return fmt.Sprintf("%d entries, %d bytes", s.Entries, s.Size)
 }
 
-// add counts one entry.
+// add adds one entry.
 func (s *Summary) add(st *unix.Stat_t) error {
 	if s.Entries++; s.Entries > MaxEntries {
 		return fmt.Errorf("there are more than %d files and directories", MaxEntries)
@@ -63,9 +63,9 @@ func (s *Summary) add(st *unix.Stat_t) error {
 	return nil
 }
 
-// Measure counts the file or tree at path and reads no content. Sockets and FIFOs
-// do not count; what Save refuses because of its kind, Measure refuses, too. An error
-// is fs.ErrNotExist when nothing is there.
+// Measure counts the file or tree at path without reading contents. It ignores sockets
+// and FIFOs, and refuses the kinds of files that Save refuses. The error is
+// fs.ErrNotExist if path does not exist.
 func Measure(path string) (sum Summary, err error) {
 	p, err := data(path)
 	if err == nil {
@@ -106,7 +106,7 @@ func (s *Summary) measure(p place, depth int) error {
 	})
 }
 
-// deep refuses a directory that is nested too deep.
+// deep returns an error for a directory that is nested too deep.
 func (p place) deep(depth int) error {
 	if depth > maxDepth {
 		return p.problem("is nested more than %d directories deep", maxDepth)
@@ -142,11 +142,11 @@ func isEndpoint(st *unix.Stat_t) bool {
 	return kind == unix.S_IFSOCK || kind == unix.S_IFIFO
 }
 
-// top is the place of a backup. Symbolic links in its parents are followed.
+// top returns the place of a backup. Symbolic links in its parents are followed.
 func top(path string) (place, error) { return topOf(path, 0) }
 
-// data is top for the data. As root no symbolic link is followed in
-// the parents either: a new version may have given one of them to its user.
+// data returns the place of the data. As root it follows no symbolic links in the
+// parents: a new version may have given one of these to its user.
 func data(path string) (place, error) {
 	if os.Geteuid() == 0 {
 		return topOf(path, unix.RESOLVE_NO_SYMLINKS)
@@ -161,7 +161,7 @@ func topOf(path string, resolve uint64) (place, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return place{}, errors.New("it is no absolute path of a file or directory")
 	}
-	// O_PATH: the parent of a user's data need not be readable by the user.
+	// O_PATH, because the user may have no permission to read the parent of their data.
 	parent := filepath.Dir(path)
 	fd, err := retry(func() (int, error) {
 		return unix.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})

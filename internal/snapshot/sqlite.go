@@ -14,11 +14,11 @@ const sqliteMagic = "SQLite format 3\x00"
 
 var sqliteSuffixes = []string{"-wal", "-shm", "-journal"}
 
-// Companions are the paths of the files that belong to the file at path, if that is
-// an SQLite database, may become one, or has one of them beside it. The last changes
-// of the database are in them: without them, or with those of another state, it is
-// damaged. They are named whether they exist or not: one that comes later must go at
-// a restore. Of anything but a regular file there are none.
+// Companions returns the paths of SQLite's other files for the file at path, if that is
+// an SQLite database, can become one, or has such a file beside it. They hold the last
+// changes of the database: without them, or with those of another state, it is damaged.
+// The paths are returned whether they exist or not, because a restore must remove a file
+// that is created later. If path is not a regular file there are none.
 func Companions(path string) ([]string, error) {
 	p, err := data(path)
 	if err == nil {
@@ -28,7 +28,7 @@ func Companions(path string) ([]string, error) {
 			return nil, nil
 		}
 	} else if errors.Is(err, unix.ENOENT) || errors.Is(err, ErrLinked) {
-		err = nil // the new version may make the directory, too; or its user will see
+		err = nil // a new version may make the directory; the user's process finds a link's target
 	}
 	if err != nil {
 		return nil, failed("look for the SQLite files of", path, err)
@@ -55,7 +55,7 @@ func (p place) database() (bool, error) {
 		return gone(err) == nil, p.wrong(gone(err))
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return false, nil
-	case st.Size == 0: // so SQLite makes it, before the first table
+	case st.Size == 0: // SQLite creates it so, before the first table
 		return true, nil
 	}
 	f, _, err := p.regular()

@@ -11,7 +11,7 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// TestCompanions: which files have some.
+// TestCompanions tests which files have companions.
 func TestCompanions(t *testing.T) {
 	for name, row := range map[string]struct {
 		plant func(db string)
@@ -43,8 +43,8 @@ func TestCompanions(t *testing.T) {
 	}
 }
 
-// TestMigration: a database in WAL mode whose daemon was killed comes back with all
-// that was committed, after a migration that the old version cannot read.
+// TestMigration: a database in WAL mode of a killed daemon is restored with all committed
+// data after a migration that the old version cannot read.
 func TestMigration(t *testing.T) {
 	dir := t.TempDir()
 	live, data, backups := dir+"/live.db", dir+"/app.db", dir+"/backups"
@@ -62,7 +62,7 @@ func TestMigration(t *testing.T) {
 			must(t, err)
 		}
 	}
-	// What a killed daemon leaves is what is on the disk while it runs.
+	// A killed daemon leaves the same files that are on the disk while it runs.
 	db := open(live)
 	exec(db, "PRAGMA journal_mode=WAL", "PRAGMA wal_autocheckpoint=0", "CREATE TABLE t (v)",
 		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 100000) INSERT INTO t SELECT i FROM n")
@@ -85,7 +85,7 @@ func TestMigration(t *testing.T) {
 		save(t, path, backup)
 		args = append(args, backup, path)
 	}
-	if len(args) != 8 || args[2] == "-" || args[6] != "-" { // there is a WAL and no rollback journal
+	if len(args) != 8 || args[2] == "-" || args[6] != "-" { // a WAL exists, and no rollback journal
 		t.Fatalf("not what was to be tested: %v", args)
 	}
 

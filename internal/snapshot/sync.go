@@ -7,17 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// few is how many files are synced one by one. For more one syncfs is quicker,
-// although it also writes what others have in memory for that file system.
+// few is the number of files that are synced one by one. For more files one syncfs is
+// faster, although it also writes other data of that file system.
 const few = 32
 
-// A syncer makes what was written durable by the time that end returns.
+// A syncer makes everything that was written durable before end returns.
 type syncer struct {
 	n     int
 	whole bool
 }
 
-// wrote is told of each file and directory that was written.
+// wrote syncs a file or directory that was written, or leaves that to end.
 func (s *syncer) wrote(f *os.File) error {
 	if s.n++; s.n > few || s.whole {
 		s.whole = true
@@ -26,7 +26,7 @@ func (s *syncer) wrote(f *os.File) error {
 	return retry0(func() error { return unix.Fsync(int(f.Fd())) })
 }
 
-// names is told of a directory, opened with O_PATH. It is synced if a name in it changed.
+// names syncs a directory opened with O_PATH, if a name in it changed.
 func (s *syncer) names(dir *folder) error {
 	if !dir.touched {
 		return nil
@@ -34,7 +34,7 @@ func (s *syncer) names(dir *folder) error {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
-	if errors.Is(err, unix.EACCES) { // it may be written in and not listed
+	if errors.Is(err, unix.EACCES) { // the directory may be writable but not readable
 		s.whole = true
 		return nil
 	}
@@ -46,7 +46,7 @@ func (s *syncer) names(dir *folder) error {
 	return s.wrote(d)
 }
 
-// end syncs the file system of f, if there is more to sync than was done already.
+// end syncs the file system of f if not everything is synced already.
 func (s *syncer) end(f *os.File) error {
 	if !s.whole {
 		return nil

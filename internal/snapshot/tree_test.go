@@ -17,10 +17,10 @@ const acl = "\x02\x00\x00\x00" +
 	"\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\xe8\x03\x00\x00" +
 	"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
 
-// odd are names that a careless program trips over.
+// odd are names that careless programs mishandle.
 var odd = []string{"a\nb", "\xff\xfe", "-rf", " ", "…", "machinemon"}
 
-// plant makes a tree with every kind of entry.
+// plant makes a tree with each kind of entry.
 func plant(t testing.TB, dir string) {
 	t.Helper()
 	needRoot(t)
@@ -60,7 +60,7 @@ func plant(t testing.TB, dir string) {
 	}
 }
 
-// listen leaves a socket behind, as a daemon does that was killed.
+// listen leaves a socket behind, as a killed daemon does.
 func listen(t testing.TB, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -69,7 +69,7 @@ func listen(t testing.TB, path string) {
 	must(t, l.Close())
 }
 
-// TestSave: a backup has all of the original but sockets and FIFOs.
+// TestSave: a backup has everything of the original except sockets and FIFOs.
 func TestSave(t *testing.T) {
 	everywhere(t, func(t *testing.T, dir string) {
 		plant(t, dir)
@@ -88,7 +88,7 @@ func TestSave(t *testing.T) {
 		if want := fmt.Sprintf("%d entries, ", len(before)); sum.Entries != int64(len(before)) {
 			t.Errorf("saved were %s, want %s", sum, want)
 		}
-		// An empty directory takes a backup as well as none.
+		// A backup into an existing empty directory works as well.
 		must(t, os.Mkdir(dir+"/empty", 0o700))
 		save(t, data, dir+"/empty")
 		equal(t, "backup in an empty directory", describe(t, dir+"/empty"), before)
@@ -164,8 +164,7 @@ var harm = map[string]func(t *testing.T, at func(string) string){
 	},
 }
 
-// TestRestore: whatever was done to the data, it comes back, and what nobody touched
-// is left alone.
+// TestRestore: changes to the data are undone, and unchanged files are not written.
 func TestRestore(t *testing.T) {
 	everywhere(t, func(t *testing.T, dir string) {
 		for name, do := range harm {
@@ -177,7 +176,7 @@ func TestRestore(t *testing.T) {
 				save(t, data, backup)
 				kept := stamps(t, backup)
 				do(t, func(name string) string { return filepath.Join(data, name) })
-				there := map[string]bool{} // a program may still use them
+				there := map[string]bool{} // not removed, since a program may still use them
 				for _, name := range []string{"fifo", "socket"} {
 					_, err := os.Lstat(filepath.Join(data, name))
 					there[name] = err == nil
@@ -206,7 +205,7 @@ func TestRestore(t *testing.T) {
 	})
 }
 
-// TestUntouched: of a directory in which one file changed only that is written.
+// TestUntouched: in a directory with one changed file, only that file is written.
 func TestUntouched(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir)
@@ -223,8 +222,8 @@ func TestUntouched(t *testing.T) {
 	}
 }
 
-// TestFile: a single file is exchanged whole, and what a killed run left beside it
-// goes.
+// TestFile: a single file is replaced as a whole, and the rest of a killed run beside it
+// is removed.
 func TestFile(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -257,7 +256,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestRemove: what was not there is not there again.
+// TestRemove: a path that did not exist is removed again.
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
 	plant(t, dir)

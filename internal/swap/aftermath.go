@@ -6,12 +6,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// fares says how the old program was seen to fare after the rollback: healthy only
-// where the gate's user saw it stand and no probe fail, also none that failed before
-// the swap.
+// fares returns how the old program is after the rollback. healthy is true only if the
+// gate's user saw the unit stand and no probe fail, not even one that failed before the
+// swap. unhealthy says what is wrong, where that is known.
 func fares(after *state.Baseline) (healthy bool, unhealthy string) {
 	if after == nil {
-		return false, "" // nobody looked
+		return false, "" // the old program was not watched
 	}
 	if !after.Standing {
 		return false, cmp.Or(after.Detail, "its unit is not as it must be")
@@ -24,7 +24,7 @@ func fares(after *state.Baseline) (healthy bool, unhealthy string) {
 	return !after.Unprobed, ""
 }
 
-// inBrackets adds a remark to a line, if there is one.
+// inBrackets returns a remark in brackets, to follow a line, or "" if it is empty.
 func inBrackets(remark string) string {
 	if remark == "" {
 		return ""

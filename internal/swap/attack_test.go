@@ -15,9 +15,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestAttacks: every attack, with the help of a fetcher and a verifier that were
-// taken over and hand on whatever the mirror has. What is refused changes neither
-// the installed files nor the floor, and root remembers only what is good.
+// TestAttacks checks that the swapper refuses every attack when fetcher and verifier were
+// taken over and hand on what the mirror has. A refused release changes neither the
+// installed files nor the floor, and root stores no metadata from it that is not valid.
 func TestAttacks(t *testing.T) {
 	testkit.Slow(t)
 	for _, a := range trusttest.Attacks() {
@@ -45,7 +45,7 @@ func TestAttacks(t *testing.T) {
 				r.step(t, "swap")
 				open, err := r.tree.OpenTrials()
 				must(t, err)
-				if len(open) > 0 { // else these bytes are installed
+				if len(open) > 0 { // otherwise these bytes are installed already
 					r.gate(t, attempt, state.FindingHealthy, "")
 					r.step(t, "commit")
 				}
@@ -63,7 +63,7 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// hand leaves release 2 in the verifier's spool with whatever vouches for it.
+// hand leaves release 2 in the verifier's spool with the metadata of b.
 func (r *rig) hand(t *testing.T, attempt state.AttemptID, b trust.Metadata) {
 	t.Helper()
 	installed := ""
@@ -78,11 +78,11 @@ func (r *rig) hand(t *testing.T, attempt state.AttemptID, b trust.Metadata) {
 	metadata(t, entry, b)
 }
 
-// TestLostState: with its directory the swapper loses the floor, the chain of roots
-// and what is installed, but not the pin, which is configuration. So what nobody
-// signed is refused as before. What was signed is taken, however old, as long as it
-// has not expired: on a machine without memory nothing tells it from the newest one.
-// From then on all of it is remembered again.
+// TestLostState checks a swapper that has lost its directory: the floor, the chain of
+// roots and what is installed, but not the pin, which is configuration. It still refuses
+// what is not signed. It accepts any signed release that has not expired, even an old
+// one, because without its state it cannot tell which is the newest. After that it
+// remembers all again.
 func TestLostState(t *testing.T) {
 	r, repo := signed(t)
 	r.offerSigned(t, repo, "a1", "v2", 2, release2, nil, nil)

@@ -16,13 +16,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// lateNetwork is how long after a boot the network may take to come.
+// lateNetwork is how long after a boot the network may take to come up.
 const lateNetwork = 10 * time.Minute
 
-// Begin opens an attempt, before the fetcher runs. It finishes what an earlier
-// attempt left open, starts dead path units again, takes the operator's request, and
-// writes the order that fetcher and swapper obey. An error means that no
-// attempt begins now; where an operator asked, it is recorded too.
+// Begin opens an attempt, before the fetcher runs. It finishes what an earlier attempt
+// left open, restarts dead path units, takes the operator's request, and writes the order
+// that the fetcher and the swapper obey. An error means that no attempt begins now; if an
+// operator asked for the attempt, the error is also recorded.
 func (s *Swapper) Begin(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
 		return state.Fail(state.ResultMisconfigured, "cannot begin %q: that is no name for a target", name)
@@ -67,22 +67,22 @@ func (s *Swapper) Begin(ctx context.Context, name string) error {
 	return nil
 }
 
-// beginning is one attempt on its way to its order.
+// beginning is an attempt whose order is not written yet.
 type beginning struct {
 	*Swapper
 	name   string
 	order  state.Order
 	target *target.Target
 	status state.Status
-	// unlocked does something while the target's lock is free.
+	// unlocked runs do without the target's lock, and then takes the lock again.
 	unlocked func(do func() error) error
 }
 
 // asked reports whether the operator asked for the attempt.
 func (b *beginning) asked() bool { return b.order.Origin == state.OriginOperator }
 
-// takeOrder takes the operator's request and the directive away, and makes the
-// order of them.
+// takeOrder reads and removes the operator's request and the directive, and makes the
+// order from them.
 func (b *beginning) takeOrder() error {
 	req, err := b.Tree.TakeRequest(b.name)
 	if err != nil {
@@ -96,7 +96,8 @@ func (b *beginning) takeOrder() error {
 	if directive {
 		b.order.Origin = state.OriginDirective
 	}
-	// A rollback or probe is not the fetcher's, and its command has ended.
+	// A request for a rollback or probe is not for the fetcher, and its command has
+	// ended.
 	if req != nil && req.Verb != state.VerbRollback && req.Verb != state.VerbProbe {
 		b.order = state.Order{Attempt: req.Attempt, Origin: state.OriginOperator, Verb: req.Verb,
 			Import: req.Import, URL: req.URL, SHA256: req.SHA256}
@@ -104,7 +105,7 @@ func (b *beginning) takeOrder() error {
 	return nil
 }
 
-// run takes the attempt through its steps to its order.
+// run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		b.finishEarlier, b.resetUnits, b.load, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.writeOrder,
@@ -116,8 +117,8 @@ func (b *beginning) run(ctx context.Context) error {
 	return b.foresee(ctx, b.target, &b.status, &b.order)
 }
 
-// finishEarlier clears away what an earlier attempt, or a killed command, left, and
-// ends a trial that is open.
+// finishEarlier removes what an earlier attempt or a killed command left behind, and ends
+// an open trial.
 func (b *beginning) finishEarlier(ctx context.Context) error {
 	if err := b.Tree.Tidy(state.RoleSwap, b.name); err != nil {
 		return err
@@ -130,9 +131,9 @@ func (b *beginning) finishEarlier(ctx context.Context) error {
 	return b.settle(ctx, b.name, b.unlocked)
 }
 
-// resetUnits clears the start limits before an operator's attempt. People, unlike
-// timers, may ask for an update every second. systemd's start limit counts them all,
-// and would stop the path units.
+// resetUnits clears systemd's start limits before an operator's attempt. An operator,
+// unlike a timer, may ask for an update every second. The start limit would count these
+// attempts and stop the path units.
 func (b *beginning) resetUnits(ctx context.Context) error {
 	if !b.asked() {
 		return nil
@@ -149,8 +150,8 @@ func (b *beginning) load(context.Context) (err error) {
 	return err
 }
 
-// decideVerb decides whether an unattended attempt installs or only checks, and
-// refuses an operator's that may not install.
+// decideVerb decides whether an unattended attempt installs or only checks, and refuses
+// an operator's attempt that may not install.
 func (b *beginning) decideVerb(ctx context.Context) error {
 	if !b.asked() {
 		b.order.Verb = state.VerbApply
@@ -166,14 +167,14 @@ func (b *beginning) decideVerb(ctx context.Context) error {
 		return d.Err()
 	}
 	b.order.Verb = state.VerbCheck
-	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator's own words need no line each time
+	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator has chosen this: no line for each run
 		b.logf("%s: only checking: %s", b.name, d)
 	}
 	return nil
 }
 
-// mayInstall asks the policy before a release is known. The files and the unit are
-// looked at only when the operator's own words refuse nothing.
+// mayInstall asks the policy before a release is known. It examines the files and the
+// unit only if neither the operator's hold nor the target file refuses the attempt.
 func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status}
 	if d := policy.Decide(k); d.Refused() {
@@ -185,8 +186,9 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 	return b.decideWithUnit(ctx, k, b.target.Unit)
 }
 
-// findSource makes sure that there is a source. Another one that source.url_from
-// leads to needs the operator's word; unattended attempts use what was found then.
+// findSource makes sure that there is a source. Only an operator's attempt reads the file
+// of source.url_from again; an unattended attempt uses the source that the last such one
+// found.
 func (b *beginning) findSource(ctx context.Context) error {
 	t := b.target
 	if t.Source.Type == "" && !b.order.Brought() {
@@ -203,8 +205,7 @@ func (b *beginning) findSource(ctx context.Context) error {
 	return nil
 }
 
-// prepareInstall makes sure that the files may be installed where the target file
-// says.
+// prepareInstall makes sure that the files may be installed where the target file says.
 func (b *beginning) prepareInstall(ctx context.Context) error {
 	if b.order.Verb != state.VerbApply {
 		return nil
@@ -218,8 +219,8 @@ func (b *beginning) prepareInstall(ctx context.Context) error {
 	return b.letWrite(ctx, b.target)
 }
 
-// askUptime finds out whether the machine has just booted. After that time an
-// unattended attempt that systemd restarted for its network does not begin.
+// askUptime finds out whether the machine booted less than lateNetwork ago. If not, it
+// refuses an unattended attempt that systemd restarted because the network was missing.
 func (b *beginning) askUptime(ctx context.Context) error {
 	if b.asked() {
 		return nil
@@ -239,21 +240,21 @@ func (b *beginning) askUptime(ctx context.Context) error {
 	return nil
 }
 
-// writeOrder finds out what is installed and writes the order.
+// writeOrder finds out what is installed, and writes the order.
 func (b *beginning) writeOrder(ctx context.Context) (err error) {
 	b.order.Installed = installed.Version(ctx, b.target, b.status)
 	if b.order.MainID, err = state.MainID(b.target.Health.Main); err != nil {
-		b.logf("%s: %v", b.name, err) // the gate may find out by itself
+		b.logf("%s: %v", b.name, err) // the gate may be able to find out itself
 	}
 	return b.Tree.SetOrder(b.name, b.order)
 }
 
-// goingBack refuses while the operator's request to go back waits for its swap,
-// which waits for its baseline: it is not this attempt's to take.
+// goingBack refuses the attempt while an operator's rollback request waits for its
+// baseline or its swap, because this attempt must not take that request.
 func (s *Swapper) goingBack(ctx context.Context, name string) error {
 	req, err := s.Tree.Request(name)
 	if err != nil || req == nil || req.Verb != state.VerbRollback {
-		return nil // what is wrong with it is said when it is taken
+		return nil // an error is reported when the request is taken
 	}
 	u, err := s.underWay(ctx, name, []string{"baseline", "swap"})
 	if err != nil || u == nil {
@@ -262,7 +263,7 @@ func (s *Swapper) goingBack(ctx context.Context, name string) error {
 	return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 }
 
-// resolve keeps what the file of source.url_from says now.
+// resolve records the source that the file of source.url_from names now.
 func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	if err := t.Resolve(); err != nil {
 		return err
@@ -274,7 +275,7 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 
-// decideWithUnit asks the policy, which is told how the target's unit is.
+// decideWithUnit asks the policy, and tells it the state of the target's unit.
 func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name string) (policy.Decision, error) {
 	u, err := s.Systemd.Unit(ctx, name)
 	if err != nil {
@@ -284,8 +285,8 @@ func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name strin
 	return policy.Decide(k), nil
 }
 
-// letWrite reloads systemd when the target file is newer than what the
-// generator made of it: the swap unit may write only where it was told.
+// letWrite reloads systemd if the target file names a directory that the generator has
+// not yet listed for the swap unit, which may write only to the listed ones.
 func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 	u, err := s.Systemd.Unit(ctx, unitOf("swap", t.Name))
 	if err != nil {
@@ -293,7 +294,7 @@ func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 	}
 	for _, dir := range t.Directories() {
 		if !slices.ContainsFunc(u.Writable, func(w string) bool {
-			return strings.TrimLeft(w, "-+") == dir // a missing directory is no error
+			return strings.TrimLeft(w, "-+") == dir // "-" before it lets a directory be missing
 		}) {
 			s.logf("%s: the target file has changed: reloading systemd", t.Name)
 			return s.Systemd.Reload(ctx)
@@ -302,8 +303,8 @@ func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 	return nil
 }
 
-// others loads the other targets, as far as they are valid: a broken one must
-// not keep this one from its update.
+// others loads the other targets, except those whose file is invalid: such a file must
+// not keep this target from its update.
 func (s *Swapper) others(name string) []*target.Target {
 	names, err := s.Targets.Names()
 	if err != nil {
@@ -319,7 +320,7 @@ func (s *Swapper) others(name string) []*target.Target {
 			s.logf("%s: not comparing with target %s: %v", name, n, err)
 			continue
 		}
-		// What its releases have listed is not in its file.
+		// The files that its releases listed are not in its target file.
 		if st, err := s.Tree.Status(state.RoleSwap, n); err == nil && st.Installed != nil {
 			for _, f := range st.Installed.Files {
 				t.Install = append(t.Install, target.Install{To: f.To})
@@ -330,7 +331,7 @@ func (s *Swapper) others(name string) []*target.Target {
 	return all
 }
 
-// describe says what an attempt is about, for log lines.
+// describe returns the target, attempt and version of a trial, for log lines.
 func describe(j *state.Journal) string {
 	return fmt.Sprintf("%s: attempt %s: %s", j.Target, j.Attempt, state.Called(j.Version))
 }

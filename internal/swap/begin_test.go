@@ -20,7 +20,7 @@ func (r *rig) order(t *testing.T) state.Order {
 	return o
 }
 
-// TestBegin: what root decides about an attempt.
+// TestBegin checks what root decides about an attempt.
 func TestBegin(t *testing.T) {
 	t.Run("schedule", func(t *testing.T) {
 		r := newRig(t)
@@ -55,7 +55,7 @@ func TestBegin(t *testing.T) {
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 		r.fails(t, "begin", state.ResultNotAttempted, "is stopped")
 		r.ended(t, "op-1", state.ResultNotAttempted, "is stopped")
-		// To look what there is needs no unit.
+		// A check needs no unit.
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-2", Verb: state.VerbCheck}))
 		r.step(t, "begin")
 	})
@@ -80,7 +80,7 @@ func TestBegin(t *testing.T) {
 		}
 		r.sys.up = time.Minute
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
-		r.step(t, "begin") // a person is told at once
+		r.step(t, "begin") // an operator is told at once and may ask again
 		if r.order(t).Booted {
 			t.Error("an operator's attempt is to be made again")
 		}
@@ -95,11 +95,11 @@ func TestBegin(t *testing.T) {
 		hold := func(h *state.Hold) {
 			must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = h }))
 		}
-		r.offer(t, "a1", "v2", 2, release2) // and held after it was ordered
+		r.offer(t, "a1", "v2", 2, release2) // the hold comes after the order
 		hold(&state.Hold{Since: time.Now()})
 		r.fails(t, "swap", state.ResultNotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
 		r.want(t, oldFiles)
-		r.step(t, "begin") // the schedule looks on
+		r.step(t, "begin") // a scheduled attempt still checks
 		if o := r.order(t); o.Verb != state.VerbCheck {
 			t.Errorf("order %+v", o)
 		}
@@ -168,7 +168,7 @@ func TestBegin(t *testing.T) {
 			}
 			return s
 		}
-		r.step(t, "begin") // the schedule needs no file, and reads none
+		r.step(t, "begin") // a scheduled attempt needs no file, and reads none
 		uses("")
 		asks(state.VerbApply)
 		r.fails(t, "begin", state.ResultMisconfigured, client+": does not exist")
@@ -223,8 +223,8 @@ func TestBegin(t *testing.T) {
 	})
 }
 
-// TestBeginSettles: nothing begins while something is under way, and what is
-// dead is finished first.
+// TestBeginSettles checks that no attempt begins while another is under way, and that
+// what a dead one left is finished first.
 func TestBeginSettles(t *testing.T) {
 	t.Run("alive", func(t *testing.T) {
 		for _, step := range []string{"verify", "fetch-full", "swap", "health-gate", "commit", "rollback", "baseline"} {
@@ -243,7 +243,7 @@ func TestBeginSettles(t *testing.T) {
 		if req, err := r.tree.Request("agent"); err != nil || req == nil {
 			t.Errorf("the request is %+v, %v", req, err)
 		}
-		delete(r.sys.units, unitOf("baseline", "agent")) // its command was killed before it started anything
+		delete(r.sys.units, unitOf("baseline", "agent")) // the command was killed before it started a unit
 		r.step(t, "begin")
 		if req, err := r.tree.Request("agent"); err != nil || req != nil {
 			t.Errorf("the request is %+v, %v", req, err)
@@ -300,7 +300,7 @@ func TestBeginSettles(t *testing.T) {
 			}
 			r.sys.units["machinemon-swap@agent.path"] = systemd.Unit{Active: "failed"}
 			err := r.do("begin")
-			if entry == "a FIFO" { // said once, and gone
+			if entry == "a FIFO" { // the first begin reports and removes it
 				if err == nil || !strings.Contains(err.Error(), "not a directory") {
 					t.Errorf("%q: %v", entry, err)
 				}
@@ -313,7 +313,7 @@ func TestBeginSettles(t *testing.T) {
 			if !r.sys.order("reset machinemon-swap@agent.service", "reset machinemon-swap@agent.path", "start machinemon-swap@agent.path") {
 				t.Errorf("%q: calls %q", entry, r.sys.calls)
 			}
-			// What is no attempt is the swapper's to clear, which it triggers.
+			// The swapper clears an entry whose name is no attempt, since that starts it.
 			if left, err := os.ReadDir(ready); err != nil || len(left) > 0 && entry != "NO ID" {
 				t.Errorf("%q: the spool holds %v, %v", entry, left, err)
 			}
@@ -329,7 +329,7 @@ func TestBeginSettles(t *testing.T) {
 	})
 }
 
-// TestInstalled: whose word counts for the installed version.
+// TestInstalled checks which source decides about the installed version.
 func TestInstalled(t *testing.T) {
 	r := newRig(t)
 	ask := func() string {

@@ -8,8 +8,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// judge decides whether the release is to blame. It is not when the gate could
-// not tell, when nobody judged it, or when the old program is no better.
+// judge decides whether the release is to blame, and records the attempt in st. The
+// release is not to blame if the gate could not tell, or if the old program is no better.
+// A trial that the gate did not judge counts as an interruption.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
 	if err != nil {
@@ -39,12 +40,12 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	case finding == state.FindingUnsure:
 		blameless = true
 	case j.Failure != "" && j.Phase == state.PhasePrepared && !changed:
-		result = state.ResultFailed // no file was changed: the same as a failure before the journal
+		result = state.ResultFailed // no file was changed, as in a failure before the journal was written
 	default:
 		if j.Finding == "" {
 			result = state.ResultInterrupted
 		}
-		r.Interruptions = 1 // tried again, but only so often
+		r.Interruptions = 1 // it is tried again, up to [state.MaxInterruptions]
 		st.Reject(r)
 	}
 	a := s.ended(j, "rollback", result, reason)
@@ -62,7 +63,8 @@ func rejectionOf(j *state.Journal, reason string) state.Rejection {
 		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 
-// illness says what is wrong with the old program, of what was right before.
+// illness returns what is wrong with the old program, or "". A probe that failed before
+// the swap, too, does not count.
 func illness(before, after *state.Baseline) string {
 	if !after.Standing {
 		return after.Detail
@@ -75,8 +77,8 @@ func illness(before, after *state.Baseline) string {
 	return ""
 }
 
-// cured finds a probe that failed before the swap and during the trial and
-// passes now: the release is to blame for it after all.
+// cured returns a probe that failed before the swap and during the trial, and passes now:
+// the release is to blame for it after all. It returns "" if there is none.
 func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
 	report, err := s.Tree.Report(j.Target, j.Attempt)
 	if err != nil || report == nil {

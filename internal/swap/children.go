@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// warnOfChildren tells, before anything is replaced, of a release whose unit file
-// would end processes that the unit as it runs leaves alone: the update spares them,
+// warnOfChildren warns, before any file is replaced, of a release whose unit file ends
+// processes that the unit leaves alone now (KillMode=). This update still spares them;
 // the next stop after it does not.
 func (sw *swapping) warnOfChildren(u systemd.Unit) {
 	j := sw.journal
@@ -37,7 +37,7 @@ func (sw *swapping) warnOfChildren(u systemd.Unit) {
 	j.Warn(warning)
 }
 
-// isOfUnit reports whether a file is the unit's own or a drop-in of it.
+// isOfUnit reports whether a file is the unit file of the named unit or a drop-in of it.
 func isOfUnit(path, name string) bool {
 	return isUnitFile(path) && (hasName(name, filepath.Base(path)) || isDropIn(path, name))
 }
@@ -47,7 +47,7 @@ func isDropIn(path, name string) bool {
 	return isDir && strings.HasSuffix(path, ".conf") && (hasName(name, dir) || "."+dir == filepath.Ext(name))
 }
 
-// hasName reports whether a unit's file has this name: its own, or its template's.
+// hasName reports whether a file name is that of the unit's file or of its template's.
 func hasName(unit, file string) bool {
 	if prefix, _, ok := strings.Cut(unit, "@"); ok && prefix+"@"+filepath.Ext(unit) == file {
 		return true
@@ -55,8 +55,8 @@ func hasName(unit, file string) bool {
 	return unit == file
 }
 
-// killMode is the unit's KillMode= once the changes are made. A file of the release
-// counts where it is installed, and as systemd would choose between directories.
+// killMode returns the unit's KillMode= once the changes are made. It reads a file of the
+// release where that is staged, and chooses between directories as systemd would.
 func killMode(u systemd.Unit, changes []state.Change) (string, error) {
 	main := u.Fragment
 	dropIns, contents := map[string]string{}, map[string]string{}
@@ -100,8 +100,8 @@ func killMode(u systemd.Unit, changes []state.Change) (string, error) {
 	return mode, nil
 }
 
-// rank orders the directories of units: systemd takes a file of the same name from
-// the first.
+// rank returns the precedence of a unit file's directory: of files with the same name,
+// systemd reads the one with the lowest rank.
 func rank(path string) int {
 	for i, dir := range []string{"/etc/systemd/", "/run/systemd/", "/usr/local/lib/systemd/"} {
 		if strings.HasPrefix(path, dir) {
@@ -111,7 +111,7 @@ func rank(path string) int {
 	return 3
 }
 
-// saidKillMode is the KillMode= that a file sets; "" where it sets none.
+// saidKillMode returns the KillMode= that a file sets, or "" if it sets none.
 func saidKillMode(path string) (mode string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -123,7 +123,7 @@ func saidKillMode(path string) (mode string, err error) {
 		return "", fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	for _, o := range options {
-		// systemd takes no notice of other values.
+		// systemd ignores other values.
 		if o.Section == "Service" && o.Name == "KillMode" && slices.Contains([]string{"control-group", "mixed", "process", "none"}, o.Value) {
 			mode = o.Value
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// TestKillMode: what a stop will do is read as systemd reads it, from what is there
-// and what the release brings.
+// TestKillMode checks that killMode reads KillMode= as systemd does, from the files that
+// are installed and those that the release brings.
 func TestKillMode(t *testing.T) {
 	dir := t.TempDir()
 	unitDirs = append(unitDirs, dir)
@@ -28,7 +28,7 @@ func TestKillMode(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		dropIns  []string
-		replaces map[string]string // to, what it gets
+		replaces map[string]string // from destination to new content
 		removes  []string
 		want     string // "" for an error
 	}{
@@ -65,7 +65,7 @@ func TestKillMode(t *testing.T) {
 	}
 }
 
-// TestFileOfHigherPlace: the administrator's directory has the first word.
+// TestFileOfHigherPlace checks that the administrator's directory takes precedence.
 func TestFileOfHigherPlace(t *testing.T) {
 	staged := filepath.Join(t.TempDir(), "staged")
 	must(t, os.WriteFile(staged, []byte("[Service]\nKillMode=process\n"), 0o644))

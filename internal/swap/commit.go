@@ -13,10 +13,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Commit ends the trial with the new release, if the gate's report on this very
-// attempt is positive and the program that it saw still runs. The verdict is
-// durable before anything else happens. Without a trial it does nothing, and so
-// it may run any number of times.
+// Commit ends the trial with the new release if the gate's report on this attempt is
+// positive and the program that the gate saw still runs. It makes the verdict durable
+// before it does anything else. Without a trial it does nothing, so it may run any number
+// of times.
 func (s *Swapper) Commit(ctx context.Context, name string) error {
 	release, err := s.Tree.Lock(name)
 	if err != nil {
@@ -35,8 +35,8 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 			err = s.proven(ctx, j, report)
 		}
 		if err != nil {
-			// Nobody is told by systemd: a failed commit has no OnFailure=,
-			// for a commit that is killed must be retried, not undone.
+			// systemd starts nothing if commit fails: the unit has no OnFailure=, because
+			// a commit that is killed must be retried, not undone.
 			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
 		}
 		j.Verdict, j.Finding, j.Unproven, j.Reason = state.VerdictCommit, report.Finding, report.Unproven, report.Reason
@@ -47,7 +47,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		s.logf("%s: verdict: commit", describe(j))
 	}
 	if err := s.Systemd.Stop(ctx, deadlineOf(name)); err != nil {
-		s.logf("%s: %v", describe(j), err) // it will find no trial
+		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
 	}
 	if err := s.postCommit(ctx, j); err != nil {
 		return err
@@ -55,7 +55,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	return s.finishCommit(ctx, j)
 }
 
-// proven holds the gate's report against what runs now.
+// proven returns an error unless the report is positive, about the program that runs now.
 func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Report) error {
 	if report == nil || report.Finding != state.FindingHealthy {
 		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
@@ -68,7 +68,7 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, j.Unit, u)
 	}
 	if u.Remains() {
-		return nil // it has no process
+		return nil // such a unit has no process
 	}
 	if u.MainPID != report.MainPID {
 		// The program may be a wrapper's child.
@@ -91,7 +91,7 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 	return nil
 }
 
-// finishCommit carries a durable verdict out. Every step may be repeated.
+// finishCommit carries out a durable verdict. Every step may be repeated.
 func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
@@ -115,14 +115,15 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		if j.GoingBack {
 			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
 			a.Rejected = j.From
-			// As it was installed, whatever was changed by hand since.
+			// This is the fingerprint of the files as installed, before any change by
+			// hand.
 			digest := state.Fingerprint(plain(left.Files))
 			if st.Installed != nil && st.Installed.Version == j.From {
 				digest = state.Fingerprint(st.Installed.Files)
 			}
 			st.Reject(state.Rejection{Version: j.From, Sequence: left.Sequence, Time: time.Now().UTC(),
 				Fingerprint: digest, Archive: left.Archive, Reason: "the operator went back to " + state.Called(j.Version)})
-			left = nil // what was left behind is not kept for going back to
+			left = nil // a release that the operator left is not kept
 		} else {
 			left.Files = slices.DeleteFunc(left.Files, func(f state.File) bool { return stayed[f.To] })
 		}
@@ -136,7 +137,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 			return err
 		}
 	}
-	// Killed here, it is said twice rather than never.
+	// If the swapper is killed here, the event is written twice rather than never.
 	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	return s.swept(j, st.Previous)
 }
 
-// plain drops the backups' places, which are no part of a release.
+// plain returns the files without their backup paths, which are not part of a release.
 func plain(files []state.File) []state.File {
 	var out []state.File
 	for _, f := range files {
@@ -164,8 +165,8 @@ func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason s
 	return a
 }
 
-// recorded tells whether the end of this attempt is in the status already: the
-// program was killed between the record and the closing of the journal.
+// recorded reports whether the status already contains the end of this attempt. It does
+// if the swapper was killed between writing the record and closing the journal.
 func recorded(st *state.Status, attempt state.AttemptID) bool {
 	for _, a := range st.Attempts {
 		if a.ID == attempt && a.Result != state.ResultRollbackFailed {
@@ -175,8 +176,7 @@ func recorded(st *state.Status, attempt state.AttemptID) bool {
 	return false
 }
 
-// swept removes what a closed trial has left, but for the backups of the previous
-// release.
+// swept removes what a closed trial has left, except the backups of the previous release.
 func (s *Swapper) swept(j *state.Journal, previous *state.Release) error {
 	return errors.Join(sweep(j.Target, dirsOf(j), previous), s.Tree.DropSnapshots(j.Target))
 }

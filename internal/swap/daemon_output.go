@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	saidLines = 5   // of the new program are kept
-	saidAmong = 50  // of the unit's newest lines: the old program may write some meanwhile
-	saidBytes = 200 // of each
-	// saidTime is how long a rollback waits for them at most.
+	saidLines = 5   // lines of the new program are kept
+	saidAmong = 50  // lines of the unit are read: the old program may write some, too
+	saidBytes = 200 // bytes of each line are kept
+	// saidTime is how long a rollback waits for these lines at most.
 	saidTime = 2 * time.Second
 )
 
-// now is the time by which the journal's lines are told apart; zero, which costs
-// nothing but them, where there is none.
+// now returns the monotonic time, by which the journal's lines are told apart. On an
+// error it returns zero, which costs only those lines.
 func (s *Swapper) now() time.Duration {
 	now, err := systemd.Monotonic()
 	if err != nil {
@@ -31,12 +31,12 @@ func (s *Swapper) now() time.Duration {
 }
 
 // eavesdrop reads the last lines that the new program wrote to systemd's journal until
-// now, while the rollback goes on: the service is down meanwhile. The function that it
-// returns waits for them and puts them into the journal of the trial. Trouble with
-// that costs the lines, and no more.
+// now. It does so while the rollback goes on, because the service is down meanwhile. The
+// function that it returns waits for the lines and puts them into the trial's journal. A
+// failure costs only the lines.
 func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()) {
 	if j.Restarted == 0 || j.Said != nil {
-		return func() {} // it was not started, or a killed rollback has heard it
+		return func() {} // it was not started, or a killed rollback has these lines already
 	}
 	until := s.now()
 	type answer struct {
@@ -59,11 +59,11 @@ func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()
 	}
 }
 
-// said picks the lines of the new program.
+// said returns the last lines that the new program wrote before until.
 func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said []string) {
 	for _, l := range lines {
 		if l.At < j.Restarted || l.At > until || l.Invocation != "" && l.Invocation == j.Invocation {
-			continue // the old program's, also while it was stopped, and when it runs again
+			continue // from the old program: before the swap, while it stopped, or after it came back
 		}
 		if line := plainLine(l.Text); line != "" {
 			said = append(said, line)
@@ -72,8 +72,8 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 	return said[max(0, len(said)-saidLines):]
 }
 
-// before is what a rollback ends: the unit's last run until then, "" where that is not
-// known, and when that was.
+// before identifies the unit's last run before a rollback ("" if unknown), and the time
+// at which the rollback began.
 type before struct {
 	run string
 	at  time.Duration
@@ -87,17 +87,17 @@ func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
 	return before{u.Invocation, s.now()}
 }
 
-// lastWords is the last line that the old program, which does not run, wrote to
-// systemd's journal since the rollback started it, to go on an error: it may say why.
-// systemd may have started it several times. It is "" where there is no such line;
-// trouble with it costs the line, and no more.
+// lastWords returns the last line that the old program wrote to systemd's journal since
+// the rollback started it, perhaps several times, for use at the end of an error: the
+// line may say why the program does not run. It returns "" if there is no such line or it
+// cannot be read.
 func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
 	return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
-		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // else the new program's, also while it was stopped
+		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // others are from the new program
 	})
 }
 
-// lastLine is the last line of a unit's processes that is wanted, to go on an error.
+// lastLine returns the last wanted line of a unit, for the end of an error, or "".
 func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
 	ctx, cancel := context.WithTimeout(ctx, saidTime)
 	defer cancel()
@@ -114,8 +114,8 @@ func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, w
 	return ""
 }
 
-// runHook runs a program in a unit of its own. Where that fails the error ends with its
-// last line, which says why.
+// runHook runs a program in a unit of its own. If that fails, the error ends with the
+// program's last line, which may say why.
 func (s *Swapper) runHook(ctx context.Context, j *state.Journal, h systemd.Hook) error {
 	since := s.now()
 	err := s.Systemd.RunHook(ctx, h)
@@ -128,10 +128,10 @@ func (s *Swapper) runHook(ctx context.Context, j *state.Journal, h systemd.Hook)
 	return err
 }
 
-// colour is what programs put around words for terminals.
+// colour matches the control sequences that programs write for terminals.
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
 
-// plainLine makes a short line of what a program wrote.
+// plainLine returns a program's line without control sequences, cut to saidBytes.
 func plainLine(text string) string {
 	text = strings.TrimSpace(colour.ReplaceAllString(text, ""))
 	line := strings.TrimSpace(state.Printable(text))

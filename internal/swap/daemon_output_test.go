@@ -12,8 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// TestSaid: the record has what the new program said, and nothing that another one
-// did.
+// TestSaid checks that the record has the lines of the new program and of no other.
 func TestSaid(t *testing.T) {
 	r := newRig(t)
 	r.sw.Boot = "b00t"
@@ -23,7 +22,7 @@ func TestSaid(t *testing.T) {
 	if j.Invocation != "1st" || j.Restarted <= 0 {
 		t.Fatalf("journal: %+v", j)
 	}
-	j.Restarted -= time.Minute // a while ago
+	j.Restarted -= time.Minute // the restart was a minute ago
 	must(t, r.tree.SetJournal(j))
 	const later = time.Second
 	r.sys.lines = []systemd.LogLine{
@@ -47,8 +46,8 @@ func TestSaid(t *testing.T) {
 	}
 }
 
-// TestNothingSaid: trouble with the journal costs the lines, and no time is lost
-// where the new program was never started.
+// TestNothingSaid checks that an error of the journal costs only the lines, and that no
+// time is lost if the new program was never started.
 func TestNothingSaid(t *testing.T) {
 	r := newRig(t)
 	r.sys.fails["log  agent.service"] = errors.New("no journal")
@@ -72,7 +71,7 @@ func TestNothingSaid(t *testing.T) {
 	}
 }
 
-// TestRecordRejects: the record says what it rejected.
+// TestRecordRejects checks that the record names the release that it rejected.
 func TestRecordRejects(t *testing.T) {
 	r := newRig(t)
 	for i := range state.MaxInterruptions {
@@ -99,10 +98,10 @@ func TestRecordRejects(t *testing.T) {
 	}
 }
 
-// TestLastWords: a rollback that failed has the last line of the old program, which
-// does not run, and none of another start.
+// TestLastWords checks that a failed rollback records the last line of the old program,
+// which does not run, and no line of another start.
 func TestLastWords(t *testing.T) {
-	const started = time.Hour // from now on
+	const started = time.Hour // from the start of the test
 	ready, fatal := systemd.LogLine{Text: "2.0 is ready", Invocation: "2nd"}, systemd.LogLine{Text: "\x1b[31mFATAL\x1b[0m: schema 2", Invocation: "3rd", At: started}
 	for name, c := range map[string]struct {
 		lines []systemd.LogLine
@@ -122,7 +121,7 @@ func TestLastWords(t *testing.T) {
 			badTrial(t, r)
 			u, err := r.sys.Unit(t.Context(), "agent.service")
 			must(t, err)
-			u.Invocation = "2nd" // the new program
+			u.Invocation = "2nd" // of the new program
 			r.sys.units["agent.service"] = u
 			now, err := systemd.Monotonic()
 			must(t, err)
@@ -143,10 +142,10 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
-// TestWhatAHookSaid: the error of a hook that failed ends with its own last line.
+// TestWhatAHookSaid checks that a failed hook's error ends with the hook's last line.
 func TestWhatAHookSaid(t *testing.T) {
 	for name, c := range map[string]struct {
-		lines []string // since it was started
+		lines []string // lines since the hook started
 		err   error
 		want  string
 	}{

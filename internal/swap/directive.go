@@ -8,13 +8,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Directive answers what was dropped for a target: it is discarded unread, and
-// an attempt is asked for, which may do no more than the schedule's. While
-// another is under way one directive stays, for that one may have looked already;
-// the unit comes back in a minute.
+// Directive acts on the directives that were dropped for a target. It discards them
+// unread and asks for an attempt, which may do no more than a scheduled one. While
+// another attempt is under way one directive stays, because that attempt may have looked
+// already; this unit runs again in a minute.
 //
-// Killed, or left without systemd's answer, after the last entry was discarded, it
-// loses the directive. The server says it again at the next check-in.
+// If this process is killed, or systemd does not answer, after the last entry was
+// discarded, the directive is lost. The server sends it again at the next check-in.
 func (s *Swapper) Directive(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
 		return state.Fail(state.ResultMisconfigured, "cannot answer directives to %q: that is no name for a target", name)
@@ -43,8 +43,8 @@ func (s *Swapper) ask(ctx context.Context, name string, n int) error {
 	return s.Systemd.Queue(ctx, unitOf("fetch", name))
 }
 
-// listen starts the path unit for directives again where it is dead. One that
-// the operator masked stays so. Whatever goes wrong, an attempt does not need it.
+// listen starts the path unit for directives if it is dead, unless the operator masked
+// it. It only logs an error, because an attempt does not need that unit.
 func (s *Swapper) listen(ctx context.Context, name string) {
 	u, err := s.Systemd.Unit(ctx, pathOf("directive", name))
 	if err == nil && u.Load == "loaded" && u.Active != "active" {

@@ -39,7 +39,7 @@ func TestDirective(t *testing.T) {
 		if !strings.Contains(r.log.String(), "agent: directive (4 entries discarded): asking for an attempt\n") {
 			t.Errorf("log: %s", r.log)
 		}
-		// Nothing was dropped meanwhile.
+		// No directive was dropped meanwhile.
 		r.step(t, "directive")
 		if r.sys.called(queueFetch) != 1 {
 			t.Errorf("calls %q", r.sys.calls)
@@ -87,8 +87,8 @@ func TestDirective(t *testing.T) {
 	})
 }
 
-// TestBeginByDirective: an attempt that a directive asks for may do no more than
-// a scheduled one.
+// TestBeginByDirective checks that an attempt that a directive asks for may do no more
+// than a scheduled one.
 func TestBeginByDirective(t *testing.T) {
 	r := newRig(t)
 	begin := func(want state.Verb, origin state.Origin) {
@@ -101,7 +101,7 @@ func TestBeginByDirective(t *testing.T) {
 		}
 	}
 	begin(state.VerbApply, state.OriginDirective)
-	// It counts once.
+	// The directive starts one attempt only.
 	r.step(t, "begin")
 	if o := r.order(t); o.Origin != state.OriginSchedule {
 		t.Errorf("order %+v", o)
@@ -111,7 +111,7 @@ func TestBeginByDirective(t *testing.T) {
 	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = nil }))
 	must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
 	begin(state.VerbCheck, state.OriginDirective)
-	// The operator's word is the stronger one, and answers the directive too.
+	// The operator's request takes precedence, and uses up the directive.
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
 	begin(state.VerbApply, state.OriginOperator)
 	r.step(t, "begin")
@@ -120,7 +120,7 @@ func TestBeginByDirective(t *testing.T) {
 	}
 }
 
-// TestSwapByDirective: what was ordered is not installed where updates were
+// TestSwapByDirective checks that an ordered release is not installed if updates were
 // disabled since.
 func TestSwapByDirective(t *testing.T) {
 	r := newRig(t)
@@ -131,7 +131,7 @@ func TestSwapByDirective(t *testing.T) {
 	r.want(t, oldFiles)
 }
 
-// TestListen: begin revives a dead path unit, and is not kept from its work by it.
+// TestListen checks that begin starts a dead path unit, and goes on if that fails.
 func TestListen(t *testing.T) {
 	const path = "machinemon-directive@agent.path"
 	for _, c := range []struct {

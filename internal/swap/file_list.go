@@ -14,13 +14,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// addListed adds to the target what the release's own list names. where tells the
-// names in the verified tree by those in the archive.
+// addListed adds to the target the files that the release's own list names. where maps
+// names in the archive to names in the verified tree.
 func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p manifest.Platform, host string) error {
 	t := sw.target
 	name := t.Listing.Entry(host, sw.journal.Version)
 	from, ok := where[name]
-	_, inContents := p.Contents[name] // then the release has it, whoever left it out
+	_, inContents := p.Contents[name] // if it is there, the release must have the list
 	if name == "" || !ok && t.Listing.Optional && !inContents {
 		return nil
 	}
@@ -44,20 +44,19 @@ func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p ma
 	return nil
 }
 
-// makeListed makes the directories into which a release may list files, where
-// they are missing: the swap, which is not allowed to, would have nowhere to put
-// them.
+// makeListed makes the missing directories into which a release may list files. The swap
+// could not make them, because its unit may not write to their parents.
 func makeListed(t *target.Target) error {
 	if t.Listing == nil {
 		return nil
 	}
 	for _, lt := range t.Listing.Types {
 		if target.CheckRootOnly(filepath.Dir(lt.Directory)) != nil {
-			continue // whoever may write there must not lead us; CheckDestinations says it
+			continue // a user who can write there could redirect root; CheckDestinations reports it
 		}
 		err := os.Mkdir(lt.Directory, 0o755)
 		if err == nil {
-			err = os.Chmod(lt.Directory, 0o755) // whatever the umask
+			err = os.Chmod(lt.Directory, 0o755) // regardless of the umask
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("cannot make %s: %w", lt.Directory, durable.Cause(err))

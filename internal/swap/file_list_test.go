@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// listing lets releases list programs and units, by a file LIST.
+// listing lets releases list programs and units, in a file LIST.
 func (r *rig) listing(t *testing.T) {
 	t.Helper()
 	r.configure(t, "[install_manifest]\nfile = 'LIST'\noptional = true\n"+
@@ -18,7 +18,7 @@ func (r *rig) listing(t *testing.T) {
 		"[[install_manifest.type]]\nname = 'unit'\ndirectory = '"+r.at("units")+"'\nmode = '0644'\nallow = ['agent*.service']\n")
 }
 
-// with is a release with these files more, and a list of them.
+// with returns a release with more files and a list of them.
 func with(release map[string]string, list string, more ...string) map[string]string {
 	all := maps.Clone(release)
 	all["LIST"] = list
@@ -38,7 +38,7 @@ func (r *rig) installs(t *testing.T, attempt state.AttemptID, version string, se
 	r.closed(t)
 }
 
-// holds checks the content of a file; "" is for none.
+// holds checks the content of a file; "" means that there is no file.
 func (r *rig) holds(t *testing.T, name, want string) {
 	t.Helper()
 	got, err := os.ReadFile(r.at(name))
@@ -47,8 +47,8 @@ func (r *rig) holds(t *testing.T, name, want string) {
 	}
 }
 
-// What releases list comes, changes, goes at the commit, and comes back when the
-// operator goes back.
+// TestListed checks that listed files are installed, changed, removed at the commit, and
+// restored when the operator goes back.
 func TestListed(t *testing.T) {
 	r := newRig(t)
 	r.listing(t)
@@ -56,7 +56,7 @@ func TestListed(t *testing.T) {
 		"agent-a", "agent-b", "agent-update", "agent-x.service"))
 	r.holds(t, "bin/agent-a", "agent-a of agent 2")
 	r.holds(t, "bin/agent-b", "agent-b of agent 2")
-	r.holds(t, "bin/agent-update", "") // apt's
+	r.holds(t, "bin/agent-update", "") // excluded, because apt installs it
 	r.holds(t, "units/agent-x.service", "agent-x.service of agent 2")
 	if !strings.Contains(r.log.String(), "left alone, as the target file says: agent-update") {
 		t.Errorf("not said:\n%s", r.log)
@@ -67,7 +67,7 @@ func TestListed(t *testing.T) {
 
 	r.offer(t, "a2", "v3", 3, with(release3, "bin:agent-b\nbin:agent-c\n", "agent-b", "agent-c"))
 	r.step(t, "swap")
-	r.holds(t, "bin/agent-a", "agent-a of agent 2") // until the verdict
+	r.holds(t, "bin/agent-a", "agent-a of agent 2") // it stays until the verdict
 	r.gate(t, "a2", state.FindingBad, "it is bad")
 	r.step(t, "rollback")
 	r.ended(t, "a2", state.ResultRolledBack)
@@ -92,14 +92,14 @@ func TestListed(t *testing.T) {
 	r.holds(t, "bin/agent-a", "agent-a of agent 2")
 	r.holds(t, "units/agent-x.service", "agent-x.service of agent 2")
 	r.holds(t, "bin/agent-c", "")
-	// It is ours still, and goes again; without a list nothing is listed.
+	// An update created the files, so a release without a list removes them.
 	r.installs(t, "a5", "v5", 5, release2)
 	for _, name := range append(gone, "bin/agent-b", "bin/agent-c") {
 		r.holds(t, name, "")
 	}
 }
 
-// What somebody else brought or changed is theirs.
+// TestListedIsTheirs checks that files that others created or changed are left alone.
 func TestListedIsTheirs(t *testing.T) {
 	r := newRig(t)
 	r.listing(t)
@@ -109,7 +109,7 @@ func TestListedIsTheirs(t *testing.T) {
 	r.holds(t, "bin/agent-a", "the operator's")
 	r.want(t, oldFiles)
 
-	// The very same file is as good as ours, but we did not create it.
+	// An identical file may be installed, but no update has created it.
 	r.put(t, "bin/agent-a", file{"agent-a of agent 2", 0o755, 0})
 	r.installs(t, "a2", "v2", 2, with(release2, "bin:agent-a\nbin:agent-b\nbin:agent-c", "agent-a", "agent-b", "agent-c"))
 	r.put(t, "bin/agent-b", file{"changed by hand", 0o755, 0})
@@ -125,7 +125,7 @@ func TestListedIsTheirs(t *testing.T) {
 	r.holds(t, "bin/agent-c", "changed in the trial")
 	r.holds(t, "bin/agent-d", "agent-d of agent 3")
 
-	// Changed in a trial that is undone, it is nobody's business either.
+	// A rollback, too, leaves a file alone that was changed during the trial.
 	r.offer(t, "a4", "v4", 4, release2)
 	r.step(t, "swap")
 	r.put(t, "bin/agent-d", file{"changed in the trial", 0o755, 0})
@@ -135,7 +135,7 @@ func TestListedIsTheirs(t *testing.T) {
 	r.holds(t, "bin/agent-d", "changed in the trial")
 }
 
-// A list that wants more than the target allows costs the release, not the machine.
+// TestListedRefused checks that a list that exceeds the target's limits is refused.
 func TestListedRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		list   string
@@ -171,7 +171,7 @@ func TestListedRefused(t *testing.T) {
 	})
 }
 
-// A unit file that is the same stays the very file, and systemd need not look.
+// TestSameFileStays checks that an unchanged unit file is not replaced.
 func TestSameFileStays(t *testing.T) {
 	r := newRig(t)
 	before, err := os.Stat(r.at("units/agent.service"))
@@ -182,7 +182,7 @@ func TestSameFileStays(t *testing.T) {
 	if !os.SameFile(before, after) {
 		t.Error("another file of the same content is there")
 	}
-	// Written in place since: the backup is a copy.
+	// The file is written in place now, but its backup is a copy.
 	must(t, os.WriteFile(r.at("units/agent.service"), []byte("unit of the operator"), 0o644))
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
 	r.step(t, "swap")

@@ -15,12 +15,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// sideName is the directory beside a destination that holds what waits to be
-// installed and what was installed before.
+// sideName is the directory beside a destination that holds the files that wait to be
+// installed and the backups of those that were installed before.
 const sideName = ".machinemon-update"
 
-// sideDir makes the side directory of a destination. An entry of that name that
-// is anything but root's own private directory is refused.
+// sideDir makes the side directory of a destination and returns its path. It refuses an
+// existing entry of that name unless that is a private directory of root.
 func sideDir(to string) (string, error) {
 	dir := filepath.Join(filepath.Dir(to), sideName)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -36,14 +36,14 @@ func sideDir(to string) (string, error) {
 	return dir, nil
 }
 
-// sidePath names a file in the side directory. A target's name cannot contain
-// an @, so the names of two targets never meet.
+// sidePath returns the path of a file in the side directory. A target's name cannot
+// contain an @, so the names of two targets never collide.
 func sidePath(dir, target string, attempt state.AttemptID, index int, kind string) string {
 	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
 }
 
-// sweep removes what attempts of this target left beside its files in dirs, but for
-// the backups of the previous release.
+// sweep removes what attempts of this target left beside its files in dirs, except the
+// backups of the previous release.
 func sweep(name string, dirs []string, previous *state.Release) error {
 	kept := map[string]bool{}
 	if previous != nil {
@@ -68,13 +68,13 @@ func sweep(name string, dirs []string, previous *state.Release) error {
 				}
 			}
 		}
-		// Not empty when it holds backups, of this target or another: it stays.
+		// The directory stays if it is not empty, as it holds backups of some target.
 		_ = os.Remove(dir)
 	}
 	return nil
 }
 
-// digest is the sha256 of a regular file; "" when there is none.
+// digest returns the sha256 of a regular file, or "" if there is none.
 func digest(path string) (string, error) {
 	sum, err := durable.FileSHA256(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,8 +83,8 @@ func digest(path string) (string, error) {
 	return sum, err
 }
 
-// copyFile copies at most limit bytes into a new file, durably, and returns
-// their digest.
+// copyFile copies a source of at most limit bytes into a new file, durably, and returns
+// its sha256.
 func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
 	f, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -101,8 +101,8 @@ func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
 	return sum, f.Sync()
 }
 
-// dress gives a new file the owner, mode and SELinux label of the file that it
-// replaces, but for what the target file says.
+// dress gives a new file the owner, mode and SELinux label of the file that it replaces,
+// except where the target file sets them.
 func dress(path, like string, want ownership) error {
 	mode, uid, gid := fs.FileMode(0o755), 0, 0
 	var st unix.Stat_t
@@ -130,8 +130,8 @@ func dress(path, like string, want ownership) error {
 	return relabel(path, like)
 }
 
-// dressedLike reports whether a file has the owner and mode of another; also true
-// where one of them is missing.
+// dressedLike reports whether two files have the same owner and mode. It returns true
+// also if one of them is missing.
 func dressedLike(path, like string) bool {
 	var a, b unix.Stat_t
 	if unix.Lstat(path, &a) != nil || unix.Lstat(like, &b) != nil {
@@ -140,8 +140,8 @@ func dressedLike(path, like string) bool {
 	return a.Mode == b.Mode && a.Uid == b.Uid && a.Gid == b.Gid
 }
 
-// ownership is what a target file says of an installed file; -1 and nil mean
-// "as it was".
+// ownership is what a target file says about an installed file; -1 and nil mean that the
+// file keeps what it had.
 type ownership struct {
 	mode     *fs.FileMode
 	uid, gid int
@@ -149,7 +149,7 @@ type ownership struct {
 
 const selinux = "security.selinux"
 
-// relabel copies the SELinux label. Machines without SELinux have none.
+// relabel copies the SELinux label. Without SELinux, files have no label.
 func relabel(path, like string) error {
 	label := make([]byte, 4096)
 	n, err := unix.Lgetxattr(like, selinux, label)
@@ -162,10 +162,10 @@ func relabel(path, like string) error {
 	return nil
 }
 
-// renameNew renames a file to a name that nothing has.
+// renameNew renames a file to a name that must not exist yet, and else returns an error.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if err == unix.EINVAL { // the file system does not know how
+	if err == unix.EINVAL { // the file system does not support RENAME_NOREPLACE
 		if _, lerr := os.Lstat(to); !errors.Is(lerr, fs.ErrNotExist) {
 			return errors.Join(lerr, fs.ErrExist)
 		}
@@ -179,7 +179,7 @@ func syncDirs(changes []state.Change) error {
 	done := map[string]bool{}
 	for _, c := range changes {
 		if c.Kind == state.KindSnapshot && (c.Theirs || c.Saved != "" || c.Backup == "") {
-			continue // package snapshot has done it, or the user whose directory it is
+			continue // package snapshot has synced it, as root or as the owner
 		}
 		for _, p := range []string{c.To, c.Staged, c.Backup} {
 			if d := filepath.Dir(p); p != "" && !done[d] {

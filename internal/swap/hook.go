@@ -14,12 +14,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// hookTime bounds a hook. The unit of the swap, and that of the commit, allow
-// for one.
+// hookTime is the time limit of one hook. The units of the swap and of the commit allow
+// for it.
 const hookTime = 10 * time.Minute
 
-// preSwap runs the operator's hook, before anything is replaced. From the moment
-// that it may have run a rollback restores the snapshot.
+// preSwap runs the operator's hook before any file is replaced. From the moment that the
+// hook may have run, a rollback restores the snapshot.
 func (sw *swapping) preSwap(ctx context.Context) error {
 	argv := sw.target.Hooks.PreSwap
 	if len(argv) == 0 {
@@ -27,7 +27,7 @@ func (sw *swapping) preSwap(ctx context.Context) error {
 	}
 	j := sw.journal
 	staging := filepath.Join(sw.Tree.Run, "attempt", sw.name+".staging")
-	defer os.RemoveAll(staging) // of links; what is left is removed with /run
+	defer os.RemoveAll(staging) // it holds links; if any stay, the next boot empties /run
 	if err := show(j, staging); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (sw *swapping) preSwap(ctx context.Context) error {
 	return nil
 }
 
-// show makes a tree of links to the new files, each where it will be installed.
+// show makes a tree of links to the new files, each at the path of its destination.
 func show(j *state.Journal, staging string) error {
 	err := os.RemoveAll(staging)
 	for _, c := range j.Changes {
@@ -58,8 +58,8 @@ func show(j *state.Journal, staging string) error {
 	return nil
 }
 
-// postCommit runs the operator's hook after the verdict, which stands whatever
-// comes of it. It runs once: after a crash nobody knows how far it came.
+// postCommit runs the operator's hook after the verdict, which stands even if the hook
+// fails. The hook runs only once, because after a crash it is unknown how far it came.
 func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
 	if len(j.PostCommit) == 0 {
 		return nil
@@ -74,7 +74,7 @@ func (s *Swapper) postCommit(ctx context.Context, j *state.Journal) error {
 	}
 	if failure != nil {
 		hooked := fmt.Sprintf("the post_commit hook failed: %v (hint: journalctl -u %s)", failure, hookOf(j.Target))
-		j.Reason = strings.TrimPrefix(j.Reason+"; "+hooked, "; ") // beside why it is unproven
+		j.Reason = strings.TrimPrefix(j.Reason+"; "+hooked, "; ") // keep the reason why the release is unproven
 		s.logf("%s: %s", describe(j), j.Reason)
 	}
 	return nil

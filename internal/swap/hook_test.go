@@ -12,7 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// TestPreSwap: what the hook is told and sees, and what becomes of its work.
+// TestPreSwap checks what the hook is told and sees, and what becomes of its work.
 func TestPreSwap(t *testing.T) {
 	t.Run("committed", func(t *testing.T) {
 		r := newRig(t)
@@ -96,7 +96,7 @@ func TestPreSwap(t *testing.T) {
 	})
 }
 
-// TestPostCommit: whatever it does, the release stays.
+// TestPostCommit checks that the release stays after any end of the hook.
 func TestPostCommit(t *testing.T) {
 	ready := func(t *testing.T) *rig {
 		r := newRig(t)

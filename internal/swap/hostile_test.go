@@ -17,7 +17,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// replace puts something else in the place of a file of a spool entry.
+// replace makes with put another thing in the place of a file of a spool entry.
 func replace(t *testing.T, entry, name string, with func(path string) error) {
 	t.Helper()
 	must(t, os.RemoveAll(filepath.Join(entry, name)))
@@ -30,9 +30,8 @@ func link(to string) func(string) error {
 	return func(path string) error { return os.Symlink(to, path) }
 }
 
-// TestRefused: nothing that the verifier may leave, and nothing that was
-// decided meanwhile, touches the installed files; and the next good release
-// installs.
+// TestRefused checks that no entry that the verifier may leave, and no decision made
+// since the order, touches the installed files, and that the next good release installs.
 func TestRefused(t *testing.T) {
 	order := func(attempt state.AttemptID, o state.Origin) func(*testing.T, *rig) {
 		return func(t *testing.T, r *rig) {
@@ -44,11 +43,11 @@ func TestRefused(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
-		tree   func(t *testing.T, r *rig, entry string, m *manifest.Manifest) // damages it
+		tree   func(t *testing.T, r *rig, entry string, m *manifest.Manifest) // damages the entry
 		rig    func(t *testing.T, r *rig)
 		result state.Result
 		words  string
-		left   int // files of others beside the installed ones
+		left   int // number of foreign files in the side directories
 	}{
 		{name: "no order", rig: func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Run+"/attempt/agent.json")) },
 			result: state.ResultFailed, words: "attempt/agent.json: no such file"},
@@ -169,7 +168,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestForgedSpool: what is no entry at all.
+// TestForgedSpool checks spool entries that are not valid.
 func TestForgedSpool(t *testing.T) {
 	for name, plant := range map[string]func(t *testing.T, ready string){
 		"a FIFO":               func(t *testing.T, ready string) { must(t, fifo(ready+"/a1")) },
@@ -221,13 +220,13 @@ func TestForgedSpool(t *testing.T) {
 	})
 }
 
-// TestReplay: an entry under the ID of an attempt that has ended is neither
-// installed nor does it take the place of what history says.
+// TestReplay checks that an entry with the ID of an ended attempt is not installed and
+// does not replace that attempt's record.
 func TestReplay(t *testing.T) {
 	r := newRig(t)
 	badTrial(t, r)
 	r.step(t, "rollback")
-	r.spool(t, "a1", "v3", 3, release3, nil) // the order is still a1's
+	r.spool(t, "a1", "v3", 3, release3, nil) // the order still names a1
 	r.fails(t, "swap", state.ResultRefused, "attempt a1 has ended already")
 	r.ended(t, "a1", state.ResultRolledBack)
 	r.untouchedButRestarted(t)
@@ -243,7 +242,7 @@ func (r *rig) untouchedButRestarted(t *testing.T) {
 	r.closed(t)
 }
 
-// TestOthersFiles: the side directories are shared with other targets.
+// TestOthersFiles checks that other targets' files in the side directories stay.
 func TestOthersFiles(t *testing.T) {
 	r := newRig(t)
 	must(t, os.Mkdir(r.at("bin/"+sideName), 0o700))
@@ -267,7 +266,7 @@ func TestOthersFiles(t *testing.T) {
 	}
 }
 
-// TestOtherTargetsDestination: a file belongs to one target.
+// TestOtherTargetsDestination checks that a file belongs to one target only.
 func TestOtherTargetsDestination(t *testing.T) {
 	r := newRig(t)
 	must(t, os.WriteFile(r.at("targets/thief.toml"), fmt.Appendf(nil, "unit = 'thief.service'\n[[install]]\nfrom = 'x'\nto = %q\n", r.at("bin/agent")), 0o644))
@@ -298,8 +297,7 @@ func immutable(t *testing.T, path string, on bool) {
 	}
 }
 
-// TestObstacles: destinations that cannot be written, before the trial and
-// during it.
+// TestObstacles checks destinations that cannot be written, before and during the trial.
 func TestObstacles(t *testing.T) {
 	t.Run("immutable file", func(t *testing.T) {
 		r := newRig(t)
@@ -368,7 +366,7 @@ func TestObstacles(t *testing.T) {
 		r.offer(t, "a1", "v2", 2, big)
 		r.fails(t, "swap", state.ResultFailed, "it needs 102400 bytes")
 		r.untouched(t)
-		// The state is full only when the trial is to be opened.
+		// The state directory is full only when the journal is to be written.
 		must(t, os.RemoveAll(r.tree.Dir(state.RoleSwap, "agent")+"/journal.json"))
 	})
 	t.Run("full for the journal", func(t *testing.T) {
@@ -376,7 +374,7 @@ func TestObstacles(t *testing.T) {
 		dir := r.tree.Dir(state.RoleSwap, "agent")
 		content, err := os.ReadFile(dir + "/status.json")
 		must(t, err)
-		mount(t, dir, "mode=755,size=8k") // a page for the status, and one more
+		mount(t, dir, "mode=755,size=8k") // one page for the status, and one more
 		must(t, os.WriteFile(dir+"/status.json", content, 0o644))
 		must(t, os.WriteFile(dir+"/filler", content, 0o644))
 		r.offer(t, "a1", "v2", 2, release2)

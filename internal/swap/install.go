@@ -16,9 +16,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Swap takes what the verifier, or the operator's wish to go back, has left for
-// a target, and starts its trial. It returns nil also when there was nothing to
-// do. After an error no trial is open, or the rollback unit closes it.
+// Swap takes what the verifier, or the operator's wish to go back, has left for a target,
+// and starts its trial. It returns nil also if there was nothing to do. After an error no
+// trial is open, or the rollback unit closes it.
 func (s *Swapper) Swap(ctx context.Context, name string) error {
 	release, err := s.Tree.Lock(name)
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 	sw := &swapping{Swapper: s, name: name}
 	err = sw.run(ctx)
 	if sw.attempt.ID == "" {
-		return err // no attempt was there to be recorded
+		return err // there is no attempt to record
 	}
 	if err != nil {
 		sw.attempt.Result, sw.attempt.Reason, sw.attempt.Expired = resultOf(err), err.Error(), trust.Expired(err)
@@ -40,7 +40,7 @@ func (s *Swapper) Swap(ctx context.Context, name string) error {
 	return errors.Join(err, s.recordAttempt(name, sw.attempt))
 }
 
-// swapping is one attempt on its way to its trial.
+// swapping is an attempt until its trial begins.
 type swapping struct {
 	*Swapper
 	name    string
@@ -71,7 +71,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	if j, err := sw.Swapper.journal(sw.name); err != nil {
 		return err
 	} else if j != nil {
-		// No failure: that would roll the open trial back.
+		// This is not an error, because an error would roll the open trial back.
 		sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, attempt, j.Attempt)
 		sw.attempt.ID = ""
 		return nil
@@ -80,7 +80,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err
 	}
 	if recorded(&sw.status, attempt) {
-		sw.attempt.ID = "" // its record says how it really ended
+		sw.attempt.ID = "" // its record already says how it ended
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
 	order, err := sw.Tree.TakeOrder(sw.name)
@@ -129,15 +129,15 @@ func (sw *swapping) run(ctx context.Context) error {
 	return err
 }
 
-// alone refuses a trial of a unit of which another target has one: each would see the
-// other's restart as the fault of its own release.
+// alone refuses a trial while another target with the same unit has an open one: each
+// would blame its own release for the other's restart.
 func (sw *swapping) alone() error {
 	names, err := sw.Tree.OpenTrials()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		// A damaged journal is told of where its own target is looked at.
+		// A damaged journal is reported when its own target is handled.
 		if j, err := sw.Tree.Journal(name); err == nil && j != nil && name != sw.name && j.Unit == sw.target.Unit {
 			return state.Fail(state.ResultNotAttempted, "the trial of target %s, whose unit is %s, too, is open", name, j.Unit)
 		}
@@ -145,9 +145,9 @@ func (sw *swapping) alone() error {
 	return nil
 }
 
-// everywhere are the directories of the target's files, also of those that its
-// file does not name any more: their backups are left there. t is nil where there
-// is no usable target file at all.
+// everywhere returns the directories of the target's files. These include files that only
+// the records name, because their backups are there. t is nil if there is no usable
+// target file at all.
 func everywhere(t *target.Target, st *state.Status) []string {
 	var dirs []string
 	if t != nil {
@@ -164,7 +164,7 @@ func everywhere(t *target.Target, st *state.Status) []string {
 	return slices.Compact(dirs)
 }
 
-// try takes what is staged through the checks and into its trial.
+// try takes the staged files through the checks and starts their trial.
 func (sw *swapping) try(ctx context.Context) error {
 	j := sw.journal
 	digest := state.Fingerprint(j.NewFiles())
@@ -195,7 +195,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A crash loop looks like running now and then. The baseline has watched.
+	// A unit in a crash loop may look running now; the baseline watched it for longer.
 	j.Invocation = unit.Invocation
 	j.WasRunning = unit.Running() && (before == nil || before.Standing)
 	j.Spares = unit.SparesChildren()
@@ -221,14 +221,14 @@ func (sw *swapping) try(ctx context.Context) error {
 		}
 	}
 	if err := sw.alone(); err != nil {
-		return err // the copies took their time
+		return err // another trial may have begun during the copies
 	}
 	j.Phase = state.PhasePrepared
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
-	// From here on the journal is open: an error starts the rollback unit, which
-	// knows nothing but what is in there.
+	// From here on the journal is open: an error starts the rollback unit, which knows
+	// only what the journal says.
 	if err := sw.begun(ctx, unit.StopLimit+saving); err != nil {
 		j.Failure = err.Error()
 		return errors.Join(err, sw.Tree.SetJournal(j))
@@ -236,9 +236,9 @@ func (sw *swapping) try(ctx context.Context) error {
 	return nil
 }
 
-// rememberArchive makes a release that was rejected for its files, which came in another
-// archive, known by that one, too: it is not downloaded again. r is nil for a release
-// that is not rejected.
+// rememberArchive adds this attempt's archive to a release that was rejected for its
+// files and had come in another archive, so that this one is not downloaded again. r is
+// nil if the release is not rejected.
 func (sw *swapping) rememberArchive(r *state.Rejection) error {
 	if r == nil || r.Archive == sw.journal.Archive {
 		return nil
@@ -249,15 +249,15 @@ func (sw *swapping) rememberArchive(r *state.Rejection) error {
 	return sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status)
 }
 
-// begun goes from the open journal to the restart. stop is how long the old program
-// may take to stop and its data to be saved.
+// begun carries a trial from the open journal to the restart. stop is how long the old
+// program may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
 	deadline := stop + j.Timeout + j.Settle + slack
 	if len(sw.target.Hooks.PreSwap) > 0 {
 		deadline += hookTime
 	}
-	// Whatever happened before, these must be free to start now.
+	// Earlier failures must not keep these units from starting now.
 	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
 		return err
 	}
@@ -292,7 +292,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err == nil || !j.Reload {
 		return err
 	}
-	// Nothing can start then, so there is nothing for the gate to watch.
+	// In that case nothing can start, so there is nothing for the gate to watch.
 	if u, uerr := sw.Systemd.Unit(ctx, j.Unit); uerr == nil && u.Load != "loaded" {
 		j.Finding = state.FindingBad
 		return fmt.Errorf("systemd cannot load the new %s (%s): %w", j.Unit, u.Load, err)
@@ -300,6 +300,6 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	return err
 }
 
-// slack is what the deadline allows beyond the restart and the gate's own
-// limits: the gate waits up to a minute for a lost bus.
+// slack is the time that the deadline allows beyond the limits of the restart and the
+// gate: the gate waits up to a minute for a lost bus.
 const slack = 90 * time.Second

@@ -39,13 +39,13 @@ func goBack(t *testing.T, r *rig) {
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
 }
 
-// hooked is a release whose swap begins with a migration.
+// hooked offers a release whose swap begins with a migration.
 func hooked(t *testing.T, r *rig) {
 	r.configure(t, "[hooks]\npre_swap = ['"+r.at("bin/migrate")+"']\npost_commit = ['"+r.at("bin/notify")+"']\n")
 	r.offer(t, "a1", "v2", 2, release2)
 }
 
-// dropping is a release that does not list a file any more that v2 brought.
+// dropping offers a release that no longer lists a file that v2 brought.
 func dropping(t *testing.T, r *rig) {
 	r.configure(t, "[install_manifest]\nfile = 'LIST'\noptional = true\n[[install_manifest.type]]\nname = 'bin'\ndirectory = '"+r.at("bin")+"'\nallow = ['extra']\n")
 	committed(t, r)
@@ -58,23 +58,23 @@ func droppingWell(t *testing.T, r *rig) {
 	r.gate(t, "a2", state.FindingHealthy, "")
 }
 
-// droppedFiles are what is installed then.
+// droppedFiles are the installed files after the commit of that release.
 var droppedFiles = map[string]file{
 	"bin/agent":           {"agent 3", 0o750, 12},
 	"units/agent.service": {"unit 1", 0o644, 0},
 	"etc/config":          {"config of agent 3", 0o640, 12},
 }
 
-// TestKilled kills each step of the swapper before each of its durable steps,
-// lets what systemd starts next carry on, and wants all files old or all files
-// new, the trial closed and recorded once, and nothing left lying.
+// TestKilled kills each step of the swapper before each of its durable steps and runs the
+// step that systemd would start next. It then wants all files old or all new, the trial
+// closed and recorded once, and no file left over.
 func TestKilled(t *testing.T) {
 	testkit.Slow(t)
 	for _, c := range []struct {
 		name    string
 		prepare func(*testing.T, *rig)
-		verb    string // killed
-		then    string // carries on; recover after a power cut
+		verb    string // the step that is killed
+		then    string // the step that runs next; recover after a power cut
 		attempt state.AttemptID
 		want    map[string]file
 		result  state.Result
@@ -137,7 +137,7 @@ func TestKilled(t *testing.T) {
 					want, result := c.want, c.result
 					if c.then == "recover" {
 						r.reboot(t)
-						if j != nil && j.Verdict == "" { // and the gate's report is lost
+						if j != nil && j.Verdict == "" { // the gate's report is lost, too
 							want, result = files, state.ResultInterrupted
 							if c.verb != "swap" {
 								want = oldFiles
@@ -150,7 +150,7 @@ func TestKilled(t *testing.T) {
 					r.step(t, c.then)
 					r.want(t, want)
 					if j == nil && c.verb == "swap" {
-						// Nobody knows of it but the debris, which the next one clears.
+						// Only staged files are left, which the next attempt removes.
 						if after := r.status(t); !reflect.DeepEqual(after, before) {
 							t.Errorf("the status has changed: %+v", after)
 						}
@@ -174,7 +174,7 @@ func TestKilled(t *testing.T) {
 						t.Errorf("the previous release is %+v", st.Previous)
 					}
 					if j == nil {
-						if r.sys.get("running") == "" { // the boot goes on
+						if r.sys.get("running") == "" { // the boot starts the unit
 							must(t, r.sys.Restart(t.Context(), "agent.service", 0))
 						}
 						r.offer(t, "z1", "v4", 4, release4)
@@ -193,7 +193,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// picture is everything on disk that must not change when a step is repeated.
+// picture returns the files on disk that must not change when a step is repeated.
 func (r *rig) picture(t *testing.T) map[string]string {
 	t.Helper()
 	p := map[string]string{"running": r.sys.get("running"), "loaded": r.sys.get("loaded"), "deadline": r.sys.get("deadline")}
@@ -208,8 +208,8 @@ func (r *rig) picture(t *testing.T) map[string]string {
 	return p
 }
 
-// TestOrder looks at the order of the durable steps: a power cut, unlike a
-// kill, loses what was not synced.
+// TestOrder checks the order of the durable steps: a power cut, unlike a kill, loses what
+// was not synced.
 func TestOrder(t *testing.T) {
 	const journal = "var/swap/agent/journal.json"
 	var (

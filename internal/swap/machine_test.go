@@ -14,25 +14,25 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// machine is a systemd for tests. What outlives a killed swapper is in files:
-// which program runs, which unit file is loaded, whether the deadline is armed.
+// machine is a systemd for tests. It keeps in files what outlives a killed swapper: which
+// program runs, which unit file is loaded, whether the deadline is armed.
 type machine struct {
 	*rig
-	mu    sync.Mutex // of calls
+	mu    sync.Mutex // guards calls
 	pid   uint32
-	units map[string]systemd.Unit // other than a running unit or an idle worker
-	alive map[string][]string     // by pattern
-	group []int                   // the processes of the unit beside its main one
-	calls []string                // "verb unit", in order
-	fails map[string]error        // by call
-	on    map[string]func()       // by call, before it does anything
+	units map[string]systemd.Unit // units that are neither a running unit nor an idle worker
+	alive map[string][]string     // units by pattern
+	group []int                   // the unit's processes besides its main one
+	calls []string                // each "verb unit", in order
+	fails map[string]error        // errors by call
+	on    map[string]func()       // run by call, before it has any effect
 	after state.Baseline          // what the gate's user sees after a rollback
-	now   *state.Baseline         // and before an attempt; nil: it cannot look
+	now   *state.Baseline         // the same before an attempt; nil: the baseline fails
 	tried systemd.SandboxResult
 	armed time.Duration
 	up    time.Duration
-	limit time.Duration     // of the last restart
-	lines []systemd.LogLine // in the unit's log
+	limit time.Duration     // the limit of the last restart
+	lines []systemd.LogLine // lines in the unit's log
 	trial systemd.Sandbox
 	hook  systemd.Hook
 }
@@ -51,13 +51,13 @@ func (m *machine) set(name, value string) error {
 }
 
 func (m *machine) get(name string) string {
-	b, _ := os.ReadFile(m.at("machine/" + name)) // not there means ""
+	b, _ := os.ReadFile(m.at("machine/" + name)) // a missing file means ""
 	return string(b)
 }
 
 func (m *machine) call(verb, name string) error {
 	c := strings.TrimSpace(verb + " " + name)
-	m.mu.Lock() // the journal is read while the rollback goes on
+	m.mu.Lock() // the rollback reads systemd's journal concurrently
 	m.calls = append(m.calls, c)
 	m.mu.Unlock()
 	if f := m.on[c]; f != nil {
@@ -66,7 +66,7 @@ func (m *machine) call(verb, name string) error {
 	return m.fails[c]
 }
 
-// called tells how often a call was made.
+// called returns how often a call was made.
 func (m *machine) called(call string) int {
 	n := 0
 	for _, c := range m.calls {
@@ -141,7 +141,7 @@ func (m *machine) Start(_ context.Context, name string) error {
 	return nil
 }
 
-// killMode is that of the loaded unit file: "KillMode=process" in it, or the default.
+// killMode returns the KillMode= that the loaded unit file sets, or the default.
 func (m *machine) killMode() string {
 	if strings.Contains(m.get("loaded"), "KillMode=process") {
 		return "process"
@@ -163,13 +163,13 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 		return rerr
 	}
 	if info, rerr := os.Lstat(m.at("bin/agent")); rerr != nil || !info.Mode().IsRegular() {
-		return errors.Join(err, rerr) // exec(2) fails, which is no error of the job
+		return errors.Join(err, rerr) // exec(2) fails, which is not an error of the job
 	}
 	program, rerr := os.ReadFile(m.at("bin/agent"))
 	if rerr != nil {
 		return rerr
 	}
-	if rerr := m.set("needs", "stopped"); rerr != nil { // by its Requires=
+	if rerr := m.set("needs", "stopped"); rerr != nil { // the effect of its Requires=
 		return rerr
 	}
 	if rerr := m.set("running", string(program)); rerr != nil {
@@ -181,13 +181,13 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 	return errors.Join(err, m.writeConfig(string(program)))
 }
 
-// writeConfig is done in place, as daemons do.
+// writeConfig writes the configuration in place, as daemons do.
 func (m *machine) writeConfig(program string) error {
 	return os.WriteFile(m.at("etc/config"), []byte("config of "+program), 0o600)
 }
 
-// stopAgent ends the running program, which writes its configuration when it stops.
-// With the control group's kill mode its children end with it.
+// stopAgent ends the running program, which writes its configuration when it stops. With
+// the control group's kill mode its children end, too.
 func (m *machine) stopAgent() error {
 	program := m.get("running")
 	if program == "" {
@@ -257,8 +257,8 @@ func (m *machine) Try(_ context.Context, p systemd.Sandbox) (systemd.SandboxResu
 	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
 }
 
-// RunHook notes what the hook is told. The one called migrate rewrites the
-// configuration, also when it fails.
+// RunHook records what the hook is told. A hook called migrate rewrites the
+// configuration, even if it fails.
 func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 	m.hook = h
 	program := filepath.Base(h.Argv[0])
@@ -274,7 +274,7 @@ func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]syst
 	return m.lines[max(0, len(m.lines)-n):], m.call("log "+boot, unit)
 }
 
-// order tells whether the calls were made in this order, others between them.
+// order reports whether the calls were made in this order; others may come between.
 func (m *machine) order(calls ...string) bool {
 	rest := m.calls
 	for _, c := range calls {

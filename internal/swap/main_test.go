@@ -27,12 +27,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// childEnv makes the test binary a swapper that can be killed: "VERB DIR".
+// childEnv makes the test binary run as a swapper that can be killed: "VERB DIR".
 const childEnv = "MACHINEMON_TEST_SWAPPER"
 
-// base holds the machines of all tests. It is not below /tmp, where a target
-// may install nothing. Those in memory, a file system in RAM below base, spare the
-// disk: thousands of machines are made for the kills and the attacks.
+// base holds the machines of all tests. It is not below /tmp, where a target may not
+// install. memory is a file system in RAM below base. It spares the disk the thousands of
+// machines that are made for the kills and the attacks.
 var base, memory string
 
 func TestMain(m *testing.M) {
@@ -67,7 +67,7 @@ func TestMain(m *testing.M) {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
-			// Where it may not be mounted the tests take longer.
+			// If the mount fails, the tests only take longer.
 			if err := unix.Mount("tmpfs", memory, "tmpfs", 0, "mode=755"); err == nil {
 				defer unix.Unmount(memory, unix.MNT_DETACH)
 			}
@@ -90,8 +90,8 @@ type file struct {
 	gid     int
 }
 
-// The files of target agent before and after release v2. The daemon rewrites
-// its configuration, of which a snapshot is taken, when it starts.
+// These are the files of target agent before and after release v2. The daemon rewrites
+// its configuration, which is in the snapshot, when it starts.
 var (
 	oldFiles = map[string]file{
 		"bin/agent":           {"agent 1", 0o750, 12},
@@ -104,8 +104,8 @@ var (
 		"units/agent.service": {"unit 2", 0o644, 0},
 		"etc/config":          {"config of agent 2", 0o640, 12},
 	}
-	// After the operator went back: the old program does not rewrite the configuration
-	// of a newer one.
+	// These are the files after the operator went back: the old program does not rewrite
+	// the configuration of a newer one.
 	wentBack = map[string]file{
 		"bin/agent":           oldFiles["bin/agent"],
 		"units/agent.service": oldFiles["units/agent.service"],
@@ -117,8 +117,8 @@ var (
 	release4 = map[string]string{"agent": "agent 4", "agent.service": "unit 1"}
 )
 
-// rig is a machine with the target agent on it, all of it below dir but for
-// its unit files.
+// rig is a machine with the target agent. All its files are below dir, except the unit
+// files.
 type rig struct {
 	dir  string
 	tree state.Tree
@@ -129,7 +129,7 @@ type rig struct {
 
 var rigs atomic.Int32
 
-// newRig makes a machine on which release v1 is installed and runs.
+// newRig returns a machine on which release v1 is installed and runs.
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	return newRigBelow(t, base)
@@ -162,7 +162,7 @@ func newRigBelow(t *testing.T, base string) *rig {
 	return r
 }
 
-// open returns the machine below dir, in whatever state it is.
+// open returns the machine below dir, in the state in which it is.
 func open(dir string) *rig {
 	r := &rig{dir: dir, log: &strings.Builder{},
 		tree: state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}}
@@ -172,7 +172,7 @@ func open(dir string) *rig {
 	return r
 }
 
-// at is the place of a file of the machine.
+// at returns the path of a file of the machine.
 func (r *rig) at(name string) string {
 	if rest, ok := strings.CutPrefix(name, "units"); ok {
 		return filepath.Join(filepath.Dir(r.dir), "units", filepath.Base(r.dir), rest)
@@ -187,7 +187,7 @@ func (r *rig) makeRun(t *testing.T) {
 	}
 }
 
-// configure writes the target file; more is appended to it.
+// configure writes the target file and appends more to it.
 func (r *rig) configure(t *testing.T, more string) {
 	t.Helper()
 	content := fmt.Sprintf(`unit = "agent.service"
@@ -224,8 +224,8 @@ func (r *rig) put(t *testing.T, name string, f file) {
 	must(t, os.Chmod(r.at(name), f.mode))
 }
 
-// offer does the verifier's part: a tree with the release in the spool, and
-// root's order for it. The archive is named by its version.
+// offer does the verifier's part: it puts a tree with the release into the spool, and
+// root's order for it. The sum of the version stands for that of the archive.
 func (r *rig) offer(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string) {
 	t.Helper()
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
@@ -233,7 +233,7 @@ func (r *rig) offer(t *testing.T, attempt state.AttemptID, version string, seque
 	r.spool(t, attempt, version, sequence, files, nil)
 }
 
-// spool leaves a verified tree; change may damage it before it is offered.
+// spool leaves a verified tree, which change may damage before it is offered.
 func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string, change func(entry string, m *manifest.Manifest)) {
 	t.Helper()
 	must(t, r.tree.HandOn(state.RoleVerify, "agent", attempt, func(b *state.Bundle) error {
@@ -257,7 +257,7 @@ func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, seque
 	}))
 }
 
-// runs puts a real program on trial and starts it; it returns the process's ID.
+// runs puts a real program on trial, starts it, and returns its process ID.
 func (r *rig) runs(t *testing.T, program []byte) (pid int) {
 	t.Helper()
 	r.offer(t, "a1", "v2", 2, map[string]string{"agent": string(program), "agent.service": "unit 2"})
@@ -277,8 +277,8 @@ func (r *rig) gate(t *testing.T, attempt state.AttemptID, f state.Finding, reaso
 	must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: f, Reason: reason, MainPID: r.sys.pid}))
 }
 
-// reboot is what a power cut leaves: /run is empty, nothing runs, and systemd
-// has loaded the unit file as it lies there.
+// reboot leaves what a power cut leaves: /run is empty, nothing runs, and systemd has
+// loaded the unit file that is on disk.
 func (r *rig) reboot(t *testing.T) {
 	t.Helper()
 	must(t, os.RemoveAll(r.tree.Run))
@@ -318,7 +318,7 @@ func (r *rig) step(t *testing.T, verb string) {
 	}
 }
 
-// fails runs a step whose error must mean want and name all of the words.
+// fails runs a step whose error must have the result want and contain all words.
 func (r *rig) fails(t *testing.T, verb string, want state.Result, words ...string) {
 	t.Helper()
 	err := r.do(verb)
@@ -342,7 +342,7 @@ func (r *rig) status(t *testing.T) state.Status {
 	return st
 }
 
-// last is the newest attempt of the swapper's status.
+// last returns the newest attempt of the swapper's status.
 func (r *rig) last(t *testing.T) state.Attempt {
 	t.Helper()
 	all := r.status(t).Attempts
@@ -366,8 +366,7 @@ func (r *rig) ended(t *testing.T, attempt state.AttemptID, want state.Result, wo
 	}
 }
 
-// installed reads the files that releases of the target consist of, and its
-// configuration.
+// installed reads the files of the target's releases, and its configuration.
 func (r *rig) installed(t *testing.T) map[string]file {
 	t.Helper()
 	all := map[string]file{}
@@ -378,7 +377,7 @@ func (r *rig) installed(t *testing.T) map[string]file {
 		}
 		must(t, err)
 		var content []byte
-		if info.Mode().IsRegular() { // else it might be a FIFO
+		if info.Mode().IsRegular() { // it might be a FIFO
 			content, err = os.ReadFile(r.at(name))
 			must(t, err)
 		}
@@ -398,7 +397,7 @@ func (r *rig) want(t *testing.T, want map[string]file) {
 	}
 }
 
-// beside lists what is in the side directories.
+// beside returns the files in the side directories.
 func (r *rig) beside(t *testing.T) []string {
 	t.Helper()
 	var all []string
@@ -416,9 +415,9 @@ func (r *rig) beside(t *testing.T) []string {
 	return all
 }
 
-// closed checks what holds after every verdict: no trial, no deadline, the
-// program runs the installed files, and beside those is nothing but the
-// previous release.
+// closed checks what holds after every verdict: there is no trial and no deadline, the
+// program runs the installed files, and the side directories hold only the previous
+// release.
 func (r *rig) closed(t *testing.T) {
 	t.Helper()
 	if open, err := r.tree.OpenTrials(); err != nil || len(open) > 0 {

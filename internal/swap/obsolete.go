@@ -14,8 +14,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// planObsolete has the files go at the commit that the release does not list any more,
-// of those that an update created.
+// planObsolete schedules for removal, at commit, files that an update created and this
+// release no longer lists.
 func (sw *swapping) planObsolete() error {
 	if sw.status.Installed == nil {
 		return nil
@@ -31,8 +31,8 @@ func (sw *swapping) planObsolete() error {
 	return nil
 }
 
-// gone has a file go at the commit, unless it is somebody else's by now: changed by
-// hand, or of another target or a Debian package.
+// gone schedules the removal of a file at commit, unless it was changed by hand or
+// belongs to another target, to a Debian package or to the unit itself.
 func (sw *swapping) gone(to string) error {
 	stays := func(why string) error {
 		sw.logf("%s: %s stays: %s", describe(sw.journal), to, why)
@@ -66,9 +66,9 @@ func (sw *swapping) gone(to string) error {
 	return nil
 }
 
-// removeGone removes, after the verdict commit, what the release does not have any
-// more. stayed are the files that are somebody else's by now, or cannot be removed:
-// the verdict stands, and this is tidying.
+// removeGone removes, after the verdict commit, the files that the release no longer has.
+// It returns in stayed those that were changed meanwhile or cannot be removed. They do
+// not affect the verdict.
 func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool) {
 	stayed = map[string]bool{}
 	reload := false
@@ -78,7 +78,7 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		}
 		now, err := digest(c.To)
 		switch {
-		case err == nil && now == "": // before a kill, or by somebody else
+		case err == nil && now == "": // another run or another program has removed it
 		case err == nil && now == c.Old:
 			if err = os.Remove(c.To); err == nil {
 				s.logf("%s: removed %s, which it does not have any more", describe(j), c.To)

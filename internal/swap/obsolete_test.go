@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// After the verdict what cannot be removed stays, and the trial is closed all the
-// same.
+// TestGoneCannotGo checks that a file that cannot be removed after the verdict stays, and
+// that the trial is closed all the same.
 func TestGoneCannotGo(t *testing.T) {
 	for name, plant := range map[string]func(path string) error{
 		"link":      func(p string) error { return os.Symlink("agent", p) },
@@ -34,7 +34,7 @@ func TestGoneCannotGo(t *testing.T) {
 			if name != "nothing" && !strings.Contains(r.log.String(), "bin/agent-a stays: ") {
 				t.Errorf("log:\n%s", r.log)
 			}
-			// Nor does it stop what comes next.
+			// The file does not stop the next update either.
 			r.offer(t, "a3", "v4", 4, release4)
 			r.step(t, "swap")
 			r.gate(t, "a3", state.FindingHealthy, "")
@@ -44,8 +44,8 @@ func TestGoneCannotGo(t *testing.T) {
 	}
 }
 
-// A file that is to go is not ours any more when it is a link, or another target
-// names it by now.
+// TestGoneIsTheirs checks that an obsolete file stays if it is a link now, or if another
+// target names it.
 func TestGoneIsTheirs(t *testing.T) {
 	for name, plant := range map[string]func(t *testing.T, r *rig){
 		"a link": func(t *testing.T, r *rig) {
@@ -76,8 +76,8 @@ func TestGoneIsTheirs(t *testing.T) {
 	}
 }
 
-// What somebody makes where a new file is to go is not overwritten, and not removed
-// by the rollback.
+// TestNewFileIsTheirs checks that a file created in the place of a new one is neither
+// overwritten nor removed by the rollback.
 func TestNewFileIsTheirs(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, "[hooks]\npre_swap = ['"+r.at("bin/migrate")+"']\n")
@@ -88,7 +88,7 @@ func TestNewFileIsTheirs(t *testing.T) {
 	r.holds(t, "bin/extra", "theirs")
 	r.holds(t, "bin/agent", "agent 1")
 
-	// The same when the power goes before any rename.
+	// The same holds if the power fails before any rename.
 	r = newRig(t)
 	r.sys.fails["arm machinemon-deadline@agent.timer"] = os.ErrDeadlineExceeded
 	r.offer(t, "a1", "v2", 2, release2)
@@ -99,18 +99,18 @@ func TestNewFileIsTheirs(t *testing.T) {
 	r.holds(t, "bin/extra", "theirs")
 }
 
-// A file that is the same is looked at again: a hook may have changed it.
+// TestSameFileChangedByHook checks that a hook's change of an unchanged file is found.
 func TestSameFileChangedByHook(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, "[hooks]\npre_swap = ['"+r.at("bin/migrate")+"']\n")
-	r.offer(t, "a1", "v3", 3, release3) // with unit 1
+	r.offer(t, "a1", "v3", 3, release3) // the unit file stays the same
 	r.sys.on["hook migrate"] = func() { r.put(t, "units/agent.service", file{"unit of a hook", 0o644, 0}) }
 	r.step(t, "swap")
 	r.holds(t, "units/agent.service", "unit 1")
 }
 
-// Going back overwrites nothing that no update has brought, and rejects what was
-// installed, whatever was changed by hand since.
+// TestGoingBackAndTheirs checks that going back overwrites no file that an update did not
+// bring, and rejects the release it leaves, even if its files were changed by hand.
 func TestGoingBackAndTheirs(t *testing.T) {
 	r := newRig(t)
 	r.listing(t)
@@ -134,7 +134,7 @@ func TestGoingBackAndTheirs(t *testing.T) {
 	r.fails(t, "swap", state.ResultNotAttempted, "rejected")
 }
 
-// What the manifest's contents list is in the release, whoever left it out.
+// TestLeftOut checks that a release must contain the files that its manifest lists.
 func TestLeftOut(t *testing.T) {
 	for _, left := range []string{"LIST", "extra"} {
 		r := newRig(t)

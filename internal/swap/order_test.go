@@ -12,9 +12,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// TestRollbackOrder: the program stops before its data come back, and what could
-// start it meanwhile stops before it; a daemon that writes its configuration when it
-// stops overwrote what was restored.
+// TestRollbackOrder checks that the program stops before its data come back, and that the
+// units that could start it stop before that. Otherwise a daemon that writes its
+// configuration when it stops would overwrite what was restored.
 func TestRollbackOrder(t *testing.T) {
 	r := newRig(t)
 	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "listening"}
@@ -25,13 +25,13 @@ func TestRollbackOrder(t *testing.T) {
 			t.Errorf("at the stop the configuration is %q", got)
 		}
 	}
-	// From here on a rollback that is killed, or a boot, leaves the data alone.
+	// From here on a second rollback, after a kill or a boot, leaves the data alone.
 	r.sys.on["restart agent.service"] = func() {
 		if j, err := r.tree.Journal("agent"); err != nil || !j.Restored {
 			t.Errorf("at the restart the journal says %+v, %v", j, err)
 		}
 	}
-	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "inactive"} // as stopped below
+	r.sys.units["agent.socket"] = systemd.Unit{Load: "loaded", Active: "inactive"} // its state after the stop below
 	r.step(t, "rollback")
 	if !r.sys.order("stop agent.socket", "stop agent.service", "reload", "reset agent.service", "start agent.socket", "restart agent.service") {
 		t.Errorf("calls: %q", r.sys.calls)
@@ -40,8 +40,8 @@ func TestRollbackOrder(t *testing.T) {
 	r.closed(t)
 }
 
-// TestRollbackWithoutData keeps the quick restart where nothing but programs comes
-// back.
+// TestRollbackWithoutData checks that a rollback of programs alone keeps the quick
+// restart.
 func TestRollbackWithoutData(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, "[[health.probe]]\ntcp = '127.0.0.1:1'\n")
@@ -55,7 +55,7 @@ func TestRollbackWithoutData(t *testing.T) {
 	r.ended(t, "a1", state.ResultRolledBack)
 }
 
-// edit changes the target file.
+// edit replaces old by new in the target file.
 func (r *rig) edit(t *testing.T, old, new string) {
 	t.Helper()
 	content, err := os.ReadFile(r.at("targets/agent.toml"))
@@ -66,14 +66,14 @@ func (r *rig) edit(t *testing.T, old, new string) {
 	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.Replace(string(content), old, new, 1)), 0o644))
 }
 
-// TestStopFirst: with rollback.stop the snapshot is of a program that has ended, and
-// each way out of the trial starts one again.
+// TestStopFirst checks that with rollback.stop the snapshot is made after the program has
+// ended, and that each way out of the trial starts a program again.
 func TestStopFirst(t *testing.T) {
 	stopFirst := func(t *testing.T, more string) *rig {
 		r := newRig(t)
 		r.configure(t, more)
 		r.edit(t, "[rollback]", "[rollback]\nstop = true")
-		r.put(t, "etc/config", file{"config of agent 0", 0o640, 12}) // agent 1 writes its own when it stops
+		r.put(t, "etc/config", file{"config of agent 0", 0o640, 12}) // agent 1 writes its configuration when it stops
 		return r
 	}
 	t.Run("order", func(t *testing.T) {
@@ -117,8 +117,8 @@ func TestStopFirst(t *testing.T) {
 	})
 }
 
-// TestChildrenSurvive: the unit stops under whichever of the two unit files spares
-// its children, in an update, a rollback and the operator's rollback.
+// TestChildrenSurvive checks that the unit stops under the one of the two unit files that
+// spares its children, in an update, a rollback and the operator's rollback.
 func TestChildrenSurvive(t *testing.T) {
 	const spares = "unit 1 KillMode=process"
 	for _, c := range []struct {
@@ -164,7 +164,7 @@ func TestChildrenSurvive(t *testing.T) {
 	}
 }
 
-// TestOverdue: a start that is not done within the limit is a verdict on the release.
+// TestOverdue checks that a start that exceeds the limit counts against the release.
 func TestOverdue(t *testing.T) {
 	r := newRig(t)
 	r.sys.fails["restart agent.service"] = &systemd.OverdueError{Within: 30 * time.Second,
@@ -190,8 +190,8 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
-// TestBackupsOfTheirOwn: no backup shares its bytes with an installed file that
-// somebody may write in place, as cp does.
+// TestBackupsOfTheirOwn checks that no backup shares its bytes with an installed file
+// that a program may write in place, as cp does.
 func TestBackupsOfTheirOwn(t *testing.T) {
 	r := newRig(t)
 	badTrial(t, r)
@@ -213,8 +213,8 @@ func TestBackupsOfTheirOwn(t *testing.T) {
 	}
 }
 
-// TestSettle: after a failed rollback the operator has the word, and what they put
-// in place is never overwritten.
+// TestSettle checks that after a failed rollback the operator decides, and that the files
+// that the operator puts in place are never overwritten.
 func TestSettle(t *testing.T) {
 	failed := func(t *testing.T) *rig {
 		r := newRig(t)
@@ -232,7 +232,7 @@ func TestSettle(t *testing.T) {
 		must(t, r.sys.Restart(t.Context(), "agent.service", 0))
 		r.sys.calls = nil
 	}
-	for _, content := range []string{"agent 2", "agent 9"} { // the release's own bytes, and others
+	for _, content := range []string{"agent 2", "agent 9"} { // the release's bytes, and others
 		t.Run("only the operator: "+content, func(t *testing.T) {
 			r := failed(t)
 			byHand(t, r, content)
@@ -242,7 +242,7 @@ func TestSettle(t *testing.T) {
 				}
 				before := r.picture(t)
 				r.fails(t, "begin", state.ResultRollbackFailed, "settle agent keep")
-				r.step(t, "rollback") // by a unit
+				r.step(t, "rollback") // as a unit would
 				if after := r.picture(t); after["bin/agent"] != before["bin/agent"] || after["etc/config"] != before["etc/config"] {
 					t.Errorf("changed from %q to %q", before, after)
 				}
@@ -281,7 +281,7 @@ func TestSettle(t *testing.T) {
 			} else if j, err := r.tree.Journal("agent"); j != nil || err != nil || installed.Unchanged(st.Installed) {
 				t.Errorf("%s: journal %+v, %v; installed %+v", c.content, j, err, st.Installed)
 			}
-			// Nobody kept it: it does not come back by itself.
+			// The operator did not keep v2, so it is not installed again by itself.
 			if st.Rejects("", sum("v2"), 2) == nil {
 				t.Errorf("%s: rejected: %+v", c.content, st.Rejected)
 			}
@@ -299,7 +299,7 @@ func TestSettle(t *testing.T) {
 				t.Errorf("calls: %q", r.sys.calls)
 			}
 			r.offer(t, "a2", "v3", 3, release3)
-			r.step(t, "swap") // it is free again
+			r.step(t, "swap") // a new trial may begin
 		}
 	})
 	t.Run("it does not run", func(t *testing.T) {
@@ -330,7 +330,7 @@ func TestSettle(t *testing.T) {
 	})
 	t.Run("back", func(t *testing.T) {
 		r := failed(t)
-		// The first time the old program still does not run.
+		// The first time, the old program still does not run.
 		byHand(t, r, "agent 8")
 		r.word(t, state.VerbSettleBack)
 		r.sys.after = state.Baseline{Detail: "failed (dead)"}
@@ -353,8 +353,8 @@ func TestSettle(t *testing.T) {
 	})
 	t.Run("data", func(t *testing.T) {
 		for _, c := range []struct{ by, want string }{
-			{"", "config since"},                        // the old program
-			{"agent 9", oldFiles["etc/config"].content}, // one that the operator takes away again
+			{"", "config since"},                        // the old program ran
+			{"agent 9", oldFiles["etc/config"].content}, // the operator's program ran and is moved aside
 		} {
 			r := failed(t)
 			if c.by != "" {
@@ -362,7 +362,7 @@ func TestSettle(t *testing.T) {
 			}
 			must(t, os.WriteFile(r.at("etc/config"), []byte("config since"), 0))
 			r.word(t, state.VerbSettleBack)
-			// A killed rollback has left its word in the journal alone.
+			// The operator's word is in the journal, for a rollback that is killed.
 			r.sys.on["restart agent.service"] = func() {
 				if j, err := r.tree.Journal("agent"); err != nil || !j.Back {
 					t.Errorf("at the restart the journal says %+v, %v", j, err)
@@ -380,7 +380,7 @@ func TestSettle(t *testing.T) {
 			r := failed(t)
 			j, err := r.tree.Journal("agent")
 			must(t, err)
-			j.Restored, j.Back = false, back // with the operator's word, a boot finishes what it interrupted
+			j.Restored, j.Back = false, back // a boot finishes the rollback that the operator asked for
 			must(t, r.tree.SetJournal(j))
 			must(t, os.WriteFile(r.at("etc/config"), []byte("mended"), 0))
 			r.reboot(t)
@@ -409,8 +409,8 @@ func TestSettle(t *testing.T) {
 	})
 }
 
-// TestLostPlaceOfBackup: data that could not be saved because the place of the backup
-// is missing are not taken for data that did not exist, which a rollback removes.
+// TestLostPlaceOfBackup checks that data that could not be saved because the place of the
+// backup is missing do not count as missing data, which a rollback would remove.
 func TestLostPlaceOfBackup(t *testing.T) {
 	r := newRig(t)
 	for name, there := range map[string]bool{"etc/config": true, "etc/none": false} {
@@ -422,8 +422,8 @@ func TestLostPlaceOfBackup(t *testing.T) {
 	}
 }
 
-// TestStaleLook: what the gate has seen after an earlier rollback is not its finding
-// where it fails now, as without a target file.
+// TestStaleLook checks that the baseline of an earlier rollback does not count when the
+// baseline fails now, for example without a target file.
 func TestStaleLook(t *testing.T) {
 	r := newRig(t)
 	badTrial(t, r)
@@ -435,7 +435,7 @@ func TestStaleLook(t *testing.T) {
 	r.closed(t)
 }
 
-// TestAlone: another target's trial of the same unit is not disturbed.
+// TestAlone checks that another target's trial of the same unit is not disturbed.
 func TestAlone(t *testing.T) {
 	r := newRig(t)
 	must(t, r.tree.MakeSwapDir("other"))

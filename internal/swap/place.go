@@ -7,8 +7,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// rename puts the new files in their places, the last step before the restart. A
-// file that is there already stays: systemd takes another one of the same content
+// rename puts the new files in their places, the last step before the restart. A file
+// whose content is installed already stays: systemd takes a new file of the same content
 // for a changed unit.
 func (sw *swapping) rename() error {
 	for _, c := range sw.journal.Changes {
@@ -16,14 +16,14 @@ func (sw *swapping) rename() error {
 			continue
 		}
 		if c.Old == c.New {
-			// Looked at again: a hook may have changed it meanwhile.
+			// Check again, because a hook may have changed the file meanwhile.
 			if now, err := digest(c.To); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
 				continue
 			}
 		}
 		put := os.Rename
 		if c.Old == "" {
-			put = renameNew // of what has come there meanwhile there is no backup
+			put = renameNew // a file that was created there meanwhile has no backup
 		}
 		if err := put(c.Staged, c.To); err != nil {
 			return state.Fail(state.ResultFailed, "cannot install %s: %w%s", c.To, brief(err), hint(err))
@@ -32,7 +32,7 @@ func (sw *swapping) rename() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// inPlace tells whether every file is on disk already, byte for byte.
+// inPlace reports whether every file is installed already, byte for byte.
 func (sw *swapping) inPlace() (bool, error) {
 	for _, c := range sw.journal.Changes {
 		if c.Kind == state.KindSnapshot {
@@ -45,13 +45,13 @@ func (sw *swapping) inPlace() (bool, error) {
 	return true, nil
 }
 
-// adopt records a release whose bytes are installed already. Nothing restarts.
+// adopt records a release whose files are installed already. It restarts nothing.
 func (sw *swapping) adopt() error {
 	j := sw.journal
 	sw.attempt.Result = state.ResultAdopted
 	sw.attempt.Reason = "its files were installed already"
 	unproven := ""
-	if sw.status.Installed != nil { // the same program runs on
+	if sw.status.Installed != nil { // the same program goes on running
 		unproven = sw.status.Installed.Unproven
 	}
 	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,

@@ -14,10 +14,10 @@ import (
 // largest is the size limit, in bytes, of a file whose size no manifest states.
 const largest = 4 << 30
 
-// claim takes the verifier's newest tree, or else the operator's request to go
-// back. entry is nil for the latter; both are empty when there is neither.
+// claim takes the verifier's newest tree, or else the operator's request to go back.
+// entry is nil for such a request; attempt is empty, too, if there is neither.
 func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, err error) {
-	// Not only when an attempt is pending: what lies there has started this.
+	// Do not ask for a pending attempt first: any entry may have started this unit.
 	attempt, entry, err = sw.Tree.Claim(state.RoleVerify, sw.name)
 	if err != nil || entry != nil {
 		return attempt, entry, err
@@ -41,8 +41,8 @@ func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, err e
 		Origin: state.OriginOperator, Verb: state.VerbRollback, Installed: from})
 }
 
-// planTree stages the files of a verified tree: own copies, hashed while they
-// are made, and held against the manifest's contents.
+// planTree stages the files of a verified tree: it copies them, hashes the copies, and
+// compares the hashes with the manifest's contents.
 func (sw *swapping) planTree(entry *state.Bundle) error {
 	m, err := sw.believe(entry)
 	if err != nil {
@@ -52,7 +52,7 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	if t.Trust.Product != "" && m.Product != t.Trust.Product {
 		return state.Fail(state.ResultRefused, "cannot use the manifest: it is of product %q, target %s wants %q", m.Product, t.Name, t.Trust.Product)
 	}
-	// The fetcher has asked, too, but is not believed.
+	// The fetcher has asked the policy, too, but root does not trust it.
 	sw.known.Release = &policy.Release{Version: m.Version, Sequence: m.Sequence, Disabled: m.Disabled, Staged: true}
 	if d := policy.Decide(sw.known); d.Refused() {
 		return d.Err()
@@ -128,7 +128,7 @@ func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content,
 	if err != nil {
 		return "", err
 	}
-	limit := info.Size() // a file that grows meanwhile could fill the disk
+	limit := info.Size() // a file that grows during the copy could fill the disk
 	if inContents {
 		limit = min(limit, want.Size)
 	}
@@ -138,8 +138,8 @@ func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content,
 	return copyFile(staged, f, limit)
 }
 
-// planPrevious stages the release that was kept, which was verified and proven
-// here before. Its backups are linked, not moved: they must survive this trial.
+// planPrevious stages the kept release, which has run here before. It copies or links the
+// backups instead of moving them, because they must survive this trial.
 func (sw *swapping) planPrevious() error {
 	prev := sw.status.Previous
 	if prev == nil {
@@ -164,10 +164,10 @@ func (sw *swapping) planPrevious() error {
 			continue
 		}
 		c, err := sw.stage(f.To, len(sw.journal.Changes), own, func(staged string, _ int64) (string, error) {
-			// A link would share its bytes with the backup, and a file that is in
-			// its place may be written by anybody who may write it.
+			// A link would share its bytes with the backup, and once it is installed a
+			// program may write the file in place.
 			sum, err := copyWhole(staged, f.Backup)
-			if full(err) { // to go back is worth more
+			if full(err) { // on a full disk, going back matters more
 				if err = os.Link(f.Backup, staged); err == nil {
 					sum, err = digest(staged)
 				}
@@ -180,7 +180,7 @@ func (sw *swapping) planPrevious() error {
 		if c.New != f.SHA256 {
 			return state.Fail(state.ResultRefused, "cannot go back: the backup %s was changed", f.Backup)
 		}
-		if sw.status.Installed.File(c.To) == nil { // it has no file there
+		if sw.status.Installed.File(c.To) == nil { // the installed release has no file there
 			if err := theirs(c); err != nil {
 				return err
 			}
@@ -191,7 +191,7 @@ func (sw *swapping) planPrevious() error {
 	return sw.planSnapshot()
 }
 
-// theirs refuses to overwrite a file that no update has brought.
+// theirs refuses to overwrite a file that no update has installed.
 func theirs(c state.Change) error {
 	if c.Old == "" || c.Old == c.New {
 		return nil

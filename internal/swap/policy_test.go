@@ -7,8 +7,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// TestLower: the swapper does not believe the fetcher, which hands on what no
-// person asked for and what goes down, or is not in source.versions.
+// TestLower checks that the swapper itself refuses a lower version in an unattended
+// attempt, and a release outside source.versions, when the fetcher hands these on.
 func TestLower(t *testing.T) {
 	const allowed, bounded = "[source]\ndowngrade = true\n", "[source]\nversions = '>=1'\n"
 	for _, c := range []struct {
@@ -16,7 +16,7 @@ func TestLower(t *testing.T) {
 		origin   state.Origin
 		sequence int64
 		dropIn   string
-		result   state.Result // "" when it goes to trial
+		result   state.Result // "" if a trial begins
 		text     string
 	}{
 		{name: "by schedule", origin: state.OriginSchedule, sequence: 1, result: state.ResultNotAttempted, text: "v0.9.0 is lower than the installed v1, and no schedule goes down"},
@@ -61,8 +61,8 @@ func TestLower(t *testing.T) {
 	})
 }
 
-// TestArchiveIsRemembered: what was left is known by its archive, which a check
-// sees, and not only by its files.
+// TestArchiveIsRemembered checks that a release that the operator left is known by its
+// archive, which a check sees, and not only by its files.
 func TestArchiveIsRemembered(t *testing.T) {
 	r := newRig(t)
 	r.offer(t, "a1", "v2", 2, release2)
@@ -94,7 +94,7 @@ func TestArchiveIsRemembered(t *testing.T) {
 		t.Errorf("rejected: %+v", st.Rejected)
 	}
 
-	// One that is installed already, byte for byte.
+	// An adopted release is known by its archive, too.
 	r = newRig(t)
 	r.offer(t, "a1", "v1-rebuilt", 7, release1)
 	r.step(t, "swap")

@@ -11,11 +11,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// preflight starts the new program harmlessly, before the swap: its
-// version_command, with the staged files in the places of the installed ones,
-// as a user who is thrown away, without network, state or capabilities. Only
-// what cannot be the fault of that strange place refuses the release: it cannot
-// be executed, it dies by a signal, or it says it is another version.
+// preflight starts the new program harmlessly before the swap: it runs version_command,
+// with the staged files over the installed ones, as a temporary user, without network,
+// state or capabilities. It refuses the release only for what the sandbox cannot have
+// caused: the program cannot be executed, dies by a signal, or says that it is another
+// version.
 func (sw *swapping) preflight(ctx context.Context) error {
 	argv := sw.target.Health.VersionCommand
 	if len(argv) == 0 {
@@ -28,8 +28,8 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		Limit:  64 << 10,
 	}
 	for _, c := range sw.journal.Changes {
-		// A file that is new to the machine has no place to be put over; what
-		// needs it will show in the trial.
+		// A file that is new to the machine has no place to be mounted over; if the
+		// program needs it, the trial will show whether it works.
 		if c.Kind == state.KindReplace && c.Old != "" {
 			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
 		}
@@ -51,7 +51,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		return state.Fail(state.ResultRefused, "the new program cannot be executed: %s", r.Detail)
 	case r.Signal:
 		return state.Fail(state.ResultRefused, "the new program dies when started: %s", r.Detail)
-	case sw.journal.Version == "": // going back to what told no version, and need not
+	case sw.journal.Version == "": // the operator goes back to a release of unknown version
 	case !manifest.Mentions(r.Output, sw.journal.Version):
 		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
 		if said == "" {

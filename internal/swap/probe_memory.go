@@ -12,8 +12,8 @@ import (
 )
 
 // foresee writes into the order of a scheduled attempt why its release would not be
-// installed, so that it is not even downloaded. Where a probe has passed here before
-// there is nothing to find out; else the gate's user tries them now.
+// installed, so that it is not even downloaded. If a probe has ever passed here there is
+// nothing to find out; otherwise the gate's user runs the probes now.
 func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Status, order *state.Order) error {
 	known := st.Passed(t.ProbeKeys())
 	if order.Origin == state.OriginOperator || order.Verb != state.VerbApply || len(known) == 0 || known.Any() {
@@ -29,7 +29,7 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 		return err
 	}
 	now, rerr := s.Tree.Baseline(t.Name, order.Attempt, state.BeforeSwap)
-	if now == nil { // the swap looks for itself
+	if now == nil { // the swap will run the probes itself
 		s.logf("%s: no look at the probes: %v", t.Name, errors.Join(err, rerr))
 		return nil
 	}
@@ -42,8 +42,8 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 	return s.Tree.SetOrder(t.Name, *order)
 }
 
-// weigh remembers which probes pass before the swap, for the gate, too. An attempt
-// that nobody watches ends here where no probe could prove the release.
+// weigh records, also for the gate, which probes have passed here. It refuses an
+// unattended attempt if no probe could prove the release.
 func (sw *swapping) weigh(before *state.Baseline) error {
 	known, err := sw.learn(sw.target, before)
 	if err != nil {
@@ -62,8 +62,8 @@ func (sw *swapping) weigh(before *state.Baseline) error {
 	return nil
 }
 
-// learn remembers which of the target's probes have passed here, with what the gate
-// has found now, which may be nil.
+// learn records and returns which of the target's probes have ever passed here. now is
+// what the gate has just found; it may be nil.
 func (s *Swapper) learn(t *target.Target, now *state.Baseline) (state.Passed, error) {
 	var known state.Passed
 	err := s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) {
@@ -77,10 +77,10 @@ func (s *Swapper) learn(t *target.Target, now *state.Baseline) (state.Passed, er
 	return known, err
 }
 
-// doubt is why a release that no person asked for is not installed: the unit stands,
-// and each of its probes fails and never passed here, so that nothing could tell a
-// good release from a bad one. Where the unit does not stand the update may be the
-// cure.
+// doubt returns why a release that no person asked for is not installed, or "". The
+// reason is that the unit stands, but each of its probes fails and never passed here, so
+// nothing could tell a good release from a bad one. If the unit does not stand, the
+// update may be the cure.
 func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
 	if now == nil || !now.Standing || len(known) == 0 || known.Any() {
 		return ""
@@ -92,7 +92,7 @@ func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
 	var failed []state.ProbeResult
 	for _, p := range t.Health.Probes {
 		r, ok := found[p.Key()]
-		if !ok || r.Unknown { // no answer is no failure
+		if !ok || r.Unknown { // without an answer the probe has not failed
 			return ""
 		}
 		failed = append(failed, state.ProbeResult{Probe: p.String(), Detail: r.Detail})
@@ -102,10 +102,10 @@ func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
 		state.Causes(failed), t.Name, t.Name, t.Name)
 }
 
-// unchanged finds a probe that failed before the swap although it had passed here,
-// for which alone the release was found bad, and that fails with the old version
-// again: the release is no cure, and no worse. "" when there is none, or when
-// another probe that failed in the trial passes now.
+// unchanged returns the probe for which alone the release was found bad, if it failed
+// before the swap, although it had passed earlier, and fails with the old version again:
+// the release is no worse. It returns "" if there is no such probe, or if another probe
+// that failed in the trial passes now.
 func (s *Swapper) unchanged(j *state.Journal, before, after *state.Baseline) string {
 	report, err := s.Tree.Report(j.Target, j.Attempt)
 	if err != nil || report == nil || report.Blamed == "" {

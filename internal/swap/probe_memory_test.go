@@ -15,7 +15,7 @@ const theProbe = "[[health.probe]]\ntcp = \"127.0.0.1:1\"\n"
 
 var theKey = target.Probe{TCP: "127.0.0.1:1"}.Key()
 
-// answers is what the gate finds of the probe.
+// answers returns what the gate finds when it runs the probe.
 func answers(passed bool) state.ProbeResult {
 	r := state.ProbeResult{Probe: "tcp 127.0.0.1:1", Key: theKey, Passed: passed}
 	if !passed {
@@ -28,7 +28,7 @@ func stands(results ...state.ProbeResult) *state.Baseline {
 	return &state.Baseline{Standing: true, Probes: results}
 }
 
-// remember makes the probe one that passed here.
+// remember records that the probe has passed here.
 func (r *rig) remember(t *testing.T) {
 	t.Helper()
 	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Probes = map[string]time.Time{theKey: time.Unix(1, 0)} }))
@@ -36,8 +36,8 @@ func (r *rig) remember(t *testing.T) {
 
 const lookNow = "start machinemon-baseline@agent.service"
 
-// TestForesee: a scheduled attempt looks at probes that never passed here before it
-// downloads anything.
+// TestForesee checks that a scheduled attempt runs probes that never passed here before
+// it downloads.
 func TestForesee(t *testing.T) {
 	unknown, foreign := answers(false), answers(true)
 	unknown.Unknown, foreign.Key = true, "another"
@@ -87,12 +87,12 @@ func TestForesee(t *testing.T) {
 	}
 	t.Run("not asked for", func(t *testing.T) {
 		r := newRig(t)
-		r.step(t, "begin") // there is no probe
+		r.step(t, "begin") // no probe is configured
 		r.configure(t, theProbe)
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
-		r.step(t, "begin") // a person may
+		r.step(t, "begin") // an operator's attempt needs no probe
 		must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("auto_update_enabled = false\n"), 0o644))
-		r.step(t, "begin") // nothing would be installed
+		r.step(t, "begin") // this attempt would not install
 		if r.sys.called(lookNow) != 0 {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
@@ -101,20 +101,20 @@ func TestForesee(t *testing.T) {
 		r := newRig(t)
 		r.configure(t, theProbe)
 		r.sys.fails[lookNow] = &systemd.JobError{}
-		r.step(t, "begin") // the swap looks for itself
+		r.step(t, "begin") // the swap will run the probes itself
 		if r.order(t).Doubt != "" || !strings.Contains(r.log.String(), "no look at the probes") {
 			t.Errorf("order %+v, log %s", r.order(t), r.log)
 		}
 	})
 }
 
-// TestWeigh: what the swap makes of its own baseline, whatever the fetcher did.
+// TestWeigh checks what the swap decides from its own baseline.
 func TestWeigh(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		origin     state.Origin
 		remembered bool
-		before     *state.Baseline // nil: none
+		before     *state.Baseline // nil: there is no baseline
 		refused    bool
 		learned    bool
 	}{
@@ -158,8 +158,8 @@ func TestWeigh(t *testing.T) {
 	}
 }
 
-// TestLearnFromTrial: a probe that passes in a trial, or after it, is believed from
-// then on, and one that proves nothing leaves the release unproven.
+// TestLearnFromTrial checks that a probe that passes in or after a trial is trusted from
+// then on, and that a probe that proves nothing leaves the release unproven.
 func TestLearnFromTrial(t *testing.T) {
 	begun := func(t *testing.T) *rig {
 		r := newRig(t)
@@ -218,8 +218,8 @@ func TestLearnFromTrial(t *testing.T) {
 	})
 }
 
-// A request to try the probes is the command's own, and it is gone when that ends.
-// One that a killed command has left starts nothing.
+// TestLeftProbeRequest checks that a probe request that a killed command has left starts
+// nothing. The command removes its request when it ends.
 func TestLeftProbeRequest(t *testing.T) {
 	r := newRig(t)
 	left := state.Request{Attempt: "probe-1", Verb: state.VerbProbe}

@@ -4,10 +4,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// judgeable refuses a trial that could not be judged, whatever the release: the unit
-// is up, and the gate did not find the program in it. A rollback would follow, at the
-// price of two restarts, each time. A unit that is down is another matter: an update
-// may be its cure.
+// judgeable refuses a trial that could not be judged for any release: the unit is up, but
+// the gate did not find the program in it. Each trial would end in a rollback, at the
+// price of two restarts. A unit that is down is not refused, because an update may be its
+// cure.
 func (sw *swapping) judgeable(before *state.Baseline) error {
 	if before == nil || before.Unjudgeable == "" {
 		return nil
@@ -20,12 +20,11 @@ func (sw *swapping) judgeable(before *state.Baseline) error {
 }
 
 // identify writes into the journal which file the program must run from now on. The
-// gate's user, who compares it with what runs, may not be allowed to enter its
-// directory.
+// gate's user compares it with what runs, but may not be allowed to enter its directory.
 func (s *Swapper) identify(j *state.Journal) {
 	id, err := state.MainID(j.Main)
 	if err != nil {
-		s.logf("%s: %v", describe(j), err) // the gate may find out by itself
+		s.logf("%s: %v", describe(j), err) // the gate may be able to find out itself
 	}
 	j.MainID = id
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// TestUnjudgeable: what no trial could judge is refused before anything is replaced,
-// with the line to write; not so what is installed already.
+// TestUnjudgeable checks that a release that no trial could judge is refused before a
+// file is replaced, with a hint, but that files that are installed already are adopted.
 func TestUnjudgeable(t *testing.T) {
 	const python = "no process of agent.service runs /opt/agent; its main process runs /usr/bin/python3.11"
 	for name, c := range map[string]struct {
@@ -51,8 +51,8 @@ func TestUnjudgeable(t *testing.T) {
 	}
 }
 
-// TestMainID: the gate learns from root which file must run, whatever it may enter
-// itself: in the order, in the trial, and after a rollback of what came back.
+// TestMainID checks that root tells the gate which file must run, because the gate may
+// not be allowed to find it: in the order, in the trial, and after a rollback.
 func TestMainID(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, fmt.Sprintf("main = %q\n", r.at("bin/agent")))
@@ -90,8 +90,8 @@ func TestMainID(t *testing.T) {
 	r.closed(t)
 }
 
-// TestCommitAside: the program that the gate saw may be another process than the main
-// one, or none where the unit needs none.
+// TestCommitAside checks that the program that the gate saw need not be the main process,
+// and that a unit that needs no process is committed without one.
 func TestCommitAside(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	must(t, err)
@@ -103,7 +103,7 @@ func TestCommitAside(t *testing.T) {
 		report func(child uint32) uint32
 		group  bool // the child is in the unit's group
 		main   bool
-		want   string // "" is committed
+		want   string // "" means committed
 	}{
 		"a wrapper's child": {func(r *rig) systemd.Unit {
 			return systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: uint32(os.Getpid())}

@@ -8,10 +8,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// workers are the services that work on what the fetcher handed on.
+// workers are the services that handle what the fetcher handed on.
 var workers = []string{"verify", "fetch-full", "baseline", "swap", "health-gate", "commit", "rollback"}
 
-// underWay finds one of these services at work; nil when none is.
+// underWay returns the first of these services that is at work, or nil if none is.
 func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {
 	for _, step := range steps {
 		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
@@ -25,8 +25,8 @@ func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*s
 	return nil, nil
 }
 
-// settle makes sure that nothing of an earlier attempt is under way. What is
-// alive is left alone and refuses the new attempt; what is dead is finished.
+// settle makes sure that no earlier attempt is under way. It refuses the new attempt if a
+// service is still at work, and finishes what a dead one left.
 func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
 	if u, err := s.underWay(ctx, name, workers); err != nil {
 		return err
@@ -44,12 +44,12 @@ func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func
 	if j, err := s.journal(name); err != nil || j == nil {
 		return err
 	}
-	// The units take the same lock.
+	// The commit and rollback units take the same lock.
 	return unlocked(func() error { return s.finish(ctx, name) })
 }
 
-// finish closes the target's open trial, if there is one: a verdict commit is
-// carried out, everything else is rolled back.
+// finish closes the target's open trial, if there is one. It carries out a verdict
+// commit, and rolls back every other trial.
 func (s *Swapper) finish(ctx context.Context, name string) error {
 	var err error
 	for step := ""; ; {
@@ -72,14 +72,14 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 		if err := s.Systemd.ResetFailed(ctx, step); err != nil {
 			return err
 		}
-		// Whether it did its work is in the journal. A rollback leaves it open for
-		// a commit that was decided a moment before.
+		// The journal shows whether the unit did its work. A rollback leaves the journal
+		// open if a commit was decided a moment before.
 		err = s.Systemd.Start(ctx, step)
 	}
 }
 
-// heal revives a dead path unit, which would leave the next bundle lying. What
-// lies in its spool is of an attempt that ended long ago.
+// heal starts a dead path unit again, because it would miss the next bundle. It removes
+// what is in the unit's spool, which comes from an attempt that ended long ago.
 func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
 	path := pathOf(step, name)
 	u, err := s.Systemd.Unit(ctx, path)
@@ -115,7 +115,7 @@ func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Un
 func (s *Swapper) clear(role state.Role, name string) error {
 	_, entry, err := s.Tree.Claim(role, name)
 	if entry == nil {
-		return err // there was nothing, or it could not be opened: it is gone
+		return err // there was nothing, or it could not be opened and was removed
 	}
 	return entry.Consume()
 }

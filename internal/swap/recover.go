@@ -9,13 +9,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Recover closes, at boot and before any target starts, the trials that a stop
-// of the machine left open: a verdict commit is carried out, everything else is
-// undone. Nothing is restarted, since nothing has started. One target's trouble
-// does not keep the others from recovery.
+// Recover closes, at boot and before any target starts, the trials that a stop of the
+// machine left open: it carries out a verdict commit and undoes every other trial. It
+// restarts nothing, since nothing has started. An error in one target's trial does not
+// keep the others from recovery.
 //
-// A trial that began since the boot is left to its own units: starting
-// basic.target by hand, or leaving rescue.target, starts recover, too.
+// A trial that began since the boot is left to its own units: starting basic.target by
+// hand, or leaving rescue.target, starts recover, too.
 func (s *Swapper) Recover(ctx context.Context) error {
 	names, err := s.Tree.OpenTrials()
 	for _, name := range names {
@@ -53,7 +53,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	if j.Verdict == "" {
 		j.Verdict, j.Reason = state.VerdictRollback, "the machine stopped during the trial"
 		if err := s.Tree.SetJournal(j); err != nil {
-			s.logf("%s: %v", describe(j), err) // as in decideRollback
+			s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
 		}
 	}
 	if j.RollbackFailed != "" {
@@ -66,14 +66,14 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			return nil
 		}
 		if !j.Back && !j.Restored && dataReturns(j) {
-			// The program has run since, and somebody may have mended its data.
+			// The program has run since, and an administrator may have repaired its data.
 			s.logf("%s: its data are left alone: %v", describe(j), failedTrial(j))
 			return nil
 		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
 	changed, err := s.restore(j)
-	// Data that came back once were written since by what has run.
+	// Data that were restored once were written since by the program that ran.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
 		err = errors.Join(err, s.restoreData(ctx, j))
 	}

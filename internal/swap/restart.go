@@ -13,12 +13,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// restart makes the unit run the files that are now in place, whether it runs or
-// not. limit bounds the start, and not the stop of the program before it; zero
-// leaves it to the unit's own TimeoutStartSec=. An [*systemd.OverdueError] says that
-// the start was not done by then. How the unit fares is not judged otherwise: the
-// gate does that after a swap, and the baseline after a rollback. A job that fails is
-// not the end either, since Restart= may bring the unit up a second later.
+// restart makes the unit run the files that are now in place, whether it runs or not.
+// limit bounds the start, but not the stop of the program before it; zero leaves the
+// start to the unit's own TimeoutStartSec=. An [*systemd.OverdueError] says that the
+// start was not done by then. restart does not judge the unit otherwise: the gate does
+// that after a swap, and the baseline after a rollback. A job that fails is not an error,
+// since Restart= may bring the unit up a second later.
 func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Duration) error {
 	log.Status("restarting " + j.Unit)
 	u, err := s.Systemd.Unit(ctx, j.Unit)
@@ -31,11 +31,11 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	}
 	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+wait+slack)
 	defer cancel()
-	// A unit stops under the settings that systemd has loaded. Where these spare the
-	// other processes of the unit, the new file may not: the stop comes before the
-	// reload. Where they do not, the new file may: the reload comes first. A
-	// restart that systemd is about to make by itself would count as one of the
-	// program's that starts now.
+	// A unit stops under the settings that systemd has loaded. If these spare the unit's
+	// other processes, the new file may not: the stop comes before the reload. If they do
+	// not, the new file may: the reload comes first. The stop also prevents a restart
+	// that systemd was about to make and would count as one of the program that starts
+	// now.
 	if j.Reload && u.SparesChildren() || strings.HasPrefix(u.Sub, "auto-restart") {
 		if err := s.Systemd.Stop(ctx, j.Unit); err != nil {
 			return err
@@ -49,8 +49,8 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
 		return err
 	}
-	// What triggers the unit was stopped while its data came back. It comes first: a
-	// socket does not start any more once its service runs.
+	// The units that trigger this one were stopped while its data were restored. They
+	// start first, because a socket cannot start once its service runs.
 	s.startAgain(ctx, j, j.Triggers)
 	if err = s.Systemd.Restart(ctx, j.Unit, limit); err != nil {
 		if _, ok := errors.AsType[*systemd.JobError](err); !ok {
@@ -58,12 +58,12 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 		}
 		s.logf("%s: %v", describe(j), err)
 	}
-	// Requires= stops the dependents with the unit, and nothing starts them again.
+	// Requires= stops the dependents with the unit, and does not start them again.
 	s.startAgain(ctx, j, j.Dependents)
 	return nil
 }
 
-// startAgain starts what was stopped with the unit.
+// startAgain starts the units that were stopped with the trial's unit.
 func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string) {
 	for _, name := range names {
 		u, err := s.Systemd.Unit(ctx, name)
@@ -76,8 +76,8 @@ func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []stri
 	}
 }
 
-// halt stops the unit, so that nothing writes its data, and before it what could
-// start it again meanwhile: a socket, a timer, a path unit.
+// halt stops the unit, so that nothing writes its data. Before that it stops the units
+// that could start it again meanwhile: sockets, timers and path units.
 func (s *Swapper) halt(ctx context.Context, j *state.Journal) error {
 	log.Status("stopping " + j.Unit)
 	u, err := s.Systemd.Unit(ctx, j.Unit)
@@ -94,7 +94,7 @@ func (s *Swapper) halt(ctx context.Context, j *state.Journal) error {
 	return nil
 }
 
-// running filters the units that are active now.
+// running returns the units that are active now.
 func (s *Swapper) running(ctx context.Context, names []string) ([]string, error) {
 	var active []string
 	for _, n := range names {
@@ -111,7 +111,7 @@ func (s *Swapper) running(ctx context.Context, names []string) ([]string, error)
 
 var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system"}
 
-// isUnitFile tells whether systemd reads the file, and so needs a daemon-reload.
+// isUnitFile reports whether systemd reads the file, and must reload after a change.
 func isUnitFile(path string) bool {
 	for _, d := range unitDirs {
 		if strings.HasPrefix(filepath.Clean(path), d+"/") {

@@ -14,8 +14,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// restore brings the old programs back and verifies each, in any state in which
-// the trial may have ended. It reports whether it changed anything.
+// restore brings the old files back and verifies each, in any state in which the trial
+// may have ended. It reports whether it changed anything.
 func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 	log.Status("restoring the old files")
 	var failed error
@@ -23,7 +23,7 @@ func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 		if c := j.Changes[i]; c.Kind != state.KindSnapshot {
 			did, err := putBack(c, ours(j, c))
 			changed = changed || did
-			// The others come back all the same: less is broken then.
+			// Restore the others even after an error, so that less is broken.
 			failed = errors.Join(failed, unrestored(c, err))
 		}
 	}
@@ -37,11 +37,11 @@ func unrestored(c state.Change, err error) error {
 	return fmt.Errorf("cannot restore %s: %w%s", c.To, brief(err), hint(err))
 }
 
-// ours returns the digests of the files that a rollback may replace in the place of
-// a change; nil means any. What a program made of its data goes, and so does what
-// the hook made of a file that was not replaced yet. Every other file that is
-// neither the release's nor the old one was put there by somebody else; after a
-// rollback has brought the old one back, so was the release's.
+// ours returns the digests of the files that a rollback may replace in the place of a
+// change; nil means any. A rollback replaces what a program made of its data, and what
+// the hook made of a file that was not replaced yet. Any other file there that is neither
+// the release's nor the old one is foreign, and stays. Once a rollback has brought the
+// old file back, a file of the release is foreign, too.
 func ours(j *state.Journal, c state.Change) []string {
 	switch {
 	case c.Kind == state.KindSnapshot, j.Hooked && j.Phase == state.PhasePrepared:
@@ -52,11 +52,11 @@ func ours(j *state.Journal, c state.Change) []string {
 	return []string{c.Old, c.New}
 }
 
-// errTheirs says that a file was left alone that somebody put there.
+// errTheirs says that a foreign file, which the update did not install, was left alone.
 var errTheirs = errors.New("somebody else has put another file there, which stays")
 
-// putBack restores one file, if what is in its place is one of ours; nil means that
-// anything is.
+// putBack restores one file if the digest of what is in its place is in ours; nil allows
+// any digest.
 func putBack(c state.Change, ours []string) (changed bool, err error) {
 	now, err := digest(c.To)
 	if err != nil {
@@ -66,11 +66,11 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 		return false, nil
 	}
 	if c.Kind == state.KindRemove && now != "" {
-		return false, nil // no trial touches it, so somebody else did
+		return false, nil // the trial did not touch it, so it is foreign
 	}
 	if c.Old == "" {
 		if _, err := os.Lstat(c.Staged); err == nil {
-			return false, nil // the new file never got there: this is somebody else's
+			return false, nil // the new file was not installed, so this one is foreign
 		}
 	}
 	if ours != nil && now != "" && !slices.Contains(ours, now) {
@@ -84,8 +84,8 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 	} else if kept != c.Old {
 		return false, fmt.Errorf("its backup %s is missing or damaged", c.Backup)
 	}
-	// A link is renamed, not the backup itself: until the journal is closed the
-	// backup stays where the journal says it is.
+	// Rename a link and not the backup itself: until the journal is closed, the backup
+	// stays where the journal says it is.
 	again := backAgain(c)
 	if err := remove(again); err != nil {
 		return false, err
@@ -101,7 +101,7 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 	return true, os.Rename(again, c.To)
 }
 
-// backAgain is the name that a backup's link or copy has before its rename.
+// backAgain returns the name that a backup's link or copy has before its rename.
 func backAgain(c state.Change) string {
 	return filepath.Join(filepath.Dir(c.Backup), strings.TrimSuffix(filepath.Base(c.Backup), ".old")+".back")
 }
@@ -113,10 +113,10 @@ func remove(path string) error {
 	return nil
 }
 
-// unshare makes backups of their own of those that a restore has linked to their
-// places: until the operator decides, somebody may write the installed file in
-// place. The links come first because they take neither time nor space while the
-// service is down. What cannot be copied stays shared, and is told of.
+// unshare replaces each backup that a restore has linked to its place by a copy: until
+// the operator decides, a program may write the installed file in place. The restore
+// makes links first, because they take neither time nor space while the service is down.
+// A backup that cannot be copied stays shared, and say reports it.
 func unshare(j *state.Journal, say func(error)) {
 	for _, c := range j.Changes {
 		if c.Backup == "" || c.Kind == state.KindSnapshot {
@@ -143,5 +143,5 @@ func unshare(j *state.Journal, say func(error)) {
 	}
 }
 
-// full reports whether an error is that of a full disk or quota.
+// full reports whether an error means that a disk or quota is full.
 func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -10,13 +10,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// Rollback ends the trial with the old release. It needs the journal and the
-// gate's report, no configuration and no network. Without a trial, or after the
-// verdict commit, it does nothing; it may run any number of times.
+// Rollback ends the trial with the old release. It needs the journal and the gate's
+// report, no configuration and no network. Without a trial, or after the verdict commit,
+// it does nothing, so it may run any number of times.
 //
-// The journal is closed only after the old program was seen running, unless it
-// did not run before the trial either. A trial whose rollback failed is the
-// operator's from then on: see [Swapper.settled].
+// It closes the journal only after the old program was seen running, unless that program
+// did not run before the trial either. After a failed rollback the operator decides what
+// becomes of the trial: see [Swapper.settled].
 func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	release, err := s.Tree.Lock(name)
 	if err != nil {
@@ -37,11 +37,11 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	heard := s.eavesdrop(ctx, j)
 	before := s.before(ctx, j)
 	s.decideRollback(j)
-	// When the deadline started this, the gate may hang. It has no say any more.
+	// If the deadline started this, the gate may hang. Its answer no longer counts.
 	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
-	// Nothing may write any more what is about to be restored.
+	// Stop every process that could write what is about to be restored.
 	for _, unit := range helpersOf(j) {
 		err := s.Systemd.Stop(ctx, unit)
 		if err = errors.Join(err, s.Systemd.ResetFailed(ctx, unit)); err != nil {
@@ -54,13 +54,13 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
 	if j.Restored && dataReturns(j) {
-		// What the old program writes from now on must not be overwritten by another
-		// rollback of this trial, after a power cut or when this process is killed.
+		// Another rollback of this trial, after a power cut or when this process is
+		// killed, must not overwrite what the old program writes from now on.
 		if err := s.Tree.SetJournal(j); err != nil {
-			s.logf("%s: %v", describe(j), err) // as in decideRollback
+			s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
 		}
 	}
-	// Also where something did not come back: the service runs with what did.
+	// Restart even if a file did not come back: the service runs with those that did.
 	err = errors.Join(err, s.restart(ctx, j, 0))
 	heard()
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	return s.closeRollback(ctx, j, after, changed)
 }
 
-// helpersOf are the transient units that a killed swapper may have left at work.
+// helpersOf returns the transient units that a killed swapper may have left running.
 func helpersOf(j *state.Journal) (units []string) {
 	if j.Hooked {
 		units = append(units, hookOf(j.Target))
@@ -87,11 +87,11 @@ func helpersOf(j *state.Journal) (units []string) {
 	return units
 }
 
-// bringBack restores the old files, and reports whether it changed any. Where data
-// come back, too, the program is stopped first: one that writes its data when it
-// stops would overwrite them, and one that runs would work on what is no longer
-// there. Data that came back once are the old program's again, in a rollback that was
-// killed as in one that failed because that program did not run.
+// bringBack restores the old files, and reports whether it changed any. If data come
+// back, too, it stops the program first: one that writes its data when it stops would
+// overwrite them, and one that runs would work on data that are no longer there. Data
+// that came back once are the old program's from then on, even if that rollback was
+// killed, or failed because the program did not run.
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
 	if !dataReturns(j) || j.Restored {
 		return s.restore(j)
@@ -104,24 +104,24 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 	if err != nil {
 		return false, err
 	}
-	// As in restart: the unit stops under the settings that spare its children.
+	// As in restart: load the settings that spare its children before the unit stops.
 	if j.Reload && j.Spares && !u.SparesChildren() {
 		changed, err = s.restore(j)
 		if err = errors.Join(err, s.Systemd.Reload(ctx)); err != nil {
-			s.logf("%s: %v", describe(j), err) // it is tried once more below
+			s.logf("%s: %v", describe(j), err) // both are tried again later
 		}
 	}
 	if err := s.halt(ctx, j); err != nil {
 		return changed, err
 	}
 	did, err := s.restore(j)
-	if !errors.Is(err, errTheirs) { // else another program will run than the old one
+	if !errors.Is(err, errTheirs) { // a foreign file means that another program will run
 		err = errors.Join(err, s.restoreData(ctx, j))
 	}
 	return changed || did, err
 }
 
-// decideRollback makes the verdict durable, with what is known of the reason.
+// decideRollback makes the verdict durable, with the reason as far as it is known.
 func (s *Swapper) decideRollback(j *state.Journal) {
 	if j.Verdict != "" {
 		return
@@ -143,18 +143,18 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 	}
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
 	if err := s.Tree.SetJournal(j); err != nil {
-		// A full disk may be the release's own doing. Going back needs no space,
-		// and a trial without a verdict is rolled back anyway.
+		// The release itself may have filled the disk. Going back needs no space, and a
+		// trial without a verdict is rolled back anyway.
 		s.logf("%s: %v", describe(j), err)
 	}
 }
 
-// look lets the gate's user see how the old program fares.
+// probeOld makes the gate's user examine how the old program fares.
 func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
 	s.identify(j)
 	if err := s.Tree.SetJournal(j); err != nil {
-		s.logf("%s: %v", describe(j), err) // as in decideRollback
+		s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
 	}
 	step := unitOf("baseline", j.Target)
 	err := s.Systemd.ResetFailed(ctx, step)
@@ -164,7 +164,7 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
 		return nil, err
 	}
-	// A look that failed may have left the report of an earlier one.
+	// A baseline unit that failed may have left the report of an earlier run.
 	var after *state.Baseline
 	var rerr error
 	if err == nil {
@@ -173,7 +173,7 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	if after != nil {
 		return after, nil
 	}
-	// The gate's user could not tell; systemd can, as far as it goes.
+	// The gate's user could not tell; systemd knows whether the unit runs.
 	s.logf("%s: no look at the old program: %v", describe(j), errors.Join(err, rerr))
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
@@ -182,26 +182,26 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
 }
 
-// failedRollback says so and keeps the journal and every file. From then on the
-// boot, which finds nothing running, and the operator's word alone touch the trial.
+// failedRollback records the failure, and keeps the journal and every file. From then on
+// only the boot, before anything runs, and the operator's request can change the trial.
 func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err error) error {
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
 	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
 	j.RollbackFailed, j.Back = state.Line(err.Error()), false
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // it will leave the trial alone
+		s.logf("%s: %v", describe(j), err) // when it expires, it leaves the trial alone
 	}
 	unshare(j, func(err error) { s.logf("%s: %v", describe(j), err) })
 	return errors.Join(state.Fail(state.ResultRollbackFailed, "cannot roll back %s: %w", j.Target, err),
 		s.Tree.SetJournal(j), s.recordAttempt(j.Target, s.ended(j, "rollback", state.ResultRollbackFailed, reason)))
 }
 
-// closeRollback records and closes a trial whose old files are back. after is
-// nil when nothing was looked at: the program never stopped, or is yet to start.
-// changed says that a file of the release was in its place.
+// closeRollback records and closes a trial whose old files are back. after is nil if the
+// old program was not watched, because it never stopped or has yet to start. changed says
+// that a file of the release was in its place.
 func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline, changed bool) error {
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // it will find no trial
+		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
 	}
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {

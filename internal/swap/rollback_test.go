@@ -16,7 +16,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// TestRolledBack: which trials reject their release.
+// TestRolledBack checks which trials reject their release.
 func TestRolledBack(t *testing.T) {
 	probe := func(passed bool) []state.ProbeResult {
 		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
@@ -28,15 +28,15 @@ func TestRolledBack(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		before  []state.ProbeResult
-		finding state.Finding // "": no report
+		finding state.Finding // "": there is no report
 		during  []state.ProbeResult
-		blamed  string // in the report: nothing else was wrong
+		blamed  string // the only probe that the report blames
 		after   state.Baseline
 		stopped bool // the unit did not run before the swap
 		result  state.Result
 		reject  bool
 		reason  string
-		back    string // "": it runs again
+		back    string // "": the old program runs again
 		waits   bool   // scheduled runs back off, since nothing is rejected
 	}{
 		{name: "bad", finding: state.FindingBad, after: state.Baseline{Standing: true}, result: state.ResultRolledBack, reject: true, reason: "judged"},
@@ -100,19 +100,19 @@ func TestRolledBack(t *testing.T) {
 			if a := r.last(t); a.Failed() != c.waits {
 				t.Errorf("it backs off: %v, want %v", a.Failed(), c.waits)
 			}
-			// The same bytes in another archive, under another name.
+			// The archive is another, but has the same files under another version.
 			r.offer(t, "a2", "v2-again", 2, release2)
 			if c.reject {
 				r.fails(t, "swap", state.ResultNotAttempted, "it was rejected on")
 				r.want(t, oldFiles)
 				r.ended(t, "a2", state.ResultNotAttempted)
-				// Its archive is known now, for those who look before they download.
+				// A check, which sees only the archive, now knows it, too.
 				if st := r.status(t); st.Rejects("", sum("v2-again"), 2) == nil {
 					t.Errorf("rejected is %+v", st.Rejected)
 				}
 				r.offer(t, "a3", "v2", 3, release2)
 			}
-			r.step(t, "swap") // is tried
+			r.step(t, "swap") // a trial begins
 			r.want(t, newFiles)
 		})
 	}
@@ -132,8 +132,8 @@ func TestInterruptedThreeTimes(t *testing.T) {
 	r.step(t, "swap")
 }
 
-// TestServerDown: what fails in the trial and after the rollback, too, is no fault of
-// the release, however often; and no reason to restart the service at each run.
+// TestServerDown checks that a probe that fails in the trial and after the rollback, too,
+// does not reject the release, however often, and that scheduled runs back off.
 func TestServerDown(t *testing.T) {
 	r := newRig(t)
 	probe := func(passed bool) []state.ProbeResult {
@@ -159,7 +159,7 @@ func TestServerDown(t *testing.T) {
 	}
 }
 
-// TestRollbackFails: the journal stays open and every file is kept until the
+// TestRollbackFails checks that the journal stays open and every file is kept until the
 // old program runs.
 func TestRollbackFails(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -210,7 +210,7 @@ func TestRollbackFails(t *testing.T) {
 			for i := range 2 {
 				if i == 0 {
 					within(t, func() { r.fails(t, "rollback", state.ResultRollbackFailed, c.words...) })
-				} else { // from now on it is the operator's
+				} else { // from now on the operator decides
 					before := r.picture(t)
 					r.step(t, "rollback")
 					if after := r.picture(t); !reflect.DeepEqual(after, before) {
@@ -229,7 +229,7 @@ func TestRollbackFails(t *testing.T) {
 				if r.sys.get("deadline") != "" {
 					t.Error("the deadline is armed, and the trial is the operator's")
 				}
-				// What could be restored is.
+				// Every file that could be restored was restored.
 				if got := r.installed(t)["units/agent.service"]; got != oldFiles["units/agent.service"] {
 					t.Errorf("the unit file is %+v", got)
 				}
@@ -239,7 +239,7 @@ func TestRollbackFails(t *testing.T) {
 			}
 			r.fails(t, "begin", state.ResultRollbackFailed, "settle agent keep|back")
 			r.offer(t, "a2", "v3", 3, release3)
-			r.step(t, "swap") // no failure, for that would start a rollback
+			r.step(t, "swap") // no error, which would start a rollback
 			if pending, err := r.tree.Pending(state.RoleVerify, "agent"); err != nil || pending {
 				t.Errorf("the dropped entry is still in sight: %v", err)
 			}
@@ -253,7 +253,7 @@ func TestRollbackFails(t *testing.T) {
 	}
 }
 
-// TestNoLook: without the gate's user systemd's own view decides.
+// TestNoLook checks that systemd's view decides if the baseline fails.
 func TestNoLook(t *testing.T) {
 	for _, active := range []string{"active", "failed"} {
 		r := newRig(t)
@@ -262,7 +262,7 @@ func TestNoLook(t *testing.T) {
 		if active == "active" {
 			r.step(t, "rollback")
 			r.closed(t)
-			if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nobody has tried its probes
+			if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // its probes did not run
 				t.Errorf("it says %q", got)
 			}
 			continue

@@ -13,14 +13,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// failedTrial refuses whatever would touch a trial whose rollback failed.
+// failedTrial returns the error that refuses to touch a trial whose rollback failed.
 func failedTrial(j *state.Journal) error {
 	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, state.SettleHint(j.Target))
 }
 
-// settled obeys the operator's word on a trial whose rollback failed, and reports
-// whether that is all there is to do. Without a word the trial is left alone; with
-// [state.VerbSettleBack] the caller rolls back once more. Held targets are not changed.
+// settled obeys the operator's word on a trial whose rollback failed, and reports whether
+// nothing is left to do. Without a word it leaves the trial alone; after
+// [state.VerbSettleBack] the caller rolls back once more, but not a held target.
 func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
 	if !j.Back {
 		if over, err := s.word(ctx, j); err != nil || over {
@@ -37,14 +37,14 @@ func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err
 	if err != nil {
 		return true, s.failedRollback(ctx, j, err)
 	}
-	if moved { // and with it what it has made of the data
+	if moved { // what that file made of the data must go, too
 		j.Restored = false
 		s.note(j)
 	}
 	return false, nil
 }
 
-// word takes the operator's word, and reports whether that is all there is to do.
+// word takes the operator's word, and reports whether nothing is left to do.
 func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err error) {
 	req, err := s.Tree.Request(j.Target)
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 		return true, nil
 	}
 	if req, err = s.Tree.TakeRequest(j.Target); err != nil || req == nil {
-		return true, err // it has lapsed
+		return true, err // the request has expired
 	}
 	if req.Verb == state.VerbSettleKeep {
 		return true, s.settleKeep(ctx, j)
@@ -73,25 +73,26 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 	return false, nil
 }
 
-// note writes the journal where a full disk, which may be the release's own doing,
-// must not keep it from going back.
+// note writes the journal. It only logs an error: the release itself may have filled the
+// disk, and that must not stop a rollback.
 func (s *Swapper) note(j *state.Journal) {
 	if err := s.Tree.SetJournal(j); err != nil {
 		s.logf("%s: %v", describe(j), err)
 	}
 }
 
-// setAside moves what somebody else has put in the places of the trial's files out
-// of the way: the operator wants the old files there, and nothing is lost.
+// setAside renames foreign files in the places of the trial's files to
+// NAME.aside-ATTEMPT, so that the operator gets the old files there and loses none. say
+// reports each.
 func setAside(j *state.Journal, say func(from, to string)) error {
 	for _, c := range j.Changes {
 		now, err := digest(c.To)
 		if own := ours(j, c); err != nil || c.Kind != state.KindReplace || own == nil || now == "" || slices.Contains(own, now) {
-			continue // an error shows again when the file is restored
+			continue // an error will occur again when the file is restored
 		}
 		aside := c.To + ".aside-" + string(j.Attempt)
 		err = renameNew(c.To, aside)
-		for n := 2; errors.Is(err, fs.ErrExist); n++ { // from the settling before
+		for n := 2; errors.Is(err, fs.ErrExist); n++ { // an earlier settle has used that name
 			aside = fmt.Sprintf("%s.aside-%s.%d", c.To, j.Attempt, n)
 			err = renameNew(c.To, aside)
 		}
@@ -103,13 +104,13 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 	return nil
 }
 
-// settleKeep ends the trial with the files that are installed now, and keeps the old
-// ones as the previous release. Of files that are neither, the record is the new
-// release's, as of a release that was changed by hand since: a scheduled run leaves
-// them alone. A release that failed, and was not kept, is rejected.
+// settleKeep ends the trial with the files that are installed now, and keeps the old ones
+// as the previous release. If the installed files are neither, it records the new
+// release, as if that had been changed by hand since: scheduled runs then leave the files
+// alone. A release that failed, and was not kept, is rejected.
 func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // it will find no trial
+		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
 	}
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
@@ -117,7 +118,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	}
 	reason, kept := "the operator keeps what is installed", false
 	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
-	case old: // the record of them stands, and so does that of the release before
+	case old: // the records of this release and of the one before it stay
 		reason += ": " + state.Called(j.From)
 	default:
 		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
@@ -133,11 +134,11 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		}
 	}
 	s.warnOfRest(ctx, j)
-	// By the same ID as the trial, whose failed rollback this takes the place of.
+	// The ID is the trial's, so that this replaces the record of its failed rollback.
 	a := s.ended(j, "rollback", state.ResultSettled, reason)
 	if !kept && j.Finding != state.FindingUnsure {
-		// The old release was no better; but whoever keeps something else does not
-		// want this one to come back by itself.
+		// The old release may be no better, but an operator who keeps other files does
+		// not want this release to be installed again by itself.
 		r := rejectionOf(j, j.Reason)
 		if j.Finding == "" {
 			r.Interruptions = 1
@@ -158,8 +159,8 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	return s.swept(j, st.Previous)
 }
 
-// warnOfRest warns the operator, who keeps what is installed, if it does not run: the
-// trial ends here, and no unit will start it.
+// warnOfRest warns the operator if what is kept does not run: the trial ends here, and no
+// unit will start it.
 func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
@@ -171,7 +172,7 @@ func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
 	}
 }
 
-// allAre reports whether all files are installed as they are listed.
+// allAre reports whether there are files and all are installed with the listed digests.
 func allAre(files []state.File) bool {
 	return len(files) > 0 && !slices.ContainsFunc(files, func(f state.File) bool {
 		got, err := digest(f.To)

@@ -17,8 +17,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// planSnapshot adds the data that come back at a rollback, with the files that
-// SQLite has beside a database.
+// planSnapshot adds the data that come back at a rollback, with the files that SQLite
+// keeps beside a database.
 func (sw *swapping) planSnapshot() error {
 	for _, path := range sw.target.Snapshot {
 		place, err := sw.target.SnapshotPlace(path)
@@ -38,8 +38,8 @@ func (sw *swapping) planSnapshot() error {
 	return nil
 }
 
-// checkData refuses a snapshot that cannot be taken, before anything stops, and says
-// how long it may take.
+// checkData refuses, before anything stops, a snapshot that cannot be taken. It returns
+// how long the snapshot may take.
 func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	j := sw.journal
 	var all int64
@@ -57,7 +57,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 		}
 		sum, err := snapshot.Measure(c.To)
 		if c.Theirs && errors.Is(err, snapshot.ErrLinked) {
-			saving = dataTime(sw.target.SnapshotMax) // only the user can look: it counts when it saves
+			saving = dataTime(sw.target.SnapshotMax) // only the owner can measure it, when it saves
 			continue
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -78,11 +78,11 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	return max(saving, dataTime(all)), nil
 }
 
-// dataTime is how long so many bytes may take to be copied, on a slow disk that
+// dataTime returns how long it may take to copy so many bytes on a slow disk, which
 // writes ten million of them a second.
 func dataTime(bytes int64) time.Duration { return time.Duration(bytes/10_000_000) * time.Second }
 
-// ownerOf is the user whose data a unit works on.
+// ownerOf returns the user whose data a unit works on.
 func ownerOf(u systemd.Unit) (*state.Owner, error) {
 	switch {
 	case u.DynamicUser:
@@ -130,9 +130,9 @@ func (sw *swapping) saveData(ctx context.Context) error {
 	return sw.saveTheirs(ctx, theirs, room)
 }
 
-// saveOwn saves what root alone can write, and returns how much room is left. Only of
-// what is not there may a rollback remove what it finds, so an error that something
-// is missing is not believed: it could be about the place of the backup.
+// saveOwn saves data that root alone can write, and returns the bytes of room that are
+// left. If there were no data, a rollback removes what it finds. An error that a file is
+// missing may be about the backup, so saveOwn looks for the data itself.
 func saveOwn(c *state.Change, backup string, room int64) (left int64, err error) {
 	sum, err := snapshot.Save(c.To, backup, room)
 	if err == nil {
@@ -144,9 +144,9 @@ func saveOwn(c *state.Change, backup string, room int64) (left int64, err error)
 	return room - sum.Allocated, nil
 }
 
-// saveTheirs has the unit's own user save what others than root can write: root
-// would follow what they put in its way. The backup is the user's, in a directory
-// of root's that only the unit that saves and restores it can enter.
+// saveTheirs makes the unit's own user save what others than root can write: root would
+// follow links that they put in its way. The user owns the backup, whose directory lies
+// in one of root's that only the unit that saves and restores it can enter.
 func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) error {
 	j := sw.journal
 	dir, err := sw.Tree.MakeSnapshotDir(sw.name, string(j.Attempt)+"."+j.Owner.User)
@@ -169,7 +169,7 @@ func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) e
 		c := &j.Changes[i]
 		sum, err := snapshot.Measure(c.Backup)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // nothing was there to be saved
+		case errors.Is(err, fs.ErrNotExist): // there was nothing to save
 			c.Backup = ""
 		case err != nil:
 			return err
@@ -181,8 +181,8 @@ func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) e
 	return nil
 }
 
-// dataReturns reports whether a rollback brings data back. While the old program
-// still runs, what it wrote since is its own, unless a hook may have written there.
+// dataReturns reports whether a rollback restores data. As long as the old program has
+// not stopped, what it wrote since is its own, unless a hook may have written there.
 func dataReturns(j *state.Journal) bool {
 	if j.Phase != state.PhaseTrial && !j.Hooked {
 		return false
@@ -195,15 +195,15 @@ func dataReturns(j *state.Journal) bool {
 	return false
 }
 
-// runsOn reports whether the old program, which the swap has not stopped, can go on
-// while its data come back: what the hook made of a plain file, such as the
-// configuration, is undone without an interruption.
+// runsOn reports whether the old program, which the swap has not stopped, can go on while
+// its data are restored: what the hook made of a plain file, such as the configuration,
+// is undone without an interruption.
 func runsOn(j *state.Journal) bool {
 	return j.Phase == state.PhasePrepared && !j.Stopped && j.RollbackFailed == "" &&
 		!slices.ContainsFunc(j.Changes, func(c state.Change) bool { return c.Kind == state.KindSnapshot && c.Live })
 }
 
-// restoreData brings the data back. The unit must not run, but see runsOn.
+// restoreData restores the data. The unit must not run, except as runsOn allows.
 func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	log.Status("restoring the data")
 	var failed error
@@ -223,7 +223,7 @@ func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 			theirs = append(theirs, filepath.Join(state.SnapshotMount, filepath.Base(c.Backup)), c.To)
 		case c.Saved != "":
 			_, err = snapshot.Restore(c.Backup, c.To)
-		case c.Backup != "": // of version 0.1.0
+		case c.Backup != "": // a backup of version 0.1.0
 			_, err = putBack(c, nil)
 		default:
 			_, err = snapshot.Remove(c.To)
@@ -238,10 +238,10 @@ func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	return errors.Join(failed, syncDirs(j.Changes))
 }
 
-// snapshotMost bounds the time of a restore, whose bytes are not counted before.
+// snapshotMost is assumed as the size of a restore in bytes, for its time limit.
 const snapshotMost = 1 << 40
 
-// whole refuses a backup that is not what was saved.
+// whole returns an error if a backup is not what was saved.
 func whole(c state.Change) error {
 	if c.Saved == "" {
 		return nil
@@ -253,8 +253,8 @@ func whole(c state.Change) error {
 	return err
 }
 
-// asOwner runs a verb of package snapshot as the unit's user, in a unit of its own
-// that sees the directory of the backups.
+// asOwner runs a verb of package snapshot as the unit's user, in a unit of its own that
+// sees the directory of the backups.
 func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, bytes int64, verb []string) error {
 	h := systemd.Hook{
 		Unit:        dataOf(j.Target),
@@ -269,7 +269,7 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 	return s.runHook(ctx, j, h)
 }
 
-// program is this program, as it is installed.
+// program is the path of this program as it is installed.
 const program = "/usr/lib/machinemon-update/swapper"
 
 func dataOf(name string) string { return unitOf("data", name) }

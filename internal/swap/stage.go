@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// stage brings a new file beside its destination and dresses it.
+// stage makes bring write a new file beside its destination, with owner, mode and label.
 func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
@@ -37,7 +37,7 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 		return failed(err)
 	}
 	if sw.journal.GoingBack {
-		return c, nil // a link to the backup, which kept owner and mode
+		return c, nil // a copy of the backup, with its owner and mode
 	}
 	if err := dress(c.Staged, to, own); err != nil {
 		return failed(err)
@@ -48,9 +48,8 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 	return c, nil
 }
 
-// backUp keeps the old programs: links where the destination gets a new file at
-// once, and copies of those that stay where they are, which the hook or somebody
-// else may write in place.
+// backUp backs up the old files. It links files that are replaced at once, and copies
+// those that stay where they are, which the hook or another program may write in place.
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
@@ -69,9 +68,9 @@ func (sw *swapping) backUp() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// backUp makes the backup; hooked says that a hook will run before the file is
-// replaced. The pre-flight took its time, in which the file may have been written: a
-// rollback must find exactly what the journal says.
+// backUp makes the backup; hooked says that a hook will run before the file is replaced.
+// It fails if the file was written during the pre-flight: a rollback must find exactly
+// what the journal says.
 func backUp(c *state.Change, hooked bool) (err error) {
 	var kept string
 	if hooked || c.Kind == state.KindRemove || c.Old == c.New {
@@ -85,8 +84,8 @@ func backUp(c *state.Change, hooked bool) (err error) {
 	return err
 }
 
-// copyWhole copies content, owner, mode and label, durably, and returns the
-// digest of what it copied.
+// copyWhole copies content, owner, mode and SELinux label, durably, and returns the
+// sha256 of what it copied.
 func copyWhole(dst, src string) (sum string, err error) {
 	f, err := durable.OpenRegular(src)
 	if err != nil {
@@ -126,7 +125,7 @@ func ownershipOf(i target.Install) (ownership, error) {
 }
 
 // brief shortens the path of an error to its last element: the messages name the
-// destination, and the file that is meant may be one beside it.
+// destination, and the error may be about a file beside it.
 func brief(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", filepath.Base(pe.Path), pe.Err)
@@ -134,7 +133,7 @@ func brief(err error) error {
 	return durable.Cause(err)
 }
 
-// hint says what can be done about the usual obstacles.
+// hint returns what the operator can do about a common error, or "".
 func hint(err error) string {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok {

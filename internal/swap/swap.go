@@ -1,18 +1,18 @@
-// Package swap changes installed programs: a journalled transaction over one or
-// several files, from the verified tree to the verdict.
+// Package swap changes installed programs. A change is a journalled transaction over one
+// or several files, from the verified tree to the verdict.
 //
-// It runs as root and is the sole writer of the installed files, of swap/T/
-// under the state directory, and of the 0700 directories .machinemon-update/
-// beside the installed files, where the new files wait and the old ones are
-// kept (a rename cannot cross mounts, so both must be on the destination's).
+// It runs as root and is the sole writer of the installed files, of swap/T/ under the
+// state directory, and of the 0700 directories .machinemon-update/ beside the installed
+// files. The new files wait in these, and the old ones are kept there: a rename cannot
+// cross mounts, so both must be on the destination's.
 //
-// Nothing that comes from another role is believed. A verified tree is bytes to
-// be copied, hashed and compared; the gate's report says only how the trial
-// went. What is believed is root's: target files, order, journal, status; and of a
-// target with trust.mode = "tuf" the manifest that root's own chain of keys leads
-// to, from the pin on, which names every file by its digest.
+// Package swap does not trust the other roles. A verified tree is bytes to be copied,
+// hashed and compared; the gate's report says only how the trial went. Package swap
+// trusts what root wrote: target files, order, journal and status. For a target with
+// trust.mode = "tuf" it also trusts the manifest to which root's own chain of keys leads,
+// from the pin on, and which names every file by its digest.
 //
-// A trial, step by step; whatever happens between two steps, the journal tells
+// The steps of a trial follow. After a crash between two steps, the journal tells
 // rollback and recover how to get back:
 //
 //  1. copy the new files beside their destinations, hashing; check; pre-flight
@@ -36,7 +36,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Manager is what a swapper needs of systemd; *systemd.Conn is one.
+// Manager is what a swapper needs of systemd; *systemd.Conn implements it.
 type Manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Processes(ctx context.Context, unit string) ([]int, error)
@@ -58,17 +58,17 @@ type Manager interface {
 type Swapper struct {
 	Tree    state.Tree
 	Targets target.Dirs
-	Systemd Manager // nil where none runs, for [Swapper.Leave] alone
+	Systemd Manager // nil if systemd does not run, for [Swapper.Leave] only
 	Log     *log.Log
-	Boot    string // the ID of this boot, by which lines of the journal are found
+	Boot    string // the ID of this boot, to find lines of systemd's journal
 }
 
 func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }
 
-// about makes the lines that follow ones about the trial.
+// about makes the log lines that follow carry the trial's attempt and version.
 func (s *Swapper) about(j *state.Journal) { s.Log.Attempt, s.Log.Version = j.Attempt, j.Version }
 
-// resultOf is the result that an error means.
+// resultOf returns the result that an error means.
 func resultOf(err error) state.Result {
 	if _, ok := errors.AsType[*target.ConfigError](err); ok {
 		return state.ResultMisconfigured
@@ -76,7 +76,7 @@ func resultOf(err error) state.Result {
 	return state.ResultOf(err)
 }
 
-// ExitStatus is the exit status that an error of this package means.
+// ExitStatus returns the exit status that an error of this package means.
 func ExitStatus(err error) int {
 	if err == nil {
 		return 0
@@ -88,21 +88,21 @@ func unitOf(step, name string) string { return "machinemon-" + step + "@" + name
 
 func pathOf(step, name string) string { return "machinemon-" + step + "@" + name + ".path" }
 
-// deadlineOf is the timer that bounds a trial. The service of that name is
-// another name of the rollback unit.
+// deadlineOf returns the name of the timer that bounds a trial. The service of that name
+// is another name of the rollback unit.
 func deadlineOf(name string) string { return "machinemon-deadline@" + name + ".timer" }
 
-// record adds an attempt to the swapper's status.
+// recordAttempt adds an attempt to the swapper's status.
 func (s *Swapper) recordAttempt(name string, a state.Attempt) error {
 	return s.Tree.Update(state.RoleSwap, name, func(st *state.Status) { st.Record(a) })
 }
 
-// journal reads the open trial. One that is damaged tells nothing any more: it
-// is put aside, and the operator is told to look.
+// journal reads the open trial. If its journal is damaged, it moves that aside and
+// returns an error that tells the operator to look.
 func (s *Swapper) journal(name string) (*state.Journal, error) {
 	j, err := s.Tree.Journal(name)
 	if err == nil && j != nil && j.RollbackFailed == "" {
-		// Version 0.1.0 has said so in the record alone.
+		// Version 0.1.0 wrote this into the status only.
 		st, serr := s.Tree.Status(state.RoleSwap, name)
 		j.RollbackFailed, err = st.RollbackFailure(j.Attempt), serr
 	}
@@ -116,7 +116,7 @@ func (s *Swapper) journal(name string) (*state.Journal, error) {
 	err = state.Fail(state.ResultRollbackFailed, "cannot close the open trial of %s: its journal is damaged (hint: it is now %s; see which files are installed)", name, aside)
 	a := state.Attempt{ID: state.NewAttempt(), Origin: state.OriginSchedule,
 		Stage: "rollback", Result: state.ResultRollbackFailed, Reason: err.Error()}
-	of := *s.Log // whoever asks may be at work on another attempt
+	of := *s.Log // a copy: the caller may be at work on another attempt
 	of.Ended(a)
 	return nil, errors.Join(err, s.recordAttempt(name, a))
 }

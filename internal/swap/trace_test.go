@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A durable step is a system call that changes what a machine's files are
-// after the swapper is gone.
+// durableStep is a system call that changes files of a machine in a way that outlives the
+// swapper.
 type durableStep struct{ call, path, to string }
 
 func (d durableStep) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
@@ -25,17 +25,17 @@ func (d durableStep) String() string { return strings.TrimSpace(d.call + " " + d
 var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
 	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_WRITE}
 
-// syncsEnv asks for a stop at each sync, too.
+// syncsEnv makes the traced process stop at each sync, too.
 const syncsEnv = "MACHINEMON_TEST_SYNCS"
 
-// beTraced makes every durable step of this process stop for its tracer. All
-// other system calls go at full speed.
+// beTraced makes every durable step of this process stop for its tracer. All other system
+// calls run at full speed.
 func beTraced() error {
 	calls := durableCalls
 	if os.Getenv(syncsEnv) != "" {
 		calls = append(calls, unix.SYS_FSYNC)
 	}
-	const nr, flags = 0, 16 + 2*8 // in struct seccomp_data of seccomp(2)
+	const nr, flags = 0, 16 + 2*8 // offsets in struct seccomp_data of seccomp(2)
 	trace := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_TRACE}
 	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
 	load := func(at uint32) unix.SockFilter {
@@ -55,9 +55,9 @@ func beTraced() error {
 	return nil
 }
 
-// trace runs a step in a process of its own and kills it just before its n-th
-// durable step, for n > 0. It returns the steps that it came to. Syncs count
-// only for n == 0: a process that is killed loses nothing that it wrote.
+// trace runs a step in a process of its own and kills it just before its n-th durable
+// step, for n > 0. It returns the steps before that. Syncs count only for n == 0: a
+// process that is killed loses nothing that it wrote.
 func (r *rig) trace(t *testing.T, verb string, n int) (steps []durableStep, killed bool) {
 	t.Helper()
 	runtime.LockOSThread() // the tracer is a thread
@@ -107,27 +107,27 @@ func (r *rig) trace(t *testing.T, verb string, n int) (steps []durableStep, kill
 				killed = true
 				must(t, unix.Kill(main, unix.SIGKILL))
 			}
-		case s == unix.SIGTRAP && ws.TrapCause() > 0, s == unix.SIGSTOP: // a new thread
+		case s == unix.SIGTRAP && ws.TrapCause() > 0, s == unix.SIGSTOP: // SIGSTOP: a new thread
 		default:
 			signal = int(s)
 		}
-		if err := unix.PtraceCont(pid, signal); err != nil && err != unix.ESRCH { // it was killed
+		if err := unix.PtraceCont(pid, signal); err != nil && err != unix.ESRCH { // ESRCH: it was killed
 			t.Fatal(err)
 		}
 	}
 }
 
-// entered reads the durable step that a stopped thread is about to make, and
-// tells whether it is one to be counted.
+// entered reads the durable step that a stopped thread is about to make, and reports
+// whether it counts.
 func (r *rig) entered(pid int) (durableStep, bool) {
 	var info [96]byte // at least struct ptrace_syscall_info of ptrace(2)
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 	if errno != 0 {
 		return durableStep{}, false
 	}
-	word := func(i int) uint64 { return binary.NativeEndian.Uint64(info[24+8*i:]) } // number, arguments
+	word := func(i int) uint64 { return binary.NativeEndian.Uint64(info[24+8*i:]) } // the number, then the arguments
 	of := func(fd uint64) string {
-		p, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, int32(fd))) // "" when it is closed
+		p, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, int32(fd))) // "" if it is closed
 		return p
 	}
 	name := func(dir, addr uint64) string {
@@ -137,7 +137,7 @@ func (r *rig) entered(pid int) (durableStep, bool) {
 			return ""
 		}
 		defer mem.Close()
-		k, _ := mem.ReadAt(b, int64(addr)) // short at the end of a mapping
+		k, _ := mem.ReadAt(b, int64(addr)) // a short read at the end of a mapping
 		s, _, _ := strings.Cut(string(b[:k]), "\x00")
 		if int32(dir) != unix.AT_FDCWD && !filepath.IsAbs(s) {
 			s = filepath.Join(of(dir), s)
@@ -166,7 +166,7 @@ func (r *rig) entered(pid int) (durableStep, bool) {
 		d = durableStep{call: "write", path: of(word(1))}
 	}
 	mine := strings.HasPrefix(d.path, r.dir+"/") || strings.HasPrefix(d.path, r.at("units"))
-	// Of what systemd does, only whether it did it.
+	// Of systemd's work only the final rename counts.
 	machinery := strings.HasPrefix(d.path, r.at("machine/")) && d.call != "rename"
 	return d, mine && !machinery
 }

@@ -38,12 +38,12 @@ func TestCommit(t *testing.T) {
 		t.Fatalf("previous: %+v", p)
 	}
 	r.step(t, "commit")
-	r.step(t, "rollback") // the verdict stands
+	r.step(t, "rollback") // the rollback must not change the verdict
 	r.want(t, newFiles)
 	if n := r.sys.called("restart agent.service"); n != 1 {
 		t.Errorf("restarted %d times", n)
 	}
-	// One previous release is kept, not two.
+	// Only one previous release is kept.
 	r.offer(t, "a2", "v3", 3, release3)
 	r.step(t, "swap")
 	r.gate(t, "a2", state.FindingHealthy, "")
@@ -60,7 +60,7 @@ func TestUnproven(t *testing.T) {
 	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
 	r.step(t, "commit")
 	r.ended(t, "a1", state.ResultUnproven, "no probe was left")
-	// Nor does another name for the same bytes prove it.
+	// The same bytes under another version are still unproven.
 	r.offer(t, "a2", "v2.1", 3, release2)
 	r.step(t, "swap")
 	r.ended(t, "a2", state.ResultAdopted)
@@ -91,8 +91,8 @@ func TestGoingBack(t *testing.T) {
 	r.want(t, wentBack)
 }
 
-// TestGoingBackWithoutAFile: somebody deleted a file that the previous release
-// did not have, which is what going back would have done.
+// TestGoingBackWithoutAFile checks going back when a file that the previous release did
+// not have was deleted already.
 func TestGoingBackWithoutAFile(t *testing.T) {
 	r := newRig(t)
 	goBack(t, r)
@@ -129,7 +129,7 @@ func TestDependents(t *testing.T) {
 	if r.sys.called("start needs.service") != 0 {
 		t.Error("a unit that was stopped on purpose was started")
 	}
-	// Its own trouble is not the release's.
+	// If the dependent cannot start, the release is not to blame.
 	r = newRig(t)
 	r.sys.fails["start needs.service"] = errors.New("it is ill")
 	trial(t, r)
@@ -138,7 +138,7 @@ func TestDependents(t *testing.T) {
 	}
 }
 
-// TestRestartFails: a failed job is not the end, systemd out of reach is.
+// TestRestartFails checks that a failed job is not an error, but a lost systemd is.
 func TestRestartFails(t *testing.T) {
 	r := newRig(t)
 	r.sys.fails["restart agent.service"] = &systemd.JobError{Verb: "restart", Unit: "agent.service", Result: "failed"}
@@ -163,7 +163,7 @@ func TestRestartFails(t *testing.T) {
 		r.closed(t)
 		result := state.ResultInterrupted
 		if call[:3] == "arm" {
-			result = state.ResultFailed // nothing was changed
+			result = state.ResultFailed // no file was changed
 		}
 		r.ended(t, "a1", result, "no answer")
 		if st := r.status(t); (len(st.Rejected) == 0) != (result == state.ResultFailed) {
@@ -175,7 +175,7 @@ func TestRestartFails(t *testing.T) {
 	}
 }
 
-// TestCrashLoopEnds: systemd's own restart must not come between.
+// TestCrashLoopEnds checks that systemd's own restart is stopped before the swapper's.
 func TestCrashLoopEnds(t *testing.T) {
 	r := newRig(t)
 	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart"}
@@ -187,8 +187,8 @@ func TestCrashLoopEnds(t *testing.T) {
 	}
 }
 
-// TestUnitFileIsBad: systemd refuses to restart what it cannot load, which is the
-// release's own fault, not an interruption.
+// TestUnitFileIsBad checks that a unit that systemd cannot load counts against the
+// release, not as an interruption.
 func TestUnitFileIsBad(t *testing.T) {
 	r := newRig(t)
 	r.sys.fails["restart agent.service"] = errors.New("it has a bad unit file setting")
@@ -233,7 +233,7 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestCommitRefused: only the program that the gate saw may be committed.
+// TestCommitRefused checks that only the program that the gate saw is committed.
 func TestCommitRefused(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	must(t, err)
@@ -241,7 +241,7 @@ func TestCommitRefused(t *testing.T) {
 	must(t, err)
 	for name, c := range map[string]struct {
 		breaks func(*testing.T, *rig)
-		want   string // "" is committed
+		want   string // "" means committed
 	}{
 		"nothing": {func(*testing.T, *rig) {}, ""},
 		"no report": {func(t *testing.T, r *rig) { must(t, os.Remove(r.tree.Gate("agent")+"/report.json")) },
@@ -299,7 +299,7 @@ func TestPreflight(t *testing.T) {
 	for name, c := range map[string]struct {
 		result systemd.SandboxResult
 		fails  error
-		want   state.Result // "" goes on
+		want   state.Result // "" means that the trial begins
 		words  string
 	}{
 		"the version":       {result: systemd.SandboxResult{Output: "agent version 2.0.0 (linux)"}},
@@ -333,7 +333,7 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// TestPreflightAsNobody: the pre-flight's user must be able to run it.
+// TestPreflightAsNobody checks that the user of the pre-flight must be able to run it.
 func TestPreflightAsNobody(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
@@ -363,7 +363,7 @@ func TestRecover(t *testing.T) {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
 		r.ended(t, "a1", state.ResultInterrupted, "the machine stopped during the trial")
-		if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // nothing has started
+		if got := r.last(t).Aftermath(); got != "the files of v1 are in place" { // no program has started
 			t.Errorf("it says %q", got)
 		}
 	})
@@ -386,7 +386,7 @@ func TestRecover(t *testing.T) {
 	})
 }
 
-// TestModeOfEqualBytes: a rollback brings back owner and mode, too, of files
+// TestModeOfEqualBytes checks that a rollback restores owner and mode, too, of files
 // whose bytes are the same.
 func TestModeOfEqualBytes(t *testing.T) {
 	r := newRig(t)
@@ -400,13 +400,13 @@ func TestModeOfEqualBytes(t *testing.T) {
 		t.Fatalf("mode %v", got)
 	}
 	must(t, os.WriteFile(r.at("etc/config"), []byte(oldFiles["etc/config"].content), 0))
-	must(t, os.Chmod(r.at("etc/config"), 0o666)) // by the new program
+	must(t, os.Chmod(r.at("etc/config"), 0o666)) // as the new program might
 	r.step(t, "rollback")
 	r.want(t, oldFiles)
 	r.closed(t)
 }
 
-// untouched is what every failure before the trial must leave.
+// untouched checks what every failure before the trial must leave.
 func (r *rig) untouched(t *testing.T) {
 	t.Helper()
 	r.want(t, oldFiles)

@@ -7,8 +7,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// believe reads the manifest of a verified tree. Under tuf it verifies the manifest
-// with root's own State, over root's own copies.
+// believe reads the manifest of a verified tree. In mode tuf it verifies root's own copy
+// of the manifest and its metadata with the TUF state that root keeps.
 func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	raw, err := entry.Manifest()
 	if err != nil {
@@ -28,8 +28,8 @@ func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	return m, err
 }
 
-// signed returns the manifest beside an error, too, if it is signed but not for
-// this machine.
+// signed verifies a signed manifest. If that is not for this machine, signed returns both
+// the manifest and an error.
 func (sw *swapping) signed(entry *state.Bundle, raw []byte) (*manifest.Manifest, error) {
 	metadata, err := entry.Metadata(trust.MaxMetadata)
 	if err != nil {
@@ -40,9 +40,9 @@ func (sw *swapping) signed(entry *state.Bundle, raw []byte) (*manifest.Manifest,
 		From:  "what the verifier handed on"}.Verify(metadata, raw)
 }
 
-// raiseFloor bars what is older than a signed release that is committed. To go
-// back by the operator's word neither lowers the floor nor asks for it: what is
-// kept was verified when it came.
+// raiseFloor bars releases that are older than a signed one that is committed. Going back
+// at the operator's word neither lowers nor asks for the floor: what is kept was verified
+// when it came.
 func (s *Swapper) raiseFloor(j *state.Journal) error {
 	if j.Unsigned || j.GoingBack {
 		return nil

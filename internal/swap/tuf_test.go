@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// signed makes the rig's target one whose releases are signed. Its repository has
-// published v1, which is installed.
+// signed returns a rig whose target has signed releases. The repository has published v1,
+// which is installed.
 func signed(t *testing.T) (*rig, *trusttest.Repo) {
 	t.Helper()
 	return signedBelow(t, base)
@@ -35,8 +35,8 @@ func (r *rig) pin(t *testing.T, repo *trusttest.Repo) {
 	must(t, os.WriteFile(r.at("trust/agent.root.json"), repo.Pin, 0o644))
 }
 
-// offerSigned is offer of a release that the repository publishes. change is as for
-// spool, alter damages the entry when all of it is there.
+// offerSigned publishes a release in the repository and offers it. change is as for
+// spool; alter damages the entry when it is complete.
 func (r *rig) offerSigned(t *testing.T, repo *trusttest.Repo, attempt state.AttemptID, version string, sequence int64, files map[string]string,
 	change func(m *manifest.Manifest), alter func(entry string, m *manifest.Manifest)) {
 	t.Helper()
@@ -61,7 +61,7 @@ func metadata(t *testing.T, entry string, b trust.Metadata) {
 	must(t, os.WriteFile(entry+"/metadata.json", raw, 0o640))
 }
 
-// knows makes root remember what the repository has now.
+// knows makes root store what the repository has now.
 func (r *rig) knows(t *testing.T, repo *trusttest.Repo) {
 	t.Helper()
 	_, known, err := trust.Client{Pin: repo.Pin, Clock: time.Now()}.Check(repo.Bundle(1))
@@ -92,7 +92,7 @@ func (r *rig) commit(t *testing.T, attempt state.AttemptID) {
 	r.closed(t)
 }
 
-// TestSigned: a signed release is installed, and remembered as what it is.
+// TestSigned checks that a signed release is installed and recorded as signed.
 func TestSigned(t *testing.T) {
 	r, repo := signed(t)
 	r.offerSigned(t, repo, "a1", "v2", 2, release2, nil, nil)
@@ -112,7 +112,7 @@ func TestSigned(t *testing.T) {
 		t.Errorf("floor %d, pin %s", r.floor(t), r.known(t).Pin)
 	}
 
-	// The operator goes back, below the floor, which stays.
+	// The operator goes back to a release below the floor, which stays.
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "a2", Verb: state.VerbRollback}))
 	r.commit(t, "a2")
 	r.want(t, wentBack)
@@ -120,8 +120,8 @@ func TestSigned(t *testing.T) {
 		t.Errorf("floor %d", r.floor(t))
 	}
 
-	// A release is withdrawn by publishing the bytes before under a higher sequence.
-	// They are here already.
+	// The publisher withdraws a release by publishing the earlier bytes under a higher
+	// sequence. These bytes are installed already.
 	r.offerSigned(t, repo, "a3", "v1", 3, release1, nil, nil)
 	r.step(t, "swap")
 	r.ended(t, "a3", state.ResultAdopted)
@@ -136,7 +136,7 @@ func TestSigned(t *testing.T) {
 		t.Errorf("installed %q, floor %d", got, r.floor(t))
 	}
 
-	// Nor does it put a lower one in the place of one that is damaged.
+	// Going back does not replace a damaged floor by a lower one.
 	must(t, os.WriteFile(r.at("var/swap/agent/floor.json"), nil, 0o644))
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "a6", Verb: state.VerbRollback}))
 	r.commit(t, "a6")
@@ -145,8 +145,8 @@ func TestSigned(t *testing.T) {
 	}
 }
 
-// TestSignedRefused: what no key vouches for, or for other machines or other times
-// than these, changes nothing.
+// TestSignedRefused checks that a release changes nothing if no key vouches for it, or
+// only for other machines or another time.
 func TestSignedRefused(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -222,7 +222,7 @@ func TestSignedRefused(t *testing.T) {
 	}
 }
 
-// What an attempt that was refused has taught counts: its root revokes a key.
+// TestSignedRemembersRoots checks that a refused attempt's new root revokes a key.
 func TestSignedRemembersRoots(t *testing.T) {
 	r, repo := signed(t)
 	stolen := repo.Bundle(1)
@@ -236,17 +236,17 @@ func TestSignedRemembersRoots(t *testing.T) {
 	if n := len(r.known(t).Roots); n != 1 {
 		t.Errorf("%d roots are known", n)
 	}
-	// The fetcher brings only what follows.
+	// The fetcher brings only the later roots.
 	r.offerSigned(t, repo, "a2", "v2", 3, release2, nil, func(entry string, _ *manifest.Manifest) { metadata(t, entry, repo.Bundle(2)) })
 	r.commit(t, "a2")
 
-	// A lost chain begins at the pin again, and needs all of it.
+	// After the chain is lost, it begins at the pin again, and all roots are needed.
 	must(t, os.Remove(r.at("var/swap/agent/trust.json")))
 	r.offerSigned(t, repo, "a3", "v3", 4, release3, nil, nil)
 	r.commit(t, "a3")
 }
 
-// A list of the release's own, and what it lists, is signed as everything else.
+// TestSignedList checks that a release's list and the files in it must be signed, too.
 func TestSignedList(t *testing.T) {
 	for _, c := range []struct {
 		name, drop, words string

@@ -14,14 +14,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// Leave ends whatever is under way, so that the package can be removed: an open
-// trial is rolled back, or committed if that is decided, and what waits in the
-// spools is dropped. The installed programs run on. An error means that a trial
-// is still open; without our programs nobody would close it.
+// Leave ends everything that is under way, so that the package can be removed. It rolls
+// an open trial back, or commits it if that is decided, and drops what waits in the
+// spools. The installed programs run on. An error means that a trial is still open, which
+// no program would close after the removal.
 //
-// What could begin anew is stopped first, then what has changed nothing yet. A
-// swap may be stopped at any moment: its rollback unit takes over. Verdicts
-// cannot be stopped, and are waited for.
+// Leave first stops what could begin an attempt, then what has changed nothing yet. A
+// swap may be stopped at any moment, because its rollback unit takes over. Verdicts
+// cannot be stopped, and Leave waits for them.
 func (s *Swapper) Leave(ctx context.Context) error {
 	names, err := s.everyTarget()
 	if err != nil {
@@ -34,18 +34,18 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		}
 		return s.Tree.SetBeside(s.beside(names))
 	}
-	// What is stopped could be started again by somebody who does not know yet.
+	// This keeps other processes from starting again what is stopped below.
 	if err := s.Tree.SetLeaving(); err != nil {
 		return err
 	}
 	for _, patterns := range [][]string{
-		// A path unit would start again what is stopped before it.
+		// A path unit would start again a service that is stopped before it.
 		{"machinemon-update.service", "machinemon-fetch@*.timer", "machinemon-directive@*.path"},
 		{"machinemon-directive@*"},
 		{"machinemon-fetch@*.service"},
 		{"machinemon-verify@*.path", "machinemon-swap@*.path"},
 		{"machinemon-verify@*.service"},
-		{"machinemon-fetch-full@*.service"}, // which the end of that may have started
+		{"machinemon-fetch-full@*.service"}, // the end of verify may have started it
 		{"machinemon-swap@*.service"},
 	} {
 		if err := s.stopAll(ctx, patterns...); err != nil {
@@ -62,8 +62,8 @@ func (s *Swapper) Leave(ctx context.Context) error {
 	if err := s.stopAll(ctx, "machinemon-deadline@*.timer", "machinemon-health-gate@*"); err != nil {
 		return err
 	}
-	// What was stopped has started its rollback unit, which finds no trial; but it
-	// must find its program.
+	// A stopped swap has started its rollback unit, which finds no trial. It needs its
+	// program, so wait until it has ended.
 	if err := s.awaitAll(ctx, "machinemon-rollback@*", "machinemon-deadline@*.service", "machinemon-commit@*"); err != nil {
 		return err
 	}
@@ -75,11 +75,11 @@ func (s *Swapper) Leave(ctx context.Context) error {
 	return s.Tree.SetBeside(s.beside(names))
 }
 
-// everyTarget are the targets that are configured and those that once were.
+// everyTarget returns the targets that are configured now and those that once were.
 func (s *Swapper) everyTarget() ([]string, error) {
 	configured, err := s.Targets.Names()
 	if err != nil {
-		s.logf("%v", err) // what is recorded suffices to close trials
+		s.logf("%v", err) // the records suffice to close trials
 	}
 	names, err := s.Tree.Targets()
 	if err != nil {
@@ -103,8 +103,8 @@ func (s *Swapper) stopAll(ctx context.Context, patterns ...string) error {
 	return nil
 }
 
-// awaitAll waits until verdicts are carried out. To start what has begun is to
-// wait for it, and to start it again harms nothing.
+// awaitAll waits until verdicts are carried out. Starting a unit that is at work waits
+// for it, and starting it again does no harm.
 func (s *Swapper) awaitAll(ctx context.Context, patterns ...string) error {
 	units, err := s.Systemd.Alive(ctx, patterns...)
 	if err != nil {
@@ -119,20 +119,20 @@ func (s *Swapper) awaitAll(ctx context.Context, patterns ...string) error {
 	return nil
 }
 
-// leave closes one target's trial and drops what waits for it.
+// leave closes one target's trial and drops what waits in its spools.
 func (s *Swapper) leave(ctx context.Context, name string) error {
 	if err := s.finish(ctx, name); err != nil {
 		return err
 	}
-	// The journal may be closed by a unit that is not over yet; it has the lock.
+	// A unit that has closed the journal may still run; it holds the lock.
 	release, err := s.Tree.Lock(name)
 	if err != nil {
 		return err
 	}
 	defer release()
 	for _, role := range []state.Role{state.RoleFetch, state.RoleVerify} {
-		// A later installation must not begin with what was wanted today. What a
-		// worker may have put there is no reason to stay.
+		// A later installation must not begin with today's bundle. An error from what a
+		// worker put there must not stop the removal.
 		if err := s.clear(role, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.logf("%s: %v", name, err)
 		}
@@ -142,29 +142,29 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 		s.logf("%s: keeping what lies beside its files: %v", name, err)
 		return nil
 	}
-	// A swap that was stopped leaves what it staged.
+	// A stopped swap leaves the files that it staged.
 	if err := errors.Join(sweep(name, s.places(name, &st), st.Previous), s.Tree.DropSnapshots(name)); err != nil {
 		s.logf("%s: %v", name, err) // no trial is open, which is what matters
 	}
 	return nil
 }
 
-// places are all directories of a target's files that can be known.
+// places returns all known directories of a target's files.
 func (s *Swapper) places(name string, st *state.Status) []string {
 	t, err := s.Targets.Load(name)
 	if err != nil {
-		t = nil // the records remain
+		t = nil // use the records alone
 	}
 	return everywhere(t, st)
 }
 
-// beside lists the directories beside the targets' files that are there.
+// beside returns those directories beside the targets' files that exist.
 func (s *Swapper) beside(names []string) []string {
 	var dirs []string
 	for _, name := range names {
 		st, err := s.Tree.Status(state.RoleSwap, name)
 		if err != nil {
-			s.logf("%s: %v", name, err) // its target file may still tell
+			s.logf("%s: %v", name, err) // its target file may still name directories
 		}
 		for _, dir := range s.places(name, &st) {
 			dir = filepath.Join(dir, sideName)

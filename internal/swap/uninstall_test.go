@@ -12,7 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// beside is the list that a purge goes by.
+// besideList returns the list of directories that a purge removes.
 func (r *rig) besideList(t *testing.T) []string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(r.tree.Var, "beside"))
@@ -20,7 +20,7 @@ func (r *rig) besideList(t *testing.T) []string {
 	return strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
 }
 
-// TestLeave: the package goes, and no trial stays behind.
+// TestLeave checks that no trial stays open when the package is removed.
 func TestLeave(t *testing.T) {
 	decide := func(t *testing.T, r *rig, v state.Verdict) {
 		j, err := r.tree.Journal("agent")

@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// TestBackToUnknown: the first update came from files of which nothing tells the
-// version; going back to them is possible, and every text says so.
+// TestBackToUnknown checks that the operator can go back to the files before the first
+// update, whose version is not known, and that every text says so.
 func TestBackToUnknown(t *testing.T) {
 	r := newRig(t)
 	goBack(t, r)
@@ -19,7 +19,7 @@ func TestBackToUnknown(t *testing.T) {
 	for _, name := range []string{r.status(t).Previous.File(r.at("bin/agent")).Backup, r.at("bin/agent")} {
 		must(t, os.Chmod(name, 0o755))
 	}
-	r.sys.tried.Output = "usage: agent" // it knows no --version
+	r.sys.tried.Output = "usage: agent" // the program does not support --version
 	r.step(t, "swap")
 	r.gate(t, "b1", state.FindingHealthy, "")
 	r.step(t, "commit")

@@ -9,7 +9,7 @@ import (
 
 func gid() string { return strconv.Itoa(os.Getgid()) }
 
-// Each row is a whole file, with %M for the minimal one (4 lines).
+// TestConfigErrors: each row is a whole file, in which %M is the minimal one (4 lines).
 func TestConfigErrors(t *testing.T) {
 	const (
 		url      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment)`
@@ -41,7 +41,7 @@ func TestConfigErrors(t *testing.T) {
 		snaps    = `must be a list of absolute paths (allowed: each "/DIR/NAME", without . and .. elements, double slashes and control characters)`
 	)
 	for _, row := range []struct{ file, want, hint string }{
-		// Syntax. Messages must not show what the file holds.
+		// Syntax. Messages must not show what the file contains.
 		{"unit = hunter2", ":1: is not valid TOML: unexpected character at start of value", ""},
 		{"%Msource.url = \"https://x\" hunter2", ":5: is not valid TOML: expected newline", ""},
 		{"%M[source]\nurl = \"https://user:hunter2", ":6: is not valid TOML: unterminated basic string", ""},
@@ -264,7 +264,7 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// TestErrorPosition: a value's error names the fragment that it came from.
+// TestErrorPosition: the error about a value names the fragment that contains it.
 func TestErrorPosition(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -287,7 +287,7 @@ func TestErrorPosition(t *testing.T) {
 	}
 }
 
-// TestAccepted are values near a refused one.
+// TestAccepted tests values that are close to a refused one.
 func TestAccepted(t *testing.T) {
 	for _, file := range []string{
 		"%M[source]\nurl = 'http://127.0.0.1:8000/m.json'",
@@ -314,8 +314,8 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever is in a file, it is refused with one line or decoded,
-// never a panic, which would cost other targets their units.
+// FuzzParse: parse decodes each file or refuses it in one line. A panic would cost other
+// targets their units.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(minimal))
 	f.Add([]byte("source = { type = 'file', path = '/x' }\n[[health.probe]]\ntcp = 'x:1'\n[health]\nmain=''"))

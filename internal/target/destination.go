@@ -13,18 +13,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// forbiddenDirs hold nothing that a release could sensibly install, belong to
-// users, or are ours.
+// forbiddenDirs are directories in which a release has nothing to install, that belong to
+// users, or that belong to machinemon-update itself.
 var forbiddenDirs = []string{
 	"/home", "/root", "/tmp", "/var/tmp", "/run", "/var/run", "/proc", "/sys", "/dev",
 	"/usr/lib/machinemon-update", "/var/lib/machinemon-update", "/etc/machinemon-update",
 }
 
-// backupDir is where the swap keeps backups and temporaries, beside each
-// destination.
+// backupDir is the directory beside each destination in which the swapper keeps backups
+// and temporary files.
 const backupDir = ".machinemon-update"
 
-// forbidden returns the directory in which path must not be, or "".
+// forbidden returns the directory in which path must not be, or "" if path is allowed.
 func forbidden(path string) string {
 	for _, dir := range forbiddenDirs {
 		if within(path, dir) {
@@ -43,16 +43,15 @@ func forbidden(path string) string {
 	return ""
 }
 
-// CheckDestinations checks on this machine every file that an update of t
-// would write: the place must exist, be writable by root alone, and belong to
-// no one else. Files that do not exist yet are fine. all are the targets
-// whose files t must leave alone; t may be among them. The error is a
-// *ConfigError.
+// CheckDestinations checks on this machine every file that an update of t would write.
+// Its directory must exist and be writable only by root, and the file must not belong to
+// a Debian package or to another target of all. A file that does not exist yet is
+// allowed. all may contain t. The error is a *ConfigError.
 func (t *Target) CheckDestinations(all []*Target) error {
 	if problem := t.check.oneName(t.Directories()); problem != "" {
 		return t.refuse("install", problem, "write it in one way")
 	}
-	var installed []string // resolved and as written, for dpkg
+	var installed []string // both resolved and as written: dpkg may know either
 	paths := map[string]string{}
 	for n, i := range t.Install {
 		path := fmt.Sprintf("install[%d].to", n)
@@ -87,14 +86,14 @@ func (t *Target) CheckDestinations(all []*Target) error {
 	return nil
 }
 
-// oneName refuses two names for one directory: what lies there, backups too, is told
-// apart by its name.
+// oneName returns the problem that dirs name one directory in two ways, or "". Files and
+// backups in a directory are compared by their names, so each needs exactly one.
 func (c checker) oneName(dirs []string) (problem string) {
 	written := map[string]string{}
 	for _, dir := range dirs {
 		resolved, err := c.resolve(dir)
 		if err != nil {
-			continue // what is wrong with it is said where it is used
+			continue // the check of the file in this directory reports the error
 		}
 		if other, twice := written[resolved]; twice {
 			return dir + " and " + other + " are the same directory"
@@ -109,8 +108,8 @@ func (t *Target) refuse(path, problem, hint string) *ConfigError {
 	return &ConfigError{Target: t.Name, File: at.file, Line: at.line, Key: withoutIndex(path), Problem: problem, Hint: hint}
 }
 
-// destination returns the file without symlinks in its parents, or why root
-// must not write it.
+// destination returns the path of file without symlinks in its parents, or the problem
+// because of which root must not write it.
 func (c checker) destination(file string) (resolved, problem, hint string) {
 	dir, err := c.resolve(filepath.Dir(file))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -142,7 +141,7 @@ func (c checker) destination(file string) (resolved, problem, hint string) {
 
 const capabilitiesHint = "give the unit what it needs by AmbientCapabilities= and Group= instead"
 
-// replaceable returns why a file has properties that a new one would lose.
+// replaceable returns as a problem a property of file that its replacement would lose.
 func (c checker) replaceable(file string) (problem, hint string) {
 	info, err := os.Lstat(c.root + file)
 	switch {
@@ -168,7 +167,7 @@ func (c checker) replaceable(file string) (problem, hint string) {
 	return "", ""
 }
 
-// taken returns which other target the file belongs to.
+// taken returns as a problem which other target the file belongs to, or "".
 func (t *Target) taken(file string, all []*Target) (problem string) {
 	for _, other := range all {
 		if other.Name == t.Name {
@@ -188,8 +187,8 @@ func (t *Target) taken(file string, all []*Target) (problem string) {
 	return ""
 }
 
-// located is the path with its parents resolved, as far as root alone decides where
-// they lead. Whatever is wrong with them is said where it is used.
+// located returns path with its parents resolved. After an error it returns path
+// unchanged: the check of that path reports the error.
 func (c checker) located(path string) string {
 	if dir, err := c.resolve(filepath.Dir(path)); err == nil {
 		return filepath.Join(dir, filepath.Base(path))
@@ -197,8 +196,8 @@ func (c checker) located(path string) string {
 	return path
 }
 
-// aliases returns the names under which dpkg may know a file: packages from
-// before /bin became a link to /usr/bin list /bin.
+// aliases returns the names under which dpkg may know a file. A package built before /bin
+// became a link to /usr/bin lists the file below /bin.
 func aliases(written, resolved string) []string {
 	names := []string{written, resolved}
 	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
@@ -209,8 +208,8 @@ func aliases(written, resolved string) []string {
 	return names
 }
 
-// packaged returns the first of files that a dpkg package owns, and the
-// package. Without dpkg there is none.
+// packaged returns the first of files that a Debian package owns, and the package's name.
+// Both are "" if there is no such file, or no dpkg on this machine.
 func (c checker) packaged(files []string) (file, pkg string, err error) {
 	const info = "/var/lib/dpkg/info"
 	entries, err := os.ReadDir(c.root + info)
@@ -224,7 +223,7 @@ func (c checker) packaged(files []string) (file, pkg string, err error) {
 		}
 		content, err := os.ReadFile(filepath.Join(c.root, info, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // dpkg replaced it just now
+			continue // dpkg replaced the list since ReadDir
 		}
 		if err != nil {
 			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), durable.Cause(err))

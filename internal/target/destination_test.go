@@ -22,7 +22,7 @@ func TestCheckDestinations(t *testing.T) {
 		name  string
 		plant func(t *testing.T, d Dirs)
 		other string // its `to`
-		want  string // "" is good
+		want  string // "" means that t is accepted
 		hint  string
 	}{
 		{name: "nothing there"},
@@ -133,7 +133,8 @@ func checkDestinations(t *testing.T, agent *Target, all []*Target, want, hint st
 	}
 }
 
-// TestPrivilegedAttributes is TestCheckDestinations for what only root sets.
+// TestPrivilegedAttributes is TestCheckDestinations for attributes that only root can
+// set.
 func TestPrivilegedAttributes(t *testing.T) {
 	testkit.NeedRoot(t, "it sets foreign owners and file capabilities")
 	// acl(5) in the kernel's form: version 2, then tag, permissions and id of
@@ -201,8 +202,8 @@ func TestPrivilegedAttributes(t *testing.T) {
 	}
 }
 
-// TestUserNamespace: in the fetcher's and verifier's PrivateUsers= only root
-// and their own user are mapped, and Debian's group staff reads as 65534.
+// TestUserNamespace: PrivateUsers= of the fetcher and the verifier maps only root and
+// their own user, so that Debian's group staff appears as 65534.
 func TestUserNamespace(t *testing.T) {
 	if root := os.Getenv("TARGET_TEST_ROOT"); root != "" {
 		d := DefaultDirs
@@ -219,7 +220,7 @@ func TestUserNamespace(t *testing.T) {
 	testkit.NeedRoot(t, "it takes files of several users")
 	d := tree(t, map[string]string{adminFile: minimal + "[health]\nversion_command = ['" + bin + "']\n", bin: ""})
 	must(t, os.Chown(d.Root+"/opt/agent", 1000, 1000))
-	// A command where the worker may not look, as ProtectHome= makes it.
+	// This command is in a directory that the worker cannot read, as with ProtectHome=.
 	put(t, d.Root+d.Admin+"/hidden.toml", minimal+"[health]\nversion_command = ['/opt/hidden/x/agent']\n")
 	must(t, os.Mkdir(d.Root+"/opt/hidden", 0))
 	must(t, os.Chown(d.Root+"/opt/hidden", 0, 1000))
@@ -243,7 +244,7 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
-// TestCheckRootOnly looks at the real machine.
+// TestCheckRootOnly looks at the machine's own files.
 func TestCheckRootOnly(t *testing.T) {
 	must(t, CheckRootOnly("/etc/passwd"))
 	if err := CheckRootOnly("/tmp/x"); err == nil || err.Error() != "/tmp is writable by everyone" {
@@ -257,8 +258,8 @@ func TestCheckRootOnly(t *testing.T) {
 	}
 }
 
-// One directory has one name in a target file, and our own units are nobody's to
-// replace.
+// TestDestinationNames: one directory has one name in a target file, and no target may
+// replace our own units.
 func TestDestinationNames(t *testing.T) {
 	row := func(to string) string { return "[[install]]\nfrom = 'x'\nto = '" + to + "'\n" }
 	for _, c := range []struct{ rows, want string }{

@@ -10,35 +10,35 @@ import (
 	"strings"
 )
 
-// MaxList is the size in bytes beyond which a list of files is not read.
+// MaxList is the size in bytes of the largest list of files that is read.
 const MaxList = 64 << 10
 
-// maxListed is how many files a release may list. Far more than a daemon has.
+// maxListed is how many files a release may list: far more than a daemon has.
 const maxListed = 256
 
-// Listing says which files a release may bring beside those of [[install]], by a
-// list of its own in the archive. Such a list is a line TYPE:NAME for each file,
-// which is in the archive beside the list; empty lines and lines that begin with
-// # say nothing.
+// A Listing says which files a release may bring in addition to those of [[install]]. A
+// list in the archive names them, one line TYPE:NAME for each; the files are in the
+// list's directory of the archive. Empty lines and lines that begin with # are ignored.
 //
-// The list is a stranger's. What it can do is bounded here: it chooses among the
-// names that the target allows, and never a directory, mode or owner.
+// The publisher writes the list, so the target file limits what it can do: it selects
+// among the names that the target file allows, and has no influence on directory, mode or
+// owner.
 type Listing struct {
 	File     string // the list's name in the archive, with placeholders as in [Install.From]
-	Optional bool   // a release without the list is complete
+	Optional bool   // whether a release without the list is complete
 	Types    []ListedType
 }
 
-// ListedType is what becomes of the files of one type.
+// A ListedType says how files of one type are installed.
 type ListedType struct {
 	Name      string
-	Directory string // where they go
+	Directory string // the directory they are installed in
 	Mode      fs.FileMode
-	Allow     []string // globs of [path.Match] for their names; a release with another is refused
-	Exclude   []string // those of the allowed that are left alone
+	Allow     []string // globs of [path.Match]; a release that lists a name that none matches is refused
+	Exclude   []string // globs of allowed names that are not installed
 }
 
-// Entry is the list's name in the archive of version for platform; "" where the
+// Entry returns the list's name in the archive of version for platform, or "" if the
 // target has no list.
 func (l *Listing) Entry(platform, version string) string {
 	if l == nil {
@@ -47,18 +47,18 @@ func (l *Listing) Entry(platform, version string) string {
 	return Install{From: l.File}.Name(platform, version)
 }
 
-// plainName is what a listed file may be called: one word that no shell, unit or
-// directory listing takes for anything else.
+// plainName matches the names that a listed file may have: one word that a shell, a unit
+// file or a listing of a directory shows as it is.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
 
-// MayName tells whether the list, beside which the entry must be, could name it.
+// MayName reports whether the list in this archive could name the entry.
 func (l *Listing) MayName(entry, platform, version string) bool {
 	dir, name := path.Split(entry)
 	return l != nil && dir == dirOf(l.Entry(platform, version)) &&
 		slices.ContainsFunc(l.Types, func(t ListedType) bool { return t.takes(name) })
 }
 
-// Covers tells whether a list could have brought this file.
+// Covers reports whether a list could have caused the installation of this file.
 func (l *Listing) Covers(file string) bool {
 	dir, name := filepath.Dir(file), filepath.Base(file)
 	return l != nil && slices.ContainsFunc(l.Types, func(t ListedType) bool { return t.Directory == dir && t.takes(name) })
@@ -71,7 +71,7 @@ func (t ListedType) takes(name string) bool {
 func matches(globs []string, name string) bool {
 	return slices.ContainsFunc(globs, func(glob string) bool {
 		fits, err := path.Match(glob, name)
-		return err == nil && fits // listing refused what is no glob
+		return err == nil && fits // listing has refused globs that are not valid
 	})
 }
 
@@ -80,9 +80,9 @@ func dirOf(entry string) string {
 	return dir
 }
 
-// AddListed adds to Install what the list in the archive of version for platform
-// names, but for the places that [[install]] names already. excluded are the
-// names that the target file leaves alone. After an error nothing was added.
+// AddListed adds to Install the files that the list in the archive of version for
+// platform names, except those that [[install]] names already. excluded are the listed
+// names that the target file excludes. After an error, Install is unchanged.
 func (t *Target) AddListed(list []byte, platform, version string) (excluded []string, err error) {
 	dir := dirOf(t.Listing.Entry(platform, version))
 	if len(list) > MaxList {
@@ -121,7 +121,7 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 		case at >= rows:
 			return nil, fmt.Errorf("line %d %+.80q is there twice", n, line)
 		case at >= 0:
-			installs[at].Optional = false // this release has it
+			installs[at].Optional = false // this release lists it, so it must contain it
 		default:
 			installs = append(installs, i)
 		}

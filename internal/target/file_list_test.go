@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// scaleboxd is the target that the package scalebox-update ships.
+// scaleboxd returns the target that the package scalebox-update installs.
 func scaleboxd(t *testing.T) *Target {
 	t.Helper()
 	d := tree(t, map[string]string{DefaultDirs.Vendor + "/scaleboxd.toml": shipped(t, "targets.d/scaleboxd.toml")})
@@ -17,7 +17,7 @@ func scaleboxd(t *testing.T) *Target {
 	return got
 }
 
-// Lists of releases, by the target of Scalebox.
+// TestAddListed adds lists of releases to the target of Scalebox.
 func TestAddListed(t *testing.T) {
 	for _, row := range []struct {
 		list     string
@@ -26,7 +26,8 @@ func TestAddListed(t *testing.T) {
 		err      string
 	}{
 		{"", "", "", ""},
-		// What Scalebox's releases list: all but a new script has a row.
+		// The list of Scalebox's releases: all files but a new script have a row in
+		// [[install]].
 		{"# Executables\nbin:scalebox-update\nbin:scalebox-rebuild-template\n\n  bin:scalebox-new \t\r\nlib:template-build.sh\nservice:scaleboxd.service",
 			"scalebox-new → /usr/local/bin/scalebox-new 0755", "scalebox-update", ""},
 		{"lib:a.sh\nbin:scalebox-b\n", "a.sh → /usr/local/lib/scalebox/a.sh 0644, scalebox-b → /usr/local/bin/scalebox-b 0755", "", ""},
@@ -69,7 +70,7 @@ func TestAddListed(t *testing.T) {
 			}
 		}
 		for n, i := range got.Install[:len(rows)] {
-			// What the list names the release has, also where a row would do without.
+			// A file that the list names is required, even if its row says optional.
 			named := slices.ContainsFunc(strings.Fields(row.list), func(line string) bool { return strings.HasSuffix(line, ":"+i.From) })
 			if named && row.err == "" {
 				rows[n].Optional = false
@@ -92,7 +93,7 @@ func many(n int) string {
 	return b.String()
 }
 
-// The list is beside its files, wherever that is.
+// TestListedBesideTheList: the listed files are in the list's directory of the archive.
 func TestListedBesideTheList(t *testing.T) {
 	got := scaleboxd(t)
 	got.Listing.File = "scalebox-{version}-{arch}/INSTALL_MANIFEST"
@@ -157,7 +158,7 @@ func TestListingErrors(t *testing.T) {
 	}
 }
 
-// Whatever is in a list, what is added is where the target file says.
+// FuzzAddListed: for each list, files are added only where the target file allows.
 func FuzzAddListed(f *testing.F) {
 	f.Add("bin:scalebox-new\nlib:x\n# \nservice:scaleboxd.service")
 	f.Add("bin:../x\nbin:firecracker")

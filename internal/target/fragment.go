@@ -9,26 +9,25 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A setting is the value of a key and where it was written.
+// A setting is the value of a key and the place where it was written.
 type setting struct {
-	value any // as the key's kind says; of a table, and of a list of them, nil
+	value any // of the type that the key's kind says; nil for a table and for a list of tables
 	file  string
 	line  int
-	order int // of the file; a higher one overrides a lower one
+	order int // of the file; a higher order overrides a lower one
 }
 
-// settings are the keys of one file, or of all merged, by paths as in "install[1].to".
+// settings are keys of one file, or of all merged, by paths such as "install[1].to".
 type settings map[string]setting
 
-// parse returns the keys of one file, without file and order. Keys that are unknown or
-// hold a wrong type are refused; what a value means is for validation, when all files
-// are merged.
+// parse returns the keys of one file, without file and order. It refuses unknown keys and
+// values of the wrong type. validation judges the values, once all files are merged.
 func parse(data []byte) (settings, *ConfigError) {
 	found, wrong, syntaxErr := read(data)
 	if wrong != nil {
 		return nil, wrong
 	}
-	// The decoder also refuses keys that are there twice and numbers out of range.
+	// The decoder also refuses duplicate keys and numbers out of range.
 	var decoded map[string]any
 	err := toml.Unmarshal(data, &decoded)
 	if err == nil {
@@ -45,7 +44,7 @@ func parse(data []byte) (settings, *ConfigError) {
 	return nil, problem
 }
 
-// go-toml's messages name the unexpected character of the file.
+// character matches the part of go-toml's messages that quotes a character of the file.
 var character = regexp.MustCompile(` (but got )?U\+[0-9A-F]+( '[^']*')?`)
 
 func withoutContent(message string) string {
@@ -53,7 +52,7 @@ func withoutContent(message string) string {
 	return strings.TrimRight(character.ReplaceAllString(message, ""), ": ")
 }
 
-// merge overrides keys of s by those of the next higher file, lists as a whole.
+// merge overrides keys of s by those of high. It replaces a list of tables as a whole.
 func (s settings) merge(high settings, file string, order int) {
 	for path := range high {
 		if keyByName[path].kind == kindTables {

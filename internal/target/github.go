@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// githubKeys belong to this type of source alone.
+// githubKeys are the keys that only a source of type github may have.
 var githubKeys = []string{"source.repo", "source.asset", "source.tag", "source.api_url", "source.token_file"}
 
-// AssetPattern is the glob of path.Match for the archive's name among the files
-// of a release, for a platform as in [Install.Name].
+// AssetPattern returns the glob of [path.Match] for the archive's name among the files of
+// a release, with the placeholders filled in as in [Install.Name].
 func (s Source) AssetPattern(platform, version string) string {
 	return Install{From: s.Asset}.Name(platform, version)
 }
 
-// VersionIn is the version in an archive's name, where Asset says which part of it
-// is one, by {version} or {number}; "" where it does not, or the name is another.
+// VersionIn returns the version that an archive's name contains. It returns "" if Asset
+// has neither {version} nor {number}, or has wildcards, or does not match file.
 func (s Source) VersionIn(file, platform string) string {
 	before, after, ok := strings.Cut(s.AssetPattern(platform, "{version}"), "{version}")
 	if !ok || strings.ContainsAny(before+after, "*?[{") {
@@ -29,8 +29,8 @@ func (s Source) VersionIn(file, platform string) string {
 	return version
 }
 
-// github takes the keys of a repository. None makes it a source that is not
-// configured yet.
+// github returns the source that the keys of [source] for GitHub describe. Without
+// source.repo the source is not configured yet.
 func (v *validation) github() Source {
 	if !v.written("source.repo") {
 		return Source{}
@@ -45,7 +45,7 @@ func (v *validation) github() Source {
 	}
 	u, err := url.Parse(s.URL)
 	if err != nil {
-		return s // it was refused
+		return s // text has refused the URL
 	}
 	if u.Scheme == "https" {
 		return s

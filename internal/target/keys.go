@@ -2,21 +2,21 @@ package target
 
 import "strings"
 
-// A key is one that a target file may hold. Its row in keys is the only place that
-// has its type, bounds and default: reading, merging and validation follow the row, and
-// a test holds the manual to it.
+// A key is a key that a target file may hold. Its row in keys is the only place that has
+// its type, bounds and default: parsing, merging and validation follow the row, and
+// TestManual compares the manual with it.
 type key struct {
 	name string
 	values
 	otherwise any    // the default, of the type that kind says; nil: none; or required
-	help      string // what the manual's description begins with
+	help      string // the beginning of the description in the manual
 }
 
-// required takes the place of a default. It is the hint of the error about a missing
-// key.
+// required takes the place of the default of a key that must be written. It is the hint
+// of the error about its absence.
 type required string
 
-// keys is the contract of a target file, in the order in which errors list them.
+// keys are all keys of a target file, in the order in which errors list them.
 var keys = []key{
 	{"description", textOf("text on one line", "1 to 200 characters", shortLine), nil, "What people call the program"},
 	{"unit", textOf("the name of a service", `"NAME.service" or "NAME@INSTANCE.service"`, serviceName), required("is the package installed that brings this target?"), "The service that runs it"},
@@ -38,7 +38,7 @@ var keys = []key{
 	{"source.proxy", textOf("a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`, proxyURL), nil, "The proxy"},
 	{"source.repo", textOf("a repository on GitHub", `"OWNER/NAME"`, repositoryName), nil, "The repository"},
 	{"source.asset", textOf("a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in`, assetGlob), "*.tar.gz", "The archive among the files of a release"},
-	{"source.tag", textOf("a release's tag", wordAllowed, word.MatchString), nil, "The release with this tag"}, // a version is written as a product is
+	{"source.tag", textOf("a release's tag", wordAllowed, word.MatchString), nil, "The release with this tag"}, // a tag is a version, in the same characters as a product
 	{"source.api_url", textOf("a URL", urlAllowed+", and without query", apiURL), "https://api.github.com", "The API"},
 	{"source.token_file", rootOnly(textOf("an absolute path", `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`, unquotedPath)), nil, "A file with a token"},
 
@@ -98,8 +98,8 @@ var keyByName = func() map[string]key {
 	return byName
 }()
 
-// unknown is the problem with a key of table parent ("" is the top) that is
-// not in keys.
+// unknown returns the problem with a key of the table parent that is not in keys. parent
+// "" is the top of the file.
 func unknown(parent string) string {
 	var allowed []string
 	for _, k := range keys {
@@ -110,7 +110,7 @@ func unknown(parent string) string {
 	return "is not a known key (allowed: " + strings.Join(allowed, ", ") + ")"
 }
 
-// dot joins the name of a table, "" for the top, and a key in it.
+// dot joins the name of a table and of a key in it. table "" is the top of the file.
 func dot(table, name string) string {
 	if table == "" {
 		return name

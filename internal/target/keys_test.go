@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// sources are one source of each type, and the other way to name a manifest.
+// sources has one source of each type, and the other way to name a manifest.
 var sources = []string{
 	"source.url = 'https://x'\n",
 	"source.url_from = { file = '/etc/x', key = 'x', append = '/x' }\n",
@@ -19,12 +19,12 @@ var sources = []string{
 	"[source]\ntype = 'file'\npath = '/srv/releases'\n",
 }
 
-// TestKeysAreRead: a key that is in keys and that nothing reads would be ignored, and a
-// default of another type too.
+// TestKeysAreRead: validation reads each key in keys, and each default has the type of
+// its key. Otherwise the key or default would be ignored without an error.
 func TestKeysAreRead(t *testing.T) {
 	example := uncommentedExample(t)
 	before, after := strings.Index(example, "[source]"), strings.Index(example, "[trust]")
-	// result is what validation says when the key has this value.
+	// result returns the target, or the problem, if the key has this value.
 	result := func(k key, source string, value any) (got string, problem string) {
 		s := settings{}
 		for order, text := range []string{example[:before] + example[after:], source} {
@@ -77,8 +77,8 @@ func TestKeysAreRead(t *testing.T) {
 // A manualKey is a key's row in the manual's tables.
 type manualKey struct{ kind, text string }
 
-// manualKeys returns the rows of the manual's tables by the keys' names, as a reader
-// sees them.
+// manualKeys returns the rows of the manual's tables by the keys' names, without the
+// markup.
 func manualKeys(t *testing.T) map[string]manualKey {
 	page := shipped(t, "man/machinemon-update.target.5")
 	page = regexp.MustCompile(`\\%|\\:|\\f.|"$`).ReplaceAllString(page, "")
@@ -102,8 +102,8 @@ func manualKeys(t *testing.T) map[string]manualKey {
 	return all
 }
 
-// TestManual holds the tables of the manual to keys: names, types, bounds, defaults and
-// help.
+// TestManual compares the tables of the manual with keys: names, types, bounds, defaults
+// and help.
 func TestManual(t *testing.T) {
 	kinds := map[kind]string{kindText: "string", kindInteger: "integer", kindBoolean: "boolean", kindTexts: "list of strings", kindTable: "table", kindTables: "list of tables"}
 	bounds := regexp.MustCompile(`\d+ to \d+|"[a-z0-9]{3,}"`)
@@ -138,7 +138,7 @@ func TestManual(t *testing.T) {
 		case string:
 			otherwise = "Default " + strconv.Quote(value) + "."
 		}
-		// With (1 GiB) behind a number.
+		// A number may have an explanation such as (1 GiB) behind it.
 		said := regexp.MustCompile(` \([^)]*\)\.`).ReplaceAllString(row.text, ".")
 		if got := someDefault.FindString(said); got != otherwise && k.kind != kindTables {
 			t.Errorf("%s: the manual says %q, not %q: %s", k.name, got, otherwise, row.text)

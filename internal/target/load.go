@@ -15,36 +15,37 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// maxFragment is the size in bytes beyond which a file is not read: neither a
-// target file nor one that source.url_from names is as large.
+// maxFragment is the size in bytes of the largest file that is read as a target file or
+// as the file of source.url_from. Real ones are far smaller.
 const maxFragment = 64 << 10
 
-// maxPin is the same for the file of trust.root: what TUF allows a root.
+// maxPin is the size in bytes of the largest root that is read from trust.root, the same
+// as trust.MaxRoot.
 const maxPin = 512_000
 
-// AutoUpdate is the drop-in that enable and disable write. It comes late among
-// the drop-ins, so that a person's word on the command line is the last.
+// AutoUpdate is the drop-in that the verbs enable and disable write. Its name sorts late
+// among the drop-ins, so that it overrides them.
 const AutoUpdate = "90-auto-update.toml"
 
-// targetName is what a name may be: it becomes a systemd instance, a file and
-// a directory.
+// targetName matches the names that a target may have. The name becomes a systemd
+// instance, a file and a directory.
 var targetName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-// verbs are no names for targets, also those of later versions, so that no
-// target becomes unreachable by an upgrade.
+// verbs are the verbs of the command, including those planned for later versions. They
+// are refused as names of targets, so that an upgrade makes no target unreachable.
 var verbs = []string{
 	"status", "apply", "check", "history", "rollback", "version", "hold", "unhold", "skip", "unskip",
 	"enable", "disable", "import", "trust", "drill", "directive", "completion", "help",
 	"probe", "settle", "init", "doctor", "check-config", "notify",
 }
 
-// ValidName tells whether a target may have this name, but for the verbs of the
-// command, which Load refuses.
+// ValidName reports whether name has the form of a target's name. Load also refuses the
+// verbs of the command.
 func ValidName(name string) bool { return targetName.MatchString(name) }
 
-// Names returns every target that a T.toml or a drop-in names, sorted, but for
-// [AutoUpdate]: it stays when the package that brings T.toml is removed. Names
-// that no target may have are among them: Load says what is wrong.
+// Names returns, sorted, the name of every target that a T.toml or a drop-in describes.
+// It ignores [AutoUpdate], which remains when the package that brings T.toml is removed.
+// Names that a target may not have are included: Load reports them.
 func (d Dirs) Names() ([]string, error) {
 	names := map[string]bool{}
 	for _, dir := range []string{d.Vendor, d.Admin} {
@@ -65,16 +66,15 @@ func (d Dirs) Names() ([]string, error) {
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
-// describes tells whether a T.toml.d says more of a target than enable and disable
-// do. What is wrong with one that cannot be read, Load says.
+// describes reports whether a directory T.toml.d has a drop-in besides AutoUpdate. It
+// returns true if the directory cannot be read, so that Load reports the error.
 func describes(dropins string) bool {
 	files, err := os.ReadDir(dropins)
 	return err != nil || slices.ContainsFunc(files, func(f fs.DirEntry) bool { return dropIn(f.Name()) && f.Name() != AutoUpdate })
 }
 
-// Load reads, merges and validates the target's fragments. They and what they
-// make root run or read must be writable by root alone. The error is a
-// *ConfigError.
+// Load reads, merges and validates the target's fragments. Only root may be able to write
+// them and the files that they make root run or read. The error is a *ConfigError.
 func (d Dirs) Load(name string) (*Target, error) {
 	t, err := d.load(name)
 	if err != nil {
@@ -117,8 +117,9 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 	return v.target(name, files)
 }
 
-// fragments lists the target's files, the higher ones last: the vendor's
-// file, the administrator's, the vendor's drop-ins, the administrator's.
+// fragments returns the target's files in the order in which they override each other:
+// the vendor's T.toml, the administrator's T.toml, the vendor's drop-ins, the
+// administrator's drop-ins.
 func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 	var files []string
 	for _, dir := range []string{d.Vendor, d.Admin} {
@@ -132,7 +133,7 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 	}
 	for _, dir := range []string{d.Vendor, d.Admin} {
 		dropins := filepath.Join(dir, name+".toml.d")
-		entries, err := os.ReadDir(filepath.Join(d.Root, dropins)) // sorted by name
+		entries, err := os.ReadDir(filepath.Join(d.Root, dropins)) // os.ReadDir sorts by name
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + durable.Cause(err).Error()}
 		}
@@ -149,14 +150,15 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 	return files, nil
 }
 
-// dropIn tells whether a file in a T.toml.d is read.
+// dropIn reports whether a file in a T.toml.d is read.
 func dropIn(name string) bool {
 	return strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".")
 }
 
-// read returns the content of a file that root alone can write. A link, FIFO or
-// endless file is refused rather than followed, waited for or read. unreadable
-// is the hint for those who may not read it.
+// read returns the content of a file that only root can writeand that has up to most
+// bytes. It refuses symlinks and everything that is not a regular file, so it cannot
+// block on a FIFO. unreadable is the hint for a process that has no permission to read
+// the file.
 func (c checker) read(file string, most int64, unreadable string) ([]byte, *ConfigError) {
 	refuse := func(problem, hint string) ([]byte, *ConfigError) {
 		return nil, &ConfigError{File: file, Problem: problem, Hint: hint}
@@ -189,8 +191,7 @@ func (c checker) read(file string, most int64, unreadable string) ([]byte, *Conf
 	return data, nil
 }
 
-// printable is the name as an error may print it: file names can hold
-// anything.
+// printable returns name as an error may print it: file names can contain any character.
 func printable(name string) string {
 	if targetName.MatchString(name) {
 		return name

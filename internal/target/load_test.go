@@ -19,14 +19,14 @@ const (
 	adminFile  = "/etc/machinemon-update/targets.d/agent.toml"
 )
 
-// minimal is the least that a target file must say.
+// minimal is the shortest valid target file.
 const minimal = `unit = "agent.service"
 [[install]]
 from = "agent"
 to = "/usr/local/bin/agent"
 `
 
-// tree makes a file system of files and the directories that targets need.
+// tree writes files, and the directories that targets need, to a new Dirs.Root.
 func tree(t *testing.T, files map[string]string) Dirs {
 	t.Helper()
 	d := DefaultDirs
@@ -170,7 +170,7 @@ func TestProbeString(t *testing.T) {
 	}
 }
 
-// TestPrecedence gives each of four keys a value in one fragment more.
+// TestPrecedence: each of four keys has the value of the highest fragment that sets it.
 func TestPrecedence(t *testing.T) {
 	d := tree(t, map[string]string{
 		vendorFile: minimal + `[health]
@@ -210,8 +210,8 @@ product = "vendor"
 	}
 }
 
-// TestSourceTypeOverride: an administrator may turn a manifest source into a
-// file source without a way to unset the package's url.
+// TestSourceTypeOverride: an administrator can turn a manifest source into a file source,
+// although no key unsets the package's url.
 func TestSourceTypeOverride(t *testing.T) {
 	d := tree(t, map[string]string{
 		vendorFile: minimal + "[source]\nurl = 'https://example.com/'\n",
@@ -224,8 +224,8 @@ func TestSourceTypeOverride(t *testing.T) {
 	}
 }
 
-// TestVersions: what releases are taken is the same for every type of source, and
-// is overridden like any other key.
+// TestVersions: source.versions means the same for each type of source, and is overridden
+// like every other key.
 func TestVersions(t *testing.T) {
 	for _, source := range []string{"url = 'https://example.com/'", "type = 'file'\npath = '/srv/releases'", "type = 'github'\nrepo = 'o/n'", ""} {
 		d := tree(t, map[string]string{
@@ -252,12 +252,13 @@ func TestNames(t *testing.T) {
 		"/etc/machinemon-update/targets.d/d.toml.dpkg-old":     "",
 		"/etc/machinemon-update/targets.d/not-a-directory.d/x": "",
 
-		// What enable left of a target whose package is gone, with what a crash
-		// left of that, and of one that is still there.
+		// The drop-in that enable left of a target whose package was removed, the
+		// temporary file that a crash left of such a drop-in, and the drop-in of a target
+		// that exists.
 		"/etc/machinemon-update/targets.d/gone.toml.d/90-auto-update.toml":      "",
 		"/etc/machinemon-update/targets.d/gone.toml.d/.90-auto-update.toml.new": "",
 		"/etc/machinemon-update/targets.d/b.toml.d/90-auto-update.toml":         "",
-		// One that lacks its main file, says Load.
+		// A target without its main file: Load reports it.
 		"/usr/lib/machinemon-update/targets.d/e.toml.d/50.toml":         "",
 		"/etc/machinemon-update/targets.d/e.toml.d/90-auto-update.toml": "",
 	})
@@ -272,8 +273,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestFragmentFile refuses what is not a plain small file, without waiting
-// for it.
+// TestFragmentFile: Load refuses all but small regular files, and does not block on them.
 func TestFragmentFile(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -315,14 +315,14 @@ func TestFragmentFile(t *testing.T) {
 	}
 }
 
-// TestFragmentOwner is TestFragmentFile for what only root can plant.
+// TestFragmentOwner is TestFragmentFile for a file that only root can create.
 func TestFragmentOwner(t *testing.T) {
 	d := tree(t, map[string]string{adminFile: minimal})
 	giveAway(t, d.Root+adminFile)
 	refused(t, d, "agent", adminFile+": "+adminFile+" is owned by user 1000, not by root", rootOnlyHint)
 }
 
-// giveAway makes a file another user's.
+// giveAway makes another user the owner of a file.
 func giveAway(t *testing.T, file string) {
 	t.Helper()
 	testkit.NeedRoot(t, "it gives files away")
@@ -351,7 +351,7 @@ func TestLoadName(t *testing.T) {
 	}
 }
 
-// refused asserts the whole text of Load's refusal.
+// refused asserts the whole text of Load's error.
 func refused(t *testing.T, d Dirs, name, want, hint string) {
 	t.Helper()
 	_, err := d.Load(name)
@@ -367,7 +367,7 @@ func refused(t *testing.T, d Dirs, name, want, hint string) {
 	}
 }
 
-// withHint is an error's text with its hint.
+// withHint returns an error's text with its hint.
 func withHint(text, hint string) string {
 	if hint == "" {
 		return text

@@ -15,8 +15,8 @@ func shipped(t *testing.T, file string) string {
 	return string(content)
 }
 
-// TestShippedTargets: what the packages bring loads, updates nothing by
-// itself, and has another source once an operator sets one.
+// TestShippedTargets: a target of our packages loads, has auto_update_enabled false, and
+// uses the operator's source once there is one.
 func TestShippedTargets(t *testing.T) {
 	for _, row := range []struct {
 		name, unit, product string
@@ -50,13 +50,13 @@ func TestShippedTargets(t *testing.T) {
 	}
 }
 
-// uncommentedExample is the example with a value for every key.
+// uncommentedExample returns the example with a value for each key.
 func uncommentedExample(t *testing.T) string {
 	return regexp.MustCompile(`(?m)^# ([a-z_]+ = )`).ReplaceAllString(shipped(t, "examples/daemon.toml"), "$1")
 }
 
-// TestExample: the example loads, shows every key, and its commented keys are
-// valid where they stand and hold the defaults.
+// TestExample: the example loads and shows each key; its commented keys are valid at
+// their place and have the default values.
 func TestExample(t *testing.T) {
 	example := shipped(t, "examples/daemon.toml")
 	load := func(content string) *Target {
@@ -79,9 +79,9 @@ func TestExample(t *testing.T) {
 			t.Errorf("%s is not in the example", k.name)
 		}
 	}
-	// path and those of GitHub belong to other types of source and url_from stands
-	// in place of url, and so they cannot be uncommented with the rest; versions,
-	// ca_file, proxy, root, mode, owner, expect_body and the hooks have no default to show.
+	// Not all keys can be uncommented at once: path and those of GitHub belong to other
+	// types of source, and url_from is an alternative to url. versions, ca_file, proxy,
+	// root, mode, owner, expect_body and the hooks have no default to show.
 	for _, name := range []string{"path", "url_from", "versions", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}

@@ -2,8 +2,8 @@ package target
 
 import "testing"
 
-// TestKey: what a machine remembers of its probes goes by these keys, so they never
-// change, and no two probes share one.
+// TestKey: records on the machine identify probes by these keys, so a key never changes,
+// and no two probes have the same.
 func TestKey(t *testing.T) {
 	seen := map[string]Probe{}
 	for _, p := range []Probe{

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Named is a release that an operator names in place of a target's source.
+// Named is a release that an operator names instead of the target's source.
 type Named struct {
-	Path   string // of a directory, manifest or archive on this machine
-	URL    string // of an archive, where Path is ""
-	SHA256 string // that the archive must have; "" when the operator does not say
+	Path   string // a directory, manifest or archive on this machine
+	URL    string // of an archive; set only if Path is ""
+	SHA256 string // that the archive must have; "" if the operator does not say
 }
 
-// String is for messages: a query may be a secret.
+// String returns the path or URL for messages, without the query: it may be a secret.
 func (n Named) String() string {
 	if u, err := url.Parse(n.URL); n.URL != "" && err == nil {
 		return showURL(u)
@@ -23,22 +23,21 @@ func (n Named) String() string {
 	return n.Path
 }
 
-// Unvouched is the warning that neither a manifest nor the operator tells the digest.
+// Unvouched warns that neither a manifest nor the operator states the digest.
 func (n Named) Unvouched() string {
 	return fmt.Sprintf("nothing vouches for %s (hint: add #sha256= and its digest)", n)
 }
 
-// showURL is a URL for messages, without its query.
+// showURL returns a URL for messages, without its query.
 func showURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 var namedDigest = regexp.MustCompile(`^(.+)#sha256=([0-9A-Fa-f]{64})$`)
 
-// ParseNamed reads a path, a file: URL, or the URL of an archive, each with
-// #sha256=HEX at its end if the operator knows the archive's digest. The URL is
-// https, or http from this machine: with any other, whoever is on the path would
-// decide what root installs.
+// ParseNamed parses a path, a file: URL, or the URL of an archive. #sha256=HEX at the end
+// is the archive's digest, if the operator knows it. A URL must be https, or http with a
+// loopback host: otherwise anyone on the path could decide what root installs.
 func ParseNamed(s string) (Named, error) {
 	var n Named
 	if m := namedDigest.FindStringSubmatch(s); m != nil {

@@ -18,16 +18,15 @@ import (
 
 const rootOnlyHint = "it and its parents must be writable by root alone: chown root:root, chmod go-w"
 
-// CheckRootOnly returns an error, which names the place, unless the path and
-// all its parents can be written by root alone. Symlinks on the way are
-// followed and their targets checked. Group staff may write /usr/local and
-// what is below, as Debian has it. When the path does not exist, the error is
-// fs.ErrNotExist and all parents that do exist are good.
+// CheckRootOnly returns an error, which names the place, unless only root can write to
+// path and to all its parents. Symlinks in path are followed and their targets checked.
+// Group staff may write to /usr/local and below, as on Debian. If path does not exist,
+// the error is fs.ErrNotExist, and all parents that do exist have passed the check.
 func CheckRootOnly(path string) error {
 	return checker{}.rootOnly(path)
 }
 
-// errOtherWriter is why a path that others than root can write is not root's alone.
+// errOtherWriter matches the errors about paths that others than root can write.
 var errOtherWriter = errors.New("not writable by root alone")
 
 type writable string
@@ -37,9 +36,9 @@ func (w writable) Is(target error) bool { return target == errOtherWriter }
 
 func otherWriter(format string, a ...any) error { return writable(fmt.Sprintf(format, a...)) }
 
-// A checker looks at the file system below root; "" is the machine's own,
-// whose files root must own. Any other root's files must belong to the owner
-// of root.
+// A checker looks at the file system below root. root "" is the machine's own file
+// system, whose files root must own; the files of any other must belong to the owner of
+// its root.
 type checker struct{ root string }
 
 func (c checker) rootOnly(path string) error {
@@ -47,12 +46,12 @@ func (c checker) rootOnly(path string) error {
 	return err
 }
 
-// maxSymlinks is Linux's own limit in one path (MAXSYMLINKS of path_resolution(7)).
+// maxSymlinks is Linux's limit in one path (MAXSYMLINKS of path_resolution(7)).
 const maxSymlinks = 40
 
-// resolve checks each component of an absolute path and returns the path
-// without symlinks. Nobody but root can change a path that passed. Of one that did
-// not pass, what leads to the component in question is without them.
+// resolve checks each component of an absolute path and returns path without symlinks.
+// Only root can change a path that passed. After an error, the components in front of the
+// one that failed are resolved, and the rest is not.
 func (c checker) resolve(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("%q is not an absolute path", path)
@@ -96,8 +95,8 @@ func (c checker) resolve(path string) (string, error) {
 	return at, nil
 }
 
-// component checks one file or directory and returns where it leads if it is
-// a symlink. A symlink has no permissions: its directory's count.
+// component checks one file or directory. If it is a symlink, link is where it leads. A
+// symlink has no permissions of its own: those of its directory count.
 func (c checker) component(path string, owner uint32) (link string, err error) {
 	info, err := os.Lstat(c.root + path)
 	if err != nil {
@@ -145,14 +144,14 @@ func (c checker) owner() (uint32, error) {
 }
 
 const (
-	debianStaff = 50    // base-passwd's static gid
-	overflowGID = 65534 // what user_namespaces(7) shows for a gid that is not mapped
+	debianStaff = 50    // static gid of base-passwd
+	overflowGID = 65534 // user_namespaces(7) shows it for a gid that is not mapped
 )
 
-// isStaff tells whether gid is group staff. In the user namespace of the
-// fetcher and the verifier staff is not mapped, and cannot be told from other
-// groups; they get the benefit of the doubt, since they neither run nor
-// replace anything below /usr/local, and those who do check outside of it.
+// isStaff reports whether gid is group staff. In the user namespaces of the fetcher and
+// the verifier, staff is not mapped and looks like every other such group. They accept
+// it: they neither run nor replace files below /usr/local. The roles that do so run
+// outside of such a namespace, and check there.
 func isStaff(gid uint32) bool {
 	staff := uint32(debianStaff)
 	if g, err := user.LookupGroup("staff"); err == nil {
@@ -163,7 +162,8 @@ func isStaff(gid uint32) bool {
 	return gid == staff || gid == overflowGID && !mapped(staff)
 }
 
-// mapped tells whether the process's user namespace knows the gid.
+// mapped reports whether the process's user namespace maps gid. It returns true if the
+// map cannot be read.
 func mapped(gid uint32) bool {
 	data, err := os.ReadFile("/proc/self/gid_map")
 	if err != nil {
@@ -174,8 +174,7 @@ func mapped(gid uint32) bool {
 		if _, err := fmt.Sscan(line, &inside, &outside, &count); err != nil {
 			return true
 		}
-		// gid is an ID of the outer namespace: the system's, which has the
-		// group file.
+		// gid is an ID of the outer namespace, to which /etc/group belongs.
 		if uint64(gid) >= outside && uint64(gid) < outside+count {
 			return true
 		}
@@ -183,7 +182,7 @@ func mapped(gid uint32) bool {
 	return false
 }
 
-// within tells whether path is dir or below it. Both are clean.
+// within reports whether path is dir or below it. Both must be clean.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, dir+"/")
 }

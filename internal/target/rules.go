@@ -2,7 +2,7 @@ package target
 
 import "github.com/machinemon/machinemon-update/internal/policy"
 
-// Rules are the target's rules for [policy.Decide].
+// Rules returns the target's rules for [policy.Decide].
 func (t *Target) Rules() policy.Rules {
 	return policy.Rules{Target: t.Name, AutoUpdate: t.AutoUpdateEnabled, Versions: t.Source.Versions,
 		Downgrade: t.Source.Downgrade, CheckEvery: t.CheckEvery}

@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// snapshot checks what can be known of the paths without looking at the machine;
-// checkSnapshots knows the rest.
+// snapshot checks the paths of rollback.snapshot as far as that needs no look at the
+// machine. checkSnapshots checks the rest.
 func (v *validation) snapshot(t *Target) {
 	const key = "rollback.snapshot"
 	for n, path := range t.Snapshot {
@@ -33,7 +33,7 @@ func (v *validation) snapshot(t *Target) {
 	}
 }
 
-// aroundForbidden returns which of [forbiddenDirs] a directory would contain, or "".
+// aroundForbidden returns which of [forbiddenDirs] is below path, or "".
 func aroundForbidden(path string) string {
 	for _, dir := range forbiddenDirs {
 		if path != dir && within(dir, path) {
@@ -43,8 +43,8 @@ func aroundForbidden(path string) string {
 	return ""
 }
 
-// overlap returns what of t's, or which of the snapshots, a snapshot of path would
-// have a part in, or the other way round.
+// overlap returns as a problem which of t's files, or which of snapshots, is path, is
+// below it or contains it; "" if there is none. resolved is path as locate returns it.
 func overlap(path, resolved string, t *Target, snapshots []string, locate func(string) string) string {
 	for _, i := range t.Install {
 		if to := locate(i.To); within(to, resolved) || within(resolved, to) {
@@ -94,19 +94,19 @@ func (t *Target) checkSnapshots(all []*Target) error {
 
 // A SnapshotPlace says how a path of Snapshot is saved and restored.
 type SnapshotPlace struct {
-	// Path has no symlink in its parents but those of others than root.
+	// Path has no symlinks in its parents, except those of others than root.
 	Path string
-	// Theirs is "" where root saves and restores. Else the user does whose data it
-	// is, since others than root can write there and would lead root elsewhere: it
-	// names the place.
+	// Theirs is "" if root saves and restores the path. Otherwise others than root can
+	// write there and could redirect root, so the user that owns the data does it. Theirs
+	// then says which place others can write.
 	Theirs string
 }
 
-// SnapshotPlace looks at one path of Snapshot on this machine. What nobody can save is
-// a *ConfigError.
+// SnapshotPlace looks at one path of Snapshot on this machine. The error is a
+// *ConfigError and means that the path cannot be saved.
 //
-// A file in a directory of root's is root's to save, whoever owns the file: only root
-// can exchange it, and only root can make it again.
+// Root saves a file in a directory that only root can write, even if another user owns
+// the file: only root can replace it or create it again.
 func (t *Target) SnapshotPlace(path string) (SnapshotPlace, error) {
 	place, problem, hint := t.check.snapshotPlace(path)
 	if problem != "" {
@@ -136,7 +136,7 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 		return place, path + " contains " + dir, ""
 	}
 	if linked(c.root + filepath.Dir(place.Path)) {
-		return place, "", "" // where it leads is not for root to look at
+		return place, "", "" // root must not look at the place that the symlink leads to
 	}
 	info, err := os.Lstat(c.root + place.Path)
 	switch {
@@ -163,8 +163,8 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	return place, "", ""
 }
 
-// linked reports whether a directory is reached by a symlink, which is one of others
-// than root: what they lead root to they could not look at themselves.
+// linked reports whether the path of a directory contains a symlink. Others than root may
+// have created the symlink to lead root to a place that they have no access to.
 func linked(dir string) bool {
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 	if err == nil {
@@ -173,9 +173,9 @@ func linked(dir string) bool {
 	return errors.Is(err, unix.ELOOP)
 }
 
-// snapshotDir is where root must be able to write for a path of Snapshot: in the
-// directory that it is, or in the one in which it is a file. It is "" where only its
-// own user writes.
+// snapshotDir returns the directory that root must be able to write for a path of
+// Snapshot: path if it is a directory, else the parent. It returns "" if the data's user
+// does the writing.
 func (c checker) snapshotDir(path string) string {
 	place, _, _ := c.snapshotPlace(path)
 	if place.Theirs != "" {

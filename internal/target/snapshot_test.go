@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// TestSnapshotPlace: root saves what root alone can exchange, the user the rest.
+// TestSnapshotPlace: root saves what only root can replace, and the user saves the rest.
 func TestSnapshotPlace(t *testing.T) {
 	testkit.NeedRoot(t, "it takes files of several users")
 	const path = "/opt/agent/data"
@@ -20,7 +20,7 @@ func TestSnapshotPlace(t *testing.T) {
 		plant       func(t *testing.T, d Dirs)
 		want        SnapshotPlace
 		problem     string
-		directories []string // but for /usr/local/bin
+		directories []string // except /usr/local/bin
 	}{
 		"nothing there": {plant: func(*testing.T, Dirs) {}, want: SnapshotPlace{Path: path}, directories: []string{"/opt/agent"}},
 		"file":          {plant: func(t *testing.T, d Dirs) { put(t, d.Root+path, "") }, want: SnapshotPlace{Path: path}, directories: []string{"/opt/agent"}},
@@ -97,7 +97,7 @@ func TestSnapshotPlace(t *testing.T) {
 	}
 }
 
-// TestSnapshotOverlap: what two rollbacks would bring back belongs to one of them.
+// TestSnapshotOverlap: no two rollbacks restore the same path.
 func TestSnapshotOverlap(t *testing.T) {
 	const others = "unit = 'other.service'\n[[install]]\nfrom = 'x'\nto = '/usr/bin/other'\n"
 	for name, row := range map[string]struct{ mine, other, want string }{
@@ -125,7 +125,7 @@ func TestSnapshotOverlap(t *testing.T) {
 	}
 }
 
-// TestSnapshotAroundUs: no symlink leads a snapshot around the updater's own files.
+// TestSnapshotAroundUs: no symlink makes a snapshot include the updater's own files.
 func TestSnapshotAroundUs(t *testing.T) {
 	d := tree(t, map[string]string{adminFile: minimal + "[rollback]\nsnapshot = ['/opt/link/lib']\n", "/usr/lib/x": ""})
 	must(t, os.Symlink("../usr", d.Root+"/opt/link"))

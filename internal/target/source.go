@@ -8,8 +8,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
-// source takes the keys that belong to the source's type. A fragment that
-// sets the type need not unset what lower ones said about another type.
+// source returns the source that the keys of its type describe. Keys of another type are
+// refused, unless a lower fragment than that of source.type has them: a fragment that
+// changes the type cannot unset them.
 func (v *validation) source() Source {
 	kind := v.text("source.type")
 	s := Source{Type: kind}
@@ -59,7 +60,7 @@ func (v *validation) versions() version.Range {
 	if !v.written("source.versions") {
 		return version.Range{}
 	}
-	r, _ := version.ParseRange(v.text("source.versions")) // text refuses what is none
+	r, _ := version.ParseRange(v.text("source.versions")) // text has refused ranges that are not valid
 	return r
 }
 
@@ -76,8 +77,8 @@ func (v *validation) trustMode() string {
 	return mode
 }
 
-// trustRoot is the file of the root that the operator vouches for. One that is
-// missing fails attempts, not the target: what is installed is shown all the same.
+// trustRoot returns the file of the root that the operator vouches for. If the file is
+// missing, attempts fail, but the target loads, so that its status can be shown.
 func (v *validation) trustRoot(name string) string {
 	if v.written("trust.root") {
 		return v.text("trust.root")
@@ -91,16 +92,16 @@ func (v *validation) trustRoot(name string) string {
 
 const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = true to accept releases from anybody on the path"
 
-// authenticated refuses checksum trust where the transport proves nothing.
-// Any local user can take a free loopback port, so plain http to it counts
-// only when the administrator wrote it.
+// authenticated refuses checksum trust if the transport proves nothing. Any local user
+// can listen on a free loopback port, so plain http to loopback is accepted only if the
+// administrator wrote the URL.
 func (v *validation) authenticated(t *Target) {
 	if t.Source.Type != SourceManifest || t.Trust.AnyTransport() || t.Source.From != nil {
-		return // a derived URL is checked by Derive
+		return // Derive checks a derived URL
 	}
 	u, err := url.Parse(t.Source.URL)
 	if err != nil {
-		return // source reported it
+		return // source has reported it
 	}
 	switch {
 	case t.Source.InsecureSkipTLS:
@@ -113,7 +114,7 @@ func (v *validation) authenticated(t *Target) {
 	}
 }
 
-// Loopback tells whether a host is this machine.
+// Loopback reports whether host is this machine.
 func Loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

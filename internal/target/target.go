@@ -1,18 +1,17 @@
 // Package target turns the TOML files of a target into a validated Target.
 //
-// On disk a target T is a set of fragments: T.toml and the drop-ins
-// T.toml.d/*.toml, in the vendor's directory (owned by the packages) and in
-// the administrator's (owned by the operator). This package only reads them.
+// A target T consists of fragments: T.toml and the drop-ins T.toml.d/*.toml, in the
+// vendor's directory (owned by packages) and in the administrator's (owned by the
+// operator). This package only reads them.
 //
-// Trusted is what root alone can write: every fragment, every file that a
-// fragment makes root run or read, and all their parents are checked before
-// they are used. Nothing in a fragment is believed about the machine; what a
-// target may overwrite is checked against the machine by CheckDestinations.
-// A fragment may hold secrets by mistake, so errors name file, line and key,
-// and never quote a value.
+// A file is trusted if only root can write it. Each fragment, each file that a fragment
+// makes root run or read, and all their parents are checked before they are used. What a
+// fragment says about the machine is not believed: CheckDestinations checks on the
+// machine what a target may overwrite. A fragment may contain secrets by mistake, so
+// errors name file, line and key, and never quote a value.
 //
-// A file becomes settings, those of all files are merged and become a Target. Only that
-// leaves the package. What a key may hold stands in its row of keys.
+// parse turns each file into settings, merge combines those of all files, and a
+// validation turns the result into a Target. A key's row in keys says what it may hold.
 package target
 
 import (
@@ -35,32 +34,31 @@ import (
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
-// Dirs says where target files are.
+// Dirs are the directories of target files.
 type Dirs struct {
-	// Root is the file system that Vendor, Admin and the paths in target
-	// files belong to; "" is the machine's own. Ownership is checked below
-	// Root and against Root's own owner, so that tests can use a tree of
-	// theirs.
+	// Root is the file system to which Vendor, Admin and the paths in target files
+	// belong; "" is the machine's own. Owners are checked below Root, and must be the
+	// owner of Root, so that tests can use a directory of their own.
 	Root string
 
 	Vendor string // fragments of the packages
-	Admin  string // fragments of the operator; override the vendor's key by key
+	Admin  string // fragments of the operator; they override Vendor's key by key
 }
 
-// DefaultDirs is where an installed machinemon-update looks.
+// DefaultDirs are the directories of an installed machinemon-update.
 var DefaultDirs = Dirs{
 	Vendor: "/usr/lib/machinemon-update/targets.d",
 	Admin:  "/etc/machinemon-update/targets.d",
 }
 
-// A Target is one managed program: its systemd unit, the files it installs,
-// where releases come from and how health is judged. Load has validated it.
+// A Target is one managed program: its systemd unit, the files it installs, the source of
+// its releases and how health is judged. Load has validated it.
 type Target struct {
 	Name        string
 	Description string
 	Unit        string // the service that runs the program
 
-	AutoUpdateEnabled bool          // scheduled runs and directives may install
+	AutoUpdateEnabled bool          // whether scheduled runs and directives may install
 	CheckEvery        time.Duration // between scheduled checks, at least a minute
 
 	Source  Source
@@ -72,19 +70,19 @@ type Target struct {
 
 	Snapshot    []string // files and directories saved before the swap and restored by a rollback
 	SnapshotMax int64    // bytes that all of Snapshot together may take on the disk
-	StopFirst   bool     // the unit is stopped before Snapshot is saved and hooks run
+	StopFirst   bool     // whether the unit is stopped before Snapshot is saved and hooks run
 
-	Fragments []string // the files that made it up; later ones override earlier ones
+	Fragments []string // the files it was loaded from; later ones override earlier ones
 
 	check checker
-	where settings // of each key, for errors
+	where settings // where each key was written, for errors
 }
 
-// Hooks are commands of the operator's; root runs each in a unit of its own.
-// An empty one is none.
+// Hooks are commands of the operator; root runs each in its own unit. An empty command
+// means that there is no hook.
 type Hooks struct {
-	PreSwap    []string // after the snapshot, before anything is replaced; its failure stops the attempt
-	PostCommit []string // after the verdict commit, which stands whatever it does
+	PreSwap    []string // runs after the snapshot, before the swap; its failure stops the attempt
+	PostCommit []string // runs after the verdict commit, which stands even if it fails
 }
 
 // The values of Source.Type.
@@ -105,16 +103,16 @@ type Source struct {
 	CAFile          string // of the certificates that take the place of the system's; "" for none
 	Proxy           string // URL; "" for none
 
-	Versions  version.Range // of the releases that are taken from it
-	Downgrade bool          // a schedule may go to a lower version
+	Versions  version.Range // the versions of releases that are taken from it
+	Downgrade bool          // whether scheduled runs and directives may go to a lower version
 
-	From *URLFrom // where root finds URL and InsecureSkipTLS, if the target file does not say
+	From *URLFrom // where root finds URL and InsecureSkipTLS; nil if the target file has the URL
 
-	// Of GitHub alone.
+	// The fields below are set only for GitHub.
 	Repo      string // OWNER/NAME
 	Asset     string // glob with placeholders; see AssetPattern
 	Tag       string // of the release; "" is the latest
-	TokenFile string // what systemd hands to the fetcher; "" for none
+	TokenFile string // systemd hands its content to the fetcher; "" for none
 }
 
 // The values of Trust.Mode.
@@ -127,11 +125,11 @@ const (
 type Trust struct {
 	Mode                 string
 	Root                 string // the file that Pin reads; absolute
-	Product              string // must equal the manifest's, when set, as it is under tuf
-	AllowUnauthenticated bool   // accept a transport that anybody on the path can change
+	Product              string // the manifest's product must be this one; "" allows any, except under tuf
+	AllowUnauthenticated bool   // whether a transport that anyone on the path can change is accepted
 }
 
-// AnyTransport tells whether releases may come over what anybody can change.
+// AnyTransport reports whether releases may come over a transport that anyone can change.
 func (t Trust) AnyTransport() bool { return t.AllowUnauthenticated || t.Mode == TrustTUF }
 
 // Pin reads the root in which all trust under tuf begins.
@@ -155,20 +153,21 @@ type Install struct {
 	Mode     *fs.FileMode // permission bits; nil keeps the existing file's
 	Owner    *string      // name or number; nil keeps the existing file's
 	Group    *string      // name or number; nil keeps the existing file's
-	Optional bool         // a release without it is complete
+	Optional bool         // whether a release without it is complete
 	Listed   bool         // the release lists it, not the target file
 }
 
-// Name is the entry's name in the archive of version for platform, a key of
-// the manifest such as "linux-armv7". {number} is the version as [manifest.Number]
-// has it: a tag is "v1.9.1" often where the files' names have "1.9.1".
+// Name returns the entry's name in the archive of version for platform, a key of the
+// manifest such as "linux-armv7". {number} is [manifest.Number] of the version: often a
+// tag is "v1.9.1" and the files' names contain "1.9.1".
 func (i Install) Name(platform, version string) string {
 	os, arch, _ := strings.Cut(platform, "-")
 	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version, "{number}", manifest.Number(version)).Replace(i.From)
 }
 
-// Directories are all in which an update of the target may write, each once. The
-// data of another user is not among them: only that user writes there.
+// Directories returns, sorted and once each, the directories in which root writes during
+// an update of the target. The data of other users are not among them: only those users
+// write there.
 func (t *Target) Directories() []string {
 	var dirs []string
 	for _, i := range t.Install {
@@ -191,10 +190,10 @@ func (t *Target) Directories() []string {
 // Health is how a trial is judged.
 type Health struct {
 	Timeout time.Duration // all probes must pass within it
-	Settle  time.Duration // and keep passing this long, without a restart
+	Settle  time.Duration // all probes must then keep passing this long, without a restart
 
-	// Main is the installed file that the unit's main process must run, ""
-	// where that is a wrapper and says nothing.
+	// Main is the installed file that the unit's main process must run. "" means that the
+	// main process is a wrapper, whose file says nothing about the release.
 	Main string
 
 	VersionCommand []string // its output must contain the new version; may be nil
@@ -211,11 +210,11 @@ type Probe struct {
 	TCP     string // host:port to connect to
 	Unix    string // socket to connect to
 	Command []string
-	Journal string // text that a line contains which the unit's present run has logged
+	Journal string // text in a line that the unit has logged since its latest start
 }
 
-// String names the probe in reports, for example "tcp 127.0.0.1:8080". A
-// command's arguments and a URL's query are left out: they may hold secrets.
+// String names the probe in reports, for example "tcp 127.0.0.1:8080". It omits a
+// command's arguments and a URL's query: they may contain secrets.
 func (p Probe) String() string {
 	switch {
 	case p.HTTP != "":
@@ -237,9 +236,9 @@ func (p Probe) String() string {
 	return "empty probe"
 }
 
-// Key names the probe by its whole text, which String does not show: a probe that
-// was changed is another one. A field of Probe that is added later leaves the keys
-// of probes without it as they are.
+// Key returns an ID of the probe's whole text, of which String omits parts: a probe that
+// was changed is another one. A field that is added to Probe later does not change the
+// keys of probes that leave it empty.
 func (p Probe) Key() string {
 	text := map[string]any{}
 	v := reflect.ValueOf(p)
@@ -248,15 +247,15 @@ func (p Probe) Key() string {
 			text[v.Type().Field(i).Name] = f.Interface()
 		}
 	}
-	canonical, err := json.Marshal(text) // its keys are sorted
+	canonical, err := json.Marshal(text) // json.Marshal sorts the keys
 	if err != nil {
-		panic(err) // of strings and numbers there is none
+		panic(err) // strings and numbers cannot fail
 	}
 	sum := sha256.Sum256(canonical)
 	return hex.EncodeToString(sum[:])
 }
 
-// ProbeKeys are the keys of the target's probes.
+// ProbeKeys returns the keys of the target's probes.
 func (t *Target) ProbeKeys() []string {
 	var keys []string
 	for _, p := range t.Health.Probes {
@@ -265,18 +264,18 @@ func (t *Target) ProbeKeys() []string {
 	return keys
 }
 
-// A ConfigError is a fault in a target's configuration that an operator can
-// correct. It disables this target only.
+// A ConfigError is a mistake in a target's configuration that the operator can correct.
+// It disables only this target.
 type ConfigError struct {
 	Target  string
 	File    string // "" when no file is at fault
 	Line    int    // 0 when no line is at fault
 	Key     string // dotted, "" when no key is at fault
 	Problem string
-	Hint    string // what to do about it; "" when Problem says so
+	Hint    string // what to do about it; "" if Problem says so
 }
 
-// Error is one line, with the hint at its end.
+// Error returns one line, with the hint at its end.
 func (e *ConfigError) Error() string {
 	var b strings.Builder
 	b.WriteString("cannot use target " + e.Target + ": ")

@@ -9,24 +9,23 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// go-toml matches keys whatever their case, names the position of what it refuses but
-// not of what it accepts, and quotes values in its errors. So keys, types and values
-// are read here from its parser's expressions.
+// go-toml matches keys regardless of case, reports positions only for what it refuses,
+// and quotes values in its errors. So this file reads keys, types and values from the
+// expressions of go-toml's parser.
 
 // A reader walks over a file's expressions and notes each key.
 type reader struct {
 	parser unstable.Parser
 	found  settings
-	tables map[string]int // number of elements seen of each list of tables
+	tables map[string]int // the number of elements so far in each list of tables
 }
 
-// A place is a table or key: its name as in keys, and its path, which says of
-// lists of tables which element.
+// A place is a table or key: its name as in keys, and its path, which has the index of
+// the element for each list of tables.
 type place struct{ name, path string }
 
-// read returns the keys of a file. wrong is the first unknown key or wrong
-// type; syntax is where the file stops to be TOML, and its message may quote
-// the file.
+// read returns the keys of a file. wrong is the first unknown key or wrong type. syntax
+// is the first error of TOML's syntax; its message may quote the file.
 func read(data []byte) (found settings, wrong *ConfigError, syntax error) {
 	r := reader{found: settings{}, tables: map[string]int{}}
 	r.parser.Reset(data)
@@ -64,7 +63,7 @@ func (r *reader) header(node *unstable.Node) (place, *ConfigError) {
 	return at, nil
 }
 
-// keyValue notes `key = value` below the table in, and what is in value.
+// keyValue notes `key = value` in the table in, and the keys of value if that is a table.
 func (r *reader) keyValue(in place, node *unstable.Node) *ConfigError {
 	at, part, err := r.enter(in, node.Key())
 	if err != nil {
@@ -75,7 +74,7 @@ func (r *reader) keyValue(in place, node *unstable.Node) *ConfigError {
 	case k.kind == kindText && value.Kind == unstable.String:
 		r.note(at, string(value.Data))
 	case k.kind == kindInteger && value.Kind == unstable.Integer:
-		// What is out of range the decoder refuses.
+		// The decoder refuses numbers out of range.
 		n, _ := strconv.ParseInt(strings.ReplaceAll(string(value.Data), "_", ""), 0, 64)
 		r.note(at, n)
 	case k.kind == kindBoolean && value.Kind == unstable.Bool:
@@ -106,7 +105,7 @@ func (r *reader) keyValue(in place, node *unstable.Node) *ConfigError {
 	return nil
 }
 
-// note notes the value of a key of which enter has noted the line.
+// note stores the value of a key. enter has stored its line.
 func (r *reader) note(at place, value any) {
 	r.found[at.path] = setting{value: value, line: r.found[at.path].line}
 }
@@ -120,8 +119,8 @@ func (r *reader) inline(in place, node *unstable.Node) *ConfigError {
 	return nil
 }
 
-// enter follows a dotted key from in, checks that each part is known and all
-// but the last are tables, and notes their lines. It also returns the node of
+// enter follows a dotted key from the table in. It checks that each part is known and
+// that all but the last are tables, and notes their lines. It also returns the node of
 // the last part.
 func (r *reader) enter(in place, dotted unstable.Iterator) (place, *unstable.Node, *ConfigError) {
 	var part *unstable.Node
@@ -146,7 +145,7 @@ func (r *reader) enter(in place, dotted unstable.Iterator) (place, *unstable.Nod
 	return in, part, nil
 }
 
-// element counts one more element of a list of tables.
+// element adds an element to a list of tables and returns its place.
 func (r *reader) element(list place, part *unstable.Node) place {
 	n := r.tables[list.path]
 	r.tables[list.path]++
@@ -163,11 +162,10 @@ func (r *reader) line(part *unstable.Node) int {
 	return r.parser.Shape(part.Raw).Start.Line
 }
 
-// bareKey is a key that needs no quotes, and no more of it than an error can
-// show.
+// bareKey matches a key that needs no quotes.
 var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// shown keeps an error about an endless key to one readable line.
+// shown returns name, cut so that an error about a very long key stays readable.
 func shown(name string) string {
 	if len(name) > 100 {
 		return name[:100] + "…"

@@ -9,10 +9,10 @@ import (
 
 const rootFile = "/etc/machinemon-update/trust/agent.root.json"
 
-// TestTUF: what a target says of signed releases, and its pin.
+// TestTUF tests the keys of a target for signed releases, and its pin.
 func TestTUF(t *testing.T) {
 	const signed = minimal + "[trust]\nmode = 'tuf'\nproduct = 'agent'\n"
-	// Nothing is asked of the transport.
+	// Signed releases may come over any transport.
 	for _, source := range []string{"url = 'http://releases.example/m.json'", "url = 'https://x/m.json'\ninsecure_skip_tls = true"} {
 		if _, err := tree(t, map[string]string{adminFile: signed + "[source]\n" + source}).Load("agent"); err != nil {
 			t.Error(err)
@@ -50,7 +50,7 @@ func TestTUF(t *testing.T) {
 	pin("cannot use target agent: " + rootFile + ": must be a regular file, not a symlink")
 	must(t, os.Remove(at))
 
-	// Whoever could change the pin would decide everything.
+	// A user that can write the pin could sign releases.
 	put(t, at, "x")
 	must(t, os.Chmod(at, 0o666))
 	refused(t, d, "agent", adminFile+": trust.root: "+rootFile+" is writable by everyone", rootOnlyHint)

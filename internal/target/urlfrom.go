@@ -11,26 +11,26 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// URLFrom says where the URL of a source stands: in the configuration of the
-// program that is updated, which knows its server already.
+// URLFrom says where the URL of a source is found: in the configuration of the updated
+// program, which already knows its server.
 //
-// That file may hold passwords, so root alone reads it, and only two of its
-// keys: Key and insecure_skip_tls. What they say is kept for everybody else.
+// That file may contain passwords. So only root reads it, and only two of its keys: Key
+// and insecure_skip_tls. Their values are stored for the other roles.
 type URLFrom struct {
 	File   string // TOML; absolute
 	Key    string // at its top
 	Append string // path of the manifest below the URL
 }
 
-// String is all of it, in one line.
+// String returns all fields in one line.
 func (f *URLFrom) String() string { return f.File + ": " + f.Key + " + " + f.Append }
 
-// insecureKey is the key of the program's configuration that tells whether it
-// talks to a server that it does not verify.
+// insecureKey is the key of the program's configuration that says whether the program
+// skips the verification of its server's certificate.
 const insecureKey = "insecure_skip_tls"
 
-// urlFrom takes source.url_from where no higher fragment has a source.url: nil
-// where one has, or there is no url_from.
+// urlFrom returns source.url_from. It returns nil if there is none, or if a higher
+// fragment has a source.url.
 func (v *validation) urlFrom() *URLFrom {
 	const path = "source.url_from"
 	at, written := v.settings[path]
@@ -48,7 +48,7 @@ func (v *validation) urlFrom() *URLFrom {
 	return &URLFrom{File: v.text(path + ".file"), Key: v.text(path + ".key"), Append: v.text(path + ".append")}
 }
 
-// Resolve reads what the file of source.url_from says now, and completes the
+// Resolve reads the current values from the file of source.url_from and completes the
 // source as Derive does. It needs root. The error is a *ConfigError.
 func (t *Target) Resolve() error {
 	from := t.Source.From
@@ -62,7 +62,7 @@ func (t *Target) Resolve() error {
 	}
 	var keys map[string]any
 	if err := toml.Unmarshal(data, &keys); err != nil {
-		// Its message may quote the file, or name a key that is a password.
+		// The decoder's message may quote the file, or name a key that is a password.
 		problem := t.derived("", "is not valid TOML", "")
 		if de, ok := errors.AsType[*toml.DecodeError](err); ok {
 			problem.Line, _ = de.Position()
@@ -85,10 +85,10 @@ func (t *Target) Resolve() error {
 
 const baseAllowed = `"https://HOST/PATH" or "http://HOST/PATH", without user, password, query and fragment`
 
-// Derive completes a source that has From with what Resolve found earlier. It
-// refuses what could not be a source.url, and checksum trust where the transport
-// proves nothing: unlike a source.url in the administrator's directory, this one
-// is not trusted for leading to this very machine. The error is a *ConfigError.
+// Derive completes a source with From by the values that Resolve found, now or earlier.
+// It refuses an address that could not be a source.url, and checksum trust if the
+// transport proves nothing. Unlike a source.url that the administrator wrote, an address
+// on loopback is not trusted here. The error is a *ConfigError.
 func (t *Target) Derive(address string, insecure bool) error {
 	u, err := url.Parse(address)
 	if err != nil || !webURL(address) {
@@ -107,7 +107,7 @@ func (t *Target) Derive(address string, insecure bool) error {
 	return nil
 }
 
-// derived is what is wrong with the file of source.url_from.
+// derived returns an error about the file of source.url_from.
 func (t *Target) derived(key, problem, hint string) *ConfigError {
 	return &ConfigError{Target: t.Name, File: t.Source.From.File, Key: key, Problem: problem, Hint: hint}
 }

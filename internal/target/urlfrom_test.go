@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// clientFile is where the agent target finds its server.
+// clientFile is the file in which the agent target finds its server.
 const clientFile = "/root/.config/machinemon/client.toml"
 
 const fromClient = minimal + `[source]
 url_from = { file = "` + clientFile + `", key = "server_url", append = "/download/m.json" }
 `
 
-// A client's configuration as MachineMon writes it.
+// client is a client's configuration as MachineMon writes it.
 const client = `server_url = "https://monitor.example.com"
 password = "hunter2"
 check_in_interval = 120
@@ -58,7 +58,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// What the file may not be, and may not say. No error shows what it holds.
+// TestResolveRefuses tests files and values that are refused. No error may show what the
+// file contains.
 func TestResolveRefuses(t *testing.T) {
 	const (
 		url  = clientFile + ": server_url: must be a URL (allowed: \"https://HOST/PATH\" or \"http://HOST/PATH\", without user, password, query and fragment)"
@@ -128,7 +129,7 @@ func TestResolveRefuses(t *testing.T) {
 		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			// url_from in the administrator's directory makes a loopback URL no better.
+			// Even the administrator's url_from is not trusted for loopback.
 			d := tree(t, map[string]string{adminFile: fromClient, clientFile: client})
 			row.spoil(t, d.Root+clientFile)
 			got, err := resolve(t, d)
@@ -143,8 +144,8 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
-// Of url and url_from the higher fragment's counts; the keys of url_from are
-// overridden one by one.
+// TestURLFromPrecedence: the higher fragment decides between url and url_from. The keys
+// of url_from are overridden one by one.
 func TestURLFromPrecedence(t *testing.T) {
 	const below = "[source]\nurl = 'https://vendor.example.com/'\n"
 	from := URLFrom{clientFile, "server_url", "/download/m.json"}
@@ -178,7 +179,7 @@ func TestURLFromPrecedence(t *testing.T) {
 	}
 }
 
-// What was found earlier is judged by the target file of today.
+// TestDerive: Derive judges a URL that was found earlier by the present target file.
 func TestDerive(t *testing.T) {
 	got, err := tree(t, map[string]string{vendorFile: fromClient}).Load("agent")
 	must(t, err)

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// Our own units: an update of the updater by itself would be killed
-// halfway. The MachineMon agent's and server's are none of them.
+// ownUnit matches the units of machinemon-update: if the updater updated itself, the swap
+// would kill it midway. It does not match those of MachineMon's agent and server.
 var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
 
-// A validation turns merged settings into a Target and keeps the first
-// problem that it meets.
+// A validation turns merged settings into a Target and keeps the first problem that it
+// finds.
 type validation struct {
 	settings settings
 	dirs     Dirs
@@ -60,8 +60,8 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 	return t, nil
 }
 
-// value returns what was written at path, or the default of its key. What was written
-// must be as the key's row says; if it is not, validation fails.
+// value returns the value written at path, or the default of its key. Validation fails if
+// the value is not one that the key's row allows.
 func value[T any](v *validation, path string) T {
 	k := row(path)
 	at, written := v.settings[path]
@@ -85,7 +85,7 @@ func (v *validation) integer(path string) int64  { return value[int64](v, path) 
 func (v *validation) boolean(path string) bool   { return value[bool](v, path) }
 func (v *validation) texts(path string) []string { return value[[]string](v, path) }
 
-// textOr is text for a key whose default depends on others.
+// textOr is text for a key whose default depends on other keys.
 func (v *validation) textOr(path, otherwise string) string {
 	if !v.written(path) {
 		return otherwise
@@ -100,7 +100,7 @@ func (v *validation) seconds(path string) time.Duration {
 func (v *validation) mode(path string) *fs.FileMode {
 	n, err := strconv.ParseUint(v.text(path), 8, 32)
 	if err != nil {
-		return nil // not written, or refused
+		return nil // not written, or already refused
 	}
 	mode := fs.FileMode(n)
 	return &mode
@@ -123,7 +123,7 @@ func (v *validation) written(path string) bool {
 	return ok
 }
 
-// row returns the key of which path names a value. There always is one: paths are
+// row returns the row of the key at path. It panics if there is none: all paths are
 // written in this package.
 func row(path string) key {
 	k, ok := keyByName[withoutIndex(path)]
@@ -133,10 +133,10 @@ func row(path string) key {
 	return k
 }
 
-// bad reports that the value at path is not one of those allowed.
+// bad reports that the value at path is not an allowed one.
 func (v *validation) bad(path string) { v.problem(path, row(path).problem(), "") }
 
-// missing reports that the table of the key at path lacks it.
+// missing reports that the key at path is missing from its table.
 func (v *validation) missing(path, hint string) {
 	table := path[:max(strings.LastIndex(path, "."), 0)]
 	v.fault(v.settings[table], path, "is missing; it "+row(path).problem(), hint)
@@ -152,16 +152,17 @@ func (v *validation) fault(at setting, path, problem, hint string) {
 	}
 }
 
-// withoutIndex returns the name of the key that path names a value of.
+// withoutIndex returns the name of the key at path.
 func withoutIndex(path string) string {
-	list, element, _ := strings.Cut(path, "[") // no list is below another
+	list, element, _ := strings.Cut(path, "[") // a list contains no other list of tables
 	_, name, _ := strings.Cut(element, "]")
 	return list + name
 }
 
-// rootOnly checks the file at path, or the program of the command. One that does not
-// exist yet harms no one, and a process that may not look at it cannot use it either:
-// root, which begins every attempt, checks it.
+// rootOnly checks that only root can write the file at path, or the program of the
+// command there. It accepts a file that does not exist yet, which harms nothing, and a
+// file that this process may not look at, and so cannot use: root, which begins each
+// attempt, checks it.
 func (v *validation) rootOnly(path string, value any) {
 	file, _ := value.(string)
 	if argv, _ := value.([]string); len(argv) > 0 {
@@ -210,8 +211,8 @@ func unlessEmpty(s string) *string {
 	return &s
 }
 
-// destination checks what can be known of a place to write without looking at
-// the machine; CheckDestinations knows the rest.
+// destination checks a place to write as far as that needs no look at the machine.
+// CheckDestinations checks the rest.
 func (v *validation) destination(path, file string) {
 	if where := forbidden(file); where != "" {
 		v.problem(path, "must not be in "+where, "")

@@ -29,15 +29,15 @@ const (
 	kindTables
 )
 
-// values are what a key may hold. An error has the same words whether the type or the
-// value is wrong: `must be` must (allowed: allowed).
+// values are what a key may hold. An error has the same words for a wrong type and a
+// wrong value: `must be` must (allowed: allowed).
 type values struct {
 	kind    kind
 	must    string
 	allowed string
-	valid   func(any) bool // of a value of that kind; of a list of tables, of their number, an int
-	// rootOnly says that root reads the file or runs the program, the first of a list, so
-	// that root alone may be able to write it.
+	valid   func(any) bool // whether a value of that kind is allowed; for a list of tables, the value is their number, an int
+	// rootOnly says that only root may be able to write the file, or the program if the
+	// value is a command, because root reads or runs it.
 	rootOnly bool
 }
 
@@ -76,7 +76,7 @@ func tablesOf(allowed string, low, high int) values {
 		valid: func(v any) bool { return v.(int) >= low && v.(int) <= high }}
 }
 
-// rootOnly are those of v that root alone can write.
+// rootOnly returns v with the condition that only root can write the file or program.
 func rootOnly(v values) values {
 	v.rootOnly = true
 	return v
@@ -91,7 +91,7 @@ const (
 var (
 	yesOrNo      = values{kind: kindBoolean, must: "a boolean", allowed: "true, false", valid: func(any) bool { return true }}
 	absolutePath = textOf("an absolute path", pathAllowed, cleanPath)
-	// What is wrong with the root directory itself, forbidden says better.
+	// For the root directory, the error of forbidden is clearer.
 	anyDirectory = textOf("an absolute path", pathAllowed, func(s string) bool { return s == "/" || cleanPath(s) })
 	archiveEntry = textOf("a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`, entryName)
 	octalMode    = textOf("an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`, func(s string) bool {
@@ -100,7 +100,7 @@ var (
 	})
 )
 
-// nameGlobs are globs of [path.Match] for names of files.
+// nameGlobs are at least least globs of [path.Match] for names of files.
 func nameGlobs(least int) values {
 	glob := func(g string) bool {
 		_, err := path.Match(g, "")
@@ -111,7 +111,7 @@ func nameGlobs(least int) values {
 	})
 }
 
-// commandLine is what root runs, or health in the name of the target.
+// commandLine is a command of at least least strings that root or a health check runs.
 func commandLine(least int) values {
 	plain := func(arg string) bool { return !strings.ContainsRune(arg, 0) }
 	return rootOnly(listOf("a command as a list of strings", `["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters`, func(argv []string) bool {
@@ -128,8 +128,7 @@ func each(valid func(string) bool) func([]string) bool {
 func matching(pattern string) func(string) bool { return regexp.MustCompile(pattern).MatchString }
 
 var (
-	// systemd.unit(5): the characters of a unit name; a template must be
-	// instantiated.
+	// unitName follows systemd.unit(5). A template without an instance does not match.
 	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]+)?\.service$`)
 
 	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
@@ -147,7 +146,7 @@ func shortLine(s string) bool {
 	return n >= 1 && n <= 200 && !hasControl(s)
 }
 
-// onOneLine reports whether text may be a part of a line of a journal.
+// onOneLine reports whether a line of a journal can contain text.
 func onOneLine(text string) bool {
 	unprintable := func(r rune) bool { return !unicode.IsPrint(r) }
 	return shortLine(text) && utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable)
@@ -164,7 +163,7 @@ func versionRange(s string) bool {
 	return err == nil && !hasControl(r.String())
 }
 
-// entryName reports whether a release can hold a file by this name.
+// entryName reports whether a file in a release can have this name.
 func entryName(from string) bool {
 	plain := placeholder.ReplaceAllString(from, "x")
 	return fs.ValidPath(plain) && plain != "." && len(from) <= 255 &&
@@ -181,26 +180,25 @@ func repositoryName(s string) bool {
 	return ownerName.MatchString(s) && name != "." && name != ".."
 }
 
-// cleanPath reports whether path is absolute, names a file, and is written in
-// the one way that can be compared.
+// cleanPath reports whether path is absolute, names a file other than /, and is clean, so
+// that equal paths are equal strings.
 func cleanPath(path string) bool {
 	return filepath.IsAbs(path) && filepath.Clean(path) == path && path != "/" && len(path) < 4096 && !hasControl(path)
 }
 
-// unquotedPath reports whether path can stand in a unit file, where other characters
-// would need quotes.
+// unquotedPath reports whether path can be written in a unit file without quotes.
 func unquotedPath(path string) bool { return cleanPath(path) && plainPath.MatchString(path) }
 
 func appendable(path string) bool { return cleanPath(path) && urlPath.MatchString(path) }
 
 func socketPath(path string) bool { return cleanPath(path) && len(path) <= 107 } // sun_path of unix(7)
 
-// hasControl reports whether s would not print as one line.
+// hasControl reports whether s contains a character that would break a line of output.
 func hasControl(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
 }
 
-// webURL reports whether s can be fetched, and shown to everyone.
+// webURL reports whether s can be fetched, and has no secret that must not be shown.
 func webURL(s string) bool {
 	u, err := url.Parse(s)
 	if err != nil || hasControl(s) || len(s) > 2048 {
@@ -219,7 +217,7 @@ func proxyURL(s string) bool {
 	return err == nil && webURL(s) && u.Port() != "" && u.Scheme+"://"+u.Host == s
 }
 
-// hostPort reports whether s can be connected to.
+// hostPort reports whether s is an address to connect to.
 func hostPort(s string) bool {
 	host, p, err := net.SplitHostPort(s)
 	return err == nil && host != "" && !hasControl(host) && !strings.ContainsAny(host, "/ @") && port(p)
