@@ -2,17 +2,18 @@ package state
 
 import "cmp"
 
-// Unknown stands in a column, or a field, for a version that nothing tells.
+// Unknown is printed in a column or field for a version that is not known.
 const Unknown = "unknown"
 
-// Called names a release in a sentence, by its version. One that no record and no
-// program tells is of files that lay there before the first update.
+// Called names a release in a sentence by its version. Without a version, the release is
+// the files from before the first update.
 func Called(version string) string {
 	return cmp.Or(version, "the files of before, version unknown")
 }
 
-// Versions are what the attempt led from and to: "" where it came to none, and
-// [Unknown] where it did and nothing tells which.
+// Versions returns the versions before and after the attempt. Each is "" if the attempt
+// did not get as far as replacing it, and [Unknown] if it did and the version is not
+// known.
 func (a Attempt) Versions() (from, to string) {
 	if a.Result.is(replaced) {
 		return cmp.Or(a.From, Unknown), cmp.Or(a.Version, Unknown)
