@@ -33,8 +33,8 @@ type Receipt struct {
 	Deltas bool `json:"deltas,omitempty"`
 }
 
-// ReceiptFile says which entry of the archive a file of a verified tree is, or which entry
-// a delta makes.
+// ReceiptFile says which entry of the archive a file of a verified tree is, or a delta
+// makes.
 type ReceiptFile struct {
 	Entry string `json:"entry"`
 	Name  string `json:"name"` // a plain name in the bundle

@@ -25,7 +25,7 @@ func (t Tree) fallback(target string) string {
 	return filepath.Join(t.Dir(RoleVerify, target), "fallback.json")
 }
 
-// Fallback returns the verifier's request, which always has a reason, or nil if there is
+// Fallback returns the verifier's request, which always has a reason; nil if there is
 // none.
 func (t Tree) Fallback(target string) (*Fallback, error) {
 	var f Fallback

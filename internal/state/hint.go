@@ -7,8 +7,7 @@ func UnskipHint(target string) string {
 	return "machinemon-update unskip " + target + " tries it again"
 }
 
-// SettleHint says in one line what the operator can do about a trial whose rollback
-// failed.
+// SettleHint says what the operator can do about a trial whose rollback failed.
 func SettleHint(name string) string {
 	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
 }

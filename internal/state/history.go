@@ -7,8 +7,7 @@ import (
 )
 
 // History merges the records of the three roles, in the order in which the attempts began.
-// For each attempt it returns the record of the role that came furthest, with the
-// fetcher's NoDelta.
+// For each attempt it returns the record of the last role, with the fetcher's NoDelta.
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[AttemptID]Attempt{}
 	var failed error

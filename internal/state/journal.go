@@ -124,10 +124,9 @@ type Journal struct {
 	Restored bool     `json:"restored,omitempty"`
 	Owner    *Owner   `json:"owner,omitempty"` // the user for the changes with Theirs
 	Changes  []Change `json:"changes"`
-	// Invocation is the start of the unit that the restart ends. Restarted is the time of
-	// the restart by CLOCK_MONOTONIC, which cannot be set. Lines that the unit logs later,
-	// in another invocation, are the new program's. Said are their last lines at the
-	// verdict.
+	// Invocation is the start of the unit that the restart ends, and Restarted the time of
+	// the restart by CLOCK_MONOTONIC, which cannot be set. Later lines in another
+	// invocation are the new program's. Said are their last lines at the verdict.
 	Invocation string        `json:"invocation,omitempty"`
 	Restarted  time.Duration `json:"restarted,omitempty"`
 	Said       []string      `json:"said,omitempty"`

@@ -15,8 +15,7 @@ import (
 var ErrLocked = errors.New("another process is at work on it")
 
 // Lock takes the lock of a target, which begin, swap, commit, rollback, deadline and
-// recover share, and waits until it is free. The kernel releases the lock when the process
-// ends.
+// recover share, and waits until it is free. The lock ends with the process.
 func (t Tree) Lock(target string) (release func(), err error) {
 	return t.flock(target, unix.LOCK_EX)
 }

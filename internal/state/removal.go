@@ -29,8 +29,8 @@ func (t Tree) Leaving() error {
 	return Fail(ResultNotAttempted, "machinemon-update does not work: %w", durable.Cause(err))
 }
 
-// Targets returns the names of the targets of which root has records, with or without a
-// target file.
+// Targets returns the names of the targets of which root has records. Some may have no
+// target file any more.
 func (t Tree) Targets() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(t.Var, string(RoleSwap)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -68,7 +68,7 @@ func (t Tree) SetRequest(target string, r Request) error {
 }
 
 // uptime returns the time since the machine booted. That clock cannot be set, and no file
-// in /run is older.
+// in /run is older than the boot.
 func uptime() time.Duration {
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // it fails only for a clock that does not exist

@@ -126,8 +126,7 @@ func (t Tree) journal(target string) string {
 // temporaries are the prefixes of the names of temporary files.
 var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
 
-// TempPayload is the prefix of the verifier's copy of an archive while the copy still has
-// a name.
+// TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"
 
 // Tidy removes the temporary files that a killed process of a role left. No other process

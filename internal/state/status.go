@@ -125,8 +125,8 @@ type Release struct {
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`
-	// Unproven is why no probe proves that the release serves; "" if one does or none
-	// exists.
+	// Unproven is why no probe proves that the release serves; "" if one does, or if there
+	// are no probes.
 	Unproven string `json:"unproven,omitempty"`
 }
 

@@ -74,8 +74,7 @@ func (t Tree) Floor(target string) (int64, error) {
 }
 
 // RaiseFloor raises the floor to the sequence of a release that was checked against it,
-// and never lowers it. It replaces a damaged file, because the verdict on that release
-// stands.
+// and never lowers it. It replaces a damaged file, because the verdict stands.
 func (t Tree) RaiseFloor(target string, sequence int64) error {
 	floor, err := t.Floor(target)
 	if err != nil && !errors.Is(err, ErrDamaged) {

@@ -11,9 +11,8 @@ func Called(version string) string {
 	return cmp.Or(version, "the files of before, version unknown")
 }
 
-// Versions returns the versions before and after the attempt. Each is "" if the attempt
-// did not get as far as replacing it, and [Unknown] if it did and the version is not
-// known.
+// Versions returns the versions from and to which the attempt led. One that is not known
+// is [Unknown] if the attempt replaced a release, and otherwise "".
 func (a Attempt) Versions() (from, to string) {
 	if a.Result.is(replaced) {
 		return cmp.Or(a.From, Unknown), cmp.Or(a.Version, Unknown)
