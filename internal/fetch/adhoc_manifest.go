@@ -16,8 +16,7 @@ const (
 
 // bare makes the manifest of an archive without one, as the operator named it. The version
 // comes from the file's name, if source.asset says where it is, or else from the beginning
-// of the digest, which distinguishes archives well enough. sum is "" if it is not known
-// yet.
+// of the digest, which distinguishes archives well enough. sum is "" if not known yet.
 func bare(t *target.Target, file string, size int64, sum string) (*manifest.Manifest, error) {
 	key := manifest.Host()
 	version := t.Source.VersionIn(file, key)

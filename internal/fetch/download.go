@@ -63,8 +63,7 @@ func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Pl
 // at most 1 TiB.
 func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
 
-// room returns an error if the download, of which have bytes are stored, would fill the
-// disk.
+// room returns an error if the download, with have bytes stored, would fill the disk.
 func (f *fetcher) room(p manifest.Platform, have int64) error {
 	dir := f.tree.Dir(state.RoleFetch, f.name)
 	free, err := state.Free(dir)

@@ -126,8 +126,7 @@ func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (
 // validToken matches a token as GitHub makes them: one word.
 var validToken = regexp.MustCompile(`^[!-~]+$`)
 
-// readToken reads the token that systemd, as root, passed from source.token_file to this
-// unit.
+// readToken reads the token that systemd, as root, passed on from source.token_file.
 func readToken(name string) (string, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {

@@ -62,8 +62,7 @@ func strong(etag string) string {
 }
 
 // partial is an archive being downloaded. It is written where the next attempt finds it,
-// also after a kill or a power cut. It is used only after the whole file was read back and
-// verified.
+// also after a kill or a power cut. The whole file is read back and verified before use.
 type partial struct {
 	dir    string
 	file   *os.File

@@ -208,8 +208,7 @@ func (g *github) store() error {
 }
 
 // learn records the digest of an archive that was published without one, if the operator
-// accepts that. From then on the archive must have it, and a release that failed is
-// recognized by it.
+// accepts that. From then on the archive must have it, and a rejection is found by it.
 func (g *github) learn(r *release, sum string) error {
 	if !g.anybody { // the release's own manifest has the placeholder as its digest
 		return refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, unknownDigest)

@@ -38,8 +38,7 @@ func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
 	}, nil
 }
 
-// rootsOf returns the certificates that authenticate the target's servers, or nil for the
-// system's.
+// rootsOf returns the certificates for the target's servers, or nil for the system's.
 func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	if t.Source.CAFile == "" {
 		return nil, nil

@@ -34,7 +34,7 @@ func getter(ctx context.Context, repo repository) trust.Get {
 }
 
 // signed reads what a signed repository offers this machine. It starts from this role's
-// own State, with the roots that the swapper knows. It stores the new State if keep is
+// own State, with the roots that the swapper knows, and stores the new State if keep is
 // set.
 func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	repo, ok := src.(repository)
