@@ -16,8 +16,7 @@ func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
 		return refused("%w", err)
 	}
-	// After a reboot there is no order; then only the swapper checks the installed
-	// version.
+	// There is no order after a reboot; then only the swapper checks Installed.
 	order, err := v.tree.Order(v.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
