@@ -13,8 +13,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// follow verifies the metadata of all four roles. Beside an error it returns the State as
-// verified until then.
+// follow verifies the metadata of all four roles. Beside an error it returns the walk
+// until then, with the State.
 func (c Client) follow(from source) (*walk, error) {
 	w, err := c.start()
 	if err != nil {

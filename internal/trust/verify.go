@@ -35,8 +35,7 @@ func (v Verifier) Verify(metadata, raw []byte) (*manifest.Manifest, error) {
 	return r.Manifest, err
 }
 
-// Collect downloads a release and verifies it. The next roles verify metadata by
-// [Verifier.Verify].
+// Collect downloads a release and verifies it. metadata is for the next roles' Verify.
 func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	var swapper State
 	if err := v.Tree.Trust(state.RoleSwap, v.Target, &swapper); err != nil {
