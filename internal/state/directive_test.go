@@ -118,7 +118,7 @@ func TestConsumeDirectives(t *testing.T) {
 	must(t, os.Chmod(dir, 0o755))
 	want += 5
 	if os.Geteuid() != 0 {
-		must(t, os.Chmod(at("tree/a"), 0o700)) // only root can remove files without write permission
+		must(t, os.Chmod(at("tree/a"), 0o700)) // a user needs write permission to remove the files, unlike root
 	}
 	n, err := tree.ConsumeDirectives("agent")
 	if n != want || err != nil {

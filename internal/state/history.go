@@ -38,7 +38,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
 		}
-		// The swapper records an attempt at the verdict only.
+		// The swapper has no record of an open trial before its verdict.
 		if r == RoleSwap && open != nil && !slices.Contains(ids, open.ID) {
 			open.NoDelta = merged[open.ID].NoDelta
 			merged[open.ID] = *open

@@ -59,7 +59,8 @@ type Change struct {
 	// there was nothing to save.
 	Saved string `json:"saved,omitempty"`
 	// Live says that the running program works on the data: a directory, a database, or
-	// data of its own user. A configuration, for example, may be saved while it runs.
+	// data of its own user. Other data, such as a configuration, may be restored while it
+	// runs.
 	Live bool `json:"live,omitempty"`
 	// Theirs says that users other than root can write there, so the journal's Owner saves
 	// and restores the data.

@@ -32,7 +32,7 @@ type trait uint
 const (
 	alarms    trait = 1 << iota // a person should look
 	backsOff                    // unattended attempts wait before they try again
-	replaced                    // the attempt replaced one version by another, or tried to
+	replaced                    // the attempt got as far as replacing one version by another
 	ofFetch                     // the fetcher's record may have this result
 	ofVerify                    // the verifier's may
 	ofSwap                      // the swapper's may

@@ -41,7 +41,7 @@ func TestResultTable(t *testing.T) {
 	if constants == 0 || constants != len(seen) {
 		t.Errorf("%d results are declared, %d have a row", constants, len(seen))
 	}
-	// This is the manual's order.
+	// This is the manual's order. A status at two places would be listed twice.
 	if want := []int{5, 4, 6, 7, 1, 2, 8, 3, 0}; !slices.Equal(exits, want) {
 		t.Errorf("the exit statuses are in the order %v, want %v", exits, want)
 	}

@@ -17,7 +17,7 @@ import (
 // DirectoryNotEmpty= does not see, and renames it when it is durable. The consumer renames
 // it back to a dot name before it reads a byte, so that the entry triggers nothing again,
 // even if the consumer is killed. An entry that stayed visible would restart the consumer
-// until both units hit their start limits.
+// until both units have failed.
 type Spool struct{ root *os.Root }
 
 // makeSpool creates the spool if it is missing, and opens it. The mode is 0770: the
