@@ -115,7 +115,7 @@ func TestLostState(t *testing.T) {
 	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 		t.Errorf("%+v", a)
 	}
-	// A key that root knows to be revoked is refused here, too.
+	// A key that root knows to be revoked is refused without this role's state, too.
 	must(t, os.RemoveAll(b.tree.Dir(state.RoleFetch, "agent")))
 	must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755))
 	m.files = trusttest.New(t, release1()).Files

@@ -109,7 +109,7 @@ type fetcher struct {
 	machineID string
 	digest    string          // of the files that the release would install; "" if its manifest does not list them
 	full      *state.Fallback // the verifier's request for the archive instead of deltas, or nil
-	noDelta   string          // why the deltas were not used; "" if nothing was wrong
+	noDelta   string          // why the deltas were not used; "" if they had no fault
 	unit      *state.File     // the unit's own file in the release; nil if its manifest does not list it
 }
 

@@ -109,8 +109,9 @@ func (a *asset) sha256() string {
 }
 
 // sumLine matches a line of sha256sum(1), with its mark for text or binary. Names with a
-// newline or a backslash, which sha256sum escapes, are not supported. The length is
-// checked elsewhere: the expression would be compiled 255 times over at each start.
+// newline or a backslash, which sha256sum escapes, are not supported. The expression does
+// not bound the name's length, because Go would compile 255 copies of a part at each
+// start.
 var sumLine = regexp.MustCompile(`^([0-9a-f]{64}) [ *](\P{C}+)$`)
 
 // parseSums adds the digests in the output of sha256sum(1), by file name, to sums.

@@ -159,8 +159,8 @@ func (p *partial) move(b *state.Bundle, name string) error {
 	return nil
 }
 
-// leave closes the file at the end of an attempt. It keeps an incomplete archive for the
-// next attempt if that can resume it.
+// leave closes the file at the end of an attempt. If the download failed, it keeps an
+// incomplete archive that the next attempt may resume.
 func (p *partial) leave(end error) error {
 	p.file.Close()
 	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded {

@@ -157,7 +157,7 @@ func (g *github) only(resp *http.Response) (*published, error) {
 }
 
 // askSite finds the release's tag at the web pages if the API does not answer. What the
-// API said earlier of that tag is still used.
+// API said earlier of that release is still used.
 func (g *github) askSite(ctx context.Context, known cached) error {
 	tag := g.source.Tag
 	latest := g.site.JoinPath(g.source.Repo, "releases/latest")

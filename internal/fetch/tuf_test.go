@@ -250,7 +250,8 @@ func TestExpiredHeals(t *testing.T) {
 	}
 }
 
-// TestSignedImport checks that a repository on a disk is verified like any other.
+// TestSignedImport checks that a repository imported from a USB stick, where there is no
+// network, is verified like any other.
 func TestSignedImport(t *testing.T) {
 	for _, c := range []struct {
 		name, path string
