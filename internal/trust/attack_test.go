@@ -6,7 +6,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// stricter has the attacks that this package refuses and go-tuf's client accepts, and why.
+// stricter says why go-tuf's client accepts attacks that this package refuses on purpose.
 var stricter = map[string]string{
 	"300 roots": "it stops after 256, and believes that one",
 	"a revoked key after its rotation was seen":        "it begins with the root that it is given, and forgets those that followed",
