@@ -32,9 +32,9 @@ func machineID(file string) []byte {
 
 // place returns the machine's place in the rollout of a version, from 0 to 99. It is the
 // same at every check, and differs between versions, so that not always the same machines
-// are first. It comes from SHA-256 of the ID that `systemd-id128 machine-id
-// --app-specific=8c415d0e6a2b4f97b31c70e52d9846fa` prints in lower-case hex, followed by
-// the version. A machine without an ID is last.
+// are first. It comes from SHA-256 of an ID in lower-case hex, followed by the version.
+// `systemd-id128 machine-id --app-specific=8c415d0e6a2b4f97b31c70e52d9846fa` prints the
+// ID. A machine without an ID is last.
 func place(id []byte, version string) int {
 	if id == nil {
 		return 99
