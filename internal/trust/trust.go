@@ -27,9 +27,9 @@
 //     stores the State that comes back, beside an error too, and accepts the manifest
 //     only then. [Terms] compares the manifest with the target and the floor.
 //
-// All trust begins at the pin, the root that the operator vouched for. A State
-// belongs to its pin. Without it, or with a damaged one or one of another pin, the
-// machine loses only the protection against older releases.
+// All trust begins at the pin, the root that the operator vouched for. A State belongs
+// to its pin. Without a State, or with one that is damaged or of another pin, the machine
+// loses only the protection against older releases.
 package trust
 
 import (
