@@ -40,8 +40,7 @@ func TestAttacks(t *testing.T) {
 				if !bytes.Equal(before, b.roots(t)) {
 					t.Error("it has changed what root remembers")
 				}
-				// An attacker who controls this role, too, can hand refused metadata to
-				// root.
+				// An attacker who controls this role, too, can give root refused metadata.
 				_, root, _ = trust.Client{Pin: repo.Pin, State: root, Clock: time.Now()}.Check(bundle)
 				must(t, b.tree.SetTrust(state.RoleSwap, "agent", root))
 				if text, refused := want.(string); refused {

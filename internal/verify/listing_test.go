@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// TestListing checks that exactly the files that the release's list names are unpacked,
-// and that a list that demands too much is refused.
+// TestListing checks that the files that the release's list names are unpacked, others
+// not, and that a list that demands too much is refused.
 func TestListing(t *testing.T) {
 	good := files{"LIST": "bin:tool\n", "tool": "#!/bin/sh\n", "spare": "#!/bin/sh\n", "x/tool": "deep"}
 	for name, c := range map[string]struct {
