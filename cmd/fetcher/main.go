@@ -1,8 +1,8 @@
-// Fetcher runs in machinemon-fetch@T.service: it brings the release that the
-// source of target T offers to the verifier, as far as the order of the attempt
-// wants it. With "full" it runs in machinemon-fetch-full@T.service, and brings it
-// once more, without deltas, if the verifier could not use those. With "look" and
-// "import" the command runs it, beside the chain, and reads its answer.
+// Fetcher runs in machinemon-fetch@T.service: it brings the release at the source of
+// target T to the verifier, as the order of the attempt requires. With "full" it runs in
+// machinemon-fetch-full@T.service, and brings the release again without deltas if the
+// verifier could not use those. The command runs it with "look" or "import", outside of
+// the chain, and reads its answer.
 package main
 
 import (
@@ -29,8 +29,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: fetcher [full] TARGET (run by machinemon-fetch@TARGET.service)")
 		os.Exit(2)
 	}
-	// No signal is caught: one that ends the program ends it by that signal, and
-	// never looks like success.
+	// No signal is caught, so a signal ends the program by itself and never looks like
+	// success.
 	lines := log.New(stage, args[0])
 	log.Status("asking the source")
 	a, exit, err := run(context.Background(), state.System, target.DefaultDirs, args[0], func(done, total int64) {
@@ -45,7 +45,7 @@ func main() {
 	os.Exit(exit)
 }
 
-// answer does what the command asks, and reports whether it asks anything.
+// answer does what the command asked for, and reports whether args are such a request.
 func answer(args []string) bool {
 	var err error
 	switch {

@@ -1,12 +1,12 @@
-// Health-gate runs as user machinemon-gate and finds out how target T fares.
+// Health-gate runs as user machinemon-gate and checks the health of target T.
 //
-// In machinemon-baseline@T.service `health-gate baseline T` writes down how it
-// fares without a trial; its exit status is 0 when it did.
+// In machinemon-baseline@T.service, `health-gate baseline T` records the health outside of
+// a trial. Its exit status is 0 if that succeeded.
 //
-// In machinemon-health-gate@T.service `health-gate gate T` judges the open
-// trial. Its exit status decides the verdict: 0 healthy, 1 bad, 3 cannot tell. Any
-// other, and every signal, leaves no report: the trial was interrupted. Without
-// a trial it is 0, and there is no report either.
+// In machinemon-health-gate@T.service, `health-gate gate T` judges the open trial. Its
+// exit status decides the verdict: 0 healthy, 1 bad, 3 cannot tell. After any other
+// status, and any signal, there is no report, and the trial was interrupted. Without a
+// trial the status is 0, and there is no report either.
 package main
 
 import (
@@ -25,8 +25,8 @@ const usage = `usage: health-gate baseline TARGET (run by machinemon-baseline@TA
        health-gate gate TARGET     (run by machinemon-health-gate@TARGET.service)
 `
 
-// No signal is caught: one that ends the program ends it by that signal, and
-// never looks like a verdict.
+// main catches no signal, so a signal ends the program by itself and never looks like a
+// verdict.
 func main() {
 	if len(os.Args) != 3 {
 		usageError()
@@ -61,7 +61,7 @@ func main() {
 	}
 }
 
-// status is the exit status that tells systemd, and people, the finding.
+// status returns the exit status that reports the finding to systemd and to users.
 func status(f state.Finding) int {
 	switch f {
 	case state.FindingHealthy:

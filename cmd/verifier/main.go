@@ -1,7 +1,7 @@
-// Verifier runs in machinemon-verify@T.service: it turns the newest bundle of
-// target T into a verified tree for the swapper, or refuses it. Its exit status
-// is that of the result, and 0 for what it handed on or when there was nothing
-// to do; where it asks for the full archive in place of deltas it is 1.
+// Verifier runs in machinemon-verify@T.service: it turns the newest bundle of target T
+// into a verified tree for the swapper, or refuses it. Its exit status is that of the
+// result, and 0 if it handed the tree on or had nothing to do. It is 1 if the verifier
+// asked for the full archive instead of deltas.
 package main
 
 import (
@@ -19,8 +19,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: verifier TARGET (run by machinemon-verify@TARGET.service)")
 		os.Exit(2)
 	}
-	// No signal is caught: one that ends the program ends it by that signal, and
-	// never looks like success.
+	// No signal is caught, so a signal ends the program by itself and never looks like
+	// success.
 	lines := log.New("verify", os.Args[1])
 	a, asked, err := verify.Run(state.System, target.DefaultDirs, os.Args[1])
 	switch {

@@ -1,8 +1,8 @@
-// Package durable reads and writes files where a power cut may come at any time and
-// where other users may have put something else in a file's place.
+// Package durable reads and writes files in a way that survives a power cut at any time,
+// and does not follow what other users put in a file's place.
 //
-// Its errors are those of package os: they carry the path. [Cause] strips it where a
-// message names the file itself.
+// Its errors are those of package os, with the path. [Cause] removes the path for a
+// message that names the file itself.
 package durable
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// Cause returns the cause of an error of package os without operation and paths,
-// for messages that name the file themselves. Any other error is returned as it is.
+// Cause returns the cause of an error of package os without operation and paths, for
+// messages that name the file themselves. It returns any other error unchanged.
 func Cause(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
@@ -27,26 +27,25 @@ func Cause(err error) error {
 	return err
 }
 
-// WriteFile replaces the content of a file durably: after it returns nil a power
-// cut cannot bring the old content back, and at no moment is there a half-written
-// file. The umask does not change the mode.
+// WriteFile replaces the content of a file durably: after it returns nil, a power cut
+// cannot restore the old content, and the file is never half-written. The umask does not
+// change the mode.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(path)
 	if err := replace(path, dir, data, mode); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, Cause(err))
 	}
-	// renameio leaves out the directory, without which the rename may be lost.
+	// renameio does not sync the directory, without which a power cut may undo the rename.
 	return SyncDir(dir)
 }
 
-// replace does what renameio.WriteFile does, except that it does not keep the mode
-// of the file that was there.
+// replace does what renameio.WriteFile does, but does not keep the mode of the old file.
 func replace(path, dir string, data []byte, mode fs.FileMode) error {
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(mode))
 	if err != nil {
 		return err
 	}
-	defer f.Cleanup() // after success it does nothing
+	defer f.Cleanup() // it does nothing after success
 	if _, err := f.Write(data); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func TestWriteFile(t *testing.T) {
 			t.Errorf("got %v %q %v, want %v", info.Mode(), got, err, mode)
 		}
 	}
-	// What stood in its way is replaced, not followed.
+	// A symbolic link at the path is replaced, not followed.
 	must(t, os.Remove(path))
 	must(t, os.WriteFile(dir+"/precious", []byte("p"), 0o600))
 	must(t, os.Symlink("precious", path))
@@ -41,7 +41,7 @@ func TestWriteFile(t *testing.T) {
 	if got, err := os.ReadFile(dir + "/precious"); err != nil || string(got) != "p" {
 		t.Errorf("a link was written through: %q, %v", got, err)
 	}
-	// A reader that has the old file open keeps it: there is no moment with half a file.
+	// A reader that has the old file open keeps it, so it never sees half a file.
 	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
@@ -57,8 +57,8 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
-// TestOpen: of what may be found under a name only a regular file is opened, at
-// once, and every error can be stripped of its path.
+// TestOpen checks that only a regular file is opened, that nothing blocks, and that
+// [Cause] strips the path from every error.
 func TestOpen(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a file is not opened or read.
+// The reasons why a file is not opened or read.
 var (
 	ErrSymlink    = errors.New("it is a symbolic link")
 	ErrNotRegular = errors.New("it is not a regular file")
@@ -20,15 +20,15 @@ var (
 
 const readOnly = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
 
-// OpenRegular opens a regular file to read it. It does not follow a symbolic link,
-// and a FIFO or device in the file's place does not make it wait.
+// OpenRegular opens a regular file for reading. It does not follow a symbolic link, and
+// does not block on a FIFO or device.
 func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, readOnly, 0)
 	return regular(f, path, err)
 }
 
-// OpenRegularIn is [OpenRegular] for a file below root. A symbolic link that leads to
-// a file below root is followed, as [os.Root] does; every other one is an error.
+// OpenRegularIn is like [OpenRegular] for a file below root. It follows a symbolic link to
+// a file below root, as [os.Root] does; any other link is an error.
 func OpenRegularIn(root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, readOnly, 0)
 	return regular(f, name, err)
@@ -56,9 +56,9 @@ func checkRegular(f *os.File) error {
 	return err
 }
 
-// OpenDirIn opens a directory that another user may have replaced.
-// [os.Root.OpenRoot] hangs on a FIFO; OpenDirIn refuses everything but a directory,
-// and follows links as [OpenRegularIn] does.
+// OpenDirIn opens a directory that another user may have replaced. It returns an error for
+// anything but a directory, where [os.Root.OpenRoot] would block on a FIFO. It follows
+// links as [OpenRegularIn] does.
 func OpenDirIn(root *os.Root, name string) (*os.Root, error) {
 	d, err := root.OpenFile(name, readOnly|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func OpenDirIn(root *os.Root, name string) (*os.Root, error) {
 	return os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(d.Fd())))
 }
 
-// ReadFile reads a file of at most limit bytes that [OpenRegular] opens.
+// ReadFile reads a file of at most limit bytes, opened by [OpenRegular].
 func ReadFile(path string, limit int64) ([]byte, error) {
 	f, err := OpenRegular(path)
 	if err != nil {
@@ -78,8 +78,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return ReadAll(f, limit)
 }
 
-// ReadAll reads an open regular file of at most limit bytes. The error for a longer
-// one is [ErrTooLarge].
+// ReadAll reads an open regular file of at most limit bytes. The error for a larger one is
+// [ErrTooLarge].
 func ReadAll(f *os.File, limit int64) ([]byte, error) {
 	if err := checkRegular(f); err != nil {
 		return nil, err

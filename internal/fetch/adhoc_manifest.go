@@ -6,18 +6,17 @@ import (
 )
 
 const (
-	// unknownVersion is that of an archive of which nothing is known but where it
-	// is, until it has come.
+	// unknownVersion is the version of an archive of which only the address is known,
+	// until it is downloaded.
 	unknownVersion = "unknown"
-	// bareName is what such an archive is called whose own name a manifest would not
-	// take. The format is told by the content.
+	// bareName replaces the name of an archive whose own name is not valid in a manifest.
+	// The content shows the archive's format.
 	bareName = "archive"
 )
 
-// bare makes the manifest of an archive that has none, by the word of the operator
-// who named it. Its version is in its name, if source.asset says where, or else it
-// is the digest's beginning: good enough to tell one archive from another. sum is
-// "" while nobody knows it.
+// bare makes the manifest of an archive without one, as the operator named it. The version
+// comes from the file's name, if source.asset says where it is, or else from the beginning
+// of the digest, which distinguishes archives well enough. sum is "" if not known yet.
 func bare(t *target.Target, file string, size int64, sum string) (*manifest.Manifest, error) {
 	key := manifest.Host()
 	version := t.Source.VersionIn(file, key)

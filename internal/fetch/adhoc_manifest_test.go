@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// An archive that the operator names is taken without a manifest, and never past
-// what the target demands.
+// TestBare checks that an archive that the operator names needs no manifest, but must meet
+// the target's requirements.
 func TestBare(t *testing.T) {
 	sum := manifest.Digest(payload)
 	named := func(t *target.Target) { t.Source.Asset = "agent-{version}.{os}.tar.gz" }
@@ -27,7 +27,7 @@ func TestBare(t *testing.T) {
 		file    string
 		sum     string
 		set     func(*target.Target)
-		version string // of what is handed on; "" for none
+		version string // of the release that is handed on; "" for none
 		result  state.Result
 		text    string
 	}{
@@ -42,10 +42,10 @@ func TestBare(t *testing.T) {
 	} {
 		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
 			handler := site{"/d/" + c.file: func(w http.ResponseWriter, r *http.Request) {
-				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(payload)) // it tells the size
+				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(payload)) // it sends the size
 			}}
 			b := newBench(t, "http://127.0.0.1:9")
-			b.target.Source.InsecureSkipTLS, b.target.Trust.AllowUnauthenticated = true, true // of its own source
+			b.target.Source.InsecureSkipTLS, b.target.Trust.AllowUnauthenticated = true, true // these apply to the target's own source only
 			if c.set != nil {
 				c.set(b.target)
 			}
@@ -79,7 +79,7 @@ func TestBare(t *testing.T) {
 				check(b.run(t, o))
 			}
 			if strings.Contains(c.file, " ") {
-				return // on a disk it has to be renamed
+				return // a file with that name must be renamed
 			}
 			path := filepath.Join(t.TempDir(), c.file)
 			if err := os.WriteFile(path, payload, 0o600); err != nil {
@@ -103,7 +103,8 @@ func TestBare(t *testing.T) {
 	}
 }
 
-// A server that the operator names gets no credit that the target's own one has.
+// TestDirectRefused checks that the exceptions for the target's own server do not apply to
+// a server that the operator names.
 func TestDirectRefused(t *testing.T) {
 	other := serve(t, site{"/x": bytesHandler(payload)})
 	for name, c := range map[string]struct {
@@ -131,7 +132,7 @@ func TestDirectRefused(t *testing.T) {
 	}
 }
 
-// A digest is the operator's word, also against a manifest.
+// TestImportDigest checks that the operator's digest counts, even against a manifest.
 func TestImportDigest(t *testing.T) {
 	from := t.TempDir()
 	for name, content := range map[string][]byte{"client-manifest.json": marshal(t, release1()), "agent.tar.gz": payload} {

@@ -10,9 +10,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// AnswerLook is [Look] for the command, which links no network: it writes the
-// [state.Attempt] to w as JSON. installed is the installed version, "" when it is not
-// known. The error is that of writing.
+// AnswerLook runs [Look] for the command, which links no network code, and writes the
+// [state.Attempt] to w as JSON. installed is the installed version, "" if unknown. The
+// error is that of writing.
 func AnswerLook(ctx context.Context, tree state.Tree, dirs target.Dirs, name, installed string, w io.Writer) error {
 	a := state.Attempt{Time: time.Now().UTC(), Origin: state.OriginOperator, Stage: string(state.RoleFetch)}
 	if t, err := dirs.Load(name); err != nil {
@@ -23,9 +23,9 @@ func AnswerLook(ctx context.Context, tree state.Tree, dirs target.Dirs, name, in
 	return json.NewEncoder(w).Encode(a)
 }
 
-// AnswerImport is [Import] into the place from which the fetcher reads, for the
-// command. The Attempt is handed on when the copy is made, and its Warning says
-// that nothing vouches for it.
+// AnswerImport runs [Import] for the command, into the directory from which the fetcher
+// reads, and writes a [state.Attempt] to w as JSON. The result is handed on if the copy
+// was made; Warning is set if neither manifest nor operator gave a digest.
 func AnswerImport(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, n target.Named, w io.Writer) error {
 	a := state.Attempt{Result: state.ResultHandedOn}
 	t, err := dirs.Load(name)

@@ -12,11 +12,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestAttacks: every attack, by the server. What is refused is not handed on, and
-// what this role remembers of the repository stays good.
+// TestAttacks runs every attack by the server. What is refused is not handed on, and this
+// role's memory of the repository stays valid.
 func TestAttacks(t *testing.T) {
 	testkit.Slow(t)
-	// What the source refuses.
+	// These are refused by the source before package trust sees them.
 	sooner := map[string]string{
 		"timestamp: it has more than 16384 bytes": "timestamp.json: it is larger than 16384 bytes",
 		"timestamp: it is missing":                "there is no timestamp.json beside it, so its releases are not signed",
@@ -65,15 +65,15 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// remembers is what this role has stored of the repository.
+// remembers returns what this role stored of the repository.
 func (b *bench) remembers(t *testing.T) (s trust.State) {
 	t.Helper()
 	must(t, b.tree.Trust(state.RoleFetch, "agent", &s))
 	return s
 }
 
-// A mirror that lacks a file brings nothing. What was verified before that is
-// remembered, and what comes after it is not asked for.
+// TestWithheld checks that a mirror without a file delivers no release. What was verified
+// before is remembered, and later files are not requested.
 func TestWithheld(t *testing.T) {
 	for _, lacks := range []string{"2.snapshot.json", "2.targets.json"} {
 		b, repo, m := signed(t)
@@ -95,9 +95,8 @@ func TestWithheld(t *testing.T) {
 	}
 }
 
-// TestLostState: with its directory this role loses what it saw of the repository,
-// and begins where root is. Before a mirror that stands still it is root's memory
-// that counts then.
+// TestLostState checks that this role begins with root's roots after its directory was
+// lost. Only root's memory then detects a mirror that withholds updates.
 func TestLostState(t *testing.T) {
 	b, repo, m := signed(t)
 	repo.Rotate()
@@ -109,14 +108,14 @@ func TestLostState(t *testing.T) {
 			t.Fatalf("%+v", a)
 		}
 		must(t, os.RemoveAll(b.tree.Dir(state.RoleFetch, "agent")))
-		must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755)) // by StateDirectory=
+		must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755)) // as StateDirectory= does
 	}
-	// One that it would have refused goes on to those who remember.
+	// A release that this role's lost state excluded goes on to the roles with a memory.
 	m.files = old
 	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 		t.Errorf("%+v", a)
 	}
-	// And a key that root knows to be revoked is none here either.
+	// A key that root knows to be revoked is refused without this role's state, too.
 	must(t, os.RemoveAll(b.tree.Dir(state.RoleFetch, "agent")))
 	must(t, os.Mkdir(b.tree.Dir(state.RoleFetch, "agent"), 0o755))
 	m.files = trusttest.New(t, release1()).Files

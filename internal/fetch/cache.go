@@ -13,21 +13,20 @@ import (
 
 const cacheName = "manifest.json"
 
-// maxCache bounds the cache's file: base64 of a manifest, and the rest.
+// maxCache bounds the cache file in bytes: a manifest in base64, and the other fields.
 const maxCache = 2 * manifest.MaxSize
 
-// cache is the place of the last answer that came with an ETag: a manifest, or
-// what an API says of a release. It answers only for the same address asked in
-// the same way: what somebody slipped in while the server was not verified is
-// forgotten when it is.
+// cache stores the last answer that came with an ETag: a manifest, or an API's answer
+// about a release. It is used only for the same address asked in the same way, so what an
+// attacker inserted while the server was not verified is not used once it is.
 type cache struct {
-	dir      string // "" for none
+	dir      string // "" for no cache
 	url      string
 	insecure bool
 	usable   func(body []byte) bool
 }
 
-// cached is the file.
+// cached is the content of the cache file.
 type cached struct {
 	Format   int    `json:"format"`
 	URL      string `json:"url"`
@@ -38,12 +37,12 @@ type cached struct {
 
 var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]+"$`)
 
-// usableTag tells an entity tag of RFC 9110, without the bytes above ASCII: it goes
-// into a header again.
+// usableTag reports whether s is an entity tag of RFC 9110 without bytes above ASCII, so
+// that it can be sent in a header.
 func usableTag(s string) bool { return len(s) <= 256 && entityTag.MatchString(s) }
 
-// load returns what is known, and nothing when that cannot be used: the answer
-// is then fetched as if for the first time, which also replaces a damaged file.
+// load returns the cached answer, or the zero value if it cannot be used. The answer is
+// then downloaded as if for the first time, which also replaces a damaged file.
 func (c cache) load() cached {
 	if c.dir == "" {
 		return cached{}
@@ -60,7 +59,7 @@ func (c cache) load() cached {
 	return k
 }
 
-// keep stores an answer that came with a usable ETag.
+// store stores an answer if it came with a usable ETag.
 func (c cache) store(body []byte, etag string) error {
 	if c.dir == "" || !usableTag(etag) {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// tagged serves a manifest with an ETag and counts how it answered.
+// tagged serves a manifest with an ETag and counts its answers.
 type tagged struct {
 	body     []byte
 	etag     string
@@ -41,7 +41,7 @@ func TestCache(t *testing.T) {
 		name    string
 		etag    string
 		between func(t *testing.T, b *bench, h *tagged)
-		again   bool // the second run gets the manifest's bytes again
+		again   bool // the second run downloads the manifest again
 	}{
 		{"unchanged", `"abc"`, nil, false},
 		{"weak", `W/"abc"`, nil, false},
@@ -91,7 +91,7 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// What an earlier answer brought is checked like a new one.
+// TestCacheIsNotTrusted checks that a cached answer is verified like a new one.
 func TestCacheIsNotTrusted(t *testing.T) {
 	h := &tagged{body: marshal(t, release1()), etag: `"abc"`}
 	s := newSite(t)

@@ -23,9 +23,9 @@ type limits struct {
 	dial     time.Duration
 	tls      time.Duration
 	headers  time.Duration // from the request to the last header of the answer
-	manifest time.Duration // for all of a manifest
+	manifest time.Duration // for the whole manifest
 	stall    time.Duration // for minFlow bytes of an archive
-	pause    time.Duration // before the first request again that may be as fruitless as the one before
+	pause    time.Duration // before the first retry after a connection that brought nothing new
 }
 
 var defaultLimits = limits{
@@ -38,17 +38,17 @@ var defaultLimits = limits{
 }
 
 const (
-	// minFlow is how many bytes of an archive must come within limits.stall. A
-	// server that sends a byte a second is as stuck as one that sends none.
+	// minFlow is how many bytes of an archive must arrive within limits.stall: a server
+	// that sends a byte per second has stalled, too.
 	minFlow      = 4 << 10
 	maxRedirects = 5
 	maxHeaders   = 64 << 10 // bytes
 )
 
-// client asks a web server, and those to which it redirects.
+// client sends requests to a web server, and to those to which it redirects.
 type client struct {
 	url       *url.URL // as configured
-	anybody   bool     // the operator accepts a transport that anybody can change
+	anybody   bool     // the operator accepts a transport that anyone on the path can change
 	limits    limits
 	transport *http.Transport
 }
@@ -86,14 +86,14 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 	}, nil
 }
 
-// brief is the context of all that comes before an archive.
+// brief returns a context with the time limit for all requests before the archive's.
 func (c *client) brief(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, c.limits.manifest, fmt.Errorf("it took longer than %v", c.limits.manifest))
 }
 
-// stream asks for an archive of this size, from its beginning or from behind the
-// piece that is there. Where it is in doubt whether what a server has follows
-// that, it comes from its beginning.
+// stream requests an archive of this size, from its beginning or from the end of the piece
+// that is stored. If the server's answer may not continue that piece, stream requests the
+// archive from its beginning.
 func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, size int64, have piece, allow func(*url.URL) error) (*body, error) {
 	goOn := have.bytes > 0 && have.etag != "" && have.url == show(u)
 	asked := http.Header{}
@@ -129,8 +129,8 @@ func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, siz
 	return b, nil
 }
 
-// follows tells whether an answer is all that follows the piece, of the same
-// thing. Not every server looks at If-Range.
+// follows reports whether an answer is the whole rest of the same archive after the piece.
+// Some servers ignore If-Range.
 func follows(resp *http.Response, have piece, size int64) bool {
 	return resp.StatusCode == http.StatusPartialContent &&
 		resp.Header.Get("ETag") == have.etag &&
@@ -139,7 +139,7 @@ func follows(resp *http.Response, have piece, size int64) bool {
 		plain(resp)
 }
 
-// unless is the header that asks for nothing but a change.
+// unless returns the header that requests an answer only if it has changed.
 func unless(etag string) http.Header {
 	h := http.Header{}
 	if etag != "" {
@@ -148,8 +148,8 @@ func unless(etag string) http.Header {
 	return h
 }
 
-// ask sends a request. allow judges the address of each redirect; what the
-// header authorizes is for the server of u and nobody else.
+// ask sends a request. allow decides about the address of each redirect. Only the server
+// of u gets the Authorization header.
 func (c *client) ask(ctx context.Context, method string, u *url.URL, header http.Header, allow func(*url.URL) error) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
@@ -162,8 +162,8 @@ func (c *client) ask(ctx context.Context, method string, u *url.URL, header http
 		if len(via) > maxRedirects {
 			return fmt.Errorf("it was redirected more than %d times", maxRedirects)
 		}
-		next.Header.Del("Referer") // its query is nobody's business
-		// Go takes another port of the same host for the same server.
+		next.Header.Del("Referer") // its query may contain secrets
+		// Go treats another port of the same host as the same server.
 		abroad := func(r *http.Request) bool { return origin(r.URL) != origin(u) }
 		if abroad(next) || slices.ContainsFunc(via, abroad) {
 			next.Header.Del("Authorization")
@@ -180,7 +180,7 @@ func (c *client) ask(ctx context.Context, method string, u *url.URL, header http
 	return resp, nil
 }
 
-// secureHop refuses what no redirect may do.
+// secureHop returns an error for a redirect that is never allowed.
 func secureHop(from, to *url.URL) error {
 	switch {
 	case to.User != nil:
@@ -193,8 +193,8 @@ func secureHop(from, to *url.URL) error {
 	return nil
 }
 
-// safeHop also refuses plain http elsewhere, unless the operator accepts that:
-// http from this very machine is trusted, and would lead out of it.
+// safeHop also refuses plain http on another server, unless the operator accepts that:
+// http from this machine itself is trusted, and could lead to another one.
 func (c *client) safeHop(to *url.URL) error {
 	if to.Scheme == "http" && !c.anybody && origin(to) != origin(c.url) {
 		return refused("it was redirected to %s, which is not authenticated", show(to))
@@ -202,7 +202,7 @@ func (c *client) safeHop(to *url.URL) error {
 	return nil
 }
 
-// origin is scheme, host and port.
+// origin returns the scheme, host and port of u.
 func origin(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -211,7 +211,7 @@ func origin(u *url.URL) string {
 	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// whole accepts nothing but a whole and plain answer.
+// whole returns an error unless the answer is complete and without content encoding.
 func whole(resp *http.Response) error {
 	if l := rateLimited(resp, time.Now()); l != nil {
 		return l
@@ -230,13 +230,13 @@ func plain(resp *http.Response) bool {
 	return e == "" || strings.EqualFold(e, "identity")
 }
 
-// show is an address for messages: queries and passwords may be secrets.
+// show returns an address for messages, without query and password, which may be secrets.
 func show(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// failed says that u could not be downloaded: NotDownloaded, unless err is
-// decided already.
+// failed returns the error that u could not be downloaded. The result is NotDownloaded,
+// unless err has one already.
 func failed(ctx context.Context, u *url.URL, err error) error {
 	result := state.ResultNotDownloaded
 	if o, ok := errors.AsType[*state.Failure](err); ok {
@@ -245,10 +245,10 @@ func failed(ctx context.Context, u *url.URL, err error) error {
 	return state.Fail(result, "cannot download %s: %w", show(u), netCause(ctx, err))
 }
 
-// netCause is err without the address, which the message has already.
+// netCause returns err without the address, which the message contains already.
 func netCause(ctx context.Context, err error) error {
 	if c := context.Cause(ctx); c != nil {
-		return c // a limit of ours, or the caller's
+		return c // the context's limit, or the caller's cancellation
 	}
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
@@ -259,8 +259,8 @@ func netCause(ctx context.Context, err error) error {
 	return err
 }
 
-// flow is the body of an archive. Its context ends when fewer than minFlow
-// bytes come within the limit.
+// flow is the body of an archive. Its context ends if fewer than minFlow bytes arrive
+// within the limit.
 type flow struct {
 	io.ReadCloser
 	ctx    context.Context

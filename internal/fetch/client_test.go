@@ -29,8 +29,7 @@ func redirect(to string) http.HandlerFunc {
 	}
 }
 
-// raw answers with these bytes, each after the other, and then holds the
-// connection or cuts it.
+// raw writes these bytes as its answer, and then holds the connection or closes it.
 func raw(answer string, hold bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -40,12 +39,12 @@ func raw(answer string, hold bool) http.HandlerFunc {
 		defer conn.Close()
 		fmt.Fprint(conn, answer)
 		if hold {
-			conn.Read(make([]byte, 1)) // until the client goes
+			conn.Read(make([]byte, 1)) // until the client disconnects
 		}
 	}
 }
 
-// trickle sends a byte at a time until the client goes.
+// trickle sends a byte at a time until the client disconnects.
 func trickle(head string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
@@ -159,7 +158,7 @@ func TestHostileServer(t *testing.T) {
 		{"cut in the manifest", with(onManifest, raw(head+length(n)+"abc", false)), nil, state.ResultNotDownloaded, "the connection was cut"},
 		{"cut before the headers", with(onManifest, raw("", false)), nil, state.ResultNotDownloaded, "the connection was cut"},
 		{"nobody there", func(t *testing.T) *bench { return newBench(t, "http://"+freePort(t)) }, nil, state.ResultNotDownloaded, "connection refused"},
-		// Go asks no proxy for loopback addresses; this one is nobody's (RFC 5737).
+		// Go uses no proxy for loopback addresses. This address is reserved (RFC 5737).
 		{"proxy in the environment", func(t *testing.T) *bench { return newBench(t, "http://192.0.2.1") },
 			func(l *limits) { l.dial = 100 * time.Millisecond }, state.ResultNotDownloaded, "dial tcp 192.0.2.1:80"},
 

@@ -12,15 +12,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// delta is a file that makes an entry of the archive from what is installed.
+// delta is a file that makes an entry of the archive from an installed file.
 type delta struct {
 	entry string
-	file  manifest.Platform // as if it were an archive, of that one file
+	file  manifest.Platform // described like an archive with that one file
 }
 
-// handOn brings the release to the verifier: by deltas where they are smaller, and
-// by the archive where there are none or something is wrong with them. how is what
-// there is to say of it.
+// handOn downloads the release for the verifier: by deltas if they are smaller, or else,
+// or if the deltas fail, by the archive. how describes the download by deltas.
 func (f *fetcher) handOn(ctx context.Context, src source, t *target.Target, r *release) (how, err error) {
 	deltas, err := f.deltas(src, t, r)
 	if err == nil && deltas != nil {
@@ -29,7 +28,7 @@ func (f *fetcher) handOn(ctx context.Context, src source, t *target.Target, r *r
 			return fmt.Errorf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.platform.Size)/1e3), nil
 		}
 		if _, limited := errors.AsType[*rateLimit](err); limited {
-			return nil, err // and would take a larger request no better
+			return nil, err // a larger request would be refused, too
 		}
 	}
 	if err != nil {
@@ -45,12 +44,12 @@ func total(deltas []delta) (size int64) {
 	return size
 }
 
-// deltas chooses those that make the release from the installed files, none of
-// them for a file that is the release's already. It returns nil where only the
-// archive brings what the target installs, or is no larger.
+// deltas returns the deltas that make the release from the installed files, without those
+// of files that are already the release's. It returns nil if only the archive contains all
+// that the target installs, or if the deltas are not smaller.
 func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, error) {
-	// A list of further files is in the archive alone. On this machine's disk there
-	// is nothing to be saved.
+	// Only the archive contains the files that a list adds. A source on this machine's
+	// disk saves no download.
 	_, local := src.(*disk)
 	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.platform.Deltas) == 0 {
 		return nil, nil
@@ -85,9 +84,9 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 	return chosen, nil
 }
 
-// Full carries out the order once more, without deltas, where the verifier asks for
-// that. Otherwise it does nothing, and the attempt has no ID: so it does where the
-// archive was brought before, and an attempt does not go round in circles.
+// Full carries out the order once more, without deltas, if the verifier asks for that.
+// Otherwise it does nothing and returns an attempt without ID. It also does nothing if
+// this attempt already downloaded the archive, so an attempt cannot loop.
 func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
 	asked, err := tree.Fallback(name)
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	another = "a delta of its tool"
 )
 
-// deltaBench is a bench with two installed files, of which the release has deltas.
+// deltaBench returns a bench with two installed files, for which the release has deltas.
 func deltaBench(t *testing.T) (*bench, *manifest.Manifest, site) {
 	t.Helper()
 	m := edit(release1(), func(p *manifest.Platform) {
@@ -47,8 +47,8 @@ func deltaBench(t *testing.T) (*bench, *manifest.Manifest, site) {
 	return b, m, s
 }
 
-// handedOn is what the attempt has handed on: what is in it by name, but for the
-// manifest, and what the receipt says.
+// handedOn returns the files that the attempt handed on, by name and without the manifest,
+// and the receipt.
 func (b *bench) handedOn(t *testing.T) (map[string]string, state.Receipt) {
 	t.Helper()
 	entry, err := os.OpenRoot(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), attempt))
@@ -69,7 +69,7 @@ func (b *bench) handedOn(t *testing.T) (map[string]string, state.Receipt) {
 	return content, r
 }
 
-// asked has the site remember what of the release is asked for.
+// asked makes the site record the requests for the release's files.
 func (s site) asked() *[]string {
 	var asked []string
 	for path, answer := range s {
@@ -83,7 +83,7 @@ func (s site) asked() *[]string {
 	return &asked
 }
 
-// What is downloaded where nothing is wrong.
+// TestDeltas checks which files are downloaded if there is no fault.
 func TestDeltas(t *testing.T) {
 	agent, tool := state.ReceiptFile{Entry: "agent", Name: "0"}, state.ReceiptFile{Entry: "tool", Name: "1"}
 	install := func(name, content string) func(*testing.T, *bench, *manifest.Manifest) {
@@ -155,7 +155,7 @@ func TestDeltas(t *testing.T) {
 	}
 }
 
-// From this machine's disk the archive is as near.
+// TestDeltasOnDisk checks that deltas are not used if the archive is on this machine.
 func TestDeltasOnDisk(t *testing.T) {
 	for name, order := range map[string]func(b *bench, o *state.Order) (dir string){
 		"source": func(b *bench, _ *state.Order) string {
@@ -184,8 +184,8 @@ func TestDeltasOnDisk(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with the deltas, the archive comes in the same attempt, whose
-// readRepository says why.
+// TestDeltasFallBack checks that any fault of the deltas leads to the archive in the same
+// attempt, whose record says why.
 func TestDeltasFallBack(t *testing.T) {
 	answer := func(path string, h http.HandlerFunc) func(*testing.T, *bench, *manifest.Manifest, site) {
 		return func(_ *testing.T, _ *bench, _ *manifest.Manifest, s site) { s[path] = h }
@@ -268,7 +268,7 @@ func TestDeltasFallBack(t *testing.T) {
 	})
 }
 
-// The verifier has the archive fetched, once in the attempt that it is about.
+// TestFull checks that the verifier's request leads to the archive once per attempt.
 func TestFull(t *testing.T) {
 	handedOn := state.Attempt{ID: attempt, Result: state.ResultHandedOn}
 	asks := state.Fallback{Attempt: attempt, Reason: "cannot make agent by delta: it is damaged"}
@@ -276,7 +276,7 @@ func TestFull(t *testing.T) {
 		name  string
 		asks  *state.Fallback
 		last  state.Attempt // in the fetcher's records
-		wants string        // its NoDelta; "" where nothing is to be done
+		wants string        // the attempt's NoDelta; "" if nothing must be done
 	}{
 		{"asked", &asks, handedOn, asks.Reason},
 		{"asked without a word", &state.Fallback{Attempt: attempt}, handedOn, "the verifier does not say why"},
@@ -289,7 +289,7 @@ func TestFull(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, m, s := deltaBench(t)
-			// A target file may not name what is in /tmp.
+			// A target file may not name a file in /tmp.
 			const installed = "/etc/passwd"
 			from, err := durable.FileSHA256(installed)
 			must(t, err)

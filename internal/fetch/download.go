@@ -17,8 +17,8 @@ import (
 // reportEvery is the least time between two reports of progress.
 const reportEvery = 100 * time.Millisecond
 
-// download makes the bundle of a release, with these deltas or, where there are
-// nil, with the archive, and hands it on.
+// download makes the bundle of a release and hands it on. The bundle has these deltas or,
+// if deltas is nil, the archive.
 func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) error {
 	return f.tree.HandOn(state.RoleFetch, f.name, f.order.Attempt, func(b *state.Bundle) error {
 		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.key, Deltas: deltas != nil}
@@ -38,7 +38,7 @@ func (f *fetcher) download(ctx context.Context, src source, r *release, deltas [
 	})
 }
 
-// add downloads an archive, or a delta as if it were one, into the bundle.
+// add downloads an archive or a delta into the bundle.
 func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, b *state.Bundle, name string) (err error) {
 	part, err := openPartial(f.tree.Dir(state.RoleFetch, f.name), p)
 	if err != nil {
@@ -58,12 +58,12 @@ func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Pl
 	return part.move(b, name)
 }
 
-// needs is the space for a download, in bytes: the archive, the verifier's own
-// copy of it, and what is unpacked from that. No overflow: the manifest's sizes
-// are at most 1 TiB.
+// needs returns the disk space for a download in bytes: the archive, the verifier's copy
+// of it, and what is unpacked from that. The sum cannot overflow: the manifest's sizes are
+// at most 1 TiB.
 func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
 
-// room refuses what would fill the disk. Some of the archive is there already.
+// room returns an error if the download, with have bytes stored, would fill the disk.
 func (f *fetcher) room(p manifest.Platform, have int64) error {
 	dir := f.tree.Dir(state.RoleFetch, f.name)
 	free, err := state.Free(dir)
@@ -77,7 +77,7 @@ func (f *fetcher) room(p manifest.Platform, have int64) error {
 	return nil
 }
 
-// payload gets the archive, and believes what it reads back.
+// payload downloads the archive, and verifies the bytes that it reads back from the disk.
 func (f *fetcher) payload(ctx context.Context, src source, r *release, part *partial) error {
 	for again := false; ; again = true {
 		if err := f.fill(ctx, src, part); err != nil {
@@ -96,21 +96,21 @@ func (f *fetcher) payload(ctx context.Context, src source, r *release, part *par
 		if !part.pieced || again {
 			return refused("cannot use %s: its sha256 is %s, the manifest says %s", part.name, sum, part.of.SHA256)
 		}
-		// Pieces that do not fit, or a power cut took some: that says nothing of what
-		// the source has.
+		// The pieces do not fit together, or a power cut damaged some. That says nothing
+		// about the source's archive, so it is downloaded once more.
 		if err := part.restart(); err != nil {
 			return err
 		}
 	}
 }
 
-// mostFruitless is how often in an attempt a connection may bring nothing new.
+// mostFruitless is the number of connections with nothing new that ends an attempt.
 const mostFruitless = 4
 
-// fill gets what is missing of the archive. Where a connection is cut another one
-// goes on, as long as that leads somewhere.
+// fill downloads the missing part of the archive. It resumes after a lost connection as
+// long as that makes progress.
 func (f *fetcher) fill(ctx context.Context, src source, part *partial) error {
-	came := false // in this attempt
+	came := false // whether this attempt received any bytes
 	for fruitless, pause := 0, f.limits.pause; ; {
 		before := part.have.bytes
 		if before == part.of.Size {
@@ -128,7 +128,7 @@ func (f *fetcher) fill(ctx context.Context, src source, part *partial) error {
 		if from == before && part.have.bytes-before >= minFlow {
 			continue
 		}
-		// Also where all began anew: a server could do that for ever.
+		// This also counts a download that starts over, which could go on without end.
 		if fruitless++; fruitless == mostFruitless {
 			return err
 		}
@@ -140,7 +140,7 @@ func (f *fetcher) fill(ctx context.Context, src source, part *partial) error {
 	}
 }
 
-// pour stores what comes over one connection, which begins at the byte from.
+// pour stores the bytes of one connection, which begins at the byte from.
 func (f *fetcher) pour(ctx context.Context, src source, part *partial) (from int64, err error) {
 	body, err := src.archive(ctx, part.of, part.have)
 	if err != nil {
@@ -155,8 +155,8 @@ func (f *fetcher) pour(ctx context.Context, src source, part *partial) (from int
 	return from, err
 }
 
-// receive copies what follows the first done bytes, up to exactly size, and
-// returns how many are there then.
+// receive copies the bytes after the first done ones, up to exactly size, and returns how
+// many are stored then.
 func (f *fetcher) receive(to io.Writer, from io.Reader, done, size int64, name string) (int64, error) {
 	var (
 		buf      = make([]byte, 64<<10)

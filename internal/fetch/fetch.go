@@ -1,26 +1,24 @@
 // Package fetch brings a release from its source to the verifier.
 //
-// It runs as machinemon-fetch, the only role with a network, and owns fetch/T
-// of the state: the cached manifest, status.json, trust.json and the spool, in
-// which each bundle is the manifest's own bytes, the metadata that vouches for it,
-// if there is any, the archive or deltas in its place, and a receipt. It obeys the
-// order that root wrote for the attempt and reads, but never writes, the swapper's
-// status.
+// It runs as machinemon-fetch, the only role with a network, and owns fetch/T of the
+// state: the cached manifest, status.json, trust.json and the spool. Each bundle in the
+// spool has the manifest as published, the metadata that signs it, if there is any, the
+// archive or the deltas that replace it, and a receipt. The fetcher obeys the order that
+// root wrote for the attempt. It reads, but never writes, the swapper's status.
 //
-// Trust: the mode "checksum" is sha256 and size from the manifest, and the
-// manifest is believed because of the transport it came over. That detects
-// corruption and an altered archive; whoever holds the manifest's host holds
-// the release. [target.Dirs.Load] refuses a transport that anybody on the path
-// can change, and no redirect here leads from a better transport to a worse
-// one.
+// Trust: in the mode "checksum" the manifest gives sha256 and size of the archive, and the
+// transport authenticates the manifest. That detects corruption and a changed archive, but
+// an attacker who controls the manifest's host controls the release. [target.Dirs.Load]
+// refuses a transport that anyone on the path can change, and no redirect leads from a
+// better transport to a worse one.
 //
-// Under the mode "tuf" the transport counts for nothing. The metadata is brought
-// with the manifest, and checked here, too, with a state of this role's own: so
-// expired signatures and a repository that stands still are noticed also where
-// there is nothing to install. That decides nothing for the others, who check
-// again. [Look] begins with that state and leaves it as it is.
+// In the mode "tuf" the transport is not trusted. The fetcher downloads the metadata with
+// the manifest and checks it, with a state of its own, so that it notices expired
+// signatures and a repository that no longer changes even if there is nothing to install.
+// The other roles do not rely on that; they check again. [Look] reads that state and does
+// not change it.
 //
-// Everything a server sends is capped in size and in time.
+// All that a server sends is limited in size and in time.
 package fetch
 
 import (
@@ -37,15 +35,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Again is the exit status of a fetcher that systemd is to start again in a
-// minute (EX_TEMPFAIL of sysexits.h); Restart= in its unit says the same.
+// Again is the exit status of a fetcher that systemd is to restart in a minute
+// (EX_TEMPFAIL of sysexits.h). Restart= in its unit uses the same number.
 const Again = 75
 
-// Run carries out the order for a target and records how that ended before it
-// returns. The exit status is that of the result, 0 for what was handed on, or
-// [Again]. The error is for what could not even be recorded; every other
-// failure is in the attempt's Result and Reason. report is told of the archive's
-// bytes, at most ten times a second.
+// Run carries out the order for a target, and records the result before it returns. The
+// exit status is that of the result, 0 for one that was handed on, or [Again]. The error
+// is a failure to record the result; every other failure is in the attempt's Result and
+// Reason. report gets the numbers of the archive's bytes, at most ten times a second.
 func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
 	f, err := newFetcher(tree, name, report)
 	if err != nil {
@@ -54,7 +51,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 	return f.carryOut(ctx, dirs)
 }
 
-// newFetcher reads the order.
+// newFetcher reads the order and returns a fetcher that carries it out.
 func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*fetcher, error) {
 	order, err := tree.Order(name)
 	if err == nil && !order.Attempt.Valid() {
@@ -84,9 +81,9 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 	return a, a.Result.Exit(), nil
 }
 
-// Look is a check by somebody who may not start the chain. It ends as the
-// operator's check would that finds this version installed ("" when unknown),
-// but neither uses the cache nor leaves anything behind.
+// Look is a check for a user who may not start the chain. It returns the result that an
+// operator's check would have with this version installed ("" if unknown), but uses no
+// cache and stores nothing.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
 	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
 		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
@@ -108,12 +105,12 @@ type fetcher struct {
 	report   func(done, total int64)
 	limits   limits
 	rootOnly func(path string) error
-	// machineID is the file with the machine's ID.
+	// machineID is the path of the file with the machine's ID.
 	machineID string
-	digest    string          // of the files that the release would install; "" when its manifest does not list them
-	full      *state.Fallback // the verifier's request for the archive in place of deltas; nil for none
-	noDelta   string          // what was wrong with the deltas; "" for nothing
-	unit      *state.File     // the unit's own file in the release; nil when its manifest does not list it
+	digest    string          // of the files that the release would install; "" if its manifest does not list them
+	full      *state.Fallback // the verifier's request for the archive instead of deltas, or nil
+	noDelta   string          // why the deltas were not used; "" if they had no fault
+	unit      *state.File     // the unit's own file in the release; nil if its manifest does not list it
 }
 
 func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
@@ -122,8 +119,8 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 	return a, errors.Join(err, f.forget(r, a.Result))
 }
 
-// fetch takes the attempt as far as this role can. The release is nil until a
-// manifest for this target and machine was read. cache is as for newSource.
+// fetch takes the attempt as far as this role can. The release is nil until a manifest for
+// this target and machine was read. cache is as for newSource.
 func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
 	known, err := f.known(t)
 	if err != nil {
@@ -161,18 +158,18 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 	return r, state.ResultHandedOn, how
 }
 
-// known is what the policy is asked about before the source is.
+// known returns what the policy needs to know before the source is asked.
 func (f *fetcher) known(t *target.Target) (policy.Known, error) {
 	st, err := f.tree.Status(state.RoleSwap, f.name)
 	k := policy.Known{Rules: t.Rules(), Order: f.order, Status: st, Now: time.Now().UTC()}
-	if err == nil && f.order.Origin != state.OriginOperator { // no operator's attempt backs off
+	if err == nil && f.order.Origin != state.OriginOperator { // an operator's attempt never backs off
 		k.History, err = f.tree.History(f.name)
 	}
 	return k, err
 }
 
-// installedDigest is the [state.Fingerprint] of the files that a release would
-// install; "" when its manifest does not list them.
+// installedDigest returns the [state.Fingerprint] of the files that a release would
+// install, or "" if its manifest does not list them.
 func installedDigest(installs []target.Install, r *release) string {
 	var files []state.File
 	for _, i := range installs {
@@ -189,7 +186,7 @@ func installedDigest(installs []target.Install, r *release) string {
 	return state.Fingerprint(files)
 }
 
-// unitFile is the unit's own file in a release; nil when its manifest lists none.
+// unitFile returns the unit's own file in a release; nil if its manifest lists none.
 func unitFile(t *target.Target, r *release) *state.File {
 	for _, i := range t.Install {
 		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
@@ -200,7 +197,7 @@ func unitFile(t *target.Target, r *release) *state.File {
 	return nil
 }
 
-// ended is the attempt's record.
+// ended returns the attempt's record.
 func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
@@ -222,8 +219,8 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 	return a
 }
 
-// readRepository writes how the attempt ended. Without a usable manifest the offer of
-// an earlier check stands; a disabled one takes it back.
+// recordAttempt records how the attempt ended. Without a usable manifest, the offer of an
+// earlier check stays; a disabled release removes it.
 func (f *fetcher) recordAttempt(r *release, result state.Result, end error) (state.Attempt, error) {
 	a := f.ended(r, result, end)
 	return a, f.tree.Update(state.RoleFetch, f.name, func(s *state.Status) {

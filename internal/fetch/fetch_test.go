@@ -21,7 +21,7 @@ import (
 )
 
 func TestHandedOn(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o077)) // the unit's
+	defer syscall.Umask(syscall.Umask(0o077)) // as in the unit
 	b := newBench(t, serve(t, newSite(t)))
 	before := time.Now()
 	a := b.run(t, b.order(state.VerbApply, "v1"))
@@ -131,15 +131,15 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
-// What no person asked for neither goes down nor out of source.versions, and
-// nothing is downloaded to say so.
+// TestLower checks that unattended attempts do not downgrade, and that no attempt leaves
+// source.versions. Neither downloads an archive.
 func TestLower(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		origin   state.Origin
 		verb     state.Verb
 		set      func(t *target.Target)
-		recorded int64 // the installed release's sequence
+		recorded int64 // sequence of the installed release
 		result   state.Result
 		text     string
 	}{
@@ -187,7 +187,7 @@ func TestLower(t *testing.T) {
 	}
 }
 
-// The publisher put other bytes under the installed version, or did not.
+// TestRebuilt has other bytes under the installed version, or the same.
 func TestRebuilt(t *testing.T) {
 	same := []state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("agent"))}}
 	other := []state.File{{To: "/usr/local/bin/agent", SHA256: manifest.Digest([]byte("before"))}}
@@ -227,8 +227,8 @@ func TestRebuilt(t *testing.T) {
 	}
 }
 
-// What failed is left alone by the schedule, until another manifest is there or
-// a person asks.
+// TestBackoff checks that unattended attempts wait after a failure, until an operator's
+// attempt succeeds.
 func TestBackoff(t *testing.T) {
 	s := newSite(t)
 	b := newBench(t, serve(t, s))
@@ -276,7 +276,7 @@ func TestOfferStands(t *testing.T) {
 	}
 }
 
-// A second run after a failed one finds nothing in its way.
+// TestNextRun checks that a failed run does not block the next one.
 func TestNextRun(t *testing.T) {
 	s := newSite(t)
 	honest := s["/agent.tar.gz"]
@@ -297,7 +297,7 @@ func (fullDisk) Write([]byte) (int, error) {
 	return 0, &fs.PathError{Op: "write", Path: "/var/x", Err: syscall.ENOSPC}
 }
 
-// A full disk is not the network's fault.
+// TestDiskFull checks that a full disk is not reported as a failed download.
 func TestDiskFull(t *testing.T) {
 	f := &fetcher{report: func(int64, int64) {}}
 	_, err := f.receive(fullDisk{}, strings.NewReader("abc"), 0, 3, "x.tar.gz")
@@ -349,7 +349,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
-	// The network is not there yet. Downloads that failed before do not count.
+	// The network is not up yet. Downloads that failed before do not count.
 	if err := os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "status.json")); err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +382,7 @@ install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 	order(state.Order{Attempt: "a-4", Origin: state.OriginSchedule, Verb: state.VerbApply})
 	ends(state.ResultNotAttempted, 8, "backing off until")
 
-	// It is there, and the server says when to come again.
+	// The network is up, and the server says when to try again.
 	from(serve(t, site{"/client-manifest.json": status(429)}))
 	order(state.Order{Attempt: "a-5", Origin: state.OriginSchedule, Verb: state.VerbApply, Booted: true})
 	ends(state.ResultNotDownloaded, 7, "it takes no more requests until")
@@ -394,7 +394,7 @@ func TestNoSource(t *testing.T) {
 	b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultMisconfigured, "no source is configured")
 }
 
-// A look ends as the operator's check does, and leaves nothing behind.
+// TestLook checks that a look ends as the operator's check does, and stores nothing.
 func TestLook(t *testing.T) {
 	for _, c := range []struct {
 		name      string
@@ -435,8 +435,8 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// Where the target file does not name the source, what root found counts, as
-// far as the target file of today allows it.
+// TestFoundByRoot checks that a target file without source uses the one that root found,
+// if the present target file allows it.
 func TestFoundByRoot(t *testing.T) {
 	url := serve(t, newSite(t)) + "/client-manifest.json"
 	const from = "/root/client.toml: server_url + /x"
@@ -476,7 +476,7 @@ func TestFoundByRoot(t *testing.T) {
 	}
 }
 
-// Called off, an attempt is no success.
+// TestCancelled checks that a cancelled attempt is not a success.
 func TestCancelled(t *testing.T) {
 	s := newSite(t)
 	s["/agent.tar.gz"] = raw(fmt.Sprintf("%sContent-Length: %d\r\n\r\nabc", head, len(payload)), true)

@@ -15,12 +15,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// sumFiles are the files of a release that may tell the digests of the others.
+// sumFiles are the files of a release that may contain the digests of the others.
 var sumFiles = []string{"checksums.txt", "SHA256SUMS"}
 
-// place is where a file of the release is, and what to ask for it with. Those
-// without a token find it beside the release's page; a token needs the API,
-// which is the only one to see it.
+// place returns the address of a file of the release and the header to request it with.
+// Without a token the file is at the release's web page. With a token it is at the API,
+// because only the API accepts tokens.
 func (g *github) place(name string) (*url.URL, http.Header, error) {
 	if g.token == "" || g.offline {
 		return g.site.JoinPath(g.source.Repo, "releases/download", g.release.Tag, name), nil, nil
@@ -45,8 +45,7 @@ func (g *github) authorize(header http.Header) {
 	}
 }
 
-// open asks for a file of the release. GitHub redirects to its storage, which
-// is on other hosts.
+// open requests a file of the release. GitHub redirects to its storage on other hosts.
 func (g *github) open(ctx context.Context, method, name string) (*http.Response, error) {
 	u, header, err := g.place(name)
 	if err != nil {
@@ -55,7 +54,7 @@ func (g *github) open(ctx context.Context, method, name string) (*http.Response,
 	return g.ask(ctx, method, u, header, g.safeHop)
 }
 
-// small reads a file that is not the archive; nil where there is none.
+// small reads a file of the release other than the archive; nil if there is none.
 func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 	a := g.release.asset(name)
 	if a == nil && g.release.Assets != nil {
@@ -82,8 +81,7 @@ func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 	return b, nil
 }
 
-// sums are the digests that the files of the release tell of each other, by
-// name. The map is not nil.
+// sums returns the digests in the release's [sumFiles], by file name. The map is not nil.
 func (g *github) sums(ctx context.Context) (map[string]string, error) {
 	sums := map[string]string{}
 	for _, name := range sumFiles {
@@ -98,7 +96,7 @@ func (g *github) sums(ctx context.Context) (map[string]string, error) {
 	return sums, nil
 }
 
-// size asks for the size of a file of which the API tells nothing.
+// size requests the size of a file that the API does not describe.
 func (g *github) size(ctx context.Context, name string) (int64, error) {
 	resp, err := g.open(ctx, http.MethodHead, name)
 	if err != nil {
@@ -125,11 +123,10 @@ func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (
 	return g.stream(ctx, u, header, p.Size, have, g.safeHop)
 }
 
-// validToken is a token as GitHub makes them: one word.
+// validToken matches a token as GitHub makes them: one word.
 var validToken = regexp.MustCompile(`^[!-~]+$`)
 
-// readToken reads the token that systemd, as root, took from source.token_file
-// for this unit.
+// readToken reads the token that systemd, as root, passed on from source.token_file.
 func readToken(name string) (string, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {

@@ -16,20 +16,20 @@ import (
 
 const (
 	perPage  = "100"    // GitHub's own limit
-	maxPages = 10       // a line that is older is named by source.tag
-	maxList  = 32 << 20 // bytes of a page: a hundred releases with a hundred files each have half of that
+	maxPages = 10       // an older release needs source.tag
+	maxList  = 32 << 20 // bytes of a page: a hundred releases with a hundred files each need half of that
 )
 
-// An unfit error says that no release is one that source.versions has.
+// An unfit error says that no release is in source.versions.
 type unfit struct{ text string }
 
 func (u *unfit) Error() string { return u.text }
 
-// ranged reports whether the release is looked for in the list.
+// ranged reports whether the release is looked up in the list of releases.
 func (g *github) ranged() bool { return g.source.Tag == "" && g.source.Versions.Bounds() }
 
-// cacheKey is the address that the cache's answer is for. Of the list only the
-// release is kept that was in the range.
+// cacheKey returns the address that the cached answer is for. Of a list, the cache has
+// only the release that was in the range.
 func (g *github) cacheKey() string {
 	if !g.ranged() {
 		return g.url.String()
@@ -37,7 +37,7 @@ func (g *github) cacheKey() string {
 	return g.url.String() + "#" + url.QueryEscape(g.source.Versions.String())
 }
 
-// better reports whether a release is to be preferred to another that fits.
+// better reports whether tag is in source.versions and higher than the other tag.
 func (g *github) better(tag, than string) bool {
 	return g.source.Versions.Has(tag) && version.Lower(than, tag)
 }
@@ -45,13 +45,13 @@ func (g *github) better(tag, than string) bool {
 // listed is a release in the list.
 type listed struct {
 	published
-	Draft      bool `json:"draft"` // seen by those who may write to the repository
+	Draft      bool `json:"draft"` // visible to users who may write to the repository
 	Prerelease bool `json:"prerelease"`
 }
 
-// highest is the release with the highest version of those in source.versions. The
-// list begins with the newest, so the first page that has one of them has the
-// newest of their line; an old line may be behind a hundred newer releases.
+// highest returns the release with the highest version in source.versions. The list begins
+// with the newest release, so the first page with a matching one has the newest of that
+// version line. An old line may begin behind a hundred newer releases.
 func (g *github) highest(ctx context.Context, resp *http.Response) (*published, error) {
 	seen := 0
 	for page := 1; ; page++ {
@@ -88,15 +88,15 @@ func readPage(resp *http.Response) (all []listed, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The decoder's errors quote what they do not like.
+	// The decoder's error is not used, because it quotes the input.
 	if json.Unmarshal(body, &all) != nil {
 		return nil, refused("it is not a list of releases as GitHub's API describes one")
 	}
 	return all, nil
 }
 
-// best is the highest release of a page that may be taken; nil where there is none.
-// A tag that is no version is another product's.
+// best returns the highest allowed release of a page, or nil if there is none. A tag that
+// is not a version belongs to another product.
 func (g *github) best(all []listed) (best *published) {
 	for i := range all {
 		l := &all[i]

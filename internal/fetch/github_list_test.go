@@ -23,7 +23,7 @@ func rangeOf(t *testing.T, text string) version.Range {
 	return r
 }
 
-// taggedAs is a release with an archive and, if the API does not answer, its digest.
+// taggedAs returns a release with an archive, and its digest for use without the API.
 func taggedAs(tag string) releases.Tagged {
 	return releases.Tagged{Tag: tag, Assets: []releases.Asset{releases.Digested("agent-"+tag+".tar.gz", payload),
 		releases.Digested("checksums.txt", []byte(manifest.Digest(payload)+"  agent-"+tag+".tar.gz\n"))}}
@@ -35,7 +35,7 @@ func untaken(tag string, draft, prerelease bool) releases.Tagged {
 	return r
 }
 
-// nightlies are so many releases that nothing has an order to hold against.
+// nightlies returns n releases whose tags have no order.
 func nightlies(n int) (all []releases.Tagged) {
 	for i := range n {
 		all = append(all, releases.Tagged{Tag: fmt.Sprintf("nightly-%d", i)})
@@ -43,18 +43,18 @@ func nightlies(n int) (all []releases.Tagged) {
 	return all
 }
 
-// Where source.versions bounds what is taken, the highest release that fits is
-// looked for in the list.
+// TestGitHubVersions checks that source.versions with bounds selects the highest release
+// in the list that fits.
 func TestGitHubVersions(t *testing.T) {
 	const list = "/repos/the-owner/agent/releases"
 	for _, c := range []struct {
 		name     string
-		releases []releases.Tagged // the oldest first
+		releases []releases.Tagged // from the oldest to the newest
 		set      func(t *target.Target)
 		versions string
 		limited  bool
 		version  string
-		result   state.Result // if nothing is brought
+		result   state.Result // if no release is handed on
 		text     string
 		asked    []string
 	}{
@@ -112,7 +112,8 @@ func TestGitHubVersions(t *testing.T) {
 	}
 }
 
-// The cache's answer is for one range, and serves where the API does not answer.
+// TestGitHubVersionsCache checks that a cached answer is used for its range only, and that
+// it is used if the API does not answer.
 func TestGitHubVersionsCache(t *testing.T) {
 	g := newGitHubServer(taggedAs("v2.53.8"), taggedAs("v3.5.0"))
 	b := onGitHub(t, serve(t, g))
@@ -134,18 +135,18 @@ func TestGitHubVersionsCache(t *testing.T) {
 	check(">=2", "v3.5.0", "")
 	g.Limit(http.StatusForbidden, http.Header{"Retry-After": {"60"}})
 	check(">=2", "v3.5.0", "known")
-	g.Publish(taggedAs("v2.53.9")) // is the site's latest, and lower than what the API said
+	g.Publish(taggedAs("v2.53.9")) // the site's latest, but lower than what the API said
 	check(">=2", "v3.5.0", "known")
 	g.Publish(taggedAs("v3.6.0"))
 	b.target.Source.Asset = "agent-{version}.tar.gz"
 	check(">=2", "v3.6.0", "known")
-	g.Publish(taggedAs("v1.0.0")) // is not in the range, but what the API said is
+	g.Publish(taggedAs("v1.0.0")) // not in the range, but the cached release is
 	check(">=2", "v3.5.0", "known")
 	g.Limit(0, nil)
 	check(">=2", "v3.6.0", "known")
 }
 
-// Hostile lists.
+// TestGitHubVersionsHostile has hostile lists.
 func TestGitHubVersionsHostile(t *testing.T) {
 	for _, c := range []struct {
 		name, answer string
@@ -170,7 +171,7 @@ func TestGitHubVersionsHostile(t *testing.T) {
 			b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), c.result, c.text)
 		})
 	}
-	// A list without an end is read to its limits.
+	// A list without end is read up to the limits.
 	t.Run("endless pages", func(t *testing.T) {
 		n := 0
 		b := onGitHub(t, serve(t, site{"/repos/the-owner/agent/releases": func(w http.ResponseWriter, r *http.Request) {

@@ -12,38 +12,38 @@ import (
 )
 
 const (
-	maxAnswer    = 4 << 20 // bytes of what the API says of a release
+	maxAnswer    = 4 << 20 // bytes of the API's answer about a release
 	maxAssets    = 1000    // GitHub's own limit
 	digestPrefix = "sha256:"
 )
 
-// published is what GitHub's API says of a release, as far as it is used here.
+// published is the part of GitHub's description of a release that is used here.
 type published struct {
 	Tag    string  `json:"tag_name"`
-	Assets []asset `json:"assets"` // nil: not known
+	Assets []asset `json:"assets"` // nil if not known
 }
 
 // asset is one file of a release.
 type asset struct {
 	Name   string `json:"name"`
-	State  string `json:"state"` // "uploaded" when it is whole
+	State  string `json:"state"` // "uploaded" if it is complete
 	Size   int64  `json:"size"`
-	Digest string `json:"digest"` // "sha256:…"; "" where the API tells none
-	URL    string `json:"url"`    // the API's own, for those with a token
+	Digest string `json:"digest"` // "sha256:…"; "" if the API gives none
+	URL    string `json:"url"`    // at the API, for requests with a token
 }
 
-// parsePublished reads what a stranger says of a release.
+// parsePublished parses the description of a release, which is not trusted.
 func parsePublished(b []byte) (*published, error) {
 	var p published
-	// The decoder's errors quote what they do not like.
+	// The decoder's error is not used, because it quotes the input.
 	if json.Unmarshal(b, &p) != nil || p.Tag == "" {
 		return nil, refused("it is not a release as GitHub's API describes one")
 	}
 	return p.clean()
 }
 
-// clean leaves out what is not uploaded in whole, which is as good as not there, and
-// checks the rest. The list of files is not nil then.
+// clean removes files whose upload is not complete, and checks the rest. Afterwards the
+// list of files is not nil.
 func (p *published) clean() (*published, error) {
 	p.Assets = slices.DeleteFunc(append([]asset{}, p.Assets...), func(a asset) bool { return a.State != "" && a.State != "uploaded" })
 	return p, p.check()
@@ -69,12 +69,12 @@ func (p *published) check() error {
 	return nil
 }
 
-// plainName tells whether a name can be a part of an address, and of a message.
+// plainName reports whether a name can be part of an address and of a message.
 func plainName(s string) bool {
 	return s != "" && s != "." && s != ".." && len(s) <= 255 && !strings.ContainsAny(s, `/\`) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// asset finds a file by its name; nil where it is not among those known.
+// asset returns the file with a name, or nil if it is not known.
 func (p *published) asset(name string) *asset {
 	if i := slices.IndexFunc(p.Assets, func(a asset) bool { return a.Name == name }); i >= 0 {
 		return &p.Assets[i]
@@ -89,7 +89,7 @@ func (p *published) names() (all []string) {
 	return all
 }
 
-// remember takes over the digests that were learned of the same files.
+// remember copies the digests that were learned of the same files.
 func (p *published) remember(old *published) {
 	for i := range p.Assets {
 		a := &p.Assets[i]
@@ -99,7 +99,7 @@ func (p *published) remember(old *published) {
 	}
 }
 
-// sha256 is the digest in hex, not checked; "" where there is none.
+// sha256 returns the digest in hex without checking it, or "" if there is none.
 func (a *asset) sha256() string {
 	sum, ok := strings.CutPrefix(a.Digest, digestPrefix)
 	if !ok {
@@ -108,12 +108,13 @@ func (a *asset) sha256() string {
 	return sum
 }
 
-// sumLine is a line of sha256sum(1), with its mark for text or binary. Names
-// with a newline or a backslash, which it escapes, are none of ours. The length
-// is not the expression's, which would be compiled 255 times over at each start.
+// sumLine matches a line of sha256sum(1), with its mark for text or binary. Names with a
+// newline or a backslash, which sha256sum escapes, are not supported. The expression does
+// not bound the name's length, because Go would compile 255 copies of a part at each
+// start.
 var sumLine = regexp.MustCompile(`^([0-9a-f]{64}) [ *](\P{C}+)$`)
 
-// parseSums adds the digests of a list by sha256sum(1), by name, to sums.
+// parseSums adds the digests in the output of sha256sum(1), by file name, to sums.
 func parseSums(b []byte, sums map[string]string) error {
 	n := 0
 	for line := range strings.Lines(string(b)) {

@@ -15,19 +15,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Import copies the release that an operator names by its path into the new
-// directory dir, where the fetcher may read it. The path is all that a source of
-// type "file" may be, or an archive without a manifest: unvouched says that
-// neither a manifest nor the operator tells its digest. Root alone calls it; unlike
-// a configured source it may lie where others can write. What was copied is
-// verified as any release.
+// Import copies the release that an operator names by its path into the new directory dir,
+// where the fetcher may read it. The path is one that a source of type "file" may have, or
+// an archive without a manifest; unvouched reports that neither a manifest nor the
+// operator gave its digest. Only root calls Import. Unlike a configured source, the path
+// may be writable by other users. The copy is verified like any release.
 //
-// The place may belong to somebody who wants to read a file of root's under a
-// release's name: manifest and archive are read in one and the same directory,
-// and nobody else may look before the digest has proven right.
+// The path's owner may try to make root copy a secret file under a release's name.
+// Therefore manifest and archive are read from one directory, and other users cannot read
+// the copy before its digest is verified.
 //
-// Under tuf the copy is of the repository's files, as far as root does not know
-// them. They are verified where those of every source are.
+// Under trust mode "tuf" the repository's files are copied too, except the roots that root
+// knows. They are verified where those of every source are.
 func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Named, dir string) (unvouched bool, err error) {
 	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
 	defer src.close()
@@ -38,7 +37,7 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Nam
 		}
 		sum := n.SHA256
 		if unvouched = sum == ""; unvouched {
-			// One that grows meanwhile is refused when it is copied.
+			// A file that grows meanwhile is refused when it is copied.
 			if sum, _, err = durable.SHA256(io.LimitReader(f, info.Size())); err != nil {
 				return nil, unreadable(n.Path, err)
 			}
@@ -65,7 +64,7 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Nam
 	return unvouched, bring(ctx, src, r, beside, dir)
 }
 
-// recorder keeps what is read of a signed repository.
+// recorder stores the files that are read of a signed repository.
 type recorder struct {
 	*disk
 	files map[string][]byte
@@ -79,9 +78,8 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 	return b, err
 }
 
-// readRepository reads a signed repository, from the roots that the swapper knows
-// on. All that the fetcher will read is copied, whatever is known of it, and is
-// verified on the way.
+// readRepository reads a signed repository, beginning at the roots that the swapper knows.
+// It verifies the files and returns all that the fetcher will read.
 func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
 	good, _, err := trust.Verifier{Tree: tree, Target: t.Name, Pin: t.Pin, ReadOnly: true,
@@ -106,7 +104,7 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 	if err != nil {
 		return err
 	}
-	// This copy, and then what every attempt needs.
+	// This copy, and then the space that every attempt needs.
 	if need := r.platform.Size + needs(r.platform); need > free {
 		return fmt.Errorf("cannot import %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			name, float64(need)/1e6, dir, float64(free)/1e6)
@@ -144,7 +142,7 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 	if sum != r.platform.SHA256 {
 		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)
 	}
-	// For the fetcher's eyes, whatever the umask.
+	// The fetcher must be able to read it, with any umask.
 	if err := f.Chmod(0o644); err != nil {
 		return failed(err)
 	}

@@ -11,13 +11,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// TestImport: what an operator brings goes the way of every release, whatever
-// the target's own source is.
+// TestImport checks that an import is treated like any release, with every type of source.
 func TestImport(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	for _, c := range []struct {
 		name   string
-		path   string // in the directory
+		path   string // inside the directory
 		edit   func(m *manifest.Manifest)
 		result state.Result // of the copy, or of the attempt
 		text   string
@@ -86,7 +85,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// Who owns the directory may put another in its place while root reads it.
+// TestImportFromElsewhere replaces the directory while root reads it, as its owner can.
 func TestImportFromElsewhere(t *testing.T) {
 	dir, other := filepath.Join(t.TempDir(), "rel"), t.TempDir()
 	if err := os.Mkdir(dir, 0o755); err != nil {

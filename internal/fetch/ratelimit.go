@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// longestRateLimit is how far ahead a server's word is taken: one that names the
-// year 2100, whoever it is, must not end all updates.
+// longestRateLimit bounds the wait that a server asks for: a server that names the year
+// 2100 must not end all updates.
 const longestRateLimit = 24 * time.Hour
 
-// A rateLimit is the answer of a server that takes no more requests for a while.
+// A rateLimit is the error of a server that accepts no more requests for a while.
 type rateLimit struct {
 	status int
 	until  time.Time
@@ -23,8 +23,8 @@ func (l *rateLimit) Error() string {
 		l.status, http.StatusText(l.status), l.until.Format("2006-01-02 15:04:05 UTC"))
 }
 
-// rateLimited reads Retry-After of RFC 9110, or what GitHub's API says beside it
-// or in its place; nil where the answer is another one.
+// rateLimited returns the limit in Retry-After of RFC 9110, or in the headers of GitHub's
+// API if that is missing. It returns nil for any other answer.
 func rateLimited(resp *http.Response, now time.Time) *rateLimit {
 	if !slices.Contains([]int{http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable}, resp.StatusCode) {
 		return nil

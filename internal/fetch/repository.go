@@ -8,8 +8,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Repository is a signed repository on a web server that belongs to no target. The
-// client for TUF's conformance suite uses it.
+// Repository is a signed repository on a web server that belongs to no target. The client
+// for TUF's conformance suite uses it.
 type Repository struct{ web *web }
 
 // NewRepository returns the repository at the address of a directory.
@@ -22,8 +22,8 @@ func NewRepository(address string) (*Repository, error) {
 	return &Repository{w}, err
 }
 
-// Get returns what reads the repository's files; each in the time that the fetcher
-// has for all of them.
+// Get returns a function that reads the repository's files. Each file has the time limit
+// that the fetcher has for all of them.
 func (r *Repository) Get(ctx context.Context) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
 		ctx, cancel := r.web.brief(ctx)

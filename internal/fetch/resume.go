@@ -17,43 +17,43 @@ import (
 )
 
 const (
-	partialName = "partial"      // the archive under way, one for each target
-	aboutName   = "partial.json" // what that is a part of, if it may be gone on with
+	partialName = "partial"      // the archive being downloaded, one per target
+	aboutName   = "partial.json" // which archive that is, if it can be resumed
 )
 
-// piece is the beginning of an archive that has come.
+// piece is the beginning of an archive that is already stored.
 type piece struct {
-	url   string // without query: a signed address has another one each time
-	etag  string // a strong one: what has it is the same, byte for byte; "" for none
+	url   string // without query, because a signed address has a different one each time
+	etag  string // strong, so that equal tags mean equal bytes; "" for none
 	bytes int64
 }
 
-// body is what a source sends of an archive: what follows the bytes of from.
+// body is a source's answer: the archive after the bytes of from.
 type body struct {
 	io.ReadCloser
 	name string // for messages
 	from piece
 }
 
-// about is the file aboutName.
+// about is the content of the file aboutName.
 type about struct {
 	Format int    `json:"format"`
 	URL    string `json:"url"`
 	ETag   string `json:"etag"`
-	SHA256 string `json:"sha256"` // this and the size as the manifest says of the whole
+	SHA256 string `json:"sha256"` // this and the size are those of the whole archive in the manifest
 	Size   int64  `json:"size"`
 }
 
 func (a about) of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.Size == p.Size }
 
-// readAbout is false where nothing is kept that could be gone on with.
+// readAbout returns what can be resumed. ok is false if there is nothing.
 func readAbout(dir string) (a about, ok bool) {
 	data, err := durable.ReadFile(filepath.Join(dir, aboutName), 64<<10)
 	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
 	return a, ok
 }
 
-// strong is the ETag if it is a strong one, else "".
+// strong returns etag if it is a strong one, or "".
 func strong(etag string) string {
 	if !usableTag(etag) || etag[0] == 'W' {
 		return ""
@@ -61,20 +61,19 @@ func strong(etag string) string {
 	return etag
 }
 
-// partial is an archive under way. It is written where the next attempt finds
-// what has come, also after a kill or a power cut. Nothing of it is believed
-// before all of it has been read back.
+// partial is an archive being downloaded. It is written where the next attempt finds it,
+// also after a kill or a power cut. The whole file is read back and verified before use.
 type partial struct {
 	dir    string
 	file   *os.File
 	of     manifest.Platform
 	have   piece
 	name   string // for messages
-	pieced bool   // not all of it came over one connection
+	pieced bool   // it came over more than one connection
 }
 
-// openPartial finds what an earlier attempt has left of the archive, and removes
-// what is of another one.
+// openPartial opens what an earlier attempt stored of the archive. It discards what
+// belongs to another archive.
 func openPartial(dir string, p manifest.Platform) (*partial, error) {
 	path := filepath.Join(dir, partialName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -98,10 +97,10 @@ func openPartial(dir string, p manifest.Platform) (*partial, error) {
 	return part, nil
 }
 
-// restart forgets what has come.
+// restart discards all that is stored.
 func (p *partial) restart() error {
 	p.have, p.pieced = piece{}, false
-	err := remove(filepath.Join(p.dir, aboutName)) // first: it must not speak for other bytes
+	err := remove(filepath.Join(p.dir, aboutName)) // first, because it must not describe other bytes
 	if err == nil {
 		err = p.file.Truncate(0)
 	}
@@ -111,8 +110,8 @@ func (p *partial) restart() error {
 	return nil
 }
 
-// begin makes room for what a source sends, which either follows what has come or
-// takes its place.
+// begin prepares the file for a source's answer, which either continues or replaces what
+// is stored.
 func (p *partial) begin(b *body) error {
 	p.name = b.name
 	if b.from.bytes > 0 {
@@ -138,12 +137,12 @@ func (p *partial) begin(b *body) error {
 	return nil
 }
 
-// lasting tells whether a later attempt may go on with it.
+// lasting reports whether a later attempt may resume it.
 func (p *partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != unknownDigest }
 
-// move puts the whole archive into a bundle.
+// move moves the complete archive into a bundle.
 func (p *partial) move(b *state.Bundle, name string) error {
-	// The verifier's group reads it; chmod because the unit's UMask= is 0077.
+	// The verifier's group reads it. The unit's UMask=0077 makes chmod necessary.
 	err := p.file.Chmod(0o640)
 	if err == nil {
 		err = p.file.Sync()
@@ -160,8 +159,8 @@ func (p *partial) move(b *state.Bundle, name string) error {
 	return nil
 }
 
-// leave ends an attempt that ended so. What did not come whole is kept for the
-// next one.
+// leave closes the file at the end of an attempt. If the download failed, it keeps an
+// incomplete archive that the next attempt may resume.
 func (p *partial) leave(end error) error {
 	p.file.Close()
 	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded {
@@ -170,8 +169,7 @@ func (p *partial) leave(end error) error {
 	return dropPartial(p.dir)
 }
 
-// forget removes what is kept of an archive when the attempt has shown that nobody
-// will ask for the rest.
+// forget removes a stored piece if the attempt has shown that the rest will not be needed.
 func (f *fetcher) forget(r *release, result state.Result) error {
 	dir := f.tree.Dir(state.RoleFetch, f.name)
 	a, ok := readAbout(dir)
@@ -190,7 +188,7 @@ func dropPartial(dir string) error {
 	return nil
 }
 
-// remove is content where there is nothing.
+// remove removes a file. It is not an error if there is none.
 func remove(path string) error {
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,13 +20,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// shaky serves an archive by one answer after the other, the last of them from
-// then on, and remembers what was asked for.
+// shaky serves an archive with one answer per request, repeats the last one, and records
+// the requests.
 type shaky struct {
 	answers []http.HandlerFunc
 
 	mu     sync.Mutex
-	ranges []string // of each request; "" for all
+	ranges []string // of each request; "" for the whole archive
 	sent   int64
 }
 
@@ -38,7 +38,7 @@ func (s *shaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(&counting{w, s}, r)
 }
 
-// asked is R for each request for the rest, A for one for all.
+// asked returns an R for each request for the rest, and an A for each for all.
 func (s *shaky) asked() (asked string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +69,7 @@ func (c *counting) Write(b []byte) (int, error) {
 
 func (c *counting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// offered is a good server's answer, under this ETag.
+// offered returns a correct server's answer with this ETag.
 func offered(content []byte, etag string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if etag != "" {
@@ -79,13 +79,13 @@ func offered(content []byte, etag string) http.HandlerFunc {
 	}
 }
 
-// cut lets n bytes of an answer through.
+// cut sends only n bytes of an answer.
 func cut(n int64, answer http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { releases.Cut(n)(w, r, answer) }
 }
 
-// partOf is a 206 that pays no heed to If-Range; what it has of the archive is
-// shifted by this many bytes, and lie changes the answer.
+// partOf answers with a 206 and ignores If-Range. Its part of the archive is shifted by
+// this many bytes, and lie changes the header.
 func partOf(shift int, lie func(h http.Header)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		from, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-"))
@@ -106,7 +106,7 @@ func partOf(shift int, lie func(h http.Header)) http.HandlerFunc {
 
 const cutAt = 100_000
 
-// kept is how many bytes wait for the next attempt; -1 for none.
+// kept returns how many bytes are stored for the next attempt, or -1.
 func (b *bench) kept(t *testing.T) int64 {
 	t.Helper()
 	dir := b.tree.Dir(state.RoleFetch, "agent")
@@ -124,14 +124,14 @@ func (b *bench) kept(t *testing.T) int64 {
 	return info.Size()
 }
 
-// A connection is cut, and what comes then is or is not what follows.
+// TestResume cuts a connection; the next answer continues the archive, or does not.
 func TestResume(t *testing.T) {
 	first := cut(cutAt, offered(payload, `"1"`))
 	good := offered(payload, `"1"`)
 	set := func(name, value string) func(http.Header) {
 		return func(h http.Header) { h.Set(name, value) }
 	}
-	anew := func(n int64) http.HandlerFunc { // as if there were no ranges
+	anew := func(n int64) http.HandlerFunc { // like a server without ranges
 		return func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Del("Range")
 			cut(n, good)(w, r)
@@ -147,7 +147,7 @@ func TestResume(t *testing.T) {
 		result  state.Result
 		text    string
 		kept    bool
-		asked   string // as shaky tells it
+		asked   string // in the format of shaky.asked
 	}{
 		{"every 100 kB", []http.HandlerFunc{first}, state.ResultHandedOn, "", false, "ARRR"},
 		{"once", []http.HandlerFunc{first, good}, state.ResultHandedOn, "", false, "AR"},
@@ -222,7 +222,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// What a failed attempt leaves serves the next one on the same archive.
+// TestPartialFile checks that the next attempt on the same archive resumes a failed one.
 func TestPartialFile(t *testing.T) {
 	renamed := func(t *testing.T, s site) {
 		s["/again.tar.gz"] = s["/agent.tar.gz"]
@@ -257,7 +257,7 @@ func TestPartialFile(t *testing.T) {
 		name   string
 		change func(t *testing.T, dir string)
 		site   func(t *testing.T, s site)
-		asked  string // as shaky tells it
+		asked  string // in the format of shaky.asked
 	}{
 		{"as it was left", nil, nil, "R"},
 		{"a power cut took its end", content(zeros), nil, "RA"},
@@ -306,7 +306,7 @@ func TestPartialFile(t *testing.T) {
 	}
 }
 
-// manifestOf is what a site publishes.
+// manifestOf returns the manifest that a site publishes.
 func manifestOf(t *testing.T, s site) *manifest.Manifest {
 	t.Helper()
 	if s["/again.tar.gz"] != nil {
@@ -315,11 +315,11 @@ func manifestOf(t *testing.T, s site) *manifest.Manifest {
 	return release1()
 }
 
-// What came is kept while the same archive is on offer, and no longer.
+// TestPartialFileForgotten checks that a part is kept only while its archive is offered.
 func TestPartialFileForgotten(t *testing.T) {
 	for _, c := range []struct {
 		name      string
-		manifest  http.HandlerFunc // from then on; nil for the same
+		manifest  http.HandlerFunc // the later one; nil for the same
 		verb      state.Verb
 		installed string
 		result    state.Result
@@ -357,8 +357,8 @@ func TestPartialFileForgotten(t *testing.T) {
 	}
 }
 
-// The storage signs another address for each request, and what an operator names
-// has no manifest. An archive whose digest nobody knows is not gone on with later.
+// TestResumeElsewhere has storage that signs a new address for each request, and archives
+// without manifest. A later attempt does not resume one of unknown digest.
 func TestResumeElsewhere(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -379,7 +379,7 @@ func TestResumeElsewhere(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var total shaky
-			var away bool // after the first cut, all but the archive's first request fails
+			var away bool // after the first cut, only the first request for the archive succeeds
 			shaken := func(good http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					file := strings.HasPrefix(r.URL.Path, "/storage/") || strings.HasPrefix(r.URL.Path, "/d/")
@@ -406,7 +406,7 @@ func TestResumeElsewhere(t *testing.T) {
 			away = true
 			if c.name == "GitHub, nobody tells the digest" {
 				if err := os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "manifest.json")); err != nil {
-					t.Fatal(err) // it has learnt the digest
+					t.Fatal(err) // the cache has the digest
 				}
 			}
 			if a := b.run(t, order); a.Result != state.ResultNotDownloaded {
@@ -424,7 +424,7 @@ func TestResumeElsewhere(t *testing.T) {
 	}
 }
 
-// named is an archive that the operator names.
+// named returns a bench with an archive that the operator names.
 func named(sum string) func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 	return func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 		b := newBench(t, "http://127.0.0.1:9")

@@ -13,11 +13,11 @@ import (
 
 const machineIDFile = "/etc/machine-id"
 
-// rolloutID makes of the machine's ID one for this purpose alone, as
-// machine-id(5) demands of whoever lets others conclude from it.
+// rolloutID is the application's ID with which an ID for rollouts is derived from the
+// machine's ID, because others must not learn the machine's ID: see machine-id(5).
 var rolloutID = [16]byte{0x8c, 0x41, 0x5d, 0x0e, 0x6a, 0x2b, 0x4f, 0x97, 0xb3, 0x1c, 0x70, 0xe5, 0x2d, 0x98, 0x46, 0xfa}
 
-// machineID reads the machine's ID; nil where it has none, as some containers.
+// machineID returns the machine's ID, or nil if it has none, as in some containers.
 func machineID(file string) []byte {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -30,17 +30,16 @@ func machineID(file string) []byte {
 	return id
 }
 
-// place is where the machine stands among the others, 0 to 99, when a version is
-// rolled out: at the same place whenever it asks, and at another one for another
-// version, so that it is not always the same machines that go first. It is
-// SHA-256 of version and ID, which is
-// `systemd-id128 machine-id --app-specific=8c415d0e6a2b4f97b31c70e52d9846fa`
-// in lower-case hex. A machine without an ID comes last.
+// place returns the machine's place in the rollout of a version, from 0 to 99. It is the
+// same at every check, and differs between versions, so that not always the same machines
+// are first. It comes from SHA-256 of an ID in lower-case hex, followed by the version.
+// `systemd-id128 machine-id --app-specific=8c415d0e6a2b4f97b31c70e52d9846fa` prints the
+// ID. A machine without an ID is last.
 func place(id []byte, version string) int {
 	if id == nil {
 		return 99
 	}
-	// As sd_id128_get_machine_app_specific(3) does.
+	// This is what sd_id128_get_machine_app_specific(3) does.
 	mac := hmac.New(sha256.New, id)
 	mac.Write(rolloutID[:])
 	own := mac.Sum(nil)[:16]
@@ -49,7 +48,7 @@ func place(id []byte, version string) int {
 	return manifest.Place(hex.EncodeToString(own), version)
 }
 
-// notYet is [policy.NotYet] for this machine.
+// notYet returns [policy.NotYet] for this machine.
 func (f *fetcher) notYet(m *manifest.Manifest) string {
 	return policy.NotYet(m.Rollout, place(machineID(f.machineID), m.Version))
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// Of many machines each percentage takes its share, and never one that a smaller
-// one left out would have taken; another version begins with others.
+// TestPlace checks that each percentage has its share of many machines, and that another
+// version begins with others.
 func TestPlace(t *testing.T) {
 	const machines = 10_000
 	var count [100]int
@@ -37,8 +37,8 @@ func TestPlace(t *testing.T) {
 	if moved < machines*9/10 {
 		t.Errorf("only %d machines are elsewhere for another version", moved)
 	}
-	// What systemd-id128 makes of this ID is 40755ef0668a459988cb675ce4da3a95, and
-	// sha256sum of 40755ef0668a459988cb675ce4da3a95v2.
+	// systemd-id128 makes 40755ef0668a459988cb675ce4da3a95 of this ID; the place is that
+	// of the sha256sum of 40755ef0668a459988cb675ce4da3a95v2.
 	if got := placeOf(t, theMachine+"\n", "v2"); got != 9 {
 		t.Errorf("place %d", got)
 	}
@@ -60,8 +60,8 @@ func placeOf(t *testing.T, content, version string) int {
 	return place(machineID(file), version)
 }
 
-// Others go first: a scheduled run and a directive then only tell what is there,
-// and do not count as failed.
+// TestRollout checks that a machine that comes later only reports the release in
+// unattended attempts, and that these do not count as failed.
 func TestRollout(t *testing.T) {
 	const notYet = "not yet for this machine (rollout at 9 %)"
 	for _, c := range []struct {

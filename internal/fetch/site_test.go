@@ -27,7 +27,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// TestMain makes httptest's certificate, and none else, a trusted one.
+// TestMain makes httptest's certificate the only trusted one.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "fetch")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	}
 	os.Setenv("SSL_CERT_FILE", roots)
 	os.Setenv("SSL_CERT_DIR", dir)
-	// A proxy that the environment names must never be asked.
+	// A proxy in the environment must never be used.
 	for _, v := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
 		os.Setenv(v, "http://127.0.0.1:9")
 	}
@@ -55,7 +55,7 @@ const attempt = "20261101t120000-0badcafe"
 
 var payload = []byte(strings.Repeat("an archive that nobody opens here\n", 10_000))
 
-// release1 is what a publisher would put beside payload.
+// release1 returns the manifest that a publisher would make for payload.
 func release1() *manifest.Manifest {
 	return &manifest.Manifest{Schema: 1, Product: "agent", Version: "v2", Sequence: 7, Platforms: map[string]manifest.Platform{
 		manifest.Host(): {
@@ -82,8 +82,8 @@ func edit(m *manifest.Manifest, f func(p *manifest.Platform)) *manifest.Manifest
 	return m
 }
 
-// site serves a release. A handler under "/client-manifest.json" or
-// "/agent.tar.gz" takes the place of the honest one.
+// site serves a release. A handler for "/client-manifest.json" or "/agent.tar.gz" replaces
+// the correct answer.
 type site map[string]http.HandlerFunc
 
 func (s site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -132,8 +132,8 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// certificate makes one for 127.0.0.1 that httptest's, which is a CA, has
-// signed; or nobody but itself.
+// certificate makes a certificate for 127.0.0.1, signed by that of httptest, which is a
+// CA, or by itself.
 func certificate(t *testing.T, notAfter time.Time, selfSigned bool) tls.Certificate {
 	t.Helper()
 	s := httptest.NewTLSServer(nil)
@@ -164,7 +164,7 @@ type bench struct {
 	reports  []int64
 	// machineID is the content of the file.
 	machineID string
-	pinned    string // the file of the root
+	pinned    string // path of the pinned root
 }
 
 func newBench(t *testing.T, url string) *bench {
@@ -181,7 +181,7 @@ func newBench(t *testing.T, url string) *bench {
 			Install: []target.Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		},
 		limits:   fast,
-		rootOnly: func(string) error { return nil }, // the tests' directories are not
+		rootOnly: func(string) error { return nil }, // the tests' directories are not root's
 	}
 }
 
@@ -217,13 +217,13 @@ func (b *bench) status(t *testing.T) state.Status {
 	return s
 }
 
-// spool lists what lies in ready/, hidden things too.
+// spool lists all of ready/, with hidden entries.
 func (b *bench) spool(t *testing.T) []string {
 	t.Helper()
 	return testkit.Names(t, b.tree.Ready(state.RoleFetch, "agent"))
 }
 
-// mustFail checks an attempt that brought nothing, and left nothing.
+// mustFail checks an attempt that handed on nothing and left nothing.
 func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, text string) {
 	t.Helper()
 	if a.Result != result || !strings.Contains(a.Reason, text) {

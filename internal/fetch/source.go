@@ -10,19 +10,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// source is where a release comes from. The names that its methods return are
-// for messages, and hold neither passwords nor queries.
+// source is where a release comes from. The names that its methods return are for
+// messages, and contain neither passwords nor queries.
 type source interface {
-	// manifest reads the document and returns its own bytes.
+	// manifest reads the manifest and returns its bytes as published.
 	manifest(ctx context.Context) (raw []byte, name string, err error)
-	// archive opens a file of the manifest that was just read: from its beginning, or
-	// what follows the piece of it that is there. Errors of its Read are the
-	// source's, not the disk's.
+	// archive opens a file of the manifest that was just read, from its beginning or from
+	// the end of the stored piece. Errors of its Read are the source's, not the disk's.
 	archive(ctx context.Context, p manifest.Platform, have piece) (*body, error)
 }
 
-// source is where the release of this attempt comes from: where the operator says,
-// if they do, or else the target's own source.
+// source returns where this attempt's release comes from: what the operator named, or else
+// the target's source.
 func (f *fetcher) source(t *target.Target, cache string) (source, error) {
 	switch {
 	case f.order.Import:
@@ -33,8 +32,8 @@ func (f *fetcher) source(t *target.Target, cache string) (source, error) {
 	return newSource(t, cache, f.limits, f.rootOnly)
 }
 
-// newSource makes the source of a target. cache is the directory of the cached
-// manifest, "" for none.
+// newSource returns the source of a target. cache is the directory of the cached manifest,
+// or "" for none.
 func newSource(t *target.Target, cache string, l limits, rootOnly func(string) error) (source, error) {
 	switch t.Source.Type {
 	case target.SourceManifest:
@@ -53,17 +52,17 @@ func newSource(t *target.Target, cache string, l limits, rootOnly func(string) e
 
 // release is what the source offers this machine.
 type release struct {
-	raw      []byte // the manifest's own bytes
+	raw      []byte // the manifest's bytes as published
 	manifest *manifest.Manifest
 	key      string // of the platform
 	platform manifest.Platform
 
-	// Of a signed repository alone.
-	metadata []byte         // for those who check it again
-	signed   []state.Signed // what vouches for the manifest
+	// These two are set for a signed repository only.
+	metadata []byte         // for the roles that verify it again
+	signed   []state.Signed // the metadata that signs the manifest
 }
 
-// resolveUnsigned is what the target's mode of trust makes of the source.
+// resolve reads the release as the target's trust mode requires.
 func (f *fetcher) resolve(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	if t.Trust.Mode == target.TrustTUF {
 		return f.signed(ctx, src, t, keep)
@@ -71,8 +70,8 @@ func (f *fetcher) resolve(ctx context.Context, src source, t *target.Target, kee
 	return resolveUnsigned(ctx, src, t.Trust.Product)
 }
 
-// resolveUnsigned reads the manifest as it is, and refuses one of another product or without
-// this machine's platform.
+// resolveUnsigned reads the manifest without signatures. It returns an error if the
+// manifest is of another product or has nothing for this machine's platform.
 func resolveUnsigned(ctx context.Context, src source, product string) (*release, error) {
 	raw, name, err := src.manifest(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func resolveUnsigned(ctx context.Context, src source, product string) (*release,
 	return chosen(raw, name, product)
 }
 
-// chosen is what the manifest has for this machine.
+// chosen returns the manifest's release for this machine.
 func chosen(raw []byte, name, product string) (*release, error) {
 	m, err := manifest.Parse(raw)
 	if err != nil {
@@ -98,17 +97,17 @@ func chosen(raw []byte, name, product string) (*release, error) {
 	return &release{raw: raw, manifest: m, key: key, platform: p}, nil
 }
 
-// learner is a source that may offer an archive whose digest nobody knows before
-// it has come. learn accepts the one that it turns out to have.
+// learner is a source whose archive may have an unknown digest until it is downloaded.
+// learn accepts the digest that the downloaded archive has.
 type learner interface {
 	learn(r *release, sum string) error
 }
 
-// unknownDigest stands in the manifest of an archive that nobody vouches for,
-// until it has come. No archive has it.
+// unknownDigest is the placeholder in the manifest for a digest that is not known before
+// the download. No archive has it.
 var unknownDigest = strings.Repeat("0", 64)
 
-// complete puts the digest of what came in the place of [unknownDigest].
+// complete replaces [unknownDigest] by the digest of the downloaded archive.
 func (r *release) complete(sum string) (err error) {
 	r.platform.SHA256 = sum
 	r.manifest.Platforms[r.key] = r.platform
@@ -116,10 +115,10 @@ func (r *release) complete(sum string) (err error) {
 	return err
 }
 
-// readManifest reads at most what a manifest may have.
+// readManifest reads at most manifest.MaxSize bytes.
 func readManifest(r io.Reader) ([]byte, error) { return readSmall(r, manifest.MaxSize) }
 
-// readSmall reads what must not have more than this many bytes.
+// readSmall reads r to its end. More than most bytes are an error.
 func readSmall(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(b)) > most {

@@ -15,16 +15,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// disk is a release on this machine: a directory with a manifest and the
-// archives it names, or one such manifest, or one such archive. Whoever can
-// write there can install what they like, so that must be root alone.
+// disk is a release on this machine: a directory with a manifest and the archives that it
+// names, or one such manifest, or one such archive. Only root may be able to write there,
+// because a writer can choose what is installed.
 type disk struct {
 	path     string
 	rootOnly func(path string) error
-	dir      string   // of the manifest, known once it was read
-	root     *os.Root // the same, open: what is read later is read there
-	archived string   // the archive that path names, if it names one
-	// bare makes the manifest of an archive that has none beside it; nil refuses it.
+	dir      string   // of the manifest; known after it was read
+	root     *os.Root // the open dir, from which later files are read
+	archived string   // the archive that path names, or ""
+	// bare makes the manifest of an archive without one; nil refuses such archives.
 	bare func(file string, f *os.File) ([]byte, error)
 }
 
@@ -93,8 +93,8 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 	return raw, path, nil
 }
 
-// strangers tells whether a manifest was put beside the archive by somebody else
-// than who has put that there, in a directory where everybody may.
+// strangers reports whether another user than root or the archive's owner put the manifest
+// beside the archive, as is possible in a directory such as /tmp.
 func (d *disk) strangers(f *os.File) bool {
 	info, err := f.Stat()
 	if err != nil {
@@ -102,13 +102,13 @@ func (d *disk) strangers(f *os.File) bool {
 	}
 	archived, err := d.root.Lstat(d.archived)
 	if err != nil {
-		return false // which is said when it is opened
+		return false // the archive cannot be opened later either, and that error is reported
 	}
 	owner := func(i fs.FileInfo) uint32 { return i.Sys().(*syscall.Stat_t).Uid }
 	return owner(info) != 0 && owner(info) != owner(archived)
 }
 
-// without reads the archive itself, which has no manifest beside it.
+// without makes the manifest of the archive, which has none beside it.
 func (d *disk) without() ([]byte, string, error) {
 	f, err := d.open(d.archived)
 	if err != nil {
@@ -143,7 +143,7 @@ func (d *disk) archive(_ context.Context, p manifest.Platform, _ piece) (*body, 
 	return &body{ReadCloser: f, name: path}, nil
 }
 
-// open opens a regular file of the directory that root alone can write.
+// open opens a regular file of the directory that only root can write to.
 func (d *disk) open(name string) (*os.File, error) {
 	path := filepath.Join(d.dir, name)
 	if d.root == nil {
@@ -171,8 +171,8 @@ func (d *disk) close() {
 	}
 }
 
-// unreadable says that a file of the source could not be read: NotDownloaded,
-// unless err is decided already.
+// unreadable returns the error that a file of the source could not be read. The result is
+// NotDownloaded, unless err has one already.
 func unreadable(path string, err error) error {
 	result := state.ResultNotDownloaded
 	if o, ok := errors.AsType[*state.Failure](err); ok {

@@ -33,7 +33,7 @@ func TestFileSource(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
-		path   string // in the directory
+		path   string // inside the directory
 		edit   func(t *testing.T, dir string)
 		result state.Result
 		text   string
@@ -99,7 +99,8 @@ func TestFileSource(t *testing.T) {
 	}
 }
 
-// Whoever may write a file source decides what root installs.
+// TestFileSourceIsRoots checks that only root can write a file source, because a writer
+// decides what root installs.
 func TestFileSourceIsRoots(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777); err != nil {

@@ -16,17 +16,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// github is a release of a repository on GitHub, or on a server that answers as
-// its API does. What the API says of the release becomes a manifest, unless the
-// release has one among its files.
+// github is a release of a repository on GitHub, or on a server with the same API. The
+// API's description of the release becomes a manifest, unless the release has a manifest
+// among its files.
 //
-// Where source.versions bounds them it is the highest of the list of releases that
-// fits, and not the latest.
+// If source.versions has bounds, the release is the highest one in the list that fits, and
+// not the latest.
 //
-// The API answers strangers sixty times an hour and address. When it takes no
-// more requests, what GitHub's web pages tell everybody is enough: where the
-// latest release is, and the files of that release. The manifest made of these
-// has the same bytes.
+// The API answers sixty requests per hour and address without a token. When it refuses
+// more, GitHub's public web pages are enough: they show where the latest release is, and
+// its files. The manifest made of these has the same bytes.
 type github struct {
 	client // url is the API's, for the release
 	site   *url.URL
@@ -34,7 +33,7 @@ type github struct {
 	token  string // "" for none
 	cache  cache
 
-	offline bool // the API takes no more requests
+	offline bool // the API accepts no more requests
 	etag    string
 	release *published
 }
@@ -62,8 +61,8 @@ func newGitHub(t *target.Target, dir string, l limits) (*github, error) {
 	return g, err
 }
 
-// siteOf is the address of the web pages beside an API: https://github.com of
-// https://api.github.com, https://HOST of a server's https://HOST/api/v3.
+// siteOf returns the address of the web pages of an API: https://github.com for
+// https://api.github.com, https://HOST for a server's https://HOST/api/v3.
 func siteOf(api *url.URL) *url.URL {
 	site := &url.URL{Scheme: api.Scheme, Host: api.Host}
 	if strings.Trim(api.Path, "/") == "" {
@@ -72,7 +71,7 @@ func siteOf(api *url.URL) *url.URL {
 	return site
 }
 
-// name is the release in messages.
+// name returns the release's name for messages.
 func (g *github) name() string { return "release " + g.release.Tag + " of " + g.source.Repo }
 
 func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
@@ -99,7 +98,7 @@ func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
 	return raw, g.name(), nil
 }
 
-// askAPI finds the release.
+// askAPI finds the release at the API.
 func (g *github) askAPI(ctx context.Context, known cached) error {
 	resp, err := g.askFor(ctx, g.url, known.ETag)
 	if err != nil {
@@ -123,7 +122,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		g.release, err = g.only(resp)
 	}
 	if state.ResultOf(err) == state.ResultNotAttempted {
-		return err // all was downloaded
+		return err // the answer was downloaded without error
 	}
 	if err != nil {
 		return failed(ctx, g.url, err)
@@ -135,7 +134,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 	return g.store()
 }
 
-// askFor asks the API, for nothing but a change if etag is not "".
+// askFor sends a request to the API, for a changed answer only if etag is not "".
 func (g *github) askFor(ctx context.Context, u *url.URL, etag string) (*http.Response, error) {
 	header := unless(etag)
 	header.Set("Accept", "application/vnd.github+json")
@@ -157,8 +156,8 @@ func (g *github) only(resp *http.Response) (*published, error) {
 	return p, err
 }
 
-// askSite finds the tag of the release where the API does not answer. What the
-// API said of it before still holds.
+// askSite finds the release's tag at the web pages if the API does not answer. What the
+// API said earlier of that release is still used.
 func (g *github) askSite(ctx context.Context, known cached) error {
 	tag := g.source.Tag
 	latest := g.site.JoinPath(g.source.Repo, "releases/latest")
@@ -196,7 +195,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 	return nil
 }
 
-// keep caches what is known of the release.
+// store caches what is known of the release.
 func (g *github) store() error {
 	if g.etag == "" {
 		return nil
@@ -208,10 +207,10 @@ func (g *github) store() error {
 	return g.cache.store(body, g.etag)
 }
 
-// learn takes over the digest of an archive that came without one, where the
-// operator accepts that: from now on it must be that, and is known when it failed.
+// learn records the digest of an archive that was published without one, if the operator
+// accepts that. From then on the archive must have it, and a rejection is found by it.
 func (g *github) learn(r *release, sum string) error {
-	if !g.anybody { // its manifest says so itself
+	if !g.anybody { // the release's own manifest has the placeholder as its digest
 		return refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, unknownDigest)
 	}
 	if err := r.complete(sum); err != nil {
@@ -224,15 +223,15 @@ func (g *github) learn(r *release, sum string) error {
 	return nil
 }
 
-// document is the release's manifest: the one among its files, or one made of
-// the name, size and digest of the archive that the target takes.
+// document returns the release's manifest: the one among its files, or one made of the
+// name, size and digest of the archive that the target uses.
 func (g *github) document(ctx context.Context) ([]byte, error) {
 	raw, err := g.small(ctx, manifest.FileName)
 	if raw != nil || err != nil {
 		return raw, err
 	}
 	var sums map[string]string
-	if g.release.Assets == nil { // only they tell the names
+	if g.release.Assets == nil { // only the sum files list the names
 		if sums, err = g.sums(ctx); err != nil {
 			return nil, err
 		}
@@ -268,7 +267,7 @@ func (g *github) document(ctx context.Context) ([]byte, error) {
 	return m.Marshal()
 }
 
-// choose finds the name of the archive that the target takes.
+// choose returns the name of the archive that the target uses.
 func (g *github) choose(sums map[string]string) (string, error) {
 	pattern := g.source.AssetPattern(manifest.Host(), g.release.Tag)
 	names := g.release.names()

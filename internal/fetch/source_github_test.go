@@ -19,13 +19,13 @@ import (
 
 const archiveName = "agent-build-18.tar.gz"
 
-// build18 is a release as GitHub has them today, with these files more.
+// build18 returns a release as GitHub has them today, with more files.
 func build18(more ...releases.Asset) releases.Tagged {
 	return releases.Tagged{Tag: "build-18", Assets: append(more, releases.Digested(archiveName, payload),
 		releases.Digested("agent.deb", []byte("a package")))}
 }
 
-// undigested is a release from before GitHub told digests.
+// undigested returns a release from before GitHub published digests.
 func undigested(more ...releases.Asset) releases.Tagged {
 	return releases.Tagged{Tag: "build-18", Assets: append(more, releases.Asset{Name: archiveName, Content: payload})}
 }
@@ -36,14 +36,14 @@ func sums(line string) releases.Asset {
 
 var payloadSum = manifest.Digest(payload) + "  " + archiveName + "\n"
 
-// theManifest is what every way to build-18 must come to.
+// theManifest is the manifest that results from each way to build-18.
 func theManifest(t *testing.T) string {
 	return string(marshal(t, &manifest.Manifest{Schema: 1, Version: "build-18", Platforms: map[string]manifest.Platform{
 		manifest.Host(): {File: archiveName, SHA256: manifest.Digest(payload), Size: int64(len(payload))},
 	}}))
 }
 
-// onGitHub is a machine whose target is a repository there.
+// onGitHub returns a machine whose target has its source on GitHub.
 func onGitHub(t *testing.T, url string) *bench {
 	b := newBench(t, url)
 	b.target.Source = target.Source{Type: target.SourceGitHub, Repo: "the-owner/agent", Asset: "*.tar.gz", URL: url}
@@ -59,7 +59,7 @@ func newGitHubServer(r ...releases.Tagged) *releases.GitHub {
 	return g
 }
 
-// brought checks that an attempt handed on the payload under this manifest.
+// brought checks that an attempt handed on the payload with this manifest.
 func (b *bench) brought(t *testing.T, a state.Attempt, wanted string) {
 	t.Helper()
 	if a.Result != state.ResultHandedOn {
@@ -79,7 +79,7 @@ func (b *bench) brought(t *testing.T, a state.Attempt, wanted string) {
 	}
 }
 
-// asked lists what was asked for, without the storage.
+// asked lists the requests except those to the storage.
 func asked(g *releases.GitHub) (paths []string) {
 	for _, r := range g.Requests() {
 		if !strings.HasPrefix(r.URL.Path, "/storage/") {
@@ -105,8 +105,8 @@ func TestGitHub(t *testing.T) {
 		name    string
 		release releases.Tagged
 		set     func(t *target.Target)
-		limit   int    // the API's status
-		want    string // a manifest; "" for theManifest
+		limit   int    // status of the API's answer
+		want    string // the manifest; "" for theManifest
 		result  state.Result
 		text    string
 		asked   []string
@@ -153,7 +153,7 @@ func TestGitHub(t *testing.T) {
 		{name: "only a prerelease", release: releases.Tagged{Tag: "build-18", Prerelease: true, Assets: build18().Assets}, result: state.ResultNotDownloaded, text: "404 Not Found (hint: is source.repo right"},
 		{name: "another tag", release: build18(), set: func(t *target.Target) { t.Source.Tag = "build-16" }, result: state.ResultNotDownloaded, text: "/tags/build-16: the server answered 404"},
 
-		// Without the API.
+		// These are without the API.
 		{name: "limited, checksums.txt", release: undigested(sums(payloadSum)), limit: spent,
 			asked: []string{"/repos/latest", "/latest", "/download/build-18/client-manifest.json", "/download/build-18/checksums.txt",
 				"/download/build-18/SHA256SUMS", "/download/build-18/" + archiveName, "/download/build-18/" + archiveName}},
@@ -209,7 +209,7 @@ func TestGitHub(t *testing.T) {
 	})
 }
 
-// Hostile answers of the API.
+// TestGitHubHostile has hostile answers of the API.
 func TestGitHubHostile(t *testing.T) {
 	answer := func(tag string, names ...string) http.HandlerFunc {
 		var assets []any
@@ -292,8 +292,8 @@ func TestGitHubHostile(t *testing.T) {
 	})
 }
 
-// Without a digest an archive is accepted only by whoever accepts anything; what
-// came once must come again.
+// TestGitHubUndigested checks that an archive without digest needs allow_unauthenticated,
+// and that later downloads must be the same.
 func TestGitHubUndigested(t *testing.T) {
 	g := newGitHubServer(undigested())
 	b := onGitHub(t, serve(t, g))
@@ -303,7 +303,7 @@ func TestGitHubUndigested(t *testing.T) {
 	}
 	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 
-	// Now a check knows it.
+	// The digest is now known, so a check finds the rejection.
 	if err := b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Rejected: []state.Rejection{
 		{Version: "build-18", Reason: "it did not answer", Archive: manifest.Digest(payload), Fingerprint: "x"}}}); err != nil {
 		t.Fatal(err)
@@ -320,7 +320,7 @@ func TestGitHubUndigested(t *testing.T) {
 	b.target.Trust.AllowUnauthenticated = false
 	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "nobody tells the sha256")
 
-	// Nor without the API.
+	// The same is true without the API.
 	b = onGitHub(t, b.target.Source.URL)
 	b.target.Trust.AllowUnauthenticated = true
 	b.target.Source.Asset = "agent-{version}.tar.gz"
@@ -328,8 +328,8 @@ func TestGitHubUndigested(t *testing.T) {
 	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 }
 
-// An answer that has not changed is not sent again, and serves when the API has
-// none.
+// TestGitHubCache checks that an unchanged answer is not sent again, and that the cached
+// one is used if the API refuses.
 func TestGitHubCache(t *testing.T) {
 	g := newGitHubServer(build18())
 	b := onGitHub(t, serve(t, g))
@@ -352,7 +352,7 @@ func TestGitHubCache(t *testing.T) {
 	}
 }
 
-// A server that takes no more requests is left alone until it says.
+// TestRateLimit checks that unattended attempts wait as long as a server demands.
 func TestRateLimit(t *testing.T) {
 	reset := time.Now().Add(3 * time.Hour).Truncate(time.Second).UTC()
 	g := newGitHubServer()
@@ -371,7 +371,7 @@ func TestRateLimit(t *testing.T) {
 	b.mustFail(t, b.run(t, scheduled), state.ResultNotAttempted, "backing off until "+reset.Format("2006-01-02 15:04 UTC"))
 	g.Limit(0, nil)
 	g.Publish(build18())
-	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t)) // a person may try
+	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t)) // an operator need not wait
 }
 
 func TestSiteOf(t *testing.T) {

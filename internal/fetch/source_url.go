@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// direct is an archive on a web server, named by the operator.
+// direct is an archive on a web server that the operator named.
 type direct struct {
 	client
 	target *target.Target
@@ -18,14 +18,14 @@ type direct struct {
 }
 
 func newDirect(t *target.Target, address, sum string, l limits) (*direct, error) {
-	own := *t // nothing that its own source may do goes for this one, but the way there is the same
+	own := *t // the exceptions of the target's own source do not apply; its proxy does
 	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := newClient(&own, address, l)
 	return &direct{c, t, sum}, err
 }
 
-// manifest asks for the archive's size, by the request that will bring it: not
-// every server answers a HEAD.
+// manifest requests the archive for its size. It uses GET, because some servers do not
+// answer HEAD.
 func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 	ctx, cancel := d.brief(ctx)
 	defer cancel()

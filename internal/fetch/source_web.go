@@ -13,13 +13,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// web is a manifest on a web server, and the archives it names.
+// web is a manifest on a web server, and the archives that it names.
 type web struct {
 	client
-	base  *url.URL // where the manifest was found, after redirects
+	base  *url.URL // the manifest's address after redirects
 	cache cache
-	// signed says that the manifest is believed for its signatures: then it may send
-	// this machine's requests elsewhere, and so may whoever is on the path.
+	// signed says that signatures authenticate the manifest. It may then direct this
+	// machine's requests to any server, and so may an attacker on the path.
 	signed bool
 }
 
@@ -32,12 +32,12 @@ func newWeb(t *target.Target, dir string, l limits) (*web, error) {
 	}}, err
 }
 
-// manifest gets the manifest, or the cached one when the server says that it
+// manifest downloads the manifest, or returns the cached one if the server says that it
 // has not changed.
 //
-// A redirect may lead it to another host: each hop is vouched for by the one
-// before, and none is less authenticated than the first. Where it ends is the
-// base of the archive's address, because the two are published side by side.
+// A redirect may lead to another host: each server authenticates the next one, and none is
+// less authenticated than the first. The last address is the base of the archive's
+// address, because manifest and archive are published side by side.
 func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
 	ctx, cancel := w.brief(ctx)
 	defer cancel()
@@ -64,8 +64,8 @@ func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
 
 func (w *web) name() string { return show(w.url) }
 
-// beside reads a file of a signed repository. The place of the last one is the base
-// of the archive's address, because all of them are published side by side.
+// beside reads a file of a signed repository. The address of the last one is the base of
+// the archive's address, because all of them are published side by side.
 func (w *web) beside(ctx context.Context, file string, most int64) ([]byte, error) {
 	u, err := w.url.Parse(file)
 	if err != nil {
@@ -89,13 +89,13 @@ func (w *web) beside(ctx context.Context, file string, most int64) ([]byte, erro
 	return body, nil
 }
 
-// absent are the answers for a file that is not there. Stores whose lists are not
-// public forbid to ask for it.
+// absent are the statuses that mean that a file does not exist. Stores whose lists are not
+// public answer "forbidden".
 var absent = []int{http.StatusNotFound, http.StatusGone, http.StatusForbidden}
 
-// archive asks for an archive. It stays on the origin where the manifest was
-// found, through redirects too: whoever writes a manifest does not get to send
-// this machine's requests elsewhere, unless a key vouches for it.
+// archive requests an archive. Without signatures, the archive and all redirects must be
+// on the manifest's origin: the author of an unsigned manifest must not direct this
+// machine's requests elsewhere.
 func (w *web) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
 	u, err := w.base.Parse(p.File)
 	if err != nil {

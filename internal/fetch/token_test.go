@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// handOver lays down a credential as systemd does.
+// handOver stores a credential as systemd does.
 func handOver(t *testing.T, token string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -24,7 +24,7 @@ func handOver(t *testing.T, token string) {
 	}
 }
 
-// A token sees a private repository through the API, and goes nowhere else.
+// TestGitHubToken checks that a token is sent to the API of a private repository only.
 func TestGitHubToken(t *testing.T) {
 	handOver(t, "ghp_hunter2\n")
 	for _, c := range []struct {
@@ -88,7 +88,7 @@ func TestGitHubToken(t *testing.T) {
 			t.Errorf("seen %q, want %q", seen, want)
 		}
 	})
-	t.Run("limited", func(t *testing.T) { // the repository is public all the same
+	t.Run("limited", func(t *testing.T) { // the repository is public in this case
 		g := newGitHubServer(build18())
 		b := onGitHub(t, serve(t, g))
 		b.target.Source.TokenFile = "/etc/agent/token"
@@ -127,7 +127,7 @@ func TestGitHubToken(t *testing.T) {
 	}
 }
 
-// The storage may be another server, but none that is less authenticated.
+// TestGitHubStorage checks that the storage may not be a less authenticated server.
 func TestGitHubStorage(t *testing.T) {
 	for _, c := range []struct {
 		name     string

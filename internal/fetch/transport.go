@@ -15,13 +15,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// maxRoots is how many bytes of certificates are read; Debian's own file of all
-// has a quarter of them.
+// maxRoots is how many bytes of certificates are read. Debian's file of all certificates
+// has a quarter of that.
 const maxRoots = 1 << 20
 
-// proxyOf is the target's proxy. The environment is no authority. What is on this
-// machine is asked directly: a proxy would take "this machine" for its own, and
-// plain http is trusted from here.
+// proxyOf returns the target's proxy, and ignores the environment. It bypasses the proxy
+// for loopback addresses, which would mean the proxy's own machine; plain http from
+// loopback is trusted.
 func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
 	if t.Source.Proxy == "" {
 		return nil, nil
@@ -38,8 +38,7 @@ func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
 	}, nil
 }
 
-// rootsOf are the certificates that the target's servers are measured by; nil for
-// the system's.
+// rootsOf returns the certificates for the target's servers, or nil for the system's.
 func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	if t.Source.CAFile == "" {
 		return nil, nil

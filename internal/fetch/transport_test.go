@@ -18,11 +18,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// proxy leads everybody to the servers of plain and of encrypted connections,
-// whatever they ask for, and remembers that.
+// proxy connects every request to one server for plain and one for encrypted connections,
+// and records the requests.
 type proxy struct {
 	plain     http.Handler
-	encrypted string // its address
+	encrypted string // address of the server
 
 	mu    sync.Mutex
 	asked []string
@@ -98,7 +98,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// The certificates of a file are taken instead of the system's, not beside them.
+// TestCAFile checks that the file's certificates replace the system's.
 func TestCAFile(t *testing.T) {
 	own := certificate(t, time.Now().Add(time.Minute), true)
 	file := filepath.Join(t.TempDir(), "ca.pem")

@@ -15,10 +15,10 @@ import (
 // repository is a source whose releases may be signed.
 type repository interface {
 	source
-	// name is for messages.
+	// name returns the source's name for messages.
 	name() string
-	// beside reads a file of at most so many bytes that is beside the manifest. The
-	// error is fs.ErrNotExist where the source says that there is none.
+	// beside reads a file beside the manifest, of at most most bytes. The error is
+	// fs.ErrNotExist if the source says that the file does not exist.
 	beside(ctx context.Context, file string, most int64) ([]byte, error)
 }
 
@@ -33,9 +33,9 @@ func getter(ctx context.Context, repo repository) trust.Get {
 	}
 }
 
-// signed reads what a signed repository offers this machine. It starts from this
-// role's own State, with the roots that the swapper knows, and stores the State
-// that comes back if keep is set.
+// signed reads what a signed repository offers this machine. It starts from this role's
+// own State, with the roots that the swapper knows, and stores the new State if keep is
+// set.
 func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	repo, ok := src.(repository)
 	if !ok {

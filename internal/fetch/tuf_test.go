@@ -44,8 +44,8 @@ func (m *mirror) asks() string {
 	return all
 }
 
-// signed is a bench whose target's releases are signed, at a mirror that anybody
-// can change.
+// signed returns a bench whose target requires signed releases, from a mirror over an
+// unauthenticated transport.
 func signed(t *testing.T) (*bench, *trusttest.Repo, *mirror) {
 	t.Helper()
 	repo := trusttest.New(t, release1())
@@ -70,7 +70,7 @@ install = [{ from = "agent", to = "/usr/local/bin/agent" }]
 
 var must = testkit.Must
 
-// bundle is what was handed on, with the manifest, and removes it.
+// bundle returns the metadata that was handed on, with the manifest, and removes it.
 func (b *bench) bundle(t *testing.T) trust.Metadata {
 	t.Helper()
 	dir := filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), attempt)
@@ -84,7 +84,7 @@ func (b *bench) bundle(t *testing.T) trust.Metadata {
 	return got
 }
 
-// rootKnows makes root remember what the repository has now.
+// rootKnows makes root remember the repository's present metadata.
 func (b *bench) rootKnows(t *testing.T, repo *trusttest.Repo) {
 	t.Helper()
 	_, known, err := trust.Client{Pin: repo.Pin, Clock: time.Now()}.Check(repo.Bundle(1))
@@ -109,7 +109,7 @@ func TestSigned(t *testing.T) {
 	if got, want := m.asks(), "2.root.json timestamp.json 1.snapshot.json 1.targets.json "+manifestOf(release1())+" agent.tar.gz"; got != want {
 		t.Errorf("asked for %s\nwant      %s", got, want)
 	}
-	// The same timestamp again ends the walk: two requests instead of five.
+	// An unchanged timestamp ends the walk: two requests instead of five.
 	check := func(want string) {
 		t.Helper()
 		if a := b.run(t, b.order(state.VerbCheck, "v2")); a.Result != state.ResultCurrent {
@@ -128,10 +128,10 @@ func TestSigned(t *testing.T) {
 	if o.Unsigned || len(o.Signed) != 4 || o.Signed[1].Role != "timestamp" || o.Signed[1].Version != 1 || time.Until(o.Signed[1].Expires) < 6*24*time.Hour {
 		t.Errorf("on offer is %+v", o)
 	}
-	// The new timestamp has another snapshot, the manifest stays.
+	// The new timestamp names another snapshot; the manifest is the same.
 	repo.Refresh()
 	check("2.root.json timestamp.json 2.snapshot.json")
-	// All roots are handed on, also those that were collected before.
+	// All roots are handed on, also those of earlier walks.
 	repo.Rotate()
 	repo.Rotate()
 	apply(2)
@@ -142,13 +142,13 @@ func TestSigned(t *testing.T) {
 	repo.Rotate()
 	apply(3)
 	m.asks()
-	// A lost state of its own begins with what root knows.
+	// After its own state is lost, the fetcher begins with root's.
 	must(t, os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "trust.json")))
 	apply(3)
 	if got := m.asks(); !strings.HasPrefix(got, "4.root.json 5.root.json timestamp.json ") {
 		t.Errorf("asked for %s", got)
 	}
-	// Everybody may look, and leaves nothing.
+	// Any user may look; a look stores nothing.
 	before, err := os.ReadFile(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "trust.json"))
 	must(t, err)
 	repo.Refresh()
@@ -158,7 +158,7 @@ func TestSigned(t *testing.T) {
 	if after, err := os.ReadFile(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "trust.json")); err != nil || !bytes.Equal(before, after) {
 		t.Error("a look has changed the state")
 	}
-	// A release is withdrawn by an older one under a higher sequence.
+	// An older release with a higher sequence withdraws a newer one.
 	must(t, b.tree.RaiseFloor("agent", 7))
 	old := release1()
 	old.Version, old.Sequence = "v1", 8
@@ -168,7 +168,7 @@ func TestSigned(t *testing.T) {
 	}
 }
 
-// An archive may be anywhere, since its digest is signed.
+// TestSignedArchiveElsewhere checks that a signed archive may be on any server.
 func TestSignedArchiveElsewhere(t *testing.T) {
 	b, repo, _ := signed(t)
 	repo.Publish(edit(release1(), func(p *manifest.Platform) {
@@ -227,7 +227,7 @@ func TestSignedRefused(t *testing.T) {
 	})
 }
 
-// Scheduled attempts see the new signatures at once, however long there were none.
+// TestExpiredHeals checks that scheduled attempts notice new signatures at once.
 func TestExpiredHeals(t *testing.T) {
 	b, repo, _ := signed(t)
 	repo.Expire(-time.Hour)
@@ -250,7 +250,8 @@ func TestExpiredHeals(t *testing.T) {
 	}
 }
 
-// A stick brings the repository to where there is no network, and is checked like it.
+// TestSignedImport checks that a repository imported from a USB stick, where there is no
+// network, is verified like any other.
 func TestSignedImport(t *testing.T) {
 	for _, c := range []struct {
 		name, path string

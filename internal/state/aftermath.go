@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Aftermath says how what was installed before fares after the trial was undone:
-// no better than somebody has seen it. It is "" of attempts that undid no trial.
+// Aftermath says how the version from before is doing after a trial was undone, as far as
+// that was observed. It returns "" for an attempt that undid no trial.
 func (a Attempt) Aftermath() string {
 	if a.Result != ResultRolledBack && a.Result != ResultInterrupted {
 		return ""

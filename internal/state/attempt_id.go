@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// AttemptID names one run of the chain for one target, in its log lines and records,
-// and is the name of its spool entry.
+// AttemptID names one attempt for one target in log lines and records. It is also the name
+// of the attempt's spool entry.
 type AttemptID string
 
 var attemptName = regexp.MustCompile(`^[0-9a-z-]{1,40}$`)
 
-// Valid reports whether the ID can be one of [NewAttempt], and so a spool entry.
+// Valid reports whether the ID has the form of [NewAttempt], as names of spool entries do.
 func (id AttemptID) Valid() bool { return attemptName.MatchString(string(id)) }
 
-// NewAttempt makes an ID: the time and eight random digits. While nobody sets the
-// clock back IDs sort as their attempts began; two of one target are never within
-// a millisecond.
+// NewAttempt makes an ID from the time and eight random digits. Unless the clock is set
+// back, IDs sort in the order in which their attempts began; two attempts of one target
+// never begin within the same millisecond.
 func NewAttempt() AttemptID {
 	var b [4]byte
 	rand.Read(b[:]) // never fails: crypto/rand aborts the program instead

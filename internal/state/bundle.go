@@ -14,43 +14,43 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// The files of a bundle, beside those that the receipt names.
+// The names of a bundle's files, beside the files that the receipt lists.
 const (
-	ManifestName = "manifest.json" // the manifest's own bytes
-	MetadataName = "metadata.json" // what vouches for it, of a signed repository
+	ManifestName = "manifest.json" // the manifest's bytes as published
+	MetadataName = "metadata.json" // the metadata that signs the manifest, if the repository is signed
 	receiptName  = "receipt.json"
-	PayloadName  = "payload" // the fetcher's archive, if it brings no deltas
+	PayloadName  = "payload" // the archive, in a fetcher's bundle without deltas
 )
 
-// Receipt goes with a bundle. It is a locator, not evidence: it says where things
-// are and which attempt they belong to, and proves nothing.
+// Receipt accompanies a bundle. It says where things are and which attempt they belong to.
+// It is not evidence: its reader must verify the files themselves.
 type Receipt struct {
 	Attempt  AttemptID     `json:"attempt"`
 	Platform string        `json:"platform"`
-	Files    []ReceiptFile `json:"files,omitempty"` // of a verified tree, or the deltas in place of an archive
-	// Deltas says that the bundle has deltas in place of the archive, and none for
-	// what is installed already.
+	Files    []ReceiptFile `json:"files,omitempty"` // the files of a verified tree, or the deltas that replace an archive
+	// Deltas says that the bundle has deltas instead of the archive. Files that are
+	// installed already have no delta.
 	Deltas bool `json:"deltas,omitempty"`
 }
 
-// ReceiptFile says which file of a verified tree is which entry of the archive, or
-// which delta makes it.
+// ReceiptFile says which entry of the archive a file of a verified tree is, or a delta
+// makes.
 type ReceiptFile struct {
 	Entry string `json:"entry"`
 	Name  string `json:"name"` // a plain name in the bundle
 }
 
-// Bundle is a spool entry, open: the fetcher's archive or deltas, or the verifier's
-// tree, with manifest, metadata and receipt. Its reader does not trust its writer:
-// what is read is a regular file within the bundle, of bounded size.
+// Bundle is an open spool entry: the fetcher's archive or deltas, or the verifier's tree,
+// with manifest, metadata and receipt. The reader does not trust the writer: it reads
+// regular files inside the bundle only, and of bounded size.
 type Bundle struct {
 	*os.Root
-	consume func() error // set in what was claimed
+	consume func() error // set by [Tree.Claim]
 }
 
-// HandOn makes a bundle for an attempt and shows it to the consumer of a role's
-// spool when it is complete and durable. fill puts the files into it and calls
-// [Bundle.Describe]. After an error nothing stays in the spool.
+// HandOn makes a bundle for an attempt, and shows it to the consumer of a role's spool
+// when it is complete and durable. fill puts the files into the bundle and calls
+// [Bundle.Describe]. After an error, nothing stays in the spool.
 func (t Tree) HandOn(r Role, target string, attempt AttemptID, fill func(*Bundle) error) error {
 	spool, err := t.makeSpool(r, target)
 	if err != nil {
@@ -74,9 +74,9 @@ func (t Tree) HandOn(r Role, target string, attempt AttemptID, fill func(*Bundle
 	return err
 }
 
-// Claim takes the newest bundle out of a role's spool and removes the others. b is nil
-// when there was none, and after an error; attempt is then set if it is known. The
-// caller ends with [Bundle.Consume].
+// Claim takes the newest bundle out of a role's spool and removes the others. b is nil if
+// there was none, or after an error; attempt is then set if it is known. The caller ends
+// with [Bundle.Consume].
 func (t Tree) Claim(r Role, target string) (attempt AttemptID, b *Bundle, err error) {
 	spool, err := t.openSpool(r, target)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -92,11 +92,11 @@ func (t Tree) Claim(r Role, target string) (attempt AttemptID, b *Bundle, err er
 	return attempt, b, err
 }
 
-// Consume closes and removes a bundle that was claimed.
+// Consume closes and removes a claimed bundle.
 func (b *Bundle) Consume() error { return b.consume() }
 
-// Describe writes what goes with the files of a bundle. metadata is nil where
-// nothing vouches for the manifest.
+// Describe writes the manifest, metadata and receipt of a bundle. metadata is nil if the
+// manifest is not signed.
 func (b *Bundle) Describe(manifest, metadata []byte, r Receipt) error {
 	receipt, err := json.Marshal(r)
 	if err == nil {
@@ -119,7 +119,7 @@ func (b *Bundle) write(name string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	if err == nil {
-		err = f.Chmod(0o640) // the unit's UMask= has taken the group's bit
+		err = f.Chmod(0o640) // because the unit's UMask= removed the group's bit
 	}
 	if err == nil {
 		err = f.Sync()
@@ -130,7 +130,7 @@ func (b *Bundle) write(name string, data []byte) error {
 	return nil
 }
 
-// MoveIn moves a file of the producer's own, on the same disk, into the bundle.
+// MoveIn moves a file of the producer, on the same file system, into the bundle.
 func (b *Bundle) MoveIn(path, name string) error {
 	d, err := b.Root.Open(".")
 	if err != nil {
@@ -140,7 +140,7 @@ func (b *Bundle) MoveIn(path, name string) error {
 	return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name)
 }
 
-// Open opens a file of the bundle to read it.
+// Open opens a file of the bundle for reading.
 func (b *Bundle) Open(name string) (*os.File, error) {
 	f, err := durable.OpenRegularIn(b.Root, name)
 	if err != nil {
@@ -149,7 +149,7 @@ func (b *Bundle) Open(name string) (*os.File, error) {
 	return f, nil
 }
 
-// Read reads a file of at most limit bytes.
+// Read reads a file of the bundle, which may have at most limit bytes.
 func (b *Bundle) Read(name string, limit int64) ([]byte, error) {
 	f, err := b.Open(name)
 	if err != nil {
@@ -163,15 +163,15 @@ func (b *Bundle) Read(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// Manifest reads the manifest's own bytes.
+// Manifest returns the manifest's bytes as published.
 func (b *Bundle) Manifest() ([]byte, error) { return b.Read(ManifestName, manifest.MaxSize) }
 
-// Metadata reads what vouches for the manifest, of at most limit bytes.
+// Metadata returns what signs the manifest, of at most limit bytes.
 func (b *Bundle) Metadata(limit int64) ([]byte, error) { return b.Read(MetadataName, limit) }
 
 var treeName = regexp.MustCompile(`^[0-9]{1,4}$`)
 
-// Receipt reads the receipt.
+// Receipt returns the receipt. A file whose name is not a number is an error.
 func (b *Bundle) Receipt() (Receipt, error) {
 	var r Receipt
 	data, err := b.Read(receiptName, maxFile)

@@ -12,15 +12,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// dropName is the name of what DropDirective drops: one for all, so that our own
-// flood is one file.
+// dropName is the one name that DropDirective uses, so that many directives from the same
+// program are a single file.
 const dropName = "update"
 
-// DropDirective leaves an empty file where the target's path unit sees it; false
-// when one lies there already.
+// DropDirective creates an empty file in the directory that the target's path unit
+// watches. It returns false if the file exists already.
 func (t Tree) DropDirective(target string) (bool, error) {
 	dir := filepath.Join(t.Run, "directive", target)
-	// The path unit makes it, but may not have been started yet.
+	// The path unit makes the directory, but may not have been started yet.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, fmt.Errorf("cannot make %s: %w", dir, durable.Cause(err))
 	}
@@ -38,9 +38,9 @@ func (t Tree) DropDirective(target string) (bool, error) {
 	return true, nil
 }
 
-// LendDirectives lets a user drop directives to one target, and to no other: the
-// directory is the user's, and its parent, root's, keeps it from being replaced.
-// [Tree.ConsumeDirectives] takes whatever that user leaves there.
+// LendDirectives lets a user drop directives for one target only. The user owns the
+// target's directory; root owns its parent, so the user cannot replace the directory.
+// [Tree.ConsumeDirectives] removes all that the user leaves there.
 func (t Tree) LendDirectives(target string, uid int) error {
 	dir := filepath.Join(t.Run, "directive")
 	parent, err := os.OpenRoot(dir)
@@ -64,7 +64,7 @@ func (t Tree) LendDirectives(target string, uid int) error {
 		switch {
 		case e.Name() == target && owner != uid:
 			err = parent.Lchown(target, uid, -1)
-		case e.Name() != target && owner == uid: // an earlier configuration's
+		case e.Name() != target && owner == uid: // lent under an earlier configuration
 			err = parent.Lchown(e.Name(), 0, -1)
 		}
 		if err != nil {
@@ -74,9 +74,9 @@ func (t Tree) LendDirectives(target string, uid int) error {
 	return nil
 }
 
-// ConsumeDirectives removes what was dropped for a target, whatever its name and
-// kind, unread, and tells how many entries that were. The error names the first
-// that could not be removed; all others are gone.
+// ConsumeDirectives removes all entries of a target's directive directory without reading
+// them, and returns how many it removed. The error names the first entry that could not be
+// removed; all others are gone.
 func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 	parent, err := os.OpenRoot(filepath.Join(t.Run, "directive"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +100,7 @@ func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 	}
 	defer list.Close()
 	for {
-		names, err := list.Readdirnames(1000) // a flood must not fill our memory
+		names, err := list.Readdirnames(1000) // in batches, so that a flood of entries cannot fill the memory
 		for _, name := range names {
 			if err := dir.RemoveAll(name); err == nil {
 				n++
@@ -117,7 +117,7 @@ func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 	}
 }
 
-// AskByDirective records that the attempt which begins next is a directive's.
+// AskByDirective records that a directive asked for the attempt that begins next.
 func (t Tree) AskByDirective(target string) error {
 	return durable.WriteFile(t.asked(target), nil, 0o644)
 }
@@ -126,7 +126,7 @@ func (t Tree) asked(target string) string {
 	return filepath.Join(t.Run, "request", target+".directive")
 }
 
-// TakeDirective tells what AskByDirective recorded, and takes it away.
+// TakeDirective reports whether AskByDirective made a record, and removes the record.
 func (t Tree) TakeDirective(target string) (bool, error) {
 	err := os.Remove(t.asked(target))
 	if errors.Is(err, fs.ErrNotExist) {

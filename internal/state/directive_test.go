@@ -24,7 +24,7 @@ func TestDropDirective(t *testing.T) {
 	if _, err := tree.DropDirective("other"); err != nil {
 		t.Error(err)
 	}
-	// Nothing that lies there already is followed or written.
+	// An existing entry is neither followed nor written.
 	outside := filepath.Join(t.TempDir(), "outside")
 	path := filepath.Join(tree.Run, "directive", "third", dropName)
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
@@ -45,8 +45,7 @@ func TestDropDirective(t *testing.T) {
 	}
 }
 
-// TestLendDirectives: one target's directory is lent, and what was lent before is
-// taken back.
+// TestLendDirectives checks that one target's directory is lent, and an earlier loan ends.
 func TestLendDirectives(t *testing.T) {
 	tree := newTree(t)
 	const uid = 61234
@@ -88,7 +87,7 @@ func TestLendDirectives(t *testing.T) {
 	}
 }
 
-// TestConsumeDirectives: whatever was dropped is gone, unread and unfollowed.
+// TestConsumeDirectives checks that entries are removed without being read or followed.
 func TestConsumeDirectives(t *testing.T) {
 	tree := newTree(t)
 	dir := filepath.Join(tree.Run, "directive", "agent")
@@ -109,7 +108,7 @@ func TestConsumeDirectives(t *testing.T) {
 	must(t, os.Symlink(precious, at("tree/link")))
 	must(t, os.Symlink("nowhere", at("dangling")))
 	must(t, unix.Mkfifo(at("fifo"), 0o644))
-	// By a short way: a socket's path has at most 108 bytes.
+	// The link makes the path shorter: a socket's path has at most 108 bytes.
 	short := filepath.Join("/tmp", fmt.Sprintf("mm-%d", os.Getpid()))
 	must(t, os.Symlink(dir, short))
 	defer os.Remove(short)
@@ -119,7 +118,7 @@ func TestConsumeDirectives(t *testing.T) {
 	must(t, os.Chmod(dir, 0o755))
 	want += 5
 	if os.Geteuid() != 0 {
-		must(t, os.Chmod(at("tree/a"), 0o700)) // root needs no right to write
+		must(t, os.Chmod(at("tree/a"), 0o700)) // a user needs write permission to remove the files, unlike root
 	}
 	n, err := tree.ConsumeDirectives("agent")
 	if n != want || err != nil {
@@ -133,7 +132,7 @@ func TestConsumeDirectives(t *testing.T) {
 	}
 }
 
-// TestConsumeFlood: more than is listed at a time.
+// TestConsumeFlood has more entries than one batch.
 func TestConsumeFlood(t *testing.T) {
 	tree := newTree(t)
 	dir := filepath.Join(tree.Run, "directive", "agent")
@@ -149,7 +148,7 @@ func TestConsumeFlood(t *testing.T) {
 	}
 }
 
-// TestConsumeElsewhere: the directory itself cannot lead anywhere else.
+// TestConsumeElsewhere checks that the target's directory cannot lead to another one.
 func TestConsumeElsewhere(t *testing.T) {
 	tree := newTree(t)
 	precious := t.TempDir()

@@ -9,18 +9,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// FileID names a file whatever its path. Who may not enter the file's directory
-// can compare it with /proc/PID/exe all the same. It holds until the file is
+// FileID identifies a file independently of its path. A process that may not enter the
+// file's directory can still compare it with /proc/PID/exe. It is valid until the file is
 // replaced or the machine boots.
 type FileID struct {
 	Dev uint64 `json:"dev"`
 	Ino uint64 `json:"ino"`
 }
 
-// Known reports whether it names a file.
+// Known reports whether id identifies a file.
 func (id FileID) Known() bool { return id != FileID{} }
 
-// Identify returns the identity of the file that a path leads to.
+// Identify returns the identity of the file at path, and follows symbolic links.
 func Identify(path string) (FileID, error) {
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)
@@ -33,8 +33,8 @@ func Identify(path string) (FileID, error) {
 	return FileID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
 }
 
-// MainID is the identity of a target's main file as root sees it; unknown where
-// there is none, or none is asked for.
+// MainID returns the identity of a target's main file, as root sees it. It returns the
+// zero FileID if path is "" or no such file exists.
 func MainID(path string) (FileID, error) {
 	if path == "" {
 		return FileID{}, nil

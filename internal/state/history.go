@@ -6,9 +6,8 @@ import (
 	"slices"
 )
 
-// History merges what the three roles recorded, in the order in which the
-// attempts began: of each the record of the role that came furthest. How the
-// release came is the fetcher's to tell.
+// History merges the records of the three roles, in the order in which the attempts began.
+// For each attempt it returns the record of the last role, with the fetcher's NoDelta.
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[AttemptID]Attempt{}
 	var failed error
@@ -29,9 +28,9 @@ func (t Tree) History(target string) ([]Attempt, error) {
 				continue
 			}
 			if !a.Result.endsAt(r) {
-				a.Result = ResultHandedOn // it cannot end there so
+				a.Result = ResultHandedOn // no attempt can end with that result at that role
 			}
-			if r != RoleSwap { // who has undone no trial
+			if r != RoleSwap { // only the swapper undoes trials
 				a.Healthy, a.Unhealthy, a.Said, a.Rejected = false, "", nil, ""
 			}
 			a.Unhealthy = Line(a.Unhealthy)
@@ -39,7 +38,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
 		}
-		// Of what root is at work on it has no record until the verdict.
+		// The swapper has no record of an open trial before its verdict.
 		if r == RoleSwap && open != nil && !slices.Contains(ids, open.ID) {
 			open.NoDelta = merged[open.ID].NoDelta
 			merged[open.ID] = *open
@@ -54,7 +53,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 	return all, failed
 }
 
-// onTrial is the attempt whose journal is open; nil when none is.
+// onTrial returns the attempt whose journal is open, or nil.
 func (t Tree) onTrial(target string) (*Attempt, error) {
 	j, err := t.Journal(target)
 	if err != nil || j == nil {
@@ -64,9 +63,9 @@ func (t Tree) onTrial(target string) (*Attempt, error) {
 		Sequence: j.Sequence, Manifest: j.Manifest, Stage: string(RoleSwap), Result: ResultOnTrial}, nil
 }
 
-// inOrder merges the roles' lists of IDs. Each is in the order of events, which
-// counts: an ID is a time, and the clock may have been set back since. Where the
-// lists leave the order open, or contradict each other, the smaller ID is first.
+// inOrder merges the roles' lists of IDs. Each list is in the order of events, which takes
+// precedence over the times in the IDs: the clock may have been set back since. Where the
+// lists leave the order open, or contradict each other, the smaller ID comes first.
 func inOrder(lists [][]AttemptID) []AttemptID {
 	var all []AttemptID
 	for {
@@ -75,7 +74,7 @@ func inOrder(lists [][]AttemptID) []AttemptID {
 			if len(l) == 0 {
 				continue
 			}
-			// Free is what no list has behind something else.
+			// An ID is free if no list has it behind another ID.
 			is := !slices.ContainsFunc(lists, func(other []AttemptID) bool { return slices.Index(other, l[0]) > 0 })
 			if next == "" || is && !free || is == free && l[0] < next {
 				next, free = l[0], is

@@ -19,14 +19,14 @@ import (
 type Phase string
 
 const (
-	// Prepared: everything new is staged and everything old is backed up;
-	// some of the renames may have happened.
+	// PhasePrepared means that everything new is staged and everything old is backed up.
+	// Some of the renames may have happened.
 	PhasePrepared Phase = "prepared"
-	// Trial: all files are the new ones, and the restart may have happened.
+	// PhaseTrial means that all files are the new ones. The restart may have happened.
 	PhaseTrial Phase = "trial"
 )
 
-// Verdict ends a trial. It is written before anything it leads to.
+// Verdict ends a trial. The journal records it before any of its consequences.
 type Verdict string
 
 const (
@@ -38,36 +38,37 @@ const (
 type Kind string
 
 const (
-	KindReplace  Kind = "replace"  // a new file takes the place of the old one, or of none
-	KindRemove   Kind = "remove"   // the release has no such file any more: it goes at the commit
-	KindSnapshot Kind = "snapshot" // the file stays as it is, but comes back at a rollback
+	KindReplace  Kind = "replace"  // a new file replaces the old one, if there was one
+	KindRemove   Kind = "remove"   // the release no longer lists the file: it is removed at the commit
+	KindSnapshot Kind = "snapshot" // the file stays as it is, but a rollback restores it
 )
 
 // Change is one file of a transaction.
 type Change struct {
 	Kind   Kind   `json:"kind"`
 	To     string `json:"to"`
-	Staged string `json:"staged,omitempty"` // the new file before its rename
-	Backup string `json:"backup,omitempty"` // the old file; "" when there was none
-	Old    string `json:"old,omitempty"`    // sha256; "" when there was none
-	New    string `json:"new,omitempty"`    // sha256, of [KindReplace] only
-	// Created says that the file was not there before an update of ours brought it.
+	Staged string `json:"staged,omitempty"` // the path of the new file before its rename
+	Backup string `json:"backup,omitempty"` // the path of the old file; "" if there was none
+	Old    string `json:"old,omitempty"`    // sha256; "" if there was none
+	New    string `json:"new,omitempty"`    // sha256; of [KindReplace] only
+	// Created says that an update created the file.
 	Created bool `json:"created,omitempty"`
-	// Pending says that the snapshot is not taken yet: nothing may be restored from it.
+	// Pending says that the snapshot is not taken yet, so nothing may be restored from it.
 	Pending bool `json:"pending,omitempty"`
-	// Saved is what a snapshot's backup holds, in package snapshot's words; "" where
-	// nothing was there to be saved.
+	// Saved is what a snapshot's backup contains, in the terms of package snapshot; "" if
+	// there was nothing to save.
 	Saved string `json:"saved,omitempty"`
-	// Live says that the running program works on them: a directory, a database, or
-	// data of its own user. Others, such as a configuration, may change while it runs.
+	// Live says that the running program works on the data: a directory, a database, or
+	// data of its own user. Other data, such as a configuration, may be restored while it
+	// runs.
 	Live bool `json:"live,omitempty"`
-	// Theirs says that others than root can write there, and that the data are saved
-	// and restored by the journal's Owner.
+	// Theirs says that users other than root can write there, so the journal's Owner saves
+	// and restores the data.
 	Theirs bool `json:"theirs,omitempty"`
 }
 
-// Owner is the user of a unit, whose data are in a snapshot. All are as the unit has
-// them: names or numbers, "" for the user's own.
+// Owner is the user of a unit whose data are in a snapshot. All values are as the unit
+// states them: names or numbers, "" for the user's own group.
 type Owner struct {
 	User   string   `json:"user"`
 	UID    uint32   `json:"uid"`
@@ -75,8 +76,8 @@ type Owner struct {
 	Groups []string `json:"groups,omitempty"`
 }
 
-// Journal is the open trial of a target: all that commit, rollback and recover
-// need, so that neither configuration nor network nor manifest is needed.
+// Journal is the open trial of a target. It contains all that commit, rollback and recover
+// need, so that these read no configuration, network or manifest.
 type Journal struct {
 	Format     int       `json:"format"`
 	Attempt    AttemptID `json:"attempt"`
@@ -90,56 +91,56 @@ type Journal struct {
 	Archive    string    `json:"archive,omitempty"`
 	Manifest   string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
 	Unsigned   bool      `json:"unsigned"`
-	GoingBack  bool      `json:"going_back,omitempty"` // the operator's rollback to the previous release
+	GoingBack  bool      `json:"going_back,omitempty"` // the attempt is the operator's rollback to the previous release
 	Started    time.Time `json:"started"`
 	Phase      Phase     `json:"phase"`
-	Failure    string    `json:"failure,omitempty"` // why the swap stopped half-way; "" when it was killed, or did not stop
+	Failure    string    `json:"failure,omitempty"` // why the swap failed half-way; "" if it was killed or did not fail
 	Verdict    Verdict   `json:"verdict,omitempty"`
-	Finding    Finding   `json:"finding,omitempty"` // the gate's, at the verdict; "" when it had none
+	Finding    Finding   `json:"finding,omitempty"` // the gate's finding at the verdict; "" if there was none
 	Reason     string    `json:"reason,omitempty"`
 	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
-	Probes     Passed    `json:"probes,omitempty"` // the target's
+	Probes     Passed    `json:"probes,omitempty"` // of the target
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
 	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
-	// Stopped says that the unit was, or may have been, stopped before the snapshot,
-	// by rollback.stop: a rollback starts it again whatever else it finds.
+	// Stopped says that rollback.stop stopped the unit before the snapshot, or may have
+	// done so. A rollback then always starts it again.
 	Stopped bool `json:"stopped,omitempty"`
-	// Spares says that the unit as it was before the swap leaves the other processes
-	// of its control group alone when it stops (KillMode=process).
+	// Spares says that the unit, as it was before the swap, does not kill the other
+	// processes of its control group when it stops (KillMode=process).
 	Spares     bool     `json:"spares,omitempty"`
 	PostCommit []string `json:"post_commit,omitempty"`
 	PostHooked bool     `json:"post_hooked,omitempty"` // the post_commit hook may have run
-	Dependents []string `json:"dependents,omitempty"`  // active before the swap, and stopped with the unit
-	Triggers   []string `json:"triggers,omitempty"`    // active before the swap; they could start the unit while its data come back
-	// RollbackFailed is why the rollback failed; "" while it did not. From then on
-	// the trial is the operator's: only the boot and their own word change it.
+	Dependents []string `json:"dependents,omitempty"`  // units that were active before the swap and were stopped with the unit
+	Triggers   []string `json:"triggers,omitempty"`    // units that were active before the swap and could start the unit while its data are restored
+	// RollbackFailed is why the rollback failed; "" if it did not. From then on, only a
+	// boot or the operator's settle command changes the trial.
 	RollbackFailed string `json:"rollback_failed,omitempty"`
-	// VerbSettleBack says that the operator wants one more rollback of a trial whose rollback
-	// failed: when it is killed it goes on.
+	// Back says that the operator asked for one more rollback of a trial whose rollback
+	// failed. If that rollback is killed, it is resumed.
 	Back bool `json:"back,omitempty"`
-	// Restored says that a rollback has brought all files and data back, and failed
-	// after that: what differs from then on is somebody else's.
+	// Restored says that a rollback restored all files and data, and failed after that.
+	// Later differences were not made by this trial.
 	Restored bool     `json:"restored,omitempty"`
-	Owner    *Owner   `json:"owner,omitempty"` // of what is Theirs among the changes
+	Owner    *Owner   `json:"owner,omitempty"` // the user for the changes with Theirs
 	Changes  []Change `json:"changes"`
-	// Invocation is the start of the unit that the restart ends, and Restarted when it
-	// does, by CLOCK_MONOTONIC, which cannot be set: what the unit says later, in another
-	// start, is the new program's. Said are the last lines of that, at the verdict.
+	// Invocation is the start of the unit that the restart ends, and Restarted the time of
+	// the restart by CLOCK_MONOTONIC, which cannot be set. Later lines in another
+	// invocation are the new program's. Said are their last lines at the verdict.
 	Invocation string        `json:"invocation,omitempty"`
 	Restarted  time.Duration `json:"restarted,omitempty"`
 	Said       []string      `json:"said,omitempty"`
-	// Timeout is the health.timeout_seconds of the trial; the old version gets
-	// as long to come back.
+	// Timeout is health.timeout_seconds of the trial. After a rollback, the old version
+	// gets the same time to become healthy.
 	Timeout time.Duration `json:"timeout"`
 	Settle  time.Duration `json:"settle"`
-	// MainID is the main file as root put it in place last: the new one from the
-	// swap on, the old one from the rollback on.
+	// MainID is the main file that root installed last: the new one from the swap on, the
+	// old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
 }
 
-// Warn adds to what the operator should know of the attempt.
+// Warn adds text to the attempt's warning.
 func (j *Journal) Warn(text string) {
 	if j.Warning != "" {
 		j.Warning += "; "
@@ -147,8 +148,8 @@ func (j *Journal) Warn(text string) {
 	j.Warning += text
 }
 
-// Fingerprint names a set of installed files by their bytes, whatever archive they
-// came in.
+// Fingerprint returns a digest of the paths and bytes of a set of installed files. It does
+// not depend on the archive that contained them.
 func Fingerprint(files []File) string {
 	rows := make([]string, 0, len(files))
 	for _, f := range files {
@@ -159,7 +160,7 @@ func Fingerprint(files []File) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// NewFiles are the files that the trial installs.
+// NewFiles returns the files that the trial installs.
 func (j *Journal) NewFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
@@ -170,8 +171,8 @@ func (j *Journal) NewFiles() []File {
 	return files
 }
 
-// OldFiles are the files that the trial replaces, with their backups. A file
-// that was not there has neither digest nor backup.
+// OldFiles returns the files that the trial replaces, with their backups. A file that did
+// not exist has neither digest nor backup.
 func (j *Journal) OldFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
@@ -182,7 +183,7 @@ func (j *Journal) OldFiles() []File {
 	return files
 }
 
-// Journal reads the open trial; nil when none is open.
+// Journal returns the open trial, or nil if none is open.
 func (t Tree) Journal(target string) (*Journal, error) {
 	var j Journal
 	err := t.readJSON(t.journal(target), &j)
@@ -212,7 +213,7 @@ func (t Tree) CloseJournal(target string) error {
 	return durable.SyncDir(t.Dir(RoleSwap, target))
 }
 
-// PutJournalAside renames a damaged journal, so that it is in nobody's way.
+// PutJournalAside renames a damaged journal, so that it does not block later attempts.
 func (t Tree) PutJournalAside(target string) (path string, err error) {
 	path = t.journal(target) + ".damaged"
 	if err := os.Rename(t.journal(target), path); err != nil {
@@ -221,7 +222,7 @@ func (t Tree) PutJournalAside(target string) (path string, err error) {
 	return path, durable.SyncDir(t.Dir(RoleSwap, target))
 }
 
-// OpenTrials are the targets whose journal is open.
+// OpenTrials returns the names of the targets whose journal is open.
 func (t Tree) OpenTrials() ([]string, error) {
 	paths, err := filepath.Glob(t.journal("*"))
 	if err != nil {

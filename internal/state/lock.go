@@ -11,18 +11,17 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// ErrLocked says that another process holds the lock.
+// ErrLocked means that another process holds the lock.
 var ErrLocked = errors.New("another process is at work on it")
 
-// Lock takes the lock of a target, which begin, swap, commit, rollback, deadline
-// and recover share. It waits for the holder. The lock ends with the process,
-// however that ends.
+// Lock takes the lock of a target, which begin, swap, commit, rollback, deadline and
+// recover share, and waits until it is free. The lock ends with the process.
 func (t Tree) Lock(target string) (release func(), err error) {
 	return t.flock(target, unix.LOCK_EX)
 }
 
-// LockOperator takes the lock that makes a second operator's command on the
-// same target give way with [ErrLocked].
+// LockOperator takes the lock that allows one operator's command per target at a time. It
+// returns [ErrLocked] if another command holds it.
 func (t Tree) LockOperator(target string) (release func(), err error) {
 	return t.flock(target+"@operator", unix.LOCK_EX|unix.LOCK_NB)
 }

@@ -23,7 +23,7 @@ func TestRequest(t *testing.T) {
 	if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
 		t.Errorf("taken twice: %+v, %v", r, err)
 	}
-	// One that a killed command left behind, or that is not of this boot.
+	// These were left by a killed command, or were not made since this boot.
 	for _, past := range []time.Duration{lapse + time.Minute, -lapse - time.Minute} {
 		old := Request{Format: Format, Attempt: "op-2", Verb: VerbApply, Made: uptime() - past}
 		must(t, writeJSON(tree.request("agent"), old, 0o644))
@@ -33,7 +33,7 @@ func TestRequest(t *testing.T) {
 			}
 		}
 	}
-	// What cannot be used is taken away all the same, and refused once.
+	// An unusable request is removed too, and is an error only once.
 	path := filepath.Join(tree.Run, "request/agent.json")
 	for _, bad := range []string{"rot", `{"format":1,"attempt":"../x"}`, `{"format":1}`, `{"format":9,"attempt":"a"}`} {
 		must(t, os.WriteFile(path, []byte(bad), 0o644))
@@ -77,7 +77,7 @@ func TestNewAttempt(t *testing.T) {
 	if !a.Valid() || a == b || string(a[:8]) != time.Now().UTC().Format("20060102") {
 		t.Errorf("%q, %q", a, b)
 	}
-	// Attempts that begin within one second sort in that order.
+	// Attempts that begin within the same second sort in that order.
 	start, c := time.Now(), a
 	for c[:len("20060102t150405000")] == a[:len("20060102t150405000")] {
 		c = NewAttempt()
@@ -94,8 +94,7 @@ func TestNewAttempt(t *testing.T) {
 
 const lockEnv = "MACHINEMON_TEST_LOCK"
 
-// TestMain makes the test binary a program that holds a lock until its
-// standard input ends.
+// TestMain makes the test binary a program that holds a lock until its input ends.
 func TestMain(m *testing.M) {
 	if run := os.Getenv(lockEnv); run != "" {
 		if _, err := (Tree{Run: run}).Lock("agent"); err != nil {
@@ -108,7 +107,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tryLock takes the lock that [Tree.Lock] takes, but does not wait for its holder.
+// tryLock takes the lock of [Tree.Lock] without waiting.
 func tryLock(t Tree, target string) (func(), error) {
 	return t.flock(target, unix.LOCK_EX|unix.LOCK_NB)
 }
@@ -150,7 +149,7 @@ func TestLock(t *testing.T) {
 	wantError(t, err, "cannot lock "+tree.Run+"/lock/agent")
 }
 
-// TestLockEnds: a lock is gone with its process, however that ends.
+// TestLockEnds checks that a lock ends with its process, even with a killed one.
 func TestLockEnds(t *testing.T) {
 	tree := newTree(t)
 	holder := exec.Command("/proc/self/exe")

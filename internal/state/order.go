@@ -8,29 +8,29 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// Order is what root decided about the attempt that now runs: the fetcher and
-// the swapper obey it, and a directive or a forged spool entry cannot change it.
+// Order is what root decided about the running attempt. The fetcher and the swapper obey
+// it; a directive or a forged spool entry cannot change it.
 type Order struct {
 	Format    int       `json:"format"`
 	Attempt   AttemptID `json:"attempt"`
 	Origin    Origin    `json:"origin"`
 	Verb      Verb      `json:"verb"`
-	Import    bool      `json:"import,omitempty"` // this and the next two as in [Request]
+	Import    bool      `json:"import,omitempty"` // this and the next two are as in [Request]
 	URL       string    `json:"url,omitempty"`
 	SHA256    string    `json:"sha256,omitempty"`
-	Installed string    `json:"installed"` // the version found on the machine; "" when unknown
-	// Booted says that the machine has just booted, and its network may come
-	// late: what cannot be downloaded is tried again in a minute.
+	Installed string    `json:"installed"` // the version found on the machine; "" if unknown
+	// Booted says that the machine has just booted and its network may not be up yet, so a
+	// failed download is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`
-	// Doubt is why a new release would not be installed; "" when nothing is known
-	// against it. It saves the download: the swapper finds out for itself.
+	// Doubt is why a new release would not be installed; "" if no reason is known. It only
+	// saves the download: the swapper checks again.
 	Doubt string `json:"doubt,omitempty"`
-	// MainID is the installed main file, which the baseline looks for.
+	// MainID is the installed main file, which the gate needs for the baseline.
 	MainID FileID `json:"main_id,omitzero"`
 }
 
-// Brought reports whether the release comes from where the operator says, and not
-// from the target's source.
+// Brought reports whether the operator names where the release comes from, so that the
+// target's source is not used.
 func (o Order) Brought() bool { return o.Import || o.URL != "" }
 
 // SetOrder records what root decided about the attempt that begins.
@@ -39,8 +39,8 @@ func (t Tree) SetOrder(target string, o Order) error {
 	return writeJSON(filepath.Join(t.Run, "attempt", target+".json"), o, 0o644)
 }
 
-// TakeOrder takes the order away, so that it counts once, and keeps it as the
-// sign that the attempt's trial began since the boot.
+// TakeOrder reads the order and renames its file, so that it starts one trial only. The
+// renamed file is the evidence for [Tree.OrderTaken].
 func (t Tree) TakeOrder(target string) (Order, error) {
 	o, err := t.Order(target)
 	if err != nil {
@@ -63,7 +63,7 @@ func (t Tree) taken(target string) string {
 	return filepath.Join(t.Run, "attempt", target+"@taken.json") // no target has an @ in its name
 }
 
-// Order reads the order of the running attempt.
+// Order returns the order of the running attempt.
 func (t Tree) Order(target string) (Order, error) {
 	var o Order
 	err := t.readJSON(filepath.Join(t.Run, "attempt", target+".json"), &o)

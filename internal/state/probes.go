@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Passed says of probes, by their keys, when each last passed here; the zero time
-// of those that never did. A probe that never passed here may itself be wrong, and
-// so neither proves a release nor condemns one.
+// Passed maps the keys of probes to when each last passed on this machine, or to the zero
+// time. A probe that never passed here may itself be wrong, so it neither proves nor
+// condemns a release.
 type Passed map[string]time.Time
 
-// Passed is what is remembered of the probes with these keys.
+// Passed returns what the status knows of the probes with these keys.
 func (s *Status) Passed(keys []string) Passed {
 	p := Passed{}
 	for _, k := range keys {
@@ -19,7 +19,7 @@ func (s *Status) Passed(keys []string) Passed {
 	return p
 }
 
-// Any reports whether one of the probes has passed here.
+// Any reports whether one of the probes ever passed here.
 func (p Passed) Any() bool {
 	for _, at := range p {
 		if !at.IsZero() {
@@ -29,8 +29,8 @@ func (p Passed) Any() bool {
 	return false
 }
 
-// Note takes in what the gate has found, and reports whether one of the probes
-// passed. The gate's user is believed about no other probe than these.
+// Note records which probes passed, and reports whether any did. It ignores probes whose
+// keys are not in p, because the gate's user may only report on those.
 func (p Passed) Note(results []ProbeResult) (passed bool) {
 	for _, r := range results {
 		if _, own := p[r.Key]; own && r.Passed {
@@ -41,9 +41,9 @@ func (p Passed) Note(results []ProbeResult) (passed bool) {
 	return passed
 }
 
-// Learn keeps which of a target's present probes have passed here, and forgets
-// probes that it has no more. A pass among the results proves what is installed.
-// The journal of an earlier version has no p, and teaches nothing.
+// Learn records which of a target's present probes passed here, and forgets probes that
+// the target no longer has. A pass among the results proves the installed release. The
+// journal of an earlier version has a nil p, from which nothing is learned.
 func (s *Status) Learn(p Passed, results []ProbeResult) {
 	if p == nil {
 		return
@@ -60,8 +60,8 @@ func (s *Status) Learn(p Passed, results []ProbeResult) {
 }
 
 const (
-	causesRoom = 450 // bytes in which a reason lists probes: a hint follows, and a record keeps both
-	causeLeast = 25  // bytes of the room that each probe gets
+	causesRoom = 450 // bytes for all probes in a reason, so that a hint that follows still fits into a record
+	causeLeast = 25  // bytes that each probe gets at least
 )
 
 // Causes lists the probes that did not pass, each with its cause.

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestLearn: what is remembered of probes is a target's own, and says when.
+// TestLearn checks that only the target's own probes are remembered, each with its time.
 func TestLearn(t *testing.T) {
 	long := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s := Status{Installed: &Release{Version: "1", Unproven: "no probe proves it"},
@@ -39,8 +39,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestCauses: each probe has its part of the room, and a reason with a hint is not
-// cut by the record.
+// TestCauses checks that each probe gets part of the space, and that a record does not cut
+// a reason with a hint.
 func TestCauses(t *testing.T) {
 	if got := Causes([]ProbeResult{{Probe: "tcp 1", Detail: "refused"}, {Probe: "tcp 2", Passed: true}, {Probe: "tcp 3"}}); got != "tcp 1: refused; tcp 3" {
 		t.Errorf("got %q", got)

@@ -11,11 +11,11 @@ type Rejection struct {
 	Version     string    `json:"version"`
 	Sequence    int64     `json:"sequence,omitempty"`
 	Fingerprint string    `json:"digest"`  // [Fingerprint] of its installed files
-	Archive     string    `json:"archive"` // sha256 of the archive it came in
+	Archive     string    `json:"archive"` // sha256 of the release's archive
 	Time        time.Time `json:"time"`
 	Reason      string    `json:"reason"`
-	// Interruptions counts the trials that were cut short; a release is
-	// rejected for them only when the count reaches [MaxInterruptions].
+	// Interruptions counts the trials that were cut short. They reject the release only
+	// when the count reaches [MaxInterruptions].
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
@@ -24,15 +24,16 @@ func (r *Rejection) Refusal() string {
 	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
-// MaxInterruptions is how often a trial that was cut short is tried again.
+// MaxInterruptions is the number of interrupted trials after which a release is rejected.
 const MaxInterruptions = 3
 
 func (r *Rejection) matches(digest, archive string) bool {
 	return digest != "" && r.Fingerprint == digest || archive != "" && r.Archive == archive
 }
 
-// Rejects finds a rejection of a release: the same installed bytes, or the same
-// archive, at no higher a sequence. Interruptions count from the third.
+// Rejects returns the rejection of a release, or nil. A rejection applies to the same
+// installed bytes or the same archive, with the same or a lower sequence. Interruptions
+// reject from [MaxInterruptions] on.
 func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
 	for i := range s.Rejected {
 		r := &s.Rejected[i]
@@ -44,11 +45,11 @@ func (s *Status) Rejects(digest, archive string, sequence int64) *Rejection {
 	return nil
 }
 
-// Reject remembers a failed trial. A trial that was interrupted has Interruptions 1;
-// earlier interruptions of the same release are added to it.
+// Reject remembers a failed trial. For an interrupted trial, r.Interruptions is 1; Reject
+// adds earlier interruptions of the same release to it.
 func (s *Status) Reject(r Rejection) {
 	r.Reason = Line(r.Reason)
-	var old Rejection // the newest; the same bytes may be known by several archives
+	var old Rejection // the newest match; several archives may have had the same bytes
 	for _, b := range s.Rejected {
 		if b.matches(r.Fingerprint, r.Archive) {
 			old = b
@@ -56,7 +57,7 @@ func (s *Status) Reject(r Rejection) {
 	}
 	if r.Interruptions > 0 {
 		if old.Fingerprint != "" && old.Sequence == r.Sequence {
-			if old.Interruptions == 0 { // rejected for good already
+			if old.Interruptions == 0 { // it is rejected for good already
 				return
 			}
 			r.Interruptions += old.Interruptions

@@ -11,13 +11,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// SetLeaving begins the removal of the package: from now on no attempt begins
-// and nothing is swapped. The package's maintainer scripts end it.
+// SetLeaving marks the package as being removed: from now on no attempt begins and nothing
+// is swapped. The package's maintainer scripts remove the mark.
 func (t Tree) SetLeaving() error {
 	return durable.WriteFile(filepath.Join(t.Run, "leaving"), nil, 0o644)
 }
 
-// Leaving refuses new work while the package is being removed.
+// Leaving returns an error of [ResultNotAttempted] while the package is being removed.
 func (t Tree) Leaving() error {
 	_, err := os.Lstat(filepath.Join(t.Run, "leaving"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,8 +29,8 @@ func (t Tree) Leaving() error {
 	return Fail(ResultNotAttempted, "machinemon-update does not work: %w", durable.Cause(err))
 }
 
-// Targets are the names of those that root has something recorded of, whether
-// or not a target file still names them.
+// Targets returns the names of the targets of which root has records. Some may have no
+// target file any more.
 func (t Tree) Targets() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(t.Var, string(RoleSwap)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -43,8 +43,8 @@ func (t Tree) Targets() ([]string, error) {
 	return names, nil
 }
 
-// SetBeside records, one a line, the directories beside installed files that a
-// purge of the package removes: by then none of our programs is left to tell.
+// SetBeside records the directories beside installed files, one per line. A purge of the
+// package removes them, when no program of the package is left to name them.
 func (t Tree) SetBeside(dirs []string) error {
 	var lines strings.Builder
 	for _, d := range dirs {

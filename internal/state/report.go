@@ -6,59 +6,58 @@ import (
 	"path/filepath"
 )
 
-// ProbeResult is the outcome of one probe; Probe is its name in the target file's words.
+// ProbeResult is the outcome of one probe. Probe names it as the target file does.
 type ProbeResult struct {
 	Probe  string `json:"probe"`
-	Key    string `json:"key,omitempty"` // of its whole text; "" of version_command, which proves no service
+	Key    string `json:"key,omitempty"` // of the probe's whole text; "" for version_command, which proves no service
 	Passed bool   `json:"passed"`
-	// Unknown says that there was no answer to tell by: it neither passed nor failed.
+	// Unknown says that no answer could be judged: the probe neither passed nor failed.
 	Unknown bool   `json:"unknown,omitempty"`
-	Detail  string `json:"detail,omitempty"` // what was answered, or why it did not pass
-	Millis  int64  `json:"millis,omitempty"` // how long the last try took
+	Detail  string `json:"detail,omitempty"` // the answer, or why the probe did not pass
+	Millis  int64  `json:"millis,omitempty"` // the duration of the last try
 }
 
-// NotTried is the Detail of a probe that was not tried: the unit was not as it must be.
+// NotTried is the Detail of a probe that was skipped because of the unit's state.
 const NotTried = "not tried"
 
-// Baseline is how a target was without a trial: before the swap, or after a rollback.
+// Baseline is the state of a target outside a trial: before the swap, or after a rollback.
 type Baseline struct {
 	Format   int           `json:"format"`
 	Attempt  AttemptID     `json:"attempt"`
-	Standing bool          `json:"standing"` // systemd's view: active and running its main file
+	Standing bool          `json:"standing"` // systemd says that the unit is active and runs its main file
 	Detail   string        `json:"detail,omitempty"`
 	Probes   []ProbeResult `json:"probes"`
-	// Unprobed says that this is systemd's word alone: the gate's user did not try
-	// the probes.
+	// Unprobed says that only systemd was asked: the gate's user did not try the probes.
 	Unprobed bool `json:"-"`
-	// Unjudgeable is why no trial of this target could be judged, whatever the
-	// release: it is refused before anything is replaced.
+	// Unjudgeable is why no trial of this target could be judged, with any release. The
+	// attempt is then refused before anything is replaced.
 	Unjudgeable string `json:"unjudgeable,omitempty"`
 }
 
-// Finding is what the gate found out about a trial.
+// Finding is the gate's result of a trial.
 type Finding string
 
 const (
 	FindingHealthy Finding = "healthy"     // exit status 0: commit
-	FindingBad     Finding = "bad"         // 1: roll back and reject
-	FindingUnsure  Finding = "cannot tell" // 3: roll back, reject nothing
+	FindingBad     Finding = "bad"         // 1: roll back and reject the release
+	FindingUnsure  Finding = "cannot tell" // 3: roll back without rejecting the release
 )
 
-// Report is the gate's report on a trial. Without one for the very attempt, a
-// trial was interrupted.
+// Report is the gate's report on a trial. A trial without a report for its own attempt was
+// interrupted.
 type Report struct {
 	Format   int           `json:"format"`
 	Attempt  AttemptID     `json:"attempt"`
 	Finding  Finding       `json:"finding"`
 	Reason   string        `json:"reason,omitempty"`
-	Unproven bool          `json:"unproven,omitempty"` // no probe passed that could prove it
-	Blamed   string        `json:"blamed,omitempty"`   // the probe for which alone the finding is bad
-	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0: none need
+	Unproven bool          `json:"unproven,omitempty"` // no probe that could prove the release passed
+	Blamed   string        `json:"blamed,omitempty"`   // the probe that is the only reason for [FindingBad]
+	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0 if none must
 	Probes   []ProbeResult `json:"probes"`
 }
 
-// Moment is when a baseline is taken; its value is the file's name. Each moment has
-// a file of its own, so that the two baselines of an attempt can be compared.
+// Moment is when a baseline is taken. Its value is the name of the file; each moment has
+// its own, so that the two baselines of an attempt can be compared.
 type Moment string
 
 // The moments of a baseline.
@@ -75,7 +74,7 @@ func (t Tree) SetBaseline(target string, b Baseline, m Moment) error {
 	return writeJSON(filepath.Join(t.Gate(target), string(m)), b, 0o644)
 }
 
-// Baseline reads a baseline of this attempt; nil if there is none.
+// Baseline returns the attempt's baseline of a moment, or nil if there is none.
 func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, error) {
 	var b Baseline
 	err := t.readJSON(filepath.Join(t.Gate(target), string(m)), &b)
@@ -102,7 +101,7 @@ func (t Tree) SetReport(target string, r Report) error {
 	return writeJSON(filepath.Join(t.Gate(target), reportName), r, 0o644)
 }
 
-// Report reads the gate's report on that very attempt; nil when there is none.
+// Report returns the gate's report on this attempt, or nil if there is none.
 func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
 	var r Report
 	err := t.readJSON(filepath.Join(t.Gate(target), reportName), &r)

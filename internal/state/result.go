@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Failure is an error with the result that it means for the attempt.
+// Failure is an error with the result that it gives the attempt.
 type Failure struct {
 	Result Result
 	Err    error
@@ -14,12 +14,12 @@ type Failure struct {
 func (f *Failure) Error() string { return f.Err.Error() }
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Fail makes a Failure; format as in [fmt.Errorf].
+// Fail makes a Failure. Its format and args are those of [fmt.Errorf].
 func Fail(r Result, format string, args ...any) error {
 	return &Failure{r, fmt.Errorf(format, args...)}
 }
 
-// ResultOf is the result that an error means: its Failure's, else [ResultFailed].
+// ResultOf returns the result of the error's Failure, or [ResultFailed] if it has none.
 func ResultOf(err error) Result {
 	if f, ok := errors.AsType[*Failure](err); ok {
 		return f.Result

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestResultTable: each result has one row, and a row has one place in each column.
+// TestResultTable checks that each result has one row, and each exit status one place.
 func TestResultTable(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "result_table.go", nil, 0)
 	must(t, err)
@@ -41,7 +41,7 @@ func TestResultTable(t *testing.T) {
 	if constants == 0 || constants != len(seen) {
 		t.Errorf("%d results are declared, %d have a row", constants, len(seen))
 	}
-	// The order of the manual; a status that stood twice would have two places.
+	// This is the manual's order. A status at two places would be listed twice.
 	if want := []int{5, 4, 6, 7, 1, 2, 8, 3, 0}; !slices.Equal(exits, want) {
 		t.Errorf("the exit statuses are in the order %v, want %v", exits, want)
 	}

@@ -13,14 +13,14 @@ import (
 
 // Spool is the ready/ directory of a role and target.
 //
-// The producer builds an entry under a name that begins with a dot, which
-// systemd's DirectoryNotEmpty= does not see, and renames it when it is durable.
-// The consumer renames it back to a dot name before it reads a byte: the entry
-// triggers nothing again, even if the consumer is killed. An entry that stayed
-// visible would restart the consumer until both units are dead.
+// The producer builds an entry under a name that begins with a dot, which systemd's
+// DirectoryNotEmpty= does not see, and renames it when it is durable. The consumer renames
+// it back to a dot name before it reads a byte, so that the entry triggers nothing again,
+// even if the consumer is killed. An entry that stayed visible would restart the consumer
+// until both units have failed.
 type Spool struct{ root *os.Root }
 
-// makeSpool makes the spool if it is missing, and opens it. Its mode is 0770: the
+// makeSpool creates the spool if it is missing, and opens it. The mode is 0770: the
 // consumer's unit has the producer's group, and must be able to remove entries.
 func (t Tree) makeSpool(r Role, target string) (*Spool, error) {
 	dir, err := os.OpenRoot(t.Dir(r, target))
@@ -36,8 +36,8 @@ func (t Tree) makeSpool(r Role, target string) (*Spool, error) {
 
 // openSpool opens the spool.
 func (t Tree) openSpool(r Role, target string) (*Spool, error) {
-	// Not ready/ itself: its owner could put a link there. os.Root keeps the
-	// walk inside the target's own directory, whose parents are root's.
+	// Do not open ready/ by its path: its owner could put a link there. os.Root keeps the
+	// walk inside the target's own directory, whose parents belong to root.
 	dir, err := os.OpenRoot(t.Dir(r, target))
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the spool of %s: %w", target, err)
@@ -54,17 +54,17 @@ func mkdir(root *os.Root, name string) error {
 	if err := root.Mkdir(name, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return root.Chmod(name, 0o770) // the unit's UMask= has taken the group's bits
+	return root.Chmod(name, 0o770) // because the unit's UMask= removed the group's bits
 }
 
-// hidden is the name of an attempt's entry that the consumer does not see.
+// hidden returns the name under which the consumer does not see an attempt's entry.
 func hidden(attempt AttemptID) string { return "." + string(attempt) }
 
-// Close releases the directory.
+// Close closes the directory.
 func (s *Spool) Close() error { return s.root.Close() }
 
-// stage makes an empty, hidden entry for an attempt. Hidden ones that killed
-// producers and consumers left are removed: no other is alive.
+// stage creates an empty, hidden entry for an attempt. It removes hidden entries that
+// killed producers and consumers left; no other producer or consumer is running.
 func (s *Spool) stage(attempt AttemptID) (*Bundle, error) {
 	names, err := s.names()
 	if err != nil {
@@ -108,10 +108,10 @@ func (s *Spool) offer(attempt AttemptID) error {
 	return nil
 }
 
-// claim takes the newest entry: it is hidden, opened and returned with its
-// attempt. Everything else in the spool is removed, older entries and names that
-// are no attempt; what cannot be removed is at least hidden, because it would start
-// the consumer again. attempt is "" when there was nothing to claim.
+// claim hides and opens the newest entry and returns it with its attempt. It removes
+// everything else from the spool: older entries and names that are not attempts. It hides
+// what it cannot remove, which would otherwise start the consumer again. attempt is "" if
+// there was nothing to claim.
 func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 	names, err := s.names()
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 		}
 	}
 	if attempt != "" {
-		// A leftover of that name would be in the way of the rename.
+		// A leftover entry with the hidden name would block the rename.
 		if err := s.root.RemoveAll(hidden(attempt)); err != nil {
 			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, durable.Cause(err))
 		}
@@ -185,7 +185,7 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
 	for _, e := range entries {
-		// What is no attempt triggers nothing, or is cleared away at once.
+		// Other names trigger nothing, or are removed at once.
 		if AttemptID(e.Name()).Valid() {
 			return true, nil
 		}

@@ -22,7 +22,7 @@ func names(t *testing.T, dir string) []string {
 	return all
 }
 
-// pending must tell what systemd's DirectoryNotEmpty= sees.
+// pending checks that Pending reports what systemd's DirectoryNotEmpty= sees.
 func pending(t *testing.T, tree Tree, want bool) {
 	t.Helper()
 	if got, err := tree.Pending(RoleFetch, "agent"); err != nil || got != want {
@@ -40,7 +40,7 @@ func TestSpool(t *testing.T) {
 	producer, err := tree.makeSpool(RoleFetch, "agent")
 	must(t, err)
 	defer producer.Close()
-	for range 2 { // what a killed producer left is made anew
+	for range 2 { // the second stage replaces what a killed producer left
 		entry, err := producer.stage("a1")
 		must(t, err)
 		must(t, entry.write("payload", []byte("bytes")))
@@ -66,7 +66,7 @@ func TestSpool(t *testing.T) {
 		t.Fatalf("claimed %q, %v", attempt, err)
 	}
 	defer entry.Close()
-	pending(t, tree, false) // before a byte was read
+	pending(t, tree, false) // before any byte is read
 	if got, err := entry.Read("payload", 5); err != nil || string(got) != "bytes" {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -86,15 +86,15 @@ func TestSpool(t *testing.T) {
 	wantError(t, producer.offer("a9"), "cannot hand on a9")
 }
 
-// TestClaimHostile: whatever the producer may leave, a claim ends, follows
-// nothing, and leaves nothing in sight.
+// TestClaimHostile checks that a claim ends, follows no link, and leaves nothing visible,
+// with anything that a producer may leave.
 func TestClaimHostile(t *testing.T) {
 	mkdir := func(name string) func(string) error {
 		return func(ready string) error { return os.MkdirAll(filepath.Join(ready, name), 0o755) }
 	}
 	for name, c := range map[string]struct {
 		plant []func(ready string) error
-		want  AttemptID // attempt
+		want  AttemptID
 		fails bool
 	}{
 		"the newest of several":   {plant: []func(string) error{mkdir("20260101t000000-1"), mkdir("20260102t000000-1"), mkdir("20251231t000000-1")}, want: "20260102t000000-1"},
@@ -157,7 +157,7 @@ func TestClaimHostile(t *testing.T) {
 	})
 }
 
-// TestEntryHostile: what may stand in an entry under a name that is read.
+// TestEntryHostile puts other things than files under the names that are read.
 func TestEntryHostile(t *testing.T) {
 	for name, plant := range map[string]func(path string) error{
 		"a FIFO":      func(p string) error { return unix.Mkfifo(p, 0o666) },

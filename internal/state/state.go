@@ -1,41 +1,41 @@
-// Package state owns everything the toolkit keeps on disk: its places, its
-// formats and how they are written.
+// Package state owns everything that the toolkit stores: the paths, the formats and
+// how files are written.
 //
 //	/var/lib/machinemon-update/
-//	  fetch/T/              machinemon-fetch writes, everybody reads status.json
-//	    status.json           what was available, how each attempt ended here
+//	  fetch/T/              machinemon-fetch writes; all users may read status.json
+//	    status.json           what was available, and how each attempt ended here
 //	    manifest.json         the last manifest and its ETag (cache)
-//	    trust.json            what it saw of a signed repository; decides nothing for others
-//	    partial               an archive under way, or what has come of it
-//	    partial.json          what it is a part of
+//	    trust.json            signed metadata that the fetcher saw; only the fetcher uses it
+//	    partial               an archive whose download has begun
+//	    partial.json          which archive that is
 //	    ready/<attempt>/      a bundle; the verifier removes it
 //	  verify/T/             machinemon-verify writes
 //	    status.json
-//	    fallback.json         it wants the full archive of an attempt in place of deltas
+//	    fallback.json         a request for the archive of an attempt instead of deltas
 //	    ready/<attempt>/      a verified tree; the swapper removes it
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases, probes that passed
-//	    journal.json          the open trial; absent when none is open
+//	    journal.json          the open trial; absent if none is open
 //	    trust.json            the roots and metadata that root has verified
 //	    floor.json            the highest sequence of a signed release committed here
-//	    import/               a release that the operator brought, for the fetcher
+//	    import/               a release that the operator imports, for the fetcher
 //	    snapshot/             data saved for the open trial; 0700
 //	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
-//	  request/T.json        what the operator asked for (root; taken once)
-//	  request/T.directive   a directive asks for an attempt (root; taken once)
-//	  directive/T/          directives; an entry's name and content say nothing (root, or the check-in relay)
+//	  request/T.json        what the operator asked for (root; removed when read)
+//	  request/T.directive   a directive asks for an attempt (root; removed when read)
+//	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  snapshot/             empty; where a transient unit sees the data of its user
-//	  lock/                 flocks: one a target, and one for its operator (root)
-//	  leaving               while the package is being removed (root)
+//	  lock/                 flocks: one per target, and one per target's operator (root)
+//	  leaving               exists while the package is being removed (root)
 //
-// Trust: a role that reads another one's directory treats it as hostile. It goes
-// through [os.Root], caps every size, and believes only what it has checked
-// itself. Files in swap/, request/ and attempt/ are root's and are believed.
+// Trust: a role that reads another role's directory treats it as hostile. It uses
+// [os.Root], caps every size, and believes only what it has checked itself. Files in
+// swap/, request/ and attempt/ belong to root and are believed.
 //
-// Every write that must survive a power cut is a temporary file in the same
+// Every file that must survive a power cut is written as a temporary file in the same
 // directory, fsync, rename, fsync of the directory: [durable.WriteFile].
 package state
 
@@ -54,17 +54,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// Format is the number that every file of this package carries. A file with a
-// higher one was written by a newer program and is refused by name.
+// Format is the format number in every file of this package. A file with a higher number
+// was written by a newer program and is refused; the error names the file.
 const Format = 1
 
-// maxFile bounds what is read of any state file: they are written by roles
-// that the reader does not trust.
+// maxFile bounds, in bytes, what is read of any state file, because roles that the reader
+// does not trust write them.
 const maxFile = 4 << 20
 
-// MakeSwapDir makes swap/T, which everybody may read. The units do it with
-// StateDirectory=; begin and the command run before any of them, and with any
-// umask.
+// MakeSwapDir makes swap/T, which all users may read. Units make it by StateDirectory=,
+// but begin and the command run before them, and with any umask.
 func (t Tree) MakeSwapDir(target string) error {
 	dir := t.Dir(RoleSwap, target)
 	err := os.Mkdir(dir, 0o755)
@@ -90,22 +89,22 @@ const (
 	RoleSwap   Role = "swap"
 )
 
-// Tree is where the state lives. Programs use [System]; tests make their own.
+// Tree is where the state is. Programs use [System]; tests make their own.
 type Tree struct{ Var, Run string }
 
 // System is the tree of the running machine.
 var System = Tree{Var: "/var/lib/machinemon-update", Run: "/run/machinemon-update"}
 
-// Dir is the directory of one role and target.
+// Dir returns the directory of one role and target.
 func (t Tree) Dir(r Role, target string) string { return filepath.Join(t.Var, string(r), target) }
 
-// Ready is the spool in which a role hands its results on.
+// Ready returns the spool directory in which a role hands on its results.
 func (t Tree) Ready(r Role, target string) string { return filepath.Join(t.Dir(r, target), "ready") }
 
-// Import is where a release waits that the operator brought in a file.
+// Import returns the directory for a release that the operator imports.
 func (t Tree) Import(target string) string { return filepath.Join(t.Dir(RoleSwap, target), "import") }
 
-// DropImport removes it.
+// DropImport removes the imported release.
 func (t Tree) DropImport(target string) error {
 	if err := os.RemoveAll(t.Import(target)); err != nil {
 		return fmt.Errorf("cannot remove %s: %w", t.Import(target), durable.Cause(err))
@@ -113,7 +112,7 @@ func (t Tree) DropImport(target string) error {
 	return nil
 }
 
-// Gate is the directory of the gate's reports on a target.
+// Gate returns the directory of the gate's reports on a target.
 func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", target) }
 
 func (t Tree) status(r Role, target string) string {
@@ -124,15 +123,15 @@ func (t Tree) journal(target string) string {
 	return filepath.Join(t.Dir(RoleSwap, target), "journal.json")
 }
 
-// temporaries are the beginnings of the names of files that are there for a moment.
+// temporaries are the prefixes of the names of temporary files.
 var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
 
-// TempPayload begins the name of the verifier's copy of an archive, until it has none.
+// TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"
 
-// Tidy removes what a role that was killed while it wrote has left beside its own
-// files. No other process of that role is at work on the target: the swapper's caller
-// holds the lock, and the other roles have one unit per target.
+// Tidy removes the temporary files that a killed process of a role left. No other process
+// of that role works on the target: the swapper's caller holds the lock, and the other
+// roles have one unit per target.
 func (t Tree) Tidy(r Role, target string) error {
 	dir := t.Dir(r, target)
 	entries, err := os.ReadDir(dir)
@@ -149,7 +148,7 @@ func (t Tree) Tidy(r Role, target string) error {
 	return nil
 }
 
-// Free is how many bytes an unprivileged process may still write under dir.
+// Free returns how many bytes an unprivileged process may still write under dir.
 func Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -158,8 +157,8 @@ func Free(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// longestLine is how many bytes of a reason are kept, in root's files too:
-// strangers' texts end up in them.
+// longestLine is how many bytes of a text are recorded. Root's files have the same bound,
+// because texts from untrusted writers get into them.
 const longestLine = 1000
 
 // Line makes a text fit for a record: one line of bounded length.
@@ -170,7 +169,7 @@ func Line(s string) string {
 	return Printable(s)
 }
 
-// Printable makes one line of s and takes out what could steer a terminal.
+// Printable makes one line of s and replaces characters that could control a terminal.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

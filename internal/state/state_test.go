@@ -13,8 +13,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// newTree makes an empty tree with the directories that units and tmpfiles.d
-// make for target agent.
+// newTree makes an empty tree with the directories that units and tmpfiles.d make for
+// target agent.
 func newTree(t *testing.T) Tree {
 	t.Helper()
 	v, run := testkit.Tree(t)
@@ -42,8 +42,8 @@ func wantError(t *testing.T, err error, words ...string) {
 	}
 }
 
-// TestDamagedFiles: every file of ours, in every state in which a power cut, a
-// newer program or another role may leave it, is refused by name.
+// TestDamagedFiles checks that each state file that a power cut, a newer program or
+// another role damaged is refused, with its name in the error.
 func TestDamagedFiles(t *testing.T) {
 	reads := map[string]struct {
 		path string
@@ -150,7 +150,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestDigest: the same for the same bytes in the same places, and for nothing else.
+// TestDigest checks that the digest depends on bytes and paths only.
 func TestDigest(t *testing.T) {
 	a, b := File{To: "/a", SHA256: "1"}, File{To: "/b", SHA256: "2"}
 	want := Fingerprint([]File{a, b})

@@ -13,15 +13,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// keep is how many attempts each role remembers, and how many rejections the
-// swapper. The manual page tells how much disk that may take.
+// keep is how many attempts each role remembers, and how many rejections the swapper
+// remembers. The manual page says how much disk space that may take.
 const keep = 50
 
 // Attempt is one role's record of one attempt.
 type Attempt struct {
 	ID       AttemptID `json:"id"`
-	Time     time.Time `json:"time"`             // when the role finished with it
-	Origin   Origin    `json:"origin,omitempty"` // who asked
+	Time     time.Time `json:"time"`             // when the role finished the attempt
+	Origin   Origin    `json:"origin,omitempty"` // what asked for it
 	From     string    `json:"from,omitempty"`   // the version installed before
 	Version  string    `json:"version,omitempty"`
 	Sequence int64     `json:"sequence,omitempty"`
@@ -29,41 +29,41 @@ type Attempt struct {
 	Stage    string    `json:"stage"`              // the role, or "rollback"
 	Result   Result    `json:"result"`
 	Reason   string    `json:"reason,omitempty"`
-	// Healthy says that after the trial was undone what was installed before was
-	// seen to run and to pass its probes, and Unhealthy what was seen to be wrong
-	// with it. Where neither is there, nobody looked.
+	// Healthy says that, after the trial was undone, the version from before was seen to
+	// run and to pass its probes. Unhealthy says what was wrong with it. If neither is
+	// set, no check was made.
 	Healthy   bool   `json:"healthy,omitempty"`
 	Unhealthy string `json:"unhealthy,omitempty"`
-	// Said are the last lines that the new program wrote to systemd's journal before
-	// it was rolled back, Unit is whose they are, and Started when the swap began.
+	// Said are the last lines that the new program logged before it was rolled back, Unit
+	// is the unit that logged them, and Started is when the swap began.
 	Said    []string  `json:"said,omitempty"`
 	Unit    string    `json:"unit,omitempty"`
 	Started time.Time `json:"started,omitzero"`
-	// Rejected is the version that the end of this attempt rejected.
+	// Rejected is the version that was rejected when this attempt ended.
 	Rejected string `json:"rejected,omitempty"`
-	// Warning is what the operator should know of it however it ended.
+	// Warning is what the operator should know in addition to the result.
 	Warning string `json:"warning,omitempty"`
-	// NoDelta is why the archive was downloaded although there were deltas for it.
+	// NoDelta is why the archive was downloaded although it had deltas.
 	NoDelta string `json:"no_delta,omitempty"`
-	// RetryAfter is when the source, which took no more requests, said that it
-	// would again.
+	// RetryAfter is when a source that refused further requests will accept them again, as
+	// the source said.
 	RetryAfter time.Time `json:"retry_after,omitzero"`
-	// Expired says that it failed because signatures had expired, which no release
-	// is to blame for and time alone cures: the publisher signs anew.
+	// Expired says that the attempt failed because signatures had expired. That is no
+	// fault of the release; it ends when the publisher signs again.
 	Expired bool `json:"expired,omitempty"`
-	// Blameless says that it was rolled back and that the release was not rejected
-	// for it: without a back-off every scheduled run would restart the unit twice.
+	// Blameless says that the attempt was rolled back without rejecting the release.
+	// Without a back-off, every scheduled run would restart the unit twice.
 	Blameless bool `json:"blameless,omitempty"`
 }
 
-// Failed reports whether the attempt ended in a way that backs off: before a trial,
-// or in one that was rolled back and nothing was rejected. Expired signatures do not:
-// the next scheduled attempt must find the new ones.
+// Failed reports whether unattended attempts must back off: this one failed before its
+// trial, or was rolled back without a rejection. Expired signatures do not count: the next
+// scheduled attempt must find the new ones.
 func (a Attempt) Failed() bool {
 	return a.Result.is(backsOff) && !a.Expired || a.Blameless
 }
 
-// Line is what the log says of the end of an attempt.
+// Line returns the log line for the end of an attempt.
 func (a Attempt) Line(target string) string {
 	line := fmt.Sprintf("%s: attempt %s: %s", target, a.ID, a.Result)
 	if a.Version != "" {
@@ -75,8 +75,8 @@ func (a Attempt) Line(target string) string {
 	return line + a.Detour()
 }
 
-// Detour is what is said, at the end of a line, of an archive that was downloaded
-// although there were deltas for it.
+// Detour returns a remark for the end of a line if the archive was downloaded although it
+// had deltas, or "".
 func (a Attempt) Detour() string {
 	if a.NoDelta == "" {
 		return ""
@@ -89,15 +89,15 @@ type Offer struct {
 	Version  string    `json:"version"`
 	Sequence int64     `json:"sequence,omitempty"`
 	Checked  time.Time `json:"checked"`
-	Unsigned bool      `json:"unsigned"` // checksum trust: nothing but the transport vouches for it
-	// NotYet is why this machine waits for the others to go first.
+	Unsigned bool      `json:"unsigned"` // trust mode "checksum": only the transport authenticates it
+	// NotYet is why a staged rollout does not include this machine yet.
 	NotYet string `json:"not_yet,omitempty"`
-	// What a rejection would be remembered by; see [Rejection].
+	// Fingerprint and Archive are what a [Rejection] of the release would contain.
 	Fingerprint string `json:"digest,omitempty"`
 	Archive     string `json:"archive"`
 	// Unit is the unit's own file, if the manifest lists it.
 	Unit *File `json:"unit,omitempty"`
-	// Signed is the metadata that vouches for it; none under checksum trust.
+	// Signed is the metadata that signs the release; empty in trust mode "checksum".
 	Signed []Signed `json:"signed,omitempty"`
 }
 
@@ -112,8 +112,8 @@ type Signed struct {
 type File struct {
 	To     string `json:"to"`
 	SHA256 string `json:"sha256"`
-	Backup string `json:"backup,omitempty"` // of a previous release: where its bytes are kept
-	// Created says that the file was not there before an update of ours brought it.
+	Backup string `json:"backup,omitempty"` // of a previous release: the path of its bytes
+	// Created says that an update created the file.
 	Created bool `json:"created,omitempty"`
 }
 
@@ -121,16 +121,16 @@ type File struct {
 type Release struct {
 	Version  string    `json:"version"`
 	Sequence int64     `json:"sequence,omitempty"`
-	Archive  string    `json:"archive,omitempty"` // sha256 of the archive it came in; "" when not known
+	Archive  string    `json:"archive,omitempty"` // sha256 of its archive; "" if unknown
 	Files    []File    `json:"files"`
 	Since    time.Time `json:"since"`
 	Unsigned bool      `json:"unsigned"`
-	// Unproven is why no probe proves that it serves; "" when one does, or there is none.
+	// Unproven is why no probe proves that the release serves; "" if one does, or if there
+	// are no probes.
 	Unproven string `json:"unproven,omitempty"`
 }
 
-// File finds an installed file; nil where the release, which may be nil, has none
-// there.
+// File returns the file installed at a path, or nil if there is none or r is nil.
 func (r *Release) File(to string) *File {
 	if r != nil {
 		if i := slices.IndexFunc(r.Files, func(f File) bool { return f.To == to }); i >= 0 {
@@ -140,8 +140,8 @@ func (r *Release) File(to string) *File {
 	return nil
 }
 
-// Status is a role's status.json. Offer is the fetcher's; Installed, Previous,
-// Rejected, Held, Source and Probes the swapper's.
+// Status is a role's status.json. The fetcher writes Offer; the swapper writes Installed,
+// Previous, Rejected, Held, Source and Probes.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -151,12 +151,12 @@ type Status struct {
 	Rejected  []Rejection `json:"rejected,omitempty"`
 	Held      *Hold       `json:"held,omitempty"`
 	Source    *Source     `json:"source,omitempty"`
-	// Probes is when each of the target's probes last passed here, by its key.
+	// Probes maps the key of each of the target's probes to when it last passed here.
 	Probes map[string]time.Time `json:"probes,omitempty"`
 }
 
-// RollbackFailure is why the rollback of an attempt failed, as its record says; ""
-// where it did not.
+// RollbackFailure returns why the rollback of an attempt failed according to its record,
+// or "" if it did not fail.
 func (s *Status) RollbackFailure(attempt AttemptID) string {
 	for _, a := range s.Attempts {
 		if a.ID == attempt && a.Result == ResultRollbackFailed {
@@ -166,33 +166,33 @@ func (s *Status) RollbackFailure(attempt AttemptID) string {
 	return ""
 }
 
-// Hold is the operator's "do not update this target".
+// Hold is the operator's decision not to update this target.
 type Hold struct {
 	Since time.Time `json:"since"`
 }
 
-// Source is what root found where the target's source.url_from points, when the
-// operator last asked: the fetcher uses it, who may not read that file.
+// Source is what root read from the file of the target's source.url_from at the operator's
+// last check. The fetcher uses it because it may not read that file.
 type Source struct {
-	From            string    `json:"from"` // the source.url_from that led to it
+	From            string    `json:"from"` // the source.url_from that led here
 	URL             string    `json:"url"`
 	InsecureSkipTLS bool      `json:"insecure_skip_tls"`
 	Since           time.Time `json:"since"`
 }
 
-// Uses tells whether the source is known to be this one.
+// Uses reports whether this source is the recorded one.
 func (s *Status) Uses(from, url string, insecure bool) bool {
 	return s.Source != nil && s.Source.From == from && s.Source.URL == url && s.Source.InsecureSkipTLS == insecure
 }
 
-// Use keeps a source, from now on if it was another one.
+// Use records a source. Since changes only if the source was another one.
 func (s *Status) Use(from, url string, insecure bool) {
 	if !s.Uses(from, url, insecure) {
 		s.Source = &Source{From: from, URL: url, InsecureSkipTLS: insecure, Since: time.Now().UTC()}
 	}
 }
 
-// Status reads a role's status; one that was never written is empty.
+// Status returns a role's status. A status that was never written is empty.
 func (t Tree) Status(r Role, target string) (Status, error) {
 	var s Status
 	err := t.readJSON(t.status(r, target), &s)
@@ -202,8 +202,8 @@ func (t Tree) Status(r Role, target string) (Status, error) {
 	return s, err
 }
 
-// Update changes a role's own status durably. A status that is damaged is put
-// aside, since nothing could be recorded any more otherwise.
+// Update changes a role's own status durably. It renames a damaged status file, which
+// would otherwise prevent all further records.
 func (t Tree) Update(r Role, target string, change func(*Status)) error {
 	s, err := t.Status(r, target)
 	if errors.Is(err, ErrDamaged) {
@@ -220,7 +220,7 @@ func (t Tree) Update(r Role, target string, change func(*Status)) error {
 	return t.SetStatus(r, target, s)
 }
 
-// SetStatus writes a role's status durably and readable by everybody.
+// SetStatus writes a role's status durably. All users may read it.
 func (t Tree) SetStatus(r Role, target string, s Status) error {
 	if n := len(s.Attempts); n > keep {
 		s.Attempts = s.Attempts[n-keep:]
@@ -232,10 +232,10 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 	return writeJSON(t.status(r, target), s, 0o644)
 }
 
-// Record adds an attempt's record, replacing an earlier one of the same ID. One
-// that no operator asked for and that ended just as the one before takes its
-// place: a year of "already current", or a month of expired signatures, must not
-// push out what happened. Other failures stay, since the back-off counts them.
+// Record adds an attempt's record and replaces an earlier one of the same ID. An
+// unattended attempt that ended like the unattended one before it takes that one's place:
+// a year of "already current", or a month of expired signatures, must not displace other
+// records. Other failures stay, because the back-off counts them.
 func (s *Status) Record(a Attempt) {
 	if a.Time.IsZero() {
 		a.Time = time.Now().UTC()
@@ -246,7 +246,7 @@ func (s *Status) Record(a Attempt) {
 		b := s.Attempts[n-1]
 		b.ID, b.Time, b.Origin = a.ID, a.Time, a.Origin
 		if a.Expired && b.Expired {
-			b.Reason = a.Reason // it tells the time
+			b.Reason = a.Reason // because the text contains the time
 		}
 		if reflect.DeepEqual(a, b) {
 			s.Attempts = s.Attempts[:n-1]
@@ -255,7 +255,7 @@ func (s *Status) Record(a Attempt) {
 	s.Attempts = append(s.Attempts, a)
 }
 
-// ErrDamaged says that a file is not what this package wrote.
+// ErrDamaged means that a file does not have the content that this package writes.
 var ErrDamaged = errors.New("it is damaged")
 
 func (t Tree) readJSON(path string, v any) error { return t.readLarge(path, maxFile, v) }

@@ -38,8 +38,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// What machinemon-update.units(7) promises of the records, for the longest that
-// can be in them.
+// TestSizeOfRecords checks the size that machinemon-update.units(7) promises.
 func TestSizeOfRecords(t *testing.T) {
 	tree := newTree(t)
 	longest := strings.Repeat("<", 64) // six bytes each in JSON
@@ -55,7 +54,7 @@ func TestSizeOfRecords(t *testing.T) {
 			if r == RoleSwap {
 				last := &s.Attempts[len(s.Attempts)-1]
 				last.Unhealthy, last.Unit, last.Rejected = Line(strings.Repeat("<", 1<<20)), strings.Repeat("<", 255), longest
-				last.Said = slices.Repeat([]string{strings.Repeat("<", 200)}, 5) // as package swap bounds it
+				last.Said = slices.Repeat([]string{strings.Repeat("<", 200)}, 5) // the limits of package swap
 				s.Reject(Rejection{Version: longest, Sequence: math.MaxInt64, Fingerprint: fmt.Sprintf("%064d", i), Archive: longest,
 					Reason: strings.Repeat("<", 1<<20), Interruptions: MaxInterruptions})
 			}
@@ -76,7 +75,7 @@ func TestSizeOfRecords(t *testing.T) {
 func TestRejects(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		reject   []Rejection // with Interruptions: an interrupted trial
+		reject   []Rejection // Interruptions marks an interrupted trial
 		digest   string
 		archive  string
 		sequence int64
@@ -127,7 +126,7 @@ func TestHistory(t *testing.T) {
 	} {
 		must(t, tree.SetStatus(role, "agent", Status{Attempts: attempts}))
 	}
-	// A role is not believed when it tells of an end that it cannot bring about.
+	// A result that the role cannot have is not believed.
 	list := func() string {
 		all, err := tree.History("agent")
 		var rows []string
@@ -142,7 +141,7 @@ func TestHistory(t *testing.T) {
 	if got, want := list(), "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	// What root is at work on is on trial, whatever the other roles have of it.
+	// The open trial is listed as on trial, with or without records of the other roles.
 	for attempt, want := range map[string]string{
 		"e": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e swap on trial",
 		"f": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on, f swap on trial",
@@ -162,14 +161,14 @@ func TestHistory(t *testing.T) {
 	}
 	must(t, tree.CloseJournal("agent"))
 	must(t, tree.Update(RoleSwap, "agent", func(s *Status) { s.Attempts = s.Attempts[:len(s.Attempts)-1] }))
-	// One role's trouble does not hide what the others know.
+	// A damaged record of one role does not hide the others'.
 	must(t, os.WriteFile(tree.status(RoleVerify, "agent"), []byte("rot"), 0o644))
 	if got, want := list(), "a swap committed (not by delta: it is; damaged), b fetch handed on, c fetch not downloaded, d begin not attempted, e fetch handed on, error"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
-// A source is another one when its URL or its TLS flag is.
+// TestUse checks that another URL or another TLS flag makes another source.
 func TestUse(t *testing.T) {
 	var s Status
 	for _, c := range []struct {
@@ -195,8 +194,8 @@ func TestUse(t *testing.T) {
 	}
 }
 
-// The order is that of events, also when the clock was at 2100, or at 1970, for
-// a while.
+// TestInOrder checks that the order is that of events, even if the clock was at 2100 or
+// 1970 for a while.
 func TestInOrder(t *testing.T) {
 	for _, c := range []struct {
 		name                string
@@ -223,8 +222,8 @@ func TestInOrder(t *testing.T) {
 	}
 }
 
-// One program may be known by several archives. None of them hides that it was
-// tried again, with a higher sequence, and failed again.
+// TestRejectedAgain checks that several archives of one program do not hide that it failed
+// again with a higher sequence.
 func TestRejectedAgain(t *testing.T) {
 	s := Status{Rejected: []Rejection{
 		{Fingerprint: "d", Archive: "a1", Sequence: 1},
@@ -239,19 +238,19 @@ func TestRejectedAgain(t *testing.T) {
 			t.Errorf("%s: tried again after it failed with this sequence", archive)
 		}
 	}
-	// A trial cut short takes nothing back.
+	// An interrupted trial does not undo a rejection.
 	s.Reject(Rejection{Fingerprint: "d", Archive: "a3", Sequence: 2, Interruptions: 1})
 	if s.Rejects("d", "a3", 2) == nil || s.Rejects("d", "a3", 3) != nil {
 		t.Errorf("%+v", s.Rejected)
 	}
 }
 
-// A year of checks that find nothing must not push out what happened.
+// TestRecordRepeated checks that a year of checks without news displaces no other record.
 func TestRecordRepeated(t *testing.T) {
 	var s Status
 	s.Record(Attempt{ID: "a", Origin: OriginSchedule, Result: ResultFailed, Reason: "x"})
 	for i := range 100 {
-		// By turns, as where a server keeps announcing what is not to be installed.
+		// They alternate if a server keeps announcing a release that is not installed.
 		origin := []Origin{OriginSchedule, OriginDirective}[i%2]
 		s.Record(Attempt{ID: AttemptID(fmt.Sprint("b-", i)), Origin: origin, Result: ResultCurrent, Version: "v1"})
 	}

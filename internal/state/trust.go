@@ -8,12 +8,12 @@ import (
 	"path/filepath"
 )
 
-// maxTrust bounds what is read of trust.json: twice a bundle's metadata, since the
-// roots of several bundles add up.
+// maxTrust bounds, in bytes, what is read of trust.json: twice the metadata of a bundle,
+// because the roots of several bundles accumulate.
 const maxTrust = 32 << 20
 
-// trustFile is trust.json. internal/trust owns the format of its content: with an
-// import of it, every program would link its dependencies.
+// trustFile is trust.json. Package internal/trust owns the format of its content; it is
+// not imported here, because every program would then link its dependencies.
 type trustFile struct {
 	Format int             `json:"format"`
 	Trust  json.RawMessage `json:"trust"`
@@ -48,8 +48,8 @@ func (t Tree) SetTrust(r Role, target string, v any) error {
 	return writeJSON(t.trust(r, target), trustFile{Format, raw}, 0o644)
 }
 
-// floorFile is floor.json. It is apart from trust.json because it outlives it: a
-// new pin begins another chain of roots, but takes no release back.
+// floorFile is floor.json. It is separate from trust.json because it outlives it: a new
+// pin begins another chain of roots, but the sequences of releases continue.
 type floorFile struct {
 	Format   int   `json:"format"`
 	Sequence int64 `json:"sequence"`
@@ -59,8 +59,8 @@ func (t Tree) floor(target string) string {
 	return filepath.Join(t.Dir(RoleSwap, target), "floor.json")
 }
 
-// Floor is the highest sequence of a signed release that was committed here, 0 for
-// none. A damaged one is an error: to forget it would let older releases in.
+// Floor returns the highest sequence of a signed release that was committed here, or 0. A
+// damaged file is an error, because to ignore it would allow older releases.
 func (t Tree) Floor(target string) (int64, error) {
 	var f floorFile
 	err := t.readJSON(t.floor(target), &f)
@@ -73,8 +73,8 @@ func (t Tree) Floor(target string) (int64, error) {
 	return f.Sequence, err
 }
 
-// RaiseFloor raises it to the sequence of a release that was held against it, and
-// never lowers it. One that was damaged since is made good: a verdict stands.
+// RaiseFloor raises the floor to the sequence of a release that was checked against it,
+// and never lowers it. It replaces a damaged file, because the verdict stands.
 func (t Tree) RaiseFloor(target string, sequence int64) error {
 	floor, err := t.Floor(target)
 	if err != nil && !errors.Is(err, ErrDamaged) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestTrust: what a role remembers of a repository comes back, what is damaged is
-// forgotten, and what a newer program wrote is left alone.
+// TestTrust checks that stored metadata is read again, that damaged metadata is ignored,
+// and that a newer program's is refused.
 func TestTrust(t *testing.T) {
 	tree := newTree(t)
 	type chain struct{ Roots [][]byte }
@@ -79,7 +79,7 @@ func TestFloor(t *testing.T) {
 	}
 }
 
-// A month of expired signatures is one line of the history.
+// TestExpiredIsRecordedOnce checks that a month of expired signatures is one record.
 func TestExpiredIsRecordedOnce(t *testing.T) {
 	var s Status
 	s.Record(Attempt{ID: "a-0", Origin: OriginSchedule, Result: ResultCommitted})

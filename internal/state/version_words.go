@@ -2,17 +2,17 @@ package state
 
 import "cmp"
 
-// Unknown stands in a column, or a field, for a version that nothing tells.
+// Unknown is printed in a column or field for a version that is not known.
 const Unknown = "unknown"
 
-// Called names a release in a sentence, by its version. One that no record and no
-// program tells is of files that lay there before the first update.
+// Called names a release in a sentence by its version. Without a version, the release is
+// the files from before the first update.
 func Called(version string) string {
 	return cmp.Or(version, "the files of before, version unknown")
 }
 
-// Versions are what the attempt led from and to: "" where it came to none, and
-// [Unknown] where it did and nothing tells which.
+// Versions returns the versions from and to which the attempt led. One that is not known
+// is [Unknown] if the attempt replaced a release, and otherwise "".
 func (a Attempt) Versions() (from, to string) {
 	if a.Result.is(replaced) {
 		return cmp.Or(a.From, Unknown), cmp.Or(a.Version, Unknown)

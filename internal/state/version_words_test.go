@@ -14,7 +14,7 @@ func TestAftermath(t *testing.T) {
 		{Attempt{Result: ResultInterrupted, Healthy: true}, "what ran before runs again"},
 		{Attempt{Result: ResultRolledBack, From: "v1", Reason: "no", Unhealthy: "status 500"}, "v1 is back, but is not healthy: status 500"},
 		{Attempt{Result: ResultRolledBack, From: "v1", Reason: "no: status 500", Unhealthy: "status 500"}, "v1 is back, but is not healthy"},
-		{Attempt{Result: ResultRolledBack, From: "v1"}, "the files of v1 are in place"}, // as an earlier version of this package recorded it
+		{Attempt{Result: ResultRolledBack, From: "v1"}, "the files of v1 are in place"}, // as an earlier version recorded it
 		{Attempt{Result: ResultInterrupted}, "the files of before are in place"},
 	} {
 		if got := c.of.Aftermath(); got != c.want {

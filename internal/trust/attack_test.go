@@ -6,7 +6,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// Where go-tuf's own client takes what this package refuses, and why that is meant.
+// stricter says why go-tuf's client accepts attacks that this package refuses on purpose.
 var stricter = map[string]string{
 	"300 roots": "it stops after 256, and believes that one",
 	"a revoked key after its rotation was seen":        "it begins with the root that it is given, and forgets those that followed",
@@ -16,8 +16,8 @@ var stricter = map[string]string{
 	"lone surrogate, for the metadata":                 "as above",
 }
 
-// TestAttacks: every attack, on this package and on go-tuf's own client, which must
-// decide the same about what TUF speaks of.
+// TestAttacks runs every attack on this package and on go-tuf's own client. Both must
+// decide the same where the TUF specification has a rule.
 func TestAttacks(t *testing.T) {
 	for _, a := range trusttest.Attacks() {
 		t.Run(a.Name, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// follow verifies the metadata of all four roles. Beside an error the walk has the
-// State up to there.
+// follow verifies the metadata of all four roles. Beside an error it returns the walk
+// until then, with the State.
 func (c Client) follow(from source) (*walk, error) {
 	w, err := c.start()
 	if err != nil {
@@ -25,7 +25,7 @@ func (c Client) follow(from source) (*walk, error) {
 			return w, err
 		}
 	}
-	// None of it had expired at a time that is not before the clock: see now.
+	// No metadata had expired at RefTime, which is not before the clock: see [Client.now].
 	if c.Clock.After(w.state.Seen) {
 		w.state.Seen = c.Clock.UTC()
 	}
@@ -123,7 +123,7 @@ func (w *walk) targets(from source) error {
 	})
 }
 
-// storedOr accepts the stored document of a role, or else the one that from has.
+// storedOr accepts the stored document of a role, or else the one that from reads.
 func (w *walk) storedOr(from source, r Role, version int64, doc *[]byte, accept func(raw []byte, stored bool) error) error {
 	if _, err := read(r, *doc); err == nil && accept(*doc, true) == nil {
 		return nil
@@ -139,7 +139,7 @@ func (w *walk) storedOr(from source, r Role, version int64, doc *[]byte, accept 
 	return nil
 }
 
-// named is the manifest as the targets describe it; nil if they name none.
+// named returns the targets' description of the manifest, or nil if they name none.
 func (w *walk) named() *metadata.TargetFiles {
 	return w.set.Targets[metadata.TARGETS].Signed.Targets[manifest.FileName]
 }
@@ -200,7 +200,7 @@ func (w *walk) expired(s Signed) error {
 		Reason: fmt.Sprintf("expired on %s (it is %s here)", s.Expires.UTC().Format(time.RFC3339), w.set.RefTime.Format(time.RFC3339))}
 }
 
-// badVersion says which version was expected, and by which document.
+// badVersion says which version was expected, and which document names it.
 func (w *walk) badVersion(d document) string {
 	switch t := w.set.Timestamp; d.Role {
 	case RoleRoot:

@@ -8,19 +8,19 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// Get reads a file of a repository, of at most so many bytes. The error is
-// fs.ErrNotExist if the repository does not have it: the roots end so.
+// Get reads a file of a repository, of at most most bytes. The error is fs.ErrNotExist if
+// the repository does not have the file, which is how the roots end.
 type Get func(file string, most int64) ([]byte, error)
 
-// Collect follows the client's workflow of the specification (5.3 to 5.7) and returns
-// the release that the repository vouches for. It verifies each document before it
-// asks for what that names, and does not ask for what the State has: if the timestamp
-// is the same, it asks for that and the next root alone.
+// Collect follows the client's workflow of the specification (5.3 to 5.7) and returns the
+// release that the repository signs. It verifies each document before it requests what
+// that names, and does not request what the State has: if the timestamp is the same, it
+// requests only that and the next root.
 //
-// The error is an [*Error], or that of get. The State to store comes back beside an
-// error, too. It holds what was verified up to there: a root that revokes a key
-// counts even if the timestamp is refused, and a timestamp bars older ones even if
-// its snapshot is missing. Nothing that failed a check is ever in it.
+// The error is an [*Error], or that of get. Collect returns the State to store beside an
+// error, too. It has what was verified until then: a root that revokes a key counts even
+// if the timestamp is refused, and a timestamp excludes older ones even if its snapshot is
+// missing. It never has data that failed a check.
 func (c Client) Collect(get Get) (*Release, State, error) {
 	w, err := c.follow(get.source())
 	if err != nil {
@@ -43,7 +43,7 @@ func (c Client) Collect(get Get) (*Release, State, error) {
 	return r, w.state, err
 }
 
-// Check is [Client.Collect] over what another role collected.
+// Check does what [Client.Collect] does with the metadata that another role collected.
 func (c Client) Check(b Metadata) (*Release, State, error) {
 	w, err := c.follow(b.source())
 	if err != nil {
@@ -53,7 +53,7 @@ func (c Client) Check(b Metadata) (*Release, State, error) {
 	return r, w.state, err
 }
 
-// Refresh is [Client.Collect] without the manifest.
+// Refresh does what [Client.Collect] does, without the manifest.
 func (c Client) Refresh(get Get) (State, error) {
 	w, err := c.follow(get.source())
 	return w.state, err
@@ -79,9 +79,9 @@ func Roots(get Get) ([][]byte, error) {
 	return append([][]byte{first}, w.state.Roots...), nil
 }
 
-// Unverified reads the files that a repository has after its roots. Beside an error
-// it returns what it read before. It checks the form of each file alone, so it is
-// for the publisher, whose keys sign what comes next.
+// Unverified reads the files that a repository has after its roots. Beside an error it
+// returns what it read before. It checks the form of each file only, so it is for the
+// publisher, whose keys sign the next files.
 func Unverified(get Get) (b Metadata, err error) {
 	at, most := TimestampFile, int64(MaxTimestamp)
 	for _, step := range []struct {
@@ -99,8 +99,8 @@ func Unverified(get Get) (b Metadata, err error) {
 	return b, err
 }
 
-// source is where a walk has metadata from. The version is that of the document
-// that was verified before; 0 for the timestamp, which none names.
+// source reads the metadata of a walk. version is the one that the document verified
+// before names, or 0 for the timestamp, which no document names.
 type source func(r Role, version int64) ([]byte, error)
 
 func (from source) read(r Role, version int64) (raw []byte, d document, err error) {
@@ -110,7 +110,8 @@ func (from source) read(r Role, version int64) (raw []byte, d document, err erro
 	return raw, d, err
 }
 
-// source bounds what one walk collects by what can be handed on.
+// source reads from a repository. It bounds the sum of what one walk collects by
+// [MaxMetadata], which is what can be handed on.
 func (get Get) source() source {
 	size := 0
 	return func(r Role, version int64) ([]byte, error) {
@@ -126,7 +127,7 @@ func (get Get) source() source {
 	}
 }
 
-// source passes over the roots before the one that is asked for.
+// source reads from collected metadata. It skips roots older than the requested one.
 func (b Metadata) source() source {
 	roots := b.Roots
 	return func(r Role, version int64) ([]byte, error) {
@@ -149,8 +150,8 @@ func (b Metadata) source() source {
 	}
 }
 
-// addRoots makes the client begin at the last root of another State of the same
-// pin, if that is a later one than its own.
+// addRoots makes the client begin at the last root of another State of the same pin, if
+// that has more roots than its own.
 func (c *Client) addRoots(of State) {
 	if c.State.Pin != manifest.Digest(c.Pin) {
 		c.State = State{Pin: manifest.Digest(c.Pin)}
@@ -160,7 +161,7 @@ func (c *Client) addRoots(of State) {
 	}
 }
 
-// Expired reports whether err says that signatures have expired, and no more.
+// Expired reports whether the only fault is that signatures have expired.
 func Expired(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && e.Expired

@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestCollect: which files are asked for after a first walk, and up to which one. A
-// document that is refused leads nowhere.
+// TestCollect checks which files are requested after a first walk. A refused document
+// leads to no further request.
 func TestCollect(t *testing.T) {
 	manifestOf := func(r *machine) string {
 		return manifest.Digest(r.Files[manifest.FileName]) + "." + manifest.FileName
@@ -21,7 +21,7 @@ func TestCollect(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		play  func(r *machine, known *trust.State)
-		asked string // M is the manifest
+		asked string // M stands for the manifest
 		err   string
 	}{
 		{"nothing new", func(*machine, *trust.State) {}, "2.root.json timestamp.json", ""},
@@ -87,7 +87,7 @@ func TestCollect(t *testing.T) {
 			if want := r.Files[manifest.FileName]; string(got.Raw) != string(want) || string(after.Manifest) != string(want) {
 				t.Errorf("got %s, remembers %s", got.Raw, after.Manifest)
 			}
-			// Those that come next verify what is remembered, and not the manifest in it.
+			// The next roles verify the metadata, but do not use the remembered manifest.
 			b := trust.Metadata{Roots: after.Roots, Timestamp: after.Timestamp, Snapshot: after.Snapshot, Targets: after.Targets, Manifest: []byte("{}")}
 			if _, _, err := (trust.Client{Pin: r.Pin, State: after, Clock: r.now}).Check(b); err == nil || !strings.HasSuffix(err.Error(), "client-manifest.json is not the one that it names") {
 				t.Errorf("another manifest: %v", err)
@@ -100,7 +100,7 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestCollectBounded: roots that are too large to be handed on end the walk.
+// TestCollectBounded checks that roots too large to be handed on end the walk.
 func TestCollectBounded(t *testing.T) {
 	r := newMachine(t)
 	spaces := bytes.Repeat([]byte(" "), trust.MaxRoot-5000)

@@ -36,7 +36,7 @@ func TestBundle(t *testing.T) {
 	if _, err := (trust.Metadata{Roots: make([][]byte, 3), Targets: make([]byte, trust.MaxMetadata)}).Encode(); err == nil || !strings.Contains(err.Error(), "more than 16777216 bytes") {
 		t.Errorf("got %v", err)
 	}
-	// All that a client takes fits, with as many roots as may follow of a real size.
+	// All metadata that a client accepts fits, with MaxRotations roots of a real size.
 	full := trust.Metadata{Timestamp: make([]byte, trust.MaxTimestamp), Snapshot: make([]byte, trust.MaxSnapshot), Targets: make([]byte, trust.MaxTargets)}
 	for range trust.MaxRotations {
 		full.Roots = append(full.Roots, make([]byte, 19_000))

@@ -9,7 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestForms: documents that would take go-tuf to where there is nothing. Each is put in the place of a signed one.
+// TestForms replaces a signed document by one in which go-tuf would dereference nil.
 func TestForms(t *testing.T) {
 	good := newMachine(t)
 	replace := func(old, new string) func(b string) string {
@@ -61,8 +61,8 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// FuzzCheck: with any bytes in the place of signed metadata, nothing but the
-// signed manifest is believed and nothing panics.
+// FuzzCheck checks that any bytes in place of signed metadata cause no panic, and that
+// only the signed manifest is accepted.
 func FuzzCheck(f *testing.F) {
 	good := newMachine(f)
 	b := good.Bundle(1)

@@ -20,8 +20,7 @@ var start = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 const day = 24 * time.Hour
 
-// machine has two clients of a repository, of which it has the pin: this package's
-// and go-tuf's own.
+// machine has two clients of a repository with the same pin: this package's and go-tuf's.
 type machine struct {
 	*trusttest.Repo
 	t     testing.TB
@@ -31,7 +30,7 @@ type machine struct {
 	cache string // of go-tuf's client
 }
 
-// release is the first of every repository here.
+// release returns the first release of every repository here.
 func release() *manifest.Manifest {
 	return &manifest.Manifest{Schema: 1, Product: "agent", Version: "v1", Sequence: 1, Platforms: map[string]manifest.Platform{
 		"linux-amd64": {File: "a", SHA256: manifest.Digest(nil), Size: 1, Contents: map[string]manifest.Content{"agent": {SHA256: manifest.Digest(nil)}}},
@@ -53,11 +52,11 @@ func (m *machine) must(err error) {
 	}
 }
 
-// look is what a machine does: the metadata, the manifest, the terms.
+// look checks the metadata, the manifest and the terms, as a machine does.
 func (m *machine) look() (sequence int, err error) {
 	m.t.Helper()
 	got, state, err := trust.Client{Pin: m.Pin, State: m.state, Clock: m.now}.Check(m.Bundle(1))
-	// What is stored comes back as it was.
+	// The state must be the same after it is stored and read.
 	stored, marshalErr := json.Marshal(state)
 	m.must(marshalErr)
 	m.state = trust.State{}
@@ -72,7 +71,7 @@ func (m *machine) look() (sequence int, err error) {
 	return int(got.Manifest.Sequence), nil
 }
 
-// ours checks with this package: want is the sequence, or what the error begins with.
+// ours checks with this package: want is the sequence, or the beginning of the error.
 func (m *machine) ours(want any) {
 	m.t.Helper()
 	before, terms := m.state, m.terms
@@ -95,7 +94,7 @@ func (m *machine) ours(want any) {
 	}
 }
 
-// theirs is the release that go-tuf's own client has.
+// theirs returns the release that go-tuf's own client accepts.
 func (m *machine) theirs() (sequence int, err error) {
 	c, err := config.New("http://repo.example/", m.Pin)
 	m.must(err)
@@ -124,7 +123,7 @@ func (m *machine) theirs() (sequence int, err error) {
 	return sequence, nil
 }
 
-// DownloadFile is go-tuf's fetcher.Fetcher.
+// DownloadFile implements go-tuf's fetcher.Fetcher.
 func (m *machine) DownloadFile(url string, most int64, _ time.Duration) ([]byte, error) {
 	b, ok := m.Files[path.Base(url)]
 	switch {

@@ -14,10 +14,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
-// Next returns the name and the largest size of the file that b, metadata of this
-// role, leads to: from a root, the next root; from the others, what they name. Next
-// checks the form of b alone. The author of an unverified b chooses the name, among
-// those that a repository has.
+// Next returns the name and the largest size, in bytes, of the file that b, metadata of
+// this role, leads to: from a root, the next root; from the others, what they name. Next
+// checks only the form of b. The author of an unverified b chooses the name, among those
+// that a repository has.
 func Next(r Role, b []byte) (file string, most int64, err error) {
 	d, err := read(r, b)
 	if err != nil {
@@ -72,7 +72,7 @@ func read(r Role, b []byte) (document, error) {
 	return d, nil
 }
 
-// form checks the fields of a document. err is the first fault that it found.
+// form checks the fields of a document. err is the first fault found.
 type form struct{ err error }
 
 type object struct {

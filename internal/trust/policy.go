@@ -7,16 +7,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
-// Terms is what a machine demands of a signed manifest beyond its signature.
+// Terms is what a machine requires of a signed manifest beyond its signature.
 type Terms struct {
 	Product   string // of the target; its publisher may sign other products, too
 	Platform  string // of this machine
-	Floor     int64  // the highest sequence committed here; 0: none yet
-	Installed string // the version here; "": not known
+	Floor     int64  // the highest sequence committed here; 0 if none
+	Installed string // the version here; "" if unknown
 }
 
-// Check returns an error if the manifest is not for this machine. It accepts the
-// sequence of the floor itself: that release may have to be repaired.
+// Check returns an error if the manifest is not for this machine. It accepts a sequence
+// equal to the floor, because that release may have to be repaired.
 func (t Terms) Check(m *manifest.Manifest) error {
 	p, err := m.Platform(t.Platform)
 	switch {

@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// A clock that was set back does not bring an expired release back to life, and
-// one that was ahead does not end the updates.
+// TestTime checks that a clock that was set back does not make an expired release valid,
+// and that one that was ahead does not end the updates.
 func TestTime(t *testing.T) {
 	year := 365 * day
 	for _, row := range []struct {
@@ -21,7 +21,7 @@ func TestTime(t *testing.T) {
 			r.now = start.Add(6 * day)
 			r.ours(1)
 			r.now = time.Unix(0, 0)
-			r.ours(1) // it was good six days on, and may be
+			r.ours(1) // it was valid six days later, so it is accepted
 			r.Timestamp.Signed.Expires = start.Add(5 * day)
 			r.Timestamp.Signed.Version++
 			r.Resign()
@@ -63,7 +63,7 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// A State belongs to its pin, and one that does not hold counts for nothing.
+// TestState checks that a State is valid for its pin only, and invalid parts are ignored.
 func TestState(t *testing.T) {
 	r := newMachine(t)
 	r.ReplaceOnline()
@@ -72,7 +72,7 @@ func TestState(t *testing.T) {
 	if r.state.Pin != manifest.Digest(r.Pin) || len(r.state.Roots) != 1 || r.state.Timestamp == nil || !r.state.Seen.Equal(start) {
 		t.Errorf("got %+v", r.state)
 	}
-	// The same repository by its second root: nothing of the old state is left.
+	// The second root of the same repository as pin: nothing of the old state is used.
 	pin := r.Pin
 	r.Pin = r.Files["2.root.json"]
 	r.ours(2)
@@ -82,7 +82,7 @@ func TestState(t *testing.T) {
 	r.Pin = pin
 	r.ours(2)
 
-	// Another repository of the same keys: it begins at the beginning.
+	// Another repository with the same keys: the client begins without state.
 	other := newMachine(t)
 	other.Root.Signed.Expires = start.Add(day)
 	other.Pin = trusttest.Sign(other.Repo, other.Root, other.Keys[trust.RoleRoot]...)
@@ -106,7 +106,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// What the caller handed in stays what it was.
+// TestStateIsCopied checks that the caller's State is not changed.
 func TestStateIsCopied(t *testing.T) {
 	r := newMachine(t)
 	r.SignRoot()
@@ -178,7 +178,7 @@ func TestTerms(t *testing.T) {
 	}
 }
 
-// played is the state of a machine that has seen this many releases.
+// played returns the state of a machine that accepted this many releases.
 func (r *machine) played(n int) trust.State {
 	for i := range n {
 		r.Release(i + 1)

@@ -3,7 +3,7 @@
 // It is a client of The Update Framework,
 // https://theupdateframework.github.io/specification/latest/. It downloads nothing:
 // its callers read the files. go-tuf's state machine (metadata/trustedmetadata)
-// takes every decision. This package adds what go-tuf takes for granted: it refuses
+// makes every decision. This package checks what go-tuf assumes: it refuses
 // documents that two readers could understand differently or that lack a field
 // which go-tuf dereferences, and it names role and version in every error.
 //
@@ -17,19 +17,19 @@
 //
 // Three roles verify the same release, each by itself. [Verifier] is their common code:
 //
-//   - The fetcher is trusted with nothing. It downloads with [Verifier.Collect], from a
+//   - The fetcher is not trusted. It downloads with [Verifier.Collect], from a
 //     [State] of its own, so it notices an expired or unchanged repository even if there
 //     is nothing to install. The other roles do not rely on that.
-//   - The verifier calls [Verifier.Verify] over what the fetcher brought, with the
-//     swapper's State, which it may only read. That saves the swapper hopeless work;
+//   - The verifier calls [Verifier.Verify] over what the fetcher downloaded, with the
+//     swapper's State, which it may only read. That saves the swapper useless work;
 //     the swapper does not rely on it.
 //   - The swapper calls [Verifier.Verify] over its own copies, with its own State. It
 //     stores the State that comes back, beside an error too, and accepts the manifest
 //     only then. [Terms] compares the manifest with the target and the floor.
 //
-// All trust begins at the pin, the root that the operator vouched for. A State
-// belongs to its pin. Without it, or with a damaged one or one of another pin, the
-// machine loses the protection against older releases, and nothing else.
+// All trust begins at the pin, the root that the operator vouched for. A State belongs
+// to its pin. Without a State, or with one that is damaged or of another pin, the machine
+// loses only the protection against older releases.
 package trust
 
 import (
@@ -57,9 +57,9 @@ const (
 	MaxTargets   = 5_000_000
 	// MaxRotations is how many roots may follow the pinned one.
 	MaxRotations = 256
-	// MaxMetadata is for what [Metadata.Encode] makes, and for what one walk collects.
-	// The largest timestamp, snapshot and targets take 9.4 MB of it, as base64; the rest
-	// is enough for MaxRotations roots of 2 to 19 kB, as real ones have. As many roots of
+	// MaxMetadata bounds what [Metadata.Encode] makes, and what one walk collects. The
+	// largest timestamp, snapshot and targets take 9.4 MB of it, as base64; the rest is
+	// enough for MaxRotations roots of 2 to 19 kB, as real ones have. As many roots of
 	// MaxRoot would be 175 MB.
 	MaxMetadata = 16 << 20
 )
@@ -81,7 +81,7 @@ func (r Role) Max() int {
 	return MaxTargets
 }
 
-// Metadata is the documents of a repository, as one role hands them to the next.
+// Metadata holds the documents of a repository, as one role hands them on to the next.
 type Metadata struct {
 	Roots     [][]byte `json:"roots"` // in the order of their versions; a client ignores those that it has
 	Timestamp []byte   `json:"timestamp"`
@@ -90,19 +90,19 @@ type Metadata struct {
 	Manifest  []byte   `json:"-"` // handed on in a file of its own
 }
 
-// State is what a client remembers between two checks. The zero State is that of
-// a machine that knows the pin alone.
+// State is what a client remembers between two checks. The zero State is that of a machine
+// that knows only the pin.
 //
-// None of it is secret. A process that can write it can remove the protection
-// against older releases and revoked keys, so each role stores its own where that
-// role alone can write.
+// A State is not secret. A process that can write it can remove the protection against
+// older releases and revoked keys, so each role stores its own State where only that role
+// can write.
 type State struct {
-	Pin       string    `json:"pin"`   // sha256 of the pinned root; the rest counts under that pin alone
-	Roots     [][]byte  `json:"roots"` // all that followed the pinned one
+	Pin       string    `json:"pin"`   // sha256 of the pinned root; the other fields are valid only for that pin
+	Roots     [][]byte  `json:"roots"` // all that follow the pinned one
 	Timestamp []byte    `json:"timestamp"`
 	Snapshot  []byte    `json:"snapshot"`
 	Targets   []byte    `json:"targets"`
-	Manifest  []byte    `json:"manifest,omitempty"` // that the targets name; [Client.Collect] alone keeps and uses it
+	Manifest  []byte    `json:"manifest,omitempty"` // the one that the targets name; only [Client.Collect] stores and uses it
 	Seen      time.Time `json:"seen"`               // the last time seen; see Client.now
 }
 
@@ -114,14 +114,14 @@ type Client struct {
 	Built time.Time // when the program was built; it cannot be earlier than that
 }
 
-// Release is a manifest that the repository's keys vouch for.
+// Release is a manifest signed with the repository's keys.
 type Release struct {
 	Manifest *manifest.Manifest
-	Raw      []byte   // the manifest's own bytes
-	Signed   []Signed // the root, timestamp, snapshot and targets that vouch for it
+	Raw      []byte   // the manifest's bytes as published
+	Signed   []Signed // the root, timestamp, snapshot and targets that sign it
 }
 
-// Signed is version and expiry of one role's metadata.
+// Signed is the version and expiry of one role's metadata.
 type Signed struct {
 	Role    Role
 	Version int64
@@ -133,8 +133,8 @@ func (s Signed) String() string { return fmt.Sprintf("%s v%d", s.Role, s.Version
 // Error says which document was refused, and why: "timestamp v4: expired on …".
 type Error struct {
 	Role    Role
-	Version int64 // 0: not known
-	Expired bool  // its signatures are valid but have expired: no attack, and no update before a newer one
+	Version int64 // 0 if unknown
+	Expired bool  // its signatures are valid but expired: not an attack, but no update before newer ones
 	Reason  string
 }
 

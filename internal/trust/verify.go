@@ -15,7 +15,7 @@ type Verifier struct {
 	Tree     state.Tree
 	Target   string                 // its name
 	Pin      func() ([]byte, error) // reads the pinned root
-	Role     state.Role             // whose State counts; "": no State, but the swapper's roots
+	Role     state.Role             // the role that owns the State; "" for no State, but the swapper's roots
 	ReadOnly bool                   // do not store the State; each role may store only its own
 	Terms    Terms                  // its Floor is read from Tree
 	From     string                 // where the release is from, for messages
@@ -35,8 +35,7 @@ func (v Verifier) Verify(metadata, raw []byte) (*manifest.Manifest, error) {
 	return r.Manifest, err
 }
 
-// Collect gets a release and verifies it. metadata is for [Verifier.Verify] of the
-// roles that come next.
+// Collect downloads a release and verifies it. metadata is for the next roles' Verify.
 func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	var swapper State
 	if err := v.Tree.Trust(state.RoleSwap, v.Target, &swapper); err != nil {

@@ -14,9 +14,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// TestAttacks: every attack, by a fetcher that was taken over and brings whatever
-// the mirror has. What is refused is not handed on, and what root remembers is left
-// to root.
+// TestAttacks runs every attack by a fetcher under an attacker's control. What is refused
+// is not handed on, and root's memory is not changed.
 func TestAttacks(t *testing.T) {
 	testkit.Slow(t)
 	for _, a := range trusttest.Attacks() {
@@ -41,7 +40,7 @@ func TestAttacks(t *testing.T) {
 				if !bytes.Equal(before, b.roots(t)) {
 					t.Error("it has changed what root remembers")
 				}
-				// Root would learn of what was refused, too, if this role were taken over.
+				// An attacker who controls this role, too, can give root refused metadata.
 				_, root, _ = trust.Client{Pin: repo.Pin, State: root, Clock: time.Now()}.Check(bundle)
 				must(t, b.tree.SetTrust(state.RoleSwap, "agent", root))
 				if text, refused := want.(string); refused {
@@ -61,7 +60,7 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// roots is everything that root remembers of the target.
+// roots returns all that root remembers of the target.
 func (b *bench) roots(t *testing.T) []byte {
 	t.Helper()
 	dir := os.DirFS(b.tree.Dir(state.RoleSwap, "agent"))

@@ -16,9 +16,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// patch makes what the target installs out of what is installed and the bundle's
-// deltas, under names as unpack gives them. Where it fails the fetcher is asked for
-// the archive, which needs the order of the attempt; that is gone after a reboot.
+// patch makes what the target installs from the installed files and the bundle's deltas,
+// under names as unpack gives them. If that fails, it asks the fetcher for the archive.
+// The request needs the order of the attempt, which does not survive a reboot.
 func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	order, err := v.tree.Order(v.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -31,7 +31,7 @@ func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.
 		f := &state.Fallback{Attempt: v.attempt, Reason: why}
 		return f, v.tree.SetFallback(v.name, *f)
 	}
-	// First: that this needs too much memory is noticed by being killed.
+	// It is written first: a verifier that needs too much memory is killed.
 	if _, err := ask("the verifier was stopped while it applied them"); err != nil {
 		return nil, err
 	}
@@ -73,8 +73,8 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 	return made, nil
 }
 
-// patchOne makes one entry of the archive out of the file that is installed, which
-// it may be already. Nothing is believed of either but what comes out.
+// patchOne makes one entry of the archive from the installed file, which may be that entry
+// already. It trusts neither file nor delta, and verifies the result.
 func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *state.Bundle, name string) error {
 	old, err := read(installed)
 	if err != nil {
@@ -115,8 +115,8 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 	return nil
 }
 
-// read reads an installed file of which there may be deltas. It is large: a buffer
-// that grows would take twice the memory.
+// read reads an installed file that may have deltas. It allocates the whole size at once,
+// because a growing buffer would take twice the memory.
 func read(path string) ([]byte, error) {
 	f, err := durable.OpenRegular(path)
 	if err != nil {

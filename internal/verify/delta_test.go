@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// deltas makes the bundle one with a delta of the program in the archive's place;
-// the other file that the target installs is the release's already.
+// deltas replaces the bundle's archive by a delta of the program. The other file that the
+// target installs is already the release's.
 func deltas(t *testing.T) *bench {
 	t.Helper()
 	b := newBench(t)
@@ -34,7 +34,7 @@ func deltas(t *testing.T) *bench {
 	return b
 }
 
-// delta has the manifest vouch for a delta of what is installed.
+// delta lists a delta of the installed file in the manifest.
 func (b *bench) delta(made []byte) {
 	old, err := os.ReadFile(filepath.Join(b.root, "agent"))
 	if err != nil {
@@ -54,10 +54,10 @@ func (b *bench) fallback(t *testing.T) *state.Fallback {
 	return f
 }
 
-// The tree is the one that the archive would give.
+// TestDelta checks that the tree is the same as from the archive.
 func TestDelta(t *testing.T) {
 	b := deltas(t)
-	// What an earlier attempt left that was killed.
+	// An earlier attempt that was killed left this request.
 	must(t, b.tree.SetFallback("agent", state.Fallback{Attempt: "earlier", Reason: "x"}))
 	b.hand(t)
 	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
@@ -85,8 +85,8 @@ func TestDelta(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a delta, the archive is asked for, and nothing of it is
-// handed on.
+// TestDeltaFallsBack checks that any fault of a delta leads to a request for the archive,
+// and that nothing is handed on.
 func TestDeltaFallsBack(t *testing.T) {
 	made := func(f func(delta []byte) []byte) func(*testing.T, *bench) {
 		return func(_ *testing.T, b *bench) { b.delta(f(b.bundle.deltas[0])) }
@@ -183,7 +183,7 @@ func TestDeltaFallsBack(t *testing.T) {
 				t.Errorf("left %q and %q", in, out)
 			}
 
-			// The archive comes, and ends the matter.
+			// The archive arrives, and the request is removed.
 			c := b.bundle.content
 			b.bundle = newBench(t).bundle
 			b.bundle.content = c
@@ -198,7 +198,7 @@ func TestDeltaFallsBack(t *testing.T) {
 	}
 }
 
-// After a reboot there is no order by which the fetcher could bring the archive.
+// TestDeltaWithoutAnOrder checks that no archive is requested if there is no order.
 func TestDeltaWithoutAnOrder(t *testing.T) {
 	for name, order := range map[string]state.Order{"none": {}, "of another attempt": {Attempt: "another"}} {
 		t.Run(name, func(t *testing.T) {
@@ -217,7 +217,7 @@ func TestDeltaWithoutAnOrder(t *testing.T) {
 	}
 }
 
-// What the archive would not mend is refused for good.
+// TestDeltaMakesAForeignProgram checks that a fault that the archive has, too, is final.
 func TestDeltaMakesAForeignProgram(t *testing.T) {
 	b := deltas(t)
 	b.bundle.content["agent-v2"] = foreign(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// addListed reads the release's list, which was extracted under this name; "" is
-// for none.
+// addListed reads the release's list, which was extracted under this name, and adds its
+// files to the target. name is "" if the archive has no list.
 func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) error {
 	entry := t.Listing.Entry(v.key, v.manifest.Version)
 	if name == "" {
@@ -31,8 +31,8 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 	return nil
 }
 
-// complete refuses an archive that lacks a file: one that must be there, or that
-// the manifest's contents list.
+// complete returns an error for an archive that lacks a file that is required or that the
+// manifest's contents list.
 func (v *verifier) complete(installs []target.Install, names map[string]string) error {
 	var missing []string
 	for _, i := range installs {
@@ -51,9 +51,9 @@ func (v *verifier) complete(installs []target.Install, names map[string]string) 
 }
 
 // keepWanted compares what the target installs, and the list, with the manifest's
-// contents, and removes the rest of what was extracted.
+// contents, and removes the other extracted files.
 func (v *verifier) keepWanted(installs []target.Install, files []archive.File, list string, tree *state.Bundle) ([]state.ReceiptFile, error) {
-	wanted := map[string]bool{list: true} // no entry is called ""
+	wanted := map[string]bool{list: true} // no entry has the name ""
 	for _, i := range installs {
 		wanted[i.Name(v.key, v.manifest.Version)] = true
 	}

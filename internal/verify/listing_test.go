@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// What a release lists is unpacked with the rest, what it does not list is not,
-// and a list that wants too much refuses the release.
+// TestListing checks that the files that the release's list names are unpacked, others
+// not, and that a list that demands too much is refused.
 func TestListing(t *testing.T) {
 	good := files{"LIST": "bin:tool\n", "tool": "#!/bin/sh\n", "spare": "#!/bin/sh\n", "x/tool": "deep"}
 	for name, c := range map[string]struct {

@@ -10,10 +10,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// copyPayload copies the bundle's archive, or a delta as if it were one, while
-// hashing it, and returns the copy if it is what the manifest says. The copy has no
-// name: no other process can open it, and it is gone when it is closed, or the
-// program dies.
+// copyPayload copies the bundle's archive or delta while hashing it, and returns the copy
+// if it is what the manifest says. The copy has no name, so no other process can open it,
+// and it disappears when it is closed or the program ends.
 func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Platform) (*os.File, error) {
 	in, err := bundle.Open(name)
 	if err != nil {
@@ -48,8 +47,8 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 	return out, nil
 }
 
-// copyTo leaves out at its beginning. One byte more than the manifest says is
-// read: the file may have grown since its size was looked at.
+// copyTo copies in to out, and sets out to its beginning. It reads up to one byte more
+// than the manifest says, because the file may have grown since its size was checked.
 func copyTo(out *os.File, in io.Reader, p manifest.Platform) (sum string, n int64, err error) {
 	if err = os.Remove(out.Name()); err == nil {
 		sum, n, err = durable.CopySHA256(out, io.LimitReader(in, p.Size+1))
@@ -63,13 +62,13 @@ func copyTo(out *os.File, in io.Reader, p manifest.Platform) (sum string, n int6
 	return sum, n, nil
 }
 
-// room refuses what would fill the disk.
+// room returns an error if the copy and its unpacked files would fill the disk.
 func (v *verifier) room(p manifest.Platform) error {
 	free, err := v.free()
 	if err != nil {
 		return err
 	}
-	// No overflow: the manifest's sizes are at most 1 TiB.
+	// The sum cannot overflow: the manifest's sizes are at most 1 TiB.
 	if need := p.Size + p.UnpackedSize; need > free {
 		return fmt.Errorf("cannot unpack %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			p.File, float64(need)/1e6, v.tree.Dir(state.RoleVerify, v.name), float64(free)/1e6)

@@ -18,7 +18,7 @@ var (
 	ls   = testkit.Names
 )
 
-// What a fetcher that was taken over, or a broken publisher, might hand on.
+// TestBundles has bundles of a malicious fetcher or of a publisher with errors.
 func TestBundles(t *testing.T) {
 	content := func(f func(t *testing.T, c files)) func(*testing.T, *bench) {
 		return func(t *testing.T, b *bench) {
@@ -29,7 +29,7 @@ func TestBundles(t *testing.T) {
 	platform := func(f func(p *manifest.Platform)) func(*testing.T, *bench) {
 		return func(t *testing.T, b *bench) { b.bundle.platform(f) }
 	}
-	// instead puts something else in a file's place, after the bundle is written.
+	// instead replaces a file after the bundle is written.
 	instead := func(name string, f func(path string) error) func(*testing.T, *bench) {
 		return func(t *testing.T, b *bench) {
 			b.hand(t)
@@ -132,7 +132,7 @@ func TestBundles(t *testing.T) {
 	}
 }
 
-// Whatever else lies in the spool is cleared away, and the newest bundle counts.
+// TestGarbageInTheSpool checks that all but the newest bundle is removed.
 func TestGarbageInTheSpool(t *testing.T) {
 	b := newBench(t)
 	b.hand(t)
@@ -151,7 +151,7 @@ func TestGarbageInTheSpool(t *testing.T) {
 	}
 }
 
-// An entry that is no directory must not hang the verifier, nor stay.
+// TestEntryIsNoDirectory checks that such an entry does not block the verifier or stay.
 func TestEntryIsNoDirectory(t *testing.T) {
 	for name, plant := range map[string]func(path string) error{
 		"file": func(p string) error { return os.WriteFile(p, nil, 0o644) },
@@ -174,7 +174,7 @@ func TestEntryIsNoDirectory(t *testing.T) {
 	}
 }
 
-// The spool itself replaced by a link leads nowhere.
+// TestSpoolIsALink checks that a link in place of the spool is not followed.
 func TestSpoolIsALink(t *testing.T) {
 	b := newBench(t)
 	b.hand(t)

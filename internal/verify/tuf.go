@@ -10,13 +10,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// signed reads the manifest of a target under tuf as the swapper will, from the
-// swapper's State, and keeps the metadata for it.
+// signed reads the manifest of a target with trust mode "tuf" from the swapper's State, as
+// the swapper will, and keeps the metadata for it.
 func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
 		return refused("%w", err)
 	}
-	// A reboot removes the order, and the version in it. Then the swapper alone checks that.
+	// There is no order after a reboot; then only the swapper checks Installed.
 	order, err := v.tree.Order(v.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

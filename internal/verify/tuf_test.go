@@ -14,8 +14,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
-// signed makes the bench's target one whose releases are signed, by a repository
-// that has published nothing of worth yet.
+// signed returns a bench whose target requires signed releases, with a repository that has
+// published nothing of use yet.
 func signed(t *testing.T) (*bench, *trusttest.Repo) {
 	t.Helper()
 	b := newBench(t)
@@ -64,14 +64,13 @@ func (b *bench) rootKnows(t *testing.T, repo *trusttest.Repo) {
 	must(t, b.tree.SetTrust(state.RoleSwap, "agent", known))
 }
 
-// TestSigned: what is handed on has the metadata beside it, and this role keeps
-// nothing of it.
+// TestSigned checks that the metadata is handed on, and that this role stores none.
 func TestSigned(t *testing.T) {
 	b, repo := signed(t)
 	repo.Rotate()
 	b.rootKnows(t, repo)
 	b.handSigned(t, repo)
-	b.metadata(t, repo.Bundle(2)) // root knows the rest
+	b.metadata(t, repo.Bundle(2)) // root knows the other roots
 	b.mustRecord(t, b.run(t), state.ResultHandedOn, "")
 	entry := filepath.Join(b.out(), attempt)
 	if got := ls(t, entry); !slices.Equal(got, []string{"0", "1", "manifest.json", "metadata.json", "receipt.json"}) {
@@ -84,12 +83,12 @@ func TestSigned(t *testing.T) {
 	}
 }
 
-// TestSignedRefused: no bundle of a fetcher that was taken over is handed on.
+// TestSignedRefused checks that a malicious fetcher's bundles are not handed on.
 func TestSignedRefused(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		before func(t *testing.T, b *bench, repo *trusttest.Repo)
-		alter  func(t *testing.T, b *bench, repo *trusttest.Repo) // the bundle, when it is there
+		alter  func(t *testing.T, b *bench, repo *trusttest.Repo) // changes the written bundle
 		result state.Result
 		text   string
 	}{
@@ -124,7 +123,7 @@ func TestSignedRefused(t *testing.T) {
 			must(t, os.RemoveAll(b.tree.Dir(state.RoleSwap, "agent")))
 		}, result: state.ResultHandedOn},
 		{name: "withdrawn", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
-			must(t, b.tree.RaiseFloor("agent", 6)) // and these are older bytes at 7
+			must(t, b.tree.RaiseFloor("agent", 6)) // the bundle has older bytes with sequence 7
 		}, result: state.ResultHandedOn},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// handOn makes a tree of the bundle, checks it and offers it to the swapper.
+// handOn makes a tree from the bundle, checks it and hands it on to the swapper.
 func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 	return v.tree.HandOn(state.RoleVerify, v.name, v.attempt, func(tree *state.Bundle) (err error) {
 		receipt := state.Receipt{Attempt: v.attempt, Platform: v.key}
@@ -36,10 +36,10 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 	})
 }
 
-// unpack extracts what the target installs, as "0", "1" and so on, and compares
-// it with the manifest's contents. What a list in the archive names is added to
-// the target; the archive is read once, so all that it could name is extracted,
-// and what it does not name goes again.
+// unpack extracts what the target installs, as "0", "1" and so on, and compares it with
+// the manifest's contents. A list in the archive adds files to the target. Because the
+// archive is read only once, unpack extracts all files that the list could name, and
+// removes those that it does not name.
 func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	log.Status("checking the archive")
 	payload, err := v.copyPayload(bundle, state.PayloadName, v.platform)
@@ -88,8 +88,8 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 	return v.keepWanted(t.Install, files, list, into)
 }
 
-// limits are the manifest's unpacked_size, or else [archive.Default] within half
-// of what is free: the swapper makes a copy, too.
+// limits returns the limit of the manifest's unpacked_size, or else [archive.Default]
+// within half of the free space, because the swapper makes a copy, too.
 func (v *verifier) limits() (archive.Limits, error) {
 	l := archive.Default
 	if v.platform.UnpackedSize > 0 {
@@ -101,8 +101,8 @@ func (v *verifier) limits() (archive.Limits, error) {
 	return l, err
 }
 
-// compare refuses a file that is not the one in the manifest's contents. A
-// manifest without any vouches for the archive as a whole.
+// compare returns an error for a file that is not the one in the manifest's contents. A
+// manifest without contents describes only the archive as a whole.
 func (v *verifier) compare(f archive.File) error {
 	if len(v.platform.Contents) == 0 {
 		return nil
@@ -117,8 +117,8 @@ func (v *verifier) compare(f archive.File) error {
 	return nil
 }
 
-// check refuses a program that cannot run here, and one of a kind other than
-// the file whose place it would take.
+// check returns an error for a program that cannot run here, and for a file of another
+// kind than the installed file that it would replace.
 func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *state.Bundle) error {
 	entry := i.Name(v.key, v.manifest.Version)
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
@@ -140,16 +140,16 @@ func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *stat
 	return nil
 }
 
-// kind is what a file is, roughly.
+// kind is the rough type of a file.
 type kind string
 
 const (
 	program kind = "an ELF file"
 	text    kind = "text"
-	other   kind = "neither ELF nor text" // or nothing at all; a damaged file may be replaced by anything
+	other   kind = "neither ELF nor text" // also an empty or missing file; any file may replace one of this kind
 )
 
-// installedKind is other for a file that is not there or cannot be read here.
+// installedKind returns other for a file that does not exist or cannot be read here.
 func installedKind(path string) kind {
 	f, err := durable.OpenRegular(path)
 	if err != nil {
@@ -164,7 +164,7 @@ func kindOf(f *os.File) kind {
 		return program
 	}
 	head := make([]byte, 512)
-	n, _ := f.ReadAt(head, 0) // a short file is judged by what it has
+	n, _ := f.ReadAt(head, 0) // a shorter file is judged by its content so far
 	if n == 0 || bytes.IndexByte(head[:n], 0) >= 0 {
 		return other
 	}

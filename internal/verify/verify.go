@@ -1,20 +1,18 @@
 // Package verify turns a bundle into a verified tree, or refuses it.
 //
-// It runs as machinemon-verify, without a network, and owns verify/T of the
-// state: status.json and the spool, in which each entry is the manifest's own
-// bytes, the metadata that vouches for it, if there is any, the files that the
-// target installs under plain names, and a receipt.
-// It takes bundles from the fetcher's spool and removes each one that it took, also
-// after an error.
+// It runs as machinemon-verify, without a network, and owns verify/T of the state:
+// status.json and the spool. Each entry of the spool has the manifest as published, the
+// metadata that signs it, if there is any, the files that the target installs under plain
+// names, and a receipt. The verifier takes bundles from the fetcher's spool and removes
+// each of them, also after an error.
 //
-// Trust: the fetcher's bytes are believed only as far as they can be checked
-// here. The receipt says nothing but which attempt the bundle is of and what lies
-// where; platform, product and digests are looked up in the manifest again, and
-// archive and deltas are hashed while they are copied, so that what was hashed is
-// what is unpacked or applied. Of a
-// target with trust.mode = "tuf" the manifest must be signed, as the swapper will
-// have it, and name the digest of every file. This role keeps nothing of what it
-// saw of a repository: it begins where root is, whose state it reads.
+// Trust: the verifier uses the fetcher's bytes only as far as it can check them. It reads
+// from the receipt only which attempt the bundle belongs to and where the files are. It
+// looks up platform, product and digests in the manifest again, and hashes archive and
+// deltas while it copies them, so that the hashed bytes are those that it unpacks or
+// applies. If trust.mode is "tuf", the manifest must be signed, by the same rules as the
+// swapper's, and have the digest of every file. This role stores no state of a repository:
+// it reads root's.
 package verify
 
 import (
@@ -28,11 +26,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Run verifies the newest bundle of a target and records how that ended before
-// it returns. The attempt has no ID when there was nothing to do. asked is not nil
-// when the fetcher was asked for the full archive: the attempt goes on there, and
-// nothing is recorded. The error is for what could not even be recorded, or be
-// cleared away; every other failure is in the attempt's Result and Reason.
+// Run verifies the newest bundle of a target and records the result before it returns. The
+// attempt has no ID if there was nothing to do. If asked is not nil, the fetcher was asked
+// for the full archive; the attempt continues there and nothing is recorded. The error is
+// a failure to record the result or to remove the bundle; every other failure is in the
+// attempt's Result and Reason.
 func Run(tree state.Tree, dirs target.Dirs, name string) (a state.Attempt, asked *state.Fallback, err error) {
 	return run(tree, name, func() (*target.Target, error) { return dirs.Load(name) })
 }
@@ -65,13 +63,13 @@ type verifier struct {
 	name    string
 	attempt state.AttemptID
 
-	asked *state.Fallback // for the archive in place of the bundle's deltas; nil while it is not wanted
+	asked *state.Fallback // the request for the archive instead of the deltas, or nil
 
-	// What was read of the bundle; nil and empty until then.
+	// These are read from the bundle, and empty until then.
 	receipt  state.Receipt
 	manifest *manifest.Manifest
-	raw      []byte // its own bytes
-	metadata []byte // what vouches for it, of a target under tuf
+	raw      []byte // its bytes as published
+	metadata []byte // what signs it, in trust mode "tuf"
 	key      string // of this machine's platform
 	platform manifest.Platform
 }
@@ -93,7 +91,7 @@ func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, err
 	return state.ResultHandedOn, nil
 }
 
-// read reads receipt and manifest, and chooses the platform by this machine.
+// read reads receipt and manifest, and selects this machine's platform.
 func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	var err error
 	if v.receipt, err = bundle.Receipt(); err != nil {
@@ -124,7 +122,7 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	return nil
 }
 
-// recordAttempt writes how the attempt ended here.
+// recordAttempt records how the attempt ended here.
 func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt, error) {
 	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: result}
 	if end != nil {
@@ -139,7 +137,7 @@ func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt,
 	if v.manifest != nil {
 		a.Version, a.Sequence = v.manifest.Version, v.manifest.Sequence
 	}
-	// The order is gone after a reboot: then the record does without.
+	// The record has no origin after a reboot, which removes the order.
 	order, err := v.tree.Order(v.name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return a, err

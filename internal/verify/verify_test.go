@@ -22,7 +22,7 @@ import (
 
 const attempt = "20261101t120000-0badcafe"
 
-// files is what an archive holds.
+// files maps the names in an archive to contents.
 type files map[string]string
 
 func pack(t *testing.T, content files) []byte {
@@ -47,7 +47,7 @@ func pack(t *testing.T, content files) []byte {
 	return b.Bytes()
 }
 
-// program1 begins as this machine's programs do.
+// program1 returns the beginning of a program for this machine.
 func program1(t *testing.T) string {
 	t.Helper()
 	self, err := os.Open("/proc/self/exe")
@@ -62,7 +62,7 @@ func program1(t *testing.T) string {
 	return string(head) + "and so on"
 }
 
-// foreign is a program for a machine that nobody tests on.
+// foreign returns a program for a machine on which the tests never run.
 func foreign(t *testing.T) string {
 	b := []byte(program1(t))
 	binary.LittleEndian.PutUint16(b[18:], uint16(elf.EM_SPARC))
@@ -74,10 +74,10 @@ type bundle struct {
 	attempt  string // of the entry
 	receipt  string
 	manifest *manifest.Manifest
-	raw      []byte // instead of manifest
+	raw      []byte // replaces manifest if not nil
 	payload  []byte
-	deltas   [][]byte // in its place, where it is nil
-	content  files    // becomes payload, and the manifest's contents
+	deltas   [][]byte // used if payload is nil
+	content  files    // the source of payload and of the manifest's contents
 }
 
 func (b *bundle) platform(f func(p *manifest.Platform)) {
@@ -86,7 +86,7 @@ func (b *bundle) platform(f func(p *manifest.Platform)) {
 	b.manifest.Platforms[manifest.Host()] = p
 }
 
-// repack brings payload and manifest in line with content.
+// repack updates payload and manifest from content.
 func (b *bundle) repack(t *testing.T) {
 	b.payload = pack(t, b.content)
 	contents := map[string]manifest.Content{}
@@ -107,7 +107,7 @@ type bench struct {
 	root   string
 	target *target.Target
 	bundle *bundle
-	asked  *state.Fallback // by the last run
+	asked  *state.Fallback // of the last run
 }
 
 func newBench(t *testing.T) *bench {
@@ -132,7 +132,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// dirs has no target file.
+// dirs returns directories without a target file.
 func (b *bench) dirs() target.Dirs {
 	return target.Dirs{Root: b.root, Vendor: "/vendor", Admin: "/admin"}
 }
@@ -140,7 +140,7 @@ func (b *bench) dirs() target.Dirs {
 func (b *bench) in() string  { return b.tree.Ready(state.RoleFetch, "agent") }
 func (b *bench) out() string { return b.tree.Ready(state.RoleVerify, "agent") }
 
-// entry is the bundle's directory.
+// entry returns the bundle's directory.
 func (b *bench) entry() string { return filepath.Join(b.in(), b.bundle.attempt) }
 
 // hand writes the bundle into the fetcher's spool.
@@ -181,8 +181,8 @@ func (b *bench) run(t *testing.T) state.Attempt {
 	return a
 }
 
-// mustRecord checks the record, and that the input is consumed and nothing but
-// the spool and the status is left.
+// mustRecord checks the record, that the input is consumed, and that only the spool and
+// the status are left.
 func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, text string) {
 	t.Helper()
 	if a.ID != attempt || a.Stage != "verify" || a.Result != result || !strings.Contains(a.Reason, text) {
@@ -209,7 +209,7 @@ func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, t
 }
 
 func TestHandedOn(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o077)) // the unit's
+	defer syscall.Umask(syscall.Umask(0o077)) // as in the unit
 	b := newBench(t)
 	if err := b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Installed: "v1"}); err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ func TestHandedOn(t *testing.T) {
 	if err != nil || receipt.Attempt != attempt || receipt.Platform != manifest.Host() {
 		t.Errorf("%+v, %v", receipt, err)
 	}
-	var entries []string // in the archive's order, which is none
+	var entries []string // in the archive's order, which is random
 	for _, f := range receipt.Files {
 		entries = append(entries, f.Entry)
 	}
@@ -259,7 +259,7 @@ func TestHandedOn(t *testing.T) {
 
 func TestEmptySpool(t *testing.T) {
 	b := newBench(t)
-	for range 2 { // without the directory, and with it
+	for range 2 { // first without the directory, then with it
 		if a := b.run(t); a.ID != "" {
 			t.Errorf("%+v", a)
 		}
@@ -282,7 +282,7 @@ func TestMisconfigured(t *testing.T) {
 	b.mustRecord(t, a, state.ResultMisconfigured, "cannot use target agent")
 }
 
-// A run after a refusal finds nothing in its way.
+// TestNextRun checks that a refusal does not block the next run.
 func TestNextRun(t *testing.T) {
 	b := newBench(t)
 	b.hand(t)
