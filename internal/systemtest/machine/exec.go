@@ -18,7 +18,7 @@ import (
 // RunTimeout bounds calls whose context has no deadline.
 const RunTimeout = 60 * time.Second
 
-// Entrance returns a command that opens a shell inside the booted machine, for a user  of
+// Entrance returns a command that opens a shell inside the booted machine, for a user of
 // this host.
 func (m *Machine) Entrance() string {
 	return fmt.Sprintf("nsenter -t %d -m -u -i -n -p -C bash -l", m.leader)

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Entry is one journal entry, by field name. The values of a field that occurs more  than
+// Entry is one journal entry, by field name. The values of a field that occurs more than
 // once are joined by newlines.
 type Entry map[string]string
 
@@ -96,7 +96,7 @@ func (m *Machine) JournalSince(ctx context.Context, after Cursor) ([]Entry, erro
 	}
 }
 
-// AwaitJournal returns the first matching entry after the cursor. It waits for one  until
+// AwaitJournal returns the first matching entry after the cursor. It waits for one until
 // ctx ends, or for RunTimeout if ctx has no deadline.
 func (m *Machine) AwaitJournal(ctx context.Context, after Cursor, match func(Entry) bool) (Entry, error) {
 	if _, ok := ctx.Deadline(); !ok {

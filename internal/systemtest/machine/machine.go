@@ -16,8 +16,8 @@
 // the base image. The kernel ensures that nothing outlives the run, even if SIGKILL ends
 // it: the overlay is mounted in a mount namespace that belongs to one thread of this
 // process, and nspawn and all its children live in a process namespace whose first
-// process  dies with that thread. Only the run's directory and empty cgroups remain; the
-// next Lab  removes those whose lock is free.
+// process dies with that thread. Only the run's directory and empty cgroups remain; the
+// next Lab removes those whose lock is free.
 package machine
 
 import (

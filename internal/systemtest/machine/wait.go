@@ -19,8 +19,7 @@ func WaitFor(ctx context.Context, what string, condition func() bool) error {
 		if condition() {
 			return nil
 		}
-		// condition may run a command in the machine and slow it, so it gets half the
-		// time.
+		// condition may run a command in the machine and slow it, so it gets half the time.
 		select {
 		case <-time.After(max(5*time.Millisecond, time.Since(start))):
 		case <-ctx.Done():
