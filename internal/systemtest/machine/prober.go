@@ -27,8 +27,7 @@ type Outage struct {
 	Longest, Total time.Duration
 }
 
-// Probe starts a prober of http://address/path with the given period. The
-// address must be literal.
+// Probe starts a prober of http://address/path with this period. address must be literal.
 func (m *Machine) Probe(address, path string, period time.Duration) (*Prober, error) {
 	p := &Prober{stop: make(chan struct{}), ended: make(chan struct{})}
 	entered := make(chan error)
@@ -86,8 +85,8 @@ func (p *Prober) Stop() Outage {
 	return p.out
 }
 
-// answers200 reports whether the server answers with 200. Unlike net/http's client, it
-// stays on the calling thread, which is in the machine's network.
+// answers200 reports whether the server answers 200. It stays on the calling thread (and so in
+// the machine's network), which net/http's client would not.
 func answers200(address, path string) bool {
 	const patience = 250 * time.Millisecond // loopback answers within a few milliseconds, or the server hangs
 	conn, err := net.DialTimeout("tcp", address, patience)
