@@ -85,7 +85,7 @@ func TestChildrenSurvive(t *testing.T) {
 					c.t.Errorf("%+v, want exit status %d and %q", r, exit, says)
 				}
 			}
-			// An operator whose children the stop after this update would end is warned before.
+			// The operator is warned before a later stop would end the children.
 			warned := func(since machine.Cursor, version string) {
 				c.t.Helper()
 				warning := "with the unit file of " + version + ", a stop of testd.service ends all its processes (KillMode=control-group); until now it left its children alone (KillMode=process)"

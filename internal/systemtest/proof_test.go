@@ -73,9 +73,9 @@ func (c *chain) check(exit int) string {
 	return r.Stdout
 }
 
-// TestScheduleWantsProof: all probes are such as never passed here. Scheduled runs
-// install nothing, because they would learn nothing about the release, and name the cure.
-// After the cure they install, and the same probe fails a bad release.
+// TestScheduleWantsProof: no probe of this target ever passed here. Scheduled runs install
+// nothing, because they would learn nothing about the release, and name the cure. After
+// the cure they install, and the same probe fails a bad release.
 func TestScheduleWantsProof(t *testing.T) {
 	t.Parallel()
 	c := newProof(t, proofUnit, proofTarget)

@@ -11,8 +11,7 @@ import (
 // debsInside is the machine's directory of the package files while apt reads them.
 const debsInside = "/srv/debs"
 
-// installScript installs packages as an operator does that has copied them to the
-// machine.
+// installScript installs packages as an operator does after copying them to the machine.
 const installScript = `
 export DEBIAN_FRONTEND=noninteractive
 apt-get install --yes --quiet --no-install-recommends ./*.deb
