@@ -1,17 +1,17 @@
 # A fresh Debian 12 or 13 with Go and make is enough: "make test" and
-# "make demo", as root, install the rest ("deps").
+# "make demo", run as root, install the packages in DEPS.
 #
 #   build    build/: the programs, and the shells' completion of them
-#   quick    formatting, vet, staticcheck, and the tests that take no time; needs
-#            neither root nor packages
-#   lint     all that is checked without building packages: vet, scripts, units, man pages
+#   quick    formatting, vet, staticcheck, and the fast tests; needs neither root
+#            nor packages
+#   lint     all checks that need no built packages: vet, scripts, units, man pages
 #   check    lint, and the packages
-#   test     all of it: check, the tests, and the tests on a booted systemd,
-#            252 (Debian 12) and then, what another systemd could do otherwise,
-#            257 (Debian 13)
+#   test     check, all tests, and the tests on a booted systemd: all of them on
+#            252 (Debian 12), and on 257 (Debian 13) those that depend on systemd's
+#            version
 #   check-install  the tests on a booted systemd (252), on a fresh installation
 #   check-update   the same on one that apt upgraded from the last release;
-#                  KEEP=1 keeps a machine of either for a look, until Ctrl-C;
+#                  for both, KEEP=1 keeps a machine for inspection, until Ctrl-C;
 #                  SHARD=1/2 runs every second test, DEBIAN=trixie boots systemd 257
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   conformance-client  build/conformance-client: our verification of signed
@@ -19,12 +19,12 @@
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
 #   release  the packages, archived for check-update, and the tag
-#   install  what was built, into DESTDIR
-#   clean
+#   install  installs what "make build" built, into DESTDIR
+#   clean    removes what "make build" and "make deb" built
 
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
-# Its date, in seconds since 1970. The clock of a machine cannot be right if it is
-# earlier, which keeps it from believing expired signatures.
+# The version's date, in seconds since 1970. A machine's clock that is earlier must be
+# wrong; the programs use this date instead, so that expired signatures stay expired.
 BUILT := $(shell date -d "$$(sed -n '/^ -- /{s/.*>  //p;q}' debian/changelog)" +%s)
 
 COMMANDS := machinemon-release machinemon-update
@@ -37,11 +37,11 @@ SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-# What Debian has of what check, deb, demo and test use. Modules come over
-# https, hence the certificates. The gate's tests start PostgreSQL themselves.
+# The Debian packages that check, deb, demo and test use. ca-certificates is for
+# downloading Go modules over https. The gate's tests start PostgreSQL themselves.
 DEPS := ca-certificates debhelper lintian man-db mmdebstrap postgresql shellcheck systemd-container
 
-# More machines at once than cores: they wait more than they work.
+# More machines run at once than there are cores, because they wait most of the time.
 BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)
 
 ON_MACHINES = $(if $(KEEP),-keep) $(if $(SHARD),-shard $(SHARD)) $(if $(DEBIAN),-release $(DEBIAN))
@@ -49,21 +49,21 @@ ON_MACHINES = $(if $(KEEP),-keep) $(if $(SHARD),-shard $(SHARD)) $(if $(DEBIAN),
 # The packages of past releases: a directory for each version.
 RELEASES ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/machinemon-update/releases
 
-# Static programs, and no C compiler needed anywhere.
+# The programs are static, and no build needs a C compiler.
 export CGO_ENABLED := 0
-# The version is the changelog's. Without this the programs would depend on
-# git, and their bytes on the state of the checkout.
+# The version is the changelog's. Without -buildvcs=false the build would need git,
+# and the programs' bytes would depend on the state of the checkout.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
-# After "su" root may lack these, and dpkg refuses to work without.
+# After "su" root's PATH may lack these directories, and dpkg refuses to work without.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .PHONY: build vet quick lint check test check-install check-update check-page conformance-client demo deb release releasable install clean deps
-# In the order written. The go command uses all cores by itself.
+# Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
 build:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/machinemon/machinemon-update/internal/trust.built=$(BUILT)' -o build/ $(PROGRAMS:%=./cmd/%)
-	# By a program for this machine: what was built may be for another.
+	# "go run" builds for this machine; the programs in build/ may be for another.
 	mkdir -p build/completion
 	for c in $(COMMANDS); do for shell in bash zsh fish; do \
 		env -u GOOS -u GOARCH -u GOARM go run ./cmd/$$c completion $$shell > build/completion/$$c.$$shell || exit 1; \
@@ -74,7 +74,7 @@ vet:
 	go vet -tags systemd,chromium ./...
 	go run $(STATICCHECK) -tags systemd,chromium ./...
 
-# Four packages at once: their tests wait more than they work.
+# Four packages are tested at once, because their tests wait most of the time.
 quick: vet
 	go test -short -vet off -p 4 ./...
 
@@ -93,13 +93,13 @@ check: lint deb
 	lintian --allow-root --fail-on error dist/*.deb
 
 test: check
-	# The swapper is killed before each of its steps: minutes on a busy machine.
+	# A test kills the swapper before each of its steps: this takes minutes on a busy machine.
 	go test -timeout 30m ./...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
 	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
 
-# In the package's directory, where the go command shows what the tests say as
-# they say it: how to get into a machine that is kept.
+# In the package's directory the go command shows the output of the tests at once. The
+# output says how to enter a machine that KEEP=1 keeps.
 check-install: deb
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args $(ON_MACHINES)
 	@echo "check-install: PASSED ($(VERSION))"
@@ -111,7 +111,7 @@ check-update:
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(ON_MACHINES) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
 
-# The browser is large, and nothing else needs it.
+# Only check-page needs the browser, which is large.
 check-page: DEPS := chromium
 check-page: deps
 	$(if $(SHOTS),mkdir -p "$(SHOTS)")
@@ -124,8 +124,8 @@ conformance-client:
 demo: deb
 	go run ./internal/systemtest/demo
 
-# In a copy, since the build leaves files in the tree and in its parent. The
-# build dependencies are not checked: they would include a C compiler.
+# The build uses a copy, because it leaves files in the tree and in its parent. The
+# build dependencies are not checked, because they would include a C compiler.
 deb: deps
 	rm -rf build/deb dist
 	mkdir -p build/deb/source dist
@@ -134,7 +134,7 @@ deb: deps
 	mv build/deb/*.deb dist/
 	rm -r build/deb
 
-# The tag comes last: without it, all of this can be done again.
+# The tag is made last, so that after a failure all steps can be repeated.
 release: releasable deb
 	rm -rf "$(RELEASES)/.$(VERSION).tmp"
 	mkdir -p "$(RELEASES)/.$(VERSION).tmp"
@@ -152,7 +152,7 @@ releasable:
 	! head -n1 debian/changelog | grep -q UNRELEASED || say "debian/changelog says UNRELEASED (hint: name a suite there, and commit it)"; \
 	! git rev-parse --quiet --verify refs/tags/v$(VERSION) >/dev/null || say "there is a tag v$(VERSION) (hint: a new entry in debian/changelog)"
 
-# Without "build" before it: root may have no Go.
+# install does not depend on build, because root may have no Go.
 install:
 	install -d $(DESTDIR)/usr/bin $(DESTDIR)/usr/lib/machinemon-update/targets.d \
 		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
@@ -162,9 +162,9 @@ install:
 	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
 	install -m 644 packaging/targets.d/*.toml $(DESTDIR)/usr/lib/machinemon-update/targets.d
 	install -m 644 $(UNITS) $(DESTDIR)/usr/lib/systemd/system
-	# Every boot, and nothing to enable: a boot must never meet an open trial.
+	# The unit runs at every boot without being enabled, so that it settles an open trial.
 	ln -sf ../machinemon-update-recover.service $(DESTDIR)/usr/lib/systemd/system/basic.target.wants
-	# systemd's own trigger tells the journal of it.
+	# The trigger of systemd's package updates the journal's catalog.
 	install -m 644 packaging/catalog/*.catalog $(DESTDIR)/usr/lib/systemd/catalog
 	install -m 644 packaging/sysusers.d/*.conf $(DESTDIR)/usr/lib/sysusers.d
 	install -m 644 packaging/tmpfiles.d/*.conf $(DESTDIR)/usr/lib/tmpfiles.d
@@ -177,7 +177,7 @@ install:
 	done
 	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)/usr/share/man/man$${page##*.} "$$page" || exit 1; done
 
-# The licences of what is linked in ask that their notices travel with it.
+# The licences of linked modules require that their notices are distributed with them.
 build/third-party-notices: go.mod
 	mkdir -p build
 	{ echo "go $$(go env GOROOT)" && \

@@ -1,4 +1,4 @@
-// Package internal_test holds the module to its layout.
+// Package internal_test tests the layout of the module.
 package internal_test
 
 import (
@@ -14,7 +14,7 @@ import (
 
 const module = "github.com/machinemon/machinemon-update/"
 
-// pkg is what `go list -json` says of a package.
+// pkg is the description of a package by "go list -json".
 type pkg struct {
 	ImportPath string
 	Imports    []string
@@ -24,7 +24,7 @@ type pkg struct {
 
 func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module) }
 
-// list lists the packages of the module, without their tests.
+// list returns the packages of the module, without their tests.
 func list(t *testing.T) []pkg {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps,Standard", "./...")
@@ -49,21 +49,21 @@ func list(t *testing.T) []pkg {
 }
 
 var (
-	// A step is what a program does; it may be built on the lower packages.
+	// A step is one task of a program. It may use the lower packages.
 	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "generate", "health", "publisher", "release", "swap", "verify"}
 	lower = []string{"archive", "checkin", "cli", "durable", "installed", "log", "manifest", "policy", "snapshot", "state", "systemd", "target", "trust", "version"}
-	// Steps that a step may import all the same.
+	// between has the steps that a step may import as an exception.
 	between = map[string][]string{"command": {"generate"}, "publisher": {"release"}}
 )
 
-// program is one, as those in cmd, but no package's: it shows to TUF's conformance
-// suite what fetch and trust do.
+// program is a program like those in cmd, outside of cmd: TUF's conformance suite runs it
+// to test fetch and trust.
 const program = "internal/conformance"
 
 // testOnly are the packages that only tests import.
 var testOnly = []string{"internal/testkit", "internal/trust/trusttest"}
 
-// allowed says why a package of ours must not import another; "" when it may.
+// allowed returns why a package of the module must not import another; "" if it may.
 func allowed(from, to string) (problem string) {
 	step := strings.TrimPrefix(to, "internal/")
 	me := strings.TrimPrefix(from, "internal/")
@@ -88,8 +88,8 @@ func allowed(from, to string) (problem string) {
 	return ""
 }
 
-// TestLayout holds the imports to one direction: cmd, then a step, then the
-// lower packages.
+// TestLayout shows that imports have one direction: cmd, then a step, then the lower
+// packages.
 func TestLayout(t *testing.T) {
 	for _, p := range list(t) {
 		from := p.name()
@@ -122,8 +122,8 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestLinked: what the workers must not have in them. internal/trust is a part of
-// two of them: go-tuf's own client, which downloads, must not come with it.
+// TestLinked shows which packages each program does not link. internal/trust is part of
+// several programs, so go-tuf's own client, which downloads, must not come with it.
 func TestLinked(t *testing.T) {
 	const (
 		cobra = "github.com/spf13/cobra"
@@ -137,11 +137,11 @@ func TestLinked(t *testing.T) {
 			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
 			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
 			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
-			// What decides is in lower packages; the fetcher is run, not linked.
+			// The rules of decisions are in lower packages; the fetcher is run, not linked.
 			"cmd/machinemon-update": {module + "internal/fetch", module + "internal/swap", module + "internal/archive"},
 			"cmd/generator":         {cobra, "net/http", tuf},
 			"cmd/checkin-relay":     {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/command", "database/sql"},
-			// The only one with a database, and all that it does is to answer.
+			// It is the only program with a database, and it only answers requests.
 			"cmd/checkin-gate": {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/target"},
 		}[p.name()]
 		if never != nil {
@@ -158,7 +158,7 @@ func TestLinked(t *testing.T) {
 	}
 }
 
-// by names the packages that import what a program must not link.
+// by returns the packages by which a program links the package never.
 func by(t *testing.T, program pkg, never string) string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports", "./"+program.name())

@@ -107,9 +107,9 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	return b, g.tree.SetBaseline(name, b, moment)
 }
 
-// next is the attempt that the swapper is about to start, or the operator's look at
-// the probes, and the main file that is installed: this look and a wish to go back
-// wait as a request, everything else has its order.
+// waitingAttempt returns the ID of the attempt that waits for a baseline, and the
+// identity of its installed main file. A rollback and a probe that the operator asked for
+// wait as a request; any other attempt waits as an order.
 func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error) {
 	r, err := g.tree.Request(name)
 	if err == nil && r != nil && (r.Verb == state.VerbRollback || r.Verb == state.VerbProbe) {
@@ -122,9 +122,9 @@ func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error)
 	return o.Attempt, o.MainID, err
 }
 
-// ErrNoAttempt says that no swap waits for a look: a daemon-reload can have the path
-// unit start the swap once more, and the baseline with it, after the first one has
-// taken the order.
+// ErrNoAttempt says that no attempt waits for a baseline. A daemon-reload can make the
+// path unit start a swap, and its baseline, a second time after the first start has taken
+// the order.
 var ErrNoAttempt = errors.New("no attempt waits for a look")
 
 // Judge judges the open trial and writes the report. It returns nil if no trial waits for

@@ -24,7 +24,7 @@ import (
 type fake struct {
 	unit systemd.Unit
 	err  error
-	pids []int // of its control group; none: it must not be asked for them
+	pids []int // of its control group; if nil, asking for them is an error
 }
 
 func (f fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
@@ -55,7 +55,7 @@ func TestLook(t *testing.T) {
 	if err := os.Symlink(self, link); err != nil {
 		t.Fatal(err)
 	}
-	// A program that was replaced while it runs, as by a swap without a restart.
+	// A program whose file was replaced while it runs, as by a swap without a restart.
 	replaced := filepath.Join(t.TempDir(), "sleep")
 	copyOf := func(from string) {
 		data, err := os.ReadFile(from)
@@ -81,7 +81,7 @@ func TestLook(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	// A wrapper that stays, with the program as its child.
+	// A wrapper that keeps running, with the program as its child.
 	wrapper := exec.Command("/bin/sh", "-c", "/bin/sleep 60; exit 1")
 	if err := wrapper.Start(); err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// childOf waits until a process has a child that runs another program.
+// childOf waits until a process has a child that runs another program, and returns it.
 func childOf(t *testing.T, parent int) int {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(ms) {
@@ -162,7 +162,7 @@ func childOf(t *testing.T, parent int) int {
 	return 0
 }
 
-// Of several processes that run the program, the one that the others come from.
+// TestEldest shows which of several processes counts: the one that the others descend from.
 func TestEldest(t *testing.T) {
 	wrapper := exec.Command("/bin/sh", "-c", "/bin/sh -c 'sleep 60; :'; :")
 	if err := wrapper.Start(); err != nil {
@@ -274,13 +274,13 @@ func TestJudge(t *testing.T) {
 		return &state.Baseline{Attempt: attempt, Standing: true, Probes: []state.ProbeResult{r}}
 	}
 	late := running(os.Getpid())
-	late.Began = time.Second // after the boot: longer ago than the limit
+	late.Began = time.Second // after the boot, which is longer ago than the limit
 	for _, c := range []struct {
 		name     string
 		systemd  manager
 		listens  bool
 		before   *state.Baseline
-		passed   bool // here before, as root's journal says
+		passed   bool // on this machine, according to root's journal
 		finding  state.Finding
 		unproven bool
 	}{
@@ -339,8 +339,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// Without an open, undecided trial there is nothing to judge, and a report
-// would be a lie.
+// TestNothingToJudge shows that without an open, undecided trial no report is written; it
+// would be false.
 func TestNothingToJudge(t *testing.T) {
 	for _, c := range []struct {
 		phase   state.Phase
@@ -360,7 +360,7 @@ func TestNothingToJudge(t *testing.T) {
 	}
 }
 
-// A program that cannot read what it judges by leaves no report.
+// TestNoReport shows that no report is written if the target file cannot be read.
 func TestNoReport(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid())}, true)
 	b.open(t, state.PhaseTrial, "")
@@ -378,7 +378,7 @@ func TestNoReport(t *testing.T) {
 	}
 }
 
-// The order was taken already: a swap that systemd started twice.
+// TestBaselineWithoutAttempt: the first of two starts of a swap has already taken the order.
 func TestBaselineWithoutAttempt(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid())}, true)
 	if _, err := b.tree.TakeOrder("x"); err != nil {
@@ -389,8 +389,8 @@ func TestBaselineWithoutAttempt(t *testing.T) {
 	}
 }
 
-// The operator's look at the probes has its own attempt, also where an order lies
-// that was never carried out.
+// TestBaselineOfProbe shows that an operator's request to try the probes has its own
+// attempt, even if there is an order that was never carried out.
 func TestBaselineOfProbe(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid())}, true)
 	if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
@@ -405,7 +405,7 @@ func TestBaselineOfProbe(t *testing.T) {
 	}
 }
 
-// A program may take as long before the swap as a try of it may take in the trial.
+// TestBaselineOfSlowCommand shows that a probe has the same limit before the swap as in the trial.
 func TestBaselineOfSlowCommand(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid())}, true)
 	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
@@ -428,7 +428,7 @@ func TestBaseline(t *testing.T) {
 		name     string
 		systemd  manager
 		listens  bool
-		verdict  state.Verdict // of the open journal; "" without one
+		verdict  state.Verdict // of the open journal; "" if there is none
 		excused  bool          // the probe failed before
 		standing bool
 		passed   bool
@@ -471,8 +471,8 @@ func TestBaseline(t *testing.T) {
 	}
 }
 
-// A gate that cannot look at all says so before anything is replaced. After a rollback
-// it says nothing: then systemd's own view has to do.
+// TestBlindBaseline: without systemd's answers a gate reports before the swap that it is
+// unable to judge. After a rollback it writes no report; then systemd's view must do.
 func TestBlindBaseline(t *testing.T) {
 	for name, m := range map[string]manager{"no systemd": nil, "systemd lost": fake{err: errors.New("systemd does not answer")}} {
 		b := newBench(t, m, true)
@@ -491,9 +491,9 @@ func TestBlindBaseline(t *testing.T) {
 	}
 }
 
-// What is written before the swap must be recognised in the trial, and after
-// the rollback: a health.main that is wrong is no fault of the release, and no
-// failure of the rollback.
+// TestWrongMain shows that a wrong health.main, recorded before the swap, is recognised
+// in the trial and after the rollback: it is a fault neither of the release nor of the
+// rollback.
 func TestWrongMain(t *testing.T) {
 	b := newBench(t, fake{unit: running(os.Getpid()), pids: []int{os.Getpid()}}, true)
 	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
@@ -525,8 +525,8 @@ func TestWrongMain(t *testing.T) {
 	}
 }
 
-// TestJudgeUnknownVersion: what the operator goes back to told no version before, and
-// is not asked for one.
+// TestJudgeUnknownVersion shows that version_command is not run if the operator goes back
+// to a program whose version was never known.
 func TestJudgeUnknownVersion(t *testing.T) {
 	for version, want := range map[string]state.Finding{"": state.FindingHealthy, "2": state.FindingBad} {
 		b := newBench(t, fake{unit: running(os.Getpid())}, true)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What systemd 252 writes, as journalctl prints it, the newest first.
+// TestParseEnd reads entries of systemd 252 as journalctl prints them, the newest first.
 func TestParseEnd(t *testing.T) {
 	exit := func(run, code, status string) string {
 		return `{"INVOCATION_ID":"` + run + `","EXIT_CODE":"` + code + `","MESSAGE_ID":"98e322203f7a4ed290d09fe03c09fe15","EXIT_STATUS":"` + status + `","__CURSOR":"s=1"}` + "\n"

@@ -19,7 +19,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// outcomeOf makes one try of a probe, as the loop does.
+// outcomeOf tries a probe once, as the loop does, and returns its error's text.
 func outcomeOf(p prober, limit time.Duration) string {
 	if err := try(context.Background(), p, limit); err != nil {
 		return err.Error()
@@ -55,13 +55,13 @@ func TestProbes(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	// A proxy that would make every probe pass.
+	// With this proxy every probe would pass.
 	t.Setenv("HTTP_PROXY", web.URL)
 	t.Setenv("http_proxy", web.URL)
 
 	for _, c := range []struct {
 		probe target.Probe
-		want  string // contained; "" passes
+		want  string // a part of the error; "" if the probe passes
 	}{
 		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 200}, ""},
 		{target.Probe{HTTP: web.URL + "/ok", ExpectStatus: 200, ExpectBody: "well"}, ""},
@@ -101,7 +101,7 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// serve answers every connection and closes it.
+// serve lets answer answer every connection, and then closes it.
 func serve(t *testing.T, network, address string, answer func(net.Conn)) string {
 	l, err := net.Listen(network, address)
 	if err != nil {
@@ -109,7 +109,7 @@ func serve(t *testing.T, network, address string, answer func(net.Conn)) string 
 	}
 	t.Cleanup(func() { l.Close() })
 	go testkit.Answer(l, func(c net.Conn) {
-		c.SetReadDeadline(time.Now().Add(100 * ms)) // a tcp probe says nothing
+		c.SetReadDeadline(time.Now().Add(100 * ms)) // a tcp probe sends nothing
 		c.Read(make([]byte, 4096))
 		answer(c)
 	})
@@ -170,7 +170,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// alive tells whether a process runs; one that nobody has waited for does not.
+// alive reports whether a process runs; a zombie does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err == nil && syscall.Kill(pid, 0) == nil && !strings.Contains(string(stat), ") Z ")

@@ -285,7 +285,7 @@ func (t *trial) nextWake(now time.Time) (time.Time, bool) {
 	return first, true
 }
 
-// idle reports whether the probe will be tried again.
+// idle reports whether a new try of the probe may begin.
 func (p *probe) idle() bool { return !p.busy && !p.dropped && !(p.once && p.passed) }
 
 // waiting reports whether a try of a probe that counts is running.

@@ -15,14 +15,14 @@ import (
 
 const ms = time.Millisecond
 
-// seenAt is what systemd tells from a moment on.
+// seenAt is the state that systemd reports from a time on.
 type seenAt struct {
 	at  time.Duration
 	is  unitState
 	err error
 }
 
-// answers is what a probe answers from a moment on.
+// answers is the answer of a probe from a time on.
 type answers struct {
 	at    time.Duration
 	err   error
@@ -63,29 +63,29 @@ var (
 	bash       = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
 )
 
-const none = 1<<32 - 1 // in place of a process
+const none = 1<<32 - 1 // stands for no process
 
 func always(err error) []answers { return []answers{{0, err, false}} }
 
-// TestTrial plays what happens to a unit and its probes against the clock.
+// TestTrial plays states of a unit and answers of probes against the clock.
 func TestTrial(t *testing.T) {
 	type scenario struct {
 		name        string
 		units       []seenAt
-		probes      map[string][]answers // "a", "b"…: in order of their names
-		excused     string               // names of those that failed before
-		before      string               // what was wrong before
+		probes      map[string][]answers // "a", "b"…: in the order of their names
+		excused     string               // names of the probes that failed before
+		before      string               // why the unit was not up before
 		lenient     bool                 // not strict: a baseline
 		fresh       bool                 // a lenient one after a rollback
-		settle      time.Duration        // 5 s unless told
+		settle      time.Duration        // 5 s if zero
 		finding     state.Finding
-		reason      string // contained
+		reason      string // a part of the reason
 		unproven    bool
 		version     bool   // there is a version_command, which passes
-		blamed      string // the probe for which alone it is bad
+		blamed      string // the only probe that makes the finding bad
 		fallen      bool   // the outcome must not be standing
-		tried       int    // probes, where it matters
-		program     uint32 // that was found healthy; 10 unless told
+		tried       int    // the number of tried probes, if it matters
+		program     uint32 // the process found healthy; 10 if zero
 		unjudgeable string
 		from, to    time.Duration
 	}
@@ -314,7 +314,7 @@ func TestTrial(t *testing.T) {
 				if c.lenient && out.unjudgeable != c.unjudgeable {
 					t.Errorf("unjudgeable: %q", out.unjudgeable)
 				}
-				time.Sleep(time.Minute) // let the remaining changes come, and find nobody blocked
+				time.Sleep(time.Minute) // let the remaining changes come; no goroutine may be blocked
 			})
 		})
 	}
@@ -337,8 +337,8 @@ func answer(ctx context.Context, script []answers, now time.Duration) error {
 	return a.err
 }
 
-// The first tries come fast, for the outage is as long as they are late; later
-// ones do not burden the machine.
+// TestTries shows that the first tries follow each other fast, because a late one
+// prolongs the outage, and that later tries do not burden the machine.
 func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -368,7 +368,7 @@ func TestTries(t *testing.T) {
 	})
 }
 
-// A probe that was never tried says nothing, and must not look failed.
+// TestTried shows that a probe that was never tried is not reported as failed.
 func TestTried(t *testing.T) {
 	tr := newTrial(plan{strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
 	tr.unitSeen(tr.start, up)

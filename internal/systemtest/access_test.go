@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// asUser runs a command with the user and the groups given, and no others.
+// asUser returns a command that runs argv as this user with exactly these groups.
 func asUser(user, groups string, argv ...string) []string {
 	who := []string{"setpriv", "--reuid=" + user, "--regid=" + groups, "--clear-groups", "--"}
 	if first, others, more := strings.Cut(groups, ","); more {
@@ -19,7 +19,7 @@ func asUser(user, groups string, argv ...string) []string {
 	return append(who, argv...)
 }
 
-// Everybody may look; only root changes anything.
+// TestOtherUsers shows that every user may read states and only root may change anything.
 func TestOtherUsers(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -28,7 +28,7 @@ func TestOtherUsers(t *testing.T) {
 	c.apply(0, "committed 1.1.0")
 	nobody := func(argv ...string) []string { return asUser("nobody", "nogroup", argv...) }
 
-	// Of other targets root may know more: see TestSourceOfAgent.
+	// root may see more of other targets: see TestSourceOfAgent.
 	for _, argv := range [][]string{{"machinemon-update", "status", "testd"}, {"machinemon-update", "status", "--json", "testd"},
 		{"machinemon-update", "history", "testd"}, {"machinemon-update", "history", "--json", "testd"}, {"machinemon-update", "version"}} {
 		want, got := c.run(argv...), c.run(nobody(argv...)...)
@@ -57,8 +57,8 @@ func TestOtherUsers(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// Nobody writes what is not his: others nothing at all, a role no more than
-// its own directories, and what its unit must empty.
+// TestPermissions shows that other users can write nothing, and that the user of a worker
+// can write only its own directories and those that its unit must empty.
 func TestPermissions(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -70,7 +70,7 @@ func TestPermissions(t *testing.T) {
 	const state, run = "/var/lib/machinemon-update", "/run/machinemon-update"
 	for _, test := range []struct {
 		user, groups string
-		may          []string // and what is below
+		may          []string // and everything below
 	}{
 		{"nobody", "nogroup", nil},
 		{"machinemon-fetch", "machinemon-fetch", []string{state + "/fetch/testd"}},
@@ -91,14 +91,14 @@ func TestPermissions(t *testing.T) {
 			}
 		}
 	}
-	// What was installed before, or is to be, is nobody's business.
+	// Other users may not see which versions were or will be installed.
 	if r := c.run(asUser("nobody", "nogroup", "ls", testdSide)...); r.Code == 0 {
 		t.Errorf("nobody sees %s", r.Stdout)
 	}
 }
 
-// When nothing is to be done nothing of ours is there: no process, and no unit
-// that is active but the path units.
+// TestNothingIsResident shows that after an attempt no process of the packages is left,
+// and no active unit except the path units.
 func TestNothingIsResident(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -11,26 +11,26 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The network comes 90 s after the boot, when the first scheduled attempt has
-// failed already. The next one is not an hour later.
+// TestNetworkComesLate: the network comes 90 s after the boot, after the first scheduled
+// attempt has failed. The next attempt must not wait for an hour.
 func TestNetworkComesLate(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("machinemon-update", "enable", "testd")
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-	// Within its spread the timer elapses some time after a minute.
+	// The drop-in replaces the random delay, which begins one minute after the boot.
 	c.writeFile("/etc/systemd/system/machinemon-fetch@testd.timer.d/test.conf",
 		"[Timer]\nOnActiveSec=\nOnActiveSec=45s\nRandomizedDelaySec=0\n", 0o644)
 	c.powerOff()
 	booted := time.Now()
-	c.boot() // without its server, which is what it knows of a network
+	c.boot() // without its server, which is all that the machine has of a network
 	since := c.cursor()
 	failed := func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], "not downloaded") }
 	c.await(since, failed)
 	if got := c.property("machinemon-fetch@testd.service", "SubState"); got != "auto-restart" {
 		t.Errorf("the fetch unit is %s", got)
 	}
-	// A person need not wait for it.
+	// A user need not wait for the next attempt.
 	c.apply(7, "not downloaded", "connection refused")
 	c.must("systemctl", "start", "--no-block", "machinemon-fetch@testd.service")
 	c.await(since, failed)
@@ -42,7 +42,7 @@ func TestNetworkComesLate(t *testing.T) {
 	t.Logf("installed %.0f s after the boot", time.Since(booted).Seconds())
 }
 
-// What status tells of the next scheduled run, on a machine.
+// TestOutlook shows what status says about the next scheduled run on a machine.
 func TestOutlook(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -51,7 +51,7 @@ func TestOutlook(t *testing.T) {
 	c.must("systemctl", "start", "machinemon-fetch@testd.service")
 	shows := func(want string, never ...string) {
 		t.Helper()
-		// As everybody sees it.
+		// Every user sees this.
 		out := c.must("runuser", "-u", "nobody", "machinemon-update", "status", "testd")
 		if !strings.Contains(out, want) {
 			t.Errorf("status does not say %q:\n%s", want, out)
@@ -68,7 +68,7 @@ func TestOutlook(t *testing.T) {
 	shows("next check: 20", "scheduled runs only check")
 	c.must("systemctl", "stop", "testd.service")
 	shows("testd.service is stopped")
-	// It looks all the same.
+	// Scheduled runs check nevertheless.
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	c.must("systemctl", "start", "machinemon-fetch@testd.service")
 	c.assertTold("available", "")

@@ -17,15 +17,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// What the tests of the chain share.
+// This file has the helpers that the tests of the chain share.
 
 const (
 	testdJournal = "/var/lib/machinemon-update/swap/testd/journal.json"
 	testdSide    = "/usr/local/bin/.machinemon-update"
 )
 
-// chain is a machine on which testd 1.0.0 runs and is a target, and a server
-// of the releases in dir.
+// chain is a machine on which testd 1.0.0 runs and is a target, and a server of the
+// releases in dir.
 type chain struct {
 	*box
 	dir    string
@@ -39,7 +39,7 @@ func newChain(t *testing.T, unit, target string) *chain {
 
 func (b *box) chain(unit, target string) *chain {
 	b.t.Helper()
-	b.writeTarget(target) // installing the unit reloads, too
+	b.writeTarget(target) // installing the unit also reloads systemd
 	b.installTestd("1.0.0", unit)
 	b.must("systemctl", "start", "paths.target")
 	b.stopShipped()
@@ -47,15 +47,15 @@ func (b *box) chain(unit, target string) *chain {
 	return &chain{b, dir, b.serve(dir)}
 }
 
-// stopShipped stops what asks for releases of the shipped targets, which are not the
-// test's.
+// stopShipped stops the units that look for releases of the packages' own targets, which
+// tests do not use.
 func (b *box) stopShipped() {
 	b.t.Helper()
 	b.must("systemctl", "stop", "machinemon-fetch@agent.timer", "machinemon-fetch@scaleboxd.timer")
 }
 
-// apply runs `machinemon-update apply testd`, which must exit with this status
-// and say these things in one line; what is below it is indented.
+// apply runs `machinemon-update apply testd`, which must exit with this status and print
+// these texts in one line. Indented lines may follow.
 func (c *chain) apply(exit int, says ...string) {
 	c.t.Helper()
 	c.said(c.run("machinemon-update", "apply", "testd"), exit, says...)
@@ -83,7 +83,7 @@ func (c *chain) said(r machine.Result, exit int, says ...string) {
 	}
 }
 
-// refused runs an apply that must end like this and leave testd 1.0.0 alone.
+// refused runs an apply that must end so and leave testd 1.0.0 alone.
 func (c *chain) refused(exit int, result, stage, version string, says ...string) {
 	c.t.Helper()
 	pid, since := c.mainPID(), c.cursor()
@@ -132,7 +132,7 @@ func (b *box) status() status {
 	return all.Targets[0]
 }
 
-// history is what `history` shows: the newest attempt first.
+// history returns the output of `history`, the newest attempt first.
 func (b *box) history() []attempt {
 	b.t.Helper()
 	var all struct{ Attempts []attempt }
@@ -140,7 +140,7 @@ func (b *box) history() []attempt {
 	return all.Attempts
 }
 
-// assertLast fails unless the last attempt came to this stage with this result.
+// assertLast fails the test unless the last attempt reached this stage with this result.
 func (b *box) assertLast(stage, result, from, version string) {
 	b.t.Helper()
 	last := b.status().Last
@@ -154,8 +154,8 @@ func (b *box) assertLast(stage, result, from, version string) {
 	}
 }
 
-// assertRuns fails unless this build of testd is the installed file, is what
-// the unit runs and answers, and is what status shows.
+// assertRuns fails the test unless this build of testd is installed, runs as the unit,
+// answers, and is the version in status.
 func (b *box) assertRuns(d releases.Daemon) {
 	b.t.Helper()
 	b.assertProgram(build(b.t, d), d.Version)
@@ -180,9 +180,9 @@ func (b *box) mainPID() string {
 
 func digest(content string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(content))) }
 
-// assertClosed fails if an attempt left something open: a trial, a spool entry,
-// a staged file, a timer, a dead path unit, or failed units but these. Of
-// backups, only those of this version may be there ("" for none).
+// assertClosed fails the test if an attempt left a trial, a spool entry, a staged file, a
+// timer, a dead path unit, or failed units other than these. Only a backup of this
+// version may be left; none if it is "".
 func (b *box) assertClosed(backup string, failed ...string) {
 	b.t.Helper()
 	if _, err := b.Stat(testdJournal); !errors.Is(err, fs.ErrNotExist) {
@@ -220,7 +220,7 @@ func (b *box) assertClosed(backup string, failed ...string) {
 	}
 }
 
-// side is the digests of the files beside the installed one.
+// side returns the digests of the files beside the installed one.
 func (b *box) side() []string {
 	b.t.Helper()
 	var digests []string
@@ -230,7 +230,7 @@ func (b *box) side() []string {
 	return digests
 }
 
-// list is the names in a directory; none if it is not there.
+// list returns the names in a directory; none if it does not exist.
 func (b *box) list(dir string) []string {
 	b.t.Helper()
 	d, err := b.Root().Open(strings.TrimPrefix(dir, "/"))
@@ -245,7 +245,7 @@ func (b *box) list(dir string) []string {
 	return names
 }
 
-// inChain gives events their units' whole names: "swap started" is
+// inChain completes the unit names of events: "swap started" becomes
 // "machinemon-swap@testd.service started".
 func inChain(events ...string) []string {
 	for i, e := range events {
@@ -259,7 +259,7 @@ func inChain(events ...string) []string {
 	return events
 }
 
-// assertUntouched fails if something happened to testd's unit since.
+// assertUntouched fails the test if testd's unit had an event since.
 func (b *box) assertUntouched(since machine.Cursor) {
 	b.t.Helper()
 	events, err := b.UnitEvents(b.t.Context(), since)
@@ -271,7 +271,7 @@ func (b *box) assertUntouched(since machine.Cursor) {
 	}
 }
 
-// requests are the statuses of the answers for the manifest and for archives.
+// requests returns the statuses of the answers for the manifest and for archives.
 func (c *chain) requests() (manifests, archives []int) {
 	for _, r := range c.server.Requests() {
 		if r.Path == "/client-manifest.json" {

@@ -35,13 +35,13 @@ func (b *box) mmServer() {
 	b.t.Cleanup(func() { s.Close() })
 }
 
-// ask sends a request to the gate, as the agent or as the administrator.
+// ask sends a request to the gate, as an agent or as the administrator.
 func (b *box) ask(method, path, body string, admin bool) (status int, answer string) {
 	b.t.Helper()
 	return b.askAt("127.0.0.1:8079", method, path, body, admin)
 }
 
-// askAt is ask of what listens at this address: the gate, or a relay before it.
+// askAt sends a request to the program at this address: the gate, or a relay before it.
 func (b *box) askAt(address, method, path, body string, admin bool) (status int, answer string) {
 	b.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -61,8 +61,8 @@ func (b *box) askAt(address, method, path, body string, admin bool) (status int,
 	return resp.StatusCode, string(data)
 }
 
-// An agent checks in through the gate: it gets a directive, the page and the API
-// show it, and the switch stops it.
+// TestCheckinGate: an agent checks in through the gate and gets a directive; the page and
+// the API show the agent, and the administrator's switch stops directives.
 func TestCheckinGate(t *testing.T) {
 	t.Parallel()
 	b := boot(t)
@@ -97,7 +97,7 @@ func TestCheckinGate(t *testing.T) {
 	if status, _ := b.ask("GET", "/updates", "", false); status != 401 {
 		t.Errorf("the page for everybody: %d", status)
 	}
-	// A restart finishes what the database was given.
+	// A restart completes pending writes to the database.
 	b.must("systemctl", "restart", "machinemon-checkin-gate.service")
 	for path, want := range map[string]string{"/updates": `<bdi>rolled back</bdi>`, "/api/v1/admin/updates": `"last_result": "rolled back"`} {
 		if status, got := b.ask("GET", path, "", true); status != 200 || !strings.Contains(got, want) || !strings.Contains(got, "web-1") {
@@ -123,7 +123,7 @@ func TestCheckinGate(t *testing.T) {
 			b.t.Error(got)
 		}
 		checksIn(directive)
-		// A collector that may read metrics may not turn it.
+		// A collector that may read metrics may not turn the switch.
 		b.must("chmod", "666", "/run/machinemon-checkin-gate.socket")
 		if r := b.run("setpriv", "--reuid=nobody", "--clear-groups", command, "directives", "off"); r.Code != 1 || !strings.Contains(r.Stderr, "only root may") {
 			b.t.Errorf("nobody's: %+v", r)
@@ -134,7 +134,7 @@ func TestCheckinGate(t *testing.T) {
 		good := b.readFile(config)
 		b.writeFile(config, "upstrem = \"x\"\n", 0o644)
 		b.run("systemctl", "restart", service)
-		// More often than systemd's own limit allows.
+		// This is more often than systemd's default limit of starts allows.
 		b.awaitProperty(service, "NRestarts", func(s string) bool { n, _ := strconv.Atoi(s); return n > 6 })
 		b.writeFile(config, good, 0o644)
 		checksIn(directive)

@@ -13,7 +13,7 @@ import (
 
 const testdUnitPath = "/etc/systemd/system/testd.service"
 
-// withUnit is testdTarget whose releases bring the unit file, too.
+// withUnit is testdTarget, for releases that bring the unit file, too.
 var withUnit = strings.Replace(testdTarget, "[health]", "[[install]]\nfrom = \"testd.service\"\nto = \""+testdUnitPath+"\"\n[health]", 1)
 
 // publishWithUnit adds a release that brings its unit file.
@@ -36,12 +36,12 @@ WantedBy=multi-user.target
 	testdData = "/etc/testd/data"
 )
 
-// sparingUnit leaves the children of the daemon alone when it stops.
+// sparingUnit does not end the children of the daemon when it stops.
 var sparingUnit = strings.Replace(parentUnit, "[Service]\n", "[Service]\nKillMode=process\n", 1)
 
-// Children of the daemon that must survive its stop do, where the unit file of the
-// old version or of the new one says so: in an update, in its rollback, and when
-// the operator goes back; also where the stop comes before data are restored.
+// TestChildrenSurvive shows that children of the daemon survive its stop if the unit file
+// of the old or of the new version says so: in an update, in its rollback, and when the
+// operator goes back; also if the stop comes before data are restored.
 func TestChildrenSurvive(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -85,7 +85,7 @@ func TestChildrenSurvive(t *testing.T) {
 					c.t.Errorf("%+v, want exit status %d and %q", r, exit, says)
 				}
 			}
-			// Who would lose them by the stop after this update is told before.
+			// The operator is warned before a later stop would end the children.
 			warned := func(since machine.Cursor, version string) {
 				c.t.Helper()
 				warning := "with the unit file of " + version + ", a stop of testd.service ends all its processes (KillMode=control-group); until now it left its children alone (KillMode=process)"
@@ -103,7 +103,7 @@ func TestChildrenSurvive(t *testing.T) {
 			}
 
 			c.step("a rollback", func() {
-				// It runs until it is stopped: whoever crashes ends its children by its own unit file.
+				// It runs until it is stopped: a crash would end its children by its own unit file.
 				c.publishWithUnit(releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"}, test.new)
 				r := c.run("machinemon-update", "check", "testd")
 				const other = "\n  warning: 1.1.0 brings another testd.service; the running one leaves its children alone (KillMode=process)"

@@ -17,10 +17,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A machine shares its clock with the host, which is not ours to set. So these
-// tests install the very same programs, linked with a standard library whose
-// time.Now adds the seconds that are in a file. Its monotonic part stays, as it
-// would on a machine whose clock is set; systemd and the journal have the host's.
+// A machine shares its clock with the host, which tests must not set. So these tests
+// install the same programs, linked with a standard library whose time.Now adds the
+// seconds in a file. Its monotonic part is unchanged, as on a machine whose clock is set.
+// systemd and the journal keep the host's clock.
 const (
 	clockFile  = "/run/clock-shift"
 	clockShift = `package time
@@ -52,7 +52,7 @@ func shift() (seconds int64) {
 `
 )
 
-// shifted is the programs with a clock that can be set, by their names.
+// shifted returns the programs with a clock that can be set, by their names.
 var shifted = sync.OnceValues(func() (map[string][]byte, error) {
 	dir, err := os.MkdirTemp("", "shifted-")
 	if err != nil {
@@ -72,7 +72,7 @@ var shifted = sync.OnceValues(func() (map[string][]byte, error) {
 	if err := overlay("shift.go", []byte(clockShift)); err != nil {
 		return nil, err
 	}
-	// The second runs where nothing can be opened, and only wakes somebody.
+	// The call in sleep.go only wakes goroutines, and runs where no file can be opened.
 	for name, call := range map[string]string{"time.go": "func Now() Time {", "sleep.go": "Now().Add("} {
 		source, err := os.ReadFile(filepath.Join(std, name))
 		if err == nil && bytes.Count(source, []byte(call)) != 1 {
@@ -128,7 +128,7 @@ func newClockChain(t *testing.T, target string) *chain {
 	return c
 }
 
-// setClock sets the clock to this year, or right with 0.
+// setClock sets the clock to this year; 0 sets it to the host's time.
 func (c *chain) setClock(year int) {
 	c.t.Helper()
 	shift := int64(0)
@@ -138,8 +138,8 @@ func (c *chain) setClock(year int) {
 	c.writeFile(clockFile, fmt.Sprint(shift), 0o644)
 }
 
-// A machine with a dead clock battery updates, goes back and remembers like any
-// other, and nothing of that is in its way when the clock is right again.
+// TestClockIsWrong shows that a machine with a dead clock battery updates, rolls back and
+// remembers as usual, and that its records do no harm once the clock is right again.
 func TestClockIsWrong(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -148,7 +148,7 @@ func TestClockIsWrong(t *testing.T) {
 			t.Parallel()
 			c := newClockChain(t, testdTarget)
 			c.must("machinemon-update", "enable", "testd")
-			c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the runs below
+			c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the runs below may start
 			c.setClock(year)
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 			c.apply(0, "committed 1.1.0 (was 1.0.0) in ")
@@ -168,7 +168,7 @@ func TestClockIsWrong(t *testing.T) {
 			c.tick()
 			c.assertTold("not attempted", fmt.Sprintf("backing off until %d-", year))
 
-			// Now the time comes from the network.
+			// Now the network sets the time.
 			c.setClock(0)
 			c.server.Mend(altered)
 			c.installs("1.3.0")
@@ -180,8 +180,8 @@ func TestClockIsWrong(t *testing.T) {
 	}
 }
 
-// A clock that is set in the middle of an attempt makes it neither longer nor
-// shorter, and no verdict.
+// TestClockStepsInTheTrial shows that setting the clock during an attempt changes neither
+// its length nor its verdict.
 func TestClockStepsInTheTrial(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -200,12 +200,12 @@ func TestClockStepsInTheTrial(t *testing.T) {
 			began := time.Now()
 			c.setClock(2000)
 			c.said(c.wait(apply), 0, "committed 1.1.0 (was 1.0.0)")
-			if took := time.Since(began); took < 3*time.Second { // the trial was seen a little late
+			if took := time.Since(began); took < 3*time.Second { // the test may notice the trial a little late
 				t.Errorf("it settled for %s, not 4 s", took)
 			}
 			c.assertRuns(releases.Daemon{Version: "1.1.0"})
 
-			// And in one that fails.
+			// The next trial fails.
 			c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "never-listen"})
 			since = c.cursor()
 			apply = c.startApply()

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The shells find the completion where they look for it, and bash's works.
+// TestCompletion shows that the shells find the completion, and that bash's works.
 func TestCompletion(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -24,7 +24,7 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	m.target(testdTarget)
-	// What bash-completion does before it calls a command's function.
+	// bash-completion does this before it calls the function of a command.
 	const ask = `_init_completion() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
 		source /usr/share/bash-completion/completions/machinemon-update
 		COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE} COMP_TYPE=9

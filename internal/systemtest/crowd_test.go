@@ -10,13 +10,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// Ten people, or ten cron jobs, ask at once: one attempt runs, and one restart
-// happens.
+// TestTenAppliesAtOnce shows that ten simultaneous calls of apply make one attempt and
+// one restart.
 func TestTenAppliesAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-	c.hold(atRestart) // none may end before the last has begun
+	c.hold(atRestart) // no apply may end before the last has begun
 	since := c.cursor()
 	ended := make(chan machine.Result)
 	for range 10 {
@@ -54,26 +54,26 @@ func TestTenAppliesAtOnce(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// Updates in quick succession meet no start limit, however fast the machine is.
+// TestQuickUpdates shows that quick updates reach no start limit, even on a fast machine.
 func TestQuickUpdates(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 0", 1))
-	for _, step := range []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"} { // as if all happened within a minute
+	for _, step := range []string{"verify", "baseline", "swap", "health-gate", "commit", "rollback"} { // as if all updates happened within a minute
 		c.writeFile("/etc/systemd/system/machinemon-"+step+"@.service.d/slow.conf", "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=3\n", 0o644)
 	}
 	c.must("systemctl", "daemon-reload")
-	versions := []string{"1.1.0", "1.0.0"} // to link a program takes longer than to install it
+	versions := []string{"1.1.0", "1.0.0"} // linking a program takes longer than installing it
 	for i := range 7 {
 		c.publish(c.dir, releases.Daemon{Version: versions[i%2]})
 		c.apply(0, "committed "+versions[i%2])
-		c.must("systemctl", "reset-failed", "testd.service") // its own limit
+		c.must("systemctl", "reset-failed", "testd.service") // the daemon's own limit must not count
 	}
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	c.assertClosed("1.0.0")
 }
 
-// A machine on which targets are configured whose daemons it does not have.
+// TestDaemonsNotInstalled: targets are configured for daemons that the machine does not have.
 func TestDaemonsNotInstalled(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -97,8 +97,8 @@ func TestDaemonsNotInstalled(t *testing.T) {
 	}
 }
 
-// A target file that is broken costs that target, and the umbrella's exit
-// status: no other target, no boot, no daemon-reload.
+// TestBrokenTargetBesideGoodOne shows that a broken target file affects that target and
+// the exit status for all, but no other target, no boot and no daemon-reload.
 func TestBrokenTargetBesideGoodOne(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -128,7 +128,7 @@ func TestBrokenTargetBesideGoodOne(t *testing.T) {
 		t.Errorf("the timer is %s", got)
 	}
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
-	// A rollback is the worse news.
+	// The exit status of a rollback takes precedence.
 	if r := c.run("machinemon-update", "apply"); r.Code != 4 || !strings.Contains(r.Stdout, "testd: rolled back 1.2.0") || strings.Contains(r.Stdout+r.Stderr, "hunter2") {
 		t.Errorf("apply: %+v", r)
 	}
@@ -136,8 +136,8 @@ func TestBrokenTargetBesideGoodOne(t *testing.T) {
 	c.assertClosed("1.0.0", unitOf("health-gate"))
 }
 
-// What root does under a tight umask can be used and seen by everybody it is
-// meant for.
+// TestUmask shows that files made by root under a tight umask are usable and visible for
+// all users that they are meant for.
 func TestUmask(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -157,7 +157,7 @@ func TestUmask(t *testing.T) {
 	}
 	tight(0, "machinemon-update hold testd; machinemon-update unhold testd")
 	tight(0, "machinemon-update enable testd")
-	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the runs below
+	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the runs below may start
 	tight(0, "machinemon-update apply testd")
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
@@ -169,7 +169,7 @@ func TestUmask(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// A target may live in a directory of its own.
+// TestTargetInOpt: the files of a target are in a directory of its own.
 func TestTargetInOpt(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// What the tests of a rollback's data share: package dbd runs as testd, as a user of
-// its own, and has its data in dbdDir.
+// This file has the helpers for tests of a rollback's data. Package dbd runs as testd,
+// with a user of its own, and has its data in dbdDir.
 
 const (
 	dbdDir    = "/var/lib/dbd"
@@ -38,7 +38,7 @@ Environment=DBD_DIR=` + dbdDir + ` DBD_ACKS=/var/log/dbd/acks DBD_CONFIG=` + dbd
 WantedBy=multi-user.target
 `
 
-// dbdTarget saves these paths; more are other lines of [rollback].
+// dbdTarget returns a target that saves these paths; more are other lines of [rollback].
 func dbdTarget(paths string, more ...string) string {
 	return testdTarget + "[rollback]\nsnapshot = [" + paths + "]\n" + strings.Join(more, "\n") + "\n"
 }
@@ -50,7 +50,7 @@ const (
 
 var firstDatabase = releases.Database{Version: "1.0.0"}
 
-// newDataChain is newChain with dbd, and with holds.
+// newDataChain is newChain with dbd and with holds.
 func newDataChain(t *testing.T, unit, target string) *chain {
 	t.Helper()
 	m := boot(t)
@@ -66,12 +66,12 @@ func newDataChain(t *testing.T, unit, target string) *chain {
 	return &chain{m, dir, m.serve(dir)}
 }
 
-// installDatabase puts dbd in place as an operator would, and starts it.
+// installDatabase installs dbd as an operator would, and starts it.
 func (b *box) installDatabase(d releases.Database) {
 	b.t.Helper()
 	b.must("sh", "-c", "systemctl stop testd.service; rm -f "+testdPath)
 	b.writeFile(testdPath, string(build(b.t, d)), 0o755)
-	b.must("systemctl", "enable", "--quiet", "--now", "testd.service") // reloads
+	b.must("systemctl", "enable", "--quiet", "--now", "testd.service") // also reloads systemd
 	b.awaitTestd(d.Version)
 }
 
@@ -80,7 +80,7 @@ func (c *chain) publishDatabase(d releases.Database) {
 	c.publishFiles(c.dir, d.Version, releases.File{Name: "testd", Content: build(c.t, d)})
 }
 
-// integrity is what dbd says of its database.
+// integrity is dbd's report on its database.
 type integrity struct {
 	Integrity         string
 	UserVersion       int
@@ -100,8 +100,8 @@ func (b *box) integrity() (got integrity) {
 	return got
 }
 
-// assertData fails unless this program runs, and with it the database in the version
-// of its own, with every row that it has acknowledged.
+// assertData fails the test unless this program runs with a database of its version that
+// has every row that the program has acknowledged.
 func (b *box) assertData(d releases.Database) integrity {
 	b.t.Helper()
 	b.assertProgram(build(b.t, d), d.Version)
@@ -112,14 +112,14 @@ func (b *box) assertData(d releases.Database) integrity {
 	return got
 }
 
-// picture is what is in dbd's directory, but for what SQLite has there while it runs.
+// picture lists dbd's directory without the files that SQLite has there while it runs.
 func (b *box) picture() string {
 	b.t.Helper()
 	return b.must("sh", "-c", "cd "+dbdDir+`; find . ! -name '*-wal' ! -name '*-shm' -printf '%p %y %m %U:%G %l\n' | sort`)
 }
 
-// assertDataClosed fails if an attempt left its trial open, or a backup or a unit
-// of its data.
+// assertDataClosed fails the test if an attempt left its trial open, or left a backup or
+// a unit of its data.
 func (b *box) assertDataClosed() {
 	b.t.Helper()
 	for _, path := range []string{testdJournal, snapshots} {
@@ -135,7 +135,7 @@ func (b *box) assertDataClosed() {
 	}
 }
 
-// assertNotStopped fails if something happened to testd since.
+// assertNotStopped fails the test if testd's unit had an event since or has another process.
 func (c *chain) assertNotStopped(since machine.Cursor, pid string) {
 	c.t.Helper()
 	c.assertUntouched(since)
@@ -144,8 +144,8 @@ func (c *chain) assertNotStopped(since machine.Cursor, pid string) {
 	}
 }
 
-// A database that the new version has migrated is again what it was when the old
-// one was stopped, and root follows nothing that the daemon's user has put in the way.
+// TestSnapshotSQLite shows that a rollback restores a database that the new version has
+// migrated, and that root follows no link made by the daemon's user.
 func TestSnapshotSQLite(t *testing.T) {
 	t.Parallel()
 	database := dbdTarget(`"`+dbdFile+`"`, stopFirst)
@@ -198,7 +198,7 @@ func TestSnapshotSQLite(t *testing.T) {
 		}
 		c.must("machinemon-update", "unskip", "testd")
 	})
-	// What is written while it is saved may not fit together, but all else holds.
+	// Files saved while they are written may be inconsistent, but the other guarantees hold.
 	c.step("the directory, while it is written", func() {
 		c.target(dbdTarget(wholeDir))
 		picture := c.picture()

@@ -8,8 +8,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The operator's rollback stops, saves and restores as an update does; and so it is
-// with a hook that works on the data.
+// TestSnapshotOperator shows that the operator's rollback stops, saves and restores as an
+// update does, and that both do so with a hook that changes the data.
 func TestSnapshotOperator(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
@@ -77,7 +77,7 @@ func TestSnapshotOperator(t *testing.T) {
 			config := c.readFile(dbdDir + "/config")
 			c.apply(test.exit, test.says)
 			restored()
-			// Stopped for the snapshot, the daemon has written it before.
+			// The daemon has written it when it was stopped for the snapshot.
 			if got := c.readFile(dbdDir + "/config"); got != config && got != "the last words of 2.0.0\n" {
 				c.t.Errorf("the configuration is %q, was %q", got, config)
 			}

@@ -10,24 +10,24 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// startTrap is a drop-in with what root does before each start of testd.
+// startTrap is a drop-in with a command that root runs before each start of testd.
 const startTrap = "/etc/systemd/system/testd.service.d/trap.conf"
 
-// trap has root run a shell command before each start of testd from now on.
+// trap makes root run a shell command before each start of testd from now on.
 func (c *chain) trap(does string) {
 	c.t.Helper()
 	c.writeFile(startTrap, "[Service]\nExecStartPre=+/bin/sh -ec '"+does+"'\n", 0o644)
 	c.must("systemctl", "daemon-reload")
 }
 
-// untrap ends that, and starts testd.
+// untrap removes the drop-in and starts testd.
 func (c *chain) untrap() {
 	c.t.Helper()
 	c.must("sh", "-ec", "rm -f "+startTrap+"; systemctl daemon-reload; systemctl reset-failed testd.service; systemctl restart testd.service")
 }
 
-// What the old program has written since its data came back, with its files, is its
-// own: one more rollback, which the operator asks for, does not take it away.
+// TestSettleBackSparesData: the old program has written data since a failed rollback
+// restored them. Another rollback, by settle back, keeps what it has written.
 func TestSettleBackSparesData(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
@@ -49,8 +49,8 @@ func TestSettleBackSparesData(t *testing.T) {
 	c.assertDataClosed()
 }
 
-// Data that a failed rollback could not bring back are what the operator has made of
-// them, who has the word: a boot does not overwrite them.
+// TestBootSparesMendedData: a rollback could not restore the data, and the operator has
+// mended them. A boot does not overwrite them; only the operator decides.
 func TestBootSparesMendedData(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
@@ -79,8 +79,8 @@ func TestBootSparesMendedData(t *testing.T) {
 	c.assertDataClosed()
 }
 
-// A file that the running daemon removes between two looks, as SQLite does with its
-// -journal after each transaction, is no reason not to update.
+// TestSnapshotOfWhatGoes shows that an update succeeds although the daemon removes a file
+// while the data are read, as SQLite does with its -journal after each transaction.
 func TestSnapshotOfWhatGoes(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdFile+`"`))
@@ -95,7 +95,7 @@ func TestSnapshotOfWhatGoes(t *testing.T) {
 	c.said(c.wait(p), 0, "committed 1.1.0")
 }
 
-// A path is what is written in the target file, whatever characters it has.
+// TestSnapshotOfOddName shows that a path is taken literally, even with odd characters.
 func TestSnapshotOfOddName(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdDir+`/keep$none", "`+dbdDir+`/100%n ${HOME}"`, stopFirst))
@@ -111,8 +111,8 @@ func TestSnapshotOfOddName(t *testing.T) {
 	c.assertDataClosed()
 }
 
-// One more rollback that the operator has asked for goes on when it is killed: its word
-// is in the journal, and the unit does not stay down with half of its data.
+// TestSettleBackKilled shows that a rollback by settle back continues after it is killed:
+// the journal records the request, and the unit does not stay down with half of its data.
 func TestSettleBackKilled(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
@@ -136,8 +136,8 @@ func TestSettleBackKilled(t *testing.T) {
 	c.assertDataClosed()
 }
 
-// Root does not look where a daemon's user leads it by a symbolic link in the way to
-// its data: neither how much is there nor whether anything is.
+// TestSnapshotShowsNothing shows that root follows no symbolic link of the daemon's user on
+// the way to its data: errors do not reveal whether the link's target exists, or its size.
 func TestSnapshotShowsNothing(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdDir+`/sub/key"`, "snapshot_max_bytes = 1"))

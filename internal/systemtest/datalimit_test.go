@@ -9,7 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A snapshot that cannot be taken costs the attempt, and never the service.
+// TestSnapshotLimits shows that a failed snapshot ends the attempt and spares the service.
 func TestSnapshotLimits(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -70,7 +70,7 @@ func TestSnapshotLimits(t *testing.T) {
 	})
 }
 
-// Root is told of data that the unit would write while they are saved.
+// TestSnapshotWarning shows that root is warned of data that the unit may write during the save.
 func TestSnapshotWarning(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -12,12 +12,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// dbdSocket starts testd for whoever connects. Dbd takes no connection from it, so
-// one client is enough for systemd to start testd whenever it is stopped.
+// dbdSocket starts testd for each client that connects. dbd accepts no connection from
+// it, so one client is enough for systemd to start testd whenever it is stopped.
 const dbdSocket = "[Socket]\nListenStream=127.0.0.1:9300\n"
 
-// A daemon that writes its configuration when it stops does so before the old one is
-// restored, and nothing starts it half-way.
+// TestRollbackOrder shows that the configuration that a daemon writes when it stops is
+// written before the old one is restored, and that nothing starts the daemon in between.
 func TestRollbackOrder(t *testing.T) {
 	t.Parallel()
 	const snapshot = `"` + testdConfig + `"`
@@ -87,7 +87,7 @@ func TestRollbackOrder(t *testing.T) {
 	c.step("stopped for the snapshot", func() {
 		c.target(dbdTarget(snapshot, stopFirst))
 		rolledBack(stopRestoreStart...)
-		// What the daemon wrote when it was stopped came before the snapshot.
+		// The daemon wrote this when it was stopped, before the snapshot.
 		if got := c.readFile(testdConfig); got != "the last words of 1.0.0\n" {
 			t.Errorf("%s is %q", testdConfig, got)
 		}
@@ -117,8 +117,8 @@ func TestRollbackOrder(t *testing.T) {
 	})
 }
 
-// eventsOf lists the events of these units after the last event of this kind, without
-// those that not every version of systemd has.
+// eventsOf lists the events of these units after the last event after, except the kinds
+// that only some versions of systemd log.
 func (b *box) eventsOf(since machine.Cursor, after string, units ...string) []string {
 	b.t.Helper()
 	var all []string
@@ -129,7 +129,7 @@ func (b *box) eventsOf(since machine.Cursor, after string, units ...string) []st
 	return all
 }
 
-// jobsOf lists the jobs of which the events were.
+// jobsOf lists the jobs of the same events.
 func (b *box) jobsOf(since machine.Cursor, after string, units ...string) []string {
 	b.t.Helper()
 	var all []string

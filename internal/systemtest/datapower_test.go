@@ -11,19 +11,19 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// heldDatabase is dbdUnit, with a start that can be held once the program runs.
+// heldDatabase is dbdUnit with a start that can be held after the program has started.
 var heldDatabase = strings.Replace(dbdUnit, "ExecStart=", "ExecStartPost="+atStarted.waits()+"\nExecStart=", 1)
 
-// The power goes at any moment at which data are saved or restored: after the boot
-// the old version serves with all that it has acknowledged, and an update succeeds.
+// TestSnapshotPower cuts the power while data are saved or restored: after the boot the old
+// version serves with all rows that it has acknowledged, and an update succeeds.
 func TestSnapshotPower(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, heldDatabase, dbdTarget(wholeDir, stopFirst))
 	picture := c.picture()
-	// The steps of one machine are none of their own: the server must outlive them.
+	// The cases share one machine and are not subtests, because the server must outlive each.
 	for n, test := range []struct {
 		name, behaviour string
-		// reach returns when the power is to go.
+		// reach returns at the moment to cut the power.
 		reach func(since machine.Cursor)
 	}{
 		{"before the data are saved, the unit is stopped", "exit-migrated", func(since machine.Cursor) {
@@ -67,7 +67,7 @@ func TestSnapshotPower(t *testing.T) {
 		apply := c.startApply()
 		test.reach(since)
 		c.Yank()
-		c.wait(apply) // died with the machine
+		c.wait(apply) // it died with the machine
 
 		c.bootAndServe()
 		c.assertOrder(since, recoverFirst...)
@@ -104,21 +104,21 @@ func (c *chain) passTo(since machine.Cursor) {
 	c.awaitHeld(since, atDataDone)
 	c.hold(atData)
 	c.letGo(atDataDone)
-	// It looks for the file now and then.
+	// The unit polls for the file.
 	c.awaitProperty(unitOf("data"), "SubState", func(state string) bool { return state != "start-post" })
 	c.hold(atDataDone)
 	c.awaitEvent(since, inChain("rollback starting")[0])
 	c.awaitHeld(since, atData)
 }
 
-// awaitAcked waits until the daemon has acknowledged so many rows.
+// awaitAcked waits until the daemon has acknowledged n rows.
 func (b *box) awaitAcked(n int64) {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), fmt.Sprintf("%d rows are acknowledged", n), func() bool { return b.integrity().Acked >= n }))
 }
 
-// The swapper is killed while it saves or restores data: the unit runs again, with
-// all that it has acknowledged.
+// TestSnapshotKilled shows that the unit runs again with all acknowledged rows after the
+// swapper was killed while it saved or restored data.
 func TestSnapshotKilled(t *testing.T) {
 	t.Parallel()
 	c := newDataChain(t, heldDatabase, dbdTarget(wholeDir, stopFirst))
@@ -182,7 +182,7 @@ func TestSnapshotKilled(t *testing.T) {
 			if got := c.picture(); got != picture {
 				c.t.Errorf("there are\n%s, were\n%s", got, picture)
 			}
-			if n > 0 { // else the next update clears it
+			if n > 0 { // otherwise the next update clears it
 				c.assertDataClosed()
 			}
 			c.must("sh", "-c", "systemctl reset-failed; machinemon-update unskip testd")

@@ -9,9 +9,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A daemon that asks to be started again after an upgrade, by an exit that its unit
-// names: once is forgiven, whether the gate sees the unit wait for that or comes when
-// it is over; twice is not.
+// TestDeclaredExits: after an upgrade a daemon asks for a restart by an exit status that
+// its unit names. One such restart does not fail the trial, even if it is over when the
+// gate first sees the unit; a second one does.
 func TestDeclaredExits(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, declares string }{

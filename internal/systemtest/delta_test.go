@@ -16,7 +16,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// publishDeltas is publish with deltas from the release before.
+// publishDeltas is publish with deltas from the previous release.
 func (c *chain) publishDeltas(d releases.Daemon) {
 	c.t.Helper()
 	archive := filepath.Join(c.t.TempDir(), "testd-linux-amd64.tar.gz")
@@ -24,8 +24,8 @@ func (c *chain) publishDeltas(d releases.Daemon) {
 	c.ok(releases.Publish(c.t.Context(), lab.Installed("/usr/bin/machinemon-release"), c.dir, d.Version, archive))
 }
 
-// downloads are what was asked for since so many requests, but the manifest and what
-// vouches for it: "delta" and "archive", with their statuses if not 200.
+// downloads lists the downloads after the first since requests, except of the manifest
+// and its metadata: "delta" or "archive", with " failed" if the status is not 200.
 func (c *chain) downloads(since int) []string {
 	c.t.Helper()
 	var got []string
@@ -47,8 +47,8 @@ func (c *chain) downloads(since int) []string {
 	return got
 }
 
-// assertDownloads runs an update that must end so, with these downloads, in one
-// attempt.
+// assertDownloads runs an update to d, which must succeed in one attempt with these
+// downloads.
 func (c *chain) assertDownloads(d releases.Daemon, update func(), want ...string) {
 	c.t.Helper()
 	requests, attempts := len(c.server.Requests()), len(c.history())
@@ -63,7 +63,7 @@ func (c *chain) assertDownloads(d releases.Daemon, update func(), want ...string
 	c.assertRuns(d)
 }
 
-// delta is the manifest's only one, and the path of its file.
+// delta returns the manifest's only delta, and the path of its file.
 func (c *chain) delta() (d manifest.Delta, file string) {
 	c.t.Helper()
 	c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
@@ -75,8 +75,8 @@ func (c *chain) delta() (d manifest.Delta, file string) {
 	return d, filepath.Join(c.dir, d.File)
 }
 
-// spoilDelta puts a delta into the release whose digest is the manifest's, and of which
-// only the verifier can see what it makes.
+// spoilDelta puts a delta into the release that has the digest in the manifest. Only the
+// verifier can see that its result is wrong.
 func (c *chain) spoilDelta() {
 	c.t.Helper()
 	_, file := c.delta()
@@ -89,15 +89,15 @@ func (c *chain) spoilDelta() {
 	})
 }
 
-// Deltas are downloaded in the archive's place. Whatever is wrong with them, the
-// archive comes in the same attempt, and the operator is told.
+// TestDelta shows that deltas are downloaded instead of the archive. If a delta fails,
+// the archive is downloaded in the same attempt, and the operator is told.
 func TestDelta(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publishDeltas(releases.Daemon{Version: "1.1.0"})
 	version := func(v string) releases.Daemon { return releases.Daemon{Version: v} }
-	// Nothing of 1.0.0, which is installed, was ever published.
+	// The installed version 1.0.0 was never published, so it has no delta.
 	c.assertDownloads(version("1.1.0"), func() { c.apply(0, "committed 1.1.0 (was 1.0.0)") }, "archive")
 
 	c.step("good", func() {
@@ -162,7 +162,7 @@ func TestDelta(t *testing.T) {
 			c.t.Errorf("the main process was %s and is %s", pid, now)
 		}
 		c.server.Mend(archive)
-		// The next attempt begins from the beginning.
+		// The next attempt tries the delta first again.
 		c.assertDownloads(version("1.6.0"), func() { c.apply(0, "committed 1.6.0 (was 1.5.0)") }, "delta", "archive")
 		c.assertClosed("1.5.0")
 	})
@@ -177,7 +177,7 @@ func TestDelta(t *testing.T) {
 		c.publishDeltas(version("1.8.0"))
 		c.spoilDelta()
 		c.must("machinemon-update", "enable", "testd")
-		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the run below
+		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the run below may start
 		c.assertDownloads(version("1.8.0"), func() {
 			since := c.cursor()
 			c.tick()
@@ -189,8 +189,8 @@ func TestDelta(t *testing.T) {
 	})
 }
 
-// A verifier that dies of a delta is a delta that fails. Where the fetcher of the
-// archive is killed the attempt ends, and the next one is none the worse for it.
+// TestDeltaKilled shows that a delta fails if it kills the verifier. If the fetcher of
+// the archive is then killed, the attempt ends and does not impair the next one.
 func TestDeltaKilled(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -199,7 +199,7 @@ func TestDeltaKilled(t *testing.T) {
 	c.apply(0, "committed 1.1.0")
 	c.publishDeltas(good)
 
-	// A system call that it makes first when it has copied the delta kills it.
+	// The verifier makes this system call first after it has copied the delta, and is killed.
 	const dropIn = "/run/systemd/system/machinemon-verify@testd.service.d/kill.conf"
 	c.must("mkdir", "-p", path.Dir(dropIn))
 	c.writeFile(dropIn, "[Service]\nSystemCallFilter=\nSystemCallFilter=~lseek\nSystemCallErrorNumber=kill\n", 0o644)
@@ -234,7 +234,7 @@ func TestDeltaKilled(t *testing.T) {
 	}
 }
 
-// Signed releases come by delta, too.
+// TestDeltaTUF shows that deltas work for signed releases, too.
 func TestDeltaTUF(t *testing.T) {
 	once(t)
 	t.Parallel()

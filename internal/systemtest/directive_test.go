@@ -16,7 +16,7 @@ import (
 
 const directives = "/run/machinemon-update/directive/testd"
 
-// pause shortens the minute between two answers.
+// pause replaces the minute between two answers.
 const pause = 3 * time.Second
 
 func (c *chain) shortPause() {
@@ -26,14 +26,14 @@ func (c *chain) shortPause() {
 	c.must("systemctl", "daemon-reload")
 }
 
-// checkedIn pipes a check-in response into the command.
+// checkedIn passes a check-in response to the command's standard input.
 func (c *chain) checkedIn(response string) machine.Result {
 	c.t.Helper()
 	c.writeFile("/run/response", response, 0o644)
 	return c.run("sh", "-c", "machinemon-update directive testd </run/response")
 }
 
-// announce has the server announce a version, and returns the moment before.
+// announce makes the server announce a version, and returns the cursor before that.
 func (c *chain) announce(version string) machine.Cursor {
 	c.t.Helper()
 	since := c.cursor()
@@ -49,7 +49,7 @@ func (c *chain) awaitSaid(since machine.Cursor, text string) {
 	c.await(since, func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], text) })
 }
 
-// answers are the times at which directives were answered.
+// answers returns the times at which directives were answered.
 func (c *chain) answers(since machine.Cursor) []time.Time {
 	c.t.Helper()
 	entries, err := c.JournalSince(c.t.Context(), since)
@@ -78,8 +78,8 @@ func (c *chain) assertApart(answers []time.Time, least time.Duration) {
 	}
 }
 
-// assertListening fails unless directives are watched for, none is left, and no
-// unit failed.
+// assertListening fails the test unless the path unit waits for directives, none is left,
+// and no unit failed.
 func (c *chain) assertListening() {
 	c.t.Helper()
 	if left := c.list(directives); len(left) > 0 {
@@ -93,7 +93,7 @@ func (c *chain) assertListening() {
 	}
 }
 
-// A directive makes a check come sooner, and allows nothing that the schedule may not.
+// TestDirective shows that a directive hastens a check, and permits only what schedules may do.
 func TestDirective(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -135,14 +135,14 @@ func TestDirective(t *testing.T) {
 	})
 	c.step("held", func() {
 		c.must("machinemon-update", "enable", "testd")
-		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // nothing but directives
+		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only directives may start a check
 		c.must("machinemon-update", "hold", "testd")
 		c.awaitSaid(c.announce("1.1.0"), "available 1.1.0")
 		c.must("machinemon-update", "unhold", "testd")
 		c.awaitTestd("1.0.0")
 	})
 	c.step("enabled", func() {
-		// What is announced is not what the source has: only the source counts.
+		// The announced version need not be the source's; only the source counts.
 		c.awaitEvent(c.announce("9.9.9"), inChain("commit started")[0])
 		c.awaitTestd("1.1.0")
 		if h := c.history(); h[0].Result != "committed" || h[0].Origin != "directive" {
@@ -160,8 +160,8 @@ func TestDirective(t *testing.T) {
 	}
 }
 
-// Ten thousand directives are one check at once, and one a minute later for those
-// that came meanwhile.
+// TestDirectiveFlood shows that ten thousand directives cause one check at once, and one
+// more a minute later for those that came meanwhile.
 func TestDirectiveFlood(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -173,7 +173,7 @@ func TestDirectiveFlood(t *testing.T) {
 	c.must("sh", "-c", "i=0; while [ $i -lt 10000 ]; do : >"+directives+"/$i; i=$((i+1)); done")
 	c.await(since, isAnswer)
 	c.must("sh", "-c", ": >"+directives+"/last")
-	// Active, so that the path unit waits, and no process.
+	// The service is active, so that the path unit waits, but has no process.
 	c.awaitProperty("machinemon-directive@testd.service", "SubState", func(s string) bool { return s == "exited" })
 	if pid := c.property("machinemon-directive@testd.service", "MainPID"); pid != "0" {
 		t.Errorf("process %s waits", pid)
@@ -185,7 +185,7 @@ func TestDirectiveFlood(t *testing.T) {
 		t.Fatalf("answers at %v, want two", answers)
 	}
 	c.assertApart(answers, time.Minute)
-	// The second one's; the first may have been said after it was answered.
+	// The second answer logs this; the first may log it after the cursor.
 	c.awaitSaid(machine.Cursor(second["__CURSOR"]), "available 1.1.0")
 	if m, a := c.requests(); len(m) != 2 || len(a) > 0 {
 		t.Errorf("manifests %v, archives %v", m, a)
@@ -196,8 +196,8 @@ func TestDirectiveFlood(t *testing.T) {
 	}
 }
 
-// Whatever is dropped is discarded, and whatever is killed, stopped or reloaded
-// meanwhile, directives are heard and never more often than they may be.
+// TestDirectiveSurvives shows that strange entries are discarded, and that after kills,
+// stops and reloads directives are still answered, and never too often.
 func TestDirectiveSurvives(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -206,7 +206,7 @@ func TestDirectiveSurvives(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	rested := func() {
 		c.t.Helper()
-		// First the directory: what was taken from it keeps the service active.
+		// The directory counts first: an entry taken from it keeps the service active.
 		c.ok(machine.WaitFor(c.t.Context(), "all directives are answered", func() bool {
 			return len(c.list(directives)) == 0 &&
 				c.property("machinemon-directive@testd.service", "ActiveState") == "inactive" &&
@@ -216,7 +216,7 @@ func TestDirectiveSurvives(t *testing.T) {
 
 	c.step("strange entries", func() {
 		since := c.cursor()
-		// By whom root lent the directory to, as it does to the check-in relay.
+		// The entries are made by a user to whom root gave the directory, as it does to the relay.
 		c.must("sh", "-c", "chown nobody "+directives+" && chmod 0500 "+directives)
 		c.must("sh", "-c", `set -e; mkdir /run/strange; cd /run/strange
 			mkfifo fifo; mkdir -p dir/a/b; : >dir/a/file; chmod 0 dir/a; chown nobody dir
@@ -283,7 +283,7 @@ func TestDirectiveSurvives(t *testing.T) {
 	})
 }
 
-// A directive that comes during an attempt is answered after it.
+// TestDirectiveDuringAttempt shows that a directive during an attempt is answered after it.
 func TestDirectiveDuringAttempt(t *testing.T) {
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
@@ -294,7 +294,7 @@ func TestDirectiveDuringAttempt(t *testing.T) {
 	apply := c.startApply()
 	c.awaitHeld(since, atRestart)
 	c.must("sh", "-c", "i=0; while [ $i -lt 1000 ]; do : >"+directives+"/$i; i=$((i+1)); done")
-	// Twice: it comes back as long as the attempt lasts.
+	// It is logged twice, because the directive is retried as long as the attempt lasts.
 	for range 2 {
 		c.awaitSaid(c.cursor(), "later, as machinemon-swap@testd.service is activating")
 	}

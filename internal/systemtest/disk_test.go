@@ -17,14 +17,14 @@ import (
 
 const stateDir = "/var/lib/machinemon-update"
 
-// smallState puts the state on a disk of its own, as small as this.
+// smallState puts the state on a disk of its own with these mount options, such as a size.
 func (c *chain) smallState(options string) {
 	c.t.Helper()
 	c.must("sh", "-ec", "systemctl stop 'machinemon-*@testd.path'; mount -t tmpfs -o mode=755,"+options+" tmpfs "+stateDir+
 		"; systemd-tmpfiles --create machinemon-update.conf; systemctl start paths.target 'machinemon-verify@testd.path' 'machinemon-swap@testd.path'")
 }
 
-// fill takes all space on dir's disk but for these bytes, until empty.
+// fill uses all space on dir's disk except for leave bytes, until empty.
 func (c *chain) fill(dir string, leave int) {
 	c.t.Helper()
 	c.must("sh", "-ec", fmt.Sprintf("fallocate -l $(( $(stat -f -c '%%a*%%S' %s) - %d )) %s/ballast", dir, leave, dir))
@@ -35,7 +35,7 @@ func (c *chain) empty(dir string) {
 	c.must("sh", "-c", "rm -r "+dir+"/ballast*")
 }
 
-// used is how many bytes are in use on dir's disk.
+// used returns the number of bytes in use on dir's disk.
 func (c *chain) used(dir string) int {
 	c.t.Helper()
 	n, err := strconv.Atoi(strings.Fields(c.must("df", "--block-size=1", "--output=used", dir))[1])
@@ -43,8 +43,8 @@ func (c *chain) used(dir string) int {
 	return n
 }
 
-// full is an apply that ends so on a full disk: testd is untouched, and nothing
-// is left on the disk.
+// full waits for an apply that must end so on a full disk: testd is untouched, and no
+// file is left on the disk.
 func (c *chain) full(apply *machine.Process, says ...string) {
 	c.t.Helper()
 	c.said(c.wait(apply), 1, append(says, "testd: failed")...)
@@ -57,7 +57,7 @@ func (c *chain) full(apply *machine.Process, says ...string) {
 	}
 }
 
-// A disk that is full for the state costs the attempt, wherever it is noticed.
+// TestDiskFullForState shows that a full disk of the state only ends the attempt, at each stage.
 func TestDiskFullForState(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -99,7 +99,7 @@ func TestDiskFullForState(t *testing.T) {
 			c.hold(atVerify)
 			apply := c.startApply()
 			c.awaitEvent(since, inChain("verify starting")[0])
-			// There is room for bytes, but not for names.
+			// The disk has room for content, but not for names.
 			c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm 1 2")
 			c.letGo(atVerify)
 			return apply
@@ -111,7 +111,7 @@ func TestDiskFullForState(t *testing.T) {
 			c.fill(stateDir, 0)
 			close(goOn)
 			return apply
-		}, []string{"machinemon-fetch@testd.service failed (exit-code)", "nothing was changed (hint: journalctl "}}, // not a byte for the reason
+		}, []string{"machinemon-fetch@testd.service failed (exit-code)", "nothing was changed (hint: journalctl "}}, // there is not even a byte for the reason
 		{"not a byte left for the journal", func(since machine.Cursor) *machine.Process {
 			c.hold(atPreflight)
 			apply := c.startApply()
@@ -138,8 +138,8 @@ func TestDiskFullForState(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// A disk that fills up in the trial cannot hold a verdict: the old version comes
-// back, and the trial is closed as soon as that can be written down.
+// TestDiskFullInTheTrial: no verdict can be written in the trial. The old version is
+// restored, and the trial is closed as soon as there is space to record it.
 func TestDiskFullInTheTrial(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -167,8 +167,8 @@ func TestDiskFullInTheTrial(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// The same for the disk of the installed file. Where a hook runs before the swap the
-// backup is a copy, for the hook may write the installed file in place.
+// TestDiskFullForFiles is the same for the disk of the installed file. With a hook before
+// the swap the backup is a copy, because the hook may write the installed file in place.
 func TestDiskFullForFiles(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -206,13 +206,13 @@ func TestDiskFullForFiles(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 }
 
-// Fifty updates in a row, with failures of every kind among them, need no more
-// disk than five, and no more than the manual page says.
+// TestDiskUse shows that fifty updates in a row, with failures of every kind, need no
+// more disk space than five, and no more than the manual page says.
 func TestDiskUse(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 0", "timeout_seconds = 10", "timeout_seconds = 5").Replace(testdTarget))
-	// To link fifty programs would take longer than to install them.
+	// Linking fifty programs would take longer than installing them.
 	const placeholder = "7.77.777"
 	good, bad := build(t, releases.Daemon{Version: placeholder}), build(t, releases.Daemon{Version: placeholder, Behaviour: "exit1-at-once"})
 	current := "1.0.0"
@@ -231,7 +231,7 @@ func TestDiskUse(t *testing.T) {
 			c.server.Break(file, releases.Die(1<<20))
 			c.apply(7, "not downloaded "+version)
 			c.server.Mend(file)
-		case i%10 == 8: // an archive that is not what the manifest says
+		case i%10 == 8: // an archive that differs from the manifest
 			c.publishFiles(c.dir, version, of(good))
 			c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
 				p.Contents["testd"] = manifest.Content{SHA256: digest("x"), Size: p.Contents["testd"].Size}
@@ -243,7 +243,7 @@ func TestDiskUse(t *testing.T) {
 			current = version
 		}
 	}
-	// What is there: records, and everything else.
+	// measure returns the sizes of the records and of all other files.
 	measure := func() (records, rest int) {
 		t.Helper()
 		found := c.must("find", stateDir, "/run/machinemon-update", testdSide, "-type", "f", "-printf", `%s %f\n`)

@@ -2,11 +2,11 @@
 //
 //	sudo go test -tags systemd ./internal/systemtest [-release trixie] [-debs DIR] [-from DIR] [-shard 1/2] [-keep]
 //
-// needs the packages in dist/ (make deb leaves them there), mmdebstrap and
-// systemd-nspawn. The first run makes a base image and keeps it in the cache.
-// TestMain installs the packages by apt on a booted machine, once; with -from,
-// those of an earlier release, and then apt upgrades them. Each test then boots a
-// machine of its own on top of that, in less than a second:
+// It needs the packages in dist/, which "make deb" builds, mmdebstrap and systemd-nspawn.
+// The first run makes a base image and keeps it in the cache. TestMain installs the
+// packages once, by apt on a booted machine; with -from, it installs those of an earlier
+// release, which apt then upgrades. Each test then boots a machine of its own on top of
+// that, in less than a second:
 //
 //	func TestYankedBeforeTheVerdict(t *testing.T) {
 //		t.Parallel()
@@ -28,9 +28,9 @@
 //		m.awaitTestd("1.0.0")
 //	}
 //
-// Methods of box in lower case fail the test instead of returning an error;
-// the others are package machine's. Every call ends, at the latest, after
-// machine.RunTimeout. A machine has a loopback network of its own and no other,
-// but for the cables that machine.Connect lays between two of them.
-// When a test fails, its machine's unit states and journal are in the log.
+// Methods of box in lower case fail the test instead of returning an error; the others
+// are those of package machine. Every call ends after machine.RunTimeout at the latest. A
+// machine has a loopback network of its own and no other, except for the cables that
+// machine.Connect lays between two machines. When a test fails, the log has the unit
+// states and the journal of its machine.
 package systemtest

@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// newGitHubChain is a machine on which testd runs in this version and is a target
-// whose releases are on GitHub. Schedules install them, but start only by tick.
+// newGitHubChain returns a machine on which testd runs in this version and is a target
+// with releases on GitHub. Scheduled runs install them, but only tick starts one.
 func newGitHubChain(t *testing.T, version string) (*chain, *releases.GitHub) {
 	t.Helper()
 	c := &chain{box: boot(t)}
@@ -32,7 +32,7 @@ func newGitHubChain(t *testing.T, version string) (*chain, *releases.GitHub) {
 	return c, hub
 }
 
-// targetOnGitHub makes testd a target with these keys more of its source.
+// targetOnGitHub makes testd a target with these further keys of its source.
 func (c *chain) targetOnGitHub(more string) {
 	c.t.Helper()
 	_, keys, _ := strings.Cut(testdTarget, "client-manifest.json\"\n")
@@ -49,7 +49,7 @@ func (c *chain) archivesAsked() (n int) {
 	return n
 }
 
-// whyNot is what status says of the next scheduled run.
+// whyNot returns what status says about the next scheduled run.
 func (b *box) whyNot() string {
 	b.t.Helper()
 	var all struct {
@@ -61,8 +61,8 @@ func (b *box) whyNot() string {
 	return all.Targets[0].WhyNot
 }
 
-// A maintenance release of an old line is "latest" for a while: no schedule and no
-// directive goes there, and a person does.
+// TestNoUnattendedDowngrade: a maintenance release of an old line is "latest" for a
+// while. No schedule and no directive installs it, but a user's apply does.
 func TestNoUnattendedDowngrade(t *testing.T) {
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")
@@ -141,8 +141,8 @@ func TestNoUnattendedDowngrade(t *testing.T) {
 	})
 }
 
-// The publisher withdraws a release by a higher sequence; a lower version alone
-// withdraws nothing.
+// TestWithdrawnBySequence shows that a publisher withdraws a release by a higher
+// sequence. A lower version alone withdraws nothing.
 func TestWithdrawnBySequence(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -160,7 +160,7 @@ func TestWithdrawnBySequence(t *testing.T) {
 	if m["sequence"] != 2.0 {
 		t.Fatalf("the sequence is %v", m["sequence"])
 	}
-	delete(m, "sequence") // as of a publisher that has none
+	delete(m, "sequence") // some publishers have none
 	without, err := json.Marshal(m)
 	c.ok(err)
 	c.ok(os.WriteFile(file, without, 0o644))
@@ -182,8 +182,8 @@ func TestWithdrawnBySequence(t *testing.T) {
 	c.assertClosed("3.5.0")
 }
 
-// source.versions binds every source, and people, too; of GitHub's list the highest
-// release that fits is found.
+// TestVersions shows that source.versions limits every source and a user's apply, and
+// that the highest matching release of GitHub's list is found.
 func TestVersions(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -217,11 +217,11 @@ func TestVersions(t *testing.T) {
 	})
 	c.step("limited, and the latest does not fit", func() {
 		hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
-		c.apply(0, "already current") // what the API said before holds
+		c.apply(0, "already current") // the API's earlier answer counts
 		c.targetOnGitHub("versions = \">=3, <3.9\"\n")
 		c.apply(7, "it takes no more requests until", `the latest release there, "2.53.9", is not in source.versions ">=3, <3.9"`)
 		hub.Limit(0, nil)
-		c.apply(0, "already current") // else schedules would wait for an hour
+		c.apply(0, "already current") // otherwise schedules would wait for an hour
 	})
 	c.step("none fits", func() {
 		c.targetOnGitHub("versions = \">=9\"\n")
@@ -272,8 +272,8 @@ func TestVersions(t *testing.T) {
 	})
 }
 
-// After the operator's rollback nothing offers what was left, and nobody downloads
-// it to find that out.
+// TestRollbackIsRemembered shows that after the operator's rollback the release is
+// neither offered nor downloaded again to find that out.
 func TestRollbackIsRemembered(t *testing.T) {
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// sentOf is how many answers the servers gave to requests for a path, and the
-// bytes of these.
+// sentOf returns how many answers the servers gave to requests for a path, and their
+// number of bytes.
 func sentOf(path string, servers ...*releases.Server) (answers int, bytes int64) {
 	for _, s := range servers {
 		for _, r := range s.Requests() {
@@ -25,13 +25,13 @@ func sentOf(path string, servers ...*releases.Server) (answers int, bytes int64)
 	return answers, bytes
 }
 
-// A connection that is cut every megabyte, and a server that goes away, cost
-// hardly more bytes than the archive has.
+// TestCutDownload shows that a connection that is cut every megabyte, and a server that
+// disappears, cost hardly more bytes than the archive has.
 func TestCutDownload(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
-	noise := make([]byte, 8<<20) // no archive makes that smaller
+	noise := make([]byte, 8<<20) // no archive format makes it smaller
 	rand.Read(noise)
 	publish := func(version string) (file string, size int64) {
 		c.publishFiles(c.dir, version, releases.File{Name: "testd", Content: build(t, releases.Daemon{Version: version})},

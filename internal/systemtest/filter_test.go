@@ -14,8 +14,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// narrow is a unit's filter as systemd 249 has it, "" for a unit without one: its own
-// lines, with these calls for @system-service.
+// narrow returns a unit's filter as systemd 249 has it, with these calls instead of
+// @system-service; "" if the unit has no filter.
 func narrow(unit, calls string) (lines string, err error) {
 	for line := range strings.Lines(unit) {
 		value, ok := strings.CutPrefix(strings.TrimSpace(line), "SystemCallFilter=")
@@ -27,7 +27,7 @@ func narrow(unit, calls string) (lines string, err error) {
 		}
 		names, denied := strings.CutPrefix(value, "~")
 		for name := range strings.FieldsSeq(names) {
-			// A later systemd has more calls in these two, and they are denied as well.
+			// Later systemd versions have more calls in these two sets, and they are denied as well.
 			known := denied && (name == "@privileged" || name == "@resources")
 			if strings.ContainsAny(name, `@\`) && !known {
 				return "", fmt.Errorf("cannot translate %s of SystemCallFilter=%s", name, value)
@@ -67,7 +67,7 @@ func (b *box) narrowFilters() (services []string) {
 		owner, file, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		service := strings.TrimPrefix(file, at)
 		ours := strings.HasPrefix(owner, "machinemon-") || strings.HasPrefix(owner, "scalebox-")
-		if !ours || strings.Contains(service, "/") { // in *.wants/, a link to one
+		if !ours || strings.Contains(service, "/") { // a link to a service, in *.wants/
 			continue
 		}
 		lines, err := narrow(b.readFile(file), calls)
@@ -92,18 +92,18 @@ func (b *box) narrowFilters() (services []string) {
 	return services
 }
 
-// denials are what a service that met its filter says, or systemd of it.
+// denials matches what a service that its filter stopped, or systemd, logs about it.
 var denials = regexp.MustCompile(`(?i)operation not permitted|function not implemented|seccomp|sigsys|status=31`)
 
-// assertAllowed fails if one of the services was denied a system call since, or did not
-// run, so that nothing is known of it.
+// assertAllowed fails the test if the filter denied one of the services a system call
+// since, or if one did not run, so that the test proves nothing for it.
 func (b *box) assertAllowed(since machine.Cursor, services []string) {
 	b.t.Helper()
 	entries, err := b.JournalSince(b.t.Context(), since)
 	b.ok(err)
 	ran := make(map[string]bool)
 	for _, e := range entries {
-		// PID 1's are about UNIT=, the service's own from _SYSTEMD_UNIT=.
+		// PID 1's entries name the unit in UNIT=, those of a service in _SYSTEMD_UNIT=.
 		unit := e["UNIT"]
 		if e["_PID"] != "1" {
 			unit = e["_SYSTEMD_UNIT"]
@@ -120,15 +120,15 @@ func (b *box) assertAllowed(since machine.Cursor, services []string) {
 		}
 	}
 	for _, service := range services {
-		// One whose starts are no news shows in its properties.
+		// If systemd logs no starts of a service, its properties show whether it ran.
 		if !ran[service] && (strings.Contains(service, "@") || b.property(service, "ExecMainStartTimestamp") == "") {
 			b.t.Errorf("%s did not run", service)
 		}
 	}
 }
 
-// With the system calls that systemd 249 (Ubuntu 22.04) allows, everything works: what
-// the kernel has and the filter lacks, the programs do without.
+// TestFilterOfSystemd249 shows that everything works with the system calls that systemd
+// 249 (Ubuntu 22.04) allows: the programs do without newer calls that the kernel has.
 func TestFilterOfSystemd249(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -136,7 +136,7 @@ func TestFilterOfSystemd249(t *testing.T) {
 	services := b.narrowFilters()
 	c := b.chain(testdUnit, testdTarget)
 	version := func(v string) releases.Daemon { return releases.Daemon{Version: v} }
-	// What follows a step that failed would only wait.
+	// After a failed step the following steps would only wait.
 	step := func(name string, f func()) {
 		c.step(name, f)
 		if t.Failed() {
@@ -172,7 +172,7 @@ func TestFilterOfSystemd249(t *testing.T) {
 	})
 	step("schedule", func() {
 		c.must("machinemon-update", "enable", "testd")
-		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the run below
+		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the run below may start
 		c.publish(c.dir, version("1.3.0"))
 		c.installs("1.3.0")
 	})
@@ -203,10 +203,10 @@ func TestFilterOfSystemd249(t *testing.T) {
 		c.said(c.wait(apply), 4, "interrupted 1.7.0: the trial was interrupted", "(1.6.0 runs again)")
 		c.assertRuns(version("1.6.0"))
 	})
-	// The power goes. (Not a step of its own: the server must outlive it.)
+	// Now the power fails. This is not a step of its own, because the server must outlive it.
 	apply := c.startApply()
 	c.awaitTrial()
-	atCut := c.cursor() // all that came before is on the disk
+	atCut := c.cursor() // the earlier entries are on the disk
 	c.Yank()
 	c.wait(apply)
 	c.bootAndServe()
@@ -237,8 +237,8 @@ func TestFilterOfSystemd249(t *testing.T) {
 	c.assertAllowed(since, services)
 }
 
-// byCheckIn updates testd because its check-in, through relay and gate on this machine,
-// is answered with another version, and asserts what the two keep and write.
+// byCheckIn announces a version in the answer to testd's check-in, which passes the relay
+// and the gate on this machine, and checks testd's update and what relay and gate write.
 func (c *chain) byCheckIn(installed, announced string) {
 	c.t.Helper()
 	c.mmServer()
@@ -261,7 +261,7 @@ func (c *chain) byCheckIn(installed, announced string) {
 	if got := c.must("stat", "--format=%U %a", directives); got != "machinemon-relay 755\n" {
 		c.t.Errorf("the directory of directives is %s", got)
 	}
-	// A restart finishes what the database was given.
+	// A restart completes pending writes to the database.
 	c.must("systemctl", "restart", "machinemon-checkin-gate.service")
 	if status, got := c.ask("GET", "/api/v1/admin/updates", "", true); status != 200 || !strings.Contains(got, `"hostname": "web-1"`) || !strings.Contains(got, installed) {
 		c.t.Errorf("the gate keeps %d %s", status, got)

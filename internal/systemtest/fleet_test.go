@@ -24,13 +24,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// fleet is a MachineMon server behind the gate, on one machine, and agents on others
-// that reach it by cable, through the relay.
+// fleet is a MachineMon server behind the gate on one machine, and agents on others that
+// reach it by cable through the relay.
 type fleet struct {
-	*box                // the server's
+	*box                // the server's machine
 	golden      string  // a check-in of MachineMon's client
-	certificate []byte  // the gate's
-	agents      []*edge // by host name and client ID: a1 is c-1
+	certificate []byte  // the gate's certificate
+	agents      []*edge // their host names and client IDs: a1 is c-1
 
 	mu    sync.Mutex
 	heard []heard
@@ -59,7 +59,7 @@ func newFleet(t *testing.T) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first of its checks is one that the stand-in can run.
+	// Of the golden check-in's checks the stand-in can only run the first.
 	checks := strings.Index(string(golden), `,{"friendly_name":"updates"`)
 	f := &fleet{box: boot(t), golden: strings.Replace(string(golden)[:checks], `\"df\"`, `\"echo ok\"`, 1) + "]}"}
 	var key []byte
@@ -78,8 +78,8 @@ func newFleet(t *testing.T) *fleet {
 	return f
 }
 
-// machinemon stands in for machinemon-server. Whoever sends another check-in than
-// MachineMon's client would gets no 200.
+// machinemon stands in for machinemon-server. A check-in that differs from that of
+// MachineMon's client does not get status 200.
 func (f *fleet) machinemon(w http.ResponseWriter, q *http.Request) {
 	switch {
 	case q.URL.Path == "/api/v1/admin/settings":
@@ -116,12 +116,12 @@ func (f *fleet) machinemon(w http.ResponseWriter, q *http.Request) {
 	io.WriteString(out, answer(a.id))
 }
 
-// answer is MachineMon's golden answer.
+// answer returns MachineMon's golden answer for this client.
 func answer(id string) string {
 	return `{"client_id":"` + id + `","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
 }
 
-// request is the golden check-in, of this client.
+// request returns the golden check-in for this client.
 func (f *fleet) request(host, version, id string) string {
 	return strings.NewReplacer(`"web-1"`, `"`+host+`"`, `"v0.1.11"`, `"`+version+`"`, `"c-1"`, `"`+id+`"`).Replace(f.golden)
 }
@@ -137,8 +137,8 @@ func (f *fleet) edge(host string) *edge {
 	return nil
 }
 
-// join adds an agent's machine: its client of this version, which does not run yet,
-// the relay, and the target as an operator sets them up by the manual.
+// join adds an agent's machine with a client of this version, which does not run yet, and
+// with the relay and the target set up as the manual says.
 func (f *fleet) join(user, version string) *edge {
 	f.t.Helper()
 	n := len(f.agents) + 1
@@ -171,14 +171,14 @@ append = "/download/client-manifest.json"
 [health]
 settle_seconds = 1
 `, 0o644)
-	(&chain{box: a.box}).shortPause() // reloads
+	(&chain{box: a.box}).shortPause() // also reloads systemd
 	a.must("machinemon-update", "enable", "agent")
-	a.stopShipped() // nothing but directives
+	a.stopShipped() // only directives may start a check
 	a.must("systemctl", "enable", "--quiet", "--now", "machinemon-checkin-relay.socket")
 	return a
 }
 
-// publish publishes a release of the client where the gate serves it.
+// publish publishes a release of the client in the directory that the gate serves.
 func (f *fleet) publish(c releases.Client) {
 	f.t.Helper()
 	const name = "machinemon-client-linux-amd64"
@@ -190,7 +190,7 @@ func (f *fleet) publish(c releases.Client) {
 	f.must("machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/"+name+".tar.gz")
 }
 
-// await waits for a check-in of an agent, after the ones that came before it began.
+// await waits for such a check-in of an agent that arrives after the call.
 func (f *fleet) await(a *edge, what string, is func(heard) bool) {
 	f.t.Helper()
 	from := f.checkIns()
@@ -212,16 +212,16 @@ func (f *fleet) checkIns() int {
 	return len(f.heard)
 }
 
-// seen is an agent in the gate's API.
+// seen is an agent as the gate's API reports it.
 type seen struct {
 	Hostname, Platform, Version, Reason, Rejected string
 	Result                                        string `json:"last_result"`
 	About                                         string `json:"last_version"`
 }
 
-// shows waits until the gate's API and page show an agent so; of the result there may
-// be several, as in "committed|already current". Reports are written behind the
-// check-in.
+// shows waits until the gate's API and page show an agent so. results may hold several
+// results, as in "committed|already current". It must wait because the gate writes a
+// report after it has answered the check-in.
 func (f *fleet) shows(a *edge, version, results, about, reason string) {
 	f.t.Helper()
 	var last, result string
@@ -248,7 +248,7 @@ func (f *fleet) shows(a *edge, version, results, about, reason string) {
 	}
 }
 
-// admin asks the gate as an administrator, over TLS, and expects a 200.
+// admin sends a request to the gate as an administrator, over TLS, and expects status 200.
 func (f *fleet) admin(method, path, body string) string {
 	f.t.Helper()
 	roots := x509.NewCertPool()

@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// active are the machine's active units of ours.
+// active returns the machine's active units of the packages.
 func (b *box) active() (units []string) {
 	b.t.Helper()
 	for line := range strings.Lines(b.must("systemctl", "list-units", "--state=active,activating", "--plain", "--no-legend", "--full", "machinemon-*")) {
@@ -20,9 +20,9 @@ func (b *box) active() (units []string) {
 	return units
 }
 
-// A fresh installation waits for work and does none: nothing of it runs, is
-// enabled or installs by itself, before and after a boot. It then updates what
-// it is told to.
+// TestFreshInstall shows that a fresh installation only waits for work: before and after
+// a boot none of its services runs, is enabled or installs a release. It then updates the
+// target that a user names.
 func TestFreshInstall(t *testing.T) {
 	t.Parallel()
 	b := bootBare(t)
@@ -39,7 +39,7 @@ func TestFreshInstall(t *testing.T) {
 		}
 	}
 
-	waiting := []string{ // the shipped targets': the server has neither a source to check nor directives
+	waiting := []string{ // of the shipped targets; target server has no source to check and gets no directives
 		"machinemon-directive@agent.path", "machinemon-directive@scaleboxd.path",
 		"machinemon-fetch@agent.timer", "machinemon-fetch@scaleboxd.timer",
 		"machinemon-swap@agent.path", "machinemon-swap@scaleboxd.path", "machinemon-swap@server.path",

@@ -21,7 +21,7 @@ repo = "example/testd"
 api_url = "http://` + releasesAt + `"
 `
 
-// onGitHub is a release as on GitHub, with these files more.
+// onGitHub returns a release as it is on GitHub, with these further files.
 func (b *box) onGitHub(tag, digest string, more ...releases.Asset) releases.Tagged {
 	b.t.Helper()
 	file := filepath.Join(b.t.TempDir(), "testd-"+tag+".tar.gz")
@@ -37,8 +37,8 @@ func (b *box) onGitHub(tag, digest string, more ...releases.Asset) releases.Tagg
 	return releases.Tagged{Tag: tag, Assets: append(more, archive)}
 }
 
-// Releases on GitHub: tags without an order, a private repository, and an API
-// that takes no more requests.
+// TestGitHub tests releases on GitHub: tags without an order, a private repository, and
+// an API that accepts no more requests.
 func TestGitHub(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -103,7 +103,7 @@ func TestGitHub(t *testing.T) {
 	})
 
 	c.step("limited, and nothing else", func() {
-		hub.Token = "ghp_hunter2" // private: there are no web pages
+		hub.Token = "ghp_hunter2" // a private repository has no web pages
 		reset := time.Now().Add(90 * time.Minute)
 		hub.Limit(http.StatusForbidden, http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {fmt.Sprint(reset.Unix())}})
 		since := c.cursor()

@@ -32,7 +32,7 @@ var lab *machine.Lab
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if flag.Lookup("test.list").Value.String() != "" {
-		os.Exit(m.Run()) // boots nothing
+		os.Exit(m.Run()) // needs no machine
 	}
 	if err := onlyShard(*shard); err != nil {
 		logf("%v", err)
@@ -41,8 +41,8 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// onlyShard leaves part of the tests to run, "2/3", of those that -run selects. Each
-// test is in one part; "" selects all.
+// onlyShard selects a part, such as "2/3", of the tests that -run selects. Each test is
+// in one part; "" selects all.
 func onlyShard(part string) error {
 	if part == "" {
 		return nil
@@ -89,7 +89,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	ignore := context.AfterFunc(ctx, func() {
-		lab.Close() // ends the machines; the tests in them cannot
+		lab.Close() // ends the machines, which the tests in them cannot do
 		os.Exit(130)
 	})
 	status := m.Run()
@@ -110,11 +110,11 @@ func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, "systemtest: "+fo
 type box struct {
 	*machine.Machine
 	t      *testing.T
-	signed bool // keys vouch for testd's releases, and status is to say so
+	signed bool // testd's releases are signed, which status must show
 }
 
-// once skips a test of what is ours, and no systemd's, where it ran on the first of
-// them: of files, disks, servers, configuration and packages.
+// once skips a test on other releases than bookworm if it does not depend on systemd's
+// version: tests of files, disks, servers, configuration and packages.
 func once(t *testing.T) {
 	t.Helper()
 	if *release != "bookworm" {
@@ -128,7 +128,7 @@ func boot(t *testing.T) *box {
 	return bootBy(t, lab.New)
 }
 
-// bootBare returns a fresh machine that has never seen our packages.
+// bootBare returns a fresh machine on which our packages were never installed.
 func bootBare(t *testing.T) *box {
 	t.Helper()
 	return bootBy(t, lab.NewBare)
@@ -155,7 +155,7 @@ func bootBy(t *testing.T, boot func(context.Context, string) (*machine.Machine, 
 	return b
 }
 
-// dump logs what a person would look at first. t.Context is over by now.
+// dump logs what helps to find a failure. t.Context has ended by now.
 func (b *box) dump() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -176,7 +176,7 @@ func (b *box) ok(err error) {
 	}
 }
 
-// run runs a command and returns how it ended, whatever its exit status.
+// run runs a command and returns its result, also if the exit status is not 0.
 func (b *box) run(argv ...string) machine.Result {
 	b.t.Helper()
 	r, err := b.Machine.Run(b.t.Context(), argv...)
@@ -184,7 +184,7 @@ func (b *box) run(argv ...string) machine.Result {
 	return r
 }
 
-// must runs a command that exits 0 and returns its standard output.
+// must runs a command, which must exit with 0, and returns its standard output.
 func (b *box) must(argv ...string) string {
 	b.t.Helper()
 	r := b.run(argv...)
@@ -221,7 +221,7 @@ func (b *box) powerOff() {
 	b.ok(b.Machine.PowerOff(b.t.Context()))
 }
 
-// reboot ends when the machine has booted again.
+// reboot reboots the machine and returns after the boot.
 func (b *box) reboot() {
 	b.t.Helper()
 	b.ok(b.Machine.Reboot(b.t.Context()))
@@ -239,7 +239,7 @@ func (b *box) readFile(name string) string {
 	return string(content)
 }
 
-// cursor marks the present end of the journal.
+// cursor returns the present end of the journal.
 func (b *box) cursor() machine.Cursor {
 	b.t.Helper()
 	c, err := b.Machine.JournalCursor(b.t.Context())
@@ -261,7 +261,7 @@ func (b *box) awaitEvent(after machine.Cursor, event string) {
 	b.ok(b.Machine.AwaitEvent(b.t.Context(), after, event))
 }
 
-// assertOrder fails unless these events are in the journal in this order.
+// assertOrder fails the test unless these events are in the journal in this order.
 func (b *box) assertOrder(after machine.Cursor, want ...string) {
 	b.t.Helper()
 	events, err := b.Machine.UnitEvents(b.t.Context(), after)

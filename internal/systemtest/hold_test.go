@@ -13,44 +13,44 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 )
 
-// A hold stops the chain at a known point, from outside, for as long as a file
-// exists inside the machine. What a test does meanwhile hits that point every
-// time, on fast machines and on slow ones.
+// A hold stops the chain at a known point, from outside, for as long as a file exists
+// inside the machine. So a test's action meets that point every time, on fast and on slow
+// machines.
 type hold string
 
 const (
-	// The bundle is handed on and the verifier has not begun.
+	// The bundle is handed on, and the verifier has not begun.
 	atVerify hold = "verify"
-	// The swap has staged everything and awaits its pre-flight; there is no journal.
+	// The swap has staged all files and waits for its pre-flight; there is no journal.
 	atPreflight hold = "preflight"
-	// The journal says prepared and the swap awaits its deadline timer; nothing is renamed.
+	// The journal says prepared and the swap waits for its deadline timer; no file is renamed.
 	atArming hold = "arming"
-	// The journal says trial and the swap, or the rollback, awaits testd's restart.
+	// The journal says trial and the swap, or the rollback, waits for testd's restart.
 	atRestart hold = "restart"
-	// The verdict is durable, and commit or rollback awaits the timer's stop
-	// before it records the end and closes the journal. [chain.close] sets it.
+	// The verdict is durable, and commit or rollback waits for the stop of the timer
+	// before it records the end and closes the journal. See [box.hold].
 	atClosing hold = "closing"
 	// The unit that saves or restores the data of a user has not begun.
 	atData hold = "data"
-	// It has done it, and has not ended.
+	// That unit has saved or restored the data, and has not ended.
 	atDataDone hold = "data-done"
-	// The swap, or the rollback, awaits testd's restart, and testd serves already.
+	// The swap, or the rollback, waits for testd's restart, and testd already serves.
 	atStarted hold = "started"
 )
 
 func (h hold) file() string { return "/run/hold-" + string(h) }
 
-// waits is a command that lasts as long as the hold.
+// waits returns a command that lasts as long as the hold.
 func (h hold) waits() string {
 	return "/bin/sh -c 'while [ -e " + h.file() + " ]; do sleep 0.02; done'"
 }
 
-// heldUnit is testdUnit, with a start that can be held.
+// heldUnit is testdUnit with a start that can be held.
 var heldUnit = strings.Replace(testdUnit, "[Service]\n", "[Service]\nExecStartPre="+atRestart.waits()+"\n", 1)
 
-// holdable installs the places where the chain can be held, before the next
-// daemon-reload; nothing is held yet. The timer of the trial is made to wait by ordering alone: its start for
-// a unit that is starting before it, its stop for one that is stopped before it.
+// holdable installs what can hold the chain, before the next daemon-reload; it holds nothing
+// yet. Only the ordering of units makes the trial's timer wait: its start for a unit that
+// starts before it, its stop for one that stops before it.
 func (b *box) holdable() {
 	b.t.Helper()
 	for name, content := range map[string]string{
@@ -84,7 +84,7 @@ func (b *box) letGo(h hold) {
 	b.must("rm", h.file())
 }
 
-// awaitHeld waits until the chain is at the point where h holds it.
+// awaitHeld waits until h holds the chain.
 func (b *box) awaitHeld(since machine.Cursor, h hold) {
 	b.t.Helper()
 	switch h {
@@ -109,7 +109,7 @@ func (b *box) awaitHeld(since machine.Cursor, h hold) {
 	}
 }
 
-// awaitJournal waits until the open trial's journal has this in it.
+// awaitJournal waits until the open trial's journal contains the text.
 func (b *box) awaitJournal(text string) {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), "the journal has "+text, func() bool {
@@ -123,29 +123,29 @@ func (b *box) property(unit, name string) string {
 	return strings.TrimSpace(b.must("systemctl", "show", "--property="+name, "--value", unit))
 }
 
-// awaitProperty is for properties whose changes no journal entry announces.
+// awaitProperty waits for a change of a property that no journal entry announces.
 func (b *box) awaitProperty(unit, name string, is func(value string) bool) {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), name+" of "+unit+" is as expected", func() bool { return is(b.property(unit, name)) }))
 }
 
-// longTrial is a target whose healthy trial lasts until somebody ends it.
+// longTrial is a target whose healthy trial lasts until the test ends it.
 var longTrial = strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 50", 1)
 
-// shortTrial is one that leaves three seconds for a test to hold its end.
+// shortTrial is a target whose trial leaves a test three seconds to hold its end.
 var shortTrial = strings.NewReplacer("timeout_seconds = 10", "timeout_seconds = 3", "settle_seconds = 1", "settle_seconds = 3").Replace(testdTarget)
 
-// awaitTrial waits until the gate has found everything right and settles.
+// awaitTrial waits until the gate has found the new version healthy and waits for it to settle.
 func (b *box) awaitTrial() {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), "the trial settles", func() bool {
-		// The text outlives the process that said it.
+		// systemd keeps the text after the process has ended.
 		shown := b.must("systemctl", "show", "--property=ActiveState,StatusText", unitOf("health-gate"))
 		return strings.Contains(shown, "ActiveState=activating") && strings.Contains(shown, "StatusText=settling")
 	}))
 }
 
-// archive is the path on the server of the archive of this version.
+// archive returns the path on the server of the archive of this version.
 func (c *chain) archive(version string) string {
 	c.t.Helper()
 	names, err := filepath.Glob(filepath.Join(c.dir, "testd-"+version+"-*.tar.gz"))
@@ -156,8 +156,8 @@ func (c *chain) archive(version string) string {
 	return "/" + filepath.Base(names[0])
 }
 
-// breakUntil holds requests for a path: came is closed at the first, and the
-// good answers begin when goOn is closed.
+// breakUntil holds requests for a path. came is closed at the first request; the good
+// answers begin when the test closes goOn.
 func (c *chain) breakUntil(path string) (came, goOn chan struct{}) {
 	came, goOn = make(chan struct{}), make(chan struct{})
 	once := sync.OnceFunc(func() { close(came) })
@@ -204,7 +204,7 @@ func (b *box) startApply() *machine.Process {
 	return b.start("machinemon-update", "apply", "testd")
 }
 
-// applyUntil starts an update and waits until it is held at h or, with "", until the new
+// applyUntil starts an update and waits until h holds it or, if h is "", until the new
 // version is on trial.
 func (b *box) applyUntil(h hold) (since machine.Cursor, apply *machine.Process) {
 	b.t.Helper()

@@ -10,16 +10,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// testdConfig is what a release with the behaviour "needs-key" cannot do without
-// (a line KEY=…), and what must come back as it was.
+// testdConfig is the configuration of testd. A release with the behaviour "needs-key"
+// needs a line KEY=… in it; a rollback must restore testdOwn.
 const (
 	testdConfig = "/etc/testd/config"
 	testdOwn    = "# the operator's\nPORT=1\n"
 )
 
-// A release that needs a key of the configuration: committed with a hook that adds it,
-// and undone when the hook or the trial fails. (TestScaleboxMigration is without a hook,
-// too.)
+// TestHooks: a release needs a new key in the configuration. It is committed if a hook
+// adds the key, and the change is undone if the hook or the trial fails.
+// (TestScaleboxMigration also covers the case without a hook.)
 func TestHooks(t *testing.T) {
 	t.Parallel()
 	unit := strings.Replace(testdUnit, "[Service]\n", "[Service]\nEnvironmentFile=-"+testdConfig+"\n", 1)
@@ -74,7 +74,7 @@ func TestHooks(t *testing.T) {
 			t.Errorf("the hook is %s", got)
 		}
 	})
-	// The power goes. (Not a step of its own: the server must outlive it.)
+	// Now the power fails. This is not a step of its own, because the server must outlive it.
 	c.must("rm", "/run/reached")
 	apply := c.startApply()
 	c.awaitFile("/run/reached")
@@ -113,7 +113,7 @@ func TestHooks(t *testing.T) {
 	})
 }
 
-// awaitFile waits until something has made the file.
+// awaitFile waits until the file exists.
 func (b *box) awaitFile(name string) {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), name+" is there", func() bool {

@@ -11,7 +11,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// bringReleases copies what the server has into a directory of root's.
+// bringReleases copies the server's files into a directory of root.
 func (c *chain) bringReleases(to string) {
 	c.t.Helper()
 	entries, err := os.ReadDir(c.dir)
@@ -24,8 +24,8 @@ func (c *chain) bringReleases(to string) {
 	}
 }
 
-// A machine without a network: root brings the release in a directory of their
-// own, and it goes through the whole chain.
+// TestImport: on a machine without a network root imports a release from a directory of
+// root, and it passes through the whole chain.
 func TestImport(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -49,7 +49,7 @@ func TestImport(t *testing.T) {
 	c.assertClosed("1.0.0")
 	from(0, "/root/usb", "already current")
 
-	// What was altered on the way is refused, and what is broken goes back.
+	// A release that was altered on the way is refused; one that fails is rolled back.
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
 	c.bringReleases("/root/usb2")
 	archive := "/root/usb2" + c.archive("1.2.0")

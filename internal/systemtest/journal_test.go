@@ -17,7 +17,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The MESSAGE_IDs of machinemon-update.units(7) that occur here.
+// messageIDs has the MESSAGE_IDs of machinemon-update.units(7) that occur here.
 var messageIDs = map[string]string{
 	"begins": "0477c0f1502a4c4caee27e8ac1fe0daf", "handed on": "11a7af30a90e44b9ab264388a3c393c8",
 	"on trial": "1ed9987a99454c3c9dac458da1f378f5", "committed": "9c85b4149e00495baca84cdfc5e28ce7",
@@ -25,8 +25,8 @@ var messageIDs = map[string]string{
 	"interrupted": "25a978a331694228b5052829d5f8ee85", "rollback failed": "da6293d117cf45abaa6ef5f6096549e7",
 }
 
-// lines are the lines of the last attempt: stage, event ("-" for none),
-// priority and version, and the unit where the stage is not its name.
+// lines returns the lines of the last attempt: stage, event ("-" if there is none),
+// priority and version, and the unit if its name is not the stage.
 func (c *chain) lines() []string {
 	c.t.Helper()
 	id := c.history()[0].ID
@@ -79,8 +79,8 @@ func (c *chain) assertStatusTexts(want map[string]string) {
 	}
 }
 
-// Every line of every stage can be found by its fields, and systemctl status
-// tells what each stage does.
+// TestJournal shows that every line of every stage can be found by its fields, and that
+// systemctl status shows what each stage does.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1))
@@ -109,7 +109,7 @@ func TestJournal(t *testing.T) {
 	c.apply(6, "refused 1.3.0")
 	c.assertLines(begins, "fetch handed on 6 1.3.0", "verify refused 4 1.3.0")
 
-	// A publisher who would like to write into the journal.
+	// This publisher tries to write lines into the journal.
 	since := c.cursor()
 	manifest := filepath.Join(c.dir, "client-manifest.json")
 	content, err := os.ReadFile(manifest)
@@ -130,8 +130,8 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// What the umbrella waits for shows in its status; what recover does at boot,
-// before most of the system is there, in the journal.
+// TestJournalAtBoot shows that the umbrella's status names what it waits for, and that
+// the journal has the lines of recover, which runs at boot before most other units.
 func TestJournalAtBoot(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -153,7 +153,7 @@ func TestJournalAtBoot(t *testing.T) {
 	}
 }
 
-// A journal that does not listen keeps nobody from an update or a rollback.
+// TestJournalStuck shows that a journald that does not read stops no update and no rollback.
 func TestJournalStuck(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -165,7 +165,7 @@ func TestJournalStuck(t *testing.T) {
 	c.must("systemctl", "kill", "--signal=CONT", "systemd-journald.service")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
 	c.assertLast("rollback", "rolled back", "1.0.0", "1.1.0")
-	// Those who could not send them with fields have sent them without.
+	// Programs that could not send lines with fields have sent them without.
 	c.must("journalctl", "--sync")
 	said := c.must("journalctl", "--unit=machinemon-rollback@testd.service", "--output=cat")
 	for _, want := range []string{"cannot send to the journal, so lines have no fields: it does not listen\n", ": rolled back: "} {
@@ -175,8 +175,8 @@ func TestJournalStuck(t *testing.T) {
 	}
 }
 
-// fillJournal sends to a journal that does not listen until its queue is full: a
-// sender waits for that, and before it when it has sent much itself.
+// fillJournal sends to a journald that does not read until its queue is full. A sender
+// then blocks; it blocks earlier if it has sent much itself.
 func (b *box) fillJournal() {
 	b.t.Helper()
 	for full := false; !full; {

@@ -12,8 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A probe that waits for a line of the unit's: a release that is good for everything
-// but does not say so is rolled back.
+// TestJournalProbe: a probe waits for a line in the unit's journal. A release that works
+// but does not log that line is rolled back.
 func TestJournalProbe(t *testing.T) {
 	t.Parallel()
 	const probe = "[[health.probe]]\njournal = \"is at your service\"\n"
@@ -29,7 +29,7 @@ func TestJournalProbe(t *testing.T) {
 	c.assertRejected("1.2.0")
 }
 
-// before is the probes' results before the last swap.
+// before returns the probes' results before the last swap.
 func (c *chain) before() (probes []struct {
 	Probe, Detail   string
 	Passed, Unknown bool
@@ -45,8 +45,8 @@ func (c *chain) before() (probes []struct {
 	return b.Probes
 }
 
-// The line of long ago may be gone with the journal's old files: then there is no
-// answer before the swap, which excuses nothing after it.
+// TestJournalProbeRotatedAway: an old line may be gone with old files of the journal.
+// Then the probe has no answer before the swap, which does not excuse a failure after it.
 func TestJournalProbeRotatedAway(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -62,7 +62,7 @@ func TestJournalProbeRotatedAway(t *testing.T) {
 	c.assertRejected("1.1.0")
 }
 
-// A journal that may not be read, or that there is none of, is named as such.
+// TestJournalProbeCannotRead shows that an unreadable or missing journal is reported as such.
 func TestJournalProbeCannotRead(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -95,9 +95,9 @@ func TestJournalProbeCannotRead(t *testing.T) {
 	})
 }
 
-// An agent whose check-ins fail stays up, and looks healthy to systemd. A release like
-// that is rolled back and rejected; one that came while the server was down is rolled
-// back, too, but is not to blame for it, however often.
+// TestAgentThatCannotCheckIn: an agent whose check-ins fail runs on and looks healthy to
+// systemd. Such a release is rolled back and rejected. A release that came while the
+// server was down is also rolled back but never rejected, however often.
 func TestAgentThatCannotCheckIn(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t)

@@ -10,12 +10,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// Units whose program is not what systemd calls the main process, or not where the
-// gate's user may go: a good release of theirs is committed, and a bad one rolled
-// back.
+// The tests of this file have units whose program is not what systemd calls the main
+// process, or is in a directory that the gate's user may not enter. A good release is
+// committed, and a bad one rolled back.
 
-// plainTarget has no probe and no version_command: nothing but the unit speaks for a
-// release.
+// plainTarget has no probe and no version_command: only the state of the unit speaks for
+// a release.
 const plainTarget = `unit = "testd.service"
 [source]
 url = "http://` + releasesAt + `/client-manifest.json"
@@ -29,7 +29,7 @@ settle_seconds = 2
 
 const listens = "[[health.probe]]\nhttp = \"http://" + testdAddress + "/healthz\"\n"
 
-// judged is a machine on which testd runs by this unit, for this target.
+// judged returns a machine on which testd runs by this unit, for this target.
 func judged(t *testing.T, unit, target string, more map[string]string) *chain {
 	t.Helper()
 	b := boot(t)
@@ -39,8 +39,8 @@ func judged(t *testing.T, unit, target string, more map[string]string) *chain {
 	return b.chain(unit, target)
 }
 
-// updates runs a good and a bad release through the chain. alive asserts that the
-// program of this version runs as it should.
+// updates runs a good and a bad release through the chain. alive asserts that the program
+// of this version runs as it should.
 func (c *chain) updates(bad string, alive func(version string)) {
 	c.t.Helper()
 	c.step("a good release", func() {
@@ -64,8 +64,8 @@ func (c *chain) updates(bad string, alive func(version string)) {
 	})
 }
 
-// The gate's user may not enter the program's directory. Three scheduled runs
-// restarted a healthy service six times for that.
+// TestProgramInAClosedDirectory: the gate's user may not enter the program's directory.
+// An earlier gate failed: three scheduled runs restarted a healthy service six times.
 func TestProgramInAClosedDirectory(t *testing.T) {
 	t.Parallel()
 	const path = "/opt/app/testd"
@@ -82,7 +82,7 @@ func TestProgramInAClosedDirectory(t *testing.T) {
 	})
 }
 
-// A wrapper that stays, and has the program as its child.
+// TestWrapperThatStays: a wrapper keeps running with the program as its child.
 func TestWrapperThatStays(t *testing.T) {
 	t.Parallel()
 	const wrapper = "/usr/local/bin/run-testd"
@@ -93,7 +93,7 @@ func TestWrapperThatStays(t *testing.T) {
 	})
 }
 
-// A wrapper that starts the program again and again hides its crashes from systemd.
+// TestWrapperThatRestarts: a wrapper restarts the program and hides its crashes from systemd.
 func TestWrapperThatRestarts(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -105,7 +105,7 @@ func TestWrapperThatRestarts(t *testing.T) {
 	c.assertRejected("1.1.0")
 }
 
-// Forking, and no PIDFile=: systemd does not know which process is the main one.
+// TestForkingWithoutPIDFile: systemd does not know which process is the main one.
 func TestForkingWithoutPIDFile(t *testing.T) {
 	t.Parallel()
 	c := judged(t, strings.Replace(testdUnit, "ExecStart="+testdPath, "Type=forking\nExecStart=/bin/sh -c '"+testdPath+" & /bin/sleep infinity & exit 0'", 1), testdTarget, nil)
@@ -120,7 +120,7 @@ func TestForkingWithoutPIDFile(t *testing.T) {
 	})
 }
 
-// A oneshot that remains, as docker compose's: it is up, and nothing of it runs.
+// TestOneshotThatRemains: the unit is up without a process, as one for docker compose is.
 func TestOneshotThatRemains(t *testing.T) {
 	t.Parallel()
 	script := func(version, end string) []byte {
@@ -157,9 +157,9 @@ func TestOneshotThatRemains(t *testing.T) {
 	})
 }
 
-// Another program runs the installed file: no release could be judged by it, and so
-// nothing is replaced, restarted or downloaded again and again, until the operator
-// writes the line that the error says.
+// TestInterpreter: another program runs the installed file, so no release could be
+// judged. Nothing is replaced, restarted or downloaded repeatedly until the operator
+// writes the line that the error names.
 func TestInterpreter(t *testing.T) {
 	t.Parallel()
 	script := func(version string) []byte {
@@ -204,7 +204,7 @@ func TestInterpreter(t *testing.T) {
 	})
 }
 
-// A file that was replaced by hand, without a restart, is no obstacle.
+// TestReplacedByHand shows that a file replaced by hand, without a restart, is no obstacle.
 func TestReplacedByHand(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 )
 
-// kept are the machines that -keep leaves for a look: those of the failed
-// tests or, where none failed, the one that shows what was installed.
+// kept are the machines that -keep keeps for inspection: those of the failed tests or, if
+// none failed, the one that shows the installed packages.
 var kept keeping
 
 type keeping struct {
@@ -20,7 +20,7 @@ type keeping struct {
 	failed, passed []*machine.Machine
 }
 
-// worthALook is the test whose machine is kept where none failed.
+// worthALook returns the test whose machine is kept if none failed.
 func worthALook() string {
 	if *from != "" {
 		return "TestUpgradeFromRelease"
@@ -28,7 +28,7 @@ func worthALook() string {
 	return "TestFreshInstall"
 }
 
-// take tells whether the machine of a test that has ended is kept.
+// take reports whether the machine of a test that has ended is kept.
 func (k *keeping) take(t *testing.T, m *machine.Machine) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -43,8 +43,8 @@ func (k *keeping) take(t *testing.T, m *machine.Machine) bool {
 	return true
 }
 
-// stay says how to get into the kept machines, and closes them when ctx ends.
-// They die with this process, so it has to stay.
+// stay prints how to enter the kept machines, and closes them when ctx ends. It must
+// wait, because they die with this process.
 func (k *keeping) stay(ctx context.Context) {
 	show := k.failed
 	if len(show) == 0 {

@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A worker that dies before the journal is open has changed nothing, the
-// command names its unit, and the next run succeeds.
+// TestKilledBeforeTheTrial shows that a worker that dies before the journal is open has
+// changed nothing, that the command names its unit, and that the next run succeeds.
 func TestKilledBeforeTheTrial(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"fetch", "verify", "swap"} {
@@ -24,7 +24,7 @@ func TestKilledBeforeTheTrial(t *testing.T) {
 			t.Parallel()
 			c := newHeldChain(t, testdTarget)
 			release := []releases.File{{Name: "testd", Content: build(t, releases.Daemon{Version: "1.1.0"})}}
-			if step == "verify" { // has work for long enough to be seen at it
+			if step == "verify" { // makes verification long enough to be noticed
 				release = append(release, releases.File{Name: "bulk", Content: make([]byte, 256<<20)})
 			}
 			c.publishFiles(c.dir, "1.1.0", release...)
@@ -62,7 +62,7 @@ func TestKilledBeforeTheTrial(t *testing.T) {
 	}
 }
 
-// awaitUnpacking waits until the verifier is at work on its tree.
+// awaitUnpacking waits until the verifier is unpacking the archive.
 func (b *box) awaitUnpacking() {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), "the verifier unpacks", func() bool {
@@ -70,7 +70,7 @@ func (b *box) awaitUnpacking() {
 	}))
 }
 
-// A baseline only helps: without one the trial is held to more, and goes on.
+// TestKilledBaseline shows that without a baseline the trial goes on, under stricter rules.
 func TestKilledBaseline(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+"[[health.probe]]\nhttp = \"http://"+releasesAt+"/ready\"\n")
@@ -90,8 +90,8 @@ func TestKilledBaseline(t *testing.T) {
 	c.assertClosed("1.0.0", unitOf("baseline"))
 }
 
-// Whoever dies, or is stopped, during the trial leaves it to the rollback.
-// That says nothing about the release: it may be tried again.
+// TestKilledInTheTrial shows that when a worker dies or is stopped during the trial the
+// release is rolled back and not rejected: it may be tried again.
 func TestKilledInTheTrial(t *testing.T) {
 	t.Parallel()
 	stop := func(step string) func(c *chain) {
@@ -104,7 +104,7 @@ func TestKilledInTheTrial(t *testing.T) {
 		name, step string
 		at         hold
 		end        func(c *chain)
-		restarts   bool // testd has to go back to its old file
+		restarts   bool // testd must go back to its old file
 	}{
 		{"swap killed before the first rename", "swap", atArming, kill("swap"), false},
 		{"swap killed at the restart", "swap", atRestart, kill("swap"), true},
@@ -122,7 +122,7 @@ func TestKilledInTheTrial(t *testing.T) {
 				c.letGo(test.at)
 			}
 			back := "(1.0.0 runs again)"
-			if !test.restarts { // nothing was touched, and nobody looked
+			if !test.restarts { // no file was touched, so testd was not judged again
 				back = "(the files of 1.0.0 are in place)"
 			}
 			c.said(c.wait(apply), 4, "interrupted 1.1.0: the ", " was interrupted", back)
@@ -152,7 +152,7 @@ func TestKilledInTheTrial(t *testing.T) {
 	}
 }
 
-// assertNever fails if this happened.
+// assertNever fails the test if this event happened.
 func (b *box) assertNever(since machine.Cursor, event string) {
 	b.t.Helper()
 	events, err := b.UnitEvents(b.t.Context(), since)
@@ -162,9 +162,9 @@ func (b *box) assertNever(since machine.Cursor, event string) {
 	}
 }
 
-// assertDebris is assertClosed after the death of a swap, whose bundle lies
-// hidden, and so starts nobody, until the next swap clears it. So does what was
-// staged, if it died before its trial.
+// assertDebris is assertClosed after the death of a swap. Its bundle stays under a hidden
+// name, which starts no unit, until the next swap removes it. So do staged files if it
+// died before its trial.
 func (b *box) assertDebris(staged ...string) {
 	b.t.Helper()
 	for _, name := range b.list("/var/lib/machinemon-update/verify/testd/ready") {
@@ -178,7 +178,7 @@ func (b *box) assertDebris(staged ...string) {
 	}
 }
 
-// A verdict's unit that dies is started again and completes.
+// TestKilledVerdict shows that a unit that dies after the verdict is restarted and completes.
 func TestKilledVerdict(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -203,7 +203,7 @@ func TestKilledVerdict(t *testing.T) {
 			since := c.cursor()
 			apply := c.startApply()
 			c.awaitEvent(since, inChain("health-gate starting")[0])
-			c.hold(test.at) // three seconds are left for it
+			c.hold(test.at) // three seconds are left to do this
 			from := c.cursor()
 			c.awaitHeld(from, test.at)
 			c.kill(test.step)

@@ -10,16 +10,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// withLimit is a target file with another health.timeout_seconds.
+// withLimit returns a target file with another health.timeout_seconds.
 func withLimit(target, seconds string) string {
 	return strings.Replace(target, "timeout_seconds = 10", "timeout_seconds = "+seconds, 1)
 }
 
-// A start that is not done within health.timeout_seconds is a verdict: the old
-// version is back a moment later, and the release is rejected.
+// TestStartHasALimit: a start that takes longer than health.timeout_seconds fails the trial.
+// The old version runs again a moment later, and the release is rejected.
 func TestStartHasALimit(t *testing.T) {
 	t.Parallel()
-	const limit, back = 10 * time.Second, 6 * time.Second // what coming back may take here
+	const limit, back = 10 * time.Second, 6 * time.Second // back is the time that the rollback may take here
 	notify := strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\n", 1)
 	hangs := "[Service]\nExecStartPre=/bin/sleep infinity\n"
 	for _, test := range []struct {
@@ -63,8 +63,8 @@ func TestStartHasALimit(t *testing.T) {
 	}
 }
 
-// The limit is for the new version's start. How long the old one takes to stop is
-// not held against it.
+// TestSlowStopIsNotHeldAgainst shows that the limit covers the new version's start only: the
+// time that the old version takes to stop does not count.
 func TestSlowStopIsNotHeldAgainst(t *testing.T) {
 	t.Parallel()
 	unit := strings.Replace(testdUnit, "[Service]\n", "[Service]\nTimeoutStopSec=8\n", 1)
@@ -83,7 +83,7 @@ func TestSlowStopIsNotHeldAgainst(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 }
 
-// A daemon that is ready late has what is left of the limit to be healthy.
+// TestReadyLate: a daemon that is ready late has the rest of the limit to become healthy.
 func TestReadyLate(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\n", 1), testdTarget)

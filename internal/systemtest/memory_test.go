@@ -27,13 +27,13 @@ func (c *chain) edit(change func(m *manifest.Manifest, p *manifest.Platform)) {
 	c.ok(os.WriteFile(path, raw, 0o644))
 }
 
-// archives is how often an archive was asked for.
+// archives returns how often an archive was requested.
 func (c *chain) archives() int {
 	_, a := c.requests()
 	return len(a)
 }
 
-// installs runs ticks that install this version.
+// installs runs ticks, which must install this version.
 func (c *chain) installs(version string) {
 	c.t.Helper()
 	since := c.cursor()
@@ -42,7 +42,7 @@ func (c *chain) installs(version string) {
 	c.assertRuns(releases.Daemon{Version: version})
 }
 
-// strict fails the trial of every version but this one, whatever it is like.
+// strict makes the trial of every version but this one fail.
 func (c *chain) strict(version string) {
 	c.t.Helper()
 	c.writeFile("/etc/machinemon-update/targets.d/testd.toml.d/strict.toml",
@@ -54,14 +54,14 @@ func (c *chain) lenient() {
 	c.must("rm", "/etc/machinemon-update/targets.d/testd.toml.d/strict.toml")
 }
 
-// The schedule leaves a release alone that failed its trial here, and takes the
-// one that corrects it: other bytes, or the publisher's word that these are good.
+// TestCorrectedRelease: scheduled runs leave a release that failed its trial here, and take a
+// correction: other bytes, or a higher sequence, by which the publisher confirms the bytes.
 func TestCorrectedRelease(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("machinemon-update", "enable", "testd")
-	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the runs below
+	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the runs below may start
 	fails := func(version string) {
 		t.Helper()
 		since := c.cursor()
@@ -84,10 +84,10 @@ func TestCorrectedRelease(t *testing.T) {
 	c.edit(func(m *manifest.Manifest, _ *manifest.Platform) { sequence = m.Sequence })
 	fails("1.1.0")
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
-	c.edit(func(m *manifest.Manifest, _ *manifest.Platform) { m.Sequence = sequence }) // by its digest alone
+	c.edit(func(m *manifest.Manifest, _ *manifest.Platform) { m.Sequence = sequence }) // only its digest differs
 	c.installs("1.1.0")
 
-	// The release was good: what it needs was not there.
+	// This release is good; it failed because of the strict probe.
 	c.strict("1.1.0")
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	fails("1.2.0")
@@ -97,17 +97,17 @@ func TestCorrectedRelease(t *testing.T) {
 	c.assertClosed("1.1.0")
 }
 
-// A rejected program does not come back in another wrapping.
+// TestRepackedRelease shows that a rejected program is not installed from another archive.
 func TestRepackedRelease(t *testing.T) {
 	once(t)
 	t.Parallel()
 	for _, test := range []struct {
 		name      string
 		contents  bool
-		downloads int // of the new archive, ever
+		downloads int // of the new archive in total
 	}{
 		{"with contents", true, 0},
-		{"without contents", false, 1}, // what is in there shows only when it is there
+		{"without contents", false, 1}, // only the downloaded archive shows its contents
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -149,7 +149,7 @@ func TestRepackedRelease(t *testing.T) {
 	}
 }
 
-// settled waits until nobody works on testd any more, after a tick.
+// settled waits, after a tick, until no unit or bundle of testd's chain is left at work.
 func (c *chain) settled() {
 	c.t.Helper()
 	c.must("sh", "-ec", `while systemctl list-jobs --no-legend 'machinemon-*@testd.service' | grep -q . ||

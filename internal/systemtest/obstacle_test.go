@@ -15,8 +15,8 @@ const (
 	unmount       = "umount --lazy /usr/local/bin" // testd may run from it
 )
 
-// A destination that cannot be written costs the attempt. Once it can, the
-// same release installs.
+// TestUnwritableDestination shows that an unwritable destination only ends the attempt.
+// Once it is writable, the same release installs.
 func TestUnwritableDestination(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -25,7 +25,7 @@ func TestUnwritableDestination(t *testing.T) {
 	for i, test := range []struct{ name, obstruct, cure, stage, says string }{
 		{"immutable directory", "chattr +i /usr/local/bin", "chattr -i /usr/local/bin", "swap", "cannot stage " + testdPath + ": .machinemon-update" + immutable},
 		{"immutable file", "chattr +i " + testdPath, "chattr -i " + testdPath, "swap", "cannot back up " + testdPath + immutable},
-		// Now that there is a directory beside the file, the rename fails: the last step that changes nothing.
+		// The rename fails, as the directory beside the file now exists: the last step that changes nothing.
 		{"rename", "chattr +i /usr/local/bin", "chattr -i /usr/local/bin", "rollback", "cannot install " + testdPath + immutable},
 		{"read-only", mountReadOnly, unmount, "swap", "read-only file system (hint: "},
 	} {
@@ -39,7 +39,7 @@ func TestUnwritableDestination(t *testing.T) {
 			if r := c.run("sh", "-c", test.obstruct); r.Code != 0 {
 				c.t.Skipf("this host's file system cannot do it: %s", r.Stderr)
 			}
-			c.t.Cleanup(func() { c.Machine.Start("sh", "-c", test.cure) }) // nobody could clear the disk else
+			c.t.Cleanup(func() { c.Machine.Start("sh", "-c", test.cure) }) // otherwise the disk could not be removed
 			since, pid := c.cursor(), c.mainPID()
 			c.apply(1, "failed "+version+": ", test.says)
 			c.assertUntouched(since)
@@ -58,8 +58,8 @@ func TestUnwritableDestination(t *testing.T) {
 	}
 }
 
-// A rollback that fails says so, keeps what it needs, and is completed when the
-// operator says so, once the obstacle is gone.
+// TestFailedRollback shows that a rollback that fails reports so, keeps the files that it
+// needs, and is completed by the operator's settle once the obstacle is gone.
 func TestFailedRollback(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -76,7 +76,7 @@ func TestFailedRollback(t *testing.T) {
 		trap     string
 		cure     func(c *chain)
 		says     string
-		new, old string // what is in the place and in the backup meanwhile
+		new, old string // the digests of the installed file and the backup meanwhile
 	}{
 		{"read-only destination", spring(mountReadOnly), func(c *chain) { c.must("sh", "-c", unmount) },
 			"cannot restore " + testdPath + ": testd@", digest(string(build(t, bad))), digest(old)},
@@ -118,8 +118,8 @@ func TestFailedRollback(t *testing.T) {
 	}
 }
 
-// assertOpen fails unless the trial of 1.1.0 is open, everybody can see why,
-// and both files are there with these digests.
+// assertOpen fails the test unless the trial of 1.1.0 is open, every user can see why,
+// and both files exist with these digests.
 func (c *chain) assertOpen(installed, backup string) {
 	c.t.Helper()
 	if _, err := c.Stat(testdJournal); err != nil {
@@ -139,8 +139,8 @@ func (c *chain) assertOpen(installed, backup string) {
 	c.t.Errorf("the backup with sha256 %s is not in %q", backup, c.list(testdSide))
 }
 
-// A daemon that systemd restarts without end is cured, at whatever moment of that
-// the update comes: the next restart is not held against the new version.
+// TestCrashLoopIsCured: systemd restarts a daemon without end. An update at any moment
+// cures it, because the next restart does not count against the new version.
 func TestCrashLoopIsCured(t *testing.T) {
 	t.Parallel()
 	const path = "/etc/systemd/system/testd.service"

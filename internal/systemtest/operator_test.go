@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// Ctrl-C ends the command, not the update; a second command does not get in
-// its way either.
+// TestDetachedCommand shows that Ctrl-C ends the command, not the update, and that a
+// second command does not disturb the update.
 func TestDetachedCommand(t *testing.T) {
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
@@ -39,7 +39,7 @@ func TestDetachedCommand(t *testing.T) {
 	}
 }
 
-// The operator goes back, and what was left is not installed again.
+// TestOperatorsRollback shows that the release that the operator left is not installed again.
 func TestOperatorsRollback(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -54,7 +54,7 @@ func TestOperatorsRollback(t *testing.T) {
 
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	c.apply(0, "committed 1.1.0 (was 1.0.0)")
-	c.powerOff() // what /run held of the update is gone
+	c.powerOff() // removes the update's files in /run
 	c.bootAndServe()
 	since = c.cursor()
 	rollback(0, "committed 1.0.0: the operator went back from 1.1.0")
@@ -72,8 +72,8 @@ func TestOperatorsRollback(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// A unit that somebody stopped, masked or never installed is left alone, and
-// what an earlier attempt was ordered to do is not done instead.
+// TestUnitLeftAlone shows that a stopped, masked or missing unit is not touched, and that
+// no order of an earlier attempt is carried out instead.
 func TestUnitLeftAlone(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -105,7 +105,7 @@ func TestUnitLeftAlone(t *testing.T) {
 	c.assertClosed("")
 }
 
-// `systemctl start machinemon-update.service` means what an admin expects.
+// TestUmbrella shows that `systemctl start machinemon-update.service` runs an update of each target.
 func TestUmbrella(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)

@@ -16,12 +16,12 @@ import (
 
 var outageRounds = flag.Int("outage", 0, "measure outages in so many `rounds`")
 
-// TestOutage measures for how long testd does not serve, by a prober that asks
-// every 2 ms: at a plain restart, which is what an update is held against, at a
-// good update, and at a release that exits at once and is rolled back, without a
-// snapshot and with one of a directory of 100 MB. They take turns on one machine. The
-// last rows are of a disk whose files share blocks. Figures mean something only
-// where nothing else runs, so this is left out unless it is asked for:
+// TestOutage measures for how long testd does not serve, with a prober that asks every 2
+// ms: at a plain restart, which is the measure for an update, at a good update, and at a
+// release that exits at once and is rolled back, without a snapshot and with one of a
+// directory of 100 MB. All kinds take turns on one machine. The last rows are of a disk
+// whose files share blocks. The figures are only meaningful if nothing else runs, so the
+// test is skipped unless it is asked for:
 //
 //	sudo go test -tags systemd -run '^TestOutage$' -v ./internal/systemtest -outage 5
 func TestOutage(t *testing.T) {
@@ -31,7 +31,7 @@ func TestOutage(t *testing.T) {
 	m := &outages{chain: newChain(t, testdUnit, testdTarget), runs: "1.0.0"}
 	const rewrite = "/etc/machinemon-update/hooks/rewrite"
 	m.must("install", "-d", "-m", "755", path.Dir(rewrite), outageData)
-	// A migration: it comes after the snapshot.
+	// This is a migration, which runs after the snapshot.
 	m.writeFile(rewrite, "#!/bin/sh\nset -eu\nfor f in "+outageData+"/*; do head -c 10M /dev/urandom >$f; done\n", 0o755)
 	m.must("sh", "-ec", "for i in 0 1 2 3 4 5 6 7 8 9; do head -c 10M /dev/urandom >"+outageData+"/$i; done")
 	snapshot := "[rollback]\nsnapshot = [\"" + outageData + "\"]\n"
@@ -62,7 +62,7 @@ func TestOutage(t *testing.T) {
 	t.Log(m.table)
 }
 
-// outageData is what is saved, for the rows with a snapshot.
+// outageData is the directory that is saved, for the rows with a snapshot.
 const outageData = "/var/lib/testd"
 
 // An outageKind is a row of the table.
@@ -72,16 +72,16 @@ type outageKind struct {
 	act          func()
 }
 
-// outages measures kind after kind.
+// outages measures the kinds and holds the results.
 type outages struct {
 	*chain
-	runs  string // the version that is to serve in the end
+	runs  string // the version that must serve in the end
 	bad   int
 	plain float64 // the median of the first kind
 	table string
 }
 
-// rollback is a kind that ends with one, with these lines in the target file.
+// rollback returns a kind that ends with a rollback, with these lines in the target file.
 func (m *outages) rollback(name, target string) outageKind {
 	return outageKind{name, target, func(int) {
 		m.bad++
@@ -89,7 +89,7 @@ func (m *outages) rollback(name, target string) outageKind {
 	}, func() { m.apply(4, "rolled back") }}
 }
 
-// measure has all kinds take turns, and adds them to the table.
+// measure lets all kinds take turns, and adds them to the table.
 func (m *outages) measure(kinds []outageKind) {
 	m.t.Helper()
 	seen := make([][]time.Duration, len(kinds))
@@ -97,7 +97,7 @@ func (m *outages) measure(kinds []outageKind) {
 		for i, kind := range kinds {
 			kind.prepare(round + 1)
 			m.target(testdTarget + kind.target)
-			m.must("sync") // what prepares one kind must not cost another
+			m.must("sync") // preparing one kind must not slow another
 			p, err := m.Probe(testdAddress, "/healthz", 2*time.Millisecond)
 			m.ok(err)
 			kind.act()
@@ -120,7 +120,7 @@ func (m *outages) measure(kinds []outageKind) {
 	}
 }
 
-// median is in milliseconds.
+// median returns the median in milliseconds.
 func median(all []time.Duration) float64 {
 	return float64(slices.Sorted(slices.Values(all))[len(all)/2]) / float64(time.Millisecond)
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// written says who else writes to a machine on which packages come and go.
-// Whatever is not below one of these and is new is ours.
+// written lists the paths that other programs write while packages are installed and
+// removed. A new file outside of them is ours.
 var written = []string{
 	"/etc/.pwd.lock", "/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-", // systemd-sysusers, userdel
 	"/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-",
 	"/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/apt/", "/var/cache/debconf/", "/var/cache/ldconfig/", "/var/lib/systemd/", "/var/log/",
-	"/usr/local/bin/testd", "/etc/testd/", // the daemon's, and stays
+	"/usr/local/bin/testd", "/etc/testd/", // the daemon's files, which stay
 }
 
 func others(path string) bool {
@@ -32,7 +32,7 @@ func (b *box) find(arguments ...string) []string {
 	return strings.Fields(b.must(append([]string{"find", "/", "-xdev"}, arguments...)...))
 }
 
-// without is all but some.
+// without returns the elements of all that are not in some.
 func without(all, some []string) []string {
 	slices.Sort(some)
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool {
@@ -41,20 +41,20 @@ func without(all, some []string) []string {
 	})
 }
 
-// accounts is what the machine's account files say.
+// accounts returns the content of the machine's account files.
 func (b *box) accounts() string {
 	b.t.Helper()
 	return b.readFile("/etc/passwd") + b.readFile("/etc/group") + b.readFile("/etc/shadow") + b.readFile("/etc/gshadow")
 }
 
-// denied makes a machine's policy that no package may start or stop anything.
+// denied makes it a policy of the machine that no package may start or stop a unit.
 func (b *box) denied() {
 	b.t.Helper()
 	b.writeFile("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
 }
 
-// After a purge in the middle of a trial the daemon runs as before, and of the
-// packages nothing is left.
+// TestPurge shows that after a purge in the middle of a trial the daemon runs as before,
+// and that no file of the packages is left.
 func TestPurge(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -80,7 +80,7 @@ func TestPurge(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.3.0"})
 	apply := c.startApply()
 	c.awaitTrial()
-	for _, name := range []string{"one", "two"} { // the second waits for its minute
+	for _, name := range []string{"one", "two"} { // the second waits for the minute between answers
 		c.must("touch", "/run/machinemon-update/directive/testd/"+name)
 		c.awaitProperty("machinemon-directive@testd.service", "ActiveState", func(state string) bool { return state == "active" })
 	}
@@ -112,7 +112,7 @@ func TestPurge(t *testing.T) {
 		t.Errorf("gone with the packages: %q", gone)
 	}
 
-	// As if for the first time.
+	// This is like a first installation.
 	c.install()
 	c.target(testdTarget)
 	c.apply(0, "committed 1.3.0 (was 1.1.0)")
@@ -121,8 +121,8 @@ func TestPurge(t *testing.T) {
 	}
 }
 
-// A removal keeps what a later installation can use; a purge, then, believes
-// no line of a list that is not what it should be.
+// TestRemoveInstallPurge shows that a removal keeps what a later installation can use,
+// and that a purge ignores invalid lines in a list of files.
 func TestRemoveInstallPurge(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -159,8 +159,8 @@ func TestRemoveInstallPurge(t *testing.T) {
 	c.assertServes(releases.Daemon{Version: "1.2.0"})
 }
 
-// Where a policy forbids it, an installation starts nothing. A trial is rolled
-// back all the same.
+// TestPolicyForbidsServices shows that an installation starts nothing if a policy forbids
+// it, and that a trial is rolled back nevertheless.
 func TestPolicyForbidsServices(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -180,7 +180,7 @@ func TestPolicyForbidsServices(t *testing.T) {
 		t.Errorf("active are\n%s", got)
 	}
 
-	c.target(longTrial) // with the chain's units, as a boot would
+	c.target(longTrial) // also starts the chain's units, as a boot would
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	apply := c.startApply()
 	c.awaitTrial()
@@ -190,8 +190,8 @@ func TestPolicyForbidsServices(t *testing.T) {
 	c.assertGone()
 }
 
-// In a chroot there is no systemd: packages come and go all the same, unless a
-// trial would be left open.
+// TestWithoutSystemd shows that in a chroot without systemd packages can be installed and
+// removed, unless a removal would leave a trial open.
 func TestWithoutSystemd(t *testing.T) {
 	t.Parallel()
 	b := bootBare(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// What an operator sees, in five states. To look at them:
+// TestPictures checks what an operator sees in five states. This prints it:
 //
 //	go test -tags systemd -run TestPictures -v ./internal/systemtest
 func TestPictures(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// bootAndServe brings the power back, and the server with it.
+// bootAndServe boots the machine and starts the server again.
 func (c *chain) bootAndServe() {
 	c.t.Helper()
 	c.boot()
@@ -22,8 +22,8 @@ func (c *chain) bootAndServe() {
 // recoverFirst are the events of a boot that closes a trial before the daemon starts.
 var recoverFirst = []string{"machinemon-update-recover.service starting", "machinemon-update-recover.service started", "testd.service started"}
 
-// The machine stops between the swap and the verdict, at once or in order:
-// before the daemon starts again its old version is back.
+// TestStoppedInTheTrial: the machine stops between the swap and the verdict, by a power
+// cut or in order. At the boot the old version is restored before the daemon starts.
 func TestStoppedInTheTrial(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -43,7 +43,7 @@ func TestStoppedInTheTrial(t *testing.T) {
 			c.publish(c.dir, good)
 			since, apply := c.applyUntil(test.at)
 			test.stop(c.box)
-			c.wait(apply) // died with the machine
+			c.wait(apply) // it died with the machine
 			onDisk, want := digest(c.readFile(testdPath)), digest(string(build(t, good)))
 			if (onDisk == want) != (test.at != atArming) {
 				t.Errorf("when the power went, %s had sha256 %s, and the release %s", testdPath, onDisk, want)
@@ -72,7 +72,7 @@ func TestStoppedInTheTrial(t *testing.T) {
 
 func (b *box) yank() { b.Yank() }
 
-// After the verdict nothing but an operator goes back.
+// TestYankedAfterTheVerdict shows that a power cut after the verdict does not change it.
 func TestYankedAfterTheVerdict(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -88,7 +88,7 @@ func TestYankedAfterTheVerdict(t *testing.T) {
 			since := c.cursor()
 			apply := c.startApply()
 			c.awaitEvent(since, inChain("health-gate starting")[0])
-			c.hold(atClosing) // three seconds are left for it
+			c.hold(atClosing) // three seconds are left to do this
 			c.awaitHeld(since, atClosing)
 			c.Yank()
 			c.wait(apply)
@@ -105,7 +105,7 @@ func TestYankedAfterTheVerdict(t *testing.T) {
 	}
 }
 
-// A release whose trial is cut short again and again may be what does it.
+// TestRejectedAfterThreeInterruptions: the release may itself cause the interruptions.
 func TestRejectedAfterThreeInterruptions(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -132,7 +132,7 @@ func TestRejectedAfterThreeInterruptions(t *testing.T) {
 	c.apply(0, "committed 1.2.0 (was 1.0.0)")
 }
 
-// Where no trial is open a boot costs nothing.
+// TestBootWithoutTrial shows that without an open trial a boot runs nothing.
 func TestBootWithoutTrial(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -143,8 +143,8 @@ func TestBootWithoutTrial(t *testing.T) {
 		t.Errorf("a journal on the disk: %v", err)
 	}
 	c.bootAndServe()
-	// Looked at, and found nothing to do. Not from the journal: 257 says it before
-	// journald listens.
+	// systemd checked the condition and skipped the unit. The journal cannot show it,
+	// because systemd 257 logs it before journald listens.
 	if got := c.must("systemctl", "show", "machinemon-update-recover.service", "--property=ConditionResult", "--property=ConditionTimestampMonotonic"); !strings.Contains(got, "ConditionResult=no\n") || strings.Contains(got, "ConditionTimestampMonotonic=0\n") {
 		t.Errorf("recover: %s", got)
 	}

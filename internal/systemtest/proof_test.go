@@ -22,15 +22,15 @@ const (
 // proofUnit is testd that also serves with a certificate of its own.
 var proofUnit = strings.Replace(testdUnit, "[Service]", "[Service]\nEnvironment=TESTD_TLS="+testdTLS, 1)
 
-// proofTarget asks, beside the version, what can never be answered: of a port where
-// nobody listens, and of a certificate that the gate cannot verify.
+// proofTarget has, beside the version, two probes that can never pass: one of a port on
+// which no program listens, and one of a certificate that the gate cannot verify.
 var proofTarget = strings.Replace(strings.Replace(testdTarget, testdAddress, "127.0.0.1:9201", 1), "timeout_seconds = 10", "timeout_seconds = 2", 1) +
 	"[[health.probe]]\nhttp = \"https://" + testdTLS + "/healthz\"\n"
 
-// proofCauses is what must be said of the two.
+// proofCauses are the causes that must be reported for these two probes.
 var proofCauses = []string{"http http://127.0.0.1:9201/healthz: connection refused", "http https://" + testdTLS + "/healthz: ", "unknown authority"}
 
-// newProof is a chain whose schedule installs, when the test says so.
+// newProof returns a chain whose scheduled runs install, when the test starts one.
 func newProof(t *testing.T, unit, target string) *chain {
 	t.Helper()
 	c := newChain(t, unit, target)
@@ -39,7 +39,7 @@ func newProof(t *testing.T, unit, target string) *chain {
 	return c
 }
 
-// contains fails unless the text has each of the parts.
+// contains fails the test unless the text has each of the parts.
 func (c *chain) contains(what, text string, parts ...string) {
 	c.t.Helper()
 	for _, p := range parts {
@@ -49,7 +49,7 @@ func (c *chain) contains(what, text string, parts ...string) {
 	}
 }
 
-// probe runs `machinemon-update probe testd`, which must end like this.
+// probe runs `machinemon-update probe testd`, which must end so.
 func (c *chain) probe(exit int, says ...string) {
 	c.t.Helper()
 	r := c.run("machinemon-update", "probe", "testd")
@@ -63,7 +63,7 @@ func (c *chain) probe(exit int, says ...string) {
 	}
 }
 
-// check runs the agent's check of the target and returns what it says.
+// check runs the agent's check of the target and returns its output.
 func (c *chain) check(exit int) string {
 	c.t.Helper()
 	r := c.run("machinemon-update", "status", "--check", "testd")
@@ -73,9 +73,9 @@ func (c *chain) check(exit int) string {
 	return r.Stdout
 }
 
-// Where only probes are left that never passed here, the schedule does not install:
-// it would learn nothing of the release. It says so, and how to mend it; once that
-// is done it installs, and the same probe shows a bad release for what it is.
+// TestScheduleWantsProof: no probe of this target ever passed here. Scheduled runs install
+// nothing, because they would learn nothing about the release, and name the cure. After
+// the cure they install, and the same probe fails a bad release.
 func TestScheduleWantsProof(t *testing.T) {
 	t.Parallel()
 	c := newProof(t, proofUnit, proofTarget)
@@ -108,7 +108,7 @@ func TestScheduleWantsProof(t *testing.T) {
 	c.writeTarget(strings.Replace(proofTarget, "127.0.0.1:9201", testdAddress, 1))
 	c.probe(1, "passes", "status 200", "fails")
 
-	// The release never listens, which the probe that once passed shows.
+	// The release does not listen, and the probe that has passed before shows that.
 	since = c.cursor()
 	c.tick()
 	c.awaitEvent(since, "machinemon-rollback@testd.service started")
@@ -125,13 +125,13 @@ func TestScheduleWantsProof(t *testing.T) {
 	c.contains("the check", c.check(0), `"result":"committed"`)
 }
 
-// A person's word installs it, and the result says what it is worth: everywhere, and
-// until a probe passes.
+// TestApplyUnproven shows that a user's apply installs an unproven release, and that all
+// outputs call it unproven until a probe passes.
 func TestApplyUnproven(t *testing.T) {
 	t.Parallel()
 	c := newProof(t, proofUnit, proofTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
-	// The release does not listen there any more: the same cause for both.
+	// This release does not listen on the port either, so both probes have the same cause.
 	causes := []string{proofCauses[0], proofCauses[1], "none ever passed here", "machinemon-update probe testd"}
 	since := c.cursor()
 	c.apply(0, append([]string{"committed unproven 1.1.0"}, causes...)...)
@@ -150,20 +150,20 @@ func TestApplyUnproven(t *testing.T) {
 	e := c.await(since, func(e machine.Entry) bool { return e["MESSAGE_ID"] == "fdbd9385adb3426782343f148bfbad14" })
 	c.contains("the journal", e["MESSAGE"], causes...)
 	c.contains("the check", c.check(1), `"result":"committed unproven"`, `"reason":"no probe proves it`, "connection refused")
-	// That the source has nothing newer proves nothing.
+	// That the source has no newer release proves nothing.
 	c.tick()
 	c.assertTold("already current", "")
 	c.contains("the check", c.check(1), `"result":"committed unproven"`, `"version":"1.1.0"`, "connection refused")
 	c.contains("status for people", c.must("machinemon-update", "status", "testd"), causes...)
 
-	// The one before serves; with a probe that asks the right question it is proven.
+	// The previous release serves; a correct probe proves it.
 	c.writeTarget(strings.Replace(proofTarget, "127.0.0.1:9201", testdAddress, 1))
 	c.said(c.run("machinemon-update", "rollback", "testd"), 0, "committed 1.0.0")
 	c.awaitTestd("1.0.0")
 	c.check(0)
 }
 
-// What proves an unproven release afterwards ends its alarm.
+// TestProbeProves shows that a probe that passes later ends the alarm of an unproven release.
 func TestProbeProves(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -194,7 +194,7 @@ func TestProbeProves(t *testing.T) {
 	}
 	c.contains("the check", c.check(0), `"result":"committed"`, "a probe has passed since")
 
-	// Neither beside an attempt, nor in its place: the look is the chain's own unit.
+	// probe must neither run during an attempt nor prevent one, as it uses the chain's own unit.
 	asked := make(chan struct{}, 1)
 	c.server.Break("/client-manifest.json", releases.Hang(asked))
 	p := c.start("machinemon-update", "check", "testd")
@@ -208,13 +208,13 @@ func TestProbeProves(t *testing.T) {
 	c.server.Mend("/client-manifest.json")
 	c.must("systemctl", "stop", "machinemon-fetch@testd.service")
 	c.probe(0, "passes", "status 200")
-	// Stopped, there is nothing to ask, and that is said.
+	// If the unit is stopped, no probe is tried, and probe says so.
 	c.must("systemctl", "stop", "testd.service")
 	c.probe(1, "testd: testd.service is not as it must be", "not tried", "it last passed here at")
 }
 
-// A unit that does not stand may be cured by what comes: nobody waits for a proof
-// that it cannot give.
+// TestScheduleCuresFailedUnit shows that an update may repair a unit that is not up:
+// scheduled runs do not wait for a proof that the old version cannot give.
 func TestScheduleCuresFailedUnit(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -231,9 +231,9 @@ func TestScheduleCuresFailedUnit(t *testing.T) {
 	c.awaitTestd("1.1.0")
 }
 
-// A probe that passed before and fails now says that the daemon is ill. The update
-// may be the cure, and only then is it committed; if it is none, nothing says that
-// it is worse either.
+// TestIllDaemon: a probe that passed before fails now, so the daemon is not healthy. An
+// update is committed only if it repairs the daemon; if it does not, it is rolled back
+// without being rejected.
 func TestIllDaemon(t *testing.T) {
 	t.Parallel()
 	c := newProof(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 2", 1))

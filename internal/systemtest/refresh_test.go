@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// hosts puts what the publisher has into /srv/download, and the online key where the
-// unit looks for it.
+// hosts copies the publisher's files into /srv/download, and the online key to the place
+// where the unit reads it.
 func (b *box) hosts(p *publisher) {
 	b.t.Helper()
 	b.ok(fs.WalkDir(os.DirFS(p.repo), ".", func(name string, d fs.DirEntry, err error) error {
@@ -32,8 +32,8 @@ func (b *box) hosts(p *publisher) {
 	b.writeFile("/etc/machinemon-release/srv-download/online.pem", string(key), 0o600)
 }
 
-// A publisher's machine signs its directory anew every day, by the timer that is
-// shipped, and with nothing but the online key.
+// TestRefreshTimer shows that a publisher's machine signs its directory again every day,
+// by the shipped timer, with the online key only.
 func TestRefreshTimer(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -51,7 +51,7 @@ func TestRefreshTimer(t *testing.T) {
 	timer, service := "machinemon-release-refresh"+of+".timer", "machinemon-release-refresh"+of+".service"
 	b.writeFile("/etc/systemd/system/"+timer+".d/test.conf", "[Timer]\nRandomizedDelaySec=0\n", 0o644)
 
-	// It last ran two days ago, when the machine was on.
+	// The timer last ran two days ago, when the machine was on.
 	stamp := "/var/lib/systemd/timers/stamp-" + timer
 	b.must("systemctl", "daemon-reload")
 	b.must("mkdir", "-p", path.Dir(stamp))
@@ -64,7 +64,7 @@ func TestRefreshTimer(t *testing.T) {
 		t.Error("the timer will not run again")
 	}
 
-	// What is there is signed again at each run, and nothing else is written.
+	// Each run signs the existing content again, and writes nothing else.
 	before := b.readFile("/srv/download/timestamp.json")
 	b.must("systemctl", "start", service)
 	if b.readFile("/srv/download/timestamp.json") == before {
@@ -83,7 +83,7 @@ func TestRefreshTimer(t *testing.T) {
 		b.writeFile("/etc/machinemon-release/srv-download/phrase", passphrase, 0o600)
 		b.writeFile("/etc/systemd/system/"+service+".d/test.conf", "[Service]\nLoadCredential=passphrase:/etc/machinemon-release/srv-download/phrase\n", 0o644)
 		b.must("systemctl", "daemon-reload")
-		// The passphrase opens it; that no root names this key is seen then.
+		// The passphrase opens the key; after that the run finds that no root names it.
 		since := b.cursor()
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("it signed with a key that the root does not name")

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// Unmodified agents and an unmodified server, with gate and relays between them: the
-// agents follow the server's word, it sees how that went, and can stop them.
+// TestCheckinRelay: with gate and relays between them, unmodified agents follow the directives
+// of an unmodified server, which sees the results and can stop them.
 func TestCheckinRelay(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -45,7 +45,7 @@ func TestCheckinRelay(t *testing.T) {
 		f.shows(first, good, "rolled back", broken, "its main process exited with status 1")
 	})
 
-	second := f.join("monitor", old) // no root's agent
+	second := f.join("monitor", old) // its client does not run as root
 	f.step("the switch", func() {
 		f.admin("PUT", "/api/v1/admin/updates/settings", `{"directives": false}`)
 		f.publish(releases.Client{Version: last})
@@ -75,7 +75,7 @@ func TestCheckinRelay(t *testing.T) {
 		}
 	})
 	f.step("whoever else", func() {
-		for _, who := range []string{"nobody", "root"} { // root is not the agent here
+		for _, who := range []string{"nobody", "root"} { // root is not the agent's user here
 			r := second.run("setpriv", "--reuid="+who, "--clear-groups", "bash", "-c",
 				`exec 3<>/dev/tcp/127.0.0.1/478; printf 'POST /api/v1/checkin HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}' >&3; cat <&3`)
 			if !strings.HasPrefix(r.Stdout, "HTTP/1.0 403 ") {
@@ -140,19 +140,19 @@ func TestCheckinRelay(t *testing.T) {
 	})
 }
 
-// done is how an attempt at what is installed now ended: a directive that came during
-// it had the source asked once more.
+// done has the results of an attempt that installed the present version: a directive that
+// came during it started another check.
 const done = "committed|already current"
 
-// updated is a check-in of the new version, with a status that says so.
+// updated matches a check-in of the new version whose status reports that version.
 func updated(version string) func(heard) bool {
 	return func(h heard) bool {
 		return h.version == version && h.status.Installed == version && h.status.Version == version && strings.Contains(done, h.status.Result)
 	}
 }
 
-// restarts restarts and installs again what a check-in passes through, while one
-// follows the other.
+// restarts restarts and reinstalls the relay and the gate, and checks that no check-in
+// that passes through them meanwhile is lost.
 func (f *fleet) restarts(a *edge, version string) {
 	f.t.Helper()
 	debs := a.bring(packages(f.t)...)

@@ -64,8 +64,8 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-// A release that fails its trial goes, is not tried again, and keeps nobody
-// from the next one.
+// TestBadRelease shows that a release that fails its trial is rolled back, is not tried
+// again, and does not prevent the next one.
 func TestBadRelease(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -100,13 +100,13 @@ func TestBadRelease(t *testing.T) {
 	}
 }
 
-// A release that ignores SIGTERM costs TimeoutStopSec=, and nothing else.
+// TestReleaseIgnoresSIGTERM shows that such a release only costs TimeoutStopSec=.
 func TestReleaseIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, strings.Replace(testdUnit, "[Service]", "[Service]\nTimeoutStopSec=2", 1), testdTarget)
 	killed := inChain("testd stopping", "testd failed", "testd started")
 
-	// The same probe fails the first release only.
+	// This probe fails the first release only.
 	const strict = "/etc/machinemon-update/targets.d/testd.toml.d/strict.toml"
 	c.writeFile(strict, "[[health.probe]]\nhttp = \"http://"+testdAddress+"/version\"\nexpect_body = \"1.0.0\"\n[health]\ntimeout_seconds = 1\n", 0o644)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "ignore-sigterm"})
@@ -129,7 +129,7 @@ func TestReleaseIgnoresSIGTERM(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.3.0"})
 }
 
-// A release that cannot be right is refused before anything is touched.
+// TestRefusedRelease shows that an invalid release is refused before any file is touched.
 func TestRefusedRelease(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -151,7 +151,7 @@ func TestRefusedRelease(t *testing.T) {
 		{"symlink", "verify", "it is a link", []releases.File{{Name: "testd", Link: "/usr/bin/true"}}},
 		{"through a symlink", "verify", "it is a link", []releases.File{{Name: "testd", Content: good}, {Name: "x", Link: "/etc"}, planted}},
 		{"outside", "verify", "not a plain relative path", []releases.File{{Name: "testd", Content: good}, {Name: "../../planted"}}},
-		// The unit that failed last is the only failed one: a stage that goes well forgets its failure.
+		// Only the unit that failed last is a failed unit: a stage that succeeds resets its failure.
 		{"not executable", "swap", "cannot be executed", []releases.File{{Name: "testd", Content: damaged}}},
 		{"version", "swap", "the new program says 0.0.0-lie, the manifest " + version, []releases.File{{Name: "testd", Content: lying}}},
 	} {
@@ -170,7 +170,7 @@ func TestRefusedRelease(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// forge publishes a release that machinemon-release would not.
+// forge publishes a release that machinemon-release would refuse.
 func (c *chain) forge(version string, files ...releases.File) {
 	c.t.Helper()
 	const key = "linux-amd64"
@@ -185,8 +185,8 @@ func (c *chain) forge(version string, files ...releases.File) {
 	c.ok(os.WriteFile(filepath.Join(c.dir, manifest.FileName), document, 0o644))
 }
 
-// assertRejected fails unless the release that is offered is remembered as
-// bad: another attempt downloads and touches nothing.
+// assertRejected fails the test unless the offered release is recorded as rejected:
+// another attempt downloads and touches nothing.
 func (c *chain) assertRejected(version string) {
 	c.t.Helper()
 	if s := c.status(); !slices.Equal(s.Rejected, []string{version}) {

@@ -12,8 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// bootReleased returns a fresh machine that has the packages of the earlier
-// release.
+// bootReleased returns a fresh machine that has the packages of the earlier release.
 func bootReleased(t *testing.T) *box {
 	t.Helper()
 	if *from == "" {
@@ -22,15 +21,15 @@ func bootReleased(t *testing.T) *box {
 	return bootBy(t, lab.NewReleased)
 }
 
-// versions are those of our installed packages, and how they are installed.
+// versions returns the versions and states of our installed packages.
 func (b *box) versions() []string {
 	b.t.Helper()
-	// It exits 1 where the earlier release had no package of a name.
+	// It exits with 1 if the earlier release had no package of one of the names.
 	return strings.Fields(b.run("dpkg-query", "--show", "--showformat=${Package}=${Version}=${db:Status-Status}\n", "machinemon-*", "scalebox-update").Stdout)
 }
 
-// operators are the files that are the operator's, and what is in them; not the new
-// package's, which nobody has touched.
+// operators returns the operator's files with their content, without unchanged files of
+// the new package.
 func (b *box) operators() string {
 	b.t.Helper()
 	return b.must("sh", "-ec", `
@@ -38,8 +37,8 @@ func (b *box) operators() string {
 		find /etc/machinemon-update /etc/needrestart /etc/systemd/system ! -name "checkin-*.toml" -printf '%p %M %u %l\n' | sort`)
 }
 
-// An upgrade from the last release honours all that was there: targets,
-// history, what is rejected and kept, and every file that the operator wrote.
+// TestUpgradeFromRelease shows that an upgrade from the last release keeps targets,
+// history, rejected and held releases, and every file that the operator wrote.
 func TestUpgradeFromRelease(t *testing.T) {
 	t.Parallel()
 	b := bootReleased(t)
@@ -47,7 +46,7 @@ func TestUpgradeFromRelease(t *testing.T) {
 	for name, content := range map[string]string{
 		"/etc/machinemon-update/targets.d/testd.toml.d/50-operator.toml": "auto_update_check_every_seconds = 7200\n",
 		"/etc/machinemon-update/targets.d/agent.toml":                    "[source]\nurl = \"https://releases.example.com/client-manifest.json\"\n",
-		// No scheduled run comes in between.
+		// No scheduled run may start meanwhile.
 		"/etc/systemd/system/machinemon-fetch@.timer.d/10-operator.conf": "[Timer]\nOnActiveSec=\nOnActiveSec=1h\n",
 	} {
 		b.writeFile(name, content, 0o644)
@@ -60,7 +59,7 @@ func TestUpgradeFromRelease(t *testing.T) {
 	c.must("machinemon-update", "enable", "testd")
 	c.must("machinemon-update", "hold", "server")
 
-	// The publisher may be upgraded later than the machines, or earlier.
+	// The publisher may be upgraded later or earlier than the machines.
 	c.publishAsReleased(releases.Daemon{Version: "1.1.0"})
 	c.apply(0, "committed 1.1.0 (was 1.0.0)")
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
@@ -107,7 +106,7 @@ func TestUpgradeFromRelease(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// publishAsReleased is publish by the machinemon-release of the earlier release.
+// publishAsReleased is publish with the machinemon-release of the earlier release.
 func (c *chain) publishAsReleased(d releases.Daemon) {
 	c.t.Helper()
 	program := filepath.Join(c.t.TempDir(), "machinemon-release")

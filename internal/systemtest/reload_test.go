@@ -9,15 +9,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// reload has systemd read its units twice, and start itself anew, which cuts
-// everybody's connection to it. A test does this again and again.
+// reload makes systemd read its units twice and re-execute itself, which cuts all
+// connections to it.
 func (b *box) reload() {
 	b.t.Helper()
 	b.must("sh", "-ec", "systemctl daemon-reload; systemctl daemon-reexec; systemctl daemon-reload")
 }
 
-// What an administrator, or an apt upgrade of anything, does to systemd is
-// never a verdict: in no stage does it harm a good release.
+// TestReloadInEveryStage shows that reloads of systemd, as by an administrator or an
+// upgrade of another package, harm a good release in no stage.
 func TestReloadInEveryStage(t *testing.T) {
 	t.Parallel()
 	c := newHeldChain(t, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 4", 1))
@@ -42,7 +42,7 @@ func TestReloadInEveryStage(t *testing.T) {
 		c.letGo(h)
 	}
 	c.awaitTrial()
-	c.hold(atClosing) // four seconds are left for it
+	c.hold(atClosing) // four seconds are left to do this
 	c.reload()
 	if got := c.property("machinemon-deadline@testd.timer", "ActiveState"); got != "active" {
 		t.Errorf("the deadline's timer is %s", got)
@@ -52,8 +52,8 @@ func TestReloadInEveryStage(t *testing.T) {
 	c.letGo(atClosing)
 
 	c.said(c.wait(apply), 0, "committed 1.1.0 (was 1.0.0)")
-	// A consumer starts when the entry is there; that PID 1 has seen the end of the
-	// producer by then is not said.
+	// A consumer starts when the spool entry exists. PID 1 may log the end of the
+	// producer later, so the order of these two is not checked.
 	c.assertOrder(since, inChain("fetch starting", "verify starting", "baseline starting",
 		"swap starting", "testd started", "swap started", "health-gate starting", "health-gate started", "commit starting", "commit started")...)
 	c.assertNever(since, inChain("rollback starting")[0])
@@ -69,7 +69,7 @@ func TestReloadInTheRollback(t *testing.T) {
 	since := c.cursor()
 	apply := c.startApply()
 	c.awaitEvent(since, inChain("health-gate starting")[0])
-	c.hold(atRestart) // three seconds are left for it
+	c.hold(atRestart) // three seconds are left to do this
 	from := c.cursor()
 	c.awaitHeld(from, atRestart)
 	c.hold(atClosing)
@@ -88,8 +88,8 @@ func TestReloadInTheRollback(t *testing.T) {
 	c.assertRejected("1.1.0")
 }
 
-// The deadline is armed before anything is renamed, for longer than restart
-// and gate may take, and ends a trial whose gate hangs.
+// TestDeadline shows that the deadline is set before any file is renamed, is longer than
+// restart and gate may take, and ends a trial whose gate hangs.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	c := newHeldChain(t, longTrial)
@@ -106,8 +106,8 @@ func TestDeadline(t *testing.T) {
 	}
 	c.letGo(atArming)
 	c.awaitHeld(since, atRestart)
-	// testd's TimeoutStopSec= of 90 s + health.timeout 10 s, which bounds its start, too,
-	// + health.settle 50 s + 90 s of slack.
+	// The sum is testd's TimeoutStopSec= of 90 s, health.timeout 10 s, which also bounds
+	// its start, health.settle 50 s, and 90 s of slack.
 	if got := c.property(timer, "ActiveState") + " " + c.property(timer, "TimersMonotonic"); !strings.HasPrefix(got, "active { OnActiveUSec=4min ;") {
 		t.Errorf("the deadline's timer is %s", got)
 	}

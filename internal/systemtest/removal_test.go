@@ -14,10 +14,10 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// debsInside is on a file system that a machine forgets and find -xdev skips.
+// debsInside is on a file system that a reboot empties and find -xdev skips.
 const debsInside = "/run/debs"
 
-// bring copies package files into the machine and returns where they are.
+// bring copies package files into the machine and returns their paths.
 func (b *box) bring(debs ...string) (inside []string) {
 	b.t.Helper()
 	for _, deb := range debs {
@@ -29,7 +29,7 @@ func (b *box) bring(debs ...string) (inside []string) {
 	return inside
 }
 
-// packages are the files of the packages under test.
+// packages returns the paths of the packages under test.
 func packages(t *testing.T) []string {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(*debs, "*.deb"))
@@ -41,7 +41,7 @@ func packages(t *testing.T) []string {
 
 func aptGet(args ...string) []string {
 	return append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet", "--no-install-recommends",
-		"--option=Dpkg::Options::=--force-unsafe-io"}, args...) // no power fails here
+		"--option=Dpkg::Options::=--force-unsafe-io"}, args...) // the power does not fail here
 }
 
 func (b *box) aptGet(args ...string) string {
@@ -49,20 +49,20 @@ func (b *box) aptGet(args ...string) string {
 	return b.must(aptGet(args...)...)
 }
 
-// install installs the packages under test, or installs them again.
+// install installs the packages under test, or reinstalls them.
 func (b *box) install(options ...string) {
 	b.t.Helper()
 	b.aptGet(append(append([]string{"install"}, options...), b.bring(packages(b.t)...)...)...)
 }
 
-// assertGone fails if something of the packages runs, has failed or is loaded.
+// assertGone fails the test if a unit of the packages runs, has failed or is loaded.
 func (b *box) assertGone() {
 	b.t.Helper()
 	if got := b.must("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", "machinemon-*"); got != "" {
 		b.t.Errorf("units are left:\n%s", got)
 	}
 	for line := range strings.Lines(b.run("systemctl", "list-unit-files", "--no-legend", "--full", "machinemon-*").Stdout) {
-		// The publisher's and the MachineMon server's, which may stay.
+		// The units of the publisher and of the MachineMon server may stay.
 		if !strings.HasPrefix(line, "machinemon-release-") && !strings.HasPrefix(line, "machinemon-checkin-") {
 			b.t.Errorf("a unit file is left: %s", line)
 		}
@@ -78,7 +78,7 @@ func (b *box) assertGone() {
 	}
 }
 
-// assertServes is assertRuns without our command.
+// assertServes is assertRuns without machinemon-update.
 func (b *box) assertServes(d releases.Daemon) {
 	b.t.Helper()
 	if got, want := digest(b.readFile(testdPath)), digest(string(build(b.t, d))); got != want {
@@ -88,8 +88,8 @@ func (b *box) assertServes(d releases.Daemon) {
 	b.must("test", "/proc/"+b.mainPID()+"/exe", "-ef", testdPath)
 }
 
-// Whatever the chain is doing when the package is removed, the daemon runs a
-// whole version afterwards, and the package can come back.
+// TestRemovalInEveryStage shows that the daemon runs a complete version after the package
+// is removed in any stage of the chain, and that the package can be installed again.
 func TestRemovalInEveryStage(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -97,7 +97,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 	settle4 := strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 4", 1)
 	for _, test := range []struct {
 		stage, target, behaviour string
-		hold                     hold // let go of when the removal has begun
+		hold                     hold // released after the removal has begun
 		reach                    func(c *chain, since machine.Cursor)
 		runs                     string
 		exit                     int // of the apply
@@ -113,12 +113,12 @@ func TestRemovalInEveryStage(t *testing.T) {
 		{"trial", longTrial, "", "", func(c *chain, _ machine.Cursor) { c.awaitTrial() }, old, 4},
 		{"commit", settle4, "", atClosing, func(c *chain, since machine.Cursor) {
 			c.awaitTrial()
-			c.hold(atClosing) // four seconds are left for it
+			c.hold(atClosing) // four seconds are left to do this
 			c.awaitHeld(since, atClosing)
 		}, released, 0},
 		{"rollback", strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1), "never-listen", atRestart, func(c *chain, since machine.Cursor) {
 			c.awaitEvent(since, inChain("health-gate starting")[0])
-			c.hold(atRestart) // three seconds are left for it
+			c.hold(atRestart) // three seconds are left to do this
 			c.awaitHeld(c.cursor(), atRestart)
 		}, old, 4},
 	} {
@@ -126,7 +126,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 			t.Parallel()
 			c := newHeldChain(t, test.target)
 			files := []releases.File{{Name: "testd", Content: build(t, releases.Daemon{Version: released, Behaviour: test.behaviour})}}
-			if test.stage == "verify" { // has work for long enough to be seen at it
+			if test.stage == "verify" { // makes verification long enough to be noticed
 				files = append(files, releases.File{Name: "bulk", Content: make([]byte, 256<<20)})
 			}
 			c.publishFiles(c.dir, released, files...)
@@ -165,7 +165,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 			}
 			c.assertGone()
 
-			// State is kept, and nothing goes on by itself.
+			// State is kept, and no unit starts by itself.
 			since = c.cursor()
 			c.target(testdTarget)
 			c.install()
@@ -187,7 +187,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 	}
 }
 
-// Where the old version cannot come back, the package stays, and goes on.
+// TestRemovalRefused: the old version cannot be restored, so the package stays and works on.
 func TestRemovalRefused(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, longTrial)
@@ -209,7 +209,7 @@ func TestRemovalRefused(t *testing.T) {
 		t.Errorf("path units and timer are %q", got)
 	}
 
-	// The operator helps out.
+	// The operator repairs the file.
 	c.writeFile(testdPath+".new", string(build(t, releases.Daemon{Version: "1.0.0"})), 0o755)
 	c.must("mv", testdPath+".new", testdPath)
 	c.settle("back", 0, "settled 1.1.0")

@@ -11,8 +11,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The plan's table "Error Scenarios", a row each (but for a broken updater: see
-// TestScaleboxPackage), and what else its script says no to.
+// TestScaleboxErrorScenarios tests each row of the plan's table "Error Scenarios", except
+// a broken updater (see TestScaleboxPackage), and what else the plan's script refuses.
 func TestScaleboxErrorScenarios(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -20,7 +20,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	seventeen := releases.Daemon{Version: "build-17"}
 	later := build17().with(archive{"template-build.sh": "TEMPLATE_VERSION=18\n", "scalebox-new": "#!/bin/sh\n",
 		"scaleboxd.service": strings.Replace(unitOfScalebox, "RestartSec=5", "RestartSec=6", 1)})
-	// back runs an update that must go back from d, and be rejected.
+	// back runs an update to d that must be rolled back and rejected.
 	back := func(d releases.Daemon, a archive, says ...string) {
 		s.t.Helper()
 		s.release(d, a)
@@ -60,7 +60,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	s.listen()
 	s.step("the connection is cut", func() {
 		s.release(releases.Daemon{Version: "build-30"}, later)
-		s.server.Break("/storage/5-0", releases.Cut(1000)) // the sixth release's first file
+		s.server.Break("/storage/5-0", releases.Cut(1000)) // the first file of the sixth release
 		since := s.cursor()
 		s.update(1, "ERROR: not downloaded build-30: ", "the connection was cut")
 		s.assertIdle(since)
@@ -120,8 +120,8 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 	})
 }
 
-// A daemon that fails is what an update may cure, whatever systemd is about to do
-// with it.
+// TestScaleboxCured shows that a failing daemon is updated, because the update may repair
+// it, even while systemd waits to restart it.
 func TestScaleboxCured(t *testing.T) {
 	t.Parallel()
 	s := newScalebox(t)
@@ -135,8 +135,8 @@ func TestScaleboxCured(t *testing.T) {
 	s.assertRuns(releases.Daemon{Version: "build-18"}, later)
 }
 
-// A list that wants more than Scalebox's target allows: nothing of the release is
-// written, and the next good one installs.
+// TestScaleboxHostileList: a list has files that Scalebox's target does not allow. No
+// file of the release is written, and the next good release installs.
 func TestScaleboxHostileList(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -145,7 +145,7 @@ func TestScaleboxHostileList(t *testing.T) {
 	evil := build17().with(archive{"firecracker": "evil", "ssh.service": "evil", "sudo": "evil", "scalebox-new": "#!/bin/sh\n"})
 	for n, list := range []string{"bin:firecracker", "bin:../x", "service:ssh.service", "bin:sudo",
 		"bin:scalebox-new\nbin:firecracker\nbin:../x\nservice:ssh.service\nbin:sudo\n", "lib:../../bin/sudo", "lib:/etc/passwd", "bin:scalebox-new/../sudo"} {
-		d := releases.Daemon{Version: "build-18"} // a tag that was moved
+		d := releases.Daemon{Version: "build-18"} // each release moves the tag
 		s.release(d, evil.with(archive{"list": "bin:scalebox-rebuild-template\n" + list}))
 		since := s.cursor()
 		s.update(1, "ERROR: refused build-18: cannot use INSTALL_MANIFEST of scalebox-build-18.tar.gz: line ")
@@ -162,7 +162,7 @@ func TestScaleboxHostileList(t *testing.T) {
 	s.update(0, "committed build-19")
 	s.assertRuns(releases.Daemon{Version: "build-19"}, build17())
 
-	// A name that is allowed, where somebody has put a file of their own.
+	// The name is allowed, but another file, not of an update, has it.
 	s.writeFile("/usr/local/bin/scalebox-mine", "mine", 0o755)
 	s.kept["/usr/local/bin/scalebox-mine"] = "mine"
 	s.release(releases.Daemon{Version: "build-20"}, build17().with(archive{"scalebox-mine": "evil"}))
@@ -170,8 +170,8 @@ func TestScaleboxHostileList(t *testing.T) {
 	s.assertRuns(releases.Daemon{Version: "build-19"}, build17())
 }
 
-// A release that needs a key in the configuration (as Scalebox's HOST_IP): rolled
-// back without a hook, committed with one, and undone when it fails after the hook.
+// TestScaleboxMigration: a release needs a new key, like Scalebox's HOST_IP. It is rolled
+// back without a hook, committed with one, and undone if it fails after the hook.
 func TestScaleboxMigration(t *testing.T) {
 	once(t)
 	t.Parallel()

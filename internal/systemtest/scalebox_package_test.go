@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// Where Scalebox's own script was, ours is found first; nothing that a release
-// brings or somebody breaks lasts, and the script comes back with the removal.
+// TestScaleboxPackage: the package's script takes the place of Scalebox's own. It
+// survives releases and damage by hand, and the removal brings Scalebox's script back.
 func TestScaleboxPackage(t *testing.T) {
 	once(t)
 	t.Parallel()

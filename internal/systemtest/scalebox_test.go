@@ -13,8 +13,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// What the tests of Scalebox share: its second update plan, on the target file that
-// the package scalebox-update ships.
+// This file has the helpers of the tests of Scalebox's second update plan, with the
+// target file that the package scalebox-update ships.
 
 const (
 	scaleboxd       = "/usr/local/bin/scaleboxd"
@@ -35,30 +35,30 @@ KillMode=process
 WantedBy=multi-user.target
 `
 	configOfScalebox = "# the operator's\nAPI_TOKEN=hunter2\nTESTD_ADDRESS=127.0.0.1:8080\nTESTD_CHILD=/bin/sleep\n"
-	// Test trials are short, and releases come from this machine.
+	// The override shortens trials, and takes releases from this machine.
 	scaleboxOverride = "[source]\napi_url = \"http://" + scaleboxHub + "\"\n[health]\ntimeout_seconds = 4\nsettle_seconds = 1\n"
 )
 
-// scalebox is a server on which Scalebox was installed by its own bootstrap, and
-// the GitHub that its releases come from.
+// scalebox is a server on which Scalebox was installed by its own bootstrap, and the
+// GitHub with its releases.
 type scalebox struct {
 	*box
 	hub    *releases.GitHub
 	server *releases.Server
-	kept   map[string]string // digests of what no update may touch
+	kept   map[string]string // digests of files that no update may change
 }
 
-// archive is what a release of Scalebox holds: these files, a daemon, its unit and
-// the list of all but the daemon. An entry "list" replaces the list.
+// archive is the content of a Scalebox release: these files, a daemon, its unit and the
+// list of all but the daemon. An entry "list" replaces the list.
 type archive map[string]string
 
-// build17 is a release as it is installed by hand.
+// build17 returns the release that is installed by hand.
 func build17() archive {
 	return archive{"scalebox-rebuild-template": "#!/bin/sh\necho 17\n", "scalebox-resize-storage": "#!/bin/sh\necho resize 17\n",
 		"template-build.sh": "TEMPLATE_VERSION=17\n", "scalebox-update": oldScript, "scaleboxd.service": unitOfScalebox}
 }
 
-// oldScript stands for the updater that Scalebox brings, which must never run.
+// oldScript stands for the updater that Scalebox's releases bring. It must never run.
 const oldScript = "#!/bin/sh\necho the old script\nexit 99\n"
 
 func (a archive) with(more archive) archive {
@@ -71,7 +71,7 @@ func (a archive) with(more archive) archive {
 	return all
 }
 
-// places says where the files of a release go that are not the updater's.
+// places returns the files of a release, except the updater, by the paths of their installation.
 func (a archive) places() map[string]string {
 	at := map[string]string{}
 	for name, content := range a {
@@ -88,7 +88,7 @@ func (a archive) places() map[string]string {
 	return at
 }
 
-// pack writes the archive of a release: all names begin with ./, as tar's do.
+// pack writes the archive of a release. All names in it begin with ./, as tar writes them.
 func (a archive) pack(b *box, file string, d releases.Daemon) {
 	b.t.Helper()
 	list := "# what is installed\n\n"
@@ -121,7 +121,7 @@ func (a archive) pack(b *box, file string, d releases.Daemon) {
 	b.ok(releases.Pack(file, files...))
 }
 
-// newScalebox is a server with build-17 by hand.
+// newScalebox returns a server on which build-17 was installed by hand.
 func newScalebox(t *testing.T) *scalebox {
 	t.Helper()
 	s := &scalebox{box: boot(t)}
@@ -130,7 +130,7 @@ func newScalebox(t *testing.T) *scalebox {
 	return s
 }
 
-// bootstrap installs build-17 as Scalebox's own installation does, but for its
+// bootstrap installs build-17 as Scalebox's own installation does, but without its
 // updater.
 func (s *scalebox) bootstrap() {
 	s.t.Helper()
@@ -159,7 +159,7 @@ func (s *scalebox) bootstrap() {
 	s.awaitDaemon("build-17")
 }
 
-// listen has GitHub answer, in this boot of the machine.
+// listen starts the GitHub server in this boot of the machine.
 func (s *scalebox) listen() {
 	s.t.Helper()
 	if s.hub == nil {
@@ -181,7 +181,7 @@ func (s *scalebox) release(d releases.Daemon, a archive) {
 	s.hub.Publish(releases.Tagged{Tag: d.Version, Assets: []releases.Asset{releases.Digested(filepath.Base(file), content)}})
 }
 
-// update runs scalebox-update, which must end so and say these things in this order.
+// update runs scalebox-update, which must end so and print these texts in this order.
 func (s *scalebox) update(exit int, says ...string) {
 	s.t.Helper()
 	s.said(s.run("scalebox-update"), exit, says...)
@@ -221,8 +221,8 @@ func (s *scalebox) awaitDaemon(version string) {
 	}))
 }
 
-// assertRuns fails unless this release is installed whole, runs, and nothing else
-// has changed.
+// assertRuns fails the test unless this release is completely installed and runs, and no
+// other file has changed.
 func (s *scalebox) assertRuns(d releases.Daemon, a archive, gone ...string) {
 	s.t.Helper()
 	s.awaitDaemon(d.Version)
@@ -256,13 +256,13 @@ func (s *scalebox) assertRuns(d releases.Daemon, a archive, gone ...string) {
 	}
 }
 
-// children are the programs that scaleboxd has started.
+// children returns the programs that scaleboxd has started.
 func (s *scalebox) children() []string {
 	s.t.Helper()
 	return strings.Fields(s.must("pgrep", "-f", "/bin/sleep infinity"))
 }
 
-// assertIdle fails if something happened to scaleboxd's unit since.
+// assertIdle fails the test if scaleboxd's unit had an event since.
 func (s *scalebox) assertIdle(since machine.Cursor) {
 	s.t.Helper()
 	events, err := s.UnitEvents(s.t.Context(), since)

@@ -13,8 +13,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// The way of a server through releases: installed by hand, updated by the web pages
-// while GitHub's API is limited, with fewer files, and back.
+// TestScaleboxUpdate: a server installed by hand is updated, also from GitHub's web pages
+// while its API is limited, to releases with fewer files, and rolled back.
 func TestScaleboxUpdate(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -72,7 +72,7 @@ func TestScaleboxUpdate(t *testing.T) {
 			s.t.Errorf("it is %q", got)
 		}
 	})
-	s.step("running VMs survive update", func() { // children of the daemon, by KillMode=process
+	s.step("running VMs survive update", func() { // children of the daemon, because of KillMode=process
 		now := s.children()
 		if len(now) != 2 || !slices.Contains(now, children[0]) {
 			t.Errorf("children were %q and are %q", children, now)
@@ -82,7 +82,7 @@ func TestScaleboxUpdate(t *testing.T) {
 	s.step("limited, and one script fewer", func() {
 		nineteen := first.with(archive{"template-build.sh": "TEMPLATE_VERSION=19\n"})
 		s.release(releases.Daemon{Version: "build-19"}, nineteen)
-		// Without the API nobody tells a digest but a file of the release.
+		// Without the API only a file of the release states the digest.
 		s.hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
 		s.update(1, "ERROR: refused: cannot use release build-19 of The-Agentic-Journey/Scalebox: nobody tells the sha256 of scalebox-build-19.tar.gz")
 		s.summed()
@@ -120,7 +120,7 @@ func (s *scalebox) summed() {
 	s.hub.Publish(a)
 }
 
-// What the operator's word in SCALEBOX_RELEASE_URL may do.
+// TestScaleboxReleaseURL shows what an operator may do with SCALEBOX_RELEASE_URL.
 func TestScaleboxReleaseURL(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -174,7 +174,7 @@ func TestScaleboxReleaseURL(t *testing.T) {
 		s.said(s.run(named("http://"+scaleboxHub+"/nowhere.tar.gz")...), 1, "ERROR: not downloaded: ", "404")
 		s.assertIdle(since)
 	})
-	// The target's own source is as before.
+	// The target's own source is unchanged.
 	s.release(releases.Daemon{Version: "build-21"}, build17())
 	s.update(0, "committed build-21 (was sha256-"+sum[:12]+")")
 }

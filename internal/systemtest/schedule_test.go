@@ -13,14 +13,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// tick is one run of what the timer starts. It is over when the fetcher is;
-// what it handed on goes on.
+// tick runs the unit that the timer starts. It returns when the fetcher has ended; the
+// chain may still work on the bundle that it handed on.
 func (c *chain) tick() {
 	c.t.Helper()
 	c.must("systemctl", "start", "machinemon-fetch@testd.service")
 }
 
-// says runs a command that exits 0 and asserts a part of its output.
+// says runs a command, which must exit with 0, and asserts a part of its output.
 func (c *chain) says(want string, argv ...string) {
 	c.t.Helper()
 	if out := c.must(argv...); !strings.Contains(out, want) {
@@ -37,10 +37,10 @@ func (c *chain) assertTold(result, reason string) {
 	}
 }
 
-// The timer checks by itself and, once the operator says so, installs.
+// TestTimer shows that the timer checks by itself and, after the operator's enable, installs.
 func TestTimer(t *testing.T) {
 	t.Parallel()
-	// As if an hour had passed, every two seconds.
+	// The timer runs every two seconds instead of every hour.
 	const fast = "[Timer]\nOnActiveSec=\nOnActiveSec=1s\nOnUnitInactiveSec=2s\nRandomizedDelaySec=0\n"
 	c := newChain(t, testdUnit, testdTarget)
 	c.must("systemctl", "start", "timers.target")
@@ -59,7 +59,7 @@ func TestTimer(t *testing.T) {
 	c.says("testd: scheduled runs install what they find", "machinemon-update", "enable", "testd")
 	c.awaitEvent(since, "machinemon-commit@testd.service started")
 	c.awaitTestd("1.1.0")
-	// The next one finds it current, however often it runs.
+	// Further runs find the release current and add nothing to the history.
 	c.await(c.cursor(), func(e machine.Entry) bool { return strings.Contains(e["MESSAGE"], "already current") })
 	if h := c.history(); h[len(h)-1].Result != "available" || len(h) > 4 {
 		t.Errorf("history has %+v", h)
@@ -76,7 +76,7 @@ func TestOperatorsWordIsLast(t *testing.T) {
 	}
 	c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // no more than the runs below
 
-	// Held: neither the schedule nor a person updates it; checks go on.
+	// While the target is held, neither scheduled runs nor apply update it; checks go on.
 	c.must("machinemon-update", "hold", "testd")
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	c.tick()
@@ -85,14 +85,14 @@ func TestOperatorsWordIsLast(t *testing.T) {
 	c.says("held since", "machinemon-update", "status", "testd")
 	c.must("machinemon-update", "unhold", "testd")
 
-	// Skipped, and not any more.
+	// The release is skipped, and then not any more.
 	c.says("1.1.0 is skipped", "machinemon-update", "skip", "testd")
 	c.tick()
 	c.assertTold("not attempted", "it was rejected on")
 	c.must("machinemon-update", "unskip", "testd")
 	c.apply(0, "committed 1.1.0")
 
-	// Gone back from by the operator: the schedule does not bring it again.
+	// After the operator's rollback, scheduled runs do not install the release again.
 	if r := c.run("machinemon-update", "rollback", "testd"); r.Code != 0 {
 		t.Errorf("%+v", r)
 	}
@@ -100,13 +100,13 @@ func TestOperatorsWordIsLast(t *testing.T) {
 	c.assertTold("not attempted", "rejected")
 	c.awaitTestd("1.0.0")
 
-	// Disabled: told, not installed.
+	// If scheduled runs are disabled, they report the release and do not install it.
 	c.must("machinemon-update", "disable", "testd")
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	c.tick()
 	c.assertTold("available", "")
 
-	// Changed by hand: not reverted silently, but by a person's word.
+	// Scheduled runs do not replace a file that was changed by hand; apply does.
 	c.must("machinemon-update", "enable", "testd")
 	c.writeFile(testdPath+".new", string(build(t, releases.Daemon{Version: "1.1.5"})), 0o755)
 	c.must("mv", testdPath+".new", testdPath)
@@ -118,7 +118,7 @@ func TestOperatorsWordIsLast(t *testing.T) {
 	c.apply(0, "committed 1.2.0 (was 1.1.5)")
 }
 
-// A release that failed is not fetched again by the schedule.
+// TestScheduleRemembersFailure shows that scheduled runs do not fetch a failed release again.
 func TestScheduleRemembersFailure(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -126,7 +126,7 @@ func TestScheduleRemembersFailure(t *testing.T) {
 	c.must("machinemon-update", "enable", "testd")
 	archives := func() int { _, a := c.requests(); return len(a) }
 
-	// Its trial failed: rejected.
+	// This release fails its trial and is rejected.
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "exit1-at-once"})
 	since := c.cursor()
 	c.tick()
@@ -141,8 +141,8 @@ func TestScheduleRemembersFailure(t *testing.T) {
 	c.assertTold("not attempted", "rejected")
 	c.must("systemctl", "reset-failed", "testd.service")
 
-	// Its archive is another one: left alone for the interval, but not when a
-	// person asks. (A failed download would be tried again so soon after a boot.)
+	// This release's archive is altered. Scheduled runs wait for the interval, but apply does
+	// not. (A failed download would be tried again, because the boot is recent.)
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	path := c.archive("1.2.0")
 	altered, err := os.ReadFile(filepath.Join(c.dir, path))
@@ -153,7 +153,7 @@ func TestScheduleRemembersFailure(t *testing.T) {
 	if r := c.run("systemctl", "start", "machinemon-fetch@testd.service"); r.Code == 0 {
 		t.Error("a refused archive is no failed unit")
 	}
-	for range 5 { // more would meet the start limit of 20 a minute
+	for range 5 { // more would reach the start limit of 20 a minute
 		c.tick()
 	}
 	c.assertTold("not attempted", "backing off until")

@@ -21,7 +21,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 )
 
-// The tests below are about the harness itself.
+// The tests below test the harness itself.
 
 func TestMachineRunsCommands(t *testing.T) {
 	t.Parallel()
@@ -88,7 +88,7 @@ func TestMachineNetwork(t *testing.T) {
 	if b, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(b), "hello") {
 		t.Errorf("got %q, %v", b, err)
 	}
-	// Ours is another network.
+	// The test's own network is another one.
 	if r, err := http.Get("http://127.0.0.1:9000/"); err == nil {
 		r.Body.Close()
 		t.Error("the server can be reached from outside")
@@ -108,7 +108,7 @@ func TestMachineNetwork(t *testing.T) {
 	t.Logf("%+v", out)
 }
 
-// two is a chain of two units, joined as the update chain's are.
+// two makes a chain of two units, joined as those of the update chain are.
 func (b *box) two(first string) {
 	b.writeFile("/etc/systemd/system/first.service", "[Unit]\nOnSuccess=good.service\nOnFailure=bad.service\n[Service]\nType=oneshot\nExecStart="+first+"\n", 0o644)
 	for _, name := range []string{"good", "bad"} {
@@ -170,8 +170,8 @@ func TestYankAndBootAgain(t *testing.T) {
 	}
 }
 
-// The process of a run gets SIGKILL while its machine is up: the machine must
-// go with it, and the next run must remove what is left on disk.
+// TestKilledRunLeavesNothing kills the process of a run by SIGKILL while its machine is
+// up. The machine must die with it, and the next run must remove the files that are left.
 func TestKilledRunLeavesNothing(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -206,7 +206,7 @@ func TestKilledRunLeavesNothing(t *testing.T) {
 		if time.Since(start) > 5*time.Second {
 			t.Fatal("the machine outlives its run")
 		}
-		time.Sleep(5 * time.Millisecond) // there is no event for the death of a stranger's child
+		time.Sleep(5 * time.Millisecond) // this process gets no event for the death of another's child
 	}
 	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), dir) {
 		t.Errorf("still mounted: %v\n%s", err, mounts)
@@ -225,7 +225,7 @@ func TestKilledRunLeavesNothing(t *testing.T) {
 	}
 }
 
-// nspawns counts the processes that name dir in their command line.
+// nspawns returns the number of processes that name dir in their command line.
 func nspawns(t *testing.T, dir string) (n int) {
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

@@ -25,8 +25,8 @@ var (
 	rejected = releases.Daemon{Version: "1.1.0", Behaviour: "answer-500"}
 )
 
-// newUnsettled is a machine on which the rollback of 1.1.0 has failed: whatever
-// starts takes away the key that 1.0.0 cannot do without.
+// newUnsettled returns a machine on which the rollback of 1.1.0 has failed: each start of
+// the unit removes the key that 1.0.0 needs.
 func newUnsettled(t *testing.T) *chain {
 	t.Helper()
 	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nEnvironmentFile=-"+testdConfig+"\n", 1), withLimit(testdTarget, "2"))
@@ -42,7 +42,7 @@ func newUnsettled(t *testing.T) *chain {
 	return c
 }
 
-// cure takes away what keeps 1.0.0 from running.
+// cure removes the cause that keeps 1.0.0 from running.
 func (c *chain) cure() {
 	c.t.Helper()
 	c.must("rm", settleTrap)
@@ -54,9 +54,9 @@ func (c *chain) cure() {
 func (c *chain) byHand(d releases.Daemon, how string) {
 	c.t.Helper()
 	c.writeFile("/root/testd", string(build(c.t, d)), 0o755)
-	c.must("systemctl", "stop", "testd.service") // or systemd starts the old one again meanwhile
+	c.must("systemctl", "stop", "testd.service") // otherwise systemd might restart the old one meanwhile
 	c.must("sh", "-ec", how)
-	c.must("systemctl", "reset-failed") // also where systemd has forgotten the unit
+	c.must("systemctl", "reset-failed") // it names no unit, as systemd may have forgotten testd's
 	c.must("systemctl", "start", "testd.service")
 	c.awaitTestd(d.Version)
 }
@@ -66,7 +66,7 @@ const (
 	inPlace  = "cp /root/testd " + testdPath
 )
 
-// rebootAndServe reboots, and brings the server back.
+// rebootAndServe reboots the machine and starts the server again.
 func (c *chain) rebootAndServe() {
 	c.t.Helper()
 	c.reboot()
@@ -88,7 +88,7 @@ func (c *chain) settle(word string, exit int, says ...string) {
 	}
 }
 
-// assertUnsettled fails unless the trial is open and what is to be done is said once.
+// assertUnsettled fails the test unless the trial is open and status shows once how to settle it.
 func (c *chain) assertUnsettled() {
 	c.t.Helper()
 	if _, err := c.Stat(testdJournal); err != nil {
@@ -110,8 +110,8 @@ func (c *chain) assertUnsettled() {
 	}
 }
 
-// assertLeftAlone fails if something that is no settling, nor a boot, touches what
-// the operator has installed, or the process that runs it.
+// assertLeftAlone fails the test if an action other than settle or a boot touches the
+// program that the operator has installed, or its process.
 func (c *chain) assertLeftAlone(d releases.Daemon) {
 	c.t.Helper()
 	pid := c.mainPID()
@@ -154,9 +154,9 @@ func (c *chain) assertLeftAlone(d releases.Daemon) {
 	c.assertUnsettled()
 }
 
-// After a rollback that failed the operator has the word. What they install runs
-// on, whatever else is started, held or not, and after a boot; keep makes it the
-// installed program.
+// TestSettleKeep: after a failed rollback the operator decides. The program that the
+// operator installs runs on, even if other units start, with or without a hold, and after
+// a boot; keep makes it the installed program.
 func TestSettleKeep(t *testing.T) {
 	t.Parallel()
 	c := newUnsettled(t)
@@ -203,8 +203,8 @@ func TestSettleKeep(t *testing.T) {
 	c.settle("keep", 8, "not attempted: no rollback has failed")
 	c.settle("back", 8, "not attempted: no rollback has failed")
 
-	// What failed here is not tried again, and what is the operator's is not
-	// replaced, until somebody asks.
+	// Scheduled runs neither try the failed release again nor replace the operator's
+	// program; only apply does.
 	c.step("a schedule", func() {
 		for _, version := range []string{"1.1.0", "1.2.0"} {
 			if version == "1.2.0" {
@@ -221,9 +221,9 @@ func TestSettleKeep(t *testing.T) {
 	c.assertClosed("1.0.7")
 }
 
-// The operator has installed the very bytes of the release that failed, by writing
-// them over the old program. They stay until the operator says so, and the old
-// program comes back whole.
+// TestSettleBack: the operator has installed the same bytes as the failed release, by
+// writing them over the old program. They stay until the operator settles the trial; back
+// restores the old program completely.
 func TestSettleBack(t *testing.T) {
 	t.Parallel()
 	c := newUnsettled(t)
@@ -268,8 +268,8 @@ func TestSettleBack(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.2.0"})
 }
 
-// assertSwept fails if the trial has left files: beside the program only what
-// `rollback` would install may be, and no snapshot.
+// assertSwept fails the test if the trial has left files. Beside the program only the
+// file for `rollback` may be left, and no snapshot.
 func (c *chain) assertSwept() {
 	c.t.Helper()
 	if _, err := c.Stat(testdJournal); !errors.Is(err, fs.ErrNotExist) {
@@ -284,15 +284,15 @@ func (c *chain) assertSwept() {
 	}
 }
 
-// A trial whose rollback failed under version 0.1.0, which said so in its record
-// alone, is the operator's, too.
+// TestUnsettledOfEarlierVersion: a rollback failed under version 0.1.0, which recorded
+// that in its record only. The trial waits for the operator, too.
 func TestUnsettledOfEarlierVersion(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newUnsettled(t)
 	var j map[string]any
 	c.ok(json.Unmarshal([]byte(c.readFile(testdJournal)), &j))
-	// What 0.1.0 wrote, and nothing else.
+	// The journal keeps only the fields that 0.1.0 wrote.
 	for name := range j {
 		if !slices.Contains([]string{"format", "attempt", "origin", "target", "unit", "main", "from", "version", "sequence", "archive", "manifest",
 			"unsigned", "started", "phase", "verdict", "finding", "reason", "was_running", "changes", "timeout", "settle"}, name) {
@@ -314,7 +314,7 @@ func TestUnsettledOfEarlierVersion(t *testing.T) {
 	c.assertSwept()
 }
 
-// The package stays while nobody has decided.
+// TestRemovalUnsettled shows that the package cannot be removed until the trial is settled.
 func TestRemovalUnsettled(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -14,7 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A source that fails or lies costs nothing but the attempt.
+// TestBadSource shows that a source that fails or lies only costs the attempt.
 func TestBadSource(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -53,7 +53,7 @@ func TestBadSource(t *testing.T) {
 			c.server.Break(test.path, test.fault)
 			version := "1.1.0"
 			if test.path == document {
-				version = "" // there was none to read
+				version = "" // no manifest was read
 			}
 			c.refused(test.exit, test.result, "fetch", version, test.result, "http://"+releasesAt+test.path, test.says)
 			c.assertClosed("", "machinemon-fetch@testd.service")
@@ -71,7 +71,7 @@ func TestBadSource(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// sized answers with other bytes and says how many.
+// sized answers with other bytes and states their number.
 func sized(b []byte) releases.Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(b)))
@@ -79,8 +79,8 @@ func sized(b []byte) releases.Fault {
 	}
 }
 
-// What the configuration must not ask for is refused by name before anything
-// is asked of the source.
+// TestBadConfiguration shows that a forbidden setting is refused by its name before any
+// request to the source.
 func TestBadConfiguration(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -119,10 +119,10 @@ func TestBadConfiguration(t *testing.T) {
 	}
 	c.assertRequests(nil, nil)
 
-	// A broken file beside a good one.
+	// A broken target file is beside a good one.
 	c.target(testdTarget)
 	c.writeFile("/etc/machinemon-update/targets.d/broken.toml", "unit = \"testd.service\"\nsecret = \"hunter2\nsource\n", 0o644)
-	for _, argv := range [][]string{{"broken", "testd"}, nil} { // by name, and all: those of the packages, too
+	for _, argv := range [][]string{{"broken", "testd"}, nil} { // by name, and all, with the packages' own
 		r := c.run(append([]string{"machinemon-update", "apply"}, argv...)...)
 		if r.Code != 2 || !strings.Contains(r.Stdout, "broken: misconfigured: cannot use target broken: /etc/machinemon-update/targets.d/broken.toml:2: ") {
 			t.Errorf("apply %q: %+v", argv, r)

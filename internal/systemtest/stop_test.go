@@ -10,9 +10,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A machine that is powered off, or rebooted, in order in any stage of an
-// attempt comes back with the old version or the new one, entirely, with nothing
-// open, and with a history that says what happened.
+// TestStoppedInEveryStage shows that a machine that is powered off or rebooted in order,
+// in any stage of an attempt, comes up with the complete old or new version, with no open
+// trial, and with a history that says what happened.
 func TestStoppedInEveryStage(t *testing.T) {
 	t.Parallel()
 	stops := []struct {
@@ -23,8 +23,8 @@ func TestStoppedInEveryStage(t *testing.T) {
 		stage     string
 		at        hold
 		behaviour string
-		runs      string // afterwards, of 1.0.0 before and 1.1.0
-		result    string // of the attempt; "" where nothing was changed, and it may be told or not
+		runs      string // afterwards; 1.0.0 ran before, and 1.1.0 is the release
+		result    string // of the attempt; "" if nothing was changed, and the history may omit it
 		rejected  bool
 	}{
 		{stage: "fetching", runs: "1.0.0"},
@@ -36,7 +36,7 @@ func TestStoppedInEveryStage(t *testing.T) {
 		{stage: "committing", at: atClosing, runs: "1.1.0", result: "committed"},
 		{stage: "rolling back", at: atRestart, behaviour: "never-listen", runs: "1.0.0", result: "rolled back", rejected: true},
 	} {
-		// Both end the same units in the same order: each stage meets one on each systemd.
+		// Both stop the same units in the same order, so each systemd tests one of them per stage.
 		if *release != "bookworm" {
 			n++
 		}
@@ -58,8 +58,8 @@ func TestStoppedInEveryStage(t *testing.T) {
 			since := c.cursor()
 			apply := c.reach(since, test.stage, test.at)
 			if test.at == atClosing {
-				// Who is stopped while it waits for the timer has let go of it; but
-				// the hold is a unit, and the machine waits for its end.
+				// The stopped program no longer waits for the timer. But the hold is a
+				// unit, and the machine waits for its end.
 				go func() {
 					if c.AwaitEvent(t.Context(), since, inChain("commit failed")[0]) == nil {
 						c.Root().Remove(test.at.file()[1:])
@@ -67,13 +67,13 @@ func TestStoppedInEveryStage(t *testing.T) {
 				}()
 			}
 			stop.do(c.box)
-			c.wait(apply) // died with the machine
+			c.wait(apply) // it died with the machine
 			c.server = c.serve(c.dir)
 
 			c.assertRuns(releases.Daemon{Version: test.runs})
 			backup := map[bool]string{true: "1.0.0"}[test.runs == "1.1.0"]
 			switch {
-			case test.at == atPreflight: // whether the swap or the pre-flight is stopped first is chance
+			case test.at == atPreflight: // swap and pre-flight are stopped in any order
 				c.assertDebris(digest(string(file.Content)))
 			case backup == "":
 				c.assertDebris()
@@ -122,7 +122,7 @@ func (c *chain) reach(since machine.Cursor, stage string, at hold) *machine.Proc
 	case late:
 		c.awaitEvent(since, inChain("health-gate starting")[0])
 		from := c.cursor()
-		c.hold(at) // three seconds are left for it
+		c.hold(at) // three seconds are left to do this
 		c.awaitHeld(from, at)
 	default:
 		c.awaitHeld(since, at)

@@ -46,9 +46,9 @@ version_command = ["` + testdPath + `", "--version"]
 http = "http://` + testdAddress + `/healthz"
 `
 
-var builds sync.Map // releases.Daemon, releases.Client → func() ([]byte, error)
+var builds sync.Map // from releases.Daemon, Client or Database to func() ([]byte, error)
 
-// build builds each program once a run.
+// build builds each program once per run.
 func build(t *testing.T, d interface {
 	Build(context.Context) ([]byte, error)
 }) []byte {
@@ -61,17 +61,17 @@ func build(t *testing.T, d interface {
 	return content
 }
 
-// installTestd puts a daemon of this version in place, by hand as an operator
-// would, and starts its unit.
+// installTestd installs a daemon of this version by hand, as an operator would, and
+// starts its unit.
 func (b *box) installTestd(version, unit string) {
 	b.t.Helper()
 	b.writeFile(testdPath, string(build(b.t, releases.Daemon{Version: version})), 0o755)
 	b.writeFile("/etc/systemd/system/testd.service", unit, 0o644)
-	b.must("systemctl", "enable", "--quiet", "--now", "testd.service") // reloads
+	b.must("systemctl", "enable", "--quiet", "--now", "testd.service") // also reloads systemd
 	b.awaitTestd(version)
 }
 
-// target makes testd a target, by this target file.
+// target makes testd a target, with this target file.
 func (b *box) target(file string) {
 	b.t.Helper()
 	b.writeTarget(file)
@@ -84,14 +84,14 @@ func (b *box) writeTarget(file string) {
 	b.writeFile("/etc/machinemon-update/targets.d/testd.toml", file, 0o644)
 }
 
-// publish adds a release of the daemon to dir, by machinemon-release.
+// publish adds a release of the daemon to dir, with machinemon-release.
 func (b *box) publish(dir string, d releases.Daemon) {
 	b.t.Helper()
 	b.publishFiles(dir, d.Version, releases.File{Name: "testd", Content: build(b.t, d)})
 }
 
-// publishFiles adds a release of these files, whatever they are. It makes no deltas,
-// which would take longer than what is tested; they have tests of their own.
+// publishFiles adds a release of these files. It makes no deltas, because that would take
+// longer than the tests; deltas have tests of their own.
 func (b *box) publishFiles(dir, version string, files ...releases.File) {
 	b.t.Helper()
 	archive := filepath.Join(b.t.TempDir(), "testd-linux-amd64.tar.gz")
@@ -99,8 +99,8 @@ func (b *box) publishFiles(dir, version string, files ...releases.File) {
 	b.ok(releases.Publish(b.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, version, "--deltas=0", archive))
 }
 
-// serve serves dir on the machine's loopback. After Yank and boot it must be
-// called again: the machine has another loopback then.
+// serve serves dir on the machine's loopback. It must be called again after Yank and
+// boot, because the machine then has a new loopback.
 func (b *box) serve(dir string) *releases.Server {
 	b.t.Helper()
 	l, err := b.Listen("tcp", releasesAt)
@@ -111,7 +111,7 @@ func (b *box) serve(dir string) *releases.Server {
 	return s
 }
 
-// get asks the daemon for a page and returns the status and the body's text.
+// get requests a page from the daemon and returns the status and the body's text.
 func (b *box) get(path string) (int, string, error) { return b.getFrom(testdAddress, path) }
 
 func (b *box) getFrom(address, path string) (int, string, error) {
@@ -125,8 +125,8 @@ func (b *box) getFrom(address, path string) (int, string, error) {
 	return r.StatusCode, strings.TrimSpace(string(body)), err
 }
 
-// awaitTestd waits until the daemon of this version serves; a Type=simple
-// unit has no event for that.
+// awaitTestd waits until the daemon of this version serves. systemd logs no event for
+// that if the unit is Type=simple.
 func (b *box) awaitTestd(version string) {
 	b.t.Helper()
 	b.ok(machine.WaitFor(b.t.Context(), "testd "+version+" serves", func() bool {
@@ -181,7 +181,7 @@ func TestDaemonBehaviours(t *testing.T) {
 	m.assertOrder(since, "testd.service starting", "testd.service started", "testd.service stopping", "testd.service stopped", "testd.service started")
 }
 
-// The fixture as a whole: a target, a release made by machinemon-release, and a server inside.
+// TestCheck tests the whole fixture: a target, a release by machinemon-release, and a server inside.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
@@ -210,8 +210,8 @@ func TestCheck(t *testing.T) {
 	m.awaitTestd("1.0.0")
 }
 
-// What an update is measured against: the outage of a plain restart. Not
-// parallel, as it measures.
+// TestOutageOfPlainRestart measures the outage of a plain restart, with which updates are
+// compared. It is not parallel, because it measures.
 func TestOutageOfPlainRestart(t *testing.T) {
 	once(t)
 	m := boot(t)

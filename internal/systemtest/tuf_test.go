@@ -15,8 +15,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// publisher signs releases with the machinemon-release that is installed, as a
-// person would who keeps the root keys on two sticks and types a passphrase.
+// publisher signs releases with the installed machinemon-release, as a publisher does
+// that keeps the root keys on two USB sticks and types a passphrase.
 type publisher struct {
 	t    *testing.T
 	repo string
@@ -96,7 +96,7 @@ func (p *publisher) refresh() {
 	p.release("refresh", p.repo, "--keys", p.keys)
 }
 
-// only is the one file that matches.
+// only returns the only file that matches.
 func only(t *testing.T, pattern string) string {
 	t.Helper()
 	found, err := filepath.Glob(pattern)
@@ -120,7 +120,7 @@ func (p *publisher) rotate() {
 	p.refresh()
 }
 
-// stolen is the publisher as a thief of keys and repository has it.
+// stolen returns the publisher as a thief has it that stole keys and repository.
 func (p *publisher) stolen() *publisher {
 	p.t.Helper()
 	base := p.t.TempDir()
@@ -138,7 +138,7 @@ func (p *publisher) stolen() *publisher {
 	return thief
 }
 
-// show lets the chain's server have what the publisher has now.
+// show copies the publisher's present files to the chain's server.
 func (c *chain) show(p *publisher) {
 	c.t.Helper()
 	old, err := os.ReadDir(c.dir)
@@ -149,7 +149,7 @@ func (c *chain) show(p *publisher) {
 	c.ok(os.CopyFS(c.dir, os.DirFS(p.repo)))
 }
 
-// pin has the chain believe the publisher's root keys.
+// pin pins the publisher's root file on the chain's machine.
 func (c *chain) pin(p *publisher) {
 	c.t.Helper()
 	c.signed = true
@@ -159,8 +159,8 @@ func (c *chain) pin(p *publisher) {
 	c.must("machinemon-update", "trust", "testd", "/root/root.json", "--sha256", digest(string(root)))
 }
 
-// The whole life of a target whose releases are signed: the pin, updates, other
-// keys, thieves of the old ones, and a publisher who was away for a week.
+// TestTUF follows a target with signed releases: the pin, updates, changes of keys,
+// thieves of the old keys, and a publisher that did not sign for a week.
 func TestTUF(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -236,7 +236,7 @@ func TestTUF(t *testing.T) {
 		}
 		c.apply(0, "committed 1.3.0 (was 1.2.0)")
 		c.assertRuns(releases.Daemon{Version: "1.3.0"})
-		c.must("machinemon-update", "rollback", "testd") // is not bound by what may be installed
+		c.must("machinemon-update", "rollback", "testd") // it may go back to a lower sequence
 		c.assertRuns(releases.Daemon{Version: "1.2.0"})
 	})
 }

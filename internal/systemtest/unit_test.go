@@ -10,8 +10,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A release may bring its unit file: daemon and unit change together, and go
-// back together.
+// TestReleaseWithUnitFile: a release brings its unit file. Daemon and unit file change
+// together, and are rolled back together.
 func TestReleaseWithUnitFile(t *testing.T) {
 	t.Parallel()
 	const unitPath = "/etc/systemd/system/testd.service"
@@ -59,7 +59,7 @@ func TestReleaseWithUnitFile(t *testing.T) {
 	c.assertClosed("")
 }
 
-// What Requires= testd stops with it, and nothing but the chain starts it again.
+// TestDependents: units that require testd stop with it, and only the chain starts them again.
 func TestDependents(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -92,7 +92,7 @@ func TestDependents(t *testing.T) {
 	c.assertClosed("1.0.0", unitOf("health-gate"))
 }
 
-// An update may be the cure of what is broken.
+// TestBrokenUnitIsCured shows that an update may repair a broken unit.
 func TestBrokenUnitIsCured(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, restart, within, broken string }{
@@ -108,7 +108,7 @@ func TestBrokenUnitIsCured(t *testing.T) {
 			c.run("systemctl", "restart", "testd.service")
 			c.awaitProperty("testd.service", "ActiveState", func(state string) bool { return state == test.broken })
 
-			// A release that is no better leaves things as they were, and is not blamed for that.
+			// A release that is no better is rolled back, and is not rejected.
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "exit0-at-once"})
 			c.apply(4, "rolled back 1.1.0: ", "not rejected: the old version is not healthy either")
 			c.awaitProperty("testd.service", "ActiveState", func(state string) bool { return state == test.broken })

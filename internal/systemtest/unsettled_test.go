@@ -9,8 +9,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// A trial ends as its journal says, also where the target's file is gone by now or
-// cannot be read.
+// TestSettleWithoutTargetFile shows that a trial can be settled by its journal if the
+// target file is gone or cannot be read.
 func TestSettleWithoutTargetFile(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, does, word string }{
@@ -36,8 +36,8 @@ func TestSettleWithoutTargetFile(t *testing.T) {
 	}
 }
 
-// While a release of one target is on trial another target does not restart the same
-// unit: neither release is taken for bad.
+// TestTwoTargetsOfOneUnit shows that while a release of one target is on trial another
+// target does not restart the same unit, and that neither release is rejected.
 func TestTwoTargetsOfOneUnit(t *testing.T) {
 	t.Parallel()
 	const other = "/usr/local/bin/other"

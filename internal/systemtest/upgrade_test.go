@@ -12,7 +12,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// newer packs the toolkit's package again, as these later versions.
+// newer packs the package machinemon-update again, as these later versions.
 func newer(t *testing.T, versions ...string) (debs []string) {
 	t.Helper()
 	const name = "machinemon-update_"
@@ -36,12 +36,12 @@ func newer(t *testing.T, versions ...string) (debs []string) {
 	return debs
 }
 
-// An upgrade of the toolkit in every stage of the chain costs the chain
-// nothing: a good release is committed, a bad one rolled back.
+// TestUpgradeMidChain shows that an upgrade of the packages in any stage of the chain
+// does no harm: a good release is committed, a bad one rolled back.
 func TestUpgradeMidChain(t *testing.T) {
 	once(t)
 	t.Parallel()
-	// The restart is held while apt works, which counts as time of the start.
+	// The restart is held while apt works, and that time counts as part of the start.
 	c := newHeldChain(t, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 15", "timeout_seconds = 10", "timeout_seconds = 300").Replace(testdTarget))
 	good := releases.Daemon{Version: "1.1.0"}
 	c.publish(c.dir, good)
@@ -97,7 +97,7 @@ func TestUpgradeMidChain(t *testing.T) {
 	since = c.cursor()
 	apply = c.startApply()
 	c.awaitEvent(since, inChain("health-gate starting")[0])
-	c.hold(atRestart) // ten seconds are left for it
+	c.hold(atRestart) // ten seconds are left to do this
 	upgrade()
 	c.awaitEvent(since, inChain("rollback starting")[0])
 	upgrade()

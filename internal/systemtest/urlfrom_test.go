@@ -28,12 +28,12 @@ import (
 const (
 	clientPath   = "/usr/local/bin/machinemon-client"
 	clientConfig = "/root/.config/machinemon/client.toml"
-	monitor      = "monitor.example.com" // both servers' name; they differ in the port
+	monitor      = "monitor.example.com" // the name of both servers, which differ in the port
 	password     = "correct-horse-battery"
 )
 
-// agent is a machine with a stand-in for MachineMon's client, in the way in
-// which that installs itself, and the shipped target of it.
+// agent is a machine with a stand-in for MachineMon's client, installed as that installs
+// itself, and with its shipped target.
 type agent struct {
 	*box
 	certificate tls.Certificate
@@ -51,7 +51,7 @@ func newAgent(t *testing.T) *agent {
 	return a
 }
 
-// selfSigned is a certificate of the monitor's, and its key.
+// selfSigned returns a certificate of the monitor, and its key.
 func selfSigned(t *testing.T) (certificate, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -71,7 +71,7 @@ func selfSigned(t *testing.T) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// install puts a program in the client's place.
+// install installs a program in the client's place.
 func (a *agent) install(program []byte) {
 	a.t.Helper()
 	a.writeFile(clientPath, string(program), 0o755)
@@ -80,8 +80,8 @@ func (a *agent) install(program []byte) {
 	a.must("systemctl", "start", "machinemon-client.service")
 }
 
-// installClient puts the client in place that its configuration is there for, and
-// waits for its first check-in.
+// installClient installs a client for the existing configuration, and waits for its first
+// check-in.
 func (a *agent) installClient(version string) {
 	a.t.Helper()
 	since := a.cursor()
@@ -95,7 +95,7 @@ func (a *agent) checksIn(since machine.Cursor) {
 	a.await(since, func(e machine.Entry) bool { return strings.HasSuffix(e["MESSAGE"], "check-in successful") })
 }
 
-// runs fails unless the unit runs this version of the client.
+// runs fails the test unless the unit runs this version of the client.
 func (a *agent) runs(version string) {
 	a.t.Helper()
 	if got := a.must(clientPath, "--version"); !strings.Contains(got, "machinemon "+version+" ") {
@@ -110,10 +110,10 @@ func (a *agent) configure(port int, more string) {
 	a.writeFile(clientConfig, fmt.Sprintf("server_url = \"https://%s:%d/mon/\"\npassword = %q\n%s", monitor, port, password, more), 0o600)
 }
 
-// checkInAt is where the client, with the URL that configure gives it, checks in.
+// checkInAt is the path of the client's check-ins, with the URL that configure writes.
 const checkInAt = "/mon//api/v1/checkin"
 
-// accepts answers a check-in. There is no client_id to be saved.
+// accepts answers a check-in, without a client_id for the client to save.
 func accepts(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 	if r.Method != http.MethodPost || r.Header.Get("X-Client-Password") != password {
 		http.Error(w, "unauthorized", http.StatusUnauthorized)
@@ -122,12 +122,12 @@ func accepts(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 	io.WriteString(w, `{"next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}`+"\n")
 }
 
-// asked are the requests for releases.
+// asked returns the requests for releases.
 func asked(s *releases.Server) []releases.Request {
 	return slices.DeleteFunc(s.Requests(), func(r releases.Request) bool { return r.Path == checkInAt })
 }
 
-// source is a MachineMon server over https, which accepts check-ins and has the
+// source returns a MachineMon server over https that accepts check-ins and serves the
 // releases in dir.
 func (a *agent) source(port int) (server *releases.Server, dir string) {
 	a.t.Helper()
@@ -152,13 +152,13 @@ func (a *agent) release(dir string, client releases.Client) {
 	a.ok(releases.Publish(a.t.Context(), lab.Installed("/usr/bin/machinemon-release"), dir, client.Version, archive))
 }
 
-// tick is one run of what the timer starts.
+// tick runs the unit that the timer starts.
 func (a *agent) tick() {
 	a.t.Helper()
 	a.must("systemctl", "start", "machinemon-fetch@agent.service")
 }
 
-// asks runs the command, which must end with this status and say this somewhere.
+// asks runs the command, which must end with this status and print this text.
 func (a *agent) asks(exit int, says string, argv ...string) {
 	a.t.Helper()
 	r := a.run(append([]string{"machinemon-update"}, argv...)...)
@@ -167,7 +167,7 @@ func (a *agent) asks(exit int, says string, argv ...string) {
 	}
 }
 
-// uses asserts what status shows of the source.
+// uses asserts what status shows about the source.
 func (a *agent) uses(url, changed string) {
 	a.t.Helper()
 	var all struct {
@@ -182,8 +182,8 @@ func (a *agent) uses(url, changed string) {
 	}
 }
 
-// A machine that got the agent's package and no agent: nothing fails, nothing
-// happens, and who asks is told.
+// TestNoAgent: a machine has the agent's package and no agent. Nothing fails and nothing
+// is done, and commands report the cause.
 func TestNoAgent(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -199,7 +199,7 @@ func TestNoAgent(t *testing.T) {
 	if failed := a.must("systemctl", "--failed", "--no-legend"); failed != "" {
 		t.Errorf("failed: %s", failed)
 	}
-	// Installed, and its file not there yet: now that is worth a failure.
+	// Now the program is installed without its file, which is a failure.
 	a.install(build(t, releases.Daemon{Version: "1.0.0"}))
 	a.awaitTestd("1.0.0")
 	a.asks(2, clientConfig+": does not exist", "apply", "agent")
@@ -207,7 +207,7 @@ func TestNoAgent(t *testing.T) {
 	a.offersCheck()
 }
 
-// offersCheck: the package offers a check of MachineMon's, and adds it when told so.
+// offersCheck shows that the package offers a check for MachineMon, and adds it on request.
 func (a *agent) offersCheck() {
 	a.t.Helper()
 	const add, postinst = "/usr/lib/machinemon-update/add-agent-check", "/var/lib/dpkg/info/machinemon-update-agent.postinst"
@@ -234,7 +234,7 @@ func (a *agent) offersCheck() {
 	if left := a.must("ls", "-A", filepath.Dir(clientConfig)); left != "client.toml\n" {
 		a.t.Errorf("left behind: %s", left)
 	}
-	// An agent that is not root's.
+	// This agent does not belong to root.
 	b := a.box
 	const theirs = "/srv/agent/client.toml"
 	b.must("install", "-d", "-o", "nobody", "/srv/agent")
@@ -249,7 +249,7 @@ func (a *agent) offersCheck() {
 	if got := b.must("sh", "-c", "stat --format='%a %U' "+theirs+"; ls -A /srv/agent; grep -c status "+theirs); got != "600 nobody\nclient.toml\n1\n" {
 		b.t.Errorf("nobody's configuration: %s", got)
 	}
-	// What the agent would run: it tells of the attempts above.
+	// This is the command that the agent would run; it reports the attempts above.
 	_, check, _ := strings.Cut(after, `script_path = "`)
 	check, _, _ = strings.Cut(check, `"`)
 	if r := a.run("sh", "-c", check); r.Code != 1 || !strings.HasPrefix(r.Stdout, `machinemon-update {"target":"agent","installed":"1.0.0","result":"misconfigured",`) {
@@ -257,7 +257,7 @@ func (a *agent) offersCheck() {
 	}
 }
 
-// The agent's source is where its own configuration leads, once root has looked.
+// TestSourceOfAgent shows that updates use the source in the agent's configuration, as root last read it.
 func TestSourceOfAgent(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -268,7 +268,7 @@ func TestSourceOfAgent(t *testing.T) {
 	a.installClient("1.0.0")
 	a.release(firstDir, releases.Client{Version: "1.1.0"})
 
-	// Nobody has said yet that this may be asked.
+	// No command has confirmed this source yet.
 	a.tick()
 	a.asks(0, "no source is known yet (hint: machinemon-update check agent, by root, finds it in "+clientConfig+")", "history", "agent")
 	a.uses("", "no source is used yet: "+clientConfig+" now says "+one)
@@ -277,18 +277,18 @@ func TestSourceOfAgent(t *testing.T) {
 	}
 
 	a.asks(0, "scheduled runs install", "enable", "agent")
-	a.must("systemctl", "stop", "machinemon-fetch@agent.timer") // no more than the runs below
+	a.must("systemctl", "stop", "machinemon-fetch@agent.timer") // only the runs below may start
 	a.uses(one, "")
 	since := a.cursor()
 	a.tick()
 	a.awaitEvent(since, "machinemon-commit@agent.service started")
 	a.runs("1.1.0")
-	// Whoever may look may also ask; and learns nothing of the file.
+	// Every user may run check, and learns nothing about the file.
 	if r := a.run("runuser", "-u", "nobody", "--", "machinemon-update", "check", "agent"); r.Code != 0 || r.Stdout != "agent: already current (1.1.0)\n" {
 		t.Errorf("nobody's check: %+v", r)
 	}
 
-	// The agent moves to another server: updates follow when a person says so.
+	// The agent moves to another server; updates follow after a command by root.
 	second, secondDir := a.source(9002)
 	a.release(secondDir, releases.Client{Version: "1.3.0"})
 	a.release(firstDir, releases.Client{Version: "1.2.0"})
@@ -308,7 +308,7 @@ func TestSourceOfAgent(t *testing.T) {
 	a.uses(two, "")
 	a.runs("1.3.0")
 
-	// What cannot be trusted changes nothing of that.
+	// A configuration that cannot be trusted does not change the source.
 	requests := len(asked(second))
 	a.configure(9001, "insecure_skip_tls = true\n")
 	a.asks(2, clientConfig+": insecure_skip_tls: checksum trust needs a server that proves who it is", "apply", "agent")
@@ -333,7 +333,7 @@ func TestSourceOfAgent(t *testing.T) {
 	}
 	a.asks(0, "already current", "history", "agent")
 
-	// The password has gone nowhere.
+	// The password was not copied anywhere.
 	for _, where := range []string{"grep -rl " + password + " /var/lib/machinemon-update /run /etc /tmp", "journalctl --boot=all --output=export | grep " + password} {
 		if r := a.run("sh", "-c", where); r.Stdout != "" || r.Code != 1 {
 			t.Errorf("%s: %+v", where, r)

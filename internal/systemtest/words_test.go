@@ -14,15 +14,15 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// installBad puts a 1.0.0 of this behaviour in the place of the good one.
+// installBad replaces the installed 1.0.0 by one with this behaviour.
 func (b *box) installBad(behaviour string) {
 	b.t.Helper()
 	b.writeFile(testdPath, string(build(b.t, releases.Daemon{Version: "1.0.0", Behaviour: behaviour})), 0o755)
 	b.must("systemctl", "restart", "testd.service")
 }
 
-// What ran before is back after a rollback, and is as ill as it was: nobody is told
-// that it runs again.
+// TestBackButNotHealthy: after a rollback the old program is back and as unhealthy as
+// before, so no output says that it runs again.
 func TestBackButNotHealthy(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -32,7 +32,7 @@ func TestBackButNotHealthy(t *testing.T) {
 	} {
 		t.Run(test.behaviour, func(t *testing.T) {
 			t.Parallel()
-			// Slower than systemd's start limit: it goes on crashing.
+			// This restarts more slowly than systemd's start limit, so the daemon goes on crashing.
 			c := newChain(t, strings.Replace(testdUnit, "[Service]", "[Service]\nRestartSec=3", 1), strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1))
 			c.installBad(test.behaviour)
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "exit1-at-once"})
@@ -58,8 +58,8 @@ func TestBackButNotHealthy(t *testing.T) {
 	}
 }
 
-// Where nobody has looked, nobody says that it runs: after a power cut the files come
-// back before the daemon starts.
+// TestBackUnseen: after a power cut the files are restored before the daemon starts.
+// Without a check no output says that it runs.
 func TestBackUnseen(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -80,7 +80,7 @@ func TestBackUnseen(t *testing.T) {
 	}
 }
 
-// Scalebox's own words for an old version that is not healthy either.
+// TestScaleboxBackButNotHealthy tests Scalebox's messages for an old version that is unhealthy, too.
 func TestScaleboxBackButNotHealthy(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -105,8 +105,8 @@ func TestScaleboxBackButNotHealthy(t *testing.T) {
 	}
 }
 
-// A release that dies says why, and so does everything that tells of its rollback; what
-// the old program said meanwhile is not taken for its.
+// TestWhatTheDaemonSaid shows that all reports of a rollback quote the last lines of the
+// new program, and not those that the old program logged meanwhile.
 func TestWhatTheDaemonSaid(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
@@ -135,7 +135,7 @@ func TestWhatTheDaemonSaid(t *testing.T) {
 			t.Errorf("%s shows %s", more, log)
 		}
 	}
-	// Its release is still on offer there, and why it was rejected comes first.
+	// The source still offers the release, and the reason of its rejection comes first.
 	if got := c.must("machinemon-update", "status", "testd"); !strings.Contains(got, wants[0]) || !strings.Contains(got, wants[1]) ||
 		!strings.Contains(got, "\n  it was rejected on ") || strings.Count(got, hint) != 1 {
 		t.Errorf("status:\n%s", got)
@@ -161,8 +161,8 @@ func TestWhatTheDaemonSaid(t *testing.T) {
 	}
 	c.apply(4, "rolled back 1.1.0")
 
-	// After a boot, with all that in the journal: of a program that says nothing nothing
-	// is shown.
+	// After a boot the journal has all these lines, but for a program that logs nothing
+	// none is shown.
 	c.powerOff()
 	c.bootAndServe()
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "exit0-at-once"})
@@ -172,7 +172,7 @@ func TestWhatTheDaemonSaid(t *testing.T) {
 		t.Errorf("it said: %s", r.Stdout)
 	}
 
-	// A journal that cannot be read, or not in time, costs the lines and nothing else.
+	// If the journal cannot be read, or not in time, only the lines are missing.
 	for _, script := range []string{"exit 1", "exec sleep 600"} {
 		c.writeFile("/srv/journalctl", "#!/bin/sh\n"+script+"\n", 0o755)
 		c.writeFile("/etc/systemd/system/machinemon-rollback@.service.d/words.conf", "[Service]\nBindReadOnlyPaths=/srv/journalctl:/usr/bin/journalctl\n", 0o644)
@@ -202,8 +202,8 @@ func TestWhatScaleboxSaid(t *testing.T) {
 	s.update(1, "ERROR: not attempted build-18: it was rejected on ", "(hint: machinemon-update unskip scaleboxd tries it again)")
 }
 
-// Between the swap and the verdict an attempt is on trial, whoever began it, and no
-// reason for an alarm; whoever follows it goes on.
+// TestOnTrial shows that from the swap to the verdict an attempt is reported as on trial,
+// without an alarm, for each verb, and that the command goes on waiting.
 func TestOnTrial(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -239,7 +239,7 @@ func TestOnTrial(t *testing.T) {
 	}
 }
 
-// The first update of what somebody else had installed says what that was.
+// TestFirstUpdate shows that the first update names the version that was installed by hand.
 func TestFirstUpdate(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -275,8 +275,8 @@ func TestFirstUpdate(t *testing.T) {
 	}
 }
 
-// Where nothing tells the version of what somebody else had installed, every text says
-// what it means.
+// TestFirstUpdateFromUnknown: nothing states the version that was installed by hand. Each
+// output says so in words.
 func TestFirstUpdateFromUnknown(t *testing.T) {
 	once(t)
 	t.Parallel()

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Load has load read a file of the name and text. An error has to name the file.
+// Load makes load read a file of this name and text. If load fails, its error must name the file.
 func Load[T any](t testing.TB, load func(path string) (T, error), name, text string) (T, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -19,8 +19,8 @@ func Load[T any](t testing.TB, load func(path string) (T, error), name, text str
 	return got, err
 }
 
-// Shipped returns the configuration of packaging/checkin that a program is shipped
-// with. That file and the manual page of the program have to show each of the keys.
+// Shipped returns the configuration in packaging/checkin of a program. It fails the test
+// unless that file and the program's manual page show each of the keys.
 func Shipped(t testing.TB, program string, keys []string) string {
 	t.Helper()
 	const packaging = "../../../packaging/"

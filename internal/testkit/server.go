@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Listen listens on a free port of the loopback, until the test ends.
+// Listen listens on a free port of the loopback until the test ends.
 func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -20,7 +20,7 @@ func Listen(t testing.TB) net.Listener {
 	return l
 }
 
-// Answer has answer answer each connection to l, and closes the connection afterwards.
+// Answer accepts connections to l, lets answer answer each one, and then closes it.
 func Answer(l net.Listener, answer func(net.Conn)) {
 	for {
 		c, err := l.Accept()
@@ -34,8 +34,8 @@ func Answer(l net.Listener, answer func(net.Conn)) {
 	}
 }
 
-// AnswerHTTP is Answer for a server that reads each request and then has answer write
-// what need not be HTTP.
+// AnswerHTTP is Answer for a server that first reads each request. answer may write bytes
+// that are not HTTP.
 func AnswerHTTP(l net.Listener, answer func(net.Conn)) {
 	Answer(l, func(c net.Conn) {
 		q, err := http.ReadRequest(bufio.NewReader(c))
@@ -47,14 +47,13 @@ func AnswerHTTP(l net.Listener, answer func(net.Conn)) {
 	})
 }
 
-// Restart runs serve again and again, for the time given, each time on a listener of
-// its own for the socket that l has open, as systemd runs a service. Meanwhile four
-// clients make the number of requests, one after the other; Restart returns after
-// the last answer.
+// Restart runs serve repeatedly, each time for the duration every, on a new listener of
+// the socket that l has open, as systemd restarts a service. Meanwhile four clients make
+// the number of requests, one after the other. Restart returns after the last answer.
 func Restart(t *testing.T, every time.Duration, serve func(context.Context, net.Listener) error, requests int, request func(c *http.Client, url string)) {
 	t.Helper()
 	l := Listen(t)
-	socket, err := l.(*net.TCPListener).File() // systemd's
+	socket, err := l.(*net.TCPListener).File() // as systemd holds it
 	Must(t, err)
 	defer socket.Close()
 	over, end := context.WithCancel(t.Context())

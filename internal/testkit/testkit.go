@@ -1,5 +1,5 @@
-// Package testkit is what the tests of several packages share. Only tests import it,
-// and it imports nothing of the module, so that the tests of every package can.
+// Package testkit has helpers that the tests of several packages share. Only tests import
+// it. It imports no package of the module, so that the tests of every package can use it.
 package testkit
 
 import (
@@ -19,8 +19,8 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// NeedRoot ends a test that only root can run, for the reason given. Without root it
-// fails, so that a run that proves less does not pass; with -short it is skipped.
+// NeedRoot ends a test that only root can run, for the reason given. Without root the
+// test fails, so that an incomplete run does not pass; with -short it is skipped.
 func NeedRoot(t testing.TB, reason string) {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -32,7 +32,7 @@ func NeedRoot(t testing.TB, reason string) {
 	t.Fatalf("cannot run without root: %s (hint: run it as root, or leave such tests out with -short)", reason)
 }
 
-// Slow skips a test with -short: one that takes seconds, and that make test runs.
+// Slow skips a test under -short, because it takes seconds; "make test" runs it.
 func Slow(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -40,8 +40,8 @@ func Slow(t testing.TB) {
 	}
 }
 
-// Within fails the test if f does not return within 20 s, as it does not when it opens
-// a FIFO.
+// Within fails the test if f does not return within 20 s, for example because it opens a
+// FIFO.
 func Within(t testing.TB, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -63,8 +63,8 @@ func Put(t testing.TB, path, content string) {
 	Must(t, os.WriteFile(path, []byte(content), 0o644))
 }
 
-// Names returns the names in a directory, hidden ones too, in alphabetical order. A
-// directory that does not exist has none.
+// Names returns all names in a directory, hidden ones too, in alphabetical order. It
+// returns none if the directory does not exist.
 func Names(t testing.TB, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -77,8 +77,8 @@ func Names(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// Tree makes the directories that the units and tmpfiles.d make for target agent, and
-// returns where a state.Tree has its Var and its Run.
+// Tree makes the directories that the units and tmpfiles.d make for a target named agent,
+// and returns the Var and the Run of a state.Tree.
 func Tree(t testing.TB) (varDir, runDir string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -1,10 +1,10 @@
-// Client stands in for machinemon-client v0.1.11, as far as updates meet it: its
-// configuration, its check-ins, and what it prints as its version. How it behaves is
-// linked in, as with package daemon:
+// Client stands in for machinemon-client v0.1.11 as far as updates need it: its
+// configuration, its check-ins, and its output of the version. Its version and its
+// behaviour are linked in, as in package daemon:
 //
 //	go build -ldflags "-X main.version=v0.1.12 -X main.behaviour=exit1-at-once"
 //
-// What it measures is the same everywhere, so that its check-ins can be compared.
+// Its measurements are constant, so that check-ins can be compared.
 package main
 
 import (
@@ -54,7 +54,7 @@ func main() {
 	log.Fatal(run())
 }
 
-// run checks in until it cannot.
+// run checks in repeatedly until an error ends it.
 func run() error {
 	path := "/etc/machinemon/client.toml"
 	if home := os.Getenv("HOME"); home != "" {
@@ -68,7 +68,7 @@ func run() error {
 	if err := toml.Unmarshal(data, &c); err != nil {
 		return err
 	}
-	if behaviour == "wrong-password" { // it stays up, and is never heard
+	if behaviour == "wrong-password" { // it stays up, but the server rejects its check-ins
 		c.Password += "?"
 	}
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.InsecureSkipTLS}}}
@@ -149,7 +149,7 @@ func (c *config) checkIn(client *http.Client) (id string, err error) {
 	return in.ClientID, json.Unmarshal(answer, &in)
 }
 
-// script runs a check, and keeps the last 500 bytes of what it prints.
+// script runs a check and keeps the last 500 bytes of its output.
 func script(name, line string) check {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -160,7 +160,7 @@ func script(name, line string) check {
 	if err != nil {
 		message = err.Error()
 	}
-	state, _ := json.Marshal(struct { // strings and a number
+	state, _ := json.Marshal(struct { // strings and a number, which always marshal
 		ScriptPath string `json:"script_path"`
 		RunAsUser  string `json:"run_as_user"`
 		ExitCode   int    `json:"exit_code"`

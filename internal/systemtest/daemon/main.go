@@ -1,13 +1,13 @@
-// Testd is the daemon that the system tests update. How it behaves is linked
-// in, as it would be in a real release:
+// Testd is the daemon that the system tests update. Its version and its behaviour are
+// linked in, as the version of a real release is:
 //
 //	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
 //
-// A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and tells
-// systemd READY=1 once it does. With $TESTD_TLS it serves the same there by https,
-// with a certificate that no authority has signed. With $TESTD_CHILD it first starts a program that
-// outlives it, as a hypervisor's daemon starts virtual machines. Whatever its
-// behaviour, --version is answered first.
+// A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and then sends
+// systemd READY=1. With $TESTD_TLS it serves the same there by https, with a certificate
+// that no authority has signed. With $TESTD_CHILD it first starts a program that outlives
+// it, as a hypervisor's daemon starts virtual machines. It answers --version in each
+// behaviour.
 package main
 
 import (
@@ -41,7 +41,7 @@ func main() {
 			version = "0.0.0-lie"
 		}
 		name := filepath.Base(os.Args[0])
-		if strings.HasPrefix(name, "machinemon-") { // as MachineMon's programs do
+		if strings.HasPrefix(name, "machinemon-") { // the prefix that MachineMon's programs use
 			name, _, _ = strings.Cut(name, "-")
 		}
 		fmt.Printf("%s %s (commit none)\n", name, version)
@@ -57,17 +57,17 @@ func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
 	case "good", "version-lies":
-	case "needs-key": // in its environment, as from an EnvironmentFile=
+	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
 		}
-	case "needs-host-ip": // and says so as loud programs do
+	case "needs-host-ip": // fails and says why after many other lines, in colour
 		for i := range 7 {
 			fmt.Println("starting", i)
 		}
 		fmt.Println("\x1b[1;31mFATAL\x1b[0m: HOST_IP not set")
 		os.Exit(1)
-	case "says-goodbye": // else good
+	case "says-goodbye": // good, but logs a line when it is stopped
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
 		go func() {
@@ -79,9 +79,9 @@ func run() error {
 		return nil
 	case "exit1-at-once":
 		return fmt.Errorf("this release exits at once")
-	case "exit-after-3s": // well until then
+	case "exit-after-3s": // good until then
 		time.AfterFunc(3*time.Second, func() { os.Exit(1) })
-	case "never-listen": // nor READY=1
+	case "never-listen": // sends no READY=1 either
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
 		<-stop
@@ -92,18 +92,18 @@ func run() error {
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
 		healthz = func() int { return http.StatusInternalServerError }
-	case "ill-on-demand": // while that file is there
+	case "ill-on-demand": // unhealthy while the file exists
 		healthz = func() int {
 			if _, err := os.Stat("/run/testd-ill"); err == nil {
 				return http.StatusServiceUnavailable
 			}
 			return http.StatusOK
 		}
-	case "restart-once", "restart-twice": // to be started again, as after a migration
+	case "restart-once", "restart-twice": // exits so that systemd starts it again, as after a migration
 		if err := restart(map[string]int{"restart-once": 1, "restart-twice": 2}[behaviour]); err != nil {
 			return err
 		}
-	case "silent": // works, and does not say so
+	case "silent": // works, but does not log that it is ready
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
 	}
@@ -162,7 +162,7 @@ func serveTLS(address string) error {
 	return nil
 }
 
-// restart exits with 75 in the first n runs of this version on this machine.
+// restart exits with status 75 in the first n runs of this version on this machine.
 func restart(n int) error {
 	const dir = "/var/lib/testd"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -181,7 +181,7 @@ func restart(n int) error {
 	return nil
 }
 
-// notifyReady does what sd_notify(3) describes, where the unit is Type=notify.
+// notifyReady sends READY=1 as sd_notify(3) describes, if the unit is Type=notify.
 func notifyReady() error {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {

@@ -1,14 +1,14 @@
-// Dbd is the test daemon that has data: an SQLite database in $DBD_DIR that it writes
-// all the time, and a configuration file, $DBD_CONFIG, that it writes when it stops.
-// How it behaves is linked in, as with package daemon:
+// Dbd is the test daemon with data: an SQLite database in $DBD_DIR to which it writes all
+// the time, and a configuration file, $DBD_CONFIG, that it writes when it stops. Its
+// version and its behaviour are linked in, as in package daemon:
 //
 //	go build -ldflags "-X main.version=2.0.0 -X main.behaviour=answer-500"
 //
-// The major version is the database's. An older program does not start with a newer
-// database; a newer one migrates it, and leaves more files beside it. Each row that it
-// has committed it notes in $DBD_ACKS, as a client does that got an answer: version,
-// id and token. /integrity tells which of the rows that its own version has
-// acknowledged are not in the database.
+// The major version is also the database's. A program does not start with a newer
+// database; it migrates an older one, and leaves more files beside it. It notes each row
+// that it has committed in $DBD_ACKS, as a client would that got an answer: version, id
+// and token. /integrity lists rows that a program of this version has acknowledged and
+// that are not in the database.
 package main
 
 import (
@@ -48,9 +48,9 @@ func run() error {
 	case "good":
 	case "answer-500", "exit-migrated":
 		healthz = http.StatusInternalServerError
-	case "never-close": // its write-ahead log is left beside the database
+	case "never-close": // leaves its write-ahead log beside the database
 		closes = false
-	case "plant-links": // in the places of its data, and answers 500
+	case "plant-links": // puts symbolic links in the places of its data, and answers 500
 		healthz = http.StatusInternalServerError
 	default:
 		return fmt.Errorf("no such behaviour: %s", behaviour)
@@ -95,7 +95,7 @@ func run() error {
 	select {
 	case err := <-failed:
 		return err
-	case <-written: // the last row, too
+	case <-written: // the last row is written
 	}
 	if path := os.Getenv("DBD_CONFIG"); path != "" {
 		if err := os.WriteFile(path, []byte("the last words of "+version+"\n"), 0o644); err != nil {
@@ -113,7 +113,7 @@ func major(version string) (int, error) {
 	return strconv.Atoi(m)
 }
 
-// plant leads whoever works in dir to what only root can read and write.
+// plant makes links in dir that lead programs to files that only root may read and write.
 func plant(dir string) error {
 	var failed error
 	for name, leads := range map[string]string{

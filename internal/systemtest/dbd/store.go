@@ -13,14 +13,14 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// A store is the database and what was acknowledged of it.
+// A store is the database and the file of acknowledged rows.
 type store struct {
 	db    *sql.DB
 	acked string
 	acks  *os.File
 }
 
-// open makes the database of its version, unless there is one.
+// open opens or makes the database, and migrates it to this version.
 func open(dir, acked string) (*store, error) {
 	own, err := major(version)
 	if err != nil {
@@ -49,7 +49,7 @@ func open(dir, acked string) (*store, error) {
 
 const rows = 100_000
 
-// migrate makes a database of the version before one of this version.
+// migrate migrates a database from the version before to this one.
 func migrate(db *sql.DB, dir string, to int) error {
 	change := []string{"CREATE TABLE notes (id INTEGER PRIMARY KEY, note TEXT NOT NULL)",
 		fmt.Sprintf("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO notes SELECT i, 'note ' || i FROM n", rows)}
@@ -78,7 +78,7 @@ func migrate(db *sql.DB, dir string, to int) error {
 	return tx.Commit()
 }
 
-// write commits row after row until it is told to stop, and one more then.
+// write commits row after row until it gets a signal, and then one more.
 func (s *store) write(stop <-chan os.Signal) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	for last := false; !last; {
@@ -103,13 +103,13 @@ func (s *store) write(stop <-chan os.Signal) error {
 	return nil
 }
 
-// seen is the answer of /integrity.
+// seen is the answer to /integrity.
 type seen struct {
 	Integrity   string
 	UserVersion int
 	Rows, Last  int64
 	Acked       int64    // rows that were acknowledged by a program of this version
-	Missing     []string // those that are not in the database as they were acknowledged
+	Missing     []string // acknowledged rows that are missing or different in the database, at most ten
 }
 
 func (s *store) look() (got seen, err error) {
@@ -131,7 +131,7 @@ func (s *store) look() (got seen, err error) {
 		return got, err
 	}
 	defer acks.Close()
-	// Those of this moment: the writer waits for this transaction.
+	// These are the rows of this moment, because the writer waits for this transaction.
 	for lines := bufio.NewScanner(acks); lines.Scan(); {
 		f := strings.Fields(lines.Text())
 		if len(f) != 3 || f[0] != version {

@@ -1,7 +1,7 @@
-// The demonstration behind "make demo": on a throwaway Debian with systemd, the
-// packages from dist/ take the real node_exporter from one release to the next,
-// and bring it back from a release that does not start. Whatever it says
-// happened is checked; if it did not, the exit status is 1.
+// The demonstration behind "make demo": on a throwaway Debian with systemd, the packages
+// from dist/ update the real node_exporter from one release to the next, and roll it back
+// from a release that does not start. Each claim in its output is checked; if one is
+// false, the exit status is 1.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 func main() {
 	debs := flag.String("debs", "dist", "the `directory` of the packages to install")
 	flag.Parse()
-	// A signal ends what waits; the deferred calls then clear up.
+	// A signal ends all waiting; the deferred calls then clean up.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *debs); err != nil {
@@ -84,11 +84,11 @@ func run(ctx context.Context, debs string) error {
 type demo struct {
 	ctx       context.Context
 	m         *machine.Machine
-	releases  string // the directory that is served
-	publisher string // machinemon-release
+	releases  string // the directory that the server serves
+	publisher string // the path of machinemon-release
 }
 
-// story is what the demonstration claims, step by step.
+// story performs and checks the claims of the demonstration, step by step.
 func (d *demo) story() error {
 	for _, step := range []func() error{
 		d.installByHand,
@@ -187,8 +187,8 @@ func (d *demo) whatIsRecorded() error {
 	return err
 }
 
-// show runs a command in the machine as a person would, prints what it prints
-// and insists on its exit status.
+// show runs a command in the machine as a user would, prints its output and returns an
+// error unless it exits with this status.
 func (d *demo) show(want int, command string) (string, error) {
 	fmt.Println("$ " + command)
 	var out strings.Builder
@@ -209,7 +209,7 @@ func (d *demo) show(want int, command string) (string, error) {
 	return out.String(), nil
 }
 
-// serves checks that this version is what runs and what is installed.
+// serves returns an error unless this version is running and installed.
 func (d *demo) serves(version string) error {
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
@@ -243,7 +243,7 @@ func (d *demo) serves(version string) error {
 	return fmt.Errorf("%s has no node_exporter_build_info", metricsURL)
 }
 
-// installed checks what the program on disk says that it is.
+// installed returns an error unless the program on disk reports this version.
 func (d *demo) installed(version string) error {
 	r, err := d.m.Run(d.ctx, "/usr/local/bin/node_exporter", "--version")
 	if err != nil {

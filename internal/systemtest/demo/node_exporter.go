@@ -48,8 +48,8 @@ version_command = ["/usr/local/bin/node_exporter", "--version"]
 http = "` + metricsURL + `"
 `
 
-// nodeExporter returns the program of this version, built from the module
-// proxy's source with its version set as the project's own builds do.
+// nodeExporter returns the program of this version, built from the source of the module
+// proxy. Its version is set in the way of the project's own builds.
 func nodeExporter(ctx context.Context, version string) ([]byte, error) {
 	cache, err := machine.CacheDir()
 	if err != nil {
@@ -79,7 +79,7 @@ func nodeExporter(ctx context.Context, version string) ([]byte, error) {
 	return os.ReadFile(built)
 }
 
-// publish packs the program like the project's own archives, and releases it.
+// publish packs the program as the project's own archives do, and makes a release of it.
 func (d *demo) publish(version string, program []byte) error {
 	name := fmt.Sprintf("node_exporter-%s.%s", version, manifest.Host())
 	archive := filepath.Join(d.m.Directory(), name+".tar.gz")

@@ -49,8 +49,8 @@ func cgroupMount() (string, error) {
 	return "", errors.New("no cgroup2 file system is mounted")
 }
 
-// shellCgroup makes a cgroup inside the machine for commands run from outside,
-// so that they belong to the machine and yet to none of its units.
+// shellCgroup makes a cgroup inside the machine for commands run from outside, so that
+// they belong to the machine but to none of its units.
 func shellCgroup(leader int) (*os.File, error) {
 	scope, err := ownCgroup(fmt.Sprint(leader)) // …/init.scope
 	if err != nil {
@@ -63,8 +63,8 @@ func shellCgroup(leader int) (*os.File, error) {
 	return os.Open(dir)
 }
 
-// removeCgroup removes a cgroup of ours with all below it, and ends what may
-// still run in there.
+// removeCgroup ends all processes in a cgroup that this package made, and removes the
+// cgroup with all cgroups below it.
 func removeCgroup(dir string) error {
 	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,8 +79,8 @@ func removeCgroup(dir string) error {
 	return removeTree(dir)
 }
 
-// awaitEmpty waits until the last process in the cgroup has ended: the kernel
-// makes its cgroup.events pollable for that (cgroups(7)).
+// awaitEmpty waits until the last process in the cgroup has ended. It polls
+// cgroup.events, which the kernel makes pollable for this (cgroups(7)).
 func awaitEmpty(dir string) error {
 	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
 	if err != nil {

@@ -6,40 +6,40 @@ import (
 	"strings"
 )
 
-// Event is what systemd said about a unit, in the order in which it said it.
+// Event is what systemd logged about a unit, such as "started".
 type Event struct{ Unit, What string }
 
-// String gives the form in which tests name events: "demo.service started".
+// String returns the form in which tests name events: "demo.service started".
 func (e Event) String() string { return e.Unit + " " + e.What }
 
-// whatHappened names PID 1's messages by their MESSAGE_ID (sd-messages(3)). A
-// oneshot that succeeds is starting, done, started; one that fails is
-// starting, failed, not-started.
+// whatHappened names PID 1's messages by their MESSAGE_ID (sd-messages(3)). A oneshot
+// unit that succeeds gives starting, done, started; one that fails gives starting,
+// failed, not-started.
 var whatHappened = map[string]string{
 	"7d4958e842da4a758f6c1cdc7b36dcc5": "starting",
 	"39f53479d3a045ac8e11786248231fbf": "started",
-	"be02cf6855d2428ba40df7e9d022f03d": "not-started", // the start job failed, also for want of a dependency
+	"be02cf6855d2428ba40df7e9d022f03d": "not-started", // the start job failed, also because of a dependency
 	"de5b426a63be47a7b6ac3eaac82e2f6f": "stopping",
 	"9d1aaa27d60140bd96365438aad20286": "stopped",
-	"7ad2d189f7e94e70a38c781354912448": "done",   // its processes ended well
-	"d9b373ed55a64feb8242e02dbe79a49c": "failed", // they did not; UNIT_RESULT= tells how
+	"7ad2d189f7e94e70a38c781354912448": "done",   // its processes ended successfully
+	"d9b373ed55a64feb8242e02dbe79a49c": "failed", // its processes failed; UNIT_RESULT= has the kind of failure
 	"5eb03494b6584870a536b337290809b3": "restarting",
-	"0e4284a0caca4bfc81c0bb6786972673": "skipped", // its ExecCondition= said so
+	"0e4284a0caca4bfc81c0bb6786972673": "skipped", // because of its ExecCondition=
 }
 
-// UnitEvent tells which event an entry is, if it is one.
+// UnitEvent returns the event that an entry is, and false if it is none.
 func (e Entry) UnitEvent() (Event, bool) {
 	what, ok := whatHappened[e["MESSAGE_ID"]]
 	if !ok || e["_PID"] != "1" {
 		return Event{}, false
 	}
 	if what == "started" && strings.Contains(e["MESSAGE"], " was skipped because of ") {
-		what = "skipped" // a condition did not hold: systemd counts that as a start
+		what = "skipped" // a condition did not hold: systemd logs that as a start
 	}
 	return Event{Unit: e["UNIT"], What: what}, true
 }
 
-// UnitEvents lists the events after the cursor.
+// UnitEvents returns the events after the cursor, in the order of the journal.
 func (m *Machine) UnitEvents(ctx context.Context, after Cursor) ([]Event, error) {
 	entries, err := m.JournalSince(ctx, after)
 	if err != nil {
@@ -67,8 +67,8 @@ func (m *Machine) AwaitEvent(ctx context.Context, after Cursor, event string) er
 	return nil
 }
 
-// InOrder checks that the wanted events happened in this order; others may
-// lie between them. The error shows what did happen.
+// InOrder returns an error, with the list of events, unless the wanted events happened in
+// this order. Other events may lie between them.
 func InOrder(events []Event, want ...string) error {
 	next := 0
 	var seen strings.Builder

@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunTimeout bounds Run and MustRun where the caller's context has no deadline.
+// RunTimeout bounds calls whose context has no deadline.
 const RunTimeout = 60 * time.Second
 
-// Entrance is a command for a person on this host: a shell inside the machine,
-// which must be booted.
+// Entrance returns a command that opens a shell inside the booted machine, for a user of
+// this host.
 func (m *Machine) Entrance() string {
 	return fmt.Sprintf("nsenter -t %d -m -u -i -n -p -C bash -l", m.leader)
 }
 
-// Result is how a command ended. Code is −1 if a signal ended it.
+// Result is the end of a command. Code is −1 if a signal ended it.
 type Result struct {
 	Stdout, Stderr string
 	Code           int
@@ -37,9 +37,9 @@ type Process struct {
 	ended          chan struct{}
 }
 
-// Run runs a command inside the machine and waits for it. The error is for
-// commands that could not run or were cut off by ctx; an exit status other
-// than 0 is only in the result.
+// Run runs a command inside the machine and waits for it. It returns an error if the
+// command could not run or ctx ended first; an exit status other than 0 is only in the
+// result.
 func (m *Machine) Run(ctx context.Context, argv ...string) (Result, error) {
 	p, err := m.Start(argv...)
 	if err != nil {
@@ -48,14 +48,14 @@ func (m *Machine) Run(ctx context.Context, argv ...string) (Result, error) {
 	return p.Wait(ctx)
 }
 
-// Start runs a command inside the machine in the background. It ends with the
-// machine if it is not waited for.
+// Start runs a command inside the machine in the background. The command ends with the
+// machine at the latest.
 func (m *Machine) Start(argv ...string) (*Process, error) {
 	p := &Process{ended: make(chan struct{})}
 	return p, m.start(p, &p.stdout, &p.stderr, argv)
 }
 
-// StartTo is Start with both of the command's outputs going to out at once.
+// StartTo is Start with both outputs of the command written to out.
 func (m *Machine) StartTo(out io.Writer, argv ...string) (*Process, error) {
 	p := &Process{ended: make(chan struct{})}
 	return p, m.start(p, out, out, argv)
@@ -66,12 +66,12 @@ func (m *Machine) start(p *Process, stdout, stderr io.Writer, argv []string) err
 		return fmt.Errorf("cannot run %s: %s is off", argv[0], m.Name)
 	}
 	err := m.inside(unix.CLONE_NEWNS|unix.CLONE_NEWPID|unix.CLONE_NEWNET|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWCGROUP, func() error {
-		// env looks the command up in the machine's file system, not in ours.
+		// env looks the command up in the machine's file system; exec would use this host's.
 		p.cmd = exec.Command("/usr/bin/env", argv...)
 		p.cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "HOME=/root", "LANG=C.UTF-8"}
 		p.cmd.Dir = "/"
 		p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
-		p.cmd.WaitDelay = 2 * time.Second // something it left behind may hold its output open
+		p.cmd.WaitDelay = 2 * time.Second // a process that the command left may hold its output open
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(m.shell.Fd())}
 		return p.cmd.Start()
 	})
@@ -79,13 +79,13 @@ func (m *Machine) start(p *Process, stdout, stderr io.Writer, argv []string) err
 		return fmt.Errorf("cannot run %s in %s: %w", strings.Join(argv, " "), m.Name, err)
 	}
 	go func() {
-		p.cmd.Wait() // its verdict is in ProcessState
+		p.cmd.Wait() // the exit status is in ProcessState
 		close(p.ended)
 	}()
 	return nil
 }
 
-// Wait returns the command's result. When ctx ends first the command is killed.
+// Wait returns the command's result. It kills the command if ctx ends first.
 func (p *Process) Wait(ctx context.Context) (Result, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -114,12 +114,12 @@ func (p *Process) Signal(s syscall.Signal) error {
 	return nil
 }
 
-// inside runs f on a thread that has entered the machine's namespaces and is
-// thrown away afterwards.
+// inside runs f on a thread that has entered the machine's namespaces and ends
+// afterwards.
 func (m *Machine) inside(namespaces int, f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		err := m.enter(namespaces)
 		if err == nil {
 			err = f()

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Root is the machine's file system: as its PID 1 sees it while it runs, the
-// disk alone while it is off. Names are relative; absolute symbolic links are
-// refused, as they would lead out of the machine.
+// Root returns the machine's file system: while the machine runs, as its PID 1 sees it;
+// while it is off, its disk only. Names are relative. Absolute symbolic links are
+// refused, because they would lead out of the machine.
 func (m *Machine) Root() *os.Root {
 	if m.live != nil {
 		return m.live
@@ -25,8 +25,8 @@ func (m *Machine) ReadFile(name string) ([]byte, error) { return m.Root().ReadFi
 // Stat describes a file of the machine; a symbolic link is not followed.
 func (m *Machine) Stat(name string) (fs.FileInfo, error) { return m.Root().Lstat(rel(name)) }
 
-// WriteFile writes a file of root's with this mode, whatever was there, and
-// makes missing directories. The old file is replaced, so it may be running.
+// WriteFile writes a file with this mode, owned by root, and makes missing directories.
+// An existing file is replaced, not overwritten, because it may be running.
 func (m *Machine) WriteFile(name string, content []byte, mode fs.FileMode) error {
 	root, name := m.Root(), rel(name)
 	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
@@ -36,7 +36,7 @@ func (m *Machine) WriteFile(name string, content []byte, mode fs.FileMode) error
 	if err := root.WriteFile(temp, content, mode); err != nil {
 		return err
 	}
-	if err := root.Chmod(temp, mode); err != nil { // against our umask
+	if err := root.Chmod(temp, mode); err != nil { // our umask may have removed bits
 		return err
 	}
 	return root.Rename(temp, name)

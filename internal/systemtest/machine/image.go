@@ -16,20 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// basePackages are in every image: what a plain Debian server has and what
-// our packages depend on, as machines have no network to fetch it over.
+// basePackages are in every image: the packages of a plain Debian server and those that
+// our packages depend on, because machines have no network to fetch them.
 var basePackages = []string{
 	"systemd", "systemd-sysv", "dbus", "ca-certificates", "iproute2", "procps", "e2fsprogs", "passwd",
 }
 
-// maskedUnits would take apt's lock or fill the journal, and no test is about them.
+// maskedUnits would take apt's lock or fill the journal, and no test needs them.
 var maskedUnits = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
 	"console-getty.service",
 }
 
-// maskedGenerators look for what no machine here has, at every boot and reload, and
-// both are what the tests do most.
+// maskedGenerators look, at every boot and reload, for things that no machine here has.
+// Booting and reloading are what the tests do most.
 var maskedGenerators = []string{
 	"systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-getty-generator",
 	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
@@ -37,7 +37,7 @@ var maskedGenerators = []string{
 	"systemd-sysv-generator", "systemd-tpm2-generator", "systemd-veritysetup-generator",
 }
 
-// CacheDir is where images and runs live.
+// CacheDir returns the directory of images and runs.
 func CacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -46,8 +46,8 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "machinemon-update"), nil
 }
 
-// baseImage returns the directory of a base system of the Debian release, and
-// makes it when it is missing.
+// baseImage returns the directory of a base system of the Debian release, and makes it
+// if it is missing.
 func baseImage(ctx context.Context, cache, release string) (string, error) {
 	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%q\n%q\n%q", release, basePackages, maskedUnits, maskedGenerators))
 	dir := filepath.Join(cache, "images", fmt.Sprintf("%s-%x", release, key[:6]))
@@ -67,7 +67,7 @@ func baseImage(ctx context.Context, cache, release string) (string, error) {
 	}
 
 	temp := dir + ".tmp"
-	if err := os.RemoveAll(temp); err != nil { // of a maker that was killed
+	if err := os.RemoveAll(temp); err != nil { // left by a process that was killed
 		return "", err
 	}
 	args := []string{"mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--include=" + strings.Join(basePackages, ",")}
@@ -84,8 +84,8 @@ func baseImage(ctx context.Context, cache, release string) (string, error) {
 	return dir, os.Rename(temp, dir)
 }
 
-// contained runs a command, with all that it starts, in a process namespace
-// that ends with it or with us.
+// contained runs a command in a process namespace of its own. When the command or this
+// process ends, the kernel ends all processes that the command started.
 func contained(ctx context.Context, argv ...string) error {
 	k, err := newKeeper()
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 	"syscall"
 )
 
-// Entry is one journal entry, by field name. A field that occurs more than
-// once has its values joined by newlines.
+// Entry is one journal entry, by field name. The values of a field that occurs more than
+// once are joined by newlines.
 type Entry map[string]string
 
-// UnmarshalJSON reads journalctl's export: a string, null for what was too
-// long, an array of bytes, or an array of values.
+// UnmarshalJSON reads an entry of journalctl's export. A value is a string, null for a
+// value that was too long, an array of bytes, or an array of values.
 func (e *Entry) UnmarshalJSON(b []byte) error {
 	var raw map[string]any
 	if err := json.Unmarshal(b, &raw); err != nil {
@@ -48,10 +48,10 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s[%s]: %s", e["SYSLOG_IDENTIFIER"], e["_PID"], e["MESSAGE"])
 }
 
-// Cursor is a place in the journal; entries are looked for after it.
+// Cursor is a place in the journal. Searches begin after it.
 type Cursor string
 
-// JournalCursor returns the present end of the journal.
+// JournalCursor returns the cursor of the journal's present end.
 func (m *Machine) JournalCursor(ctx context.Context) (Cursor, error) {
 	if err := m.syncJournal(ctx); err != nil {
 		return "", err
@@ -75,7 +75,7 @@ func (m *Machine) syncJournal(ctx context.Context) error {
 	return err
 }
 
-// JournalSince returns everything logged after the cursor and before this call.
+// JournalSince returns all entries logged after the cursor and before this call.
 func (m *Machine) JournalSince(ctx context.Context, after Cursor) ([]Entry, error) {
 	if err := m.syncJournal(ctx); err != nil {
 		return nil, err
@@ -96,8 +96,8 @@ func (m *Machine) JournalSince(ctx context.Context, after Cursor) ([]Entry, erro
 	}
 }
 
-// AwaitJournal returns the first entry after the cursor that matches, and
-// waits for it as long as ctx allows (RunTimeout without a deadline).
+// AwaitJournal returns the first matching entry after the cursor. It waits for one until
+// ctx ends, or for RunTimeout if ctx has no deadline.
 func (m *Machine) AwaitJournal(ctx context.Context, after Cursor, match func(Entry) bool) (Entry, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -114,7 +114,7 @@ func (m *Machine) AwaitJournal(ctx context.Context, after Cursor, match func(Ent
 		p.Signal(syscall.SIGKILL)
 		<-p.ended
 	}()
-	// Ends the loop below when time is up or the machine's power was cut.
+	// This ends the loop below when ctx ends or the power of the machine is cut.
 	stop := context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
 	defer stop()
 	go func() {

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A keeper is a thread with a mount namespace of its own. What it mounts is
-// seen by its children alone and is gone, at the latest, when this process is.
-// A child with Pdeathsig set is signalled when the keeper ends.
+// A keeper is a thread with a mount namespace of its own. Only its children see what it
+// mounts; the mounts end with this process at the latest. A child with Pdeathsig set is
+// signalled when the keeper ends.
 type keeper struct {
 	calls chan func()
 	ended chan struct{}
@@ -19,7 +19,7 @@ func newKeeper() (*keeper, error) {
 	unshared := make(chan error)
 	go func() {
 		defer close(k.ended)
-		runtime.LockOSThread() // for ever: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
 		if err == nil {
 			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")

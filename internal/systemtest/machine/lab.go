@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say what every machine of a Lab has.
+// Options are the settings that all machines of a Lab share.
 type Options struct {
-	Release string   // Debian's name for it; "bookworm" when empty
-	Debs    []string // package files to install; none is allowed
-	From    []string // package files of an earlier release; where there are any, these are installed and apt upgrades them to Debs
+	Release string   // Debian's name of the release; "bookworm" if empty
+	Debs    []string // package files to install; may be empty
+	From    []string // package files of an earlier release; if there are any, they are installed first and apt upgrades them to Debs
 	Logf    func(format string, args ...any)
 }
 
-// Lab is one run's set of machines: an image with the packages installed, and
-// the directory that holds everything that the run writes.
+// Lab is the set of machines of one run: an image with the packages installed, and the
+// directory that holds all files that the run writes.
 type Lab struct {
 	dir    string
 	cgroup string
@@ -32,8 +32,8 @@ type Lab struct {
 	count  atomic.Int64
 }
 
-// NewLab raises this host's limit on inotify, clears what killed runs left, makes the base image if it is missing
-// and installs the packages on it, by apt on a booted machine.
+// NewLab raises this host's limit on inotify, removes the remains of killed runs, makes the
+// base image if it is missing, and installs the packages on it by apt on a booted machine.
 func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("cannot boot machines: only root can (overlayfs, namespaces, mmdebstrap); run it with sudo")
@@ -92,9 +92,9 @@ func NewLab(ctx context.Context, o Options) (_ *Lab, err error) {
 
 func since(start time.Time) time.Duration { return time.Since(start).Round(10 * time.Millisecond) }
 
-// claim makes the run's directory and cgroup and locks them as ours.
+// claim makes the directory and the cgroup of this run and locks them.
 func (l *Lab) claim(runs string) error {
-	// Sweepers take this lock too: a run without a held lock is never a new one.
+	// Sweepers take this lock too, so they never see a new run before it holds its lock.
 	guard, err := lockFile(runs+".lock", unix.LOCK_EX)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (l *Lab) claim(runs string) error {
 	return os.Mkdir(l.cgroup, 0o755)
 }
 
-// sweep removes the runs whose process is no more.
+// sweep removes the runs whose process has ended.
 func sweep(runs string) error {
 	guard, err := lockFile(runs+".lock", unix.LOCK_EX)
 	if err != nil {
@@ -135,7 +135,7 @@ func sweep(runs string) error {
 		dir := filepath.Join(runs, e.Name())
 		lock, err := lockFile(filepath.Join(dir, "lock"), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			continue // its run is alive
+			continue // the run's process is alive
 		}
 		if err != nil {
 			return err
@@ -172,8 +172,8 @@ func lockFile(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// layer has a machine take the packages, and makes what that changed a layer
-// that all later machines stand on.
+// layer applies take to a machine, and makes the machine's changes a layer below all
+// later machines. take installs or upgrades the packages.
 func (l *Lab) layer(ctx context.Context, name string, debs []string, take func(*Machine, context.Context, ...string) error) error {
 	if len(debs) == 0 {
 		return nil
@@ -193,7 +193,7 @@ func (l *Lab) layer(ctx context.Context, name string, debs []string, take func(*
 	return m.detach()
 }
 
-// New boots a fresh machine. Its name gets a number, so it may repeat.
+// New boots a fresh machine. A number is added to its name, so names may repeat.
 func (l *Lab) New(ctx context.Context, name string) (*Machine, error) {
 	return l.newOn(ctx, name, l.lower)
 }
@@ -203,7 +203,7 @@ func (l *Lab) NewReleased(ctx context.Context, name string) (*Machine, error) {
 	return l.newOn(ctx, name, l.lower[1:])
 }
 
-// NewBare boots a fresh machine that has never seen our packages.
+// NewBare boots a fresh machine on which our packages were never installed.
 func (l *Lab) NewBare(ctx context.Context, name string) (*Machine, error) {
 	return l.newOn(ctx, name, l.lower[len(l.lower)-1:])
 }
@@ -221,7 +221,7 @@ func (l *Lab) newOn(ctx context.Context, name string, lower []string) (*Machine,
 	return m, nil
 }
 
-// hostname makes a name that nspawn accepts for a machine (machine names are host names).
+// hostname returns s as a name that nspawn accepts: machine names must be host names.
 func hostname(s string) string {
 	s = strings.Trim(strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
@@ -235,11 +235,11 @@ func hostname(s string) string {
 	return s[:min(len(s), 40)]
 }
 
-// Installed returns the path, on this host, of a file that the packages
-// installed, to run a static program from them outside of any machine.
+// Installed returns the path on this host of a file that the packages installed. A
+// static program can be run from there outside of any machine.
 func (l *Lab) Installed(name string) string { return filepath.Join(l.lower[0], name) }
 
-// Close removes everything of the run. Its machines must be closed before.
+// Close removes all files of the run. The machines must be closed before.
 func (l *Lab) Close() error {
 	defer l.lock.Close()
 	return removeRun(l.dir)

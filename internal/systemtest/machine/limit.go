@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// inotifyInstances limits how many inotify instances a user may have. Each path unit of
-// each booted machine takes one, and all count as those of this host's root, which has
+// inotifyInstances is the limit of inotify instances per user. Each path unit of each
+// booted machine takes one, and all count as those of this host's root, whose limit is
 // 128 by default.
 const inotifyInstances = "/proc/sys/fs/inotify/max_user_instances"
 
-// raise gives a limit of the kernel at least this value. It stays after the run: a
-// higher limit costs nothing, and another run may need it.
+// raise raises a limit of the kernel to at least this value. The limit is not lowered
+// after the run: a higher limit costs nothing, and another run may need it.
 func raise(limit string, least int) error {
 	now, err := os.ReadFile(limit)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A limit is raised, and never lowered.
+// TestRaise shows that a limit is raised and never lowered.
 func TestRaise(t *testing.T) {
 	limit := filepath.Join(t.TempDir(), "limit")
 	for now, want := range map[string]string{"128\n": "8192", "8191": "8192", "8192\n": "8192\n", "65536\n": "65536\n"} {

@@ -3,22 +3,21 @@
 //
 // On disk it owns $XDG_CACHE_HOME (or ~/.cache)/machinemon-update:
 //
-//	images/bookworm-<hash>/   a base system made by mmdebstrap, kept for ever
-//	images/*.lock, *.tmp      one maker at a time; a tree that is being made
-//	runs.lock                 held while a run begins or dead ones are cleared
-//	runs/<random>/            one Lab: everything a single run writes
-//	    lock                  flock'ed for as long as the run lives
-//	    cgroup                the cgroup that the run made for its machines
+//	images/bookworm-<hash>/   a base system made by mmdebstrap, never removed
+//	images/*.lock, *.tmp      the lock of the process that makes an image; its unfinished tree
+//	runs.lock                 held while a run begins or the remains of dead runs are removed
+//	runs/<random>/            the directory of one Lab, with all files that one run writes
+//	    lock                  locked with flock while the run lives
+//	    cgroup                the name of the cgroup that the run made for its machines
 //	    <machine>/upper,work  what the machine changed; root/ is its mount point
-//	    <machine>/console.log what its console said
+//	    <machine>/console.log the output of its console
 //
-// A machine is an overlay of its own directory on the packages installed by
-// the Lab on the base image. Nothing may outlive the run, even one that ends
-// by SIGKILL, and the kernel sees to it: the overlay is mounted in a mount
-// namespace that belongs to one thread of this process, and nspawn and all
-// that runs under it live in a process namespace whose first process dies
-// with that thread. What is left is the run's directory and empty cgroups;
-// the next Lab removes those whose lock nobody holds.
+// A machine is an overlay of its own directory on the packages that the Lab installed on
+// the base image. The kernel ensures that nothing outlives the run, even if SIGKILL ends
+// it: the overlay is mounted in a mount namespace that belongs to one thread of this
+// process, and nspawn and all its children live in a process namespace whose first
+// process dies with that thread. Only the run's directory and empty cgroups remain; the
+// next Lab removes those whose lock is free.
 package machine
 
 import (
@@ -39,34 +38,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The main thread stands for the process in /proc/self, so it must never be
-// the one that a keeper moves to other namespaces: the main goroutine takes it.
+// The main thread represents the process in /proc/self, so a keeper must never move it to
+// other namespaces. Therefore the main goroutine is locked to it.
 func init() { runtime.LockOSThread() }
 
-// Machine is one throwaway system. It is booted or off; files can be read and
-// written in both states.
+// Machine is one throwaway system. It is booted or off; its files can be read and written
+// in both states.
 type Machine struct {
 	Name   string
 	dir    string // holds upper, work, root, console.log
 	cgroup string
 	keeper *keeper
-	disk   *os.Root // the overlay, also when off
+	disk   *os.Root // the overlay, valid also when the machine is off
 
-	// Set while booted.
+	// These fields are set while the machine is booted.
 	nspawn *exec.Cmd
 	gone   chan struct{} // closed when every process of the machine has ended
 	leader int           // the machine's PID 1, as this process sees it
 	pidfd  int
-	live   *os.Root // PID 1's view: /run and /tmp included
-	shell  *os.File // the cgroup directory for commands run from outside
+	live   *os.Root // the file system as PID 1 sees it, with /run and /tmp
+	shell  *os.File // the directory of the cgroup for commands run from outside
 }
 
-// newMachine mounts the overlay in dir over the given lower directories, the
-// uppermost first. The machine is off.
+// newMachine mounts the overlay in dir over the given lower directories, the uppermost
+// first, and returns a machine that is off.
 func newMachine(name, dir, cgroup string, lower []string) (*Machine, error) {
 	m := &Machine{Name: name, dir: dir, cgroup: cgroup}
 	for _, d := range []string{m.upper(), filepath.Join(dir, "work"), filepath.Join(dir, "root")} {
-		// The upper directory becomes the machine's /, which others must be able to enter.
+		// The upper directory becomes the machine's /, which all users must be able to enter.
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
@@ -97,9 +96,8 @@ func newMachine(name, dir, cgroup string, lower []string) (*Machine, error) {
 
 func (m *Machine) upper() string { return filepath.Join(m.dir, "upper") }
 
-// nspawnScript gives nspawn the /proc of its own process namespace. The shell
-// stays as that namespace's first process: when it dies, the kernel kills the
-// rest.
+// nspawnScript gives nspawn the /proc of its own process namespace. The shell remains
+// that namespace's first process: when it dies, the kernel kills the other processes.
 const nspawnScript = `mount -t proc proc /proc && systemd-nspawn "$@"; exit $?`
 
 // Boot starts the machine and returns when its systemd has finished booting.
@@ -131,10 +129,10 @@ func (m *Machine) Boot(ctx context.Context) error {
 	return nil
 }
 
-// Booted tells whether the machine is booted.
+// Booted reports whether the machine is booted.
 func (m *Machine) Booted() bool { return m.nspawn != nil }
 
-// Directory is where this host keeps what the machine wrote.
+// Directory returns the directory of this host that holds what the machine wrote.
 func (m *Machine) Directory() string { return m.dir }
 
 func (m *Machine) consoleLog() string { return filepath.Join(m.dir, "console.log") }
@@ -155,13 +153,13 @@ func (m *Machine) startNspawn(notify string) error {
 		"--directory="+filepath.Join(m.dir, "root"), "--machine="+m.Name,
 		"--register=no", "--keep-unit", "--private-network", "--boot", "--notify-ready=yes",
 		"--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--quiet")
-	// systemd 257 boots on the unified tree only, whatever this host has.
+	// systemd 257 boots on the unified tree only, even if this host has another one.
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "NOTIFY_SOCKET="+notify)
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWPID | unix.CLONE_NEWNS,
 		Pdeathsig:   syscall.SIGKILL, // when the keeper's thread ends
-		Setpgid:     true,            // a Ctrl-C is for us, not for nspawn
+		Setpgid:     true,            // a Ctrl-C must reach this process only, not nspawn
 		UseCgroupFD: true, CgroupFD: int(cgroup.Fd()),
 	}
 	if err := m.keeper.do(cmd.Start); err != nil {
@@ -175,8 +173,8 @@ func (m *Machine) startNspawn(notify string) error {
 	return nil
 }
 
-// awaitReady reads nspawn's notifications until the machine's systemd says
-// READY=1, nspawn has ended or ctx has.
+// awaitReady reads nspawn's notifications until the machine's systemd sends READY=1,
+// nspawn ends or ctx ends.
 func (m *Machine) awaitReady(ctx context.Context, ready *net.UnixConn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -202,7 +200,7 @@ func (m *Machine) awaitReady(ctx context.Context, ready *net.UnixConn) error {
 	}
 }
 
-// attach finds the machine's PID 1 and opens what commands and file access need.
+// attach finds the machine's PID 1 and opens the files that commands and file access need.
 func (m *Machine) attach() error {
 	leader := m.nspawn.Process.Pid
 	for range 2 { // the shell's child is nspawn, whose child is the machine's PID 1
@@ -234,7 +232,7 @@ func (m *Machine) PowerOff(ctx context.Context) error {
 
 // Reboot shuts the machine down in order, as for a reboot, and boots it again.
 func (m *Machine) Reboot(ctx context.Context) error {
-	const sigRTMinPlus5 = 34 + 5 // systemd(1): reboots the machine; nspawn ends, as it is told to keep its unit
+	const sigRTMinPlus5 = 34 + 5 // systemd(1): reboots the machine; nspawn then ends, because it is told to keep its unit
 	if err := m.shutDown(ctx, "reboot", sigRTMinPlus5); err != nil {
 		return err
 	}
@@ -259,14 +257,14 @@ func (m *Machine) shutDown(ctx context.Context, how string, signal unix.Signal) 
 	}
 }
 
-// Yank cuts the power: every process of the machine is killed, and none of
-// them can write once Yank has returned. What they wrote is still there, as
-// the page cache survives; it does not show what lacked an fsync.
+// Yank cuts the power: it kills every process of the machine, and none of them can write
+// after Yank has returned. All that they wrote is still readable, because the page cache
+// survives; so Yank does not show the effect of a missing fsync.
 func (m *Machine) Yank() {
 	if m.nspawn == nil {
 		return
 	}
-	// The first process of a process namespace takes all others with it, and is gone only after them.
+	// The kernel ends the other processes of the namespace with its first one, which ends last.
 	m.nspawn.Process.Kill()
 	<-m.gone
 	m.off()
@@ -283,12 +281,12 @@ func (m *Machine) off() {
 	m.nspawn, m.live, m.shell, m.leader = nil, nil, nil, 0
 }
 
-// Close ends the machine without ceremony and removes what it wrote.
+// Close ends the machine without a shutdown and removes the files that it wrote.
 func (m *Machine) Close() error {
 	return errors.Join(m.detach(), os.RemoveAll(m.dir))
 }
 
-// detach ends the machine and leaves what it wrote.
+// detach ends the machine and keeps the files that it wrote.
 func (m *Machine) detach() error {
 	m.Yank()
 	m.disk.Close()

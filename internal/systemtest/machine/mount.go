@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountImage makes a file system of this type and size by its mkfs on this host, and
-// mounts it at a directory of the machine, which has no block devices itself. It
-// lasts until the machine is off.
+// MountImage makes a file system of this type and size with this host's mkfs, and mounts
+// it at a directory of the machine, which has no block devices itself. The mount ends
+// when the machine is off.
 func (m *Machine) MountImage(fstype string, size int64, at string) error {
 	image := filepath.Join(m.dir, fstype+".img")
 	device, err := loop(image, fstype, size)
@@ -26,7 +26,7 @@ func (m *Machine) MountImage(fstype string, size int64, at string) error {
 	return nil
 }
 
-// loop makes the image a block device, which is gone with its last mount.
+// loop makes an image and its block device, which ends with its last mount.
 func loop(image, fstype string, size int64) (device string, err error) {
 	f, err := os.Create(image)
 	if err != nil {
@@ -46,10 +46,10 @@ func loop(image, fstype string, size int64) (device string, err error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// mountDevice mounts a device of this host, whose mount is made here and attached
-// there. The device is let go when the mount is.
+// mountDevice makes a mount of a device of this host and attaches it in the machine. The
+// device is released when the mount ends.
 func (m *Machine) mountDevice(fstype, device, at string) (err error) {
-	defer func() { // as soon as nothing uses it
+	defer func() { // takes effect as soon as the device is unused
 		if out, derr := exec.Command("losetup", "--detach", device).CombinedOutput(); derr != nil {
 			err = errors.Join(err, fmt.Errorf("losetup: %w: %s", derr, out))
 		}

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen listens inside the machine's network, for a server that runs in this
-// process. The address must be literal. The listener outlives a power cut of
-// the machine without hearing anything any more.
+// Listen listens inside the machine's network, for a server in this process. The address
+// must be literal. After a power cut of the machine the listener stays open and gets no
+// more connections.
 func (m *Machine) Listen(network, address string) (l net.Listener, err error) {
 	err = m.inside(unix.CLONE_NEWNET, func() error {
 		l, err = net.Listen(network, address)
@@ -31,9 +31,9 @@ func (m *Machine) Dial(ctx context.Context, network, address string) (c net.Conn
 	return c, err
 }
 
-// Connect lays a cable between two machines, from this one's interface to the
-// other's, and gives both ends an address such as "10.9.1.1/24". It lasts until one
-// of them is off: nothing of it is in this host's network.
+// Connect lays a cable between two machines, from this one's interface to the other's,
+// and gives both ends an address such as "10.9.1.1/24". The cable lasts until one of them
+// is off. This host's network does not see it.
 func (m *Machine) Connect(ctx context.Context, name, address string, other *Machine, otherName, otherAddress string) error {
 	far, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", other.leader))
 	if err != nil {

@@ -8,19 +8,17 @@ import (
 	"path/filepath"
 )
 
-// debsInside is where a machine has the package files while apt reads them.
+// debsInside is the machine's directory of the package files while apt reads them.
 const debsInside = "/srv/debs"
 
-// installScript is how an operator installs packages that were copied to the
-// machine.
+// installScript installs packages as an operator does after copying them to the machine.
 const installScript = `
 export DEBIAN_FRONTEND=noninteractive
 apt-get install --yes --quiet --no-install-recommends ./*.deb
 `
 
-// upgradeScript is how an operator upgrades from a repository, whose only
-// packages are ours. A held-back package must not go unnoticed: it would be the
-// released one that is tested.
+// upgradeScript upgrades as an operator does from a repository, which has our packages
+// only. It fails if a package is held back: the tests would run with the released one.
 const upgradeScript = `
 for deb in *.deb; do
 	dpkg-deb --field "$deb"
@@ -55,13 +53,13 @@ func (m *Machine) Install(ctx context.Context, debs ...string) error {
 	return m.apt(ctx, installScript, debs)
 }
 
-// Upgrade upgrades to package files by apt, as from a repository, and then
-// installs those of them that are new.
+// Upgrade upgrades to package files by apt, as from a repository, and then installs the
+// new packages among them.
 func (m *Machine) Upgrade(ctx context.Context, debs ...string) error {
 	return m.apt(ctx, upgradeScript, debs)
 }
 
-// apt runs a script where the package files are.
+// apt runs a script in the directory of the package files.
 func (m *Machine) apt(ctx context.Context, script string, debs []string) error {
 	for _, deb := range debs {
 		content, err := os.ReadFile(deb)

@@ -10,31 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prober asks a server inside the machine for a page, again and again, each
-// time on a new connection, and so measures for how long it does not serve.
+// Prober repeatedly requests a page from a server inside the machine, each time on a new
+// connection, and measures for how long the server does not serve.
 type Prober struct {
 	stop  chan struct{}
 	ended chan struct{}
 	out   Outage
 }
 
-// Outage is what a Prober saw. A gap lasts from when the last good probe before
-// a failed one was sent until the first good answer after it (or to the end):
-// never too short, and too long by about one period.
+// Outage is the result of a Prober. A gap lasts from the sending of the last good probe
+// before a failed one until the first good answer after it, or until the end. A gap is
+// never measured too short, and too long by at most about one period.
 type Outage struct {
 	Probes, Failed int
 	Gaps           int
 	Longest, Total time.Duration
 }
 
-// Probe starts a prober of http://address/path with the given period. The
-// address must be literal.
+// Probe starts a prober of http://address/path with this period. address must be literal.
 func (m *Machine) Probe(address, path string, period time.Duration) (*Prober, error) {
 	p := &Prober{stop: make(chan struct{}), ended: make(chan struct{})}
 	entered := make(chan error)
 	go func() {
 		defer close(p.ended)
-		runtime.LockOSThread() // for ever: the thread ends with this goroutine
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		err := m.enter(unix.CLONE_NEWNET)
 		entered <- err
 		if err == nil {
@@ -79,16 +78,17 @@ func (p *Prober) count(gap time.Duration) {
 	p.out.Longest = max(p.out.Longest, gap)
 }
 
-// Stop ends the probing and returns what was seen.
+// Stop ends the probing and returns the result.
 func (p *Prober) Stop() Outage {
 	close(p.stop)
 	<-p.ended
 	return p.out
 }
 
-// answers200 stays on the calling thread, which net/http's client would not.
+// answers200 reports whether the server answers 200. It stays on the calling thread (and so in
+// the machine's network), which net/http's client would not.
 func answers200(address, path string) bool {
-	const patience = 250 * time.Millisecond // loopback answers within a few, or is hung
+	const patience = 250 * time.Millisecond // loopback answers within a few milliseconds, or the server hangs
 	conn, err := net.DialTimeout("tcp", address, patience)
 	if err != nil {
 		return false

@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// WaitFor polls a condition that no event announces, until ctx ends
-// (RunTimeout without a deadline). Where there is a journal entry, AwaitJournal
-// is better.
+// WaitFor polls a condition until it holds or ctx ends (after RunTimeout if ctx has no
+// deadline). It is for conditions without a journal entry; for others use AwaitJournal.
 func WaitFor(ctx context.Context, what string, condition func() bool) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -20,7 +19,7 @@ func WaitFor(ctx context.Context, what string, condition func() bool) error {
 		if condition() {
 			return nil
 		}
-		// To look may be a command in the machine, which it slows: it has half the time.
+		// condition may run a command in the machine and slow it, so it gets half the time.
 		select {
 		case <-time.After(max(5*time.Millisecond, time.Since(start))):
 		case <-ctx.Done():

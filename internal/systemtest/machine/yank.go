@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// durable are the system calls after which a disk is another: of names, and the
-// syncs that make them last.
+// durable lists the system calls that change a disk durably: those that change names, and
+// the syncs that make changes last.
 var durable = map[uint64]string{unix.SYS_RENAMEAT: "rename", unix.SYS_RENAMEAT2: "rename", unix.SYS_LINKAT: "link", unix.SYS_UNLINKAT: "unlink", unix.SYS_FSYNC: "fsync"}
 
-// YankBefore cuts the power just before a process of the machine, whose PID there
-// it is given, makes its n-th durable system call from now on. letGo is called once
-// the process is watched, for what the process waits for. It returns the calls
-// that were made, and false if the process ended before.
+// YankBefore cuts the power just before a process of the machine makes its n-th durable
+// system call from now on. pid is the process's PID inside the machine. YankBefore calls
+// letGo, which should release the process, once it is traced. It returns the calls that
+// were made, and false if the process ended first.
 func (m *Machine) YankBefore(pid, n int, letGo func()) (made []string, yanked bool, err error) {
-	runtime.LockOSThread() // the tracer is a thread
+	runtime.LockOSThread() // ptrace(2) ties the tracer to one thread
 	defer runtime.UnlockOSThread()
 	host, err := m.hostPID(pid)
 	if err != nil {
@@ -39,7 +39,7 @@ func (m *Machine) YankBefore(pid, n int, letGo func()) (made []string, yanked bo
 		switch {
 		case err == unix.EINTR:
 			continue
-		case err == unix.ECHILD: // all its threads are gone
+		case err == unix.ECHILD: // all threads of the process have ended
 			if yanked {
 				<-gone
 			}
@@ -58,7 +58,7 @@ func (m *Machine) YankBefore(pid, n int, letGo func()) (made []string, yanked bo
 			}
 			if len(made)+1 == n {
 				yanked = true
-				// What is killed must be reaped here, or its machine would never be gone.
+				// This thread must reap the killed process; otherwise the machine would never be off.
 				go func() {
 					m.Yank()
 					close(gone)
@@ -66,7 +66,7 @@ func (m *Machine) YankBefore(pid, n int, letGo func()) (made []string, yanked bo
 				continue
 			}
 			made = append(made, call)
-		case ws.TrapCause() > 0, s == unix.SIGTRAP: // a new thread, or the first stop of one
+		case ws.TrapCause() > 0, s == unix.SIGTRAP: // a new thread, or its first stop
 		default:
 			signal = int(s)
 		}
@@ -76,7 +76,7 @@ func (m *Machine) YankBefore(pid, n int, letGo func()) (made []string, yanked bo
 	}
 }
 
-// seize stops every thread of a process, and lets it go on to its next system call.
+// seize stops every thread of a process and lets each run to its next system call.
 func seize(pid int) error {
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE
 	seized := map[string]bool{}
@@ -103,8 +103,8 @@ func seize(pid int) error {
 	return nil
 }
 
-// entered names the durable call that a stopped thread is about to make; "" when it
-// is another, or over.
+// entered returns the name of the durable call that a stopped thread is about to make;
+// "" if it is about to make another call or has just made one.
 func entered(thread int) string {
 	var info [96]byte // at least struct ptrace_syscall_info of ptrace(2)
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(thread), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
@@ -114,7 +114,7 @@ func entered(thread int) string {
 	return durable[binary.NativeEndian.Uint64(info[24:])]
 }
 
-// hostPID is the PID here of a process of the machine.
+// hostPID returns the PID on this host of a process of the machine.
 func (m *Machine) hostPID(inside int) (int, error) {
 	same, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.leader))
 	if err != nil {
@@ -128,7 +128,7 @@ func (m *Machine) hostPID(inside int) (int, error) {
 		status, err := os.ReadFile(path)
 		ns, nerr := os.Readlink(filepath.Join(filepath.Dir(path), "ns/pid"))
 		if err != nil || nerr != nil || ns != same {
-			continue // it is another machine's, or has ended
+			continue // it belongs to another machine or has ended
 		}
 		_, line, _ := strings.Cut(string(status), "\nNSpid:")
 		line, _, _ = strings.Cut(line, "\n")

@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// GitHub answers as GitHub does for one repository: the API, the web pages and
-// the storage of the files, all on one server. The zero value of what it does
-// not need is GitHub's usual behaviour.
+// GitHub answers as GitHub does for one repository. The API, the web pages and the
+// storage of the files are on one server. The zero value of each optional field stands
+// for GitHub's usual behaviour.
 type GitHub struct {
 	Repo    string // OWNER/NAME
-	Token   string // of a private repository: without it everything is 404
-	Storage string // the address of another GitHub that has the files, such as "https://127.0.0.1:1"; "" for this one
+	Token   string // the token of a private repository: each request without it gets 404
+	Storage string // the address of another GitHub that serves the files, such as "https://127.0.0.1:1"; "" for this one
 
 	mu        sync.Mutex
 	releases  []Tagged
@@ -33,8 +33,8 @@ type GitHub struct {
 // Tagged is a release on GitHub.
 type Tagged struct {
 	Tag        string
-	Prerelease bool // never the latest
-	Draft      bool // nobody's latest, in no list but that of those with the token
+	Prerelease bool // a prerelease is never the latest release
+	Draft      bool // a draft is never the latest release, and only requests with the token list it
 	Assets     []Asset
 }
 
@@ -42,37 +42,37 @@ type Tagged struct {
 type Asset struct {
 	Name    string
 	Content []byte
-	Digest  string // as the API tells it; "" for null, as of files that are older than this feature
+	Digest  string // as the API reports it; "" for null, as of files older than this feature
 }
 
-// Digested is a file whose digest the API tells.
+// Digested returns a file whose digest the API reports.
 func Digested(name string, content []byte) Asset {
 	return Asset{name, content, fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
 }
 
-// Publish adds a release, or replaces the one of the same tag.
+// Publish adds a release, or replaces the one with the same tag.
 func (g *GitHub) Publish(r Tagged) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.releases = append(slices.DeleteFunc(g.releases, func(old Tagged) bool { return old.Tag == r.Tag }), r)
 }
 
-// Latest is the newest release that is no prerelease.
+// Latest returns the newest release that is not a prerelease.
 func (g *GitHub) Latest() Tagged {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.releases[g.latest()]
 }
 
-// Limit has the API refuse every request with this status and header, as it
-// does when somebody asked too often; 0 ends that.
+// Limit makes the API refuse every request with this status and header, as it does after
+// too many requests. The status 0 ends the refusal.
 func (g *GitHub) Limit(status int, header http.Header) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.status, g.limit = status, header
 }
 
-// Requests returns what has been asked for.
+// Requests returns all requests so far.
 func (g *GitHub) Requests() []*http.Request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,14 +83,14 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.requests = append(g.requests, r.Clone(r.Context()))
-	if rest, ok := strings.CutPrefix(r.URL.Path, "/storage/"); ok { // its addresses are secrets for five minutes
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/storage/"); ok { // GitHub's real addresses of files are valid for five minutes and need no token
 		g.file(w, r, rest)
 		return
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/repos/"+g.Repo+"/releases/")
 	if r.URL.Path == "/repos/"+g.Repo+"/releases" {
 		g.api(w, r, "")
-	} else if ok && rest != "" { // the list is not at a path with a slash at its end
+	} else if ok && rest != "" { // a slash at the end is not the path of the list
 		g.api(w, r, rest)
 	} else if rest, ok = strings.CutPrefix(r.URL.Path, "/"+g.Repo+"/releases/"); ok && g.Token == "" {
 		g.page(w, r, rest)
@@ -147,7 +147,7 @@ func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
 	say(w, http.StatusOK, answer)
 }
 
-// list is a page of the list of releases, the newest first.
+// list returns a page of the list of releases, the newest first.
 func (g *GitHub) list(h http.Header, r *http.Request, at string) any {
 	number := func(key string, otherwise, most int) int {
 		if n, err := strconv.Atoi(r.URL.Query().Get(key)); err == nil && n > 0 {
@@ -156,7 +156,7 @@ func (g *GitHub) list(h http.Header, r *http.Request, at string) any {
 		return otherwise
 	}
 	per, page := number("per_page", 30, 100), number("page", 1, 1<<20)
-	answer := []any{} // not null where there is none
+	answer := []any{} // an empty list, not null, if there are no releases
 	seen := 0
 	for n, release := range slices.Backward(g.releases) {
 		if release.Draft && g.Token == "" {
@@ -199,7 +199,7 @@ func (g *GitHub) describe(n int, at string) map[string]any {
 	}
 }
 
-// page is a web page, for everybody.
+// page serves a web page, which needs no token.
 func (g *GitHub) page(w http.ResponseWriter, r *http.Request, rest string) {
 	switch {
 	case rest == "latest" && g.latest() >= 0:
@@ -222,7 +222,7 @@ func (g *GitHub) page(w http.ResponseWriter, r *http.Request, rest string) {
 }
 
 func (g *GitHub) toStorage(w http.ResponseWriter, r *http.Request, id string) {
-	// A signature is good for one request.
+	// A signature is valid for one request.
 	http.Redirect(w, r, fmt.Sprintf("%s/storage/%s?signature=secret%d", g.Storage, id, len(g.requests)), http.StatusFound)
 }
 
@@ -238,7 +238,7 @@ func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// latest is the place of the newest release that is neither prerelease nor draft; -1 for none.
+// latest returns the index of the newest release that is not a prerelease or draft; -1 for none.
 func (g *GitHub) latest() int {
 	for n, r := range slices.Backward(g.releases) {
 		if !r.Prerelease && !r.Draft {

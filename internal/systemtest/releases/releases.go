@@ -1,6 +1,5 @@
-// Package releases makes releases for the system tests and serves them, with
-// faults where a test asks for them. What it publishes is made by the real
-// machinemon-release.
+// Package releases makes releases for the system tests and serves them, with faults if a
+// test asks for them. The real machinemon-release makes what it publishes.
 package releases
 
 import (
@@ -17,14 +16,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Daemon is one build of the test daemon. Behaviour is one of the daemon's
-// ("good" when empty).
+// Daemon is one build of the test daemon in package daemon, with one of its behaviours;
+// "" is "good".
 type Daemon struct{ Version, Behaviour string }
 
 // Build builds the daemon and returns it.
 func (d Daemon) Build(ctx context.Context) ([]byte, error) { return buildProgram(ctx, "daemon", d) }
 
-// Client is one build of the stand-in for MachineMon's client, in the same way.
+// Client is one build of package client, the stand-in for MachineMon's client.
 type Client Daemon
 
 // Build builds the client and returns it.
@@ -32,7 +31,7 @@ func (c Client) Build(ctx context.Context) ([]byte, error) {
 	return buildProgram(ctx, "client", Daemon(c))
 }
 
-// Database is one build of the test daemon that has a database, in the same way.
+// Database is one build of package dbd, the test daemon with a database.
 type Database Daemon
 
 // Build builds the daemon and returns it.
@@ -67,7 +66,7 @@ type File struct {
 	Link    string
 }
 
-// Pack writes an archive, its format by its name: .tar.gz or .tar.zst.
+// Pack writes an archive. The end of its name, .tar.gz or .tar.zst, sets the format.
 func Pack(archive string, files ...File) (err error) {
 	f, err := os.Create(archive)
 	if err != nil {
@@ -101,8 +100,8 @@ func Pack(archive string, files ...File) (err error) {
 	return errors.Join(w.Close(), packed.Close())
 }
 
-// Publish runs machinemon-release, the program at this path, on the archives; there
-// may be options among them.
+// Publish runs program, a path of machinemon-release, on the archives. There may be
+// options among archives.
 func Publish(ctx context.Context, program, dir, version string, archives ...string) error {
 	args := append([]string{"publish", dir, "--version", version}, archives...)
 	if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {

@@ -14,26 +14,26 @@ import (
 	"time"
 )
 
-// Server serves releases: of a directory as a good static server does, with
-// strong ETags, ranges and conditional requests, or as another handler does.
+// Server serves releases: a directory, as a static server does with strong ETags, ranges
+// and conditional requests, or the answers of another handler.
 type Server struct {
 	http http.Server
 	good http.Handler
-	dir  *os.Root // nil where there is none
+	dir  *os.Root // nil if another handler answers
 
 	mu       sync.Mutex
 	faults   map[string]Fault
 	requests []Request
 }
 
-// Request is one that was answered. Status is 0 if nothing was sent.
+// Request is an answered request. Status is 0 if nothing was sent.
 type Request struct {
 	Path   string
 	Status int
 	Bytes  int64
 }
 
-// Fault answers a request in place of the server, whose own answer is good.
+// Fault answers a request instead of the server; good is the server's own answer.
 type Fault func(w http.ResponseWriter, r *http.Request, good http.Handler)
 
 // Serve serves dir on l until Close.
@@ -47,11 +47,11 @@ func Serve(l net.Listener, dir string) (*Server, error) {
 	return s, nil
 }
 
-// ServeBy has a handler, such as a [GitHub], serve on l until Close.
+// ServeBy serves the answers of a handler, such as a [GitHub], on l until Close.
 func ServeBy(l net.Listener, good http.Handler) *Server {
 	s := &Server{good: good, faults: make(map[string]Fault)}
 	s.http.Handler = http.HandlerFunc(s.serve)
-	go s.http.Serve(l) // ends with an error that tells nothing: Close was called
+	go s.http.Serve(l) // its error only says that Close was called
 	return s
 }
 
@@ -63,22 +63,22 @@ func (s *Server) Close() error {
 	return s.http.Close()
 }
 
-// Break has a fault answer requests for the path, such as "/manifest.json",
-// until Mend.
+// Break makes a fault answer the requests for a path, such as "/manifest.json", until
+// Mend.
 func (s *Server) Break(path string, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults[path] = f
 }
 
-// Mend takes the path's fault away.
+// Mend ends the path's fault.
 func (s *Server) Mend(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.faults, path)
 }
 
-// Requests returns what has been asked for, in the order of the answers' ends.
+// Requests returns the answered requests, in the order in which the answers ended.
 func (s *Server) Requests() []Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	fault := s.faults[r.URL.Path]
 	s.mu.Unlock()
 	counted := &counter{ResponseWriter: w}
-	defer func() { // also when a fault panics to cut the connection
+	defer func() { // runs also if a fault panics to cut the connection
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.requests = append(s.requests, Request{r.URL.Path, counted.status, counted.bytes})
@@ -102,7 +102,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.good.ServeHTTP(counted, r)
 }
 
-// directory is what a static server has.
+// directory is the file system of a static server.
 type directory struct{ *os.Root }
 
 func (d directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -122,12 +122,12 @@ func Status(code int) Fault {
 	}
 }
 
-// Content answers with other bytes than the file's.
+// Content answers with these bytes instead of the file's.
 func Content(b []byte) Fault {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) { w.Write(b) }
 }
 
-// Cut lets n bytes of the good answer's body through, then cuts the connection.
+// Cut passes on n bytes of the good answer's body, then cuts the connection.
 func Cut(n int64) Fault {
 	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		good.ServeHTTP(&paced{ResponseWriter: w, each: func(sent int64) {
@@ -139,7 +139,7 @@ func Cut(n int64) Fault {
 	}
 }
 
-// Die is Cut, once; from then on every connection is cut before a byte is sent.
+// Die works as Cut for one request; from then on it cuts every connection before a byte is sent.
 func Die(n int64) Fault {
 	var dead atomic.Bool
 	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
@@ -150,7 +150,7 @@ func Die(n int64) Fault {
 	}
 }
 
-// Slow waits after every KiB of the good answer's body.
+// Slow pauses after every KiB of the good answer's body.
 func Slow(pause time.Duration) Fault {
 	return func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		good.ServeHTTP(&paced{ResponseWriter: w, each: func(int64) {
@@ -163,8 +163,8 @@ func Slow(pause time.Duration) Fault {
 	}
 }
 
-// Hang sends nothing until the client gives up. The channel, if any, is
-// closed when the request has come: the moment to pull a plug.
+// Hang sends nothing until the client gives up. If came is not nil, it is closed when the
+// request has arrived, which is the moment to cut the power.
 func Hang(came chan<- struct{}) Fault {
 	var once sync.Once
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
@@ -177,7 +177,7 @@ func Hang(came chan<- struct{}) Fault {
 	}
 }
 
-// paced passes a body on in pieces of at most 1 KiB and calls each after every one.
+// paced passes a body on in pieces of at most 1 KiB and calls each after every piece.
 type paced struct {
 	http.ResponseWriter
 	sent int64
@@ -197,7 +197,7 @@ func (p *paced) Write(b []byte) (written int, err error) {
 	return written, nil
 }
 
-// counter sees what a handler answers.
+// counter records the status and size of a handler's answer.
 type counter struct {
 	http.ResponseWriter
 	status int
@@ -218,5 +218,5 @@ func (c *counter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap lets http.ResponseController reach the wrapped writer.
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }

@@ -13,18 +13,18 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// Attack is one thing that a hostile mirror, a thief of keys or a publisher can do
-// to a client. Play lets it happen, by [Repo.Check] in between.
+// Attack is something that a hostile mirror, a thief of keys or a publisher can do to a
+// client. Play performs it, and calls [Repo.Check] at each step.
 type Attack struct {
 	Name string
 	Play func(r *Repo)
 }
 
-// Attacks are all that is known: on the metadata, and by the JSON of metadata and
-// manifests. Whoever believes a repository has a test that runs them.
+// Attacks returns all known attacks: on the metadata, and on the JSON of metadata and
+// manifests. Each package that verifies a repository has a test that runs them.
 func Attacks() []Attack { return append(onMetadata(), onJSON()...) }
 
-// Run plays it, and then sees the next good release taken.
+// Run plays the attack, and then checks that the client takes the next good release.
 func (a Attack) Run(r *Repo) {
 	r.t.Helper()
 	a.Play(r)
@@ -33,7 +33,7 @@ func (a Attack) Run(r *Repo) {
 	r.Check(next)
 }
 
-// Attack lets a client look while something is wrong, which is undone then.
+// Attack makes a change, checks that the client refuses it so, and undoes it.
 func (r *Repo) Attack(refusal string, change func()) {
 	r.t.Helper()
 	good := *r
@@ -54,8 +54,8 @@ func clone[T metadata.Roles](r *Repo, m, empty *metadata.Metadata[T]) *metadata.
 	return c
 }
 
-// Beyond reports whether a refusal is of a signed manifest, about which TUF says
-// nothing, and not of the metadata.
+// Beyond reports whether a refusal concerns a signed manifest, about which TUF says
+// nothing, instead of the metadata.
 func Beyond(refusal string) bool {
 	return !slices.ContainsFunc(roles, func(r trust.Role) bool {
 		return strings.HasPrefix(refusal, string(r)+" v") || strings.HasPrefix(refusal, string(r)+": ")
@@ -64,10 +64,10 @@ func Beyond(refusal string) bool {
 
 var roles = []trust.Role{trust.RoleRoot, trust.RoleTimestamp, trust.RoleSnapshot, trust.RoleTargets}
 
-// Learned names what a client that refused has stored all the same: of the role
-// that was refused and of those that are verified after it. What is verified before
-// may be new; so may a root that has expired, since another can follow it. A manifest
-// comes after all of them.
+// Learned lists what a client has stored although it refused: of the refused role and of
+// those that are verified after it. Roles verified earlier may be new, and so may an
+// expired root, because another can follow it. A manifest is verified after all roles, so
+// after its refusal Learned returns nil.
 func Learned(refusal string, before, after trust.State) (what []string) {
 	if Beyond(refusal) || strings.Contains(refusal, manifest.FileName) {
 		return nil

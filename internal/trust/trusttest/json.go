@@ -8,9 +8,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// spoilt is a document in which new stands in the place of old, or new alone where
-// old is "", and how it is refused; the zero one where a line is not of such
-// documents.
+// spoilt is a change of a document, which replaces old by new, or the whole document if
+// old is "". The client must answer with refusal. The zero value says that the case does
+// not apply to this kind of document.
 type spoilt struct{ old, new, refusal string }
 
 const (
@@ -21,9 +21,9 @@ const (
 	html       = "<!DOCTYPE html><html>502 Bad Gateway</html>"
 )
 
-// jsonLines are what JSON is made of that two readers could understand differently.
-// The manifest is signed as it is. The metadata is changed after it was signed, and
-// must not come to the question of signatures.
+// jsonLines are cases of JSON that two parsers could understand differently. The manifest
+// is signed with the change. The metadata is changed after it was signed, and must be
+// refused before its signatures are checked.
 var jsonLines = []struct {
 	name                string
 	timestamp, manifest spoilt

@@ -63,7 +63,7 @@ func onMetadata() []Attack {
 			r.Check(2)
 			r.Snapshot.Signed.Version--
 			r.Resign()
-			r.Check(2) // the timestamp that was here before counts
+			r.Check(2) // the earlier timestamp is kept
 			r.Snapshot.Signed.Version++
 		}},
 		{"higher version, lower snapshot", func(r *Repo) {
@@ -124,7 +124,7 @@ func onMetadata() []Attack {
 			r.SignRoot()
 			r.Check("root v2: expired on ")
 			r.Root.Signed.Expires = good
-			r.SignRoot() // an expired root may be followed
+			r.SignRoot() // another root may follow an expired one
 			r.Check(1)
 		}},
 		{"version 2^63-1 from a stolen online key, then root rotates it", func(r *Repo) {
@@ -183,7 +183,7 @@ func onMetadata() []Attack {
 			r.Files[name] = b
 		}},
 		{"10 GB timestamp.json", func(r *Repo) {
-			r.Attack("timestamp: it has more than 16384 bytes", func() { // the rest is never read
+			r.Attack("timestamp: it has more than 16384 bytes", func() { // the client does not read further
 				r.Files[trust.TimestampFile] = append(r.Files[trust.TimestampFile], make([]byte, trust.MaxTimestamp)...)
 			})
 		}},
@@ -209,7 +209,7 @@ func onMetadata() []Attack {
 					r.SignRoot()
 				}
 			})
-			for range trust.MaxRotations { // of which these are honest
+			for range trust.MaxRotations { // these are honest
 				r.SignRoot()
 			}
 		}},
@@ -260,7 +260,7 @@ func onMetadata() []Attack {
 			good := r.manifest
 			r.Release(2)
 			r.Check(2)
-			good.Sequence = 3 // and the version and the bytes before
+			good.Sequence = 3 // with the earlier version and bytes
 			r.Publish(&good)
 			r.Check(3)
 		}},
@@ -278,13 +278,13 @@ func onMetadata() []Attack {
 	}
 }
 
-// skip uses the versions up that a client saw in an attack.
+// skip moves the versions past those that a client saw in an attack.
 func (r *Repo) skip() {
 	r.Targets.Signed.Version++
 	r.Refresh()
 }
 
-// newRootKeys puts two others in the place of all that sign roots.
+// newRootKeys replaces all keys that sign roots by two new ones, and returns these.
 func newRootKeys(r *Repo) (keys []signature.Signer) {
 	for i := range 3 {
 		r.Revoke(trust.RoleRoot, r.Key(fmt.Sprint("root ", i+1)))

@@ -1,5 +1,5 @@
-// Package trusttest makes signed repositories for tests, and attacks them. Their
-// content may be such as no publisher would sign.
+// Package trusttest makes signed repositories for tests, and attacks them. A repository
+// may have content that no publisher would sign.
 package trusttest
 
 import (
@@ -20,35 +20,34 @@ import (
 
 const day = 24 * time.Hour
 
-// Repo is a repository. Its metadata is there to be changed, and stands in Files
-// once it is signed.
+// Repo is a repository. Tests change its metadata; signing writes them into Files.
 type Repo struct {
 	Files map[string][]byte                 // by name
 	Pin   []byte                            // 1.root.json, which two of three keys sign
-	Keys  map[trust.Role][]signature.Signer // that sign now
+	Keys  map[trust.Role][]signature.Signer // the keys that sign now, by role
 
 	Root      *metadata.Metadata[metadata.RootType]
 	Timestamp *metadata.Metadata[metadata.TimestampType]
 	Snapshot  *metadata.Metadata[metadata.SnapshotType]
 	Targets   *metadata.Metadata[metadata.TargetsType]
 
-	// Check lets the client of the test look, for [Attack]: it must take the release
-	// of this sequence (an int), or refuse with this text.
+	// Check makes the client of the test read the repository, for [Attack]. The client
+	// must take the release of the sequence want (int) or refuse with the text want.
 	Check func(want any)
 
 	t         testing.TB
 	publisher string
-	now       time.Time         // when the first release was signed
+	now       time.Time         // the time of the first release
 	manifest  manifest.Manifest // of the newest release
 }
 
-// New makes a repository that has published the manifest, now.
+// New returns a repository that has just published the manifest.
 func New(t testing.TB, m *manifest.Manifest) *Repo {
 	t.Helper()
 	return NewOf(t, "publisher", time.Now(), m)
 }
 
-// NewOf is New by another publisher, whose keys are their own, at another time.
+// NewOf returns a repository of another publisher, with other keys, that published at now.
 func NewOf(t testing.TB, publisher string, now time.Time, m *manifest.Manifest) *Repo {
 	t.Helper()
 	r := &Repo{
@@ -76,7 +75,7 @@ func NewOf(t testing.TB, publisher string, now time.Time, m *manifest.Manifest) 
 	return r
 }
 
-// Key is a key of the publisher, the same in every run.
+// Key returns the publisher's key of this name. It is the same in every run.
 func (r *Repo) Key(name string) signature.Signer {
 	seed := sha256.Sum256([]byte(r.publisher + " " + name))
 	s, err := signature.LoadSigner(ed25519.NewKeyFromSeed(seed[:]), crypto.Hash(0))
@@ -84,7 +83,7 @@ func (r *Repo) Key(name string) signature.Signer {
 	return s
 }
 
-// Public is the public half of a key, as metadata has it.
+// Public returns the public half of a key in the form that metadata has.
 func Public(s signature.Signer) *metadata.Key {
 	p, err := s.PublicKey()
 	if err != nil {
@@ -104,7 +103,7 @@ func (r *Repo) must(err error) {
 	}
 }
 
-// Sign is a document with the signatures of these keys, and no others.
+// Sign returns a document with the signatures of exactly these keys.
 func Sign[T metadata.Roles](r *Repo, m *metadata.Metadata[T], keys ...signature.Signer) []byte {
 	r.t.Helper()
 	m.ClearSignatures()
@@ -121,8 +120,8 @@ func encode[T metadata.Roles](r *Repo, m *metadata.Metadata[T]) []byte {
 	return b
 }
 
-// SignRoot publishes the root as it is, as the next version; by these keys instead
-// of its own, if any are given.
+// SignRoot publishes the root as its next version, signed by keys; without any, by the
+// root's own keys.
 func (r *Repo) SignRoot(keys ...signature.Signer) {
 	r.t.Helper()
 	if len(keys) == 0 {
@@ -132,7 +131,7 @@ func (r *Repo) SignRoot(keys ...signature.Signer) {
 	r.Files[fmt.Sprintf("%d.root.json", r.Root.Signed.Version)] = Sign(r, r.Root, keys...)
 }
 
-// Revoke takes a key from a role, in the next root.
+// Revoke removes a key from a role, in the next root.
 func (r *Repo) Revoke(role trust.Role, k signature.Signer) {
 	r.t.Helper()
 	id, err := Public(k).ID()
@@ -140,8 +139,8 @@ func (r *Repo) Revoke(role trust.Role, k signature.Signer) {
 	r.must(r.Root.Signed.RevokeKey(id, string(role)))
 }
 
-// ReplaceOnline publishes a root with another key for timestamp and snapshot,
-// which stay signed by the one before.
+// ReplaceOnline publishes a root with another key for timestamp and snapshot. Both stay
+// signed by the earlier key.
 func (r *Repo) ReplaceOnline() {
 	r.t.Helper()
 	next := r.Key(fmt.Sprint("online ", r.Root.Signed.Version+1))
@@ -160,7 +159,7 @@ func (r *Repo) Rotate() {
 	r.Refresh()
 }
 
-// Release publishes the newest release again, as the one of this sequence.
+// Release publishes the newest release again, with this sequence.
 func (r *Repo) Release(sequence int) {
 	r.t.Helper()
 	m := r.manifest
@@ -177,7 +176,7 @@ func (r *Repo) Publish(m *manifest.Manifest) {
 	r.manifest = *m
 }
 
-// PublishRaw signs what need not be a manifest.
+// PublishRaw signs and publishes raw as the manifest; it may be invalid.
 func (r *Repo) PublishRaw(raw []byte) {
 	r.t.Helper()
 	file, err := metadata.TargetFile().FromBytes(manifest.FileName, raw)
@@ -189,7 +188,7 @@ func (r *Repo) PublishRaw(raw []byte) {
 	r.Refresh()
 }
 
-// Expire makes that of timestamp and snapshot, once they are signed again.
+// Expire sets when timestamp and snapshot expire; it counts once they are signed again.
 func (r *Repo) Expire(in time.Duration) {
 	r.Timestamp.Signed.Expires, r.Snapshot.Signed.Expires = r.now.Add(in), r.now.Add(in)
 }
@@ -203,7 +202,7 @@ func (r *Repo) Refresh() {
 	r.Resign()
 }
 
-// Resign publishes targets, snapshot and timestamp as they are.
+// Resign signs and publishes targets, snapshot and timestamp unchanged.
 func (r *Repo) Resign() {
 	r.t.Helper()
 	r.Timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.Snapshot.Signed.Version)
@@ -212,11 +211,11 @@ func (r *Repo) Resign() {
 	r.Files[trust.TimestampFile] = Sign(r, r.Timestamp, r.Keys[trust.RoleTimestamp]...)
 }
 
-// Kept are the files as they are, for a mirror that stands still.
+// Kept returns a copy of the present files, for a mirror that stops updating.
 func (r *Repo) Kept() map[string][]byte { return maps.Clone(r.Files) }
 
-// Bundle is what a hostile fetcher hands on, to a client that has this many roots:
-// what the repository has, and verifies nothing of it.
+// Bundle returns what a hostile fetcher passes to a client that knows this many roots:
+// all metadata of the repository, without any verification.
 func (r *Repo) Bundle(known int64) trust.Metadata {
 	get := func(name string, most int64) ([]byte, error) {
 		if b := r.Files[name]; int64(len(b)) <= most || name == trust.TimestampFile {
@@ -224,9 +223,9 @@ func (r *Repo) Bundle(known int64) trust.Metadata {
 		}
 		return nil, nil
 	}
-	b, _ := trust.Unverified(get) // as far as it leads
+	b, _ := trust.Unverified(get) // an error ends the list early, which the client must notice
 	root := r.Files[fmt.Sprintf("%d.root.json", known)]
-	for len(b.Roots) <= 2*trust.MaxRotations { // one may follow itself
+	for len(b.Roots) <= 2*trust.MaxRotations { // a root may name itself as the next one
 		name, most, err := trust.Next(trust.RoleRoot, root)
 		if err != nil {
 			break
