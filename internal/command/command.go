@@ -100,11 +100,11 @@ func (a *app) main(args []string, version string) int {
 	}
 	var forCheck bool
 	add("status [TARGET...]", "Show what is installed and available, and the last attempt", `
-It also tells what keeps scheduled runs from installing what is available, and
+It also shows what keeps scheduled runs from installing what is available, and
 when the source is asked next.
-"unsigned" under TRUST: nothing but the connection to the source vouches for a
-release. "signed": its publisher's keys do, and a line tells when their
-signatures are about to expire.
+"unsigned" under TRUST: only the connection to the source authenticates a
+release. "signed": the keys of its publisher do, and a line warns before their
+signatures expire.
 --check prints one short line for a MachineMon script check, and exits 1 after
 an update of the target that failed, was rolled back, or that no probe proves.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error {
 		if forCheck {
@@ -150,9 +150,9 @@ since becomes acceptable again.`, targetAndRoot, a.completeImport, func(args []s
 		Flags().StringVar(&sum, "sha256", "", "`HEX` digest that the file must have")
 	add("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
-only tell what is available. This writes the drop-in
+only report what is available. This writes the drop-in
   /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate("enable", names) })
-	add("disable TARGET...", "Let scheduled runs only tell what is available", "", someTargets, a.completeAny,
+	add("disable TARGET...", "Let scheduled runs only report what is available", "", someTargets, a.completeAny,
 		func(names []string) error { return a.setAutoUpdate("disable", names) })
 	add("hold TARGET...", "Keep targets from every update and rollback until unhold", `
 Checks go on.`, someTargets, a.completeAny, a.hold)

@@ -162,7 +162,7 @@ func (a *app) setAutoUpdateOf(name, verb string) (string, error) {
 	if on {
 		return fmt.Sprintf("scheduled runs install what they find, every %s", t.CheckEvery), nil
 	}
-	return "scheduled runs only tell what is available", nil
+	return "scheduled runs only report what is available", nil
 }
 
 // reloadSystemd makes systemd read the targets again and start their timers and path

@@ -135,7 +135,7 @@ func expiring(signed []state.Signed, now time.Time) string {
 	case first == nil:
 		return ""
 	case now.After(first.Expires):
-		return fmt.Sprintf("%s v%d has expired on %s: nothing is installed until the publisher signs anew", first.Role, first.Version, first.Expires.Local().Format(minutes))
+		return fmt.Sprintf("%s v%d has expired on %s: nothing is installed until the publisher signs again", first.Role, first.Version, first.Expires.Local().Format(minutes))
 	}
-	return fmt.Sprintf("%s v%d expires on %s: nothing is installed after that unless the publisher signs anew", first.Role, first.Version, first.Expires.Local().Format(minutes))
+	return fmt.Sprintf("%s v%d expires on %s: nothing is installed after that unless the publisher signs again", first.Role, first.Version, first.Expires.Local().Format(minutes))
 }

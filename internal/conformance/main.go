@@ -182,11 +182,11 @@ func (c *client) write(r trust.Role, b []byte) error {
 func date() (time.Time, error) {
 	out, err := exec.Command("date", "+%s").Output()
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cannot tell the time: date: %w", err)
+		return time.Time{}, fmt.Errorf("cannot read the clock: date: %w", err)
 	}
 	seconds, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cannot tell the time: date said %.40q", out)
+		return time.Time{}, fmt.Errorf("cannot read the clock: date said %.40q", out)
 	}
 	return time.Unix(seconds, 0), nil
 }

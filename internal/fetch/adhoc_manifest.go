@@ -23,7 +23,7 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 	switch {
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
-		return nil, refused("cannot use %s: nothing tells its version, which %s is asked for "+
+		return nil, refused("cannot use %s: its version is not known, but %s must report it "+
 			"(hint: make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
 	case sum != "":
 		version = digestVersion(sum)

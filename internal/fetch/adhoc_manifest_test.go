@@ -37,7 +37,7 @@ func TestBare(t *testing.T) {
 		{build, sum, func(t *target.Target) { named(t); asks(t) }, "build-18", state.ResultHandedOn, ""},
 		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.ResultHandedOn, ""},
 		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "1.9", state.ResultHandedOn, ""},
-		{"x.tar.gz", "", asks, "", state.ResultRefused, "nothing tells its version, which /usr/local/bin/agent is asked for"},
+		{"x.tar.gz", "", asks, "", state.ResultRefused, "its version is not known, but /usr/local/bin/agent must report it"},
 		{"x.tar.gz", manifest.Digest(nil), nil, "", state.ResultRefused, "its sha256 is " + sum + ", the manifest says " + manifest.Digest(nil)},
 	} {
 		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestDirectRefused(t *testing.T) {
 			state.ResultRefused, "it was redirected to " + other + "/x, which is not authenticated"},
 		"not there": {http.NotFound, state.ResultNotDownloaded, "the server answered 404 Not Found"},
 		"no size": {func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); w.Write(payload) },
-			state.ResultNotDownloaded, "the server does not tell its size"},
+			state.ResultNotDownloaded, "the server does not send its size"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, "http://127.0.0.1:9")

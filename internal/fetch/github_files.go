@@ -104,7 +104,7 @@ func (g *github) size(ctx context.Context, name string) (int64, error) {
 	}
 	resp.Body.Close()
 	if err = whole(resp); err == nil && resp.ContentLength < 0 {
-		err = errors.New("the server does not tell its size")
+		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
 		return 0, failed(ctx, resp.Request.URL, err)

@@ -105,7 +105,7 @@ func (p *partial) restart() error {
 		err = p.file.Truncate(0)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot begin %s anew: %w", p.file.Name(), durable.Cause(err))
+		return fmt.Errorf("cannot start %s again from the beginning: %w", p.file.Name(), durable.Cause(err))
 	}
 	return nil
 }

@@ -369,7 +369,7 @@ func TestResumeElsewhere(t *testing.T) {
 			b := onGitHub(t, serve(t, shaken(newGitHubServer(build18()))))
 			return b, b.order(state.VerbApply, "v1")
 		}, true},
-		{"GitHub, nobody tells the digest", func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
+		{"GitHub, no digest", func(t *testing.T, shaken func(http.Handler) http.Handler) (*bench, state.Order) {
 			b := onGitHub(t, serve(t, shaken(newGitHubServer(undigested()))))
 			b.target.Trust.AllowUnauthenticated = true
 			return b, b.order(state.VerbApply, "v1")
@@ -404,7 +404,7 @@ func TestResumeElsewhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			away = true
-			if c.name == "GitHub, nobody tells the digest" {
+			if c.name == "GitHub, no digest" {
 				if err := os.Remove(filepath.Join(b.tree.Dir(state.RoleFetch, "agent"), "manifest.json")); err != nil {
 					t.Fatal(err) // the cache has the digest
 				}

@@ -257,8 +257,8 @@ func (g *github) document(ctx context.Context) ([]byte, error) {
 	}
 	if p.SHA256 == "" {
 		if !g.anybody {
-			return nil, refused("cannot use %s: nobody tells the sha256 of %s: not the API, and no %s "+
-				"(hint: have the release bring one, or set trust.allow_unauthenticated = true to accept whatever comes)",
+			return nil, refused("cannot use %s: the sha256 of %s is known neither from the API nor from a %s "+
+				"(hint: publish one with the release, or set trust.allow_unauthenticated = true to accept any file)",
 				g.name(), name, strings.Join(sumFiles, " or "))
 		}
 		p.SHA256 = unknownDigest

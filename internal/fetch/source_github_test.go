@@ -128,10 +128,10 @@ func TestGitHub(t *testing.T) {
 		{name: "a named tag", release: build18(), set: func(t *target.Target) { t.Source.Tag = "build-18" }, asked: []string{"/repos/tags/build-18", "/download/build-18/" + archiveName}},
 		{name: "a named prerelease", release: releases.Tagged{Tag: "build-18", Prerelease: true, Assets: build18().Assets}, set: func(t *target.Target) { t.Source.Tag = "build-18" }},
 
-		{name: "no digest", release: undigested(), result: state.ResultRefused, text: "cannot use release build-18 of the-owner/agent: nobody tells the sha256 of agent-build-18.tar.gz: not the API, and no checksums.txt or SHA256SUMS (hint: "},
-		{name: "another's digest", release: undigested(sums(longSums)), result: state.ResultRefused, text: "nobody tells the sha256"},
-		{name: "a directory's file of this name", release: undigested(sums(manifest.Digest(payload) + "  ./" + archiveName + "\n")), result: state.ResultRefused, text: "nobody tells the sha256"},
-		{name: "another kind of digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha512:" + strings.Repeat("0", 128)}}}, result: state.ResultRefused, text: "nobody tells the sha256"},
+		{name: "no digest", release: undigested(), result: state.ResultRefused, text: "cannot use release build-18 of the-owner/agent: the sha256 of agent-build-18.tar.gz is known neither from the API nor from a checksums.txt or SHA256SUMS (hint: "},
+		{name: "another's digest", release: undigested(sums(longSums)), result: state.ResultRefused, text: "the sha256 of "},
+		{name: "a directory's file of this name", release: undigested(sums(manifest.Digest(payload) + "  ./" + archiveName + "\n")), result: state.ResultRefused, text: "the sha256 of "},
+		{name: "another kind of digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha512:" + strings.Repeat("0", 128)}}}, result: state.ResultRefused, text: "the sha256 of "},
 		{name: "nobody's digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha256:" + unknownDigest}}}, result: state.ResultRefused, text: "its sha256 is"},
 		{name: "no digest but something", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha256:\x1b[31m"}}}, result: state.ResultRefused, text: "64 lower-case hex digits"},
 		{name: "other bytes", release: undigested(sums(strings.Repeat("ab", 32) + "  " + archiveName + "\n")), result: state.ResultRefused, text: "its sha256 is"},
@@ -162,7 +162,7 @@ func TestGitHub(t *testing.T) {
 			asked: []string{"/repos/latest", "/latest", "/download/build-18/client-manifest.json", "/download/build-18/" + archiveName}},
 		{name: "limited, a named tag", release: undigested(sums(payloadSum)), limit: spent, set: func(t *target.Target) { t.Source.Tag = "build-18" }},
 		{name: "limited, no list", release: build18(), limit: spent, result: state.ResultRefused, text: "it has no file *.tar.gz"},
-		{name: "limited, no list, a name", release: build18(), limit: spent, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultRefused, text: "nobody tells the sha256"},
+		{name: "limited, no list, a name", release: build18(), limit: spent, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultRefused, text: "the sha256 of "},
 		{name: "limited, several match", release: build18(another, sums(payloadSum+strings.Repeat("ab", 32)+"  a.tar.gz\n")), limit: spent, result: state.ResultRefused, text: `among them "a.tar.gz" and "agent-build-18.tar.gz"`},
 		{name: "limited, only a prerelease", release: releases.Tagged{Tag: "build-18", Prerelease: true}, limit: spent, result: state.ResultNotDownloaded, text: "/repos/the-owner/agent/releases/latest: the server answered 403 Forbidden: it takes no more requests until "},
 	} {
@@ -318,7 +318,7 @@ func TestGitHubUndigested(t *testing.T) {
 	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 
 	b.target.Trust.AllowUnauthenticated = false
-	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "nobody tells the sha256")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "the sha256 of ")
 
 	// The same is true without the API.
 	b = onGitHub(t, b.target.Source.URL)

@@ -35,7 +35,7 @@ func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 	}
 	resp.Body.Close()
 	if err = whole(resp); err == nil && resp.ContentLength < 0 {
-		err = errors.New("the server does not tell its size")
+		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
 		return nil, "", failed(ctx, d.url, err)

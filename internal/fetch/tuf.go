@@ -39,7 +39,7 @@ func getter(ctx context.Context, repo repository) trust.Get {
 func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	repo, ok := src.(repository)
 	if !ok {
-		return nil, refused("cannot use this source of %s: nothing but signed metadata vouches for its releases (trust.mode = %q), "+
+		return nil, refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
 			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, f.limits.manifest, fmt.Errorf("it took longer than %v", f.limits.manifest))

@@ -201,7 +201,7 @@ func TestSignedRefused(t *testing.T) {
 		}, "", "timestamp v2: expired on "},
 		{"GitHub", func(_ *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) {
 			b.target.Source = target.Source{Type: target.SourceGitHub, Repo: "o/n", URL: "http://127.0.0.1:9"}
-		}, "", "nothing but signed metadata vouches for its releases (trust.mode = \"tuf\"), and neither GitHub nor an archive's address has any"},
+		}, "", "only signed metadata authenticates its releases (trust.mode = \"tuf\"), and neither GitHub nor an archive's address has any"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, repo, m := signed(t)
@@ -220,7 +220,7 @@ func TestSignedRefused(t *testing.T) {
 		b, _, m := signed(t)
 		o := b.order(state.VerbApply, "v1")
 		o.URL = strings.Replace(b.target.Source.URL, "client-manifest.json", "agent.tar.gz", 1)
-		b.mustFail(t, b.run(t, o), state.ResultRefused, "nothing but signed metadata vouches")
+		b.mustFail(t, b.run(t, o), state.ResultRefused, "only signed metadata authenticates")
 		if got := m.asks(); got != "" {
 			t.Errorf("asked for %s", got)
 		}

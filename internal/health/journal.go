@@ -68,7 +68,7 @@ func oldest(ctx context.Context, namespace string) (time.Time, error) {
 		if len(out.data) == 0 && ctx.Err() == nil {
 			return time.Time{}, nil
 		}
-		return time.Time{}, noAnswer{errors.Join(err, errors.New("cannot tell how far back the journal reaches"))}
+		return time.Time{}, noAnswer{errors.Join(err, errors.New("cannot find the first entry of the journal"))}
 	}
 	var entry struct {
 		At string `json:"__REALTIME_TIMESTAMP"`

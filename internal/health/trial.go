@@ -90,7 +90,7 @@ func (t *trial) unitSeen(now time.Time, s unitState) {
 		t.stand, t.why = standingDown, "its main process ended and systemd restarted it"
 	}
 	if t.wasUp && t.stand != standingDown && t.stand != standingInterrupted && s.MainPID != t.pid {
-		t.stand, t.why = standingInterrupted, fmt.Sprintf("its main process changed from %d to %d: somebody else restarted it, or it replaced itself", t.pid, s.MainPID)
+		t.stand, t.why = standingInterrupted, fmt.Sprintf("its main process changed from %d to %d: another program or the operator restarted it, or it replaced itself", t.pid, s.MainPID)
 	}
 	switch {
 	case t.stand == standingDown:

@@ -227,7 +227,7 @@ func TestTrial(t *testing.T) {
 		{name: "ends while it is looked at", units: []seenAt{{0, unitState{}, errVanished}, {2 * ms, failed, nil}}, fallen: true,
 			finding: state.FindingBad, reason: "status 2 at once", to: 2 * ms},
 		{name: "an operator stops it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("deactivating", "stop-sigterm", 10).job(), nil}}, probes: good, fallen: true,
-			finding: state.FindingUnsure, reason: "somebody else is stopping or restarting it", from: 2 * time.Second, to: 2 * time.Second},
+			finding: state.FindingUnsure, reason: "another job stops or restarts it", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "an operator restarts it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 12), nil}}, fallen: true,
 			finding: state.FindingUnsure, reason: "changed from 10 to 12", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", cldKilled, 15), nil}}, fallen: true,

@@ -86,11 +86,11 @@ func (s unitState) classify() (standing, string) {
 	case u.Active == "activating" && !s.restarting():
 		return standingPending, "it is still starting (" + u.Sub + ")"
 	case killedFromOutside(u):
-		return standingInterrupted, "somebody else ended its main process by SIGTERM"
+		return standingInterrupted, "another process ended its main process by SIGTERM"
 	case u.Active == "activating", u.Active == "failed":
 		return standingDown, describeEnd(u)
 	case u.Job != 0:
-		return standingInterrupted, "somebody else is stopping or restarting it"
+		return standingInterrupted, "another job stops or restarts it"
 	}
 	return standingDown, describeEnd(u)
 }

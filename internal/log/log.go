@@ -126,6 +126,6 @@ var mute sync.Once
 // that listens it does nothing. It reports only the first failure.
 func Status(text string) {
 	if _, err := daemon.SdNotify(false, "STATUS="+state.Line(text)); err != nil {
-		mute.Do(func() { fmt.Fprintf(os.Stderr, "cannot tell systemd the status: %v\n", err) })
+		mute.Do(func() { fmt.Fprintf(os.Stderr, "cannot send the status to systemd: %v\n", err) })
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/release"
 )
 
-const keygenHelp = `Example: the keys of somebody who publishes alone, root's on two USB sticks:
+const keygenHelp = `Example: the keys of a single publisher, root's on two USB sticks:
 
   machinemon-release keygen root --keys /media/usb/one
   machinemon-release keygen root --keys /media/usb2/two
@@ -39,7 +39,7 @@ func keygenCommand() *cobra.Command {
 		}),
 	}
 	c.Flags().StringVar(&dir, "keys", keysDir(), "`directory` of the keys")
-	c.Flags().BoolVar(&bare, "no-passphrase", false, "leave the key unencrypted, for a service that nobody can type one for")
+	c.Flags().BoolVar(&bare, "no-passphrase", false, "leave the key unencrypted, for a service, which cannot type one")
 	p := passphraseFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if dir == "" {

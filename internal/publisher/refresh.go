@@ -22,7 +22,7 @@ while KEYS/root holds a key that it can read.`
 func refreshCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "refresh DIR",
-		Short: "Sign snapshot and timestamp anew",
+		Short: "Sign snapshot and timestamp again",
 		Long:  refreshHelp,
 		Args:  oneDirectory,
 	}

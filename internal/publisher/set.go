@@ -26,7 +26,7 @@ func setCommand() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
-		Short: "Change rollout, disabled or min_version of the newest release, or sign it anew",
+		Short: "Change rollout, disabled or min_version of the newest release, or sign it again",
 		Long:  setHelp,
 		Args:  oneDirectory,
 	}

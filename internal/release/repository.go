@@ -80,7 +80,7 @@ func (r *signedDir) holds(pin string) error {
 		return fmt.Errorf("%s: %w", pin, plain(err))
 	}
 	if !slices.ContainsFunc(r.now.Roots, func(root []byte) bool { return bytes.Equal(root, b) }) {
-		return fmt.Errorf("its roots do not follow from %s: somebody replaced them", pin)
+		return fmt.Errorf("its roots do not follow from %s: they were replaced", pin)
 	}
 	return nil
 }

@@ -173,5 +173,5 @@ func TestReplacedRoots(t *testing.T) {
 	_, err = Init(RootRequest{Dir: q.Dir, Keys: stranger, Add: add, Threshold: 1, Now: s.now})
 	s.must(err)
 	_, err = Rotate(q)
-	s.refused(err, "its roots do not follow from "+kept+": somebody replaced them")
+	s.refused(err, "its roots do not follow from "+kept+": they were replaced")
 }

@@ -152,7 +152,7 @@ func (t Tree) Tidy(r Role, target string) error {
 func Free(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("cannot tell the free space of %s: %w", dir, err)
+		return 0, fmt.Errorf("cannot read the free space of %s: %w", dir, err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }

@@ -25,7 +25,7 @@ const (
 func (s *Swapper) now() time.Duration {
 	now, err := systemd.Monotonic()
 	if err != nil {
-		s.logf("cannot tell the time: %v", err)
+		s.logf("cannot read the clock: %v", err)
 	}
 	return now
 }

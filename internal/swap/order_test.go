@@ -257,7 +257,7 @@ func TestSettle(t *testing.T) {
 			r.reboot(t)
 			config := r.installed(t)["etc/config"].content
 			must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) { s.Held = nil }))
-			r.fails(t, "recover", state.ResultRollbackFailed, "somebody else")
+			r.fails(t, "recover", state.ResultRollbackFailed, "another file was put there")
 			if got := r.installed(t); got["bin/agent"].content != content || got["etc/config"].content != config {
 				t.Errorf("the boot changed them: %q, %q", got["bin/agent"].content, got["etc/config"].content)
 			}
@@ -399,7 +399,7 @@ func TestSettle(t *testing.T) {
 		badTrial(t, r)
 		byHand(t, r, "agent 9")
 		config := r.installed(t)["etc/config"].content
-		r.fails(t, "rollback", state.ResultRollbackFailed, "bin/agent", "somebody else")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "bin/agent", "another file was put there")
 		if got := r.installed(t); got["bin/agent"].content != "agent 9" || got["etc/config"].content != config {
 			t.Errorf("%v, %v", got["bin/agent"], got["etc/config"])
 		}

@@ -53,7 +53,7 @@ func ours(j *state.Journal, c state.Change) []string {
 }
 
 // errTheirs says that a foreign file, which the update did not install, was left alone.
-var errTheirs = errors.New("somebody else has put another file there, which stays")
+var errTheirs = errors.New("another file was put there since, and stays")
 
 // putBack restores one file if the digest of what is in its place is in ours; nil allows
 // any digest.

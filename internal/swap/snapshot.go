@@ -73,7 +73,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 		return 0, err
 	}
 	if all > room {
-		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df tells what is full)", all, room, sw.Tree.Var)
+		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df shows what is full)", all, room, sw.Tree.Var)
 	}
 	return max(saving, dataTime(all)), nil
 }

@@ -143,9 +143,9 @@ func hint(err error) string {
 	case syscall.EROFS:
 		return " (hint: the file system is mounted read-only; or the target file is newer than systemd's view of it: systemctl daemon-reload)"
 	case syscall.EPERM:
-		return " (hint: is the file immutable? lsattr tells, chattr -i changes it)"
+		return " (hint: is the file immutable? lsattr shows it, chattr -i removes it)"
 	case syscall.ENOSPC, syscall.EDQUOT:
-		return " (hint: df tells what is full)"
+		return " (hint: df shows what is full)"
 	}
 	return ""
 }

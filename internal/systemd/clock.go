@@ -25,7 +25,7 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	}
 	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
-		return 0, fmt.Errorf("cannot tell when systemd started: %w", err)
+		return 0, fmt.Errorf("cannot read when systemd started: %w", err)
 	}
 	return now - time.Duration(usec)*time.Microsecond, nil
 }

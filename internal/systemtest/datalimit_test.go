@@ -37,7 +37,7 @@ func TestSnapshotLimits(t *testing.T) {
 			c.must("sh", "-ec", "head -c 80M /dev/zero >"+dbdDir+"/ballast; chown dbd: "+dbdDir+"/ballast")
 			c.fill(stateDir, 64<<20) // enough for the release
 		}, dbdTarget(wholeDir, stopFirst), 1,
-			[]string{"failed 2.0.0: cannot take a snapshot: it needs ", " are free in " + stateDir + " (hint: df tells what is full)"}},
+			[]string{"failed 2.0.0: cannot take a snapshot: it needs ", " are free in " + stateDir + " (hint: df shows what is full)"}},
 		{"data of a user, and a unit of root's", func() {
 			c.must("rm", dbdDir+"/ballast")
 			c.empty(stateDir)

@@ -188,7 +188,7 @@ func TestDiskFullForFiles(t *testing.T) {
 		says  string
 	}{
 		{"for the new file", 1 << 20, "cannot stage " + testdPath + ": it needs " + fmt.Sprint(len(release)) + " bytes, "},
-		{"for the backup", len(release) + 1<<20, "no space left on device (hint: df tells what is full)"},
+		{"for the backup", len(release) + 1<<20, "no space left on device (hint: df shows what is full)"},
 	} {
 		c.step(test.name, func() {
 			c.fill(bin, test.leave)

@@ -84,7 +84,7 @@ func TestScaleboxUpdate(t *testing.T) {
 		s.release(releases.Daemon{Version: "build-19"}, nineteen)
 		// Without the API only a file of the release states the digest.
 		s.hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
-		s.update(1, "ERROR: refused: cannot use release build-19 of The-Agentic-Journey/Scalebox: nobody tells the sha256 of scalebox-build-19.tar.gz")
+		s.update(1, "ERROR: refused: cannot use release build-19 of The-Agentic-Journey/Scalebox: the sha256 of scalebox-build-19.tar.gz is known neither")
 		s.summed()
 		s.update(0, "committed build-19 (was build-18)", "Update complete!")
 		s.assertRuns(releases.Daemon{Version: "build-19"}, nineteen, "/usr/local/bin/scalebox-new")

@@ -311,7 +311,7 @@ func TestSourceOfAgent(t *testing.T) {
 	// A configuration that cannot be trusted does not change the source.
 	requests := len(asked(second))
 	a.configure(9001, "insecure_skip_tls = true\n")
-	a.asks(2, clientConfig+": insecure_skip_tls: checksum trust needs a server that proves who it is", "apply", "agent")
+	a.asks(2, clientConfig+": insecure_skip_tls: checksum trust needs a server that proves its identity", "apply", "agent")
 	a.configure(9001, "")
 	a.must("chmod", "g+w", clientConfig)
 	a.asks(2, clientConfig+" is writable by its group", "enable", "agent")

@@ -52,7 +52,7 @@ var keys = []key{
 	{"install.from", archiveEntry, required(""), "The file's name in the archive"},
 	{"install.to", absolutePath, required(""), "Where it goes"},
 	{"install.mode", octalMode, nil, "Its permissions"},
-	{"install.owner", textOf("root, who alone may write what is installed", `"root"`, rootName), nil, "Its owner"},
+	{"install.owner", textOf("root, the only user that may write what is installed", `"root"`, rootName), nil, "Its owner"},
 	{"install.group", textOf("a group", "a name or a number, in quotes", matching(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$`)), nil, "Its group"},
 	{"install.optional", yesOrNo, false, "Whether a release without this file is complete"},
 

@@ -105,7 +105,7 @@ func (v *validation) authenticated(t *Target) {
 	}
 	switch {
 	case t.Source.InsecureSkipTLS:
-		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves who it is", unauthenticatedHint)
+		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves its identity", unauthenticatedHint)
 	case u.Scheme == "https":
 	case !Loopback(u.Hostname()):
 		v.problem("source.url", "checksum trust is refused over plain http", unauthenticatedHint)

@@ -97,7 +97,7 @@ func (t *Target) Derive(address string, insecure bool) error {
 	switch {
 	case t.Trust.AnyTransport():
 	case insecure:
-		return t.derived(insecureKey, "checksum trust needs a server that proves who it is", unauthenticatedHint)
+		return t.derived(insecureKey, "checksum trust needs a server that proves its identity", unauthenticatedHint)
 	case u.Scheme != "https" && Loopback(u.Hostname()):
 		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint)
 	case u.Scheme != "https":

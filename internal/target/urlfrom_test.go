@@ -126,7 +126,7 @@ func TestResolveRefuses(t *testing.T) {
 
 		{"http", content("server_url = 'http://example.com'\n"), clientFile + ": server_url: checksum trust is refused over plain http", unauthenticatedHint},
 		{"loopback http", content("server_url = 'http://127.0.0.1:8080'\n"), clientFile + ": server_url: checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint},
-		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves who it is", unauthenticatedHint},
+		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves its identity", unauthenticatedHint},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			// Even the administrator's url_from is not trusted for loopback.
