@@ -2,22 +2,16 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/cli"
-	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
-	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // outcomeOf is one target in the JSON of apply, check and rollback.
@@ -51,47 +45,6 @@ func (a *app) rollback(args []string) error {
 		return err
 	}
 	return a.each(args, a.asking(state.VerbRollback))
-}
-
-// importRelease is apply with a release that the operator names instead of the source's.
-func (a *app) importRelease(args []string) error {
-	if err := a.needRoot("import", args); err != nil {
-		return err
-	}
-	named, err := target.ParseNamed(args[1])
-	if err != nil {
-		return cli.Usagef("%w", err)
-	}
-	if named.Path != "" {
-		if named.Path, err = filepath.Abs(named.Path); err != nil {
-			return fmt.Errorf("cannot import %s: %w", args[1], err)
-		}
-	}
-	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
-		req := state.Request{Verb: state.VerbApply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256}
-		return a.attempt(ctx, name, req, func() error {
-			warning := ""
-			if req.Import {
-				if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
-					return err
-				}
-				copied, err := a.askFetcher(ctx, "import", name, named.Path, named.SHA256)
-				if err != nil {
-					return err
-				}
-				if copied.Result != state.ResultHandedOn {
-					return state.Fail(copied.Result, "%s", copied.Reason)
-				}
-				warning = copied.Warning
-			} else if named.SHA256 == "" {
-				warning = named.Unvouched()
-			}
-			if warning != "" {
-				fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(warning))
-			}
-			return nil
-		})
-	})
 }
 
 // each calls run for one target after the other: the daemons of a machine should not all
@@ -287,47 +240,6 @@ func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, err
 		}
 	}
 	return "", nil
-}
-
-// checkUnprivileged is check for users that may not start units: the fetcher reads the
-// manifest as that user, and no role records the result.
-func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt, error) {
-	at := state.Attempt{Origin: state.OriginOperator, Stage: string(state.RoleFetch), Time: time.Now().UTC()}
-	t, err := a.targets.Load(name)
-	if err != nil {
-		at.Result, at.Reason = state.ResultMisconfigured, err.Error()
-		return at, nil
-	}
-	st, err := a.tree.Status(state.RoleSwap, name)
-	if err != nil {
-		return at, err
-	}
-	asked, err := a.askFetcher(ctx, "look", name, installed.Version(ctx, t, st))
-	if ctx.Err() != nil {
-		return at, errors.New("interrupted")
-	}
-	if err != nil {
-		return at, err
-	}
-	return asked, nil
-}
-
-// askFetcher runs the fetcher program, because only that program links the code of
-// downloads, and returns its answer.
-func (a *app) askFetcher(ctx context.Context, args ...string) (at state.Attempt, err error) {
-	cmd := exec.CommandContext(ctx, a.fetcher, args...)
-	cmd.Stderr = a.err
-	out, err := cmd.Output()
-	if ctx.Err() != nil {
-		return at, context.Cause(ctx)
-	}
-	if err == nil {
-		err = json.Unmarshal(out, &at)
-	}
-	if err != nil {
-		return at, fmt.Errorf("cannot run %s: %w", a.fetcher, err)
-	}
-	return at, nil
 }
 
 func unit(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }

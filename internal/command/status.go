@@ -3,17 +3,10 @@ package command
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
 
-	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -229,115 +222,4 @@ func outcome(a state.Attempt) string {
 		return string(a.Result)
 	}
 	return string(a.Result) + " " + a.Version
-}
-
-// minutes is the layout in which times are shown.
-const minutes = "2006-01-02 15:04"
-
-func (a *app) history(args []string) error {
-	names, err := a.choose(args)
-	if err != nil {
-		return err
-	}
-	// The roles' intact records are shown even if one is damaged.
-	attempts, unread := a.tree.History(names[0])
-	slices.Reverse(attempts)
-	st, err := a.tree.Status(state.RoleSwap, names[0])
-	if err != nil {
-		st = state.Status{} // History has reported the error
-	}
-	rejected := rejectedVersions(&st)
-	var text string
-	if len(attempts) == 0 {
-		text = fmt.Sprintf("no attempts on %s yet\n", names[0])
-	} else {
-		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
-		for _, at := range attempts {
-			from, to := at.Versions()
-			r := row{cells: []string{at.Time.Local().Format(minutes), string(at.ID),
-				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
-			r.note(at.Reason + at.Detour())
-			r.aftermath(names[0], at, rejected)
-			rows = append(rows, r)
-		}
-		text = table(rows)
-	}
-	return errors.Join(a.print(map[string]any{"target": names[0], "attempts": attempts}, text), unread)
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-// print prints v as JSON with --json, else text. Both must say the same.
-func (a *app) print(v any, text string) error {
-	if !a.json {
-		_, err := io.WriteString(a.out, text)
-		return err
-	}
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(a.out, escape(string(data)))
-	return err
-}
-
-// escape escapes the characters that encoding/json leaves as they are although a terminal
-// may obey them, such as U+009B. JSON has such characters only in strings.
-func escape(doc string) string {
-	var b strings.Builder
-	for _, r := range doc {
-		switch {
-		case r == '\n' || unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
-}
-
-// row is a row of a table, with notes on separate lines below: they would not fit beside
-// the cells on 80 columns.
-type row struct{ cells, notes []string }
-
-func (r *row) note(s string) {
-	if s != "" {
-		r.notes = append(r.notes, s)
-	}
-}
-
-// aftermath adds the notes that follow an attempt's reason.
-func (r *row) aftermath(name string, at state.Attempt, rejected []string) {
-	if at.Unhealthy != "" {
-		r.note(at.Aftermath())
-	}
-	if !slices.Contains(rejected, at.Rejected) {
-		at.Rejected = ""
-	}
-	for _, line := range below(name, at) {
-		r.note(line)
-	}
-}
-
-func table(rows []row) string {
-	var cells [][]string
-	for _, r := range rows {
-		cells = append(cells, r.cells)
-	}
-	var b strings.Builder
-	for i, line := range slices.Collect(strings.Lines(cli.Table(cells))) {
-		b.WriteString(line)
-		for _, n := range rows[i].notes {
-			fmt.Fprintf(&b, "  %s\n", state.Printable(n))
-		}
-	}
-	return b.String()
 }
