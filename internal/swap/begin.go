@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
@@ -173,19 +171,6 @@ func (b *beginning) decideVerb(ctx context.Context) error {
 	return nil
 }
 
-// mayInstall asks the policy before a release is known. It examines the files and the
-// unit only if neither the operator's hold nor the target file refuses the attempt.
-func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
-	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status}
-	if d := policy.Decide(k); d.Refused() {
-		return d, nil
-	}
-	if b.status.Installed != nil && !b.asked() {
-		k.Changed = !installed.Unchanged(b.status.Installed)
-	}
-	return b.decideWithUnit(ctx, k, b.target.Unit)
-}
-
 // findSource makes sure that there is a source. Only an operator's attempt reads the file
 // of source.url_from again; an unattended attempt uses the source that the last such one
 // found.
@@ -273,62 +258,6 @@ func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
 	}
 	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.From.File)
 	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
-}
-
-// decideWithUnit asks the policy, and tells it the state of the target's unit.
-func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name string) (policy.Decision, error) {
-	u, err := s.Systemd.Unit(ctx, name)
-	if err != nil {
-		return policy.Decision{}, err
-	}
-	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0, Passing: u.Type == "oneshot" && !u.RemainAfterExit}
-	return policy.Decide(k), nil
-}
-
-// letWrite reloads systemd if the target file names a directory that the generator has
-// not yet listed for the swap unit, which may write only to the listed ones.
-func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
-	u, err := s.Systemd.Unit(ctx, unitOf("swap", t.Name))
-	if err != nil {
-		return err
-	}
-	for _, dir := range t.Directories() {
-		if !slices.ContainsFunc(u.Writable, func(w string) bool {
-			return strings.TrimLeft(w, "-+") == dir // "-" before it lets a directory be missing
-		}) {
-			s.logf("%s: the target file has changed: reloading systemd", t.Name)
-			return s.Systemd.Reload(ctx)
-		}
-	}
-	return nil
-}
-
-// others loads the other targets, except those whose file is invalid: such a file must
-// not keep this target from its update.
-func (s *Swapper) others(name string) []*target.Target {
-	names, err := s.Targets.Names()
-	if err != nil {
-		s.logf("%s: %v", name, err)
-	}
-	var all []*target.Target
-	for _, n := range names {
-		if n == name {
-			continue
-		}
-		t, err := s.Targets.Load(n)
-		if err != nil {
-			s.logf("%s: not comparing with target %s: %v", name, n, err)
-			continue
-		}
-		// The files that its releases listed are not in its target file.
-		if st, err := s.Tree.Status(state.RoleSwap, n); err == nil && st.Installed != nil {
-			for _, f := range st.Installed.Files {
-				t.Install = append(t.Install, target.Install{To: f.To})
-			}
-		}
-		all = append(all, t)
-	}
-	return all
 }
 
 // describe returns the target, attempt and version of a trial, for log lines.
