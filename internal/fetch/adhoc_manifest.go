@@ -1,7 +1,9 @@
 package fetch
 
 import (
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -23,7 +25,7 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 	switch {
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
-		return nil, refused("cannot use %s: its version is not known, but %s must report it "+
+		return nil, state.Refused("cannot use %s: its version is not known, but %s must report it "+
 			"(hint: make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
 	case sum != "":
 		version = digestVersion(sum)
@@ -31,7 +33,7 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 		version = unknownVersion
 	}
 	if sum == "" {
-		sum = unknownDigest
+		sum = download.UnknownDigest
 	}
 	return &manifest.Manifest{Schema: manifest.Schema, Product: t.Trust.Product, Version: version,
 		Platforms: map[string]manifest.Platform{key: {File: file, SHA256: sum, Size: size}}}, nil

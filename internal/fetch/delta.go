@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -27,7 +28,7 @@ func (f *fetcher) handOn(ctx context.Context, src source, t *target.Target, r *r
 		if err == nil {
 			return fmt.Errorf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.platform.Size)/1e3), nil
 		}
-		if _, limited := errors.AsType[*rateLimit](err); limited {
+		if _, limited := errors.AsType[*download.RateLimit](err); limited {
 			return nil, err // a larger request would be refused, too
 		}
 	}

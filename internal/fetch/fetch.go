@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -57,7 +58,7 @@ func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*
 	if err == nil && !order.Attempt.Valid() {
 		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
-	return &fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
+	return &fetcher{tree: tree, name: name, order: order, report: report, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
 }
 
 func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
@@ -85,17 +86,9 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 // operator's check would have with this version installed ("" if unknown), but uses no
 // cache and stores nothing.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
-	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
+	f := fetcher{tree: tree, name: t.Name, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
 		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
 	return f.ended(f.fetch(ctx, t, ""))
-}
-
-func refused(format string, args ...any) error {
-	return state.Fail(state.ResultRefused, format, args...)
-}
-
-func notDownloaded(format string, args ...any) error {
-	return state.Fail(state.ResultNotDownloaded, format, args...)
 }
 
 type fetcher struct {
@@ -103,7 +96,7 @@ type fetcher struct {
 	name     string
 	order    state.Order
 	report   func(done, total int64)
-	limits   limits
+	limits   download.Limits
 	rootOnly func(path string) error
 	// machineID is the path of the file with the machine's ID.
 	machineID string
@@ -117,6 +110,16 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.RoleFetch, f.name))
 	a, err := f.recordAttempt(r, result, err)
 	return a, errors.Join(err, f.forget(r, a.Result))
+}
+
+// forget removes a stored piece if the attempt has shown that the rest will not be needed.
+func (f *fetcher) forget(r *release, result state.Result) error {
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	a, ok := download.ReadAbout(dir)
+	if ok && (r == nil || a.Of(r.platform) && result != state.ResultCurrent) {
+		return nil
+	}
+	return download.Drop(dir)
 }
 
 // fetch takes the attempt as far as this role can. The release is nil until a manifest for
@@ -209,8 +212,8 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 			a.Result = f.Result
 		}
 		a.Expired = trust.Expired(end)
-		if l, ok := errors.AsType[*rateLimit](end); ok {
-			a.RetryAfter = l.until
+		if l, ok := errors.AsType[*download.RateLimit](end); ok {
+			a.RetryAfter = l.Until
 		}
 	}
 	if r != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -59,7 +60,7 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Nam
 		return false, err
 	}
 	if n.SHA256 != "" && n.SHA256 != r.platform.SHA256 {
-		return false, refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
+		return false, state.Refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
 	}
 	return unvouched, bring(ctx, src, r, beside, dir)
 }
@@ -94,12 +95,12 @@ func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.T
 
 // bring makes the copy, with the files that are beside the manifest.
 func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte, dir string) error {
-	body, err := src.archive(ctx, r.platform, piece{})
+	body, err := src.archive(ctx, r.platform, download.Piece{})
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	name := body.name
+	name := body.Name
 	free, err := state.Free(filepath.Dir(dir))
 	if err != nil {
 		return err
@@ -123,12 +124,12 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 		return failed(err)
 	}
 	defer f.Close()
-	c := fetcher{report: func(int64, int64) {
+	c := download.Transfer{Report: func(int64, int64) {
 		if ctx.Err() != nil { // the copy ends at its next read
 			body.Close()
 		}
 	}}
-	_, err = c.receive(f, body, 0, r.platform.Size, name)
+	_, err = c.Receive(f, body, 0, r.platform.Size, name)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -140,7 +141,7 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 		return failed(err)
 	}
 	if sum != r.platform.SHA256 {
-		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)
+		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)
 	}
 	// The fetcher must be able to read it, with any umask.
 	if err := f.Chmod(0o644); err != nil {

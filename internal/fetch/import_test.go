@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -107,7 +108,7 @@ func TestImportFromElsewhere(t *testing.T) {
 	if err := os.Symlink(other, dir); err != nil {
 		t.Fatal(err)
 	}
-	if body, err := d.archive(t.Context(), release1().Platforms[manifest.Host()], piece{}); err == nil {
+	if body, err := d.archive(t.Context(), release1().Platforms[manifest.Host()], download.Piece{}); err == nil {
 		body.Close()
 		t.Error("the archive of another directory was opened")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
@@ -18,7 +19,7 @@ func NewRepository(address string) (*Repository, error) {
 		Name:   "the repository",
 		Source: target.Source{URL: strings.TrimSuffix(address, "/") + "/"},
 		Trust:  target.Trust{Mode: target.TrustTUF},
-	}, "", defaultLimits)
+	}, "", download.DefaultLimits)
 	return &Repository{w}, err
 }
 
@@ -26,7 +27,7 @@ func NewRepository(address string) (*Repository, error) {
 // that the fetcher has for all of them.
 func (r *Repository) Get(ctx context.Context) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
-		ctx, cancel := r.web.brief(ctx)
+		ctx, cancel := r.web.Brief(ctx)
 		defer cancel()
 		return getter(ctx, r.web)(file, most)
 	}

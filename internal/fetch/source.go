@@ -3,8 +3,8 @@ package fetch
 import (
 	"context"
 	"io"
-	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -17,7 +17,7 @@ type source interface {
 	manifest(ctx context.Context) (raw []byte, name string, err error)
 	// archive opens a file of the manifest that was just read, from its beginning or from
 	// the end of the stored piece. Errors of its Read are the source's, not the disk's.
-	archive(ctx context.Context, p manifest.Platform, have piece) (*body, error)
+	archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error)
 }
 
 // source returns where this attempt's release comes from: what the operator named, or else
@@ -34,7 +34,7 @@ func (f *fetcher) source(t *target.Target, cache string) (source, error) {
 
 // newSource returns the source of a target. cache is the directory of the cached manifest,
 // or "" for none.
-func newSource(t *target.Target, cache string, l limits, rootOnly func(string) error) (source, error) {
+func newSource(t *target.Target, cache string, l download.Limits, rootOnly func(string) error) (source, error) {
 	switch t.Source.Type {
 	case target.SourceManifest:
 		return newWeb(t, cache, l)
@@ -84,15 +84,15 @@ func resolveUnsigned(ctx context.Context, src source, product string) (*release,
 func chosen(raw []byte, name, product string) (*release, error) {
 	m, err := manifest.Parse(raw)
 	if err != nil {
-		return nil, refused("cannot use %s: %w", name, err)
+		return nil, state.Refused("cannot use %s: %w", name, err)
 	}
 	if product != "" && m.Product != product {
-		return nil, refused("cannot use %s: it is of product %q, this target takes %q", name, m.Product, product)
+		return nil, state.Refused("cannot use %s: it is of product %q, this target takes %q", name, m.Product, product)
 	}
 	key := manifest.Host()
 	p, err := m.Platform(key)
 	if err != nil {
-		return nil, refused("cannot use %s: %w", name, err)
+		return nil, state.Refused("cannot use %s: %w", name, err)
 	}
 	return &release{raw: raw, manifest: m, key: key, platform: p}, nil
 }
@@ -102,10 +102,6 @@ func chosen(raw []byte, name, product string) (*release, error) {
 type learner interface {
 	learn(r *release, sum string) error
 }
-
-// unknownDigest is the placeholder in the manifest for a digest that is not known before
-// the download. No archive has it.
-var unknownDigest = strings.Repeat("0", 64)
 
 // complete replaces [unknownDigest] by the digest of the downloaded archive.
 func (r *release) complete(sum string) (err error) {

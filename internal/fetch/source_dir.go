@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -80,7 +81,7 @@ func (d *disk) manifest(context.Context) ([]byte, string, error) {
 		if d.bare != nil {
 			return d.without()
 		}
-		return nil, "", notDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.path, name)
+		return nil, "", state.NotDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.path, name)
 	}
 	if err != nil {
 		return nil, "", err
@@ -119,13 +120,13 @@ func (d *disk) without() ([]byte, string, error) {
 	return raw, d.path, err
 }
 
-func (d *disk) archive(_ context.Context, p manifest.Platform, _ piece) (*body, error) {
+func (d *disk) archive(_ context.Context, p manifest.Platform, _ download.Piece) (*download.Body, error) {
 	path := filepath.Join(d.dir, p.File)
 	if strings.Contains(p.File, "/") {
-		return nil, refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
+		return nil, state.Refused("cannot use the manifest in %s: it names an archive that is not beside it", d.dir)
 	}
 	if d.archived != "" && d.archived != p.File {
-		return nil, refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
+		return nil, state.Refused("cannot use %s: the %s beside it names %s for this machine (make one for it with machinemon-release publish)",
 			d.path, manifest.FileName, p.File)
 	}
 	f, err := d.open(p.File)
@@ -134,13 +135,13 @@ func (d *disk) archive(_ context.Context, p manifest.Platform, _ piece) (*body, 
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() != p.Size {
-		err = refused("it has %d bytes, the manifest says %d", info.Size(), p.Size)
+		err = state.Refused("it has %d bytes, the manifest says %d", info.Size(), p.Size)
 	}
 	if err != nil {
 		f.Close()
 		return nil, unreadable(path, err)
 	}
-	return &body{ReadCloser: f, name: path}, nil
+	return &download.Body{ReadCloser: f, Name: path}, nil
 }
 
 // open opens a regular file of the directory that only root can write to.

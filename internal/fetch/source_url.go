@@ -6,41 +6,42 @@ import (
 	"net/http"
 	"path"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // direct is an archive on a web server that the operator named.
 type direct struct {
-	client
+	download.Client
 	target *target.Target
 	sum    string
 }
 
-func newDirect(t *target.Target, address, sum string, l limits) (*direct, error) {
+func newDirect(t *target.Target, address, sum string, l download.Limits) (*direct, error) {
 	own := *t // the exceptions of the target's own source do not apply; its proxy does
 	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
-	c, err := newClient(&own, address, l)
+	c, err := download.NewClient(&own, address, l)
 	return &direct{c, t, sum}, err
 }
 
 // manifest requests the archive for its size. It uses GET, because some servers do not
 // answer HEAD.
 func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := d.brief(ctx)
+	ctx, cancel := d.Brief(ctx)
 	defer cancel()
-	resp, err := d.ask(ctx, http.MethodGet, d.url, nil, d.safeHop)
+	resp, err := d.Ask(ctx, http.MethodGet, d.URL, nil, d.SafeHop)
 	if err != nil {
 		return nil, "", err
 	}
 	resp.Body.Close()
-	if err = whole(resp); err == nil && resp.ContentLength < 0 {
+	if err = download.Whole(resp); err == nil && resp.ContentLength < 0 {
 		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
-		return nil, "", failed(ctx, d.url, err)
+		return nil, "", download.Failed(ctx, d.URL, err)
 	}
-	file := path.Base(d.url.Path)
+	file := path.Base(d.URL.Path)
 	if !manifest.ValidFile(file) {
 		file = bareName
 	}
@@ -49,11 +50,11 @@ func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 		return nil, "", err
 	}
 	raw, err := m.Marshal()
-	return raw, show(d.url), err
+	return raw, download.Show(d.URL), err
 }
 
-func (d *direct) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
-	return d.stream(ctx, d.url, nil, p.Size, have, d.safeHop)
+func (d *direct) archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
+	return d.Stream(ctx, d.URL, nil, p.Size, have, d.SafeHop)
 }
 
 func (d *direct) learn(r *release, sum string) error {

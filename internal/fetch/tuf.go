@@ -3,7 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -27,7 +26,7 @@ func getter(ctx context.Context, repo repository) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
 		b, err := repo.beside(ctx, file, most)
 		if file == trust.TimestampFile && errors.Is(err, fs.ErrNotExist) {
-			err = refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.name(), file)
+			err = state.Refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.name(), file)
 		}
 		return b, err
 	}
@@ -39,10 +38,10 @@ func getter(ctx context.Context, repo repository) trust.Get {
 func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
 	repo, ok := src.(repository)
 	if !ok {
-		return nil, refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
+		return nil, state.Refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
 			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.limits.manifest, fmt.Errorf("it took longer than %v", f.limits.manifest))
+	ctx, cancel := f.limits.Brief(ctx)
 	defer cancel()
 	good, metadata, err := trust.Verifier{Tree: f.tree, Target: f.name, Pin: t.Pin, Role: state.RoleFetch, ReadOnly: !keep,
 		Terms: trust.Terms{Product: t.Trust.Product, Platform: manifest.Host(), Installed: f.order.Installed},
