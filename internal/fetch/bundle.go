@@ -6,15 +6,16 @@ import (
 	"strconv"
 
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // download makes the bundle of a release and hands it on. The bundle has these deltas or,
 // if deltas is nil, the archive.
-func (f *fetcher) download(ctx context.Context, src source, r *release, deltas []delta) error {
+func (f *fetcher) download(ctx context.Context, src source.Source, r *source.Release, deltas []delta) error {
 	return f.tree.HandOn(state.RoleFetch, f.name, f.order.Attempt, func(b *state.Bundle) error {
-		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.key, Deltas: deltas != nil}
+		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.Key, Deltas: deltas != nil}
 		for n, d := range deltas {
 			name := strconv.Itoa(n)
 			if err := f.add(ctx, src, r, d.file, b, name); err != nil {
@@ -23,16 +24,16 @@ func (f *fetcher) download(ctx context.Context, src source, r *release, deltas [
 			receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
 		}
 		if deltas == nil {
-			if err := f.add(ctx, src, r, r.platform, b, state.PayloadName); err != nil {
+			if err := f.add(ctx, src, r, r.Platform, b, state.PayloadName); err != nil {
 				return err
 			}
 		}
-		return b.Describe(r.raw, r.metadata, receipt)
+		return b.Describe(r.Raw, r.Metadata, receipt)
 	})
 }
 
 // add downloads an archive or a delta into the bundle.
-func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Platform, b *state.Bundle, name string) (err error) {
+func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release, p manifest.Platform, b *state.Bundle, name string) (err error) {
 	part, err := download.Open(f.tree.Dir(state.RoleFetch, f.name), p)
 	if err != nil {
 		return err
@@ -45,9 +46,9 @@ func (f *fetcher) add(ctx context.Context, src source, r *release, p manifest.Pl
 	if err := f.room(p, part.Stored()); err != nil {
 		return err
 	}
-	from := download.Transfer{Open: src.archive, Pause: f.limits.Pause, Report: f.report}
-	if l, ok := src.(learner); ok {
-		from.Learn = func(sum string) error { return l.learn(r, sum) }
+	from := download.Transfer{Open: src.Archive, Pause: f.limits.Pause, Report: f.report}
+	if l, ok := src.(source.Learner); ok {
+		from.Learn = func(sum string) error { return l.Learn(r, sum) }
 	}
 	if err := from.Download(ctx, part); err != nil {
 		return err

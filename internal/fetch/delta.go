@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -21,12 +22,12 @@ type delta struct {
 
 // handOn downloads the release for the verifier: by deltas if they are smaller, or else,
 // or if the deltas fail, by the archive. how describes the download by deltas.
-func (f *fetcher) handOn(ctx context.Context, src source, t *target.Target, r *release) (how, err error) {
+func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Target, r *source.Release) (how, err error) {
 	deltas, err := f.deltas(src, t, r)
 	if err == nil && deltas != nil {
 		err = f.download(ctx, src, r, deltas)
 		if err == nil {
-			return fmt.Errorf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.platform.Size)/1e3), nil
+			return fmt.Errorf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.Platform.Size)/1e3), nil
 		}
 		if _, limited := errors.AsType[*download.RateLimit](err); limited {
 			return nil, err // a larger request would be refused, too
@@ -48,17 +49,17 @@ func total(deltas []delta) (size int64) {
 // deltas returns the deltas that make the release from the installed files, without those
 // of files that are already the release's. It returns nil if only the archive contains all
 // that the target installs, or if the deltas are not smaller.
-func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, error) {
+func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release) ([]delta, error) {
 	// Only the archive contains the files that a list adds. A source on this machine's
 	// disk saves no download.
-	_, local := src.(*disk)
-	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.platform.Deltas) == 0 {
+	_, local := src.(*source.Disk)
+	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.Platform.Deltas) == 0 {
 		return nil, nil
 	}
 	chosen, seen := []delta{}, map[string]bool{}
 	for _, i := range t.Install {
-		entry := i.Name(r.key, r.manifest.Version)
-		want, listed := r.platform.Contents[entry]
+		entry := i.Name(r.Key, r.Manifest.Version)
+		want, listed := r.Platform.Contents[entry]
 		if seen[entry] || !listed && i.Optional {
 			continue
 		}
@@ -73,13 +74,13 @@ func (f *fetcher) deltas(src source, t *target.Target, r *release) ([]delta, err
 		if from == want.SHA256 {
 			continue
 		}
-		d, ok := r.platform.Delta(entry, from)
+		d, ok := r.Platform.Delta(entry, from)
 		if !ok {
 			return nil, nil
 		}
 		chosen = append(chosen, delta{entry, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size}})
 	}
-	if total(chosen) >= r.platform.Size {
+	if total(chosen) >= r.Platform.Size {
 		return nil, nil
 	}
 	return chosen, nil

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -113,10 +114,10 @@ func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, err
 }
 
 // forget removes a stored piece if the attempt has shown that the rest will not be needed.
-func (f *fetcher) forget(r *release, result state.Result) error {
+func (f *fetcher) forget(r *source.Release, result state.Result) error {
 	dir := f.tree.Dir(state.RoleFetch, f.name)
 	a, ok := download.ReadAbout(dir)
-	if ok && (r == nil || a.Of(r.platform) && result != state.ResultCurrent) {
+	if ok && (r == nil || a.Of(r.Platform) && result != state.ResultCurrent) {
 		return nil
 	}
 	return download.Drop(dir)
@@ -124,7 +125,7 @@ func (f *fetcher) forget(r *release, result state.Result) error {
 
 // fetch takes the attempt as far as this role can. The release is nil until a manifest for
 // this target and machine was read. cache is as for newSource.
-func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
+func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*source.Release, state.Result, error) {
 	known, err := f.known(t)
 	if err != nil {
 		return nil, state.ResultFailed, err
@@ -148,8 +149,8 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return nil, state.ResultFailed, err
 	}
 	f.digest, f.unit = installedDigest(t.Install, r), unitFile(t, r)
-	known.Release = &policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence, Disabled: r.manifest.Disabled,
-		NotYet: f.notYet(r.manifest), Manifest: manifest.Digest(r.raw), Archive: r.platform.SHA256, Fingerprint: f.digest}
+	known.Release = &policy.Release{Version: r.Manifest.Version, Sequence: r.Manifest.Sequence, Disabled: r.Manifest.Disabled,
+		NotYet: f.notYet(r.Manifest), Manifest: manifest.Digest(r.Raw), Archive: r.Platform.SHA256, Fingerprint: f.digest}
 	known.Now = time.Now().UTC()
 	if d := policy.Decide(known); d.Refused() {
 		return r, d.Result, d.Err()
@@ -159,6 +160,26 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*r
 		return r, state.ResultFailed, err
 	}
 	return r, state.ResultHandedOn, how
+}
+
+// source returns where this attempt's release comes from: what the operator named, or else
+// the target's source.
+func (f *fetcher) source(t *target.Target, cache string) (source.Source, error) {
+	switch {
+	case f.order.Import:
+		return &source.Disk{Path: f.tree.Import(f.name), RootOnly: f.rootOnly}, nil
+	case f.order.URL != "":
+		return source.NewDirect(t, f.order.URL, f.order.SHA256, f.limits)
+	}
+	return source.New(t, cache, f.limits, f.rootOnly)
+}
+
+// resolve reads the release as the target's trust mode requires.
+func (f *fetcher) resolve(ctx context.Context, src source.Source, t *target.Target, keep bool) (*source.Release, error) {
+	if t.Trust.Mode == target.TrustTUF {
+		return f.signed(ctx, src, t, keep)
+	}
+	return source.Resolve(ctx, src, t.Trust.Product)
 }
 
 // known returns what the policy needs to know before the source is asked.
@@ -173,10 +194,10 @@ func (f *fetcher) known(t *target.Target) (policy.Known, error) {
 
 // installedDigest returns the [state.Fingerprint] of the files that a release would
 // install, or "" if its manifest does not list them.
-func installedDigest(installs []target.Install, r *release) string {
+func installedDigest(installs []target.Install, r *source.Release) string {
 	var files []state.File
 	for _, i := range installs {
-		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
+		c, listed := r.Platform.Contents[i.Name(r.Key, r.Manifest.Version)]
 		if listed {
 			files = append(files, state.File{To: i.To, SHA256: c.SHA256})
 		} else if !i.Optional {
@@ -190,9 +211,9 @@ func installedDigest(installs []target.Install, r *release) string {
 }
 
 // unitFile returns the unit's own file in a release; nil if its manifest lists none.
-func unitFile(t *target.Target, r *release) *state.File {
+func unitFile(t *target.Target, r *source.Release) *state.File {
 	for _, i := range t.Install {
-		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
+		c, listed := r.Platform.Contents[i.Name(r.Key, r.Manifest.Version)]
 		if listed && filepath.Base(i.To) == t.Unit {
 			return &state.File{To: i.To, SHA256: c.SHA256}
 		}
@@ -201,7 +222,7 @@ func unitFile(t *target.Target, r *release) *state.File {
 }
 
 // ended returns the attempt's record.
-func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
+func (f *fetcher) ended(r *source.Release, result state.Result, end error) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
 		Stage: string(state.RoleFetch), Result: result, NoDelta: state.Line(f.noDelta),
@@ -217,21 +238,21 @@ func (f *fetcher) ended(r *release, result state.Result, end error) state.Attemp
 		}
 	}
 	if r != nil {
-		a.Version, a.Sequence, a.Manifest = r.manifest.Version, r.manifest.Sequence, manifest.Digest(r.raw)
+		a.Version, a.Sequence, a.Manifest = r.Manifest.Version, r.Manifest.Sequence, manifest.Digest(r.Raw)
 	}
 	return a
 }
 
 // recordAttempt records how the attempt ended. Without a usable manifest, the offer of an
 // earlier check stays; a disabled release removes it.
-func (f *fetcher) recordAttempt(r *release, result state.Result, end error) (state.Attempt, error) {
+func (f *fetcher) recordAttempt(r *source.Release, result state.Result, end error) (state.Attempt, error) {
 	a := f.ended(r, result, end)
 	return a, f.tree.Update(state.RoleFetch, f.name, func(s *state.Status) {
 		if r != nil {
 			s.Offer = nil
-			if !r.manifest.Disabled {
-				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.signed == nil, Signed: r.signed,
-					Fingerprint: f.digest, Archive: r.platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.manifest)}
+			if !r.Manifest.Disabled {
+				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
+					Fingerprint: f.digest, Archive: r.Platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}
 		s.Record(a)

@@ -59,7 +59,7 @@ const (
 type Client struct {
 	URL       *url.URL // as configured
 	Anybody   bool     // the operator accepts a transport that anyone on the path can change
-	limits    Limits
+	Limits    Limits
 	transport *http.Transport
 }
 
@@ -83,7 +83,7 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 	return Client{
 		URL:     u,
 		Anybody: t.Trust.AllowUnauthenticated,
-		limits:  l,
+		Limits:  l,
 		transport: &http.Transport{
 			Proxy:                  proxy,
 			Protocols:              h1,
@@ -98,11 +98,6 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 	}, nil
 }
 
-// Brief calls [Limits.Brief] of the client's limits.
-func (c *Client) Brief(ctx context.Context) (context.Context, context.CancelFunc) {
-	return c.limits.Brief(ctx)
-}
-
 // Stream requests an archive of this size, from its beginning or from the end of the piece
 // that is stored. If the server's answer may not continue that piece, Stream requests the
 // archive from its beginning. allow is as for [Client.Ask]. The caller closes the body.
@@ -114,7 +109,7 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		asked.Set("Range", fmt.Sprintf("bytes=%d-", have.bytes))
 		asked.Set("If-Range", have.etag)
 	}
-	flowing, flow := newFlow(ctx, c.limits.Stall)
+	flowing, flow := newFlow(ctx, c.Limits.Stall)
 	resp, err := c.Ask(flowing, http.MethodGet, u, asked, allow)
 	if err != nil {
 		flow.stop()
@@ -196,8 +191,9 @@ func secureHop(from, to *url.URL) error {
 	return nil
 }
 
-// SafeHop is a function for [Client.Ask] that also refuses plain http on another server, unless the operator accepts that:
-// http from this machine itself is trusted, and could lead to another one.
+// SafeHop is a function for [Client.Ask] that also refuses plain http on another server,
+// unless the operator accepts that: http from this machine itself is trusted, and could
+// lead to another one.
 func (c *Client) SafeHop(to *url.URL) error {
 	if to.Scheme == "http" && !c.Anybody && Origin(to) != Origin(c.URL) {
 		return state.Refused("it was redirected to %s, which is not authenticated", Show(to))

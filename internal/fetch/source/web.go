@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -34,14 +34,14 @@ func newWeb(t *target.Target, dir string, l download.Limits) (*web, error) {
 	}}, err
 }
 
-// manifest downloads the manifest, or returns the cached one if the server says that it
+// Manifest downloads the manifest, or returns the cached one if the server says that it
 // has not changed.
 //
 // A redirect may lead to another host: each server authenticates the next one, and none is
 // less authenticated than the first. The last address is the base of the archive's
 // address, because manifest and archive are published side by side.
-func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := w.Brief(ctx)
+func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := w.Limits.Brief(ctx)
 	defer cancel()
 	known := w.cache.load()
 	resp, err := w.Ask(ctx, http.MethodGet, w.URL, unless(known.ETag), w.SafeHop)
@@ -64,11 +64,11 @@ func (w *web) manifest(ctx context.Context) ([]byte, string, error) {
 	return raw, name, w.cache.store(raw, resp.Header.Get("ETag"))
 }
 
-func (w *web) name() string { return download.Show(w.URL) }
+func (w *web) Name() string { return download.Show(w.URL) }
 
-// beside reads a file of a signed repository. The address of the last one is the base of
+// Beside reads a file of a signed repository. The address of the last one is the base of
 // the archive's address, because all of them are published side by side.
-func (w *web) beside(ctx context.Context, file string, most int64) ([]byte, error) {
+func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, error) {
 	u, err := w.URL.Parse(file)
 	if err != nil {
 		return nil, state.NotDownloaded("cannot download %s beside %s: its address is not valid", file, download.Show(w.URL))
@@ -95,10 +95,10 @@ func (w *web) beside(ctx context.Context, file string, most int64) ([]byte, erro
 // public answer "forbidden".
 var absent = []int{http.StatusNotFound, http.StatusGone, http.StatusForbidden}
 
-// archive requests an archive. Without signatures, the archive and all redirects must be
+// Archive requests an archive. Without signatures, the archive and all redirects must be
 // on the manifest's origin: the author of an unsigned manifest must not direct this
 // machine's requests elsewhere.
-func (w *web) archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
+func (w *web) Archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
 	u, err := w.base.Parse(p.File)
 	if err != nil {
 		return nil, state.Refused("cannot use %s: the archive's address is not valid", download.Show(w.base))

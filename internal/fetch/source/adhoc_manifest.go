@@ -1,6 +1,10 @@
-package fetch
+package source
 
 import (
+	"io"
+	"os"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -40,3 +44,28 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 }
 
 func digestVersion(sum string) string { return "sha256-" + sum[:12] }
+
+// NewNamed returns the release that an operator names by its path, which other users may
+// be able to write to. It may be an archive without a manifest. Call Close at the end.
+func NewNamed(t *target.Target, n target.Named) *Disk {
+	d := &Disk{Path: n.Path, RootOnly: func(string) error { return nil }}
+	d.bare = func(file string, f *os.File) ([]byte, error) {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, unreadable(n.Path, err)
+		}
+		sum := n.SHA256
+		if d.Unvouched = sum == ""; d.Unvouched {
+			// A file that grows meanwhile is refused when it is copied.
+			if sum, _, err = durable.SHA256(io.LimitReader(f, info.Size())); err != nil {
+				return nil, unreadable(n.Path, err)
+			}
+		}
+		m, err := bare(t, file, info.Size(), sum)
+		if err != nil {
+			return nil, err
+		}
+		return m.Marshal()
+	}
+	return d
+}

@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -75,8 +75,8 @@ func siteOf(api *url.URL) *url.URL {
 // name returns the release's name for messages.
 func (g *github) name() string { return "release " + g.release.Tag + " of " + g.source.Repo }
 
-func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := g.Brief(ctx)
+func (g *github) Manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := g.Limits.Brief(ctx)
 	defer cancel()
 	known := g.cache.load()
 	err := g.askAPI(ctx, known)
@@ -208,16 +208,16 @@ func (g *github) store() error {
 	return g.cache.store(body, g.etag)
 }
 
-// learn records the digest of an archive that was published without one, if the operator
+// Learn records the digest of an archive that was published without one, if the operator
 // accepts that. From then on the archive must have it, and a rejection is found by it.
-func (g *github) learn(r *release, sum string) error {
+func (g *github) Learn(r *Release, sum string) error {
 	if !g.Anybody { // the release's own manifest has the placeholder as its digest
 		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, download.UnknownDigest)
 	}
 	if err := r.complete(sum); err != nil {
 		return err
 	}
-	if a := g.release.asset(r.platform.File); a != nil {
+	if a := g.release.asset(r.Platform.File); a != nil {
 		a.Digest = digestPrefix + sum
 		return g.store()
 	}

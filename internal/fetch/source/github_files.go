@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -113,7 +113,7 @@ func (g *github) size(ctx context.Context, name string) (int64, error) {
 	return resp.ContentLength, nil
 }
 
-func (g *github) archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
+func (g *github) Archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
 	if strings.Contains(p.File, "/") {
 		return nil, state.Refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
 	}

@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -18,17 +18,19 @@ type direct struct {
 	sum    string
 }
 
-func newDirect(t *target.Target, address, sum string, l download.Limits) (*direct, error) {
+// NewDirect returns the archive at an address that the operator named, with its sha256, or
+// "" if not known.
+func NewDirect(t *target.Target, address, sum string, l download.Limits) (Source, error) {
 	own := *t // the exceptions of the target's own source do not apply; its proxy does
 	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := download.NewClient(&own, address, l)
 	return &direct{c, t, sum}, err
 }
 
-// manifest requests the archive for its size. It uses GET, because some servers do not
+// Manifest requests the archive for its size. It uses GET, because some servers do not
 // answer HEAD.
-func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := d.Brief(ctx)
+func (d *direct) Manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := d.Limits.Brief(ctx)
 	defer cancel()
 	resp, err := d.Ask(ctx, http.MethodGet, d.URL, nil, d.SafeHop)
 	if err != nil {
@@ -53,13 +55,13 @@ func (d *direct) manifest(ctx context.Context) ([]byte, string, error) {
 	return raw, download.Show(d.URL), err
 }
 
-func (d *direct) archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
+func (d *direct) Archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
 	return d.Stream(ctx, d.URL, nil, p.Size, have, d.SafeHop)
 }
 
-func (d *direct) learn(r *release, sum string) error {
-	if r.manifest.Version == unknownVersion {
-		r.manifest.Version = digestVersion(sum)
+func (d *direct) Learn(r *Release, sum string) error {
+	if r.Manifest.Version == unknownVersion {
+		r.Manifest.Version = digestVersion(sum)
 	}
 	return r.complete(sum)
 }
