@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
@@ -22,21 +23,21 @@ type delta struct {
 
 // handOn downloads the release for the verifier: by deltas if they are smaller, or else,
 // or if the deltas fail, by the archive. how describes the download by deltas.
-func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Target, r *source.Release) (how, err error) {
+func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Target, r *source.Release) (how string, err error) {
 	deltas, err := f.deltas(src, t, r)
 	if err == nil && deltas != nil {
 		err = f.download(ctx, src, r, deltas)
 		if err == nil {
-			return fmt.Errorf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.Platform.Size)/1e3), nil
+			return fmt.Sprintf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.Platform.Size)/1e3), nil
 		}
 		if _, limited := errors.AsType[*download.RateLimit](err); limited {
-			return nil, err // a larger request would be refused, too
+			return "", err // a larger request would be refused, too
 		}
 	}
 	if err != nil {
 		f.noDelta = err.Error()
 	}
-	return nil, f.download(ctx, src, r, nil)
+	return "", f.download(ctx, src, r, nil)
 }
 
 func total(deltas []delta) (size int64) {
@@ -86,30 +87,66 @@ func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release)
 	return chosen, nil
 }
 
-// Full carries out the order once more, without deltas, if the verifier asks for that.
-// Otherwise it does nothing and returns an attempt without ID. It also does nothing if
-// this attempt already downloaded the archive, so an attempt cannot loop.
-func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
-	asked, err := tree.Fallback(name)
+// download makes the bundle of a release and hands it on. The bundle has these deltas or,
+// if deltas is nil, the archive.
+func (f *fetcher) download(ctx context.Context, src source.Source, r *source.Release, deltas []delta) error {
+	return f.tree.HandOn(state.RoleFetch, f.name, f.order.Attempt, func(b *state.Bundle) error {
+		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.Key, Deltas: deltas != nil}
+		for n, d := range deltas {
+			name := strconv.Itoa(n)
+			if err := f.add(ctx, src, r, d.file, b, name); err != nil {
+				return err
+			}
+			receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
+		}
+		if deltas == nil {
+			if err := f.add(ctx, src, r, r.Platform, b, state.PayloadName); err != nil {
+				return err
+			}
+		}
+		return b.Describe(r.Raw, r.Metadata, receipt)
+	})
+}
+
+// add downloads an archive or a delta into the bundle.
+func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release, p manifest.Platform, b *state.Bundle, name string) (err error) {
+	part, err := download.Open(f.tree.Dir(state.RoleFetch, f.name), p)
 	if err != nil {
-		return state.Attempt{}, state.ResultFailed.Exit(), err
+		return err
 	}
-	f, err := newFetcher(tree, name, report)
+	defer func() {
+		if failed := part.Leave(err); failed != nil {
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+	}()
+	if err := f.room(p, part.Stored()); err != nil {
+		return err
+	}
+	from := download.Transfer{Open: src.Archive, Pause: f.limits.Pause, Report: f.report}
+	if l, ok := src.(source.Learner); ok {
+		from.Learn = func(sum string) error { return l.Learn(r, sum) }
+	}
+	if err := from.Download(ctx, part); err != nil {
+		return err
+	}
+	return part.Move(b, name)
+}
+
+// needs returns the disk space for a download in bytes: the archive, the verifier's copy
+// of it, and what is unpacked from that. The sum cannot overflow: the manifest's sizes are
+// at most 1 TiB.
+func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
+
+// room returns an error if the download, with have bytes stored, would fill the disk.
+func (f *fetcher) room(p manifest.Platform, have int64) error {
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	free, err := state.Free(dir)
 	if err != nil {
-		return state.Attempt{}, state.ResultFailed.Exit(), err
+		return err
 	}
-	known, err := tree.Status(state.RoleFetch, name)
-	if err != nil {
-		return state.Attempt{}, state.ResultFailed.Exit(), err
+	if need := needs(p) - have; need > free {
+		return fmt.Errorf("cannot download %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
+			p.File, float64(need)/1e6, dir, float64(free)/1e6)
 	}
-	n := len(known.Attempts)
-	if asked == nil || asked.Attempt != f.order.Attempt || n == 0 {
-		return state.Attempt{}, 0, nil
-	}
-	last := known.Attempts[n-1]
-	if last.ID != asked.Attempt || last.Result != state.ResultHandedOn || last.NoDelta != "" {
-		return state.Attempt{}, 0, nil
-	}
-	f.full, f.noDelta = asked, asked.Reason
-	return f.carryOut(ctx, dirs)
+	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -23,10 +25,13 @@ func getter(ctx context.Context, repo source.Repository) trust.Get {
 	}
 }
 
-// signed reads what a signed repository offers this machine. It starts from this role's
-// own State, with the roots that the swapper knows, and stores the new State if keep is
-// set.
-func (f *fetcher) signed(ctx context.Context, src source.Source, t *target.Target, keep bool) (*source.Release, error) {
+// resolve reads what the source offers this machine, as the target's trust mode requires.
+// In the mode "tuf" it starts from this role's own State, with the roots that the swapper
+// knows, and stores the new State if keep is set.
+func (f *fetcher) resolve(ctx context.Context, src source.Source, t *target.Target, keep bool) (*source.Release, error) {
+	if t.Trust.Mode != target.TrustTUF {
+		return source.Resolve(ctx, src, t.Trust.Product)
+	}
 	repo, ok := src.(source.Repository)
 	if !ok {
 		return nil, state.Refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
@@ -49,4 +54,29 @@ func (f *fetcher) signed(ctx context.Context, src source.Source, t *target.Targe
 		r.Signed = append(r.Signed, state.Signed{Role: string(s.Role), Version: s.Version, Expires: s.Expires.UTC()})
 	}
 	return r, nil
+}
+
+// Repository is a signed repository on a web server that belongs to no target. The client
+// for TUF's conformance suite uses it.
+type Repository struct{ of source.Repository }
+
+// NewRepository returns the repository at the address of a directory.
+func NewRepository(address string) (*Repository, error) {
+	src, err := source.New(&target.Target{
+		Name:   "the repository",
+		Source: target.Source{Type: target.SourceManifest, URL: strings.TrimSuffix(address, "/") + "/"},
+		Trust:  target.Trust{Mode: target.TrustTUF},
+	}, "", download.DefaultLimits, nil)
+	repo, _ := src.(source.Repository)
+	return &Repository{repo}, err
+}
+
+// Get returns a function that reads the repository's files. Each file has the time limit
+// that the fetcher has for all of them.
+func (r *Repository) Get(ctx context.Context) trust.Get {
+	return func(file string, most int64) ([]byte, error) {
+		ctx, cancel := download.DefaultLimits.Brief(ctx)
+		defer cancel()
+		return getter(ctx, r.of)(file, most)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // Disk is a release on this machine: a directory with a manifest and the archives that it
@@ -25,10 +27,17 @@ type Disk struct {
 	dir      string   // of the manifest; known after it was read
 	root     *os.Root // the open dir, from which later files are read
 	archived string   // the archive that path names, or ""
-	// bare makes the manifest of an archive without one; nil refuses such archives.
-	bare func(file string, f *os.File) ([]byte, error)
+	// named is the target of an archive that needs no manifest; nil if all need one.
+	named *target.Target
+	sum   string // the operator's digest of that archive, or ""
 	// Unvouched reports that neither a manifest nor the operator gave the archive's digest.
 	Unvouched bool
+}
+
+// NewNamed returns the release that an operator names by its path, which other users may
+// be able to write to. It may be an archive without a manifest. Call Close at the end.
+func NewNamed(t *target.Target, n target.Named) *Disk {
+	return &Disk{Path: n.Path, RootOnly: func(string) error { return nil }, named: t, sum: n.SHA256}
 }
 
 // locate finds the directory, and the name of the manifest in it.
@@ -77,12 +86,12 @@ func (d *Disk) Manifest(context.Context) ([]byte, string, error) {
 	}
 	path := filepath.Join(d.dir, name)
 	f, err := d.open(name)
-	if err == nil && d.bare != nil && d.archived != "" && d.strangers(f) {
+	if err == nil && d.named != nil && d.archived != "" && d.strangers(f) {
 		f.Close()
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) && d.archived != "" {
-		if d.bare != nil {
+		if d.named != nil {
 			return d.without()
 		}
 		return nil, "", state.NotDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.Path, name)
@@ -91,7 +100,7 @@ func (d *Disk) Manifest(context.Context) ([]byte, string, error) {
 		return nil, "", err
 	}
 	defer f.Close()
-	raw, err := readManifest(f)
+	raw, err := readSmall(f, manifest.MaxSize)
 	if err != nil {
 		return nil, "", unreadable(path, err)
 	}
@@ -120,7 +129,16 @@ func (d *Disk) without() ([]byte, string, error) {
 		return nil, "", err
 	}
 	defer f.Close()
-	raw, err := d.bare(d.archived, f)
+	info, err := f.Stat()
+	sum := d.sum
+	if d.Unvouched = sum == ""; d.Unvouched && err == nil {
+		// A file that grows meanwhile is refused when it is copied.
+		sum, _, err = durable.SHA256(io.LimitReader(f, info.Size()))
+	}
+	if err != nil {
+		return nil, "", unreadable(d.Path, err)
+	}
+	raw, err := bare(d.named, d.archived, info.Size(), sum)
 	return raw, d.Path, err
 }
 

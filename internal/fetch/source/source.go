@@ -106,14 +106,11 @@ func (r *Release) complete(sum string) (err error) {
 	return err
 }
 
-// readManifest reads at most manifest.MaxSize bytes.
-func readManifest(r io.Reader) ([]byte, error) { return readSmall(r, manifest.MaxSize) }
-
 // readSmall reads r to its end. More than most bytes are an error.
 func readSmall(r io.Reader, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(b)) > most {
-		err = state.Fail(state.ResultRefused, "it is larger than %d bytes", most)
+		err = state.Refused("it is larger than %d bytes", most)
 	}
 	return b, err
 }

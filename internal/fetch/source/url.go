@@ -47,11 +47,7 @@ func (d *direct) Manifest(ctx context.Context) ([]byte, string, error) {
 	if !manifest.ValidFile(file) {
 		file = bareName
 	}
-	m, err := bare(d.target, file, resp.ContentLength, d.sum)
-	if err != nil {
-		return nil, "", err
-	}
-	raw, err := m.Marshal()
+	raw, err := bare(d.target, file, resp.ContentLength, d.sum)
 	return raw, download.Show(d.URL), err
 }
 

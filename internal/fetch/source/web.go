@@ -57,7 +57,7 @@ func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
 	if err := download.Whole(resp); err != nil {
 		return nil, "", download.Failed(ctx, w.base, err)
 	}
-	raw, err := readManifest(resp.Body)
+	raw, err := readSmall(resp.Body, manifest.MaxSize)
 	if err != nil {
 		return nil, "", download.Failed(ctx, w.base, err)
 	}
