@@ -50,10 +50,11 @@ func list(t *testing.T) []pkg {
 
 var (
 	// A step is one task of a program. It may use the lower packages.
-	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "generate", "health", "publisher", "release", "swap", "verify"}
+	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "fetch/download", "fetch/source", "generate", "health", "publisher", "release", "swap", "verify"}
 	lower = []string{"archive", "checkin", "cli", "durable", "installed", "log", "manifest", "policy", "snapshot", "state", "systemd", "target", "trust", "version"}
 	// between has the steps that a step may import as an exception.
-	between = map[string][]string{"command": {"generate"}, "publisher": {"release"}}
+	between = map[string][]string{"command": {"generate"}, "publisher": {"release"},
+		"fetch": {"fetch/download", "fetch/source"}, "fetch/source": {"fetch/download"}}
 )
 
 // program is a program like those in cmd, outside of cmd: TUF's conformance suite runs it
@@ -76,6 +77,8 @@ func allowed(from, to string) (problem string) {
 		return "nothing imports a program"
 	case strings.HasPrefix(to, "internal/systemtest") && !strings.HasPrefix(from, "internal/systemtest"):
 		return "only system tests import their helpers"
+	case strings.HasPrefix(step, "fetch/") && me != "fetch" && me != "fetch/source":
+		return "only fetch imports its parts"
 	case strings.HasPrefix(from, "cmd/"), from == program, strings.HasPrefix(from, "internal/systemtest"):
 		return ""
 	case step == "command", step == "publisher":
@@ -138,7 +141,7 @@ func TestLinked(t *testing.T) {
 			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
 			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
 			// The rules of decisions are in lower packages; the fetcher is run, not linked.
-			"cmd/machinemon-update": {module + "internal/fetch", module + "internal/swap", module + "internal/archive"},
+			"cmd/machinemon-update": {module + "internal/fetch", module + "internal/fetch/download", module + "internal/swap", module + "internal/archive"},
 			"cmd/generator":         {cobra, "net/http", tuf},
 			"cmd/checkin-relay":     {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/command", "database/sql"},
 			// It is the only program with a database, and it only answers requests.

@@ -1,6 +1,8 @@
 package fetch
 
 import (
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -55,10 +57,8 @@ func TestCache(t *testing.T) {
 		{"another address", `"abc"`, func(t *testing.T, b *bench, h *tagged) { b.target.Source.URL += "?channel=beta" }, true},
 		{"from a server that was not verified", `"abc"`, func(t *testing.T, b *bench, h *tagged) { b.target.Source.InsecureSkipTLS = true }, true},
 		{"a manifest that is none", `"abc"`, func(t *testing.T, b *bench, h *tagged) {
-			c := cache{dir: b.tree.Dir(state.RoleFetch, "agent"), url: b.target.Source.URL}
-			if err := c.store([]byte("<html>"), `"abc"`); err != nil {
-				t.Fatal(err)
-			}
+			write(fmt.Sprintf(`{"format":1,"url":%q,"etag":"\"abc\"","body":%q}`, b.target.Source.URL,
+				base64.StdEncoding.EncodeToString([]byte("<html>"))))(t, b, h)
 		}, true},
 		{"a FIFO", `"abc"`, func(t *testing.T, b *bench, h *tagged) {
 			os.Remove(file(b))

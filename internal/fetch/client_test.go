@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -104,8 +105,8 @@ func TestHostileServer(t *testing.T) {
 			return with(onManifest, bytesHandler(marshal(t, edit(release1(), f))))(t)
 		}
 	}
-	short := func(l *limits) {
-		l.headers, l.manifest, l.stall = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
+	short := func(l *download.Limits) {
+		l.Headers, l.Manifest, l.Stall = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
 	}
 	n := len(payload)
 	length := func(n int) string { return fmt.Sprintf("Content-Length: %d\r\n\r\n", n) }
@@ -113,7 +114,7 @@ func TestHostileServer(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		bench  func(t *testing.T) *bench
-		limits func(l *limits)
+		limits func(l *download.Limits)
 		result state.Result
 		text   string
 	}{
@@ -160,7 +161,7 @@ func TestHostileServer(t *testing.T) {
 		{"nobody there", func(t *testing.T) *bench { return newBench(t, "http://"+freePort(t)) }, nil, state.ResultNotDownloaded, "connection refused"},
 		// Go uses no proxy for loopback addresses. This address is reserved (RFC 5737).
 		{"proxy in the environment", func(t *testing.T) *bench { return newBench(t, "http://192.0.2.1") },
-			func(l *limits) { l.dial = 100 * time.Millisecond }, state.ResultNotDownloaded, "dial tcp 192.0.2.1:80"},
+			func(l *download.Limits) { l.Dial = 100 * time.Millisecond }, state.ResultNotDownloaded, "dial tcp 192.0.2.1:80"},
 
 		{"TLS 1.1", withTLS(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}), nil, state.ResultNotDownloaded, "protocol version"},
 		{"self-signed", withTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Minute), true)}}), nil, state.ResultNotDownloaded, "certificate"},

@@ -28,6 +28,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -51,13 +53,40 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 	return f.carryOut(ctx, dirs)
 }
 
+// Full carries out the order once more, without deltas, if the verifier asks for that.
+// Otherwise it does nothing and returns an attempt without ID. It also does nothing if
+// this attempt already downloaded the archive, so an attempt cannot loop.
+func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, report func(done, total int64)) (state.Attempt, int, error) {
+	asked, err := tree.Fallback(name)
+	if err != nil {
+		return state.Attempt{}, state.ResultFailed.Exit(), err
+	}
+	f, err := newFetcher(tree, name, report)
+	if err != nil {
+		return state.Attempt{}, state.ResultFailed.Exit(), err
+	}
+	known, err := tree.Status(state.RoleFetch, name)
+	if err != nil {
+		return state.Attempt{}, state.ResultFailed.Exit(), err
+	}
+	var last state.Attempt
+	if n := len(known.Attempts); n > 0 {
+		last = known.Attempts[n-1]
+	}
+	if asked == nil || asked.Attempt != f.order.Attempt || last.ID != asked.Attempt || last.Result != state.ResultHandedOn || last.NoDelta != "" {
+		return state.Attempt{}, 0, nil
+	}
+	f.full, f.noDelta = asked, asked.Reason
+	return f.carryOut(ctx, dirs)
+}
+
 // newFetcher reads the order and returns a fetcher that carries it out.
 func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*fetcher, error) {
 	order, err := tree.Order(name)
 	if err == nil && !order.Attempt.Valid() {
 		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
-	return &fetcher{tree: tree, name: name, order: order, report: report, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
+	return &fetcher{tree: tree, name: name, order: order, report: report, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
 }
 
 func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
@@ -66,7 +95,7 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 	}
 	t, err := dirs.Load(f.name)
 	if err != nil {
-		a, err = f.recordAttempt(nil, state.ResultMisconfigured, err)
+		a, err = f.recordAttempt(failed(nil, state.Fail(state.ResultMisconfigured, "%w", err)))
 	} else {
 		a, err = f.run(ctx, t)
 	}
@@ -85,17 +114,9 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 // operator's check would have with this version installed ("" if unknown), but uses no
 // cache and stores nothing.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
-	f := fetcher{tree: tree, name: t.Name, limits: defaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
+	f := fetcher{tree: tree, name: t.Name, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
 		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
 	return f.ended(f.fetch(ctx, t, ""))
-}
-
-func refused(format string, args ...any) error {
-	return state.Fail(state.ResultRefused, format, args...)
-}
-
-func notDownloaded(format string, args ...any) error {
-	return state.Fail(state.ResultNotDownloaded, format, args...)
 }
 
 type fetcher struct {
@@ -103,7 +124,7 @@ type fetcher struct {
 	name     string
 	order    state.Order
 	report   func(done, total int64)
-	limits   limits
+	limits   download.Limits
 	rootOnly func(path string) error
 	// machineID is the path of the file with the machine's ID.
 	machineID string
@@ -113,49 +134,83 @@ type fetcher struct {
 	unit      *state.File     // the unit's own file in the release; nil if its manifest does not list it
 }
 
-func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
-	r, result, err := f.fetch(ctx, t, f.tree.Dir(state.RoleFetch, f.name))
-	a, err := f.recordAttempt(r, result, err)
-	return a, errors.Join(err, f.forget(r, a.Result))
+// outcome is what an attempt came to.
+type outcome struct {
+	release *source.Release // nil until a manifest for this target and machine was read
+	result  state.Result
+	reason  string // "" if the result says all
+	err     error  // the failure that ended the attempt; nil if something else did
 }
 
-// fetch takes the attempt as far as this role can. The release is nil until a manifest for
-// this target and machine was read. cache is as for newSource.
-func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) (*release, state.Result, error) {
+// failed returns the outcome of an attempt that err ended.
+func failed(r *source.Release, err error) outcome {
+	return outcome{r, state.ResultOf(err), err.Error(), err}
+}
+
+func (f *fetcher) run(ctx context.Context, t *target.Target) (state.Attempt, error) {
+	o := f.fetch(ctx, t, f.tree.Dir(state.RoleFetch, f.name))
+	a, err := f.recordAttempt(o)
+	return a, errors.Join(err, f.forget(o))
+}
+
+// forget removes a stored piece if the attempt has shown that the rest will not be needed.
+func (f *fetcher) forget(o outcome) error {
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	a, ok := download.ReadAbout(dir)
+	if ok && (o.release == nil || a.Of(o.release.Platform) && o.result != state.ResultCurrent) {
+		return nil
+	}
+	return download.Drop(dir)
+}
+
+// fetch takes the attempt as far as this role can. cache is as for [source.New].
+func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) outcome {
 	known, err := f.known(t)
 	if err != nil {
-		return nil, state.ResultFailed, err
+		return failed(nil, err)
 	}
 	if t.Source.From != nil && !f.order.Brought() {
 		if s := known.Status.Source; s == nil || s.From != t.Source.From.String() {
-			return nil, state.ResultNotAttempted, fmt.Errorf("no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File)
+			return failed(nil, state.Fail(state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File))
 		} else if err := t.Derive(s.URL, s.InsecureSkipTLS); err != nil {
-			return nil, state.ResultMisconfigured, err
+			return failed(nil, state.Fail(state.ResultMisconfigured, "%w", err))
 		}
 	}
 	src, err := f.source(t, cache)
 	if err != nil {
-		return nil, state.ResultFailed, err
+		return failed(nil, err)
 	}
 	if d := policy.Decide(known); d.Refused() {
-		return nil, d.Result, d.Err()
+		return outcome{result: d.Result, reason: d.String()}
 	}
 	r, err := f.resolve(ctx, src, t, cache != "")
 	if err != nil {
-		return nil, state.ResultFailed, err
+		return failed(nil, err)
 	}
-	f.digest, f.unit = installedDigest(t.Install, r), unitFile(t, r)
-	known.Release = &policy.Release{Version: r.manifest.Version, Sequence: r.manifest.Sequence, Disabled: r.manifest.Disabled,
-		NotYet: f.notYet(r.manifest), Manifest: manifest.Digest(r.raw), Archive: r.platform.SHA256, Fingerprint: f.digest}
+	f.digest, f.unit = installs(t, r)
+	known.Release = &policy.Release{Version: r.Manifest.Version, Sequence: r.Manifest.Sequence, Disabled: r.Manifest.Disabled,
+		NotYet: f.notYet(r.Manifest), Manifest: manifest.Digest(r.Raw), Archive: r.Platform.SHA256, Fingerprint: f.digest}
 	known.Now = time.Now().UTC()
 	if d := policy.Decide(known); d.Refused() {
-		return r, d.Result, d.Err()
+		return outcome{release: r, result: d.Result, reason: d.String()}
 	}
 	how, err := f.handOn(ctx, src, t, r)
 	if err != nil {
-		return r, state.ResultFailed, err
+		return failed(r, err)
 	}
-	return r, state.ResultHandedOn, how
+	return outcome{release: r, result: state.ResultHandedOn, reason: how}
+}
+
+// source returns where this attempt's release comes from: what the operator named, or else
+// the target's source.
+func (f *fetcher) source(t *target.Target, cache string) (source.Source, error) {
+	switch {
+	case f.order.Import:
+		return &source.Disk{Path: f.tree.Import(f.name), RootOnly: f.rootOnly}, nil
+	case f.order.URL != "":
+		return source.NewDirect(t, f.order.URL, f.order.SHA256, f.limits)
+	}
+	return source.New(t, cache, f.limits, f.rootOnly)
 }
 
 // known returns what the policy needs to know before the source is asked.
@@ -168,67 +223,54 @@ func (f *fetcher) known(t *target.Target) (policy.Known, error) {
 	return k, err
 }
 
-// installedDigest returns the [state.Fingerprint] of the files that a release would
-// install, or "" if its manifest does not list them.
-func installedDigest(installs []target.Install, r *release) string {
+// installs returns the [state.Fingerprint] of the files that a release would install, "" if
+// its manifest does not list them, and the unit's own file, nil if it lists none.
+func installs(t *target.Target, r *source.Release) (fingerprint string, unit *state.File) {
 	var files []state.File
-	for _, i := range installs {
-		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
-		if listed {
-			files = append(files, state.File{To: i.To, SHA256: c.SHA256})
-		} else if !i.Optional {
-			return ""
-		}
-	}
-	if len(files) == 0 {
-		return ""
-	}
-	return state.Fingerprint(files)
-}
-
-// unitFile returns the unit's own file in a release; nil if its manifest lists none.
-func unitFile(t *target.Target, r *release) *state.File {
+	complete := true
 	for _, i := range t.Install {
-		c, listed := r.platform.Contents[i.Name(r.key, r.manifest.Version)]
-		if listed && filepath.Base(i.To) == t.Unit {
-			return &state.File{To: i.To, SHA256: c.SHA256}
+		c, listed := r.Platform.Contents[i.Name(r.Key, r.Manifest.Version)]
+		if !listed {
+			complete = complete && i.Optional
+			continue
+		}
+		file := state.File{To: i.To, SHA256: c.SHA256}
+		files = append(files, file)
+		if unit == nil && filepath.Base(i.To) == t.Unit {
+			unit = &file
 		}
 	}
-	return nil
+	if complete && len(files) > 0 {
+		fingerprint = state.Fingerprint(files)
+	}
+	return fingerprint, unit
 }
 
 // ended returns the attempt's record.
-func (f *fetcher) ended(r *release, result state.Result, end error) state.Attempt {
+func (f *fetcher) ended(o outcome) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
-		Stage: string(state.RoleFetch), Result: result, NoDelta: state.Line(f.noDelta),
+		Stage: string(state.RoleFetch), Result: o.result, Reason: o.reason, NoDelta: state.Line(f.noDelta), Expired: trust.Expired(o.err),
 	}
-	if end != nil {
-		a.Reason = end.Error()
-		if f, ok := errors.AsType[*state.Failure](end); ok {
-			a.Result = f.Result
-		}
-		a.Expired = trust.Expired(end)
-		if l, ok := errors.AsType[*rateLimit](end); ok {
-			a.RetryAfter = l.until
-		}
+	if l, ok := errors.AsType[*download.RateLimit](o.err); ok {
+		a.RetryAfter = l.Until
 	}
-	if r != nil {
-		a.Version, a.Sequence, a.Manifest = r.manifest.Version, r.manifest.Sequence, manifest.Digest(r.raw)
+	if r := o.release; r != nil {
+		a.Version, a.Sequence, a.Manifest = r.Manifest.Version, r.Manifest.Sequence, manifest.Digest(r.Raw)
 	}
 	return a
 }
 
 // recordAttempt records how the attempt ended. Without a usable manifest, the offer of an
 // earlier check stays; a disabled release removes it.
-func (f *fetcher) recordAttempt(r *release, result state.Result, end error) (state.Attempt, error) {
-	a := f.ended(r, result, end)
+func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
+	a := f.ended(o)
 	return a, f.tree.Update(state.RoleFetch, f.name, func(s *state.Status) {
-		if r != nil {
+		if r := o.release; r != nil {
 			s.Offer = nil
-			if !r.manifest.Disabled {
-				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.signed == nil, Signed: r.signed,
-					Fingerprint: f.digest, Archive: r.platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.manifest)}
+			if !r.Manifest.Disabled {
+				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
+					Fingerprint: f.digest, Archive: r.Platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}
 		s.Record(a)

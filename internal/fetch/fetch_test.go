@@ -2,9 +2,7 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -288,21 +286,6 @@ func TestNextRun(t *testing.T) {
 	s["/agent.tar.gz"] = honest
 	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
 		t.Errorf("%+v", a)
-	}
-}
-
-type fullDisk struct{}
-
-func (fullDisk) Write([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "write", Path: "/var/x", Err: syscall.ENOSPC}
-}
-
-// TestDiskFull checks that a full disk is not reported as a failed download.
-func TestDiskFull(t *testing.T) {
-	f := &fetcher{report: func(int64, int64) {}}
-	_, err := f.receive(fullDisk{}, strings.NewReader("abc"), 0, 3, "x.tar.gz")
-	if _, ok := errors.AsType[*state.Failure](err); ok || err == nil || err.Error() != "cannot store x.tar.gz: no space left on device" {
-		t.Error(err)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -28,50 +30,32 @@ import (
 // Under trust mode "tuf" the repository's files are copied too, except the roots that root
 // knows. They are verified where those of every source are.
 func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Named, dir string) (unvouched bool, err error) {
-	src := &disk{path: n.Path, rootOnly: func(string) error { return nil }}
-	defer src.close()
-	src.bare = func(file string, f *os.File) ([]byte, error) {
-		info, err := f.Stat()
-		if err != nil {
-			return nil, unreadable(n.Path, err)
-		}
-		sum := n.SHA256
-		if unvouched = sum == ""; unvouched {
-			// A file that grows meanwhile is refused when it is copied.
-			if sum, _, err = durable.SHA256(io.LimitReader(f, info.Size())); err != nil {
-				return nil, unreadable(n.Path, err)
-			}
-		}
-		m, err := bare(t, file, info.Size(), sum)
-		if err != nil {
-			return nil, err
-		}
-		return m.Marshal()
-	}
-	var r *release
+	src := source.NewNamed(t, n)
+	defer src.Close()
+	var r *source.Release
 	var beside map[string][]byte
 	if t.Trust.Mode == target.TrustTUF {
 		r, beside, err = readRepository(ctx, tree, src, t)
 	} else {
-		r, err = resolveUnsigned(ctx, src, "")
+		r, err = source.Resolve(ctx, src, "")
 	}
 	if err != nil {
 		return false, err
 	}
-	if n.SHA256 != "" && n.SHA256 != r.platform.SHA256 {
-		return false, refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.platform.SHA256)
+	if n.SHA256 != "" && n.SHA256 != r.Platform.SHA256 {
+		return false, state.Refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.Platform.SHA256)
 	}
-	return unvouched, bring(ctx, src, r, beside, dir)
+	return src.Unvouched, bring(ctx, src, r, beside, dir)
 }
 
 // recorder stores the files that are read of a signed repository.
 type recorder struct {
-	*disk
+	*source.Disk
 	files map[string][]byte
 }
 
-func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte, error) {
-	b, err := r.disk.beside(ctx, file, most)
+func (r *recorder) Beside(ctx context.Context, file string, most int64) ([]byte, error) {
+	b, err := r.Disk.Beside(ctx, file, most)
 	if err == nil {
 		r.files[file] = b
 	}
@@ -80,32 +64,32 @@ func (r *recorder) beside(ctx context.Context, file string, most int64) ([]byte,
 
 // readRepository reads a signed repository, beginning at the roots that the swapper knows.
 // It verifies the files and returns all that the fetcher will read.
-func readRepository(ctx context.Context, tree state.Tree, src *disk, t *target.Target) (*release, map[string][]byte, error) {
+func readRepository(ctx context.Context, tree state.Tree, src *source.Disk, t *target.Target) (*source.Release, map[string][]byte, error) {
 	repo := &recorder{src, map[string][]byte{}}
 	good, _, err := trust.Verifier{Tree: tree, Target: t.Name, Pin: t.Pin, ReadOnly: true,
 		Terms: trust.Terms{Product: t.Trust.Product, Platform: manifest.Host()},
-		From:  repo.name()}.Collect(getter(ctx, repo))
+		From:  repo.Name()}.Collect(getter(ctx, repo))
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := chosen(good.Raw, repo.name(), "")
+	r, err := source.Choose(good.Raw, repo.Name(), "")
 	return r, repo.files, err
 }
 
 // bring makes the copy, with the files that are beside the manifest.
-func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte, dir string) error {
-	body, err := src.archive(ctx, r.platform, piece{})
+func bring(ctx context.Context, src *source.Disk, r *source.Release, beside map[string][]byte, dir string) error {
+	body, err := src.Archive(ctx, r.Platform, download.Piece{})
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	name := body.name
+	name := body.Name
 	free, err := state.Free(filepath.Dir(dir))
 	if err != nil {
 		return err
 	}
 	// This copy, and then the space that every attempt needs.
-	if need := r.platform.Size + needs(r.platform); need > free {
+	if need := r.Platform.Size + needs(r.Platform); need > free {
 		return fmt.Errorf("cannot import %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			name, float64(need)/1e6, dir, float64(free)/1e6)
 	}
@@ -118,17 +102,17 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 		return failed(err)
 	}
 	defer root.Close()
-	f, err := root.OpenFile(r.platform.File, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := root.OpenFile(r.Platform.File, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return failed(err)
 	}
 	defer f.Close()
-	c := fetcher{report: func(int64, int64) {
+	c := download.Transfer{Report: func(int64, int64) {
 		if ctx.Err() != nil { // the copy ends at its next read
 			body.Close()
 		}
 	}}
-	_, err = c.receive(f, body, 0, r.platform.Size, name)
+	_, err = c.Receive(f, body, 0, r.Platform.Size, name)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -139,14 +123,14 @@ func bring(ctx context.Context, src *disk, r *release, beside map[string][]byte,
 	if err != nil {
 		return failed(err)
 	}
-	if sum != r.platform.SHA256 {
-		return refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.platform.SHA256)
+	if sum != r.Platform.SHA256 {
+		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.Platform.SHA256)
 	}
 	// The fetcher must be able to read it, with any umask.
 	if err := f.Chmod(0o644); err != nil {
 		return failed(err)
 	}
-	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.raw, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.Raw, 0o644); err != nil {
 		return err
 	}
 	for name, b := range beside {

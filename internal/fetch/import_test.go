@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -96,9 +98,9 @@ func TestImportFromElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := &disk{path: dir, rootOnly: func(string) error { return nil }}
-	defer d.close()
-	if _, _, err := d.manifest(t.Context()); err != nil {
+	d := &source.Disk{Path: dir, RootOnly: func(string) error { return nil }}
+	defer d.Close()
+	if _, _, err := d.Manifest(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(dir, dir+".old"); err != nil {
@@ -107,7 +109,7 @@ func TestImportFromElsewhere(t *testing.T) {
 	if err := os.Symlink(other, dir); err != nil {
 		t.Fatal(err)
 	}
-	if body, err := d.archive(t.Context(), release1().Platforms[manifest.Host()], piece{}); err == nil {
+	if body, err := d.Archive(t.Context(), release1().Platforms[manifest.Host()], download.Piece{}); err == nil {
 		body.Close()
 		t.Error("the archive of another directory was opened")
 	}

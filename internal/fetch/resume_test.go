@@ -169,7 +169,7 @@ func TestResume(t *testing.T) {
 		{"no length", []http.HandlerFunc{first, partOf(0, func(h http.Header) { h.Del("Content-Length") }), good}, state.ResultHandedOn, "", false, "ARA"},
 		{"the rest encoded", []http.HandlerFunc{first, encoded, good}, state.ResultHandedOn, "", false, "ARA"},
 		{"416", []http.HandlerFunc{first, status(416), good}, state.ResultHandedOn, "", false, "ARA"},
-		{"416 always", []http.HandlerFunc{first, status(416)}, state.ResultNotDownloaded, "answered 416", true, "A" + strings.Repeat("RA", mostFruitless)},
+		{"416 always", []http.HandlerFunc{first, status(416)}, state.ResultNotDownloaded, "answered 416", true, "A" + strings.Repeat("RA", 4)},
 		{"other bytes under the same ETag", []http.HandlerFunc{first, offered(other, `"1"`), good}, state.ResultHandedOn, "", false, "ARA"},
 		{"nothing but other bytes", []http.HandlerFunc{first, offered(other, `"1"`)}, state.ResultRefused, "its sha256 is " + manifest.Digest(other), false, "ARA"},
 		{"nothing but other bytes, in pieces", []http.HandlerFunc{cut(cutAt, offered(other, `"1"`))}, state.ResultRefused, "its sha256 is", false, "ARRRARRR"},
@@ -193,7 +193,7 @@ func TestResume(t *testing.T) {
 			s := newSite(t)
 			s["/agent.tar.gz"] = archive.ServeHTTP
 			b := newBench(t, serve(t, s))
-			b.limits.stall = 300 * time.Millisecond
+			b.limits.Stall = 300 * time.Millisecond
 			a := b.run(t, b.order(state.VerbApply, "v1"))
 			if asked := archive.asked(); asked != c.asked {
 				t.Errorf("asked %s, want %s: %q", asked, c.asked, archive.ranges)

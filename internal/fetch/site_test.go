@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -159,7 +160,7 @@ func certificate(t *testing.T, notAfter time.Time, selfSigned bool) tls.Certific
 type bench struct {
 	tree     state.Tree
 	target   *target.Target
-	limits   limits
+	limits   download.Limits
 	rootOnly func(string) error
 	reports  []int64
 	// machineID is the content of the file.
@@ -170,8 +171,8 @@ type bench struct {
 func newBench(t *testing.T, url string) *bench {
 	t.Helper()
 	v, run := testkit.Tree(t)
-	fast := defaultLimits
-	fast.pause = time.Millisecond
+	fast := download.DefaultLimits
+	fast.Pause = time.Millisecond
 	return &bench{
 		tree: state.Tree{Var: v, Run: run},
 		target: &target.Target{

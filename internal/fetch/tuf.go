@@ -3,60 +3,80 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
+	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
-// repository is a source whose releases may be signed.
-type repository interface {
-	source
-	// name returns the source's name for messages.
-	name() string
-	// beside reads a file beside the manifest, of at most most bytes. The error is
-	// fs.ErrNotExist if the source says that the file does not exist.
-	beside(ctx context.Context, file string, most int64) ([]byte, error)
-}
-
 // getter reads the files of a repository for [trust.Client.Collect].
-func getter(ctx context.Context, repo repository) trust.Get {
+func getter(ctx context.Context, repo source.Repository) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
-		b, err := repo.beside(ctx, file, most)
+		b, err := repo.Beside(ctx, file, most)
 		if file == trust.TimestampFile && errors.Is(err, fs.ErrNotExist) {
-			err = refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.name(), file)
+			err = state.Refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.Name(), file)
 		}
 		return b, err
 	}
 }
 
-// signed reads what a signed repository offers this machine. It starts from this role's
-// own State, with the roots that the swapper knows, and stores the new State if keep is
-// set.
-func (f *fetcher) signed(ctx context.Context, src source, t *target.Target, keep bool) (*release, error) {
-	repo, ok := src.(repository)
+// resolve reads what the source offers this machine, as the target's trust mode requires.
+// In the mode "tuf" it starts from this role's own State, with the roots that the swapper
+// knows, and stores the new State if keep is set.
+func (f *fetcher) resolve(ctx context.Context, src source.Source, t *target.Target, keep bool) (*source.Release, error) {
+	if t.Trust.Mode != target.TrustTUF {
+		return source.Resolve(ctx, src, t.Trust.Product)
+	}
+	repo, ok := src.(source.Repository)
 	if !ok {
-		return nil, refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
+		return nil, state.Refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
 			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.limits.manifest, fmt.Errorf("it took longer than %v", f.limits.manifest))
+	ctx, cancel := f.limits.Brief(ctx)
 	defer cancel()
 	good, metadata, err := trust.Verifier{Tree: f.tree, Target: f.name, Pin: t.Pin, Role: state.RoleFetch, ReadOnly: !keep,
 		Terms: trust.Terms{Product: t.Trust.Product, Platform: manifest.Host(), Installed: f.order.Installed},
-		From:  repo.name()}.Collect(getter(ctx, repo))
+		From:  repo.Name()}.Collect(getter(ctx, repo))
 	if err != nil {
 		return nil, err
 	}
-	r, err := chosen(good.Raw, repo.name(), t.Trust.Product)
+	r, err := source.Choose(good.Raw, repo.Name(), t.Trust.Product)
 	if err != nil {
 		return nil, err
 	}
-	r.metadata = metadata
+	r.Metadata = metadata
 	for _, s := range good.Signed {
-		r.signed = append(r.signed, state.Signed{Role: string(s.Role), Version: s.Version, Expires: s.Expires.UTC()})
+		r.Signed = append(r.Signed, state.Signed{Role: string(s.Role), Version: s.Version, Expires: s.Expires.UTC()})
 	}
 	return r, nil
+}
+
+// Repository is a signed repository on a web server that belongs to no target. The client
+// for TUF's conformance suite uses it.
+type Repository struct{ of source.Repository }
+
+// NewRepository returns the repository at the address of a directory.
+func NewRepository(address string) (*Repository, error) {
+	src, err := source.New(&target.Target{
+		Name:   "the repository",
+		Source: target.Source{Type: target.SourceManifest, URL: strings.TrimSuffix(address, "/") + "/"},
+		Trust:  target.Trust{Mode: target.TrustTUF},
+	}, "", download.DefaultLimits, nil)
+	repo, _ := src.(source.Repository)
+	return &Repository{repo}, err
+}
+
+// Get returns a function that reads the repository's files. Each file has the time limit
+// that the fetcher has for all of them.
+func (r *Repository) Get(ctx context.Context) trust.Get {
+	return func(file string, most int64) ([]byte, error) {
+		ctx, cancel := download.DefaultLimits.Brief(ctx)
+		defer cancel()
+		return getter(ctx, r.of)(file, most)
+	}
 }

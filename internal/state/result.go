@@ -19,6 +19,14 @@ func Fail(r Result, format string, args ...any) error {
 	return &Failure{r, fmt.Errorf(format, args...)}
 }
 
+// Refused makes a Failure with [ResultRefused].
+func Refused(format string, args ...any) error { return Fail(ResultRefused, format, args...) }
+
+// NotDownloaded makes a Failure with [ResultNotDownloaded].
+func NotDownloaded(format string, args ...any) error {
+	return Fail(ResultNotDownloaded, format, args...)
+}
+
 // ResultOf returns the result of the error's Failure, or [ResultFailed] if it has none.
 func ResultOf(err error) Result {
 	if f, ok := errors.AsType[*Failure](err); ok {

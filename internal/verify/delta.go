@@ -61,7 +61,7 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 			continue
 		}
 		if !listed {
-			return nil, refused("cannot make %s by delta: the manifest's contents do not list it", entry)
+			return nil, state.Refused("cannot make %s by delta: the manifest's contents do not list it", entry)
 		}
 		seen[entry] = true
 		name := strconv.Itoa(len(made))
@@ -88,7 +88,7 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 	if from != want.SHA256 {
 		d, ok := v.platform.Delta(entry, from)
 		if !ok || delta == "" {
-			return refused("cannot make %s by delta: there is none for %s, whose sha256 is %s", entry, installed, from)
+			return state.Refused("cannot make %s by delta: there is none for %s, whose sha256 is %s", entry, installed, from)
 		}
 		payload, err := v.copyPayload(bundle, delta, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size})
 		if err != nil {
@@ -106,7 +106,7 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 			err = out.Sync()
 		}
 		if err == nil && sum != want.SHA256 {
-			err = state.Fail(state.ResultRefused, "its sha256 is then %s, the manifest says %s", sum, want.SHA256)
+			err = state.Refused("its sha256 is then %s, the manifest says %s", sum, want.SHA256)
 		}
 	}
 	if err != nil {

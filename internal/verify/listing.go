@@ -19,14 +19,14 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 		if t.Listing.Optional {
 			return nil
 		}
-		return refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
+		return state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
 	}
 	list, err := tree.Read(name, target.MaxList)
 	if err == nil {
 		_, err = t.AddListed(list, v.key, v.manifest.Version)
 	}
 	if err != nil {
-		return refused("cannot use %s of %s: %w", entry, v.platform.File, err)
+		return state.Refused("cannot use %s of %s: %w", entry, v.platform.File, err)
 	}
 	return nil
 }
@@ -47,7 +47,7 @@ func (v *verifier) complete(installs []target.Install, names map[string]string) 
 		return nil
 	}
 	slices.Sort(missing)
-	return refused("cannot unpack %s: the archive has no %s", v.platform.File, strings.Join(missing, ", no "))
+	return state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, strings.Join(missing, ", no "))
 }
 
 // keepWanted compares what the target installs, and the list, with the manifest's

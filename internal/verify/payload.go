@@ -16,7 +16,7 @@ import (
 func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Platform) (*os.File, error) {
 	in, err := bundle.Open(name)
 	if err != nil {
-		return nil, refused("%w", err)
+		return nil, state.Refused("%w", err)
 	}
 	defer in.Close()
 	info, err := in.Stat()
@@ -24,7 +24,7 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 		return nil, fmt.Errorf("cannot read %s: %w", p.File, durable.Cause(err))
 	}
 	if info.Size() != p.Size {
-		return nil, refused("cannot use %s: it has %d bytes, the manifest says %d", p.File, info.Size(), p.Size)
+		return nil, state.Refused("cannot use %s: it has %d bytes, the manifest says %d", p.File, info.Size(), p.Size)
 	}
 	if err := v.room(p); err != nil {
 		return nil, err
@@ -35,10 +35,10 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 	}
 	sum, n, err := copyTo(out, in, p)
 	if err == nil && n != p.Size {
-		err = refused("cannot use %s: it changed while it was copied", p.File)
+		err = state.Refused("cannot use %s: it changed while it was copied", p.File)
 	}
 	if err == nil && sum != p.SHA256 {
-		err = refused("cannot use %s: its sha256 is %s, the manifest says %s", p.File, sum, p.SHA256)
+		err = state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", p.File, sum, p.SHA256)
 	}
 	if err != nil {
 		out.Close()

@@ -14,7 +14,7 @@ import (
 // the swapper will, and keeps the metadata for it.
 func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
-		return refused("%w", err)
+		return state.Refused("%w", err)
 	}
 	// There is no order after a reboot; then only the swapper checks Installed.
 	order, err := v.tree.Order(v.name)

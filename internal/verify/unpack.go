@@ -109,10 +109,10 @@ func (v *verifier) compare(f archive.File) error {
 	}
 	c, listed := v.platform.Contents[f.Name]
 	if !listed {
-		return refused("cannot use %s: the manifest's contents do not list its entry %s", v.platform.File, f.Name)
+		return state.Refused("cannot use %s: the manifest's contents do not list its entry %s", v.platform.File, f.Name)
 	}
 	if c.Size != f.Size || c.SHA256 != f.SHA256 {
-		return refused("cannot use %s: its entry %s is not the one in the manifest's contents", v.platform.File, f.Name)
+		return state.Refused("cannot use %s: its entry %s is not the one in the manifest's contents", v.platform.File, f.Name)
 	}
 	return nil
 }
@@ -131,11 +131,11 @@ func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *stat
 	}
 	defer f.Close()
 	if err := archive.CheckArch(f, v.key); err != nil {
-		return refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
+		return state.Refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
 	}
 	was, is := installedKind(i.To), kindOf(f)
 	if was == program && is != program || was == text && is == program {
-		return refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
+		return state.Refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
 	}
 	return nil
 }

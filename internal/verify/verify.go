@@ -54,10 +54,6 @@ func run(tree state.Tree, name string, load func() (*target.Target, error)) (sta
 	return a, nil, errors.Join(err, cleared)
 }
 
-func refused(format string, args ...any) error {
-	return state.Fail(state.ResultRefused, format, args...)
-}
-
 type verifier struct {
 	tree    state.Tree
 	name    string
@@ -95,29 +91,29 @@ func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, err
 func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	var err error
 	if v.receipt, err = bundle.Receipt(); err != nil {
-		return refused("%w", err)
+		return state.Refused("%w", err)
 	}
 	if v.receipt.Attempt != v.attempt {
-		return refused("cannot use the bundle: its receipt is of another attempt")
+		return state.Refused("cannot use the bundle: its receipt is of another attempt")
 	}
 	raw, err := bundle.Manifest()
 	if err != nil {
-		return refused("%w", err)
+		return state.Refused("%w", err)
 	}
 	v.raw, v.key = raw, manifest.Host()
 	if t.Trust.Mode == target.TrustTUF {
 		err = v.signed(bundle, t)
 	} else if v.manifest, err = manifest.Parse(raw); err != nil {
-		err = refused("cannot use the manifest: %w", err)
+		err = state.Refused("cannot use the manifest: %w", err)
 	}
 	if err != nil {
 		return err
 	}
 	if product := t.Trust.Product; product != "" && v.manifest.Product != product {
-		return refused("cannot use the manifest: it is of product %q, this target takes %q", v.manifest.Product, product)
+		return state.Refused("cannot use the manifest: it is of product %q, this target takes %q", v.manifest.Product, product)
 	}
 	if v.platform, err = v.manifest.Platform(v.key); err != nil {
-		return refused("cannot use the manifest: %w", err)
+		return state.Refused("cannot use the manifest: %w", err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package fetch
+package download
 
 import (
 	"fmt"
@@ -12,20 +12,20 @@ import (
 // 2100 must not end all updates.
 const longestRateLimit = 24 * time.Hour
 
-// A rateLimit is the error of a server that accepts no more requests for a while.
-type rateLimit struct {
+// RateLimit is the error of a server that accepts no more requests for a while.
+type RateLimit struct {
 	status int
-	until  time.Time
+	Until  time.Time
 }
 
-func (l *rateLimit) Error() string {
+func (l *RateLimit) Error() string {
 	return fmt.Sprintf("the server answered %d %s: it takes no more requests until %s",
-		l.status, http.StatusText(l.status), l.until.Format("2006-01-02 15:04:05 UTC"))
+		l.status, http.StatusText(l.status), l.Until.Format("2006-01-02 15:04:05 UTC"))
 }
 
 // rateLimited returns the limit in Retry-After of RFC 9110, or in the headers of GitHub's
 // API if that is missing. It returns nil for any other answer.
-func rateLimited(resp *http.Response, now time.Time) *rateLimit {
+func rateLimited(resp *http.Response, now time.Time) *RateLimit {
 	if !slices.Contains([]int{http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable}, resp.StatusCode) {
 		return nil
 	}
@@ -47,5 +47,5 @@ func rateLimited(resp *http.Response, now time.Time) *rateLimit {
 		at = reset
 	}
 	latest := now.Add(longestRateLimit).Unix()
-	return &rateLimit{resp.StatusCode, time.Unix(min(max(at, now.Unix()), latest), 0).UTC()}
+	return &RateLimit{resp.StatusCode, time.Unix(min(max(at, now.Unix()), latest), 0).UTC()}
 }

@@ -1,7 +1,9 @@
-package fetch
+package source
 
 import (
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -17,13 +19,13 @@ const (
 // bare makes the manifest of an archive without one, as the operator named it. The version
 // comes from the file's name, if source.asset says where it is, or else from the beginning
 // of the digest, which distinguishes archives well enough. sum is "" if not known yet.
-func bare(t *target.Target, file string, size int64, sum string) (*manifest.Manifest, error) {
+func bare(t *target.Target, file string, size int64, sum string) ([]byte, error) {
 	key := manifest.Host()
 	version := t.Source.VersionIn(file, key)
 	switch {
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
-		return nil, refused("cannot use %s: its version is not known, but %s must report it "+
+		return nil, state.Refused("cannot use %s: its version is not known, but %s must report it "+
 			"(hint: make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
 	case sum != "":
 		version = digestVersion(sum)
@@ -31,10 +33,11 @@ func bare(t *target.Target, file string, size int64, sum string) (*manifest.Mani
 		version = unknownVersion
 	}
 	if sum == "" {
-		sum = unknownDigest
+		sum = download.UnknownDigest
 	}
-	return &manifest.Manifest{Schema: manifest.Schema, Product: t.Trust.Product, Version: version,
-		Platforms: map[string]manifest.Platform{key: {File: file, SHA256: sum, Size: size}}}, nil
+	m := manifest.Manifest{Schema: manifest.Schema, Product: t.Trust.Product, Version: version,
+		Platforms: map[string]manifest.Platform{key: {File: file, SHA256: sum, Size: size}}}
+	return m.Marshal()
 }
 
 func digestVersion(sum string) string { return "sha256-" + sum[:12] }

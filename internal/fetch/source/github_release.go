@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"encoding/json"
@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 const (
@@ -37,7 +38,7 @@ func parsePublished(b []byte) (*published, error) {
 	var p published
 	// The decoder's error is not used, because it quotes the input.
 	if json.Unmarshal(b, &p) != nil || p.Tag == "" {
-		return nil, refused("it is not a release as GitHub's API describes one")
+		return nil, state.Refused("it is not a release as GitHub's API describes one")
 	}
 	return p.clean()
 }
@@ -51,18 +52,18 @@ func (p *published) clean() (*published, error) {
 
 func (p *published) check() error {
 	if !manifest.ValidName(p.Tag) {
-		return refused("its tag %+.80q is no version (1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)", p.Tag)
+		return state.Refused("its tag %+.80q is no version (1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)", p.Tag)
 	}
 	if len(p.Assets) > maxAssets {
-		return refused("the release has more than %d files", maxAssets)
+		return state.Refused("the release has more than %d files", maxAssets)
 	}
 	seen := map[string]bool{}
 	for _, a := range p.Assets {
 		if !plainName(a.Name) {
-			return refused("the release has a file with the name %+.80q", a.Name)
+			return state.Refused("the release has a file with the name %+.80q", a.Name)
 		}
 		if seen[a.Name] {
-			return refused("the release has two files %.100s", a.Name)
+			return state.Refused("the release has two files %.100s", a.Name)
 		}
 		seen[a.Name] = true
 	}

@@ -1,4 +1,7 @@
-package fetch
+// Package download brings bytes: small files and archives from web servers, and what is
+// already stored of an archive that a lost connection interrupted. It does not know what a
+// release is; package source does.
+package download
 
 import (
 	"context"
@@ -18,66 +21,75 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// limits bound the time that a server may take.
-type limits struct {
-	dial     time.Duration
-	tls      time.Duration
-	headers  time.Duration // from the request to the last header of the answer
-	manifest time.Duration // for the whole manifest
-	stall    time.Duration // for minFlow bytes of an archive
-	pause    time.Duration // before the first retry after a connection that brought nothing new
+// Limits bound the time that a server may take.
+type Limits struct {
+	Dial     time.Duration
+	TLS      time.Duration
+	Headers  time.Duration // from the request to the last header of the answer
+	Manifest time.Duration // for the whole manifest
+	Stall    time.Duration // for minFlow bytes of an archive
+	Pause    time.Duration // before the first retry after a connection that brought nothing new
 }
 
-var defaultLimits = limits{
-	dial:     10 * time.Second,
-	tls:      10 * time.Second,
-	headers:  30 * time.Second,
-	manifest: time.Minute,
-	stall:    30 * time.Second,
-	pause:    time.Second,
+// DefaultLimits are those of the fetcher.
+var DefaultLimits = Limits{
+	Dial:     10 * time.Second,
+	TLS:      10 * time.Second,
+	Headers:  30 * time.Second,
+	Manifest: time.Minute,
+	Stall:    30 * time.Second,
+	Pause:    time.Second,
+}
+
+// Brief returns a context with the time limit for all requests before the archive's.
+func (l Limits) Brief(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, l.Manifest, fmt.Errorf("it took longer than %v", l.Manifest))
 }
 
 const (
-	// minFlow is how many bytes of an archive must arrive within limits.stall: a server
+	// minFlow is how many bytes of an archive must arrive within Limits.Stall: a server
 	// that sends a byte per second has stalled, too.
 	minFlow      = 4 << 10
 	maxRedirects = 5
 	maxHeaders   = 64 << 10 // bytes
 )
 
-// client sends requests to a web server, and to those to which it redirects.
-type client struct {
-	url       *url.URL // as configured
-	anybody   bool     // the operator accepts a transport that anyone on the path can change
-	limits    limits
+// Client sends requests to a web server, and to those to which it redirects. The errors
+// of Ask and Stream name the address, without query and password.
+type Client struct {
+	URL       *url.URL // as configured
+	Anybody   bool     // the operator accepts a transport that anyone on the path can change
+	Limits    Limits
 	transport *http.Transport
 }
 
-func newClient(t *target.Target, address string, l limits) (client, error) {
+// NewClient returns a client for an address, with the proxy and the certificates of the
+// target. An error has the result Misconfigured.
+func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return client{}, state.Fail(state.ResultMisconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
+		return Client{}, state.Fail(state.ResultMisconfigured, "cannot fetch %s: the url of its source is not valid", t.Name)
 	}
 	proxy, err := proxyOf(t)
 	if err != nil {
-		return client{}, err
+		return Client{}, err
 	}
 	roots, err := rootsOf(t)
 	if err != nil {
-		return client{}, err
+		return Client{}, err
 	}
 	h1 := new(http.Protocols)
 	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
-	return client{
-		url:     u,
-		anybody: t.Trust.AllowUnauthenticated,
-		limits:  l,
+	return Client{
+		URL:     u,
+		Anybody: t.Trust.AllowUnauthenticated,
+		Limits:  l,
 		transport: &http.Transport{
 			Proxy:                  proxy,
 			Protocols:              h1,
-			DialContext:            (&net.Dialer{Timeout: l.dial}).DialContext,
-			TLSHandshakeTimeout:    l.tls,
-			ResponseHeaderTimeout:  l.headers,
+			DialContext:            (&net.Dialer{Timeout: l.Dial}).DialContext,
+			TLSHandshakeTimeout:    l.TLS,
+			ResponseHeaderTimeout:  l.Headers,
 			MaxResponseHeaderBytes: maxHeaders,
 			DisableCompression:     true, // a small answer must not become a large one
 			DisableKeepAlives:      true,
@@ -86,43 +98,38 @@ func newClient(t *target.Target, address string, l limits) (client, error) {
 	}, nil
 }
 
-// brief returns a context with the time limit for all requests before the archive's.
-func (c *client) brief(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, c.limits.manifest, fmt.Errorf("it took longer than %v", c.limits.manifest))
-}
-
-// stream requests an archive of this size, from its beginning or from the end of the piece
-// that is stored. If the server's answer may not continue that piece, stream requests the
-// archive from its beginning.
-func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, size int64, have piece, allow func(*url.URL) error) (*body, error) {
-	goOn := have.bytes > 0 && have.etag != "" && have.url == show(u)
+// Stream requests an archive of this size, from its beginning or from the end of the piece
+// that is stored. If the server's answer may not continue that piece, Stream requests the
+// archive from its beginning. allow is as for [Client.Ask]. The caller closes the body.
+func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, size int64, have Piece, allow func(*url.URL) error) (*Body, error) {
+	goOn := have.bytes > 0 && have.etag != "" && have.url == Show(u)
 	asked := http.Header{}
 	maps.Copy(asked, header)
 	if goOn {
 		asked.Set("Range", fmt.Sprintf("bytes=%d-", have.bytes))
 		asked.Set("If-Range", have.etag)
 	}
-	flowing, flow := newFlow(ctx, c.limits.stall)
-	resp, err := c.ask(flowing, http.MethodGet, u, asked, allow)
+	flowing, flow := newFlow(ctx, c.Limits.Stall)
+	resp, err := c.Ask(flowing, http.MethodGet, u, asked, allow)
 	if err != nil {
 		flow.stop()
 		return nil, err
 	}
 	flow.ReadCloser = resp.Body
-	b := &body{ReadCloser: flow, name: show(resp.Request.URL), from: piece{url: show(u), etag: strong(resp.Header.Get("ETag"))}}
+	b := &Body{ReadCloser: flow, Name: Show(resp.Request.URL), from: Piece{url: Show(u), etag: strong(resp.Header.Get("ETag"))}}
 	if goOn && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
 		if follows(resp, have, size) {
 			b.from.bytes = have.bytes
 			return b, nil
 		}
 		b.Close()
-		return c.stream(ctx, u, header, size, piece{}, allow)
+		return c.Stream(ctx, u, header, size, Piece{}, allow)
 	}
-	if err = whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
-		err = refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
+	if err = Whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
+		err = state.Refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
 	}
 	if err != nil {
-		err = failed(flowing, resp.Request.URL, err)
+		err = Failed(flowing, resp.Request.URL, err)
 		b.Close()
 		return nil, err
 	}
@@ -131,7 +138,7 @@ func (c *client) stream(ctx context.Context, u *url.URL, header http.Header, siz
 
 // follows reports whether an answer is the whole rest of the same archive after the piece.
 // Some servers ignore If-Range.
-func follows(resp *http.Response, have piece, size int64) bool {
+func follows(resp *http.Response, have Piece, size int64) bool {
 	return resp.StatusCode == http.StatusPartialContent &&
 		resp.Header.Get("ETag") == have.etag &&
 		resp.Header.Get("Content-Range") == fmt.Sprintf("bytes %d-%d/%d", have.bytes, size-1, size) &&
@@ -139,21 +146,12 @@ func follows(resp *http.Response, have piece, size int64) bool {
 		plain(resp)
 }
 
-// unless returns the header that requests an answer only if it has changed.
-func unless(etag string) http.Header {
-	h := http.Header{}
-	if etag != "" {
-		h.Set("If-None-Match", etag)
-	}
-	return h
-}
-
-// ask sends a request. allow decides about the address of each redirect. Only the server
+// Ask sends a request. allow decides about the address of each redirect. Only the server
 // of u gets the Authorization header.
-func (c *client) ask(ctx context.Context, method string, u *url.URL, header http.Header, allow func(*url.URL) error) (*http.Response, error) {
+func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http.Header, allow func(*url.URL) error) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
-		return nil, notDownloaded("cannot download %s: its address is not valid", show(u))
+		return nil, state.NotDownloaded("cannot download %s: its address is not valid", Show(u))
 	}
 	maps.Copy(req.Header, header)
 	req.Header.Set("User-Agent", "machinemon-update")
@@ -164,7 +162,7 @@ func (c *client) ask(ctx context.Context, method string, u *url.URL, header http
 		}
 		next.Header.Del("Referer") // its query may contain secrets
 		// Go treats another port of the same host as the same server.
-		abroad := func(r *http.Request) bool { return origin(r.URL) != origin(u) }
+		abroad := func(r *http.Request) bool { return Origin(r.URL) != Origin(u) }
 		if abroad(next) || slices.ContainsFunc(via, abroad) {
 			next.Header.Del("Authorization")
 		}
@@ -175,7 +173,7 @@ func (c *client) ask(ctx context.Context, method string, u *url.URL, header http
 	}}
 	resp, err := hc.Do(req)
 	if err != nil {
-		return nil, failed(ctx, u, err)
+		return nil, Failed(ctx, u, err)
 	}
 	return resp, nil
 }
@@ -184,26 +182,27 @@ func (c *client) ask(ctx context.Context, method string, u *url.URL, header http
 func secureHop(from, to *url.URL) error {
 	switch {
 	case to.User != nil:
-		return refused("it was redirected to an address with a user name")
+		return state.Refused("it was redirected to an address with a user name")
 	case to.Scheme != "https" && to.Scheme != "http":
-		return refused("it was redirected to %s, which is neither https nor http", show(to))
+		return state.Refused("it was redirected to %s, which is neither https nor http", Show(to))
 	case from.Scheme == "https" && to.Scheme != "https":
-		return refused("it was redirected from https to %s", show(to))
+		return state.Refused("it was redirected from https to %s", Show(to))
 	}
 	return nil
 }
 
-// safeHop also refuses plain http on another server, unless the operator accepts that:
-// http from this machine itself is trusted, and could lead to another one.
-func (c *client) safeHop(to *url.URL) error {
-	if to.Scheme == "http" && !c.anybody && origin(to) != origin(c.url) {
-		return refused("it was redirected to %s, which is not authenticated", show(to))
+// SafeHop is a function for [Client.Ask] that also refuses plain http on another server,
+// unless the operator accepts that: http from this machine itself is trusted, and could
+// lead to another one.
+func (c *Client) SafeHop(to *url.URL) error {
+	if to.Scheme == "http" && !c.Anybody && Origin(to) != Origin(c.URL) {
+		return state.Refused("it was redirected to %s, which is not authenticated", Show(to))
 	}
 	return nil
 }
 
-// origin returns the scheme, host and port of u.
-func origin(u *url.URL) string {
+// Origin returns the scheme, host and port of u.
+func Origin(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
@@ -211,8 +210,9 @@ func origin(u *url.URL) string {
 	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// whole returns an error unless the answer is complete and without content encoding.
-func whole(resp *http.Response) error {
+// Whole returns an error unless the answer is complete and without content encoding. It is
+// a [RateLimit] if the server accepts no more requests for a while.
+func Whole(resp *http.Response) error {
 	if l := rateLimited(resp, time.Now()); l != nil {
 		return l
 	}
@@ -220,7 +220,7 @@ func whole(resp *http.Response) error {
 		return fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	}
 	if !plain(resp) {
-		return refused("the server sent it with a Content-Encoding, which was not asked for")
+		return state.Refused("the server sent it with a Content-Encoding, which was not asked for")
 	}
 	return nil
 }
@@ -230,19 +230,19 @@ func plain(resp *http.Response) bool {
 	return e == "" || strings.EqualFold(e, "identity")
 }
 
-// show returns an address for messages, without query and password, which may be secrets.
-func show(u *url.URL) string {
+// Show returns an address for messages, without query and password, which may be secrets.
+func Show(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// failed returns the error that u could not be downloaded. The result is NotDownloaded,
+// Failed returns the error that u could not be downloaded. The result is NotDownloaded,
 // unless err has one already.
-func failed(ctx context.Context, u *url.URL, err error) error {
+func Failed(ctx context.Context, u *url.URL, err error) error {
 	result := state.ResultNotDownloaded
 	if o, ok := errors.AsType[*state.Failure](err); ok {
 		result = o.Result
 	}
-	return state.Fail(result, "cannot download %s: %w", show(u), netCause(ctx, err))
+	return state.Fail(result, "cannot download %s: %w", Show(u), netCause(ctx, err))
 }
 
 // netCause returns err without the address, which the message contains already.

@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -27,33 +28,33 @@ import (
 // more, GitHub's public web pages are enough: they show where the latest release is, and
 // its files. The manifest made of these has the same bytes.
 type github struct {
-	client // url is the API's, for the release
-	site   *url.URL
-	source target.Source
-	token  string // "" for none
-	cache  cache
+	download.Client // url is the API's, for the release
+	site            *url.URL
+	source          target.Source
+	token           string // "" for none
+	cache           cache
 
 	offline bool // the API accepts no more requests
 	etag    string
 	release *published
 }
 
-func newGitHub(t *target.Target, dir string, l limits) (*github, error) {
-	c, err := newClient(t, t.Source.URL, l)
+func newGitHub(t *target.Target, dir string, l download.Limits) (*github, error) {
+	c, err := download.NewClient(t, t.Source.URL, l)
 	if err != nil {
 		return nil, err
 	}
-	g := &github{client: c, site: siteOf(c.url), source: t.Source}
-	g.url = c.url.JoinPath("repos", t.Source.Repo, "releases")
+	g := &github{Client: c, site: siteOf(c.URL), source: t.Source}
+	g.URL = c.URL.JoinPath("repos", t.Source.Repo, "releases")
 	switch {
 	case t.Source.Tag != "":
-		g.url = g.url.JoinPath("tags", t.Source.Tag)
+		g.URL = g.URL.JoinPath("tags", t.Source.Tag)
 	case g.ranged():
-		g.url.RawQuery = "per_page=" + perPage
+		g.URL.RawQuery = "per_page=" + perPage
 	default:
-		g.url = g.url.JoinPath("latest")
+		g.URL = g.URL.JoinPath("latest")
 	}
-	g.cache = cache{dir: dir, url: g.cacheKey(), insecure: c.anybody,
+	g.cache = cache{dir: dir, url: g.cacheKey(), insecure: c.Anybody,
 		usable: func(b []byte) bool { _, err := parsePublished(b); return err == nil }}
 	if t.Source.TokenFile != "" {
 		g.token, err = readToken(t.Name)
@@ -74,13 +75,13 @@ func siteOf(api *url.URL) *url.URL {
 // name returns the release's name for messages.
 func (g *github) name() string { return "release " + g.release.Tag + " of " + g.source.Repo }
 
-func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
-	ctx, cancel := g.brief(ctx)
+func (g *github) Manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := g.Limits.Brief(ctx)
 	defer cancel()
 	known := g.cache.load()
 	err := g.askAPI(ctx, known)
 	limit := err
-	if _, g.offline = errors.AsType[*rateLimit](err); g.offline {
+	if _, g.offline = errors.AsType[*download.RateLimit](err); g.offline {
 		err = g.askSite(ctx, known)
 	}
 	var raw []byte
@@ -89,7 +90,7 @@ func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
 	}
 	if err != nil {
 		if unfit, ok := errors.AsType[*unfit](err); ok && g.offline {
-			err = notDownloaded("%w; %w", limit, unfit)
+			err = state.NotDownloaded("%w; %w", limit, unfit)
 		} else if g.offline && state.ResultOf(err) == state.ResultNotDownloaded {
 			err = limit
 		}
@@ -100,7 +101,7 @@ func (g *github) manifest(ctx context.Context) ([]byte, string, error) {
 
 // askAPI finds the release at the API.
 func (g *github) askAPI(ctx context.Context, known cached) error {
-	resp, err := g.askFor(ctx, g.url, known.ETag)
+	resp, err := g.askFor(ctx, g.URL, known.ETag)
 	if err != nil {
 		return err
 	}
@@ -110,11 +111,11 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		g.release, err = parsePublished(known.Body)
 		return err
 	}
-	if err := whole(resp); err != nil {
+	if err := download.Whole(resp); err != nil {
 		if resp.StatusCode == http.StatusNotFound {
-			err = notDownloaded("%w (hint: is source.repo right, has it a release, and is it public, or source.token_file set?)", err)
+			err = state.NotDownloaded("%w (hint: is source.repo right, has it a release, and is it public, or source.token_file set?)", err)
 		}
-		return failed(ctx, g.url, err)
+		return download.Failed(ctx, g.URL, err)
 	}
 	if g.ranged() {
 		g.release, err = g.highest(ctx, resp)
@@ -125,7 +126,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		return err // the answer was downloaded without error
 	}
 	if err != nil {
-		return failed(ctx, g.url, err)
+		return download.Failed(ctx, g.URL, err)
 	}
 	if old, err := parsePublished(known.Body); err == nil {
 		g.release.remember(old)
@@ -140,7 +141,7 @@ func (g *github) askFor(ctx context.Context, u *url.URL, etag string) (*http.Res
 	header.Set("Accept", "application/vnd.github+json")
 	header.Set("X-GitHub-Api-Version", "2022-11-28")
 	g.authorize(header)
-	return g.ask(ctx, http.MethodGet, u, header, g.safeHop)
+	return g.Ask(ctx, http.MethodGet, u, header, g.SafeHop)
 }
 
 // only reads the answer about one release.
@@ -151,7 +152,7 @@ func (g *github) only(resp *http.Response) (*published, error) {
 	}
 	p, err := parsePublished(body)
 	if err == nil && g.source.Tag != "" && p.Tag != g.source.Tag {
-		err = refused("it is about another tag, %s", p.Tag)
+		err = state.Refused("it is about another tag, %s", p.Tag)
 	}
 	return p, err
 }
@@ -162,8 +163,8 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 	tag := g.source.Tag
 	latest := g.site.JoinPath(g.source.Repo, "releases/latest")
 	if tag == "" {
-		resp, err := g.ask(ctx, http.MethodGet, latest, nil, func(to *url.URL) error {
-			if err := g.safeHop(to); err != nil {
+		resp, err := g.Ask(ctx, http.MethodGet, latest, nil, func(to *url.URL) error {
+			if err := g.SafeHop(to); err != nil {
 				return err
 			}
 			if _, t, ok := strings.Cut(to.Path, "/releases/tag/"); ok {
@@ -177,7 +178,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 		}
 		resp.Body.Close()
 		if tag == "" {
-			return failed(ctx, latest, errors.New("it does not lead to a release"))
+			return download.Failed(ctx, latest, errors.New("it does not lead to a release"))
 		}
 	}
 	old, err := parsePublished(known.Body)
@@ -190,7 +191,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 	}
 	g.release = &published{Tag: tag}
 	if err := g.release.check(); err != nil {
-		return failed(ctx, latest, err)
+		return download.Failed(ctx, latest, err)
 	}
 	return nil
 }
@@ -207,16 +208,16 @@ func (g *github) store() error {
 	return g.cache.store(body, g.etag)
 }
 
-// learn records the digest of an archive that was published without one, if the operator
+// Learn records the digest of an archive that was published without one, if the operator
 // accepts that. From then on the archive must have it, and a rejection is found by it.
-func (g *github) learn(r *release, sum string) error {
-	if !g.anybody { // the release's own manifest has the placeholder as its digest
-		return refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, unknownDigest)
+func (g *github) Learn(r *Release, sum string) error {
+	if !g.Anybody { // the release's own manifest has the placeholder as its digest
+		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, download.UnknownDigest)
 	}
 	if err := r.complete(sum); err != nil {
 		return err
 	}
-	if a := g.release.asset(r.platform.File); a != nil {
+	if a := g.release.asset(r.Platform.File); a != nil {
 		a.Digest = digestPrefix + sum
 		return g.store()
 	}
@@ -256,12 +257,12 @@ func (g *github) document(ctx context.Context) ([]byte, error) {
 		p.SHA256 = sums[name]
 	}
 	if p.SHA256 == "" {
-		if !g.anybody {
-			return nil, refused("cannot use %s: the sha256 of %s is known neither from the API nor from a %s "+
+		if !g.Anybody {
+			return nil, state.Refused("cannot use %s: the sha256 of %s is known neither from the API nor from a %s "+
 				"(hint: publish one with the release, or set trust.allow_unauthenticated = true to accept any file)",
 				g.name(), name, strings.Join(sumFiles, " or "))
 		}
-		p.SHA256 = unknownDigest
+		p.SHA256 = download.UnknownDigest
 	}
 	m := manifest.Manifest{Schema: manifest.Schema, Version: g.release.Tag, Platforms: map[string]manifest.Platform{manifest.Host(): p}}
 	return m.Marshal()
@@ -286,10 +287,10 @@ func (g *github) choose(sums map[string]string) (string, error) {
 	})
 	switch len(names) {
 	case 0:
-		return "", refused("cannot use %s: it has no file %s (hint: set source.asset)", g.name(), pattern)
+		return "", state.Refused("cannot use %s: it has no file %s (hint: set source.asset)", g.name(), pattern)
 	case 1:
 		return names[0], nil
 	}
-	return "", refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {version} or {number})",
+	return "", state.Refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {version} or {number})",
 		g.name(), len(names), pattern, names[0], names[1])
 }

@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -27,11 +28,11 @@ func (g *github) place(name string) (*url.URL, http.Header, error) {
 	}
 	a := g.release.asset(name)
 	if a == nil {
-		return nil, nil, refused("cannot use %s: it has no file %.100s", g.name(), name)
+		return nil, nil, state.Refused("cannot use %s: it has no file %.100s", g.name(), name)
 	}
 	u, err := url.Parse(a.URL)
-	if err != nil || u.User != nil || origin(u) != origin(g.url) {
-		return nil, nil, refused("cannot use %s: the API has %+.100q elsewhere than on %s", g.name(), name, origin(g.url))
+	if err != nil || u.User != nil || download.Origin(u) != download.Origin(g.URL) {
+		return nil, nil, state.Refused("cannot use %s: the API has %+.100q elsewhere than on %s", g.name(), name, download.Origin(g.URL))
 	}
 	header := http.Header{}
 	header.Set("Accept", "application/octet-stream")
@@ -51,7 +52,7 @@ func (g *github) open(ctx context.Context, method, name string) (*http.Response,
 	if err != nil {
 		return nil, err
 	}
-	return g.ask(ctx, method, u, header, g.safeHop)
+	return g.Ask(ctx, method, u, header, g.SafeHop)
 }
 
 // small reads a file of the release other than the archive; nil if there is none.
@@ -69,14 +70,14 @@ func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 		return nil, nil
 	}
 	var b []byte
-	if err = whole(resp); err == nil {
+	if err = download.Whole(resp); err == nil {
 		b, err = readSmall(resp.Body, manifest.MaxSize)
 	}
 	if err == nil && a != nil && a.sha256() != "" && a.sha256() != manifest.Digest(b) {
-		err = refused("its sha256 is %s, the API says %.64s", manifest.Digest(b), a.sha256())
+		err = state.Refused("its sha256 is %s, the API says %.64s", manifest.Digest(b), a.sha256())
 	}
 	if err != nil {
-		return nil, failed(ctx, resp.Request.URL, err)
+		return nil, download.Failed(ctx, resp.Request.URL, err)
 	}
 	return b, nil
 }
@@ -90,7 +91,7 @@ func (g *github) sums(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 		if err := parseSums(b, sums); err != nil {
-			return nil, refused("cannot use %s of %s: %w", name, g.name(), err)
+			return nil, state.Refused("cannot use %s of %s: %w", name, g.name(), err)
 		}
 	}
 	return sums, nil
@@ -103,24 +104,24 @@ func (g *github) size(ctx context.Context, name string) (int64, error) {
 		return 0, err
 	}
 	resp.Body.Close()
-	if err = whole(resp); err == nil && resp.ContentLength < 0 {
+	if err = download.Whole(resp); err == nil && resp.ContentLength < 0 {
 		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
-		return 0, failed(ctx, resp.Request.URL, err)
+		return 0, download.Failed(ctx, resp.Request.URL, err)
 	}
 	return resp.ContentLength, nil
 }
 
-func (g *github) archive(ctx context.Context, p manifest.Platform, have piece) (*body, error) {
+func (g *github) Archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
 	if strings.Contains(p.File, "/") {
-		return nil, refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
+		return nil, state.Refused("cannot use %s: its manifest names an archive that is not among its files", g.name())
 	}
 	u, header, err := g.place(p.File)
 	if err != nil {
 		return nil, err
 	}
-	return g.stream(ctx, u, header, p.Size, have, g.safeHop)
+	return g.Stream(ctx, u, header, p.Size, have, g.SafeHop)
 }
 
 // validToken matches a token as GitHub makes them: one word.

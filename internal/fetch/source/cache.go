@@ -1,12 +1,13 @@
-package fetch
+package source
 
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"path/filepath"
-	"regexp"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -35,11 +36,14 @@ type cached struct {
 	Body     []byte `json:"body"`
 }
 
-var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]+"$`)
-
-// usableTag reports whether s is an entity tag of RFC 9110 without bytes above ASCII, so
-// that it can be sent in a header.
-func usableTag(s string) bool { return len(s) <= 256 && entityTag.MatchString(s) }
+// unless returns the header that requests an answer only if it has changed.
+func unless(etag string) http.Header {
+	h := http.Header{}
+	if etag != "" {
+		h.Set("If-None-Match", etag)
+	}
+	return h
+}
 
 // load returns the cached answer, or the zero value if it cannot be used. The answer is
 // then downloaded as if for the first time, which also replaces a damaged file.
@@ -53,7 +57,7 @@ func (c cache) load() cached {
 	}
 	var k cached
 	if json.Unmarshal(data, &k) != nil || k.Format != state.Format ||
-		k.URL != c.url || k.Insecure != c.insecure || !usableTag(k.ETag) || !c.usable(k.Body) {
+		k.URL != c.url || k.Insecure != c.insecure || !download.UsableTag(k.ETag) || !c.usable(k.Body) {
 		return cached{}
 	}
 	return k
@@ -61,7 +65,7 @@ func (c cache) load() cached {
 
 // store stores an answer if it came with a usable ETag.
 func (c cache) store(body []byte, etag string) error {
-	if c.dir == "" || !usableTag(etag) {
+	if c.dir == "" || !download.UsableTag(etag) {
 		return nil
 	}
 	data, err := json.Marshal(cached{state.Format, c.url, c.insecure, etag, body})

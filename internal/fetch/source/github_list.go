@@ -1,4 +1,4 @@
-package fetch
+package source
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/version"
@@ -32,9 +33,9 @@ func (g *github) ranged() bool { return g.source.Tag == "" && g.source.Versions.
 // only the release that was in the range.
 func (g *github) cacheKey() string {
 	if !g.ranged() {
-		return g.url.String()
+		return g.URL.String()
 	}
-	return g.url.String() + "#" + url.QueryEscape(g.source.Versions.String())
+	return g.URL.String() + "#" + url.QueryEscape(g.source.Versions.String())
 }
 
 // better reports whether tag is in source.versions and higher than the other tag.
@@ -66,18 +67,18 @@ func (g *github) highest(ctx context.Context, resp *http.Response) (*published, 
 		if page == maxPages || !strings.Contains(resp.Header.Get("Link"), `rel="next"`) {
 			break
 		}
-		next := *g.url
+		next := *g.URL
 		next.RawQuery += "&page=" + strconv.Itoa(page+1)
 		if resp, err = g.askFor(ctx, &next, ""); err != nil {
 			return nil, err
 		}
 		defer resp.Body.Close()
-		if err := whole(resp); err != nil {
+		if err := download.Whole(resp); err != nil {
 			return nil, err
 		}
 	}
 	if seen == 0 {
-		return nil, notDownloaded("it has no release (hint: is source.repo right?)")
+		return nil, state.NotDownloaded("it has no release (hint: is source.repo right?)")
 	}
 	return nil, &state.Failure{Result: state.ResultNotAttempted, Err: &unfit{fmt.Sprintf(
 		"none of the %d newest releases of %s is in source.versions %q (hint: source.tag names one that is older)", seen, g.source.Repo, g.source.Versions)}}
@@ -90,7 +91,7 @@ func readPage(resp *http.Response) (all []listed, err error) {
 	}
 	// The decoder's error is not used, because it quotes the input.
 	if json.Unmarshal(body, &all) != nil {
-		return nil, refused("it is not a list of releases as GitHub's API describes one")
+		return nil, state.Refused("it is not a list of releases as GitHub's API describes one")
 	}
 	return all, nil
 }

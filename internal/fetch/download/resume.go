@@ -1,4 +1,4 @@
-package fetch
+package download
 
 import (
 	"encoding/json"
@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"golang.org/x/sys/unix"
 
@@ -21,22 +22,22 @@ const (
 	aboutName   = "partial.json" // which archive that is, if it can be resumed
 )
 
-// piece is the beginning of an archive that is already stored.
-type piece struct {
+// Piece is the beginning of an archive that is already stored. The zero Piece is none.
+type Piece struct {
 	url   string // without query, because a signed address has a different one each time
 	etag  string // strong, so that equal tags mean equal bytes; "" for none
 	bytes int64
 }
 
-// body is a source's answer: the archive after the bytes of from.
-type body struct {
+// Body is a source's answer: the archive after the bytes of from.
+type Body struct {
 	io.ReadCloser
-	name string // for messages
-	from piece
+	Name string // for messages
+	from Piece
 }
 
-// about is the content of the file aboutName.
-type about struct {
+// About says which archive is partly stored. It is the content of the file aboutName.
+type About struct {
 	Format int    `json:"format"`
 	URL    string `json:"url"`
 	ETag   string `json:"etag"`
@@ -44,47 +45,54 @@ type about struct {
 	Size   int64  `json:"size"`
 }
 
-func (a about) of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.Size == p.Size }
+// Of reports whether it is the archive that p describes.
+func (a About) Of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.Size == p.Size }
 
-// readAbout returns what can be resumed. ok is false if there is nothing.
-func readAbout(dir string) (a about, ok bool) {
+// ReadAbout returns what can be resumed in a directory. ok is false if there is nothing.
+func ReadAbout(dir string) (a About, ok bool) {
 	data, err := durable.ReadFile(filepath.Join(dir, aboutName), 64<<10)
 	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
 	return a, ok
 }
 
+var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]+"$`)
+
+// UsableTag reports whether s is an entity tag of RFC 9110 without bytes above ASCII, so
+// that it can be sent in a header.
+func UsableTag(s string) bool { return len(s) <= 256 && entityTag.MatchString(s) }
+
 // strong returns etag if it is a strong one, or "".
 func strong(etag string) string {
-	if !usableTag(etag) || etag[0] == 'W' {
+	if !UsableTag(etag) || etag[0] == 'W' {
 		return ""
 	}
 	return etag
 }
 
-// partial is an archive being downloaded. It is written where the next attempt finds it,
+// Partial is an archive being downloaded. It is written where the next attempt finds it,
 // also after a kill or a power cut. The whole file is read back and verified before use.
-type partial struct {
+type Partial struct {
 	dir    string
 	file   *os.File
 	of     manifest.Platform
-	have   piece
+	have   Piece
 	name   string // for messages
 	pieced bool   // it came over more than one connection
 }
 
-// openPartial opens what an earlier attempt stored of the archive. It discards what
+// Open opens what an earlier attempt stored of the archive. It discards what
 // belongs to another archive.
-func openPartial(dir string, p manifest.Platform) (*partial, error) {
+func Open(dir string, p manifest.Platform) (*Partial, error) {
 	path := filepath.Join(dir, partialName)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", path, durable.Cause(err))
 	}
-	part := &partial{dir: dir, file: file, of: p}
+	part := &Partial{dir: dir, file: file, of: p}
 	info, err := file.Stat()
 	if err == nil {
-		if a, ok := readAbout(dir); ok && a.of(p) && info.Size() <= p.Size {
-			part.have = piece{a.URL, a.ETag, info.Size()}
+		if a, ok := ReadAbout(dir); ok && a.Of(p) && info.Size() <= p.Size {
+			part.have = Piece{a.URL, a.ETag, info.Size()}
 			part.name, part.pieced = a.URL, true
 			return part, nil
 		}
@@ -98,8 +106,8 @@ func openPartial(dir string, p manifest.Platform) (*partial, error) {
 }
 
 // restart discards all that is stored.
-func (p *partial) restart() error {
-	p.have, p.pieced = piece{}, false
+func (p *Partial) restart() error {
+	p.have, p.pieced = Piece{}, false
 	err := remove(filepath.Join(p.dir, aboutName)) // first, because it must not describe other bytes
 	if err == nil {
 		err = p.file.Truncate(0)
@@ -112,8 +120,8 @@ func (p *partial) restart() error {
 
 // begin prepares the file for a source's answer, which either continues or replaces what
 // is stored.
-func (p *partial) begin(b *body) error {
-	p.name = b.name
+func (p *Partial) begin(b *Body) error {
+	p.name = b.Name
 	if b.from.bytes > 0 {
 		p.pieced = true
 	} else {
@@ -122,7 +130,7 @@ func (p *partial) begin(b *body) error {
 		}
 		p.have.url, p.have.etag = b.from.url, b.from.etag
 		if p.lasting() {
-			data, err := json.Marshal(about{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.Size})
+			data, err := json.Marshal(About{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.Size})
 			if err == nil {
 				err = durable.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
 			}
@@ -138,10 +146,13 @@ func (p *partial) begin(b *body) error {
 }
 
 // lasting reports whether a later attempt may resume it.
-func (p *partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != unknownDigest }
+func (p *Partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != UnknownDigest }
 
-// move moves the complete archive into a bundle.
-func (p *partial) move(b *state.Bundle, name string) error {
+// Stored returns how many bytes of it are stored.
+func (p *Partial) Stored() int64 { return p.have.bytes }
+
+// Move moves the complete archive into a bundle.
+func (p *Partial) Move(b *state.Bundle, name string) error {
 	// The verifier's group reads it. The unit's UMask=0077 makes chmod necessary.
 	err := p.file.Chmod(0o640)
 	if err == nil {
@@ -159,27 +170,18 @@ func (p *partial) move(b *state.Bundle, name string) error {
 	return nil
 }
 
-// leave closes the file at the end of an attempt. If the download failed, it keeps an
+// Leave closes the file at the end of an attempt. If the download failed, it keeps an
 // incomplete archive that the next attempt may resume.
-func (p *partial) leave(end error) error {
+func (p *Partial) Leave(end error) error {
 	p.file.Close()
 	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded {
 		return nil
 	}
-	return dropPartial(p.dir)
+	return Drop(p.dir)
 }
 
-// forget removes a stored piece if the attempt has shown that the rest will not be needed.
-func (f *fetcher) forget(r *release, result state.Result) error {
-	dir := f.tree.Dir(state.RoleFetch, f.name)
-	a, ok := readAbout(dir)
-	if ok && (r == nil || a.of(r.platform) && result != state.ResultCurrent) {
-		return nil
-	}
-	return dropPartial(dir)
-}
-
-func dropPartial(dir string) error {
+// Drop removes what [Partial] stored in a directory.
+func Drop(dir string) error {
 	for _, name := range []string{aboutName, partialName} {
 		if err := remove(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), durable.Cause(err))

@@ -1,4 +1,4 @@
-package fetch
+package download
 
 import (
 	"fmt"
@@ -34,7 +34,7 @@ func TestRateLimited(t *testing.T) {
 	} {
 		var got time.Time
 		if l := rateLimited(&http.Response{StatusCode: c.status, Header: c.header}, now); l != nil {
-			got = l.until
+			got = l.Until
 		}
 		if !got.Equal(c.want) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)

@@ -1,0 +1,152 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/fetch/source"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// delta is a file that makes an entry of the archive from an installed file.
+type delta struct {
+	entry string
+	file  manifest.Platform // described like an archive with that one file
+}
+
+// handOn downloads the release for the verifier: by deltas if they are smaller, or else,
+// or if the deltas fail, by the archive. how describes the download by deltas.
+func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Target, r *source.Release) (how string, err error) {
+	deltas, err := f.deltas(src, t, r)
+	if err == nil && deltas != nil {
+		err = f.download(ctx, src, r, deltas)
+		if err == nil {
+			return fmt.Sprintf("by delta, %.1f kB instead of %.1f kB", float64(total(deltas))/1e3, float64(r.Platform.Size)/1e3), nil
+		}
+		if _, limited := errors.AsType[*download.RateLimit](err); limited {
+			return "", err // a larger request would be refused, too
+		}
+	}
+	if err != nil {
+		f.noDelta = err.Error()
+	}
+	return "", f.download(ctx, src, r, nil)
+}
+
+func total(deltas []delta) (size int64) {
+	for _, d := range deltas {
+		size += d.file.Size
+	}
+	return size
+}
+
+// deltas returns the deltas that make the release from the installed files, without those
+// of files that are already the release's. It returns nil if only the archive contains all
+// that the target installs, or if the deltas are not smaller.
+func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release) ([]delta, error) {
+	// Only the archive contains the files that a list adds. A source on this machine's
+	// disk saves no download.
+	_, local := src.(*source.Disk)
+	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.Platform.Deltas) == 0 {
+		return nil, nil
+	}
+	chosen, seen := []delta{}, map[string]bool{}
+	for _, i := range t.Install {
+		entry := i.Name(r.Key, r.Manifest.Version)
+		want, listed := r.Platform.Contents[entry]
+		if seen[entry] || !listed && i.Optional {
+			continue
+		}
+		seen[entry] = true
+		from, err := durable.FileSHA256(i.To)
+		if !listed || errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s: %w", i.To, durable.Cause(err))
+		}
+		if from == want.SHA256 {
+			continue
+		}
+		d, ok := r.Platform.Delta(entry, from)
+		if !ok {
+			return nil, nil
+		}
+		chosen = append(chosen, delta{entry, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size}})
+	}
+	if total(chosen) >= r.Platform.Size {
+		return nil, nil
+	}
+	return chosen, nil
+}
+
+// download makes the bundle of a release and hands it on. The bundle has these deltas or,
+// if deltas is nil, the archive.
+func (f *fetcher) download(ctx context.Context, src source.Source, r *source.Release, deltas []delta) error {
+	return f.tree.HandOn(state.RoleFetch, f.name, f.order.Attempt, func(b *state.Bundle) error {
+		receipt := state.Receipt{Attempt: f.order.Attempt, Platform: r.Key, Deltas: deltas != nil}
+		for n, d := range deltas {
+			name := strconv.Itoa(n)
+			if err := f.add(ctx, src, r, d.file, b, name); err != nil {
+				return err
+			}
+			receipt.Files = append(receipt.Files, state.ReceiptFile{Entry: d.entry, Name: name})
+		}
+		if deltas == nil {
+			if err := f.add(ctx, src, r, r.Platform, b, state.PayloadName); err != nil {
+				return err
+			}
+		}
+		return b.Describe(r.Raw, r.Metadata, receipt)
+	})
+}
+
+// add downloads an archive or a delta into the bundle.
+func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release, p manifest.Platform, b *state.Bundle, name string) (err error) {
+	part, err := download.Open(f.tree.Dir(state.RoleFetch, f.name), p)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed := part.Leave(err); failed != nil {
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+	}()
+	if err := f.room(p, part.Stored()); err != nil {
+		return err
+	}
+	from := download.Transfer{Open: src.Archive, Pause: f.limits.Pause, Report: f.report}
+	if l, ok := src.(source.Learner); ok {
+		from.Learn = func(sum string) error { return l.Learn(r, sum) }
+	}
+	if err := from.Download(ctx, part); err != nil {
+		return err
+	}
+	return part.Move(b, name)
+}
+
+// needs returns the disk space for a download in bytes: the archive, the verifier's copy
+// of it, and what is unpacked from that. The sum cannot overflow: the manifest's sizes are
+// at most 1 TiB.
+func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
+
+// room returns an error if the download, with have bytes stored, would fill the disk.
+func (f *fetcher) room(p manifest.Platform, have int64) error {
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	free, err := state.Free(dir)
+	if err != nil {
+		return err
+	}
+	if need := needs(p) - have; need > free {
+		return fmt.Errorf("cannot download %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
+			p.File, float64(need)/1e6, dir, float64(free)/1e6)
+	}
+	return nil
+}

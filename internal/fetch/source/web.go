@@ -1,0 +1,120 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// web is a manifest on a web server, and the archives that it names.
+type web struct {
+	download.Client
+	base  *url.URL // the manifest's address after redirects
+	cache cache
+	// signed says that signatures authenticate the manifest. It may then direct this
+	// machine's requests to any server, and so may an attacker on the path.
+	signed bool
+}
+
+func newWeb(t *target.Target, dir string, l download.Limits) (*web, error) {
+	c, err := download.NewClient(t, t.Source.URL, l)
+	c.Anybody = t.Trust.AnyTransport()
+	return &web{Client: c, signed: t.Trust.Mode == target.TrustTUF, cache: cache{
+		dir: dir, url: t.Source.URL, insecure: t.Source.InsecureSkipTLS,
+		usable: func(b []byte) bool { _, err := manifest.Parse(b); return err == nil },
+	}}, err
+}
+
+// Manifest downloads the manifest, or returns the cached one if the server says that it
+// has not changed.
+//
+// A redirect may lead to another host: each server authenticates the next one, and none is
+// less authenticated than the first. The last address is the base of the archive's
+// address, because manifest and archive are published side by side.
+func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
+	ctx, cancel := w.Limits.Brief(ctx)
+	defer cancel()
+	known := w.cache.load()
+	resp, err := w.Ask(ctx, http.MethodGet, w.URL, unless(known.ETag), w.SafeHop)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	w.base = resp.Request.URL
+	name := download.Show(w.base)
+	if resp.StatusCode == http.StatusNotModified && known.ETag != "" {
+		return known.Body, name, nil
+	}
+	if err := download.Whole(resp); err != nil {
+		return nil, "", download.Failed(ctx, w.base, err)
+	}
+	raw, err := readSmall(resp.Body, manifest.MaxSize)
+	if err != nil {
+		return nil, "", download.Failed(ctx, w.base, err)
+	}
+	return raw, name, w.cache.store(raw, resp.Header.Get("ETag"))
+}
+
+func (w *web) Name() string { return download.Show(w.URL) }
+
+// Beside reads a file of a signed repository. The address of the last one is the base of
+// the archive's address, because all of them are published side by side.
+func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, error) {
+	u, err := w.URL.Parse(file)
+	if err != nil {
+		return nil, state.NotDownloaded("cannot download %s beside %s: its address is not valid", file, download.Show(w.URL))
+	}
+	resp, err := w.Ask(ctx, http.MethodGet, u, nil, w.SafeHop)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	w.base = resp.Request.URL
+	var body []byte
+	if err = download.Whole(resp); err == nil {
+		body, err = readSmall(resp.Body, most)
+	} else if _, busy := errors.AsType[*download.RateLimit](err); !busy && slices.Contains(absent, resp.StatusCode) {
+		err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, download.Failed(ctx, w.base, err)
+	}
+	return body, nil
+}
+
+// absent are the statuses that mean that a file does not exist. Stores whose lists are not
+// public answer "forbidden".
+var absent = []int{http.StatusNotFound, http.StatusGone, http.StatusForbidden}
+
+// Archive requests an archive. Without signatures, the archive and all redirects must be
+// on the manifest's origin: the author of an unsigned manifest must not direct this
+// machine's requests elsewhere.
+func (w *web) Archive(ctx context.Context, p manifest.Platform, have download.Piece) (*download.Body, error) {
+	u, err := w.base.Parse(p.File)
+	if err != nil {
+		return nil, state.Refused("cannot use %s: the archive's address is not valid", download.Show(w.base))
+	}
+	if w.signed {
+		return w.Stream(ctx, u, nil, p.Size, have, w.SafeHop)
+	}
+	if err := w.sameOrigin(u); err != nil {
+		return nil, download.Failed(ctx, u, err)
+	}
+	return w.Stream(ctx, u, nil, p.Size, have, w.sameOrigin)
+}
+
+func (w *web) sameOrigin(to *url.URL) error {
+	if download.Origin(to) != download.Origin(w.base) {
+		return state.Refused("it is not on the manifest's origin %s", download.Origin(w.base))
+	}
+	return nil
+}
