@@ -126,6 +126,8 @@ func TestSettleBackKilled(t *testing.T) {
 	p := c.start("machinemon-update", "settle", "testd", "back")
 	for _, point := range []hold{atData, atDataDone} {
 		c.awaitHeld("", point)
+		// After the first kill systemd may not have started the rollback again yet.
+		c.awaitProperty(unitOf("rollback"), "MainPID", func(pid string) bool { return pid != "0" })
 		c.kill("rollback")
 		c.letGo(point)
 	}
