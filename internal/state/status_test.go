@@ -142,13 +142,16 @@ func TestHistory(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// The open trial is listed as on trial, with or without records of the other roles.
-	for attempt, want := range map[string]string{
-		"e": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e swap on trial",
-		"f": "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on, f swap on trial",
+	for _, c := range []struct {
+		attempt AttemptID
+		want    string
+	}{
+		{"e", "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e swap on trial"},
+		{"f", "a swap committed (not by delta: it is; damaged), b verify refused, c fetch not downloaded, d begin not attempted, e fetch handed on, f swap on trial"},
 	} {
-		must(t, tree.SetJournal(&Journal{Attempt: AttemptID(attempt), Target: "agent", Version: "v2", Phase: PhaseTrial}))
-		if got := list(); got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
+		must(t, tree.SetJournal(&Journal{Attempt: c.attempt, Target: "agent", Version: "v2", Phase: PhaseTrial}))
+		if got := list(); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
 		}
 	}
 	must(t, tree.Update(RoleSwap, "agent", func(s *Status) { s.Record(Attempt{ID: "f", Stage: "rollback", Result: ResultRollbackFailed}) }))
