@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 
@@ -20,11 +19,11 @@ import (
 // under names as unpack gives them. If that fails, it asks the fetcher for the archive.
 // The request needs the order of the attempt, which does not survive a reboot.
 func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
-	order, err := v.tree.Order(v.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	order, err := v.order()
+	if err != nil {
 		return nil, err
 	}
-	if order.Attempt != v.attempt {
+	if order.Attempt == "" {
 		return v.patched(t, bundle, into)
 	}
 	ask := func(why string) (*state.Fallback, error) {
