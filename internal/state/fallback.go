@@ -28,19 +28,17 @@ func (t Tree) fallback(target string) string {
 // Fallback returns the verifier's request, which always has a reason; nil if there is
 // none.
 func (t Tree) Fallback(target string) (*Fallback, error) {
-	var f Fallback
-	err := t.readJSON(t.fallback(target), &f)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	f, err := readIfThere[Fallback](t.fallback(target))
+	if f != nil {
+		f.Reason = cmp.Or(f.Reason, "the verifier does not say why")
 	}
-	f.Reason = cmp.Or(f.Reason, "the verifier does not say why")
-	return &f, err
+	return f, err
 }
 
 // SetFallback writes the verifier's request.
 func (t Tree) SetFallback(target string, f Fallback) error {
 	f.Format, f.Reason = Format, Line(f.Reason)
-	return writeJSON(t.fallback(target), f, 0o644)
+	return writeJSON(t.fallback(target), f)
 }
 
 // DropFallback removes the verifier's request. It is not an error if there is none.

@@ -36,7 +36,7 @@ func (o Order) Brought() bool { return o.Import || o.URL != "" }
 // SetOrder records what root decided about the attempt that begins.
 func (t Tree) SetOrder(target string, o Order) error {
 	o.Format = Format
-	return writeJSON(filepath.Join(t.Run, "attempt", target+".json"), o, 0o644)
+	return writeJSON(t.order(target), o)
 }
 
 // TakeOrder reads the order and renames its file, so that it starts one trial only. The
@@ -46,9 +46,8 @@ func (t Tree) TakeOrder(target string) (Order, error) {
 	if err != nil {
 		return o, err
 	}
-	path := filepath.Join(t.Run, "attempt", target+".json")
-	if err := os.Rename(path, t.taken(target)); err != nil {
-		return o, fmt.Errorf("cannot take the order %s: %w", path, durable.Cause(err))
+	if err := os.Rename(t.order(target), t.taken(target)); err != nil {
+		return o, fmt.Errorf("cannot take the order %s: %w", t.order(target), durable.Cause(err))
 	}
 	return o, nil
 }
@@ -56,8 +55,10 @@ func (t Tree) TakeOrder(target string) (Order, error) {
 // OrderTaken reports whether the attempt's order was taken since the boot.
 func (t Tree) OrderTaken(target string, attempt AttemptID) bool {
 	var o Order
-	return t.readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
+	return readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
 }
+
+func (t Tree) order(target string) string { return filepath.Join(t.Run, "attempt", target+".json") }
 
 func (t Tree) taken(target string) string {
 	return filepath.Join(t.Run, "attempt", target+"@taken.json") // no target has an @ in its name
@@ -66,6 +67,6 @@ func (t Tree) taken(target string) string {
 // Order returns the order of the running attempt.
 func (t Tree) Order(target string) (Order, error) {
 	var o Order
-	err := t.readJSON(filepath.Join(t.Run, "attempt", target+".json"), &o)
+	err := readJSON(t.order(target), &o)
 	return o, err
 }

@@ -1,10 +1,6 @@
 package state
 
-import (
-	"errors"
-	"io/fs"
-	"path/filepath"
-)
+import "path/filepath"
 
 // ProbeResult is the outcome of one probe. Probe names it as the target file does.
 type ProbeResult struct {
@@ -71,22 +67,18 @@ const reportName = "report.json"
 // SetBaseline writes the baseline of a moment.
 func (t Tree) SetBaseline(target string, b Baseline, m Moment) error {
 	b.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), string(m)), b, 0o644)
+	return writeJSON(filepath.Join(t.Gate(target), string(m)), b)
 }
 
 // Baseline returns the attempt's baseline of a moment, or nil if there is none.
 func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, error) {
-	var b Baseline
-	err := t.readJSON(filepath.Join(t.Gate(target), string(m)), &b)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && b.Attempt != attempt {
-		return nil, nil
-	}
-	if err != nil {
+	b, err := readIfThere[Baseline](filepath.Join(t.Gate(target), string(m)))
+	if b == nil || b.Attempt != attempt {
 		return nil, err
 	}
 	b.Detail, b.Unjudgeable = Line(b.Detail), Line(b.Unjudgeable)
 	lines(b.Probes)
-	return &b, nil
+	return b, nil
 }
 
 func lines(probes []ProbeResult) {
@@ -98,20 +90,16 @@ func lines(probes []ProbeResult) {
 // SetReport writes the gate's report.
 func (t Tree) SetReport(target string, r Report) error {
 	r.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), reportName), r, 0o644)
+	return writeJSON(filepath.Join(t.Gate(target), reportName), r)
 }
 
 // Report returns the gate's report on this attempt, or nil if there is none.
 func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
-	var r Report
-	err := t.readJSON(filepath.Join(t.Gate(target), reportName), &r)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Attempt != attempt {
-		return nil, nil
-	}
-	if err != nil {
+	r, err := readIfThere[Report](filepath.Join(t.Gate(target), reportName))
+	if r == nil || r.Attempt != attempt {
 		return nil, err
 	}
 	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
 	lines(r.Probes)
-	return &r, nil
+	return r, nil
 }

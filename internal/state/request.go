@@ -1,9 +1,7 @@
 package state
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -64,7 +62,7 @@ const lapse = 5 * time.Minute
 // SetRequest writes a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
 	r.Format, r.Made = Format, uptime()
-	return writeJSON(t.request(target), r, 0o644)
+	return writeJSON(t.request(target), r)
 }
 
 // uptime returns the time since the machine booted. That clock cannot be set, and no file
@@ -79,12 +77,7 @@ func (t Tree) request(target string) string { return filepath.Join(t.Run, "reque
 
 // Request returns the operator's pending request, or nil if there is none.
 func (t Tree) Request(target string) (*Request, error) {
-	var r Request
-	err := t.readJSON(t.request(target), &r)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return &r, err
+	return readIfThere[Request](t.request(target))
 }
 
 // TakeRequest reads the operator's request and removes its file, so that it starts one

@@ -195,7 +195,7 @@ func (s *Status) Use(from, url string, insecure bool) {
 // Status returns a role's status. A status that was never written is empty.
 func (t Tree) Status(r Role, target string) (Status, error) {
 	var s Status
-	err := t.readJSON(t.status(r, target), &s)
+	err := readJSON(t.status(r, target), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Status{Format: Format}, nil
 	}
@@ -229,7 +229,7 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 		s.Rejected = s.Rejected[n-keep:]
 	}
 	s.Format = Format
-	return writeJSON(t.status(r, target), s, 0o644)
+	return writeJSON(t.status(r, target), s)
 }
 
 // Record adds an attempt's record and replaces an earlier one of the same ID. An
@@ -258,9 +258,22 @@ func (s *Status) Record(a Attempt) {
 // ErrDamaged means that a file does not have the content that this package writes.
 var ErrDamaged = errors.New("it is damaged")
 
-func (t Tree) readJSON(path string, v any) error { return t.readLarge(path, maxFile, v) }
+// readIfThere reads a file of this package, and returns nil if it does not exist.
+func readIfThere[T any](path string) (*T, error) {
+	v := new(T)
+	err := readJSON(path, v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
 
-func (t Tree) readLarge(path string, most int64, v any) error {
+func readJSON(path string, v any) error { return readLarge(path, maxFile, v) }
+
+func readLarge(path string, most int64, v any) error {
 	data, err := durable.ReadFile(path, most)
 	if errors.Is(err, durable.ErrTooLarge) {
 		err = ErrDamaged
@@ -281,10 +294,11 @@ func (t Tree) readLarge(path string, most int64, v any) error {
 	return nil
 }
 
-func writeJSON(path string, v any, mode fs.FileMode) error {
+// writeJSON writes a file that all users may read.
+func writeJSON(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return durable.WriteFile(path, append(data, '\n'), mode)
+	return durable.WriteFile(path, append(data, '\n'), 0o644)
 }

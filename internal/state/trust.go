@@ -28,7 +28,7 @@ func (t Tree) trust(r Role, target string) string {
 // must not stop updates.
 func (t Tree) Trust(r Role, target string, v any) error {
 	var f trustFile
-	err := t.readLarge(t.trust(r, target), maxTrust, &f)
+	err := readLarge(t.trust(r, target), maxTrust, &f)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrDamaged) {
 		return nil
 	}
@@ -45,7 +45,7 @@ func (t Tree) SetTrust(r Role, target string, v any) error {
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", t.trust(r, target), err)
 	}
-	return writeJSON(t.trust(r, target), trustFile{Format, raw}, 0o644)
+	return writeJSON(t.trust(r, target), trustFile{Format, raw})
 }
 
 // floorFile is floor.json. It is separate from trust.json because it outlives it: a new
@@ -62,15 +62,14 @@ func (t Tree) floor(target string) string {
 // Floor returns the highest sequence of a signed release that was committed here, or 0. A
 // damaged file is an error, because to ignore it would allow older releases.
 func (t Tree) Floor(target string) (int64, error) {
-	var f floorFile
-	err := t.readJSON(t.floor(target), &f)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return 0, nil
-	case errors.Is(err, ErrDamaged):
-		return 0, fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
+	f, err := readIfThere[floorFile](t.floor(target))
+	if errors.Is(err, ErrDamaged) {
+		err = fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
 	}
-	return f.Sequence, err
+	if f == nil {
+		return 0, err
+	}
+	return f.Sequence, nil
 }
 
 // RaiseFloor raises the floor to the sequence of a release that was checked against it,
@@ -83,5 +82,5 @@ func (t Tree) RaiseFloor(target string, sequence int64) error {
 	if sequence <= floor {
 		return nil
 	}
-	return writeJSON(t.floor(target), floorFile{Format, sequence}, 0o644)
+	return writeJSON(t.floor(target), floorFile{Format, sequence})
 }
