@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -112,11 +113,7 @@ func (l *Log) fields(messageID string) map[string]string {
 		// The name that systemd gives to lines from stderr.
 		"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0]),
 	}
-	for name, value := range fields {
-		if value == "" {
-			delete(fields, name)
-		}
-	}
+	maps.DeleteFunc(fields, func(_, value string) bool { return value == "" })
 	return fields
 }
 
