@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"strings"
 	"time"
 )
@@ -51,12 +52,8 @@ func (s *Status) Learn(p Passed, results []ProbeResult) {
 	if p.Note(results) && s.Installed != nil {
 		s.Installed.Unproven = ""
 	}
-	s.Probes = map[string]time.Time{}
-	for k, at := range p {
-		if !at.IsZero() {
-			s.Probes[k] = at
-		}
-	}
+	s.Probes = maps.Clone(p)
+	maps.DeleteFunc(s.Probes, func(_ string, at time.Time) bool { return at.IsZero() })
 }
 
 const (

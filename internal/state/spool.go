@@ -184,11 +184,6 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	for _, e := range entries {
-		// Other names trigger nothing, or are removed at once.
-		if AttemptID(e.Name()).Valid() {
-			return true, nil
-		}
-	}
-	return false, nil
+	// Other names trigger nothing, or are removed at once.
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return AttemptID(e.Name()).Valid() }), nil
 }
