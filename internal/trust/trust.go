@@ -33,6 +33,8 @@
 package trust
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,6 +90,26 @@ type Metadata struct {
 	Snapshot  []byte   `json:"snapshot"`
 	Targets   []byte   `json:"targets"`
 	Manifest  []byte   `json:"-"` // handed on in a file of its own
+}
+
+// Encode returns the metadata as JSON, without the manifest. More than
+// [MaxMetadata] bytes are an error.
+func (b Metadata) Encode() ([]byte, error) {
+	raw, err := json.Marshal(b)
+	if err == nil && len(raw) > MaxMetadata {
+		err = fmt.Errorf("the metadata takes more than %d bytes (hint: pin a newer root)", MaxMetadata)
+	}
+	return raw, err
+}
+
+// Decode reads what Encode made, and adds the manifest.
+func Decode(raw, manifest []byte) (Metadata, error) {
+	var b Metadata
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return b, errors.New("the metadata is damaged")
+	}
+	b.Manifest = manifest
+	return b, nil
 }
 
 // State is what a client remembers between two checks. The zero State is that of a machine
