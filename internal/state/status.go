@@ -155,12 +155,8 @@ func (t Tree) Update(r Role, target string, change func(*Status)) error {
 
 // SetStatus writes a role's status durably. All users may read it.
 func (t Tree) SetStatus(r Role, target string, s Status) error {
-	if n := len(s.Attempts); n > keep {
-		s.Attempts = s.Attempts[n-keep:]
-	}
-	if n := len(s.Rejected); n > keep {
-		s.Rejected = s.Rejected[n-keep:]
-	}
+	s.Attempts = s.Attempts[max(0, len(s.Attempts)-keep):]
+	s.Rejected = s.Rejected[max(0, len(s.Rejected)-keep):]
 	s.Format = Format
 	return writeJSON(t.status(r, target), s)
 }
