@@ -119,13 +119,10 @@ func Decode(raw, manifest []byte) (Metadata, error) {
 // older releases and revoked keys, so each role stores its own State where only that role
 // can write.
 type State struct {
-	Pin       string    `json:"pin"`   // sha256 of the pinned root; the other fields are valid only for that pin
-	Roots     [][]byte  `json:"roots"` // all that follow the pinned one
-	Timestamp []byte    `json:"timestamp"`
-	Snapshot  []byte    `json:"snapshot"`
-	Targets   []byte    `json:"targets"`
-	Manifest  []byte    `json:"manifest,omitempty"` // the one that the targets name; only [Client.Collect] stores and uses it
-	Seen      time.Time `json:"seen"`               // the last time seen; see Client.now
+	Pin      string    `json:"pin"` // sha256 of the pinned root; the other fields are valid only for that pin
+	Metadata           // with all roots that follow the pinned one
+	Manifest []byte    `json:"manifest,omitempty"` // the one that the targets name; only [Client.Collect] stores and uses it
+	Seen     time.Time `json:"seen"`               // the last time seen; see Client.now
 }
 
 // Client is what one check starts from.

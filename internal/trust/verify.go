@@ -51,8 +51,7 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	metadata, err = Metadata{Roots: s.Roots, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}.Encode()
-	if err != nil {
+	if metadata, err = s.Metadata.Encode(); err != nil {
 		return nil, nil, v.refuse("use", err)
 	}
 	return r, metadata, nil
@@ -61,14 +60,13 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, State, error) {
 	pin, err := v.Pin()
 	if err != nil {
-		return nil, State{}, state.Fail(state.ResultRefused, "%w", err)
+		return nil, State{}, state.Refused("%w", err)
 	}
 	c := Client{Pin: pin, Clock: time.Now(), Built: Built()}
 	if v.Role != "" {
-		err = v.Tree.Trust(v.Role, v.Target, &c.State)
-	}
-	if err != nil {
-		return nil, State{}, err
+		if err := v.Tree.Trust(v.Role, v.Target, &c.State); err != nil {
+			return nil, State{}, err
+		}
 	}
 	r, s, err := check(c)
 	if !v.ReadOnly {
@@ -96,7 +94,7 @@ func (v Verifier) refuse(act string, err error) error {
 	if Expired(err) {
 		hint = " (hint: its publisher must sign it again; the next check will notice)"
 	}
-	return state.Fail(state.ResultRefused, "cannot %s %s: %w%s", act, v.From, err, hint)
+	return state.Refused("cannot %s %s: %w%s", act, v.From, err, hint)
 }
 
 // Terms is what a machine requires of a signed manifest beyond its signature.
