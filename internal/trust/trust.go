@@ -15,17 +15,15 @@
 //	N.targets.json                       names the manifest; other names in it are ignored
 //	<sha256>.client-manifest.json        the release; it names archives and deltas by digest
 //
-// Three roles verify the same release, each by itself. [Verifier] is their common code:
+// Three roles verify the same release by a [Verifier], and none relies on another:
 //
-//   - The fetcher is not trusted. It downloads with [Verifier.Collect], from a
-//     [State] of its own, so it notices an expired or unchanged repository even if there
-//     is nothing to install. The other roles do not rely on that.
+//   - The fetcher downloads with [Verifier.Collect], from a [State] of its own, so it
+//     notices an expired or unchanged repository even if there is nothing to install.
 //   - The verifier calls [Verifier.Verify] over what the fetcher downloaded, with the
-//     swapper's State, which it may only read. That saves the swapper useless work;
-//     the swapper does not rely on it.
+//     swapper's State, which it may only read. That saves the swapper useless work.
 //   - The swapper calls [Verifier.Verify] over its own copies, with its own State. It
 //     stores the State that comes back, beside an error too, and accepts the manifest
-//     only then. [Terms] compares the manifest with the target and the floor.
+//     only then.
 //
 // All trust begins at the pin, the root that the operator vouched for. A State belongs
 // to its pin. Without a State, or with one that is damaged or of another pin, the machine
@@ -72,15 +70,7 @@ const TimestampFile = "timestamp.json"
 
 // Max returns the largest size of the role's metadata, in bytes.
 func (r Role) Max() int {
-	switch r {
-	case RoleRoot:
-		return MaxRoot
-	case RoleTimestamp:
-		return MaxTimestamp
-	case RoleSnapshot:
-		return MaxSnapshot
-	}
-	return MaxTargets
+	return map[Role]int{RoleRoot: MaxRoot, RoleTimestamp: MaxTimestamp, RoleSnapshot: MaxSnapshot, RoleTargets: MaxTargets}[r]
 }
 
 // Metadata holds the documents of a repository, as one role hands them on to the next.
@@ -168,12 +158,10 @@ func (e *Error) Error() string {
 // time seen and the program's build. So a clock that was set back, or starts at 1970,
 // does not make expired metadata valid again.
 //
-// A clock that is ahead for a while must not end all updates once it is right
-// again. So a time counts as seen only if no metadata had expired at that time
-// ([Client.Check]). Seen is therefore never later than the earliest expiry of some
-// valid set of metadata, and the repository's next timestamp, signed later with the
-// same lifetime, is valid at that time, too. A clock in 2100 finds all metadata
-// expired, and its time is not stored.
+// A clock that is ahead for a while, in 2100, must not end all updates once it is right
+// again. So a time counts as seen only if no metadata had expired at that time. The
+// repository's next timestamp, signed later with the same lifetime, is then valid at that
+// time, too.
 func (c Client) now() time.Time {
 	now := c.Clock
 	for _, t := range []time.Time{c.State.Seen, c.Built} {
