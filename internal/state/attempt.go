@@ -110,10 +110,8 @@ func (a Attempt) Aftermath() string {
 		return before + " is back, but is not healthy: " + a.Unhealthy
 	case a.Healthy:
 		return before + " runs again"
-	case a.From == "":
-		return "the files of before are in place"
 	}
-	return "the files of " + a.From + " are in place"
+	return "the files of " + cmp.Or(a.From, "before") + " are in place"
 }
 
 // Unknown is printed in a column or field for a version that is not known.

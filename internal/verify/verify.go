@@ -85,22 +85,20 @@ func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, err
 }
 
 // read reads receipt and manifest, and selects this machine's platform.
-func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
-	var err error
+func (v *verifier) read(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.receipt, err = bundle.Receipt(); err != nil {
 		return state.Refused("%w", err)
 	}
 	if v.receipt.Attempt != v.attempt {
 		return state.Refused("cannot use the bundle: its receipt is of another attempt")
 	}
-	raw, err := bundle.Manifest()
-	if err != nil {
+	if v.raw, err = bundle.Manifest(); err != nil {
 		return state.Refused("%w", err)
 	}
-	v.raw, v.key = raw, manifest.Host()
+	v.key = manifest.Host()
 	if t.Trust.Mode == target.TrustTUF {
 		err = v.signed(bundle, t)
-	} else if v.manifest, err = manifest.Parse(raw); err != nil {
+	} else if v.manifest, err = manifest.Parse(v.raw); err != nil {
 		err = state.Refused("cannot use the manifest: %w", err)
 	}
 	if err != nil {
@@ -125,7 +123,7 @@ func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
 	if err != nil {
 		return err
 	}
-	terms := trust.Terms{Product: t.Trust.Product, Platform: manifest.Host(), Installed: order.Installed}
+	terms := trust.Terms{Product: t.Trust.Product, Platform: v.key, Installed: order.Installed}
 	v.manifest, err = trust.Verifier{Tree: v.tree, Target: v.name, Pin: t.Pin, Role: state.RoleSwap, ReadOnly: true,
 		Terms: terms, From: "the bundle"}.Verify(v.metadata, v.raw)
 	return err
