@@ -147,6 +147,11 @@ func (j *Journal) Warn(text string) {
 	j.Warning += text
 }
 
+// SettleHint says what the operator can do about a trial whose rollback failed.
+func SettleHint(name string) string {
+	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+}
+
 // Fingerprint returns a digest of the paths and bytes of a set of installed files. It does
 // not depend on the archive that contained them.
 func Fingerprint(files []File) string {

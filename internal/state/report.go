@@ -35,6 +35,12 @@ type Baseline struct {
 	Unjudgeable string `json:"unjudgeable,omitempty"`
 }
 
+// MainHint says how the operator makes trials possible of a unit that runs another program
+// than the installed one.
+func MainHint(name string) string {
+	return `write main = "" below [health] in /etc/machinemon-update/targets.d/` + name + ".toml"
+}
+
 // Finding is the gate's result of a trial.
 type Finding string
 
