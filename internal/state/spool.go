@@ -34,7 +34,6 @@ func (t Tree) makeSpool(r Role, target string) (*Spool, error) {
 	return t.openSpool(r, target)
 }
 
-// openSpool opens the spool.
 func (t Tree) openSpool(r Role, target string) (*Spool, error) {
 	// Do not open ready/ by its path: its owner could put a link there. os.Root keeps the
 	// walk inside the target's own directory, whose parents belong to root.

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,8 +14,8 @@ const maxTrust = 32 << 20
 // trustFile is trust.json. Package internal/trust owns the format of its content; it is
 // not imported here, because every program would then link its dependencies.
 type trustFile struct {
-	Format int             `json:"format"`
-	Trust  json.RawMessage `json:"trust"`
+	Format int `json:"format"`
+	Trust  any `json:"trust"`
 }
 
 func (t Tree) trust(r Role, target string) string {
@@ -27,25 +26,16 @@ func (t Tree) trust(r Role, target string) string {
 // v unchanged and is not an error: it weakens protection against older metadata but
 // must not stop updates.
 func (t Tree) Trust(r Role, target string, v any) error {
-	var f trustFile
-	err := readLarge(t.trust(r, target), maxTrust, &f)
+	err := readLarge(t.trust(r, target), maxTrust, &trustFile{Trust: v})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrDamaged) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	_ = json.Unmarshal(f.Trust, v) // damaged, as above
-	return nil
+	return err
 }
 
 // SetTrust stores v durably as a role's metadata. All users may read the file.
 func (t Tree) SetTrust(r Role, target string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", t.trust(r, target), err)
-	}
-	return writeJSON(t.trust(r, target), trustFile{Format, raw})
+	return writeJSON(t.trust(r, target), trustFile{Format, v})
 }
 
 // floorFile is floor.json. It is separate from trust.json because it outlives it: a new
