@@ -13,8 +13,10 @@ import (
 // A trial that the gate did not judge counts as an interruption.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
+	s.logError(j, err)
+	report := state.Report{}
+	if r, err := s.Tree.Report(j.Target, j.Attempt); err == nil && r != nil {
+		report = *r
 	}
 	result, reason := state.ResultRolledBack, j.Reason
 	finding, blameless := j.Finding, false
@@ -25,10 +27,10 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 				finding, reason = state.FindingUnsure, reason+"not rejected: "
 			}
 			reason += "the old version is not healthy either: " + ill
-		} else if p := cured(s, j, before, after); finding == state.FindingUnsure && p != "" {
+		} else if p := cured(report, before, after); finding == state.FindingUnsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.FindingBad
-		} else if p := s.unchanged(j, before, after); finding == state.FindingBad && p != "" {
+		} else if p := unchanged(report, before, after); finding == state.FindingBad && p != "" {
 			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
 			finding = state.FindingUnsure
 		}
@@ -79,11 +81,7 @@ func illness(before, after *state.Baseline) string {
 
 // cured returns a probe that failed before the swap and during the trial, and passes now:
 // the release is to blame for it after all. It returns "" if there is none.
-func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
-	report, err := s.Tree.Report(j.Target, j.Attempt)
-	if err != nil || report == nil {
-		return ""
-	}
+func cured(report state.Report, before, after *state.Baseline) string {
 	for _, p := range report.Probes {
 		if !p.Passed && failed(before, p.Probe) && passed(after, p.Probe) {
 			return p.Probe

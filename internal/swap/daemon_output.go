@@ -39,24 +39,24 @@ func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()
 		return func() {} // it was not started, or a killed rollback has these lines already
 	}
 	until := s.now()
-	type answer struct {
-		lines []systemd.LogLine
-		err   error
-	}
-	answers := make(chan answer, 1)
-	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	var lines []systemd.LogLine
+	var err error
+	read := make(chan struct{})
 	go func() {
-		lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidAmong)
-		answers <- answer{lines, err}
+		defer close(read)
+		lines, err = s.lastLines(ctx, j.Unit)
 	}()
 	return func() {
-		defer cancel()
-		a := <-answers
-		if a.err != nil {
-			s.logf("%s: %v", describe(j), a.err)
-		}
-		j.Said = said(j, a.lines, until)
+		<-read
+		s.logError(j, err)
+		j.Said = said(j, lines, until)
 	}
+}
+
+func (s *Swapper) lastLines(ctx context.Context, unit string) ([]systemd.LogLine, error) {
+	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	defer cancel()
+	return s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
 }
 
 // said returns the last lines that the new program wrote before until.
@@ -81,9 +81,7 @@ type before struct {
 
 func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
 	u, err := s.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
-	}
+	s.logError(j, err)
 	return before{u.Invocation, s.now()}
 }
 
@@ -99,13 +97,8 @@ func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) str
 
 // lastLine returns the last wanted line of a unit, for the end of an error, or "".
 func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
-	ctx, cancel := context.WithTimeout(ctx, saidTime)
-	defer cancel()
-	lines, err := s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
-		return ""
-	}
+	lines, err := s.lastLines(ctx, unit)
+	s.logError(j, err)
 	for _, l := range slices.Backward(lines) {
 		if line := plainLine(l.Text); line != "" && wanted(l) {
 			return "; it said: " + line

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -53,10 +54,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		return state.Fail(state.ResultRefused, "the new program dies when started: %s", r.Detail)
 	case sw.journal.Version == "": // the operator goes back to a release of unknown version
 	case !manifest.Mentions(r.Output, sw.journal.Version):
-		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
-		if said == "" {
-			said = "no version"
-		}
+		said := cmp.Or(manifest.FindVersion(r.Output, filepath.Base(argv[0])), "no version")
 		return state.Fail(state.ResultRefused, "the new program says %s, the manifest %s", said, sw.journal.Version)
 	}
 	sw.logf("%s: pre-flight passed", describe(sw.journal))

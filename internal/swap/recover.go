@@ -52,9 +52,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	}
 	if j.Verdict == "" {
 		j.Verdict, j.Reason = state.VerdictRollback, "the machine stopped during the trial"
-		if err := s.Tree.SetJournal(j); err != nil {
-			s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
-		}
+		s.note(j)
 	}
 	if j.RollbackFailed != "" {
 		st, err := s.Tree.Status(state.RoleSwap, name)

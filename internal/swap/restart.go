@@ -113,10 +113,6 @@ var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/
 
 // isUnitFile reports whether systemd reads the file, and must reload after a change.
 func isUnitFile(path string) bool {
-	for _, d := range unitDirs {
-		if strings.HasPrefix(filepath.Clean(path), d+"/") {
-			return true
-		}
-	}
-	return false
+	path = filepath.Clean(path)
+	return slices.ContainsFunc(unitDirs, func(dir string) bool { return strings.HasPrefix(path, dir+"/") })
 }
