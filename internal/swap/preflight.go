@@ -26,7 +26,6 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		Unit:   "machinemon-preflight@" + sw.name + ".service",
 		Argv:   argv,
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
-		Limit:  64 << 10,
 	}
 	for _, c := range sw.journal.Changes {
 		// A file that is new to the machine has no place to be mounted over; if the

@@ -33,11 +33,7 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 // NextElapse returns when a timer elapses next. It is exact to a second only, because
 // it is converted from the monotonic clock. It is zero if the timer waits for no time.
 func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) {
-	var p map[string]any
-	err := c.do(ctx, func(l *link) (err error) {
-		p, err = l.sd.GetAllPropertiesContext(ctx, timer)
-		return err
-	})
+	p, err := c.properties(ctx, timer)
 	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
 		return time.Time{}, fmt.Errorf("cannot read the state of %s: %w", timer, err)

@@ -175,6 +175,13 @@ func (c *Conn) drop(l *link) {
 // lost is closed when the connection that carries the signals ends.
 func (l *link) lost() <-chan struct{} { return l.raw[len(l.raw)-1].Context().Done() }
 
+// call makes a call to systemd's manager for which go-systemd has no method. The first of
+// its two connections is the one for calls.
+func (l *link) call(ctx context.Context, method string, args ...any) *godbus.Call {
+	manager := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+	return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, args...)
+}
+
 func dial(ctx context.Context) (*godbus.Conn, error) {
 	private := os.Geteuid() == 0
 	var conn *godbus.Conn
@@ -200,23 +207,17 @@ func dial(ctx context.Context) (*godbus.Conn, error) {
 
 // lost reports whether err is of the connection, and not an answer of systemd.
 func lost(err error) bool {
-	if errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	for _, end := range []error{godbus.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
+		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	e, _ := errors.AsType[godbus.Error](err)
+	switch e.Name {
+	case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected",
+		"org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
 		return true
-	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		switch errno {
-		case syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN:
-			return true
-		}
-	}
-	var e godbus.Error
-	if errors.As(err, &e) {
-		switch e.Name {
-		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected",
-			"org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
-			return true
-		}
 	}
 	return false
 }
