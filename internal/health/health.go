@@ -156,7 +156,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		out.reason += " (hint: machinemon-update probe " + name + ")"
 	}
 	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried()}
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}
 	return r, g.tree.SetReport(name, *r)
 }
 

@@ -274,11 +274,11 @@ func TestTrial(t *testing.T) {
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
 						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
-							try: func(ctx context.Context) error { return answer(ctx, script, time.Since(start)) }})
+							try: func(ctx context.Context, _ systemd.Unit) error { return answer(ctx, script, time.Since(start)) }})
 					}
 				}
 				if c.version {
-					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context) error { return nil }})
+					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context, systemd.Unit) error { return nil }})
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
@@ -302,7 +302,7 @@ func TestTrial(t *testing.T) {
 				if out.standing == c.fallen || (out.why == "") == c.fallen {
 					t.Errorf("standing: %v, %q", out.standing, out.why)
 				}
-				if tried := len(out.tried()); c.tried > 0 && tried != c.tried {
+				if tried := len(out.tried); c.tried > 0 && tried != c.tried {
 					t.Errorf("%d probes were tried, want %d", tried, c.tried)
 				}
 				if took < c.from || took > c.to {
@@ -343,15 +343,15 @@ func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var at []time.Duration
-		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context) error {
+		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, systemd.Unit) error {
 			at = append(at, time.Since(start))
 			if time.Since(start) < 5*time.Second {
 				return errRefused
 			}
 			return nil
-		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context) error { return nil }}}}
+		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context, systemd.Unit) error { return nil }}}}
 		tried := 0
-		p.probes[1].try = func(context.Context) error { tried++; return nil }
+		p.probes[1].try = func(context.Context, systemd.Unit) error { tried++; return nil }
 		var said []string
 		watch(t.Context(), newTrial(p, start), func(context.Context) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
 		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}
@@ -375,7 +375,7 @@ func TestTried(t *testing.T) {
 	tr.startDue(tr.start)
 	tr.probeEnded(tr.start, 1, errRefused)
 	tr.stateUnknown(errors.New("bus"))
-	if got := tr.end.tried(); len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
+	if got := tr.end.tried; len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
 		t.Errorf("tried: %v of %v", got, tr.end.probes)
 	}
 }
