@@ -171,6 +171,17 @@ func (p place) openFolder() (*folder, error) {
 	return &folder{File: f}, nil
 }
 
+// reopen opens a directory for reading that is open with O_PATH.
+func reopen(d *os.File) (*os.File, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(int(d.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), d.Name()), nil
+}
+
 // create creates a file that no other user can open yet.
 func (p place) create() (*os.File, error) {
 	p.dir.touched = true

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -91,14 +90,12 @@ func (r *restorer) takeOver(p place) (was look, d *folder, err error) {
 			return was, nil, err
 		}
 	}
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(int(handle.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	})
+	f, err := reopen(handle)
 	if err != nil {
 		return was, nil, err
 	}
-	d = &folder{File: os.NewFile(uintptr(fd), p.path)}
-	if was, err = lookAt(d.File); err == nil {
+	d = &folder{File: f}
+	if was, err = lookAt(f); err == nil {
 		was.st = st
 		err = r.take(d, st)
 	}
