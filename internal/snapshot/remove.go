@@ -75,7 +75,7 @@ func (r *restorer) empty(p place) error {
 // From then on only root can change its entries.
 func (r *restorer) takeOver(p place) (was look, d *folder, err error) {
 	// O_PATH needs no permission on the directory: the user may have to add one first.
-	handle, err := p.open(unix.O_PATH | unix.O_DIRECTORY)
+	handle, err := p.open(unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return was, nil, err
 	}

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -51,12 +52,19 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		st.Reject(r)
 	}
 	a := s.ended(j, "rollback", result, reason)
-	a.Healthy, a.Unhealthy = fares(after)
+	if after != nil { // the old program was watched; here each failure of a probe counts
+		a.Unhealthy = illness(nil, after)
+		a.Healthy = a.Unhealthy == "" && !after.Unprobed
+	}
 	a.Blameless = blameless
 	if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil {
 		a.Rejected = state.Called(j.Version)
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	remark := a.Aftermath()
+	if remark != "" {
+		remark = " (" + remark + ")"
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, remark)
 	st.Record(a)
 }
 
@@ -66,10 +74,10 @@ func rejectionOf(j *state.Journal, reason string) state.Rejection {
 }
 
 // illness returns what is wrong with the old program, or "". A probe that failed before
-// the swap, too, does not count.
+// the swap, too, does not count; none does if before is nil.
 func illness(before, after *state.Baseline) string {
 	if !after.Standing {
-		return after.Detail
+		return cmp.Or(after.Detail, "its unit is not as it must be")
 	}
 	for _, p := range after.Probes {
 		if !p.Passed && !p.Unknown && !failed(before, p.Probe) {

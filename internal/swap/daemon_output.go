@@ -72,33 +72,28 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 	return said[max(0, len(said)-saidLines):]
 }
 
-// before identifies the unit's last run before a rollback ("" if unknown), and the time
-// at which the rollback began.
-type before struct {
-	run string
-	at  time.Duration
-}
-
-func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
+// lastWords is called when a rollback begins. The function that it returns returns the
+// last line that the old program wrote to systemd's journal since the rollback started
+// it, perhaps several times, for the end of an error: the line may say why the program
+// does not run.
+func (s *Swapper) lastWords(ctx context.Context, j *state.Journal) func() string {
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	s.logError(j, err)
-	return before{u.Invocation, s.now()}
-}
-
-// lastWords returns the last line that the old program wrote to systemd's journal since
-// the rollback started it, perhaps several times, for use at the end of an error: the
-// line may say why the program does not run. It returns "" if there is no such line or it
-// cannot be read.
-func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
-	return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
-		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // others are from the new program
-	})
+	began := s.now()
+	return func() string {
+		return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
+			return l.At >= began && l.Invocation != "" && l.Invocation != u.Invocation // others are from the new program
+		})
+	}
 }
 
 // lastLine returns the last wanted line of a unit, for the end of an error, or "".
 func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
 	lines, err := s.lastLines(ctx, unit)
-	s.logError(j, err)
+	if err != nil {
+		s.logError(j, err)
+		return ""
+	}
 	for _, l := range slices.Backward(lines) {
 		if line := plainLine(l.Text); line != "" && wanted(l) {
 			return "; it said: " + line

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -160,8 +159,7 @@ func everywhere(t *target.Target, st *state.Status) []string {
 			}
 		}
 	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
+	return dirs
 }
 
 // try takes the staged files through the checks and starts their trial.

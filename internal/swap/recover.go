@@ -19,9 +19,7 @@ import (
 func (s *Swapper) Recover(ctx context.Context) error {
 	names, err := s.Tree.OpenTrials()
 	for _, name := range names {
-		if rerr := s.recover(ctx, name); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, s.recover(ctx, name))
 	}
 	return err
 }

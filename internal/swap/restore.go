@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -140,6 +138,3 @@ func (s *Swapper) unshare(j *state.Journal) {
 	}
 	s.logError(j, syncDirs(j.Changes))
 }
-
-// full reports whether an error means that a disk or quota is full.
-func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

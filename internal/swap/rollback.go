@@ -34,7 +34,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	heard := s.eavesdrop(ctx, j)
-	before := s.before(ctx, j)
+	lastWords := s.lastWords(ctx, j)
 	s.decideRollback(j)
 	// If the deadline started this, the gate may hang. Its answer no longer counts.
 	s.logError(j, s.Systemd.Stop(ctx, unitOf("health-gate", name)))
@@ -63,7 +63,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, s.lastWords(ctx, j, before)))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, lastWords()))
 	}
 	return s.closeRollback(ctx, j, after, changed)
 }

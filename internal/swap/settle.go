@@ -101,18 +101,18 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err != nil {
 		return err
 	}
-	reason, kept := "the operator keeps what is installed", false
-	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
-	case old: // the records of this release and of the one before it stay
-		reason += ": " + state.Called(j.From)
-	default:
+	old := allAre(plain(j.OldFiles()))
+	kept := !old && allAre(j.NewFiles())
+	what := "files of another release, or of several"
+	switch {
+	case old:
+		what = state.Called(j.From)
+	case kept:
+		what = state.Called(j.Version)
+	}
+	reason := "the operator keeps what is installed: " + what
+	if !old { // else the records of the old release and of the one before it stay
 		st.Previous, st.Installed = oldRelease(j, st.Installed), newRelease(j)
-		kept = fresh
-		if fresh {
-			reason += ": " + state.Called(j.Version)
-		} else {
-			reason += ": files of another release, or of several"
-		}
 	}
 	s.warnOfRest(ctx, j)
 	// The ID is the trial's, so that this replaces the record of its failed rollback.

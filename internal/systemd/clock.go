@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,11 +15,7 @@ import (
 // count the time that the machine was suspended.
 func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	const booted = "UserspaceTimestampMonotonic" // org.freedesktop.systemd1(5)
-	var text string
-	err := c.do(ctx, func(l *link) (err error) {
-		text, err = l.sd.GetManagerProperty(booted)
-		return err
-	})
+	text, err := ask(ctx, c, func(sd *dbus.Conn) (string, error) { return sd.GetManagerProperty(booted) })
 	var usec uint64
 	if err == nil {
 		_, err = fmt.Sscanf(text, "@t %d", &usec)

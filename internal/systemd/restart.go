@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // OverdueError says that a start took longer than its limit. Its job was cancelled; the
@@ -31,10 +33,7 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 	} else {
 		overdue <- nil
 	}
-	err = c.job(ctx, "restart", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
-		return err
-	})
+	err = c.job(ctx, "restart", name, (*dbus.Conn).RestartUnitContext)
 	close(ended) // cancelling the job ends it, too; the answer to that is awaited below
 	if late := <-overdue; late != nil {
 		return late

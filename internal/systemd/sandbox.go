@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
@@ -18,8 +17,8 @@ type Sandbox struct {
 	Output string      // a file for its output; Try makes and removes it
 }
 
-// SandboxResult is how the program ended. At most one of Exec and Signal is set; an
-// exit status is in Detail only.
+// SandboxResult is how the program ended. At most one of Exec and Signal is set, and
+// Detail explains it.
 type SandboxResult struct {
 	Exec   bool // it could not be executed
 	Signal bool // a signal ended it; so does the time limit
@@ -68,18 +67,15 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	if err != nil {
 		return SandboxResult{}, err
 	}
-	r := SandboxResult{Detail: u.String()}
+	var r SandboxResult
+	failure := u.failure(sandboxTime)
 	switch {
-	case u.Result == "timeout":
-		r.Signal, r.Detail = true, fmt.Sprintf("it did not end within %s", sandboxTime)
+	case u.Result == "timeout", u.ExecCode == Killed, u.ExecCode == Dumped:
+		r.Signal, r.Detail = true, failure.Error()
 	case u.ExecCode == Exited && u.ExecValue == ExecFailed:
 		r.Exec, r.Detail = true, "the kernel refuses it (wrong format or architecture?)"
-	case u.ExecCode == Exited:
-		r.Detail = fmt.Sprintf("exit status %d", u.ExecValue)
-	case u.ExecCode == Killed || u.ExecCode == Dumped:
-		r.Signal, r.Detail = true, unix.SignalName(unix.Signal(u.ExecValue))
-	default:
-		return r, fmt.Errorf("%s did not run: it is %s, %s", t.Unit, u, u.Result)
+	case u.ExecCode != Exited:
+		return r, failure
 	}
 	out, err := os.ReadFile(t.Output)
 	if err != nil {

@@ -161,23 +161,15 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, nil
 }
 
-func (c *Conn) properties(ctx context.Context, unit string) (p map[string]any, err error) {
-	err = c.do(ctx, func(l *link) (err error) {
-		p, err = l.sd.GetAllPropertiesContext(ctx, unit)
-		return err
-	})
-	return p, err
+func (c *Conn) properties(ctx context.Context, unit string) (map[string]any, error) {
+	return ask(ctx, c, func(sd *dbus.Conn) (map[string]any, error) { return sd.GetAllPropertiesContext(ctx, unit) })
 }
 
 // Units reads Load, Active, Sub and Job of units, in one call and so at one moment, in
 // the order of the names. [Conn.Unit] is too slow for each change in a chain of units:
 // PID 1 gathers hundreds of properties for it.
 func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
-	var listed []dbus.UnitStatus
-	err := c.do(ctx, func(l *link) (err error) {
-		listed, err = l.sd.ListUnitsByNamesContext(ctx, names)
-		return err
-	})
+	listed, err := ask(ctx, c, func(sd *dbus.Conn) ([]dbus.UnitStatus, error) { return sd.ListUnitsByNamesContext(ctx, names) })
 	if err == nil && len(listed) != len(names) {
 		err = fmt.Errorf("systemd lists %d of %d", len(listed), len(names))
 	}
@@ -194,10 +186,8 @@ func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
 // Alive returns the names of the units that match a pattern and are active, activating
 // or deactivating, or have a job.
 func (c *Conn) Alive(ctx context.Context, patterns ...string) ([]string, error) {
-	var units []dbus.UnitStatus
-	err := c.do(ctx, func(l *link) (err error) {
-		units, err = l.sd.ListUnitsByPatternsContext(ctx, nil, patterns)
-		return err
+	units, err := ask(ctx, c, func(sd *dbus.Conn) ([]dbus.UnitStatus, error) {
+		return sd.ListUnitsByPatternsContext(ctx, nil, patterns)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list units: %w", err)
