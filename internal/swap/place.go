@@ -41,15 +41,13 @@ func (sw *swapping) inPlace() bool {
 
 // adopt records a release whose files are installed already. It restarts nothing.
 func (sw *swapping) adopt() error {
-	j := sw.journal
-	sw.attempt.Result = state.ResultAdopted
-	sw.attempt.Reason = "its files were installed already"
-	next := newRelease(j)
+	sw.attempt.Result, sw.attempt.Reason = state.ResultAdopted, "its files were installed already"
+	next := newRelease(sw.journal)
 	if sw.status.Installed != nil { // the same program goes on running
 		next.Unproven = sw.status.Installed.Unproven
 	}
 	sw.status.Installed = next
-	if err := sw.raiseFloor(j); err != nil {
+	if err := sw.raiseFloor(sw.journal); err != nil {
 		return err
 	}
 	return sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status)

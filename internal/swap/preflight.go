@@ -31,7 +31,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		// A file that is new to the machine has no place to be mounted over; if the
 		// program needs it, the trial will show whether it works.
 		if c.Kind == state.KindReplace && c.Old != "" {
-			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
+			trial.Over = append(trial.Over, systemd.Bind{From: c.Staged, To: c.To})
 		}
 		if c.Kind == state.KindReplace && argv[0] == c.To {
 			if c.Old == "" {

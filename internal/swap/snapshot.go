@@ -257,7 +257,7 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 		User:        j.Owner.User, Group: j.Owner.Group, Groups: j.Owner.Groups,
 	}
 	if dir != "" {
-		h.Bind = [][2]string{{dir, state.SnapshotMount}}
+		h.Bind = []systemd.Bind{{From: dir, To: state.SnapshotMount}}
 	}
 	return s.runHook(ctx, j, h)
 }

@@ -146,10 +146,7 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 
 // places returns all known directories of a target's files.
 func (s *Swapper) places(name string, st *state.Status) []string {
-	t, err := s.Targets.Load(name)
-	if err != nil {
-		t = nil // use the records alone
-	}
+	t, _ := s.Targets.Load(name) // nil if it is not usable: the records are used alone
 	return everywhere(t, st)
 }
 

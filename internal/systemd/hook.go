@@ -23,7 +23,7 @@ type Hook struct {
 	// network, and the groups as in [Unit].
 	User, Group string
 	Groups      []string
-	Bind        [][2]string // bind mounts of directories: source, destination
+	Bind        []Bind // of directories
 }
 
 // RunHook runs the hook and waits for its end. The error says how it failed.
@@ -114,24 +114,17 @@ func (h Hook) unprivileged() []dbus.Property {
 		props = append(props, property("SupplementaryGroups", h.Groups))
 	}
 	if len(h.Bind) > 0 {
-		props = append(props, property("BindPaths", binds(h.Bind)))
+		props = append(props, property("BindPaths", h.Bind))
 	}
 	return props
 }
 
-// bind is an element of BindPaths= and BindReadOnlyPaths= (org.freedesktop.systemd1(5)).
-type bind struct {
+// Bind is a bind mount: an element of BindPaths= and BindReadOnlyPaths=
+// (org.freedesktop.systemd1(5)).
+type Bind struct {
 	From, To string
 	Missing  bool // ignore a missing source
 	Flags    uint64
-}
-
-func binds(pairs [][2]string) []bind {
-	var all []bind
-	for _, p := range pairs {
-		all = append(all, bind{From: p[0], To: p[1]})
-	}
-	return all
 }
 
 // failure describes how the main process of a unit failed; nil if it did not.

@@ -13,8 +13,8 @@ import (
 type Sandbox struct {
 	Unit   string
 	Argv   []string
-	Over   [][2]string // bind mounts of files: source, destination
-	Output string      // a file for its output; Try makes and removes it
+	Over   []Bind // of files
+	Output string // a file for its output; Try makes and removes it
 }
 
 // SandboxResult is how the program ended. At most one of Exec and Signal is set, and
@@ -61,7 +61,7 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("TasksMax", uint64(256)),
 	}
 	if len(t.Over) > 0 {
-		props = append(props, property("BindReadOnlyPaths", binds(t.Over)))
+		props = append(props, property("BindReadOnlyPaths", t.Over))
 	}
 	u, err := c.oneshot(ctx, t.Unit, t.Argv, sandboxTime, props)
 	if err != nil {
