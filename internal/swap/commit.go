@@ -142,8 +142,8 @@ func newRelease(j *state.Journal) *state.Release {
 		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
 }
 
-// oldRelease returns the record of the release that the trial replaces. If that is the
-// installed one, it says where that came from.
+// oldRelease returns the record of the release that the trial replaces. Its origin is
+// known only if it is the installed one.
 func oldRelease(j *state.Journal, installed *state.Release) *state.Release {
 	r := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 	if installed != nil && installed.Version == j.From {

@@ -96,7 +96,7 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 		if err != nil {
 			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
-		c, err := sw.stage(inst.To, len(j.Changes), own, func(staged string, room int64) (string, error) {
+		c, err := sw.stage(inst.To, own, func(staged string, room int64) (string, error) {
 			return stageEntry(entry, from, staged, want, inContents, room)
 		})
 		if err != nil {
@@ -165,7 +165,7 @@ func (sw *swapping) planPrevious() error {
 			}
 			continue
 		}
-		c, err := sw.stage(f.To, len(sw.journal.Changes), own, func(staged string, _ int64) (string, error) {
+		c, err := sw.stage(f.To, own, func(staged string, _ int64) (string, error) {
 			// A link would share its bytes with the backup, and once it is installed a
 			// program may write the file in place.
 			sum, err := copyWhole(staged, f.Backup)

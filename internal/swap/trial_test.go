@@ -319,7 +319,7 @@ func TestPreflight(t *testing.T) {
 			if c.want == "" {
 				r.step(t, "swap")
 				if over := r.sys.trial.Over; len(over) != 2 || over[0].To != r.at("bin/agent") || !strings.HasSuffix(over[0].From, "agent@a1.0.new") {
-					t.Errorf("put over: %q", over)
+					t.Errorf("put over: %v", over)
 				}
 				return
 			}
