@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 const (
@@ -29,7 +30,7 @@ func versionProber(argv []string, version string) prober {
 		name:  "version_command " + argv[0],
 		limit: commandLimit,
 		once:  true,
-		try: func(ctx context.Context) error {
+		try: func(ctx context.Context, _ systemd.Unit) error {
 			output, err := command(ctx, argv)
 			if manifest.Mentions(output, version) {
 				return nil // some programs print their version and exit with status 1

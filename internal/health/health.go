@@ -28,11 +28,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-const (
-	// afterSettle limits the settle time after a rollback: the old program has run
-	// before.
-	afterSettle = time.Second
-)
+// afterSettle limits the settle time after a rollback: the old program has run before.
+const afterSettle = time.Second
 
 // Gate judges targets.
 type Gate struct {
@@ -79,10 +76,8 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	}
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
-	} else {
-		if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
-			return state.Baseline{}, err
-		}
+	} else if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
+		return state.Baseline{}, err
 	}
 	g.log.Attempt = b.Attempt
 	if moment == state.AfterRollback {
@@ -161,7 +156,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		out.reason += " (hint: machinemon-update probe " + name + ")"
 	}
 	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried()}
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}
 	return r, g.tree.SetReport(name, *r)
 }
 
@@ -178,8 +173,8 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		if err != nil {
 			return outcome{}, err
 		}
-		if began, err := systemd.Elapsed(u.Began); err == nil && u.Began > 0 {
-			start = start.Add(-began)
+		if now, err := systemd.Monotonic(); err == nil && u.Began > 0 {
+			start = start.Add(u.Began - now)
 		}
 	}
 	ends := exits{since: p.since}

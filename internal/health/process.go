@@ -33,11 +33,10 @@ func (p program) files() ([]state.FileID, error) {
 	now, err := state.Identify(p.path)
 	if err == nil {
 		ids = append(ids, now)
+	} else if len(ids) == 0 {
+		return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
 	}
-	if len(ids) > 0 {
-		return ids, nil
-	}
-	return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
+	return ids, nil
 }
 
 // errVanished says that a process ended while it was read. If it was the main process,
