@@ -56,6 +56,15 @@ func keyID(public crypto.PublicKey) (string, error) {
 	return k.ID()
 }
 
+// Short returns the beginnings of key IDs, which are the names of their files.
+func Short(ids []string) []string {
+	short := slices.Clone(ids)
+	for i, id := range short {
+		short[i] = id[:min(12, len(id))]
+	}
+	return short
+}
+
 // readPublic reads a .pub file.
 func readPublic(path string) (*metadata.Key, error) {
 	b, err := readKeyFile(path)
@@ -121,11 +130,7 @@ func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]si
 		}
 	}
 	if len(all) == 0 {
-		short := make([]string, len(wanted))
-		for i, id := range wanted {
-			short[i] = id[:min(12, len(id))]
-		}
-		return nil, fmt.Errorf("there is no %s key in %s that the root names (it names %s)", holder, filepath.Join(k.Dir, holder), strings.Join(short, ", "))
+		return nil, fmt.Errorf("there is no %s key in %s that the root names (it names %s)", holder, filepath.Join(k.Dir, holder), strings.Join(Short(wanted), ", "))
 	}
 	return all, nil
 }
