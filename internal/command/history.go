@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,7 +33,7 @@ func (a *app) history(args []string) error {
 		for _, at := range attempts {
 			from, to := at.Versions()
 			r := row{cells: []string{at.Time.Local().Format(minutes), string(at.ID),
-				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
+				cmp.Or(string(at.Origin), "-"), cmp.Or(from, "-"), cmp.Or(to, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
 			r.aftermath(names[0], at, rejected)
 			rows = append(rows, r)

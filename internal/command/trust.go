@@ -33,14 +33,8 @@ var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // digest, which the operator has from another place than the file: without it, anyone
 // that provides the file could vouch for it.
 func (a *app) pin(args []string, sum string) error {
-	if err := a.needRoot("trust", args); err != nil {
-		return err
-	}
 	name, file := args[0], args[1]
-	if _, err := a.choose(args[:1]); err != nil {
-		return err
-	}
-	t, err := a.targets.Load(name)
+	t, err := a.load(name)
 	if err != nil {
 		return err
 	}
