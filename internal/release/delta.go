@@ -102,17 +102,15 @@ func (b *batch) addDeltas(d *dir, q Request, product string, old *manifest.Manif
 	return err
 }
 
-// unpacker unpacks archives into numbered directories below work.
+// unpacker unpacks archives into directories below work.
 type unpacker struct {
 	dir  *dir
 	work string
-	n    int
 }
 
 func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map[string]string, error) {
-	into := filepath.Join(u.work, fmt.Sprint(u.n))
-	u.n++
-	if err := os.Mkdir(into, 0o700); err != nil {
+	into, err := os.MkdirTemp(u.work, "")
+	if err != nil {
 		return nil, err
 	}
 	root, err := os.OpenRoot(into)

@@ -222,15 +222,7 @@ func (q RootRequest) addSignatures(root, last *rootMetadata) error {
 		}
 		for _, k := range keys {
 			used = true
-			pub, err := k.PublicKey()
-			if err != nil {
-				return err
-			}
-			id, err := keyID(pub)
-			if err != nil {
-				return err
-			}
-			if slices.ContainsFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == id }) {
+			if slices.ContainsFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == k.id }) {
 				continue
 			}
 			if _, err := root.Sign(k); err != nil {
