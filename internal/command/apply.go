@@ -22,10 +22,6 @@ type outcomeOf struct {
 	state.Attempt
 }
 
-func (a *app) apply(args []string) error {
-	return a.each(args, a.asking(state.VerbApply))
-}
-
 // check makes the chain check the targets and record what it finds. A user that may not
 // start units gets a check without records.
 func (a *app) check(args []string) error {
@@ -36,10 +32,6 @@ func (a *app) check(args []string) error {
 		a.warn(ctx, name)
 		return a.checkOne(ctx, name)
 	})
-}
-
-func (a *app) rollback(args []string) error {
-	return a.each(args, a.asking(state.VerbRollback))
 }
 
 // each calls run for one target after the other: the daemons of a machine should not all

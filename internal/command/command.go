@@ -120,7 +120,7 @@ an update of the target that failed, was rolled back, or that no probe proves.`,
 	addForRoot("apply [TARGET...]", "Update the targets now (no target: all of them)", `
 One target after the other, whatever auto_update_enabled says. A release that
 was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:
-the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, a.apply)
+the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error { return a.each(args, a.asking(state.VerbApply)) })
 	add("check [TARGET...]", "Ask the sources what is available (no target: all of them)", `
 Installs nothing; exit status 3 says that there is an update. What root finds is
 recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
@@ -129,7 +129,7 @@ The log of one of them, by its ID:
   journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, oneOnly, a.history)
 	addForRoot("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
-is another release, or "unskip".`, oneTarget, oneOnly, a.rollback)
+is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.VerbRollback)) })
 	addForRoot("settle TARGET keep|back", "End a trial whose rollback failed", `
 After exit status 5 the trial stays open until you decide, and nothing else
 touches the target but the next boot. "keep" ends it with the files that are

@@ -25,10 +25,8 @@ func (a *app) history(args []string) error {
 		st = state.Status{} // History has reported the error
 	}
 	rejected := rejectedVersions(&st)
-	var text string
-	if len(attempts) == 0 {
-		text = fmt.Sprintf("no attempts on %s yet\n", names[0])
-	} else {
+	text := fmt.Sprintf("no attempts on %s yet\n", names[0])
+	if len(attempts) > 0 {
 		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
 			from, to := at.Versions()

@@ -55,17 +55,15 @@ func (a *app) status(args []string) error {
 	for _, n := range names {
 		all = append(all, a.statusOf(ctx, m, n))
 	}
-	var b strings.Builder
-	if len(all) == 0 {
-		b.WriteString(a.noTargets())
-	} else {
+	text := a.noTargets()
+	if len(all) > 0 {
 		rows := []row{{cells: []string{"TARGET", "INSTALLED", "AVAILABLE", "TRUST", "LAST ATTEMPT", "RESULT"}}}
 		for _, s := range all {
 			rows = append(rows, s.row())
 		}
-		b.WriteString(table(rows))
+		text = table(rows)
 	}
-	return a.print(map[string]any{"targets": all}, b.String())
+	return a.print(map[string]any{"targets": all}, text)
 }
 
 func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus {

@@ -91,11 +91,7 @@ func (a *app) setPin(t *target.Target, root []byte) error {
 	}
 	defer release()
 	at := filepath.Join(a.targets.Root, t.Trust.Root)
-	err = os.Mkdir(filepath.Dir(at), 0o755)
-	if err == nil {
-		err = os.Chmod(filepath.Dir(at), 0o755) // regardless of the umask
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(filepath.Dir(at), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make %s: %w", filepath.Dir(at), errors.Unwrap(err))
 	}
 	if err := durable.WriteFile(at, root, 0o644); err != nil {
