@@ -55,11 +55,11 @@ func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
 		return known.Body, name, nil
 	}
 	if err := download.Whole(resp); err != nil {
-		return nil, "", download.Failed(ctx, w.base, err)
+		return nil, "", w.Unusable(ctx, resp, err)
 	}
 	raw, err := readSmall(resp.Body, manifest.MaxSize)
 	if err != nil {
-		return nil, "", download.Failed(ctx, w.base, err)
+		return nil, "", w.Unusable(ctx, resp, err)
 	}
 	return raw, name, w.cache.store(raw, resp.Header.Get("ETag"))
 }
@@ -86,7 +86,7 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 		err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	}
 	if err != nil {
-		return nil, download.Failed(ctx, w.base, err)
+		return nil, w.Unusable(ctx, resp, err)
 	}
 	return body, nil
 }
