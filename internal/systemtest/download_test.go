@@ -106,7 +106,8 @@ func TestFailedDownloads(t *testing.T) {
 	c.must("sh", "-c", "systemctl start paths.target $(seq --format=testd-%g.service 0 19)")
 	c.server.Break(file, func(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		if r.Header.Get("Range") != "" {
-			w.WriteHeader(http.StatusTooManyRequests) // otherwise the fetcher would repeat it, after pauses
+			w.Header().Set("Retry-After", "1") // otherwise the fetcher would repeat it, after pauses
+			w.WriteHeader(http.StatusTooManyRequests)
 			return
 		}
 		releases.Cut(info.Size()*9/10)(w, r, good)
