@@ -34,3 +34,47 @@ func TestRedirectedRepository(t *testing.T) {
 		t.Errorf("a look: %+v", a)
 	}
 }
+
+// TestRedirectedElsewhere has redirects to pages inside that are no part of a release.
+func TestRedirectedElsewhere(t *testing.T) {
+	page := []byte("<html>a page of another service</html>")
+	long := append(payload[:len(payload):len(payload)], 'x')
+	texts := map[string]string{}
+	for _, c := range []struct {
+		name, file string
+		there      http.HandlerFunc // nil if the port is closed
+		cause      string
+	}{
+		{"a page", "/timestamp.json", bytesHandler(page), "it is not JSON"},
+		{"an error", "/timestamp.json", status(500), "500"},
+		{"nothing", "/timestamp.json", nil, "connection refused"},
+		{"a page for the archive", "/agent.tar.gz", bytesHandler(page), "offers 38 bytes"},
+		{"the same without a length", "/agent.tar.gz", raw(head+"\r\nabc", false), "it ends after 3 bytes"},
+		{"a longer one", "/agent.tar.gz", raw(head+"\r\n"+string(long), false), "it is longer"},
+		{"a cut one", "/agent.tar.gz", raw(head+"Content-Length: 340000\r\n\r\nabc", false), "the connection was cut"},
+		{"no archive", "/agent.tar.gz", nil, "connection refused"},
+	} {
+		b, _, m := signed(t)
+		to := "http://" + freePort(t)
+		if c.there != nil {
+			to = serve(t, c.there)
+		}
+		front := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == c.file {
+				http.Redirect(w, r, to+"/page", http.StatusFound)
+				return
+			}
+			m.ServeHTTP(w, r)
+		}))
+		b.target.Source.URL = front + "/client-manifest.json"
+		a := b.run(t, b.order(state.VerbApply, "v1"))
+		if a.Result != state.ResultNotDownloaded || !strings.Contains(a.Cause, c.cause) {
+			t.Errorf("%s: %+v", c.name, a)
+		}
+		text := strings.NewReplacer(front, "FRONT", to, "THERE").Replace(a.Reason)
+		if before, ok := texts[c.file]; ok && text != before {
+			t.Errorf("%s: %s\nbefore: %s", c.name, text, before)
+		}
+		texts[c.file] = text
+	}
+}

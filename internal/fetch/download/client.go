@@ -120,7 +120,8 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		return nil, err
 	}
 	flow.ReadCloser = resp.Body
-	b := &Body{ReadCloser: flow, Name: Show(resp.Request.URL), from: Piece{url: Show(u), etag: strong(resp.Header.Get("ETag"))}}
+	b := &Body{ReadCloser: flow, Name: Show(resp.Request.URL), from: Piece{url: Show(u), etag: strong(resp.Header.Get("ETag"))},
+		veiled: func(err error) error { return c.veiled(resp, err) }}
 	if goOn && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
 		if follows(resp, have, size) {
 			b.from.bytes = have.bytes

@@ -34,6 +34,8 @@ type Body struct {
 	io.ReadCloser
 	Name string // for messages
 	from Piece
+	// veiled makes the error for the record of one about the archive; nil for the same.
+	veiled func(error) error
 }
 
 // About says which archive is partly stored. It is the content of the file aboutName.

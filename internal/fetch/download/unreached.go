@@ -46,15 +46,26 @@ func (c *Client) unreached(ctx context.Context, u, last *url.URL, err error) err
 
 // Unusable returns the error that an answer cannot be used because of err.
 func (c *Client) Unusable(ctx context.Context, resp *http.Response, err error) error {
-	first := resp.Request
-	for first.Response != nil { // the redirect that led here
-		first = first.Response.Request
-	}
-	err = Failed(ctx, resp.Request.URL, err)
-	if c.veils(first.URL, resp.Request.URL) {
-		return veil(first.URL, resp.Request.URL, err)
+	return c.veiled(resp, Failed(ctx, resp.Request.URL, err))
+}
+
+// Inside reports whether errors about an answer are [Veiled].
+func (c *Client) Inside(resp *http.Response) bool { return c.veils(asked(resp), resp.Request.URL) }
+
+func (c *Client) veiled(resp *http.Response, err error) error {
+	if c.Inside(resp) {
+		return veil(asked(resp), resp.Request.URL, err)
 	}
 	return err
+}
+
+// asked returns the address from which redirects led to an answer.
+func asked(resp *http.Response) *url.URL {
+	first := resp.Request
+	for first.Response != nil {
+		first = first.Response.Request
+	}
+	return first.URL
 }
 
 // veils reports whether a redirect led from the server of u to another one inside.
