@@ -44,6 +44,9 @@ type prober struct {
 // noAnswer is the error of a try that gives no evidence for or against the program.
 type noAnswer struct{ error }
 
+// notAsked is the error of a try that failed on our side: the program was not asked.
+type notAsked struct{ error }
+
 // of binds a probe to the last state of the unit.
 func (p prober) of(u systemd.Unit) prober {
 	if p.ask != nil {
@@ -52,7 +55,7 @@ func (p prober) of(u systemd.Unit) prober {
 	return p
 }
 
-func probers(h target.Health) []prober {
+func probers(h target.Health, run runner) []prober {
 	var all []prober
 	for _, p := range h.Probes {
 		n := prober{name: p.String(), key: p.Key(), limit: answerLimit, answer: "a connection is accepted"}
@@ -73,7 +76,7 @@ func probers(h target.Health) []prober {
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"
 			n.try = func(ctx context.Context) error {
-				_, err := command(ctx, p.Command)
+				_, err := run(ctx, n.key)
 				return err
 			}
 		}

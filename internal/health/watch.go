@@ -69,6 +69,9 @@ func try(ctx context.Context, p prober, limit time.Duration) error {
 	if _, ok := errors.AsType[noAnswer](err); ok {
 		return err
 	}
+	if _, ok := errors.AsType[notAsked](err); ok {
+		return err
+	}
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("no answer within %s", seconds(limit))
 	}

@@ -1,8 +1,11 @@
 package state
 
 import (
+	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 )
 
@@ -56,28 +59,53 @@ type Report struct {
 	Probes   []ProbeResult `json:"probes"`
 }
 
-// Moment is when a baseline is taken. Its value is the name of the file; each moment has
-// its own, so that the two baselines of an attempt can be compared.
-type Moment string
-
-// The moments of a baseline.
+// The reports of a target's gate in the directory [Tree.Gate]. systemd opens them for the
+// gate's units, so only those can write them, and a unit that starts makes its report
+// empty.
 const (
-	BeforeSwap    Moment = "baseline.json"
-	AfterRollback Moment = "after.json"
+	lookName   = "baseline.json" // the last baseline that the gate took
+	reportName = "report.json"
 )
 
-const reportName = "report.json"
-
-// SetBaseline writes the baseline of a moment.
-func (t Tree) SetBaseline(target string, b Baseline, m Moment) error {
+// Write writes the baseline as [Tree.Look] reads it.
+func (b Baseline) Write(w io.Writer) error {
 	b.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), string(m)), b, 0o644)
+	return json.NewEncoder(w).Encode(b)
 }
 
-// Baseline returns the attempt's baseline of a moment, or nil if there is none.
-func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, error) {
+// Write writes the report as [Tree.Report] reads it.
+func (r Report) Write(w io.Writer) error {
+	r.Format = Format
+	return json.NewEncoder(w).Encode(r)
+}
+
+// Look returns the baseline that the gate took last, or nil if that was not for this
+// attempt.
+func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
 	var b Baseline
-	err := t.readJSON(filepath.Join(t.Gate(target), string(m)), &b)
+	err := t.readReport(target, lookName, &b)
+	return b.of(attempt, err)
+}
+
+// SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
+func (t Tree) SetBaseline(target string, b Baseline) error {
+	b.Format = Format
+	return writeJSON(t.baseline(target), b, 0o644)
+}
+
+// Baseline returns the attempt's baseline before the swap, or nil if there is none.
+func (t Tree) Baseline(target string, attempt AttemptID) (*Baseline, error) {
+	var b Baseline
+	err := t.readJSON(t.baseline(target), &b)
+	return b.of(attempt, err)
+}
+
+func (t Tree) baseline(target string) string {
+	return filepath.Join(t.Run, "baseline", target+".json")
+}
+
+// of returns what was read, with printable text; nil if it is not about the attempt.
+func (b Baseline) of(attempt AttemptID, err error) (*Baseline, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && b.Attempt != attempt {
 		return nil, nil
 	}
@@ -89,22 +117,10 @@ func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, e
 	return &b, nil
 }
 
-func lines(probes []ProbeResult) {
-	for i := range probes {
-		probes[i].Probe, probes[i].Detail = Line(probes[i].Probe), Line(probes[i].Detail)
-	}
-}
-
-// SetReport writes the gate's report.
-func (t Tree) SetReport(target string, r Report) error {
-	r.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), reportName), r, 0o644)
-}
-
 // Report returns the gate's report on this attempt, or nil if there is none.
 func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
 	var r Report
-	err := t.readJSON(filepath.Join(t.Gate(target), reportName), &r)
+	err := t.readReport(target, reportName, &r)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Attempt != attempt {
 		return nil, nil
 	}
@@ -114,4 +130,20 @@ func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
 	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
 	lines(r.Probes)
 	return &r, nil
+}
+
+// readReport reads a report of the gate. Its file is empty while the gate works, and after
+// the gate was killed; this is fs.ErrNotExist, too.
+func (t Tree) readReport(target, name string, v any) error {
+	path := filepath.Join(t.Gate(target), name)
+	if i, err := os.Lstat(path); err == nil && i.Mode().IsRegular() && i.Size() == 0 {
+		return fs.ErrNotExist
+	}
+	return t.readJSON(path, v)
+}
+
+func lines(probes []ProbeResult) {
+	for i := range probes {
+		probes[i].Probe, probes[i].Detail = Line(probes[i].Probe), Line(probes[i].Detail)
+	}
 }

@@ -177,7 +177,10 @@ func (sw *swapping) try(ctx context.Context) error {
 	} else if same {
 		return sw.adopt()
 	}
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, state.BeforeSwap)
+	before, err := sw.Tree.Look(sw.name, j.Attempt)
+	if err == nil && before != nil {
+		err = sw.Tree.SetBaseline(sw.name, *before)
+	}
 	if err != nil {
 		sw.logf("%s: %v", describe(j), err)
 	}

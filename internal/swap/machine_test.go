@@ -128,11 +128,11 @@ func (m *machine) Start(_ context.Context, name string) error {
 			}
 			b := *m.now
 			b.Attempt = o.Attempt
-			return m.tree.SetBaseline("agent", b, state.BeforeSwap)
+			return look(m.tree, b)
 		}
 		b := m.after
 		b.Attempt = j.Attempt
-		return m.tree.SetBaseline("agent", b, state.AfterRollback)
+		return look(m.tree, b)
 	case "machinemon-rollback@agent.service":
 		return m.sw.Rollback(context.Background(), "agent")
 	case "machinemon-commit@agent.service":

@@ -28,7 +28,7 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
 		return err
 	}
-	now, rerr := s.Tree.Baseline(t.Name, order.Attempt, state.BeforeSwap)
+	now, rerr := s.Tree.Look(t.Name, order.Attempt)
 	if now == nil { // the swap will run the probes itself
 		s.logf("%s: no look at the probes: %v", t.Name, errors.Join(err, rerr))
 		return nil

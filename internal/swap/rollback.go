@@ -164,11 +164,11 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
 		return nil, err
 	}
-	// A baseline unit that failed may have left the report of an earlier run.
+	// A baseline unit that failed may have written a report all the same.
 	var after *state.Baseline
 	var rerr error
 	if err == nil {
-		after, rerr = s.Tree.Baseline(j.Target, j.Attempt, state.AfterRollback)
+		after, rerr = s.Tree.Look(j.Target, j.Attempt)
 	}
 	if after != nil {
 		return after, nil
