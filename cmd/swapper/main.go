@@ -44,7 +44,7 @@ func run(args []string) int {
 	}
 	steps := map[string]func(*swap.Swapper, context.Context, string) error{
 		"accounts": (*swap.Swapper).MakeAccounts, "directive": (*swap.Swapper).Directive,
-		"begin":     (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
+		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
 		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback,
 	}
 	if verb == "version" && name == "" {

@@ -10,6 +10,7 @@
 package archive
 
 import (
+	"errors"
 	"io"
 	"os"
 
@@ -62,30 +63,20 @@ func Extract(r io.Reader, into *os.Root, want func(name string) string, lim Limi
 		if err == nil {
 			err = f.Sync()
 		}
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
 		files = append(files, file)
-		return err
+		return errors.Join(err, f.Close())
 	})
-	if err != nil {
-		return nil, err
-	}
-	return files, nil
+	return files, err
 }
 
 // List reads the whole archive and returns its regular files, in the archive's order.
-func List(r io.Reader, lim Limits) ([]File, error) {
-	var files []File
-	err := walk(r, lim, func(name string, body io.Reader) error {
+func List(r io.Reader, lim Limits) (files []File, err error) {
+	err = walk(r, lim, func(name string, body io.Reader) error {
 		f, err := hashTo(io.Discard, name, body)
 		files = append(files, f)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return files, nil
+	return files, err
 }
 
 func hashTo(w io.Writer, name string, body io.Reader) (File, error) {

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,6 @@ type outcomeOf struct {
 	state.Attempt
 }
 
-func (a *app) apply(args []string) error {
-	if err := a.needRoot("apply", args); err != nil {
-		return err
-	}
-	return a.each(args, a.asking(state.VerbApply))
-}
-
 // check makes the chain check the targets and record what it finds. A user that may not
 // start units gets a check without records.
 func (a *app) check(args []string) error {
@@ -38,13 +32,6 @@ func (a *app) check(args []string) error {
 		a.warn(ctx, name)
 		return a.checkOne(ctx, name)
 	})
-}
-
-func (a *app) rollback(args []string) error {
-	if err := a.needRoot("rollback", args); err != nil {
-		return err
-	}
-	return a.each(args, a.asking(state.VerbRollback))
 }
 
 // each calls run for one target after the other: the daemons of a machine should not all
@@ -105,9 +92,9 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 		}
 		s += fmt.Sprintf(" (%s) in %.1f s", before, took.Seconds())
 	case state.ResultCurrent:
-		s += fmt.Sprintf(" (%s)", or(at.Version, at.From))
+		s += fmt.Sprintf(" (%s)", cmp.Or(at.Version, at.From))
 	case state.ResultAvailable:
-		s += fmt.Sprintf(" (installed: %s)", or(at.From, state.Unknown))
+		s += fmt.Sprintf(" (installed: %s)", cmp.Or(at.From, state.Unknown))
 	case state.ResultRolledBack, state.ResultInterrupted:
 		s += " (" + at.Aftermath() + ")"
 	case state.ResultRollbackFailed:
@@ -129,14 +116,7 @@ func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attem
 // which provides the input of the request, once no other attempt is under way.
 func (a *app) attempt(ctx context.Context, name string, req state.Request, prepare func() error) (state.Attempt, error) {
 	at := state.Attempt{ID: state.NewAttempt(), Origin: state.OriginOperator, Time: time.Now().UTC()}
-	not := func(reason string) (state.Attempt, error) {
-		at.Result, at.Reason = state.ResultNotAttempted, reason
-		return at, nil
-	}
-	unlock, err := a.tree.LockOperator(name)
-	if errors.Is(err, state.ErrLocked) {
-		return not("another machinemon-update is at work on it")
-	}
+	unlock, err := a.operate(name)
 	if err != nil {
 		return at, err
 	}
@@ -155,13 +135,11 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 			unlock() // settleOne takes it again
 			return a.settleOne(ctx, name, state.VerbSettleBack)
 		} else if j != nil {
-			return not(onTrial(or(j.Version, state.Unknown)))
+			return at, state.Fail(state.ResultNotAttempted, "%s", onTrial(cmp.Or(j.Version, state.Unknown)))
 		}
 	}
-	if u, err := underWay(ctx, conn, name); err != nil {
+	if err := notUnderWay(ctx, conn, name); err != nil {
 		return at, err
-	} else if u != "" {
-		return not("an attempt is under way already (" + u + ")")
 	}
 	if err := conn.ResetFailed(ctx, first); err != nil {
 		return at, err
@@ -216,30 +194,38 @@ func (a *app) ask(ctx context.Context, conn *systemd.Conn, name, first string, r
 	return nil
 }
 
-// underWay returns the name of a unit of the chain that works or is about to, or "".
-// systemd would merge our start with a job that is under way, so that the request would
+// operate locks a target for this command.
+func (a *app) operate(name string) (unlock func(), err error) {
+	unlock, err = a.tree.LockOperator(name)
+	if errors.Is(err, state.ErrLocked) {
+		err = state.Fail(state.ResultNotAttempted, "another machinemon-update is at work on it")
+	}
+	return unlock, err
+}
+
+// notUnderWay returns an error if a unit of the chain works or is about to. systemd would merge our start with a job that is under way, so that the request would
 // wait for an unrelated attempt. A later unit that works would make the chain refuse our
 // attempt, but only once it releases the target's lock.
-func underWay(ctx context.Context, conn *systemd.Conn, name string) (string, error) {
+func notUnderWay(ctx context.Context, conn *systemd.Conn, name string) error {
 	units, err := conn.Units(ctx, unitsOf(name)...)
 	if err != nil {
-		return "", err
+		return err
 	}
 	for _, u := range units {
 		// A fetch that waits in auto-restart for the network has begun nothing.
 		if u.Name == unit("fetch", name) && u.Sub == "auto-restart" {
 			if err := conn.Stop(ctx, u.Name); err != nil {
-				return "", err
+				return err
 			}
 			if u, err = conn.Unit(ctx, u.Name); err != nil {
-				return "", err
+				return err
 			}
 		}
 		if !u.Settled() {
-			return u.Name, nil
+			return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s)", u.Name)
 		}
 	}
-	return "", nil
+	return nil
 }
 
 func unit(step, name string) string { return "machinemon-" + step + "@" + name + ".service" }

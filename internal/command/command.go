@@ -29,12 +29,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// These exit statuses belong to no result of an attempt.
-const (
-	// exitDetached is a shell's status after SIGINT: the attempt goes on, and its end is
-	// not known.
-	exitDetached = 130
-)
+// exitDetached is a shell's status after SIGINT: the attempt goes on, and its end is not
+// known.
+const exitDetached = 130
 
 // app is the state that the verbs share.
 type app struct {
@@ -98,6 +95,14 @@ func (a *app) main(args []string, version string) int {
 		root.AddCommand(c)
 		return c
 	}
+	addForRoot := func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) *cobra.Command {
+		c := add(use, short, more, args, complete, run)
+		c.PreRunE = a.needRoot
+		return c
+	}
+	oneOnly := a.completeFirst(nil, cobra.ShellCompDirectiveNoFileComp)
+	thenFile := a.completeFirst(nil, cobra.ShellCompDirectiveDefault)
+	thenDecision := a.completeFirst([]string{"keep", "back"}, cobra.ShellCompDirectiveNoFileComp)
 	var forCheck bool
 	add("status [TARGET...]", "Show what is installed and available, and the last attempt", `
 It also shows what keeps scheduled runs from installing what is available, and
@@ -112,57 +117,56 @@ an update of the target that failed, was rolled back, or that no probe proves.`,
 		}
 		return a.status(args)
 	}).Flags().BoolVar(&forCheck, "check", false, "one line about one target, for a MachineMon check")
-	add("apply [TARGET...]", "Update the targets now (no target: all of them)", `
+	addForRoot("apply [TARGET...]", "Update the targets now (no target: all of them)", `
 One target after the other, whatever auto_update_enabled says. A release that
 was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:
-the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, a.apply)
+the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error { return a.each(args, a.asking(state.VerbApply)) })
 	add("check [TARGET...]", "Ask the sources what is available (no target: all of them)", `
 Installs nothing; exit status 3 says that there is an update. What root finds is
 recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
 	add("history TARGET", "Show the attempts on a target, newest first", `
 The log of one of them, by its ID:
-  journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, a.completeOne, a.history)
-	add("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
+  journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, oneOnly, a.history)
+	addForRoot("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
 One previous release is kept. "apply" leaves the rejected one alone until there
-is another release, or "unskip".`, oneTarget, a.completeOne, a.rollback)
-	add("settle TARGET keep|back", "End a trial whose rollback failed", `
+is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.VerbRollback)) })
+	addForRoot("settle TARGET keep|back", "End a trial whose rollback failed", `
 After exit status 5 the trial stays open until you decide, and nothing else
 touches the target but the next boot. "keep" ends it with the files that are
 installed now, yours included. "back" tries the rollback once more; a file that
-is not the update's is moved aside, and its new name is in the log.`, targetAndWord, a.completeSettle, a.settle)
-	add("probe TARGET", "Try the health probes now, as before an update", `
+is not the update's is moved aside, and its new name is in the log.`, targetAndWord, thenDecision, a.settle)
+	addForRoot("probe TARGET", "Try the health probes now, as before an update", `
 Shows of each probe whether it passes, what was answered and how long that took.
 Exits with 0 if the unit runs as it must and every probe passes, else with 1.
 A probe that never passed here is not believed: where there is no other,
-scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, a.completeOne, a.probe)
-	add("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
+scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, oneOnly, a.probe)
+	addForRoot("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
 its end the archive must have that digest. The release is verified and watched as
-by apply.`, targetAndFile, a.completeImport, a.importRelease)
+by apply.`, targetAndFile, thenFile, a.importRelease)
 	var sum string
-	add("trust TARGET ROOT --sha256 HEX", "Trust a publisher's root file for the releases of a target", `
+	addForRoot("trust TARGET ROOT --sha256 HEX", "Trust a publisher's root file for the releases of a target", `
 For a target with trust.mode = "tuf". ROOT is the repository's 1.root.json, or a
 later one. Where it comes from proves nothing; HEX, its SHA-256, must come from
 the publisher by another way. Without --sha256 it only prints what the file has.
 Another root takes the place of the one before: no release that was installed
-since becomes acceptable again.`, targetAndRoot, a.completeImport, func(args []string) error { return a.pin(args, sum) }).
+since becomes acceptable again.`, targetAndRoot, thenFile, func(args []string) error { return a.pin(args, sum) }).
 		Flags().StringVar(&sum, "sha256", "", "`HEX` digest that the file must have")
-	add("enable TARGET...", "Let scheduled runs install what they find", `
+	addForRoot("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
 only report what is available. This writes the drop-in
-  /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, func(names []string) error { return a.setAutoUpdate("enable", names) })
-	add("disable TARGET...", "Let scheduled runs only report what is available", "", someTargets, a.completeAny,
-		func(names []string) error { return a.setAutoUpdate("disable", names) })
-	add("hold TARGET...", "Keep targets from every update and rollback until unhold", `
+  /etc/machinemon-update/targets.d/TARGET.toml.d/90-auto-update.toml`, someTargets, a.completeAny, a.enable)
+	addForRoot("disable TARGET...", "Let scheduled runs only report what is available", "", someTargets, a.completeAny, a.disable)
+	addForRoot("hold TARGET...", "Keep targets from every update and rollback until unhold", `
 Checks go on.`, someTargets, a.completeAny, a.hold)
-	add("unhold TARGET...", "Let held targets be updated again", "", someTargets, a.completeAny, a.unhold)
-	add("skip TARGET...", "Reject the release that the last check found", `
+	addForRoot("unhold TARGET...", "Let held targets be updated again", "", someTargets, a.completeAny, a.unhold)
+	addForRoot("skip TARGET...", "Reject the release that the last check found", `
 Another release is installed as usual.`, someTargets, a.completeAny, a.skip)
-	add("unskip TARGET...", "Forget which releases were rejected, by a failed trial or by skip", "", someTargets, a.completeAny, a.unskip)
-	add("directive TARGET", "Check at once if a check-in response announces another version", `
+	addForRoot("unskip TARGET...", "Forget which releases were rejected, by a failed trial or by skip", "", someTargets, a.completeAny, a.unskip)
+	addForRoot("directive TARGET", "Check at once if a check-in response announces another version", `
 Reads MachineMon's response on standard input; of its fields only update_version
-counts. What is installed, and whether, is decided as in a scheduled run.`, oneTarget, a.completeOne, a.directive)
+counts. What is installed, and whether, is decided as in a scheduled run.`, oneTarget, oneOnly, a.directive)
 	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
@@ -200,22 +204,6 @@ func noArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// completeSettle offers the targets, then keep and back.
-func (a *app) completeSettle(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(named) == 1 {
-		return []string{"keep", "back"}, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.completeOne(c, named, begun)
-}
-
-// completeImport offers the targets, then files.
-func (a *app) completeImport(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(named) == 1 {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	return a.completeOne(c, named, begun)
-}
-
 // completeAny offers the targets that are not named yet.
 func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
 	names, err := a.targets.Names()
@@ -226,12 +214,17 @@ func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string,
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeOne offers the targets for the first argument only.
-func (a *app) completeOne(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(named) > 0 {
+// completeFirst offers the targets for the first argument, and words for the second.
+func (a *app) completeFirst(words []string, second cobra.ShellCompDirective) cobra.CompletionFunc {
+	return func(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
+		switch len(named) {
+		case 0:
+			return a.completeAny(c, named, begun)
+		case 1:
+			return words, second
+		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return a.completeAny(c, named, begun)
 }
 
 // choose returns the named targets, or all if names is empty. A target without a file is
@@ -263,17 +256,25 @@ func (a *app) choose(names []string) ([]string, error) {
 	return chosen, nil
 }
 
+// load loads a target that the operator names.
+func (a *app) load(name string) (*target.Target, error) {
+	if _, err := a.choose([]string{name}); err != nil {
+		return nil, err
+	}
+	return a.targets.Load(name)
+}
+
 // noTargets returns the text for a machine without targets.
 func (a *app) noTargets() string {
 	return fmt.Sprintf("no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
 }
 
-func (a *app) needRoot(verb string, args []string) error {
+func (a *app) needRoot(c *cobra.Command, args []string) error {
 	if a.root {
 		return nil
 	}
-	again := strings.Join(append([]string{verb}, args...), " ")
-	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", verb, again)
+	again := strings.Join(append([]string{c.Name()}, args...), " ")
+	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", c.Name(), again)
 }
 
 // worst keeps the worst exit status of several targets.

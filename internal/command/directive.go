@@ -22,15 +22,8 @@ type directiveOf struct {
 // directive writes a directive if the check-in response on standard input announces
 // another version than the installed one.
 func (a *app) directive(args []string) error {
-	if err := a.needRoot("directive", args); err != nil {
-		return err
-	}
-	names, err := a.choose(args)
-	if err != nil {
-		return err
-	}
-	name := names[0]
-	t, err := a.targets.Load(name)
+	name := args[0]
+	t, err := a.load(name)
 	if err != nil {
 		return err
 	}

@@ -29,10 +29,10 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	if ctx.Err() != nil {
 		return at, errors.New("interrupted")
 	}
-	if err != nil {
-		return at, err
+	if err == nil {
+		at = asked
 	}
-	return asked, nil
+	return at, err
 }
 
 // askFetcher runs the fetcher program, because only that program links the code of

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,15 +25,13 @@ func (a *app) history(args []string) error {
 		st = state.Status{} // History has reported the error
 	}
 	rejected := rejectedVersions(&st)
-	var text string
-	if len(attempts) == 0 {
-		text = fmt.Sprintf("no attempts on %s yet\n", names[0])
-	} else {
+	text := fmt.Sprintf("no attempts on %s yet\n", names[0])
+	if len(attempts) > 0 {
 		rows := []row{{cells: []string{"TIME", "ATTEMPT", "BY", "FROM", "TO", "RESULT"}}}
 		for _, at := range attempts {
 			from, to := at.Versions()
 			r := row{cells: []string{at.Time.Local().Format(minutes), string(at.ID),
-				or(string(at.Origin), "-"), or(from, "-"), or(to, "-"), string(at.Result)}}
+				cmp.Or(string(at.Origin), "-"), cmp.Or(from, "-"), cmp.Or(to, "-"), string(at.Result)}}
 			r.note(at.Reason + at.Detour())
 			r.aftermath(names[0], at, rejected)
 			rows = append(rows, r)

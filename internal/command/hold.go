@@ -17,7 +17,7 @@ import (
 
 // hold keeps a target from each update, scheduled or requested, until unhold.
 func (a *app) hold(names []string) error {
-	return a.decide("hold", names, func(_ string, s *state.Status) (string, error) {
+	return a.decide(names, func(_ string, s *state.Status) (string, error) {
 		if s.Held == nil {
 			s.Held = &state.Hold{Since: time.Now().UTC()}
 		}
@@ -26,7 +26,7 @@ func (a *app) hold(names []string) error {
 }
 
 func (a *app) unhold(names []string) error {
-	return a.decide("unhold", names, func(_ string, s *state.Status) (string, error) {
+	return a.decide(names, func(_ string, s *state.Status) (string, error) {
 		if s.Held == nil {
 			return "was not held", nil
 		}
@@ -37,7 +37,7 @@ func (a *app) unhold(names []string) error {
 
 // skip rejects the release that the last check found.
 func (a *app) skip(names []string) error {
-	return a.decide("skip", names, func(name string, s *state.Status) (string, error) {
+	return a.decide(names, func(name string, s *state.Status) (string, error) {
 		f, err := a.tree.Status(state.RoleFetch, name)
 		if err != nil {
 			return "", err
@@ -53,7 +53,7 @@ func (a *app) skip(names []string) error {
 
 // unskip removes each rejection of the target.
 func (a *app) unskip(names []string) error {
-	return a.decide("unskip", names, func(_ string, s *state.Status) (string, error) {
+	return a.decide(names, func(_ string, s *state.Status) (string, error) {
 		n := len(s.Rejected)
 		s.Rejected = nil
 		return fmt.Sprintf("%d rejected releases may be tried again", n), nil
@@ -61,25 +61,29 @@ func (a *app) unskip(names []string) error {
 }
 
 // decide changes the swapper's status of the targets, under their locks.
-func (a *app) decide(verb string, names []string, change func(name string, s *state.Status) (string, error)) error {
-	if err := a.needRoot(verb, names); err != nil {
-		return err
-	}
+func (a *app) decide(names []string, change func(name string, s *state.Status) (string, error)) error {
+	return a.sayOfEach(names, func(name string) (string, error) { return a.decideOne(name, change) }, nil)
+}
+
+// sayOfEach calls do for each target and prints what it returns, and then calls end unless
+// that is nil. The first error of do ends the verb.
+func (a *app) sayOfEach(names []string, do func(name string) (line string, err error), end func() error) error {
 	names, err := a.choose(names)
 	if err != nil {
 		return err
 	}
-	said := map[string]string{}
-	text := ""
+	said, text := map[string]string{}, ""
 	for _, name := range names {
-		line, err := a.decideOne(name, change)
-		if err != nil {
+		if said[name], err = do(name); err != nil {
 			return err
 		}
-		said[name] = line
-		text += name + ": " + line + "\n"
+		text += name + ": " + said[name] + "\n"
 	}
-	return a.print(map[string]any{"targets": said}, text)
+	err = a.print(map[string]any{"targets": said}, text)
+	if end != nil {
+		err = errors.Join(err, end())
+	}
+	return err
 }
 
 func (a *app) decideOne(name string, change func(string, *state.Status) (string, error)) (line string, err error) {
@@ -99,31 +103,19 @@ func (a *app) decideOne(name string, change func(string, *state.Status) (string,
 	return line, errors.Join(failed, err)
 }
 
-// setAutoUpdate writes the operator's choice to a drop-in, and loads the target to check
-// that the choice has an effect. verb is "enable" or "disable".
-func (a *app) setAutoUpdate(verb string, names []string) error {
-	if err := a.needRoot(verb, names); err != nil {
-		return err
-	}
-	names, err := a.choose(names)
-	if err != nil {
-		return err
-	}
-	said, text := map[string]string{}, ""
-	for _, name := range names {
-		line, err := a.setAutoUpdateOf(name, verb)
-		if err != nil {
-			return err
-		}
-		said[name] = line
-		text += name + ": " + line + "\n"
-	}
-	// The target file may be newer than the last daemon-reload, so that its timer does
-	// not exist yet.
-	return errors.Join(a.print(map[string]any{"targets": said}, text), a.reload())
+// enable lets scheduled runs install. The target file may be newer than the last
+// daemon-reload, so that its timer does not exist before the next one.
+func (a *app) enable(names []string) error {
+	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "enable") }, a.reload)
 }
 
-func (a *app) setAutoUpdateOf(name, verb string) (string, error) {
+func (a *app) disable(names []string) error {
+	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "disable") }, a.reload)
+}
+
+// setAutoUpdate writes the operator's choice to a drop-in, and loads the target to check
+// that the choice has an effect. verb is "enable" or "disable".
+func (a *app) setAutoUpdate(name, verb string) (string, error) {
 	on := verb == "enable"
 	t, err := a.targets.Load(name)
 	if err != nil {

@@ -13,9 +13,6 @@ import (
 
 // importRelease is apply with a release that the operator names instead of the source's.
 func (a *app) importRelease(args []string) error {
-	if err := a.needRoot("import", args); err != nil {
-		return err
-	}
 	named, err := target.ParseNamed(args[1])
 	if err != nil {
 		return cli.Usagef("%w", err)
@@ -44,9 +41,7 @@ func (a *app) importRelease(args []string) error {
 			} else if named.SHA256 == "" {
 				warning = named.Unvouched()
 			}
-			if warning != "" {
-				fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(warning))
-			}
+			a.warnAbout(name, warning)
 			return nil
 		})
 	})

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -49,9 +48,7 @@ func (a *app) warn(ctx context.Context, name string) {
 	if err != nil {
 		torn = err.Error()
 	}
-	if torn != "" {
-		fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(torn))
-	}
+	a.warnAbout(name, torn)
 }
 
 // openForWriting returns, sorted, those of the paths, or of the files below them, that

@@ -13,13 +13,6 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
 // print prints v as JSON with --json, else text. Both must say the same.
 func (a *app) print(v any, text string) error {
 	if !a.json {
@@ -32,6 +25,13 @@ func (a *app) print(v any, text string) error {
 	}
 	_, err = fmt.Fprintln(a.out, escape(string(data)))
 	return err
+}
+
+// warnAbout prints a warning about a target, unless it is "".
+func (a *app) warnAbout(name, warning string) {
+	if warning != "" {
+		fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(warning))
+	}
 }
 
 // escape escapes the characters that encoding/json leaves as they are although a terminal

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,14 +40,7 @@ type probeResult struct {
 // probe makes the gate run the probes now and shows the results. Probes that pass are
 // recorded, as after the baseline of an attempt.
 func (a *app) probe(args []string) error {
-	if err := a.needRoot("probe", args); err != nil {
-		return err
-	}
-	names, err := a.choose(args)
-	if err != nil {
-		return err
-	}
-	t, err := a.targets.Load(names[0])
+	t, err := a.load(args[0])
 	if err != nil {
 		return err
 	}
@@ -123,7 +117,7 @@ func (a *app) probing(ctx context.Context, t *target.Target) (*state.Baseline, s
 // openTrial returns why a target with an open trial is not probed.
 func openTrial(j *state.Journal) string {
 	if j.RollbackFailed == "" {
-		return onTrial(or(j.Version, state.Unknown))
+		return onTrial(cmp.Or(j.Version, state.Unknown))
 	}
 	return fmt.Sprintf("the rollback of %s failed, and its trial waits for you (hint: %s)", state.Called(j.Version), state.SettleHint(j.Target))
 }

@@ -41,8 +41,7 @@ func (p *progress) step(word, status string) {
 		}
 		return
 	}
-	p.bar = nil
-	p.erase()
+	p.end()
 	cells := []rune(state.Printable(full))
 	fmt.Fprint(p.terminal, string(cells[:min(len(cells), p.columns()-1)]))
 }
@@ -66,21 +65,17 @@ func (p *progress) download(word string, done, total int64) {
 
 // warn prints a line that is not erased.
 func (p *progress) warn(line string) {
-	if p.terminal != nil {
-		p.bar = nil
-		p.erase()
-	}
+	p.end()
 	fmt.Fprintf(p.to, "%s: warning: %s\n", p.name, state.Printable(line))
 }
 
 // end erases the line on a terminal.
 func (p *progress) end() {
 	if p.terminal != nil {
-		p.erase()
+		p.bar = nil
+		fmt.Fprint(p.terminal, "\r\x1b[K")
 	}
 }
-
-func (p *progress) erase() { fmt.Fprint(p.terminal, "\r\x1b[K") }
 
 func (p *progress) columns() int {
 	width, _, err := term.GetSize(int(p.terminal.Fd()))

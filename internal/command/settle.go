@@ -15,9 +15,6 @@ import (
 // settle ends a trial whose rollback failed, as the operator decides: keep what is
 // installed now, or try the rollback again. The rollback unit does the work.
 func (a *app) settle(args []string) error {
-	if err := a.needRoot("settle", args); err != nil {
-		return err
-	}
 	verb := state.VerbSettleKeep
 	if args[1] == "back" {
 		verb = state.VerbSettleBack
@@ -27,11 +24,7 @@ func (a *app) settle(args []string) error {
 
 func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (state.Attempt, error) {
 	at := state.Attempt{Origin: state.OriginOperator, Time: time.Now().UTC(), Result: state.ResultNotAttempted}
-	unlock, err := a.tree.LockOperator(name)
-	if errors.Is(err, state.ErrLocked) {
-		at.Reason = "another machinemon-update is at work on it"
-		return at, nil
-	}
+	unlock, err := a.operate(name)
 	if err != nil {
 		return at, err
 	}
@@ -41,27 +34,22 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 		return at, err
 	}
 	if j == nil || j.RollbackFailed == "" {
-		at.Reason = "no rollback has failed, so there is nothing to settle"
-		return at, nil
+		return at, state.Fail(state.ResultNotAttempted, "no rollback has failed, so there is nothing to settle")
 	}
 	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		return at, err
 	}
 	if d := policy.Held(name, st); d.Refused() && verb == state.VerbSettleBack {
-		at.Reason = d.String()
-		return at, nil
+		return at, state.Fail(d.Result, "%s", d)
 	}
 	conn, err := systemd.Connect(ctx)
 	if err != nil {
 		return at, err
 	}
 	defer conn.Close()
-	if u, err := underWay(ctx, conn, name); err != nil {
+	if err := notUnderWay(ctx, conn, name); err != nil {
 		return at, err
-	} else if u != "" {
-		at.Reason = "an attempt is under way already (" + u + ")"
-		return at, nil
 	}
 	if err := a.tree.SetRequest(name, state.Request{Attempt: j.Attempt, Verb: verb}); err != nil {
 		return at, err

@@ -55,17 +55,15 @@ func (a *app) status(args []string) error {
 	for _, n := range names {
 		all = append(all, a.statusOf(ctx, m, n))
 	}
-	var b strings.Builder
-	if len(all) == 0 {
-		b.WriteString(a.noTargets())
-	} else {
+	text := a.noTargets()
+	if len(all) > 0 {
 		rows := []row{{cells: []string{"TARGET", "INSTALLED", "AVAILABLE", "TRUST", "LAST ATTEMPT", "RESULT"}}}
 		for _, s := range all {
 			rows = append(rows, s.row())
 		}
-		b.WriteString(table(rows))
+		text = table(rows)
 	}
-	return a.print(map[string]any{"targets": all}, b.String())
+	return a.print(map[string]any{"targets": all}, text)
 }
 
 func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus {
@@ -101,7 +99,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Unproven = st.Installed.Unproven
 	}
 	if st.Previous != nil {
-		s.Previous = or(st.Previous.Version, state.Unknown)
+		s.Previous = cmp.Or(st.Previous.Version, state.Unknown)
 	}
 	s.Rejected = rejectedVersions(&st)
 	// History below reads this status again and reports its errors.
@@ -130,7 +128,7 @@ func (a *app) undecided(s *targetStatus, st *state.Status) {
 		s.Held = &st.Held.Since
 	}
 	if j, err := a.tree.Journal(s.Target); err == nil && j != nil {
-		s.Trial, s.Unsettled = or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+		s.Trial, s.Unsettled = cmp.Or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
 	}
 }
 
@@ -146,7 +144,7 @@ func rejectedVersions(st *state.Status) (versions []string) {
 }
 
 func (s targetStatus) row() row {
-	r := row{cells: []string{s.Target, s.Installed, or(s.Available, "-"), "-", "-", "-"}}
+	r := row{cells: []string{s.Target, s.Installed, cmp.Or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
 	} else if s.Unit != "" { // if Unit is "", the target file could not be read

@@ -33,14 +33,8 @@ var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
 // digest, which the operator has from another place than the file: without it, anyone
 // that provides the file could vouch for it.
 func (a *app) pin(args []string, sum string) error {
-	if err := a.needRoot("trust", args); err != nil {
-		return err
-	}
 	name, file := args[0], args[1]
-	if _, err := a.choose(args[:1]); err != nil {
-		return err
-	}
-	t, err := a.targets.Load(name)
+	t, err := a.load(name)
 	if err != nil {
 		return err
 	}
@@ -97,11 +91,7 @@ func (a *app) setPin(t *target.Target, root []byte) error {
 	}
 	defer release()
 	at := filepath.Join(a.targets.Root, t.Trust.Root)
-	err = os.Mkdir(filepath.Dir(at), 0o755)
-	if err == nil {
-		err = os.Chmod(filepath.Dir(at), 0o755) // regardless of the umask
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(filepath.Dir(at), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make %s: %w", filepath.Dir(at), errors.Unwrap(err))
 	}
 	if err := durable.WriteFile(at, root, 0o644); err != nil {

@@ -115,11 +115,11 @@ func (c *client) refresh(ctx context.Context, url string) (err error) {
 			return err
 		}
 	}
-	repo, err := fetch.NewRepository(url)
+	get, err := fetch.FilesAt(ctx, url)
 	if err != nil {
 		return err
 	}
-	c.State, err = c.Refresh(repo.Get(ctx))
+	c.State, err = c.Refresh(get)
 	if errors.As(err, new(*trust.Error)) { // other errors name the address themselves
 		err = fmt.Errorf("cannot trust %s: %w", url, err)
 	}
@@ -134,11 +134,11 @@ func (c *client) download(ctx context.Context, name, url, dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot trust %s: %w", url, err)
 	}
-	repo, err := fetch.NewRepository(url)
+	get, err := fetch.FilesAt(ctx, url)
 	if err != nil {
 		return err
 	}
-	raw, err := repo.Get(ctx)(file, most)
+	raw, err := get(file, most)
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 			err = fmt.Errorf("%w; %w", err, failed)
 		}
 	}()
-	if err := f.room(p, part.Stored()); err != nil {
+	if err := room("download "+p.File, f.tree.Dir(state.RoleFetch, f.name), needs(p)-part.Stored()); err != nil {
 		return err
 	}
 	from := download.Transfer{Open: src.Archive, Pause: f.limits.Pause, Report: f.report}
@@ -137,16 +137,11 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 // at most 1 TiB.
 func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
 
-// room returns an error if the download, with have bytes stored, would fill the disk.
-func (f *fetcher) room(p manifest.Platform, have int64) error {
-	dir := f.tree.Dir(state.RoleFetch, f.name)
+// room returns the error that something cannot be done if that would fill the disk of dir.
+func room(do, dir string, need int64) error {
 	free, err := state.Free(dir)
-	if err != nil {
-		return err
+	if err == nil && need > free {
+		err = fmt.Errorf("cannot %s: it needs %.1f MB on the disk of %s, and %.1f MB are free", do, float64(need)/1e6, dir, float64(free)/1e6)
 	}
-	if need := needs(p) - have; need > free {
-		return fmt.Errorf("cannot download %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
-			p.File, float64(need)/1e6, dir, float64(free)/1e6)
-	}
-	return nil
+	return err
 }

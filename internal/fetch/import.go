@@ -84,14 +84,9 @@ func bring(ctx context.Context, src *source.Disk, r *source.Release, beside map[
 	}
 	defer body.Close()
 	name := body.Name
-	free, err := state.Free(filepath.Dir(dir))
-	if err != nil {
-		return err
-	}
 	// This copy, and then the space that every attempt needs.
-	if need := r.Platform.Size + needs(r.Platform); need > free {
-		return fmt.Errorf("cannot import %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
-			name, float64(need)/1e6, dir, float64(free)/1e6)
+	if err := room("import "+name, filepath.Dir(dir), r.Platform.Size+needs(r.Platform)); err != nil {
+		return err
 	}
 	failed := func(err error) error { return fmt.Errorf("cannot copy %s to %s: %w", name, dir, durable.Cause(err)) }
 	if err := os.Mkdir(dir, 0o700); err != nil {

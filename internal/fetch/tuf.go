@@ -56,27 +56,19 @@ func (f *fetcher) resolve(ctx context.Context, src source.Source, t *target.Targ
 	return r, nil
 }
 
-// Repository is a signed repository on a web server that belongs to no target. The client
-// for TUF's conformance suite uses it.
-type Repository struct{ of source.Repository }
-
-// NewRepository returns the repository at the address of a directory.
-func NewRepository(address string) (*Repository, error) {
+// FilesAt returns a function that reads the files of the signed repository at the address
+// of a directory, which belongs to no target. Each file has the time limit that the fetcher
+// has for all of them. The client for TUF's conformance suite uses it.
+func FilesAt(ctx context.Context, address string) (trust.Get, error) {
 	src, err := source.New(&target.Target{
 		Name:   "the repository",
 		Source: target.Source{Type: target.SourceManifest, URL: strings.TrimSuffix(address, "/") + "/"},
 		Trust:  target.Trust{Mode: target.TrustTUF},
 	}, "", download.DefaultLimits, nil)
 	repo, _ := src.(source.Repository)
-	return &Repository{repo}, err
-}
-
-// Get returns a function that reads the repository's files. Each file has the time limit
-// that the fetcher has for all of them.
-func (r *Repository) Get(ctx context.Context) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
 		ctx, cancel := download.DefaultLimits.Brief(ctx)
 		defer cancel()
-		return getter(ctx, r.of)(file, most)
-	}
+		return getter(ctx, repo)(file, most)
+	}, err
 }

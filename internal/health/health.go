@@ -28,11 +28,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-const (
-	// afterSettle limits the settle time after a rollback: the old program has run
-	// before.
-	afterSettle = time.Second
-)
+// afterSettle limits the settle time after a rollback: the old program has run before.
+const afterSettle = time.Second
 
 // Gate judges targets.
 type Gate struct {
@@ -81,10 +78,8 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	rolledBack := j != nil && j.Verdict == state.VerdictRollback
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
-	} else {
-		if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
-			return state.Baseline{}, err
-		}
+	} else if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
+		return state.Baseline{}, err
 	}
 	g.log.Attempt = b.Attempt
 	if rolledBack {
@@ -164,7 +159,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		out.reason += " (hint: machinemon-update probe " + name + ")"
 	}
 	return &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried()}, nil
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}, nil
 }
 
 // judge runs a judgement to its end. Its error says that systemd does not answer.
@@ -180,8 +175,8 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		if err != nil {
 			return outcome{}, err
 		}
-		if began, err := systemd.Elapsed(u.Began); err == nil && u.Began > 0 {
-			start = start.Add(-began)
+		if now, err := systemd.Monotonic(); err == nil && u.Began > 0 {
+			start = start.Add(u.Began - now)
 		}
 	}
 	ends := exits{since: p.since}

@@ -132,7 +132,7 @@ func parseEnd(data []byte) (end, error) {
 		case e.Message == restartScheduled && run == "":
 			run = e.Run
 		case e.Message == processExited && run != "" && e.Run == run:
-			code := map[string]int32{"exited": cldExited, "killed": cldKilled, "dumped": cldDumped}[e.Code]
+			code := map[string]int32{"exited": systemd.Exited, "killed": systemd.Killed, "dumped": systemd.Dumped}[e.Code]
 			value, err := strconv.ParseInt(e.Status, 10, 32)
 			return end{known: err == nil && code != 0, code: code, value: int32(value)}, nil
 		}

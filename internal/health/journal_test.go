@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 // TestParseEnd reads entries of systemd 252 as journalctl prints them, the newest first.
@@ -20,14 +22,14 @@ func TestParseEnd(t *testing.T) {
 		fails         bool
 	}{
 		{name: "nothing"},
-		{name: "exit 75", journal: restart("a") + exit("a", "exited", "75"), want: end{known: true, code: cldExited, value: 75}},
-		{name: "a signal", journal: restart("a") + exit("a", "killed", "15"), want: end{known: true, code: cldKilled, value: 15}},
-		{name: "a core", journal: restart("a") + exit("a", "dumped", "6"), want: end{known: true, code: cldDumped, value: 6}},
+		{name: "exit 75", journal: restart("a") + exit("a", "exited", "75"), want: end{known: true, code: systemd.Exited, value: 75}},
+		{name: "a signal", journal: restart("a") + exit("a", "killed", "15"), want: end{known: true, code: systemd.Killed, value: 15}},
+		{name: "a core", journal: restart("a") + exit("a", "dumped", "6"), want: end{known: true, code: systemd.Dumped, value: 6}},
 		{name: "a success, of which systemd says no more", journal: restart("a"), want: end{clean: true}},
 		{name: "the old program's end is none of it", journal: restart("b") + exit("a", "exited", "75"), want: end{clean: true}},
-		{name: "the newest counts", journal: restart("b") + exit("b", "exited", "1") + restart("a") + exit("a", "exited", "75"), want: end{known: true, code: cldExited, value: 1}},
+		{name: "the newest counts", journal: restart("b") + exit("b", "exited", "1") + restart("a") + exit("a", "exited", "75"), want: end{known: true, code: systemd.Exited, value: 1}},
 		{name: "no restart", journal: exit("a", "exited", "75")},
-		{name: "no number", journal: restart("a") + exit("a", "exited", "many"), want: end{code: cldExited}},
+		{name: "no number", journal: restart("a") + exit("a", "exited", "many"), want: end{code: systemd.Exited}},
 		{name: "cut short", journal: restart("a") + `{"MESSAGE_ID":`, fails: true},
 	} {
 		got, err := parseEnd([]byte(c.journal))

@@ -17,7 +17,7 @@ type outcome struct {
 	why      string // why the unit is not up
 	pid      uint32
 	probes   []state.ProbeResult
-	untried  []bool // the probes that were not tried
+	tried    []state.ProbeResult // those that were tried
 
 	unjudgeable string // why no trial can be judged; see [state.Baseline]
 }
@@ -29,14 +29,15 @@ func (t *trial) finish(f state.Finding, reason string) {
 	asked, proven := false, false
 	for _, p := range t.probes {
 		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
-		switch {
-		case p.tries == 0:
-			r.Detail = state.NotTried
-		case p.passed:
+		if p.passed {
 			r.Detail = p.answer
 		}
+		if p.tries > 0 {
+			o.tried = append(o.tried, r)
+		} else {
+			r.Detail = state.NotTried
+		}
 		o.probes = append(o.probes, r)
-		o.untried = append(o.untried, p.tries == 0)
 		// The program's version proves what was installed, but not that it serves.
 		asked = asked || p.key != ""
 		proven = proven || p.key != "" && p.passed && !p.dropped
@@ -72,17 +73,6 @@ func (t *trial) lasted(now time.Time) string {
 		return " after " + seconds(d)
 	}
 	return " at once"
-}
-
-// tried returns the results of the probes that were tried.
-func (o outcome) tried() []state.ProbeResult {
-	var rs []state.ProbeResult
-	for i, r := range o.probes {
-		if !o.untried[i] {
-			rs = append(rs, r)
-		}
-	}
-	return rs
 }
 
 // Summary describes a baseline in one line, for the log.

@@ -35,10 +35,8 @@ type prober struct {
 	excused bool // it failed before the swap and never passed on this machine
 	once    bool // it need not be tried again after it has passed
 	// try returns nil if the probe passes; otherwise the cause, in a few words and
-	// without the probe's name.
-	try func(ctx context.Context) error
-	// ask replaces try for a probe that needs the unit's present run.
-	ask func(ctx context.Context, u systemd.Unit) error
+	// without the probe's name. u is the last state of the unit.
+	try func(ctx context.Context, u systemd.Unit) error
 }
 
 // noAnswer is the error of a try that gives no evidence for or against the program.
@@ -46,14 +44,6 @@ type noAnswer struct{ error }
 
 // notAsked is the error of a try that failed on our side: the program was not asked.
 type notAsked struct{ error }
-
-// of binds a probe to the last state of the unit.
-func (p prober) of(u systemd.Unit) prober {
-	if p.ask != nil {
-		p.try = func(ctx context.Context) error { return p.ask(ctx, u) }
-	}
-	return p
-}
 
 func probers(h target.Health, run runner) []prober {
 	var all []prober
@@ -65,17 +55,17 @@ func probers(h target.Health, run runner) []prober {
 			if p.ExpectBody != "" {
 				n.answer += ", with the expected text"
 			}
-			n.try = func(ctx context.Context) error { return get(ctx, p) }
+			n.try = func(ctx context.Context, _ systemd.Unit) error { return get(ctx, p) }
 		case p.TCP != "":
-			n.try = func(ctx context.Context) error { return connect(ctx, "tcp", p.TCP) }
+			n.try = func(ctx context.Context, _ systemd.Unit) error { return connect(ctx, "tcp", p.TCP) }
 		case p.Unix != "":
-			n.try = func(ctx context.Context) error { return connect(ctx, "unix", p.Unix) }
+			n.try = func(ctx context.Context, _ systemd.Unit) error { return connect(ctx, "unix", p.Unix) }
 		case p.Journal != "":
 			n.limit, n.answer = commandLimit, "a line of this run contains it"
-			n.ask = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
+			n.try = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"
-			n.try = func(ctx context.Context) error {
+			n.try = func(ctx context.Context, _ systemd.Unit) error {
 				_, err := run(ctx, n.key)
 				return err
 			}

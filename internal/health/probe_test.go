@@ -15,13 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // outcomeOf tries a probe once, as the loop does, and returns its error's text.
 func outcomeOf(p prober, limit time.Duration) string {
-	if err := try(context.Background(), p, limit); err != nil {
+	if err := try(context.Background(), p, systemd.Unit{}, limit); err != nil {
 		return err.Error()
 	}
 	return ""

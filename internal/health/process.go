@@ -28,11 +28,10 @@ func (p program) files() ([]state.FileID, error) {
 	now, err := state.Identify(p.path)
 	if err == nil {
 		ids = append(ids, now)
+	} else if len(ids) == 0 {
+		return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
 	}
-	if len(ids) > 0 {
-		return ids, nil
-	}
-	return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
+	return ids, nil
 }
 
 // find records which process of the unit runs one of the files or, if none does, what

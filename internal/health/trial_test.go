@@ -49,15 +49,15 @@ func (s unitState) asDeclared() unitState           { s.declared = true; return 
 var (
 	up       = unit("active", "running", 10)
 	starting = unit("activating", "start", 10)
-	crashed  = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 1)
-	failed   = unit("failed", "failed", 0).exited("exit-code", cldExited, 2)
-	ended    = unit("inactive", "dead", 0).exited("success", cldExited, 0)
+	crashed  = unit("activating", "auto-restart", 0).exited("exit-code", systemd.Exited, 1)
+	failed   = unit("failed", "failed", 0).exited("exit-code", systemd.Exited, 2)
+	ended    = unit("inactive", "dead", 0).exited("success", systemd.Exited, 0)
 	remains  = func() unitState {
-		s := unit("active", "exited", 0).exited("success", cldExited, 0)
+		s := unit("active", "exited", 0).exited("success", systemd.Exited, 0)
 		s.Type, s.RemainAfterExit = "oneshot", true
 		return s
 	}()
-	asks = unit("activating", "auto-restart", 0).exited("exit-code", cldExited, 75).asDeclared() // to be restarted
+	asks = unit("activating", "auto-restart", 0).exited("exit-code", systemd.Exited, 75).asDeclared() // to be restarted
 
 	errRefused = errors.New("connection refused")
 	bash       = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
@@ -112,9 +112,9 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingBad, reason: "exited with status 2 at once", to: 0},
 		{name: "exits 0 at once", units: []seenAt{{0, ended, nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "exited with status 0 at once", to: 0},
-		{name: "exits 0 and remains", units: []seenAt{{0, unit("active", "exited", 0).exited("success", cldExited, 0), nil}}, fallen: true,
+		{name: "exits 0 and remains", units: []seenAt{{0, unit("active", "exited", 0).exited("success", systemd.Exited, 0), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "exited with status 0", to: 0},
-		{name: "cannot be executed", units: []seenAt{{0, unit("failed", "failed", 0).exited("exit-code", cldExited, 203), nil}}, fallen: true,
+		{name: "cannot be executed", units: []seenAt{{0, unit("failed", "failed", 0).exited("exit-code", systemd.Exited, 203), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "could not be executed (status 203/EXEC)", to: 0},
 		{name: "crashed before the gate came", units: []seenAt{{0, up.restarted(1), nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "ended and systemd restarted it at once", to: 0},
@@ -123,12 +123,12 @@ func TestTrial(t *testing.T) {
 		{name: "crashes in the settle time", units: []seenAt{{0, up, nil}, {3 * time.Second, crashed, nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "status 1 after 3 s", from: 3 * time.Second, to: 3 * time.Second},
 		{name: "its sockets close before it is gone", fallen: true,
-			units:   []seenAt{{0, up, nil}, {2030 * ms, unit("failed", "failed", 0).exited("signal", cldKilled, 11), nil}},
+			units:   []seenAt{{0, up, nil}, {2030 * ms, unit("failed", "failed", 0).exited("signal", systemd.Killed, 11), nil}},
 			probes:  map[string][]answers{"a": {{0, nil, false}, {1990 * ms, errRefused, false}}},
 			finding: state.FindingBad, reason: "killed by SIGSEGV after 2 s", from: 2 * time.Second, to: 2100 * ms},
 		{name: "restarted too fast to be seen down", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 11).restarted(1), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "systemd restarted it after 2 s", from: 2 * time.Second, to: 2 * time.Second},
-		{name: "watchdog", units: []seenAt{{0, up, nil}, {4 * time.Second, unit("failed", "failed", 0).exited("watchdog", cldDumped, 6), nil}}, fallen: true,
+		{name: "watchdog", units: []seenAt{{0, up, nil}, {4 * time.Second, unit("failed", "failed", 0).exited("watchdog", systemd.Dumped, 6), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "killed by SIGABRT (systemd says: watchdog) after 4 s", from: 4 * time.Second, to: 4 * time.Second},
 		{name: "unit file gone", units: []seenAt{{0, unitState{Unit: systemd.Unit{Load: "not-found", Active: "inactive", Sub: "dead"}}, nil}}, fallen: true,
 			finding: state.FindingBad, reason: "its unit file is not-found", to: 0},
@@ -230,9 +230,9 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingUnsure, reason: "another job stops or restarts it", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "an operator restarts it", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("active", "running", 12), nil}}, fallen: true,
 			finding: state.FindingUnsure, reason: "changed from 10 to 12", from: 2 * time.Second, to: 2 * time.Second},
-		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", cldKilled, 15), nil}}, fallen: true,
+		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", systemd.Killed, 15), nil}}, fallen: true,
 			finding: state.FindingUnsure, reason: "SIGTERM", from: 2 * time.Second, to: 2 * time.Second},
-		{name: "systemd's SIGTERM after a start timeout", units: []seenAt{{0, starting, nil}, {9 * time.Second, unit("failed", "failed", 0).exited("timeout", cldKilled, 15), nil}}, fallen: true,
+		{name: "systemd's SIGTERM after a start timeout", units: []seenAt{{0, starting, nil}, {9 * time.Second, unit("failed", "failed", 0).exited("timeout", systemd.Killed, 15), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "killed by SIGTERM (systemd says: timeout) after 9 s", from: 9 * time.Second, to: 9 * time.Second},
 		{name: "our own restart is not over", units: []seenAt{{0, unit("deactivating", "stop-sigterm", 9).job(), nil}, {1 * time.Second, up, nil}}, probes: good,
 			finding: state.FindingHealthy, from: 6 * time.Second, to: 6100 * ms},
@@ -274,11 +274,11 @@ func TestTrial(t *testing.T) {
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
 						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
-							try: func(ctx context.Context) error { return answer(ctx, script, time.Since(start)) }})
+							try: func(ctx context.Context, _ systemd.Unit) error { return answer(ctx, script, time.Since(start)) }})
 					}
 				}
 				if c.version {
-					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context) error { return nil }})
+					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context, systemd.Unit) error { return nil }})
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
@@ -302,7 +302,7 @@ func TestTrial(t *testing.T) {
 				if out.standing == c.fallen || (out.why == "") == c.fallen {
 					t.Errorf("standing: %v, %q", out.standing, out.why)
 				}
-				if tried := len(out.tried()); c.tried > 0 && tried != c.tried {
+				if tried := len(out.tried); c.tried > 0 && tried != c.tried {
 					t.Errorf("%d probes were tried, want %d", tried, c.tried)
 				}
 				if took < c.from || took > c.to {
@@ -343,15 +343,15 @@ func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var at []time.Duration
-		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context) error {
+		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, systemd.Unit) error {
 			at = append(at, time.Since(start))
 			if time.Since(start) < 5*time.Second {
 				return errRefused
 			}
 			return nil
-		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context) error { return nil }}}}
+		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context, systemd.Unit) error { return nil }}}}
 		tried := 0
-		p.probes[1].try = func(context.Context) error { tried++; return nil }
+		p.probes[1].try = func(context.Context, systemd.Unit) error { tried++; return nil }
 		var said []string
 		watch(t.Context(), newTrial(p, start), func(context.Context) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
 		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}
@@ -375,7 +375,7 @@ func TestTried(t *testing.T) {
 	tr.startDue(tr.start)
 	tr.probeEnded(tr.start, 1, errRefused)
 	tr.stateUnknown(errors.New("bus"))
-	if got := tr.end.tried(); len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
+	if got := tr.end.tried; len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
 		t.Errorf("tried: %v of %v", got, tr.end.probes)
 	}
 }

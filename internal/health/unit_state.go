@@ -104,19 +104,8 @@ func active(u systemd.Unit) bool {
 // systemd takes SIGTERM for a clean end, unless it sent the signal itself because of a
 // time limit; and a program does not send SIGTERM to itself.
 func killedFromOutside(u systemd.Unit) bool {
-	return u.MainPID == 0 && u.ExecCode == cldKilled && unix.Signal(u.ExecValue) == unix.SIGTERM && u.Result == "success"
+	return u.MainPID == 0 && u.ExecCode == systemd.Killed && unix.Signal(u.ExecValue) == unix.SIGTERM && u.Result == "success"
 }
-
-// CLD_ codes of waitid(2), as ExecMainCode gives them.
-const (
-	cldExited = 1
-	cldKilled = 2
-	cldDumped = 3
-)
-
-// exitExec is the exit status of a unit's process if execve(2) fails: EXIT_EXEC of
-// systemd.exec(5).
-const exitExec = 203
 
 // describeEnd describes how the unit ended.
 func describeEnd(u systemd.Unit) string {
@@ -126,11 +115,11 @@ func describeEnd(u systemd.Unit) string {
 		return "its unit file is " + u.Load
 	case u.MainPID != 0 || u.ExecCode == 0:
 		how = fmt.Sprintf("it is %s (%s)", u.Active, u.Sub)
-	case u.ExecCode == cldExited && u.ExecValue == exitExec:
+	case u.ExecCode == systemd.Exited && u.ExecValue == systemd.ExecFailed:
 		how = "its main process could not be executed (status 203/EXEC)"
-	case u.ExecCode == cldExited:
+	case u.ExecCode == systemd.Exited:
 		how = fmt.Sprintf("its main process exited with status %d", u.ExecValue)
-	default: // cldKilled, cldDumped
+	default: // it was killed
 		how = "its main process was killed by " + unix.SignalName(unix.Signal(u.ExecValue))
 	}
 	switch u.Result {

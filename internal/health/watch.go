@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 // watch runs a trial to its end: it reads the unit's state at each event of systemd,
@@ -34,8 +36,8 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 	for t.end == nil {
 		now := time.Now()
 		for _, i := range t.startDue(now) {
-			p, limit := t.probes[i].of(t.last.Unit), t.left(now, i)
-			tries.Go(func() { results <- result{i, try(ctx, p, limit)} })
+			p, u, limit := t.probes[i].prober, t.last.Unit, t.left(now, i)
+			tries.Go(func() { results <- result{i, try(ctx, p, u, limit)} })
 		}
 		if s := t.status(now); s != said {
 			say(s)
@@ -62,10 +64,10 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 }
 
 // try tries a probe once.
-func try(ctx context.Context, p prober, limit time.Duration) error {
+func try(ctx context.Context, p prober, u systemd.Unit, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := p.try(ctx)
+	err := p.try(ctx, u)
 	if _, ok := errors.AsType[noAnswer](err); ok {
 		return err
 	}

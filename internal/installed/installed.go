@@ -63,25 +63,20 @@ func askVersion(ctx context.Context, t *target.Target) string {
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
-	out := &capped{limit: maxOutput}
-	cmd.Stdout, cmd.Stderr = out, out
+	var out capped
+	cmd.Stdout, cmd.Stderr = &out, &out
 	// Ignore a failure: some programs print their version and exit with status 1.
 	_ = cmd.Run()
-	return manifest.FindVersion(string(out.data), filepath.Base(argv[0]))
+	return manifest.FindVersion(string(out), filepath.Base(argv[0]))
 }
 
 // maxOutput is how many bytes of a program's output are read.
 const maxOutput = 64 << 10
 
-// capped keeps the first limit bytes that are written to it.
-type capped struct {
-	data  []byte
-	limit int
-}
+// capped keeps the first maxOutput bytes that are written to it.
+type capped []byte
 
 func (c *capped) Write(p []byte) (int, error) {
-	if room := c.limit - len(c.data); room > 0 {
-		c.data = append(c.data, p[:min(room, len(p))]...)
-	}
+	*c = append(*c, p[:min(len(p), maxOutput-len(*c))]...)
 	return len(p), nil
 }

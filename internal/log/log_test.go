@@ -215,7 +215,7 @@ func TestIDs(t *testing.T) {
 	if !maps.Equal(messageIDs, want) {
 		t.Errorf("the MESSAGE_IDs are %v, want %v", messageIDs, want)
 	}
-	results, err := os.ReadFile("../state/result_table.go")
+	results, err := os.ReadFile("../state/result.go")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,14 +43,6 @@ func (r *reader) checkEntry(at, name string) {
 	}
 }
 
-func (r *reader) asObject(at string, v any) object {
-	o, ok := v.(object)
-	if !ok {
-		r.fail(at, "must be an object, not %s", jsonType(v))
-	}
-	return o
-}
-
 // fields is one object of the manifest, with its place in the document.
 type fields struct {
 	*reader
@@ -58,8 +50,13 @@ type fields struct {
 	o  object
 }
 
-// fields returns o. It refuses keys that differ from a known key in case only.
-func (r *reader) fields(at string, o object, known ...string) fields {
+// open returns the fields of v, which must be an object. It refuses keys that differ from
+// a known key in case only.
+func (r *reader) open(at string, v any, known ...string) fields {
+	o, ok := v.(object)
+	if !ok {
+		r.fail(at, "must be an object, not %s", jsonType(v))
+	}
 	for _, want := range known {
 		for key := range o {
 			if key != want && strings.EqualFold(key, want) {
@@ -72,64 +69,48 @@ func (r *reader) fields(at string, o object, known ...string) fields {
 
 func (f fields) has(key string) bool { _, ok := f.o[key]; return ok }
 
-func (f fields) object(key string) (at string, o object) {
+// value returns the value of a required key and its place.
+func (f fields) value(key string) (at string, v any) {
 	at = joinPath(f.at, key)
-	if !f.has(key) {
+	v, ok := f.o[key]
+	if !ok {
 		f.fail(at, "missing")
-		return at, nil
 	}
-	return at, f.asObject(at, f.o[key])
+	return at, v
 }
 
-func (f fields) array(key string) (at string, a []any) {
-	at = joinPath(f.at, key)
-	a, ok := f.o[key].([]any)
-	if !ok {
-		f.fail(at, "must be an array, not %s", jsonType(f.o[key]))
-	}
-	return at, a
+func (f fields) object(key string, known ...string) fields {
+	at, v := f.value(key)
+	return f.open(at, v, known...)
 }
+
+// as returns the value of a required key, which must be a T, and its place.
+func as[T any](f fields, key, kind string) (at string, t T) {
+	at, v := f.value(key)
+	t, ok := v.(T)
+	if !ok {
+		f.fail(at, "must be %s, not %s", kind, jsonType(v))
+	}
+	return at, t
+}
+
+func (f fields) array(key string) (at string, a []any) { return as[[]any](f, key, "an array") }
+
+func (f fields) string(key string) (at, s string) { return as[string](f, key, "a string") }
 
 func (f fields) bool(key string) bool {
-	b, ok := f.o[key].(bool)
-	if !ok {
-		f.fail(joinPath(f.at, key), "must be true or false, not %s", jsonType(f.o[key]))
-	}
+	_, b := as[bool](f, key, "true or false")
 	return b
 }
 
 // number accepts only plain decimals: JSON readers differ about integers such as 1e3.
 func (f fields) number(key string, least, most int64) int64 {
-	at := joinPath(f.at, key)
-	v, ok := f.o[key]
-	n, isNumber := v.(json.Number)
-	switch {
-	case !ok:
-		f.fail(at, "missing")
-		return 0
-	case !isNumber:
-		f.fail(at, "must be a number, not %s", jsonType(v))
-		return 0
-	}
+	at, n := as[json.Number](f, key, "a number")
 	i, err := n.Int64()
 	if err != nil || i < least || i > most || string(n) != strconv.FormatInt(i, 10) {
 		f.fail(at, "must be a plain whole number from %d to %d", least, most)
 	}
 	return i
-}
-
-func (f fields) string(key string) (at, s string) {
-	at = joinPath(f.at, key)
-	v, ok := f.o[key]
-	if !ok {
-		f.fail(at, "missing")
-		return at, ""
-	}
-	s, ok = v.(string)
-	if !ok {
-		f.fail(at, "must be a string, not %s", jsonType(v))
-	}
-	return at, s
 }
 
 func (f fields) optional(key string, read func(string) string) string {

@@ -32,7 +32,7 @@ func Parse(b []byte) (*Manifest, error) {
 }
 
 func (r *reader) manifest(o object) *Manifest {
-	f := r.fields("", o, "schema", "product", "version", "sequence", "released_at", "min_version",
+	f := r.open("", o, "schema", "product", "version", "sequence", "released_at", "min_version",
 		"disabled", "rollout", "platforms")
 	m := &Manifest{Schema: Schema, Platforms: map[string]Platform{}}
 	if f.has("schema") {
@@ -52,44 +52,39 @@ func (r *reader) manifest(o object) *Manifest {
 	m.MinVersion = f.optional("min_version", f.name)
 	m.Disabled = f.has("disabled") && f.bool("disabled")
 	if f.has("rollout") {
-		at, v := f.object("rollout")
-		m.Rollout = &Rollout{Percent: int(r.fields(at, v, "percent").number("percent", 0, 100))}
+		m.Rollout = &Rollout{Percent: int(f.object("rollout", "percent").number("percent", 0, 100))}
 	}
-	at, platforms := f.object("platforms")
-	if len(platforms) == 0 {
-		r.fail(at, "there must be at least one")
+	platforms := f.object("platforms")
+	if len(platforms.o) == 0 {
+		r.fail(platforms.at, "there must be at least one")
 	}
-	for _, key := range slices.Sorted(maps.Keys(platforms)) {
-		at := joinPath(at, key)
+	for _, key := range slices.Sorted(maps.Keys(platforms.o)) {
 		if !ValidName(key) {
-			r.fail(at, "not a platform key such as linux-amd64")
+			r.fail(joinPath(platforms.at, key), "not a platform key such as linux-amd64")
 		}
-		m.Platforms[key] = r.platform(at, r.asObject(at, platforms[key]))
+		m.Platforms[key] = platform(platforms.object(key, "file", "sha256", "size", "unpacked_size", "contents", "deltas"))
 	}
 	return m
 }
 
-func (r *reader) platform(at string, o object) Platform {
-	f := r.fields(at, o, "file", "sha256", "size", "unpacked_size", "contents", "deltas")
+func platform(f fields) Platform {
 	p := Platform{File: f.file("file"), SHA256: f.digest("sha256"), Size: f.number("size", 1, maxBytes)}
 	if f.has("unpacked_size") {
 		p.UnpackedSize = f.number("unpacked_size", 1, maxBytes)
 	}
 	if f.has("contents") {
-		at, contents := f.object("contents")
+		contents := f.object("contents")
 		p.Contents = map[string]Content{}
-		for _, name := range slices.Sorted(maps.Keys(contents)) {
-			at := joinPath(at, name)
-			r.checkEntry(at, name)
-			c := r.fields(at, r.asObject(at, contents[name]), "sha256", "size")
+		for _, name := range slices.Sorted(maps.Keys(contents.o)) {
+			f.checkEntry(joinPath(contents.at, name), name)
+			c := contents.object(name, "sha256", "size")
 			p.Contents[name] = Content{SHA256: c.digest("sha256"), Size: c.number("size", 0, maxBytes)}
 		}
 	}
 	if f.has("deltas") {
 		at, deltas := f.array("deltas")
 		for i, v := range deltas {
-			at := at + "[" + strconv.Itoa(i) + "]"
-			d := r.fields(at, r.asObject(at, v), "from_sha256", "entry", "file", "sha256", "size")
+			d := f.open(at+"["+strconv.Itoa(i)+"]", v, "from_sha256", "entry", "file", "sha256", "size")
 			p.Deltas = append(p.Deltas, Delta{
 				FromSHA256: d.digest("from_sha256"), Entry: d.entry("entry"),
 				File: d.file("file"), SHA256: d.digest("sha256"), Size: d.number("size", 1, maxBytes),

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -12,12 +13,7 @@ func SameVersion(a, b string) bool { return Number(a) == Number(b) }
 // Mentions reports whether a program's output contains a version as a whole word, so
 // that 1.9.1 is not found in 1.9.10.
 func Mentions(output, version string) bool {
-	for _, w := range words(output) {
-		if SameVersion(w, version) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(words(output), func(w string) bool { return SameVersion(w, version) })
 }
 
 var (

@@ -86,12 +86,6 @@ func Backoff(history []state.Attempt, manifest string, every time.Duration, now 
 		h.Write([]byte(last.ID))
 		wait += wait / 10 * time.Duration(h.Sum32()%100) / 100
 	}
-	until, retry := last.Time.Add(wait), last.RetryAfter
-	if latest := last.Time.Add(longestBackoff); retry.After(latest) {
-		retry = latest
-	}
-	if retry.After(until) {
-		until = retry
-	}
-	return until
+	asked := last.RetryAfter.Sub(last.Time) // less than any wait if the source asked for none
+	return last.Time.Add(max(wait, min(asked, longestBackoff)))
 }

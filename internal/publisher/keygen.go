@@ -41,13 +41,12 @@ func keygenCommand() *cobra.Command {
 	c.Flags().StringVar(&dir, "keys", keysDir(), "`directory` of the keys")
 	c.Flags().BoolVar(&bare, "no-passphrase", false, "leave the key unencrypted, for a service, which cannot type one")
 	p := passphraseFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if dir == "" {
 			return cli.Usagef("there is no home directory: --keys must say where the key goes")
 		}
 		var phrase []byte
 		if !bare {
-			var err error
 			if phrase, err = p.choose(); err != nil {
 				return err
 			}

@@ -19,14 +19,10 @@ func keysDir() string {
 	return filepath.Join(config, "machinemon-release", "keys")
 }
 
-// keyFlags adds the flags of each verb that signs.
-func keyFlags(c *cobra.Command) func() release.Keys {
-	var k release.Keys
+// keyFlags adds the flags of each verb that signs, which set k.
+func keyFlags(c *cobra.Command, k *release.Keys) {
 	c.Flags().StringVar(&k.Dir, "keys", keysDir(), "`directory` of the keys: root/, targets/ and online/")
 	c.Flags().StringArrayVar(&k.Files, "key", nil, "a private key `file` elsewhere; may be given more than once")
 	p := passphraseFlag(c)
-	return func() release.Keys {
-		k.Passphrase = func(file string) ([]byte, error) { return p.read("Passphrase of " + file + ": ") }
-		return k
-	}
+	k.Passphrase = func(file string) ([]byte, error) { return p.read("Passphrase of " + file + ": ") }
 }

@@ -51,7 +51,7 @@ func publishCommand() *cobra.Command {
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
 	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
 	c.Flags().IntVar(&q.Deltas, "deltas", 3, "make deltas from the last `N` releases")
-	keys := keyFlags(c)
+	keyFlags(c, &q.Keys)
 	if err := c.MarkFlagRequired("version"); err != nil {
 		panic(err) // the flag is defined above
 	}
@@ -67,7 +67,7 @@ func publishCommand() *cobra.Command {
 		if q.Now, err = releaseTime(); err != nil {
 			return err
 		}
-		q.Dir, q.Archives, q.Keys, q.Progress = args[0], args[1:], keys(), deltaProgress()
+		q.Dir, q.Archives, q.Progress = args[0], args[1:], deltaProgress()
 		m, changed, err := release.Publish(q)
 		if err != nil {
 			return err

@@ -23,8 +23,18 @@ func Main(args []string, version string) int {
 	return cli.Run(root, func(error) int { return 1 })
 }
 
-// oneDirectory accepts the arguments of most verbs.
-var oneDirectory = cli.Args("one directory", "", cli.Exactly(1))
+// onDirectory returns a verb that works on one directory, at the time of the release. run
+// may use what the caller adds as flags.
+func onDirectory(use, short, long string, run func(c *cobra.Command, dir string, now time.Time) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Long: long, Args: cli.Args("one directory", "", cli.Exactly(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			now, err := releaseTime()
+			if err != nil {
+				return err
+			}
+			return run(c, args[0], now)
+		}}
+}
 
 // releaseTime returns the current time, or the one that a reproducible build sets:
 // https://reproducible-builds.org/specs/source-date-epoch/
@@ -41,13 +51,9 @@ func releaseTime() (time.Time, error) {
 }
 
 func versionCommand(version string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this program",
-		Args:  cobra.NoArgs,
+	return &cobra.Command{Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(c.OutOrStdout(), version)
 			return err
-		},
-	}
+		}}
 }

@@ -20,19 +20,9 @@ the other keys signed, and refuses once that has expired. It refuses as well
 while KEYS/root holds a key that it can read.`
 
 func refreshCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "refresh DIR",
-		Short: "Sign snapshot and timestamp again",
-		Long:  refreshHelp,
-		Args:  oneDirectory,
-	}
-	keys := keyFlags(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		now, err := releaseTime()
-		if err != nil {
-			return err
-		}
-		s, err := release.Refresh(args[0], keys(), now)
+	var keys release.Keys
+	c := onDirectory("refresh DIR", "Sign snapshot and timestamp again", refreshHelp, func(c *cobra.Command, dir string, now time.Time) error {
+		s, err := release.Refresh(dir, keys, now)
 		if err != nil {
 			return err
 		}
@@ -42,8 +32,9 @@ func refreshCommand() *cobra.Command {
 				fmt.Fprintf(os.Stderr, "machinemon-release: %s expires %s (hint: %s)\n", r.Signed, in(r.Expires, now), renew[string(r.Role)])
 			}
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "refreshed: machines accept %s until %s\n", args[0], s.NextToExpire().Expires.UTC().Format(time.RFC3339))
+		_, err = fmt.Fprintf(c.OutOrStdout(), "refreshed: machines accept %s until %s\n", dir, s.NextToExpire().Expires.UTC().Format(time.RFC3339))
 		return err
-	}
+	})
+	keyFlags(c, &keys)
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -32,20 +33,8 @@ of the signatures are missing, each of the other holders runs "init DIR --draft
 --key FILE", and nothing is published before the last one.`
 
 func initCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N] | --draft",
-		Short: "Make a directory a signed one",
-		Long:  initHelp,
-		Args:  oneDirectory,
-	}
-	q := rootFlags(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		request, err := q.request(args[0])
-		if err != nil {
-			return err
-		}
-		return q.run(c, request, release.Init)
-	}
+	const use = "init DIR [--add HOLDER=FILE.pub]… [--root-threshold N] | --draft"
+	c, _ := rootCommand(use, "Make a directory a signed one", initHelp, release.Init)
 	return c
 }
 
@@ -70,77 +59,60 @@ roots in it: keep 1.root.json with your key, and have them checked by --root FIL
 Only DIR's root files are needed, so a copy of those will do.`
 
 func rotateCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] [--root FILE] | --draft",
-		Short: "Replace keys, or renew the root for another year",
-		Long:  rotateHelp,
-		Args:  oneDirectory,
-	}
-	q := rootFlags(c)
+	const use = "rotate DIR [--add HOLDER=FILE.pub]… [--remove ID]… [--root-threshold N] [--root FILE] | --draft"
+	c, q := rootCommand(use, "Replace keys, or renew the root for another year", rotateHelp, release.Rotate)
 	c.Flags().StringArrayVar(&q.Remove, "remove", nil, "a key's `ID`, at least the first 8 digits; may be given more than once")
 	c.Flags().StringVar(&q.Pin, "root", "", "a root `file` that you kept: DIR's roots must follow from it")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		request, err := q.request(args[0])
-		if err != nil {
-			return err
-		}
-		return q.run(c, request, release.Rotate)
-	}
 	return c
 }
 
-type rootRequest struct {
-	release.RootRequest
-	add  []string
-	keys func() release.Keys
-}
-
-func rootFlags(c *cobra.Command) *rootRequest {
-	q := &rootRequest{}
-	c.Flags().StringArrayVar(&q.add, "add", nil, "a public key, as `HOLDER=FILE.pub` with one of root, targets and online; may be given more than once")
+// rootCommand returns a verb that does what its flags request. They set the request.
+func rootCommand(use, short, long string, do func(release.RootRequest) (*release.RootResult, error)) (*cobra.Command, *release.RootRequest) {
+	var add []string
+	q := &release.RootRequest{}
+	c := onDirectory(use, short, long, func(c *cobra.Command, dir string, now time.Time) (err error) {
+		if q.Add, err = addedKeys(q, add); err != nil {
+			return err
+		}
+		out := c.OutOrStdout()
+		q.Dir, q.Now, q.Review = dir, now, func(d release.Draft) error { return review(out, d) }
+		result, err := do(*q)
+		if err != nil {
+			return err
+		}
+		if result.Missing != "" {
+			_, err = fmt.Fprintf(out, "signed root v%d; it still has to be signed by %s (each with %s --draft)\n", result.Version, result.Missing, c.Name())
+			return err
+		}
+		if _, err = fmt.Fprintf(out, "published root v%d\n", result.Version); err == nil && result.Todo != "" {
+			_, err = fmt.Fprintln(out, result.Todo)
+		}
+		return err
+	})
+	c.Flags().StringArrayVar(&add, "add", nil, "a public key, as `HOLDER=FILE.pub` with one of root, targets and online; may be given more than once")
 	c.Flags().IntVar(&q.Threshold, "root-threshold", 0, "how `many` root keys have to sign")
 	c.Flags().BoolVar(&q.Draft, "draft", false, "show and sign the root that awaits signatures")
-	q.keys = keyFlags(c)
-	return q
+	keyFlags(c, &q.Keys)
+	return c, q
 }
 
-func (q *rootRequest) request(dir string) (release.RootRequest, error) {
-	r := q.RootRequest
-	r.Dir, r.Keys, r.Add = dir, q.keys(), map[string][]string{}
+// addedKeys returns what --add names, by holder, and checks the flags beside it.
+func addedKeys(q *release.RootRequest, add []string) (map[string][]string, error) {
 	if q.Threshold < 0 {
-		return r, cli.Usagef("--root-threshold must be 1 or more")
+		return nil, cli.Usagef("--root-threshold must be 1 or more")
 	}
-	if q.Draft && (len(q.add) > 0 || len(q.Remove) > 0 || q.Threshold > 0) {
-		return r, cli.Usagef("--draft signs what is there: it goes with --key, --keys, --root and --passphrase-fd only")
+	if q.Draft && (len(add) > 0 || len(q.Remove) > 0 || q.Threshold > 0) {
+		return nil, cli.Usagef("--draft signs what is there: it goes with --key, --keys, --root and --passphrase-fd only")
 	}
-	for _, a := range q.add {
+	added := map[string][]string{}
+	for _, a := range add {
 		holder, path, ok := strings.Cut(a, "=")
 		if !ok || !slices.Contains(release.Holders, holder) {
-			return r, cli.Usagef("--add must be root=FILE.pub, targets=FILE.pub or online=FILE.pub, not %q", a)
+			return nil, cli.Usagef("--add must be root=FILE.pub, targets=FILE.pub or online=FILE.pub, not %q", a)
 		}
-		r.Add[holder] = append(r.Add[holder], path)
+		added[holder] = append(added[holder], path)
 	}
-	return r, nil
-}
-
-func (q *rootRequest) run(c *cobra.Command, request release.RootRequest, do func(release.RootRequest) (*release.RootResult, error)) (err error) {
-	if request.Now, err = releaseTime(); err != nil {
-		return err
-	}
-	out := c.OutOrStdout()
-	request.Review = func(d release.Draft) error { return review(out, d) }
-	result, err := do(request)
-	if err != nil {
-		return err
-	}
-	if result.Missing != "" {
-		_, err = fmt.Fprintf(out, "signed root v%d; it still has to be signed by %s (each with %s --draft)\n", result.Version, result.Missing, c.Name())
-		return err
-	}
-	if _, err = fmt.Fprintf(out, "published root v%d\n", result.Version); err == nil && result.Todo != "" {
-		_, err = fmt.Fprintln(out, result.Todo)
-	}
-	return err
+	return added, nil
 }
 
 // review shows a draft before it is signed, and asks for consent on a terminal.

@@ -1,6 +1,8 @@
 package publisher
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
@@ -24,18 +26,11 @@ func setCommand() *cobra.Command {
 		disabled bool
 		least    string
 	)
-	c := &cobra.Command{
-		Use:   "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]",
-		Short: "Change rollout, disabled or min_version of the newest release, or sign it again",
-		Long:  setHelp,
-		Args:  oneDirectory,
-	}
-	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
-	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
-	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
-	c.Flags().BoolVar(&q.Retry, "retry", false, "raise the sequence: machines that rejected it may try again")
-	keys := keyFlags(c)
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
+	const (
+		use   = "set DIR [--rollout PERCENT] [--disabled[=false]] [--min-version V] [--retry]"
+		short = "Change rollout, disabled or min_version of the newest release, or sign it again"
+	)
+	c := onDirectory(use, short, setHelp, func(c *cobra.Command, dir string, now time.Time) error {
 		if c.Flags().Changed("rollout") {
 			if q.Rollout = &rollout; rollout < 0 || rollout > 100 {
 				return cli.Usagef("--rollout must be from 0 to 100")
@@ -49,15 +44,17 @@ func setCommand() *cobra.Command {
 				return badName("min-version")
 			}
 		}
-		if q.Now, err = releaseTime(); err != nil {
-			return err
-		}
-		q.Dir, q.Keys = args[0], keys()
+		q.Dir, q.Now = dir, now
 		m, changed, err := release.Set(q)
 		if err != nil {
 			return err
 		}
 		return say(c, m, changed)
-	}
+	})
+	c.Flags().IntVar(&rollout, "rollout", 100, "offer it to this `percent` of the machines")
+	c.Flags().BoolVar(&disabled, "disabled", false, "let no machine install it; --disabled=false takes that back")
+	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
+	c.Flags().BoolVar(&q.Retry, "retry", false, "raise the sequence: machines that rejected it may try again")
+	keyFlags(c, &q.Keys)
 	return c
 }

@@ -17,46 +17,32 @@ import (
 var renew = map[string]string{"root": "rotate", "targets": "set", "snapshot": "refresh", "timestamp": "refresh"}
 
 func statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status DIR",
-		Short: "Show the roles and keys of a signed directory, and what expires next",
-		Args:  oneDirectory,
-		RunE: func(c *cobra.Command, args []string) error {
-			now, err := releaseTime()
-			if err != nil {
-				return err
+	return onDirectory("status DIR", "Show the roles and keys of a signed directory, and what expires next", "", func(c *cobra.Command, dir string, now time.Time) error {
+		s, err := release.ReadStatus(dir, now)
+		if err != nil {
+			return err
+		}
+		rows := [][]string{{"ROLE", "VERSION", "EXPIRES", "NEEDS", "KEYS"}}
+		for _, r := range s.Roles {
+			version, expires := "-", "-"
+			if r.Version > 0 {
+				version, expires = fmt.Sprint(r.Version), r.Expires.UTC().Format(time.DateOnly)
 			}
-			s, err := release.ReadStatus(args[0], now)
-			if err != nil {
-				return err
-			}
-			rows := [][]string{{"ROLE", "VERSION", "EXPIRES", "NEEDS", "KEYS"}}
-			for _, r := range s.Roles {
-				version, expires := "-", "-"
-				if r.Version > 0 {
-					version, expires = fmt.Sprint(r.Version), r.Expires.UTC().Format(time.DateOnly)
-				}
-				ids := make([]string, len(r.Keys))
-				for i, id := range r.Keys {
-					ids[i] = id[:min(12, len(id))]
-				}
-				rows = append(rows, []string{string(r.Role), version, expires, r.Of(), strings.Join(ids, " ")})
-			}
-			if _, err := io.WriteString(c.OutOrStdout(), cli.Table(rows)); err != nil {
-				return err
-			}
-			return summary(c, s, now)
-		},
-	}
+			rows = append(rows, []string{string(r.Role), version, expires, r.Of(), strings.Join(release.Short(r.Keys), " ")})
+		}
+		if _, err := io.WriteString(c.OutOrStdout(), cli.Table(rows)); err != nil {
+			return err
+		}
+		return summary(c, s, now)
+	})
 }
 
 // summary returns an error if something has expired, because then no machine updates.
 func summary(c *cobra.Command, s *release.Status, now time.Time) error {
 	out := c.OutOrStdout()
-	switch m := s.Manifest; {
-	case m == nil:
+	if m := s.Manifest; m == nil {
 		fmt.Fprintln(out, "nothing is published yet")
-	default:
+	} else {
 		fmt.Fprintf(out, "publishes %s %s, sequence %d%s\n", m.Product, m.Version, m.Sequence, limits(m))
 	}
 	switch d := s.Draft; {

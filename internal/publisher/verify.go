@@ -3,6 +3,7 @@ package publisher
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,19 +20,8 @@ directory. Without --root it begins with DIR/1.root.json.`
 
 func verifyCommand() *cobra.Command {
 	var root string
-	c := &cobra.Command{
-		Use:   "verify DIR [--root FILE]",
-		Short: "Check a signed directory as a machine does",
-		Long:  verifyHelp,
-		Args:  oneDirectory,
-	}
-	c.Flags().StringVar(&root, "root", "", "the root `file` that the machine has")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		now, err := releaseTime()
-		if err != nil {
-			return err
-		}
-		v, err := release.Verify(args[0], root, now)
+	c := onDirectory("verify DIR [--root FILE]", "Check a signed directory as a machine does", verifyHelp, func(c *cobra.Command, dir string, now time.Time) error {
+		v, err := release.Verify(dir, root, now)
 		if err != nil {
 			return err
 		}
@@ -42,6 +32,7 @@ func verifyCommand() *cobra.Command {
 		m := v.Release.Manifest
 		_, err = fmt.Fprintf(c.OutOrStdout(), "good: %s %s, sequence %d, by %s; %d files match\n", m.Product, m.Version, m.Sequence, strings.Join(signed, ", "), v.Files)
 		return err
-	}
+	})
+	c.Flags().StringVar(&root, "root", "", "the root `file` that the machine has")
 	return c
 }

@@ -61,69 +61,56 @@ type job struct {
 	err  error
 }
 
-// deltas makes deltas from the last n releases for each platform that is published, and
-// adds them to platforms. The caller must publish or discard the returned files.
-func (d *dir) deltas(q Request, product string, old *manifest.Manifest, platforms map[string]manifest.Platform, archives map[string]*temporary) ([]*temporary, error) {
+// addDeltas makes deltas from the last q.Deltas releases for each platform that is
+// published.
+func (b *batch) addDeltas(d *dir, q Request, product string, old *manifest.Manifest) error {
 	if q.Deltas == 0 {
-		return nil, nil
+		return nil
 	}
 	before, err := d.previous(old)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	work, err := os.MkdirTemp(d.Name(), temporaryPrefix)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.RemoveAll(work)
 	u := &unpacker{dir: d, work: work}
 	var jobs []*job
-	for _, key := range slices.Sorted(maps.Keys(platforms)) {
-		if old != nil && old.Version == q.Version && old.Platforms[key].SHA256 == platforms[key].SHA256 {
+	for _, key := range slices.Sorted(maps.Keys(b.platforms)) {
+		if old != nil && old.Version == q.Version && old.Platforms[key].SHA256 == b.platforms[key].SHA256 {
 			continue // its deltas exist
 		}
-		more, err := u.jobs(key, q, platforms[key], archives[key].path, before)
+		more, err := u.jobs(key, q, b.platforms[key], b.archives[key].path, before)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		jobs = append(jobs, more...)
 	}
-	d.run(jobs, platforms, q.Progress)
-	var made []*temporary
+	d.run(jobs, b.platforms, q.Progress)
 	for _, j := range jobs {
-		if j.made != nil {
-			made = append(made, j.made)
-		}
 		err = errors.Join(err, j.err)
-	}
-	if err != nil {
-		for _, m := range made {
-			m.discard()
-		}
-		return nil, err
-	}
-	for _, j := range jobs {
 		if m := j.made; m != nil {
+			b.all = append(b.all, m)
 			m.name = fmt.Sprintf("%s-%s-%s-%s.delta.zst", product, q.Version, j.platform, m.sha256[:12])
-			p := platforms[j.platform]
+			p := b.platforms[j.platform]
 			p.Deltas = append(p.Deltas, manifest.Delta{FromSHA256: j.from.SHA256, Entry: j.entry, File: m.name, SHA256: m.sha256, Size: m.size})
-			platforms[j.platform] = p
+			b.platforms[j.platform] = p
 		}
 	}
-	return made, nil
+	return err
 }
 
-// unpacker unpacks archives into numbered directories below work.
+// unpacker unpacks archives into directories below work.
 type unpacker struct {
 	dir  *dir
 	work string
-	n    int
 }
 
 func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map[string]string, error) {
-	into := filepath.Join(u.work, fmt.Sprint(u.n))
-	u.n++
-	if err := os.Mkdir(into, 0o700); err != nil {
+	into, err := os.MkdirTemp(u.work, "")
+	if err != nil {
 		return nil, err
 	}
 	root, err := os.OpenRoot(into)

@@ -2,7 +2,9 @@ package release
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -77,16 +79,7 @@ func (d *dir) temporary(r io.Reader) (*temporary, error) {
 	}
 	t := &temporary{dir: d, path: f.Name()}
 	t.sha256, t.size, err = durable.CopySHA256(f, r)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = cmp.Or(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		t.discard()
 		return nil, err
 	}
@@ -167,6 +160,13 @@ func digest(path string) (string, error) {
 	defer f.Close()
 	sum, _, err := durable.SHA256(f)
 	return sum, err
+}
+
+// named puts in front of an error what cannot be done.
+func named(err *error, what string) {
+	if *err != nil {
+		*err = fmt.Errorf("cannot %s: %w", what, plain(*err))
+	}
 }
 
 // plain returns the cause alone, for errors whose text already has the path.

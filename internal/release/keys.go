@@ -56,6 +56,15 @@ func keyID(public crypto.PublicKey) (string, error) {
 	return k.ID()
 }
 
+// Short returns the beginnings of key IDs, which are the names of their files.
+func Short(ids []string) []string {
+	short := slices.Clone(ids)
+	for i, id := range short {
+		short[i] = id[:min(12, len(id))]
+	}
+	return short
+}
+
 // readPublic reads a .pub file.
 func readPublic(path string) (*metadata.Key, error) {
 	b, err := readKeyFile(path)
@@ -99,9 +108,15 @@ func (k Keys) of(holder string) []string {
 	return found
 }
 
+// signer is a private key and the ID of its public half.
+type signer struct {
+	signature.Signer
+	id string
+}
+
 // signers loads each key of the holder that the root names for the role.
-func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]signature.Signer, error) {
-	var all []signature.Signer
+func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]signer, error) {
+	var all []signer
 	wanted := root.Roles[role].KeyIDs
 	for _, path := range append(k.of(holder), k.Files...) {
 		if pub, err := readPublic(strings.TrimSuffix(path, secretKey) + publicKey); err == nil {
@@ -109,37 +124,31 @@ func (k Keys) signers(holder string, root *metadata.RootType, role string) ([]si
 				continue // so that no passphrase is asked for
 			}
 		}
-		s, id, err := k.load(path)
+		s, err := k.load(path)
 		if err != nil {
 			return nil, err
 		}
-		if role != metadata.ROOT && slices.Contains(root.Roles[metadata.ROOT].KeyIDs, id) {
+		if role != metadata.ROOT && slices.Contains(root.Roles[metadata.ROOT].KeyIDs, s.id) {
 			return nil, fmt.Errorf("%s is a root key, which signs roots only", path)
 		}
-		if slices.Contains(wanted, id) {
+		if slices.Contains(wanted, s.id) {
 			all = append(all, s)
 		}
 	}
 	if len(all) == 0 {
-		short := make([]string, len(wanted))
-		for i, id := range wanted {
-			short[i] = id[:min(12, len(id))]
-		}
-		return nil, fmt.Errorf("there is no %s key in %s that the root names (it names %s)", holder, filepath.Join(k.Dir, holder), strings.Join(short, ", "))
+		return nil, fmt.Errorf("there is no %s key in %s that the root names (it names %s)", holder, filepath.Join(k.Dir, holder), strings.Join(Short(wanted), ", "))
 	}
 	return all, nil
 }
 
-func (k Keys) load(path string) (signature.Signer, string, error) {
-	fail := func(err error) (signature.Signer, string, error) {
-		return nil, "", fmt.Errorf("cannot use the key %s: %w", path, plain(err))
-	}
+func (k Keys) load(path string) (_ signer, err error) {
+	defer named(&err, "use the key "+path)
 	if err := onlyOurs(path); err != nil {
-		return fail(err)
+		return signer{}, err
 	}
 	b, err := readKeyFile(path)
 	if err != nil {
-		return fail(err)
+		return signer{}, err
 	}
 	asked := false
 	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(b, func(bool) ([]byte, error) {
@@ -150,21 +159,21 @@ func (k Keys) load(path string) (signature.Signer, string, error) {
 		err = errors.New("the passphrase is not the right one")
 	}
 	if err != nil {
-		return fail(err)
+		return signer{}, err
 	}
 	key, ok := priv.(ed25519.PrivateKey)
 	if !ok {
-		return fail(errors.New("it is not an ed25519 key"))
+		return signer{}, errors.New("it is not an ed25519 key")
 	}
 	id, err := keyID(key.Public())
 	if err != nil {
-		return fail(err)
+		return signer{}, err
 	}
 	s, err := signature.LoadED25519Signer(key)
 	if err != nil {
-		return fail(err)
+		return signer{}, err
 	}
-	return s, id, nil
+	return signer{s, id}, nil
 }
 
 // onlyOurs refuses a key that others can read. It accepts credentials of systemd: an ACL

@@ -29,17 +29,17 @@ func TestKeys(t *testing.T) {
 	}
 	phrase := "correct horse"
 	k := Keys{Dir: dir, Passphrase: func(string) ([]byte, error) { return []byte(phrase), nil }}
-	if _, id, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, id[:12])) {
-		t.Errorf("got %s, %v", id, err)
+	if s, err := k.load(secret); err != nil || !strings.HasPrefix(pub, filepath.Join(dir, OnlineKey, s.id[:12])) {
+		t.Errorf("got %s, %v", s.id, err)
 	}
 	phrase = "battery staple"
-	if _, _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
+	if _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Chmod(secret, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
+	if _, err := k.load(secret); err == nil || !strings.Contains(err.Error(), "others may read or write it (hint: chmod 600") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Keygen(dir, "admin", nil); err == nil {

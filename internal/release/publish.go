@@ -67,56 +67,51 @@ type Request struct {
 // version that is already published add their platforms to it; the sequence grows only if
 // the bytes of a platform change.
 func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
-	fail := func(err error) (*manifest.Manifest, bool, error) {
-		return nil, false, fmt.Errorf("cannot publish into %s: %w", q.Dir, plain(err))
-	}
+	defer named(&err, "publish into "+q.Dir)
 	names, err := parseNames(q)
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	e, err := beginEdit(q.Dir, q.Keys.publishing)
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	defer e.Close()
 	old, err := e.newest()
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	product, err := chooseProduct(q, names, old)
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	b := &batch{}
 	defer b.discard()
 	if err := b.add(e.dir, q, names, product); err != nil {
-		return fail(err)
+		return nil, false, err
 	}
-	deltas, err := e.deltas(q, product, old, b.platforms, b.archives)
-	if err != nil {
-		return fail(fmt.Errorf("the deltas: %w", err))
+	if err := b.addDeltas(e.dir, q, product, old); err != nil {
+		return nil, false, fmt.Errorf("the deltas: %w", err)
 	}
-	b.all = append(b.all, deltas...)
-
 	if m, err = nextManifest(old, q, product, b.platforms); err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	changed = !reflect.DeepEqual(m, old) || e.signed != nil && e.signed.targets == nil
 	var files []file
 	if changed {
 		if files, err = e.files(m, q.Now); err != nil {
-			return fail(err)
+			return nil, false, err
 		}
 	}
 	// No check fails after this line.
 	if err := b.publish(); err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	if err := e.write(files); err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	if err := e.Sync(); err != nil { // an archive may have been repaired without a new manifest
-		return fail(err)
+		return nil, false, err
 	}
 	return m, changed, nil
 }

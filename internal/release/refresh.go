@@ -2,21 +2,13 @@ package release
 
 import (
 	"errors"
-	"fmt"
 	"time"
 )
 
 // Refresh renews the signatures of snapshot and timestamp, so that machines know that
 // they have the newest release. It needs only the online key.
-func Refresh(dir string, k Keys, now time.Time) (*Status, error) {
-	s, err := refresh(dir, k, now)
-	if err != nil {
-		return nil, fmt.Errorf("cannot refresh %s: %w", dir, plain(err))
-	}
-	return s, nil
-}
-
-func refresh(dir string, k Keys, now time.Time) (*Status, error) {
+func Refresh(dir string, k Keys, now time.Time) (_ *Status, err error) {
+	defer named(&err, "refresh "+dir)
 	e, err := beginEdit(dir, k.refreshing)
 	if err != nil {
 		return nil, err

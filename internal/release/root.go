@@ -46,8 +46,9 @@ var roles = map[string][]string{
 }
 
 // Init makes a directory a signed one.
-func Init(q RootRequest) (*RootResult, error) {
-	r, err := q.sign(func(r *signedDir) (*rootMetadata, error) {
+func Init(q RootRequest) (_ *RootResult, err error) {
+	defer named(&err, "initialise "+q.Dir)
+	return q.sign(func(r *signedDir) (*rootMetadata, error) {
 		if r != nil {
 			return nil, errors.New("it is a signed directory already (hint: see \"status\", and \"rotate\" to change its root)")
 		}
@@ -55,26 +56,19 @@ func Init(q RootRequest) (*RootResult, error) {
 		root.Signed.Version = 0
 		return root, nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot initialise %s: %w", q.Dir, plain(err))
-	}
-	return r, nil
 }
 
 // Rotate makes the next root: with other keys, or with the same for another year. It is
 // published once enough keys of the root before and of the new one have signed it. Until
 // then it is a draft, which the holders of the keys sign in turn.
-func Rotate(q RootRequest) (*RootResult, error) {
-	r, err := q.sign(func(r *signedDir) (*rootMetadata, error) {
+func Rotate(q RootRequest) (_ *RootResult, err error) {
+	defer named(&err, "rotate the root of "+q.Dir)
+	return q.sign(func(r *signedDir) (*rootMetadata, error) {
 		if r == nil {
 			return nil, errNotSigned
 		}
 		return r.root, r.holds(q.Pin)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot rotate the root of %s: %w", q.Dir, plain(err))
-	}
-	return r, nil
 }
 
 func (q RootRequest) sign(begin func(*signedDir) (last *rootMetadata, err error)) (*RootResult, error) {
@@ -228,15 +222,7 @@ func (q RootRequest) addSignatures(root, last *rootMetadata) error {
 		}
 		for _, k := range keys {
 			used = true
-			pub, err := k.PublicKey()
-			if err != nil {
-				return err
-			}
-			id, err := keyID(pub)
-			if err != nil {
-				return err
-			}
-			if slices.ContainsFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == id }) {
+			if slices.ContainsFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == k.id }) {
 				continue
 			}
 			if _, err := root.Sign(k); err != nil {

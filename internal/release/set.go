@@ -2,7 +2,6 @@ package release
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"reflect"
 	"time"
@@ -24,12 +23,10 @@ type SetRequest struct {
 // Set publishes the newest release again with these changes. In a signed directory it
 // also does so without changes: that renews the targets key's signature.
 func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
-	fail := func(err error) (*manifest.Manifest, bool, error) {
-		return nil, false, fmt.Errorf("cannot change the release in %s: %w", q.Dir, plain(err))
-	}
+	defer named(&err, "change the release in "+q.Dir)
 	e, err := beginEdit(q.Dir, q.Keys.publishing)
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	defer e.Close()
 	old, err := e.newest()
@@ -37,10 +34,10 @@ func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 		err = errors.New("there is none (hint: machinemon-release publish)")
 	}
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	if m, err = q.apply(*old); err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	if e.signed == nil && reflect.DeepEqual(m, old) {
 		return m, false, nil
@@ -50,7 +47,7 @@ func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 		err = e.write(files)
 	}
 	if err != nil {
-		return fail(err)
+		return nil, false, err
 	}
 	return m, true, nil
 }

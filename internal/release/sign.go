@@ -5,7 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -22,7 +21,7 @@ const (
 )
 
 // signers are the keys of a publication; targets is nil if only the online key is needed.
-type signers struct{ targets, online []signature.Signer }
+type signers struct{ targets, online []signer }
 
 // publishing loads the keys that a publication needs.
 func (k Keys) publishing(r *signedDir) (s signers, err error) {
@@ -128,7 +127,7 @@ func describe(version int64, b []byte) (*metadata.MetaFiles, error) {
 	return &metadata.MetaFiles{Version: version, Length: t.Length, Hashes: t.Hashes}, nil
 }
 
-func signed[T metadata.Roles](m *metadata.Metadata[T], keys []signature.Signer) ([]byte, error) {
+func signed[T metadata.Roles](m *metadata.Metadata[T], keys []signer) ([]byte, error) {
 	for _, k := range keys {
 		if _, err := m.Sign(k); err != nil {
 			return nil, err

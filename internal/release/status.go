@@ -44,23 +44,24 @@ func (s *Status) NextToExpire() RoleStatus {
 var errNotSigned = errors.New("it is not a signed directory (hint: machinemon-release init)")
 
 // ReadStatus reads the status of a signed directory, and changes nothing in it.
-func ReadStatus(path string, now time.Time) (*Status, error) {
+func ReadStatus(path string, now time.Time) (_ *Status, err error) {
+	defer named(&err, "read "+path)
 	r, err := readSigned(path)
 	if err == nil && r == nil {
 		err = errNotSigned
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, plain(err))
+		return nil, err
 	}
 	s := r.status()
 	if r.now.Manifest != nil {
 		if s.Manifest, err = manifest.Parse(r.now.Manifest); err != nil {
-			return nil, fmt.Errorf("cannot read %s: the manifest: %w", path, err)
+			return nil, fmt.Errorf("the manifest: %w", err)
 		}
 	}
-	draft, err := readDraft(path, r.root, now)
-	if draft != nil || err != nil {
-		s.Draft = &Draft{File: filepath.Join(path, draftFile), Err: err}
+	draft, unusable := readDraft(path, r.root, now)
+	if draft != nil || unusable != nil {
+		s.Draft = &Draft{File: filepath.Join(path, draftFile), Err: unusable}
 	}
 	if draft != nil {
 		s.Draft.Changes = changes(&r.root.Signed, &draft.Signed)

@@ -19,10 +19,7 @@ type Verified struct {
 // Verify verifies the directory as a machine does that knows only the pin: the path of a
 // root, or "" for the directory's first root. It ignores archives and deltas that are
 // named by a URL.
-func Verify(dir, pin string, now time.Time) (*Verified, error) {
-	fail := func(err error) (*Verified, error) {
-		return nil, fmt.Errorf("cannot verify %s: %w", dir, plain(err))
-	}
+func Verify(dir, pin string, now time.Time) (_ *Verified, err error) {
 	if pin == "" {
 		pin = filepath.Join(dir, rootFile(1))
 	}
@@ -30,16 +27,17 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w (hint: --root FILE is the root to start from)", pin, plain(err))
 	}
+	defer named(&err, "verify "+dir)
 	release, _, err := trust.Client{Pin: root, Clock: now}.Collect(filesOf(dir))
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	v := &Verified{Release: release}
 	m := release.Manifest
 	for key, p := range m.Platforms {
 		terms := trust.Terms{Product: m.Product, Platform: key}
 		if err := terms.Check(m); err != nil {
-			return fail(fmt.Errorf("the manifest: %w", err))
+			return nil, fmt.Errorf("the manifest: %w", err)
 		}
 		named := map[string]string{p.File: p.SHA256}
 		for _, d := range p.Deltas {
@@ -51,16 +49,16 @@ func Verify(dir, pin string, now time.Time) (*Verified, error) {
 			}
 			sum, err := digest(filepath.Join(dir, name))
 			if err != nil {
-				return fail(fmt.Errorf("%s: %w", name, plain(err)))
+				return nil, fmt.Errorf("%s: %w", name, plain(err))
 			}
 			if sum != want {
-				return fail(fmt.Errorf("%s: its sha256 is %s, the manifest says %s", name, sum, want))
+				return nil, fmt.Errorf("%s: its sha256 is %s, the manifest says %s", name, sum, want)
 			}
 			v.Files++
 		}
 	}
 	if sum, err := digest(filepath.Join(dir, manifest.FileName)); err != nil || sum != manifest.Digest(release.Raw) {
-		return fail(fmt.Errorf("%s is not the signed one (hint: \"refresh\" completes what was interrupted)", manifest.FileName))
+		return nil, fmt.Errorf("%s is not the signed one (hint: \"refresh\" completes what was interrupted)", manifest.FileName)
 	}
 	return v, nil
 }

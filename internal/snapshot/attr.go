@@ -27,6 +27,7 @@ func counts(name string) bool {
 type look struct {
 	st    unix.Stat_t
 	attrs map[string]string
+	leads string // where a symbolic link leads
 }
 
 // xattr has the calls for the extended attributes of one entry.
@@ -149,7 +150,7 @@ func lookAt(f *os.File) (l look, err error) {
 }
 
 func (l look) same(now look) bool {
-	return l.st.Mode == now.st.Mode && l.st.Uid == now.st.Uid && l.st.Gid == now.st.Gid && sameAttrs(l.attrs, now.attrs)
+	return l.st.Mode == now.st.Mode && l.st.Uid == now.st.Uid && l.st.Gid == now.st.Gid && l.leads == now.leads && sameAttrs(l.attrs, now.attrs)
 }
 
 // give sets the metadata of the open file or directory f at p to l.
@@ -158,10 +159,9 @@ func (l look) give(f *os.File, p place) error {
 	if err != nil {
 		return err
 	}
-	if now.Uid != l.st.Uid || now.Gid != l.st.Gid {
-		if err := retry0(func() error { return unix.Fchown(int(f.Fd()), int(l.st.Uid), int(l.st.Gid)) }); err != nil {
-			return l.notOwned(err)
-		}
+	err = l.giveOwner(now, func(uid, gid int) error { return unix.Fchown(int(f.Fd()), uid, gid) })
+	if err != nil {
+		return err
 	}
 	if err := xattrOf(f).write(l.attrs); err != nil {
 		return err
@@ -185,8 +185,15 @@ func (l look) give(f *os.File, p place) error {
 	return l.giveTime(p)
 }
 
-func (l look) notOwned(err error) error {
-	return fmt.Errorf("cannot give it the owner %d and the group %d: %w", l.st.Uid, l.st.Gid, err)
+// giveOwner sets the owner and the group of an entry that has those of now.
+func (l look) giveOwner(now unix.Stat_t, chown func(uid, gid int) error) error {
+	if now.Uid == l.st.Uid && now.Gid == l.st.Gid {
+		return nil
+	}
+	if err := retry0(func() error { return chown(int(l.st.Uid), int(l.st.Gid)) }); err != nil {
+		return fmt.Errorf("cannot give it the owner %d and the group %d: %w", l.st.Uid, l.st.Gid, err)
+	}
+	return nil
 }
 
 // giveTime sets the entry's time of modification.
@@ -204,12 +211,9 @@ func (l look) giveLink(p place) error {
 	if err != nil {
 		return err
 	}
-	if now.Uid != l.st.Uid || now.Gid != l.st.Gid {
-		if err := retry0(func() error {
-			return unix.Fchownat(p.fd(), p.name, int(l.st.Uid), int(l.st.Gid), unix.AT_SYMLINK_NOFOLLOW)
-		}); err != nil {
-			return l.notOwned(err)
-		}
+	err = l.giveOwner(now, func(uid, gid int) error { return unix.Fchownat(p.fd(), p.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil {
+		return err
 	}
 	if err := p.xattrOfLink().write(l.attrs); err != nil {
 		return err
@@ -219,6 +223,9 @@ func (l look) giveLink(p place) error {
 
 func (p place) lookAtLink() (l look, err error) {
 	if l.st, err = p.stat(); err != nil {
+		return l, err
+	}
+	if l.leads, err = p.readlink(); err != nil {
 		return l, err
 	}
 	l.attrs, err = p.xattrOfLink().read()

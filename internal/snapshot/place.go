@@ -128,13 +128,9 @@ func (p place) stat() (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// open opens the entry. It refuses symbolic links and, except for the top, mount points,
+// open opens the entry; mode is that of a new file. It refuses symbolic links and, except for the top, mount points,
 // for which the error is EXDEV.
-func (p place) open(flags int) (*os.File, error) {
-	return p.openMode(flags, 0)
-}
-
-func (p place) openMode(flags int, mode uint32) (*os.File, error) {
+func (p place) open(flags int, mode uint32) (*os.File, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
 		Mode:    uint64(mode),
@@ -159,22 +155,33 @@ func (p place) openMode(flags int, mode uint32) (*os.File, error) {
 // openFile opens for reading. It does not wait for a writer if the entry is a FIFO by
 // now.
 func (p place) openFile() (*os.File, error) {
-	return p.open(unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY)
+	return p.open(unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 }
 
 // openFolder opens the directory of that name.
 func (p place) openFolder() (*folder, error) {
-	f, err := p.open(unix.O_RDONLY | unix.O_DIRECTORY)
+	f, err := p.open(unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
 	return &folder{File: f}, nil
 }
 
+// reopen opens a directory for reading that is open with O_PATH.
+func reopen(d *os.File) (*os.File, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(int(d.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), d.Name()), nil
+}
+
 // create creates a file that no other user can open yet.
 func (p place) create() (*os.File, error) {
 	p.dir.touched = true
-	return p.openMode(unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	return p.open(unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 }
 
 // regular opens a regular file for reading. If the entry is another kind by now, it

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -76,7 +75,7 @@ func (r *restorer) empty(p place) error {
 // From then on only root can change its entries.
 func (r *restorer) takeOver(p place) (was look, d *folder, err error) {
 	// O_PATH needs no permission on the directory: the user may have to add one first.
-	handle, err := p.open(unix.O_PATH | unix.O_DIRECTORY)
+	handle, err := p.open(unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return was, nil, err
 	}
@@ -91,14 +90,12 @@ func (r *restorer) takeOver(p place) (was look, d *folder, err error) {
 			return was, nil, err
 		}
 	}
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(int(handle.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	})
+	f, err := reopen(handle)
 	if err != nil {
 		return was, nil, err
 	}
-	d = &folder{File: os.NewFile(uintptr(fd), p.path)}
-	if was, err = lookAt(d.File); err == nil {
+	d = &folder{File: f}
+	if was, err = lookAt(f); err == nil {
 		was.st = st
 		err = r.take(d, st)
 	}

@@ -57,19 +57,7 @@ func (r *restorer) restore(backup, path string) error {
 	if err := r.entry(from, to); err != nil {
 		return err
 	}
-	return r.durable(to)
-}
-
-func (r *restorer) durable(to place) error {
-	if err := r.sync.names(to.dir); err != nil {
-		return to.wrong(err)
-	}
-	f, err := to.openFile()
-	if err != nil {
-		return to.wrong(err)
-	}
-	defer f.Close()
-	return to.wrong(r.sync.end(f))
+	return r.sync.durable(to)
 }
 
 // entry makes one entry equal to that of the backup.
@@ -228,28 +216,20 @@ func (r *restorer) link(from, to place) error {
 	if err != nil {
 		return from.wrong(err)
 	}
-	leads, err := from.readlink()
-	if err != nil {
-		return from.wrong(err)
-	}
 	st, err := to.stat()
 	if err == nil && st.Mode == want.st.Mode {
 		was, err := to.lookAtLink()
 		if err != nil {
 			return to.wrong(err)
 		}
-		now, err := to.readlink()
-		if err != nil {
-			return to.wrong(err)
-		}
-		if now == leads && want.same(was) {
+		if want.same(was) {
 			return to.wrong(want.sameTime(was, to))
 		}
 	} else if gone(err) != nil {
 		return to.wrong(err)
 	}
 	return r.replace(to, func(temp place) error {
-		if err := temp.symlink(leads); err != nil {
+		if err := temp.symlink(want.leads); err != nil {
 			return err
 		}
 		return want.giveLink(temp)

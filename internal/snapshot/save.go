@@ -56,7 +56,7 @@ func (s *saver) save(src, dst string) (err error) {
 		err = s.file(from, to)
 	}
 	if err == nil {
-		err = s.durable(to)
+		err = s.sync.durable(to)
 	}
 	if err == nil || errors.Is(err, errOccupied) {
 		return err
@@ -79,16 +79,16 @@ func (p place) empty() (made bool, err error) {
 	if !errors.Is(err, unix.EEXIST) {
 		return false, p.wrong(err)
 	}
+	var all []string
 	d, err := p.openFolder()
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", errOccupied, p.wrong(err))
+	if err == nil {
+		defer d.Close()
+		all, err = names(d)
 	}
-	defer d.Close()
-	all, err := names(d)
-	if err != nil {
+	switch {
+	case err != nil:
 		return false, fmt.Errorf("%w: %w", errOccupied, p.wrong(err))
-	}
-	if len(all) > 0 {
+	case len(all) > 0:
 		return false, fmt.Errorf("%w: %s is not empty", errOccupied, shown(p.path))
 	}
 	return false, nil
@@ -100,24 +100,7 @@ func (p place) discard(made bool) error {
 	if made {
 		return r.remove(p)
 	}
-	_, d, err := r.takeOver(p)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return p.each(d, r.remove)
-}
-
-func (s *saver) durable(to place) error {
-	if err := s.sync.names(to.dir); err != nil {
-		return to.wrong(err)
-	}
-	f, err := to.openFile()
-	if err != nil {
-		return to.wrong(err)
-	}
-	defer f.Close()
-	return to.wrong(s.sync.end(f))
+	return r.empty(p)
 }
 
 // entry copies one entry of a directory, unless it was removed meanwhile.
@@ -245,14 +228,10 @@ func (s *saver) link(from, to place) error {
 	if err != nil {
 		return from.vanished(from.wrong(err))
 	}
-	leads, err := from.readlink()
-	if err != nil {
-		return from.vanished(from.wrong(err))
-	}
 	if err := s.count(&l); err != nil {
 		return from.wrong(err)
 	}
-	if err := to.symlink(leads); err != nil {
+	if err := to.symlink(l.leads); err != nil {
 		return to.wrong(err)
 	}
 	return from.wrong(l.giveLink(to))

@@ -31,9 +31,7 @@ func (s *syncer) names(dir *folder) error {
 	if !dir.touched {
 		return nil
 	}
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	})
+	d, err := reopen(dir.File)
 	if errors.Is(err, unix.EACCES) { // the directory may be writable but not readable
 		s.whole = true
 		return nil
@@ -41,9 +39,21 @@ func (s *syncer) names(dir *folder) error {
 	if err != nil {
 		return err
 	}
-	d := os.NewFile(uintptr(fd), dir.Name())
 	defer d.Close()
 	return s.wrote(d)
+}
+
+// durable syncs what was written at the place that the caller named.
+func (s *syncer) durable(to place) error {
+	if err := s.names(to.dir); err != nil {
+		return to.wrong(err)
+	}
+	f, err := to.openFile()
+	if err != nil {
+		return to.wrong(err)
+	}
+	defer f.Close()
+	return to.wrong(s.end(f))
 }
 
 // end syncs the file system of f if not everything is synced already.

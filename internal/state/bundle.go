@@ -114,17 +114,17 @@ func (b *Bundle) Describe(manifest, metadata []byte, r Receipt) error {
 // write writes a small file that the consumer can read.
 func (b *Bundle) write(name string, data []byte) error {
 	f, err := b.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err == nil {
+		_, err = f.Write(data)
+		if err == nil {
+			err = f.Chmod(0o640) // because the unit's UMask= removed the group's bit
+		}
+		if err == nil {
+			err = f.Sync()
+		}
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o640) // because the unit's UMask= removed the group's bit
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
 	}
 	return nil

@@ -79,22 +79,19 @@ func (t Tree) LendDirectives(target string, uid int) error {
 // removed; all others are gone.
 func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 	parent, err := os.OpenRoot(filepath.Join(t.Run, "directive"))
+	var dir *os.Root
+	if err == nil {
+		defer parent.Close()
+		dir, err = durable.OpenDirIn(parent, target)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
+	var list *os.File
+	if err == nil {
+		defer dir.Close()
+		list, err = dir.Open(".")
 	}
-	defer parent.Close()
-	dir, err := durable.OpenDirIn(parent, target)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
-	}
-	defer dir.Close()
-	list, err := dir.Open(".")
 	if err != nil {
 		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
 	}

@@ -3,8 +3,7 @@ package state
 import (
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
@@ -22,14 +21,11 @@ func (id FileID) Known() bool { return id != FileID{} }
 
 // Identify returns the identity of the file at path, and follows symbolic links.
 func Identify(path string) (FileID, error) {
-	var st unix.Stat_t
-	err := unix.Stat(path, &st)
-	for err == unix.EINTR {
-		err = unix.Stat(path, &st)
-	}
+	info, err := os.Stat(path)
 	if err != nil {
-		return FileID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		return FileID{}, err
 	}
+	st := info.Sys().(*syscall.Stat_t)
 	return FileID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
 }
 

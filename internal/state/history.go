@@ -10,12 +10,8 @@ import (
 // For each attempt it returns the record of the last role, with the fetcher's NoDelta.
 func (t Tree) History(target string) ([]Attempt, error) {
 	merged := map[AttemptID]Attempt{}
-	var failed error
 	var lists [][]AttemptID
-	open, err := t.onTrial(target)
-	if err != nil {
-		failed = errors.Join(failed, err)
-	}
+	open, failed := t.onTrial(target)
 	for _, r := range []Role{RoleFetch, RoleVerify, RoleSwap} {
 		s, err := t.Status(r, target)
 		if err != nil {

@@ -1,8 +1,6 @@
 package state
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
 // Phase is how far an open trial has come.
@@ -148,6 +147,11 @@ func (j *Journal) Warn(text string) {
 	j.Warning += text
 }
 
+// SettleHint says what the operator can do about a trial whose rollback failed.
+func SettleHint(name string) string {
+	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+}
+
 // Fingerprint returns a digest of the paths and bytes of a set of installed files. It does
 // not depend on the archive that contained them.
 func Fingerprint(files []File) string {
@@ -156,8 +160,7 @@ func Fingerprint(files []File) string {
 		rows = append(rows, f.To+"\x00"+f.SHA256+"\n")
 	}
 	slices.Sort(rows)
-	sum := sha256.Sum256([]byte(strings.Join(rows, "")))
-	return hex.EncodeToString(sum[:])
+	return manifest.Digest([]byte(strings.Join(rows, "")))
 }
 
 // NewFiles returns the files that the trial installs.
@@ -185,24 +188,17 @@ func (j *Journal) OldFiles() []File {
 
 // Journal returns the open trial, or nil if none is open.
 func (t Tree) Journal(target string) (*Journal, error) {
-	var j Journal
-	err := t.readJSON(t.journal(target), &j)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if j.Target != target {
+	j, err := readIfThere[Journal](t.journal(target))
+	if j != nil && j.Target != target {
 		return nil, fmt.Errorf("cannot read %s: it is of target %s", t.journal(target), j.Target)
 	}
-	return &j, nil
+	return j, err
 }
 
 // SetJournal writes the open trial durably.
 func (t Tree) SetJournal(j *Journal) error {
 	j.Format = Format
-	return writeJSON(t.journal(j.Target), j, 0o644)
+	return writeJSON(t.journal(j.Target), j)
 }
 
 // CloseJournal ends the trial durably. It is the last step of both verdicts.

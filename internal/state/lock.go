@@ -32,11 +32,9 @@ func (t Tree) flock(name string, how int) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock %s: %w", path, durable.Cause(err))
 	}
-	for {
+	err = unix.EINTR
+	for err == unix.EINTR {
 		err = unix.Flock(int(f.Fd()), how)
-		if err != unix.EINTR {
-			break
-		}
 	}
 	if err == nil {
 		return func() { f.Close() }, nil

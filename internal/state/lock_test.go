@@ -26,7 +26,7 @@ func TestRequest(t *testing.T) {
 	// These were left by a killed command, or were not made since this boot.
 	for _, past := range []time.Duration{lapse + time.Minute, -lapse - time.Minute} {
 		old := Request{Format: Format, Attempt: "op-2", Verb: VerbApply, Made: uptime() - past}
-		must(t, writeJSON(tree.request("agent"), old, 0o644))
+		must(t, writeJSON(tree.request("agent"), old))
 		for range 2 {
 			if r, err := tree.TakeRequest("agent"); err != nil || r != nil {
 				t.Errorf("%s old: %+v, %v", past, r, err)

@@ -24,6 +24,11 @@ func (r *Rejection) Refusal() string {
 	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
+// UnskipHint says how the operator undoes the rejections of a target.
+func UnskipHint(target string) string {
+	return "machinemon-update unskip " + target + " tries it again"
+}
+
 // MaxInterruptions is the number of interrupted trials after which a release is rejected.
 const MaxInterruptions = 3
 

@@ -2,11 +2,12 @@ package state
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
-	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // ProbeResult is the outcome of one probe. Probe names it as the target file does.
@@ -35,6 +36,12 @@ type Baseline struct {
 	// Unjudgeable is why no trial of this target could be judged, with any release. The
 	// attempt is then refused before anything is replaced.
 	Unjudgeable string `json:"unjudgeable,omitempty"`
+}
+
+// MainHint says how the operator makes trials possible of a unit that runs another program
+// than the installed one.
+func MainHint(name string) string {
+	return `write main = "" below [health] in /etc/machinemon-update/targets.d/` + name + ".toml"
 }
 
 // Finding is the gate's result of a trial.
@@ -82,68 +89,128 @@ func (r Report) Write(w io.Writer) error {
 // Look returns the baseline that the gate took last, or nil if that was not for this
 // attempt.
 func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
-	var b Baseline
-	err := t.readReport(target, lookName, &b)
-	return b.of(attempt, err)
+	return baselineOf(attempt, readReport[Baseline], filepath.Join(t.Gate(target), lookName))
 }
 
 // SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
 func (t Tree) SetBaseline(target string, b Baseline) error {
 	b.Format = Format
-	return writeJSON(t.baseline(target), b, 0o644)
+	return writeJSON(t.baseline(target), b)
 }
 
 // Baseline returns the attempt's baseline before the swap, or nil if there is none.
 func (t Tree) Baseline(target string, attempt AttemptID) (*Baseline, error) {
-	var b Baseline
-	err := t.readJSON(t.baseline(target), &b)
-	return b.of(attempt, err)
+	return baselineOf(attempt, readIfThere[Baseline], t.baseline(target))
 }
 
 func (t Tree) baseline(target string) string {
 	return filepath.Join(t.Run, "baseline", target+".json")
 }
 
-// of returns what was read, with printable text; nil if it is not about the attempt.
-func (b Baseline) of(attempt AttemptID, err error) (*Baseline, error) {
-	if errors.Is(err, fs.ErrNotExist) || err == nil && b.Attempt != attempt {
-		return nil, nil
-	}
-	if err != nil {
+func baselineOf(attempt AttemptID, read func(string) (*Baseline, error), path string) (*Baseline, error) {
+	b, err := read(path)
+	if b == nil || b.Attempt != attempt {
 		return nil, err
 	}
 	b.Detail, b.Unjudgeable = Line(b.Detail), Line(b.Unjudgeable)
 	lines(b.Probes)
-	return &b, nil
-}
-
-// Report returns the gate's report on this attempt, or nil if there is none.
-func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
-	var r Report
-	err := t.readReport(target, reportName, &r)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && r.Attempt != attempt {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
-	lines(r.Probes)
-	return &r, nil
-}
-
-// readReport reads a report of the gate. Its file is empty while the gate works, and after
-// the gate was killed; this is fs.ErrNotExist, too.
-func (t Tree) readReport(target, name string, v any) error {
-	path := filepath.Join(t.Gate(target), name)
-	if i, err := os.Lstat(path); err == nil && i.Mode().IsRegular() && i.Size() == 0 {
-		return fs.ErrNotExist
-	}
-	return t.readJSON(path, v)
+	return b, nil
 }
 
 func lines(probes []ProbeResult) {
 	for i := range probes {
 		probes[i].Probe, probes[i].Detail = Line(probes[i].Probe), Line(probes[i].Detail)
 	}
+}
+
+// Report returns the gate's report on this attempt, or nil if there is none.
+func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
+	r, err := readReport[Report](filepath.Join(t.Gate(target), reportName))
+	if r == nil || r.Attempt != attempt {
+		return nil, err
+	}
+	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
+	lines(r.Probes)
+	return r, nil
+}
+
+// readReport reads a report of the gate. Its file is empty, which is no report, while the
+// gate works, and after the gate was killed.
+func readReport[T any](path string) (*T, error) {
+	if i, err := os.Lstat(path); err == nil && i.Mode().IsRegular() && i.Size() == 0 {
+		return nil, nil
+	}
+	return readIfThere[T](path)
+}
+
+// Passed maps the keys of probes to when each last passed on this machine, or to the zero
+// time. A probe that never passed here may itself be wrong, so it neither proves nor
+// condemns a release.
+type Passed map[string]time.Time
+
+// Passed returns what the status knows of the probes with these keys.
+func (s *Status) Passed(keys []string) Passed {
+	p := Passed{}
+	for _, k := range keys {
+		p[k] = s.Probes[k]
+	}
+	return p
+}
+
+// Any reports whether one of the probes ever passed here.
+func (p Passed) Any() bool {
+	for _, at := range p {
+		if !at.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// Note records which probes passed, and reports whether any did. It ignores probes whose
+// keys are not in p, because the gate's user may only report on those.
+func (p Passed) Note(results []ProbeResult) (passed bool) {
+	for _, r := range results {
+		if _, own := p[r.Key]; own && r.Passed {
+			p[r.Key] = time.Now().UTC()
+			passed = true
+		}
+	}
+	return passed
+}
+
+// Learn records which of a target's present probes passed here, and forgets probes that
+// the target no longer has. A pass among the results proves the installed release. The
+// journal of an earlier version has a nil p, from which nothing is learned.
+func (s *Status) Learn(p Passed, results []ProbeResult) {
+	if p == nil {
+		return
+	}
+	if p.Note(results) && s.Installed != nil {
+		s.Installed.Unproven = ""
+	}
+	s.Probes = maps.Clone(p)
+	maps.DeleteFunc(s.Probes, func(_ string, at time.Time) bool { return at.IsZero() })
+}
+
+const (
+	causesRoom = 450 // bytes for all probes in a reason, so that a hint that follows still fits into a record
+	causeLeast = 25  // bytes that each probe gets at least
+)
+
+// Causes lists the probes that did not pass, each with its cause.
+func Causes(probes []ProbeResult) string {
+	var causes []string
+	for _, p := range probes {
+		if !p.Passed {
+			causes = append(causes, strings.TrimSuffix(p.Probe+": "+p.Detail, ": "))
+		}
+	}
+	room := max(causeLeast, causesRoom/max(1, len(causes)))
+	for i, c := range causes {
+		if len(c) > room {
+			causes[i] = strings.ToValidUTF8(c[:room], "") + "…"
+		}
+	}
+	return strings.Join(causes, "; ")
 }

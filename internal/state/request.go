@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,7 +65,7 @@ const lapse = 5 * time.Minute
 // SetRequest writes a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
 	r.Format, r.Made = Format, uptime()
-	return writeJSON(t.request(target), r, 0o644)
+	return writeJSON(t.request(target), r)
 }
 
 // uptime returns the time since the machine booted. That clock cannot be set, and no file
@@ -79,12 +80,7 @@ func (t Tree) request(target string) string { return filepath.Join(t.Run, "reque
 
 // Request returns the operator's pending request, or nil if there is none.
 func (t Tree) Request(target string) (*Request, error) {
-	var r Request
-	err := t.readJSON(t.request(target), &r)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return &r, err
+	return readIfThere[Request](t.request(target))
 }
 
 // TakeRequest reads the operator's request and removes its file, so that it starts one
@@ -108,4 +104,105 @@ func (t Tree) TakeRequest(target string) (*Request, error) {
 		return nil, nil
 	}
 	return r, nil
+}
+
+// Order is what root decided about the running attempt. The fetcher and the swapper obey
+// it; a directive or a forged spool entry cannot change it.
+type Order struct {
+	Format    int       `json:"format"`
+	Attempt   AttemptID `json:"attempt"`
+	Origin    Origin    `json:"origin"`
+	Verb      Verb      `json:"verb"`
+	Import    bool      `json:"import,omitempty"` // this and the next two are as in [Request]
+	URL       string    `json:"url,omitempty"`
+	SHA256    string    `json:"sha256,omitempty"`
+	Installed string    `json:"installed"` // the version found on the machine; "" if unknown
+	// Booted says that the machine has just booted and its network may not be up yet, so a
+	// failed download is tried again in a minute.
+	Booted bool `json:"booted,omitempty"`
+	// Doubt is why a new release would not be installed; "" if no reason is known. It only
+	// saves the download: the swapper checks again.
+	Doubt string `json:"doubt,omitempty"`
+	// MainID is the installed main file, which the gate needs for the baseline.
+	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Brought reports whether the operator names where the release comes from, so that the
+// target's source is not used.
+func (o Order) Brought() bool { return o.Import || o.URL != "" }
+
+// SetOrder records what root decided about the attempt that begins.
+func (t Tree) SetOrder(target string, o Order) error {
+	o.Format = Format
+	return writeJSON(t.order(target), o)
+}
+
+// TakeOrder reads the order and renames its file, so that it starts one trial only. The
+// renamed file is the evidence for [Tree.OrderTaken].
+func (t Tree) TakeOrder(target string) (Order, error) {
+	o, err := t.Order(target)
+	if err != nil {
+		return o, err
+	}
+	if err := os.Rename(t.order(target), t.taken(target)); err != nil {
+		return o, fmt.Errorf("cannot take the order %s: %w", t.order(target), durable.Cause(err))
+	}
+	return o, nil
+}
+
+// OrderTaken reports whether the attempt's order was taken since the boot.
+func (t Tree) OrderTaken(target string, attempt AttemptID) bool {
+	var o Order
+	return readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
+}
+
+func (t Tree) order(target string) string { return filepath.Join(t.Run, "attempt", target+".json") }
+
+func (t Tree) taken(target string) string {
+	return filepath.Join(t.Run, "attempt", target+"@taken.json") // no target has an @ in its name
+}
+
+// Order returns the order of the running attempt.
+func (t Tree) Order(target string) (Order, error) {
+	var o Order
+	err := readJSON(t.order(target), &o)
+	return o, err
+}
+
+// Fallback is the verifier's request for the full archive of an attempt, instead of deltas
+// that it could not use. The verifier writes it before it applies the deltas and removes
+// it afterwards, so the request also stands if applying them got the verifier killed.
+// machinemon-fetch-full@T.service carries it out.
+type Fallback struct {
+	Format  int       `json:"format"`
+	Attempt AttemptID `json:"attempt"`
+	Reason  string    `json:"reason"`
+}
+
+func (t Tree) fallback(target string) string {
+	return filepath.Join(t.Dir(RoleVerify, target), "fallback.json")
+}
+
+// Fallback returns the verifier's request, which always has a reason; nil if there is
+// none.
+func (t Tree) Fallback(target string) (*Fallback, error) {
+	f, err := readIfThere[Fallback](t.fallback(target))
+	if f != nil {
+		f.Reason = cmp.Or(f.Reason, "the verifier does not say why")
+	}
+	return f, err
+}
+
+// SetFallback writes the verifier's request.
+func (t Tree) SetFallback(target string, f Fallback) error {
+	f.Format, f.Reason = Format, Line(f.Reason)
+	return writeJSON(t.fallback(target), f)
+}
+
+// DropFallback removes the verifier's request. It is not an error if there is none.
+func (t Tree) DropFallback(target string) error {
+	if err := os.Remove(t.fallback(target)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove %s: %w", t.fallback(target), durable.Cause(err))
+	}
+	return nil
 }

@@ -34,7 +34,6 @@ func (t Tree) makeSpool(r Role, target string) (*Spool, error) {
 	return t.openSpool(r, target)
 }
 
-// openSpool opens the spool.
 func (t Tree) openSpool(r Role, target string) (*Spool, error) {
 	// Do not open ready/ by its path: its owner could put a link there. os.Root keeps the
 	// walk inside the target's own directory, whose parents belong to root.
@@ -184,11 +183,6 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	for _, e := range entries {
-		// Other names trigger nothing, or are removed at once.
-		if AttemptID(e.Name()).Valid() {
-			return true, nil
-		}
-	}
-	return false, nil
+	// Other names trigger nothing, or are removed at once.
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return AttemptID(e.Name()).Valid() }), nil
 }

@@ -120,6 +120,41 @@ func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", t
 // Commands returns the socket of the unit that runs the commands of a target.
 func (t Tree) Commands(target string) string { return filepath.Join(t.Run, "command", target) }
 
+// SnapshotMount is where the unit that saves or restores a user's data sees the directory
+// of the backups. That user cannot enter the directory under its own path.
+const SnapshotMount = "/run/machinemon-update/snapshot"
+
+func (t Tree) snapshots(target string) string {
+	return filepath.Join(t.Dir(RoleSwap, target), "snapshot")
+}
+
+// MakeSnapshotDir makes an empty directory for the backups of an attempt's data.
+func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
+	dir := filepath.Join(t.snapshots(target), name)
+	err := os.Mkdir(t.snapshots(target), 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err == nil {
+		err = durable.SyncDir(t.snapshots(target))
+	}
+	if err == nil {
+		err = durable.SyncDir(t.Dir(RoleSwap, target))
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot make %s: %w", dir, durable.Cause(err))
+	}
+	return dir, nil
+}
+
+// DropSnapshots removes all backups of a target's data.
+func (t Tree) DropSnapshots(target string) error {
+	if err := os.RemoveAll(t.snapshots(target)); err != nil {
+		return fmt.Errorf("cannot remove the snapshots of %s: %w", target, err)
+	}
+	return nil
+}
+
 func (t Tree) status(r Role, target string) string {
 	return filepath.Join(t.Dir(r, target), "status.json")
 }
@@ -159,7 +194,7 @@ func Free(dir string) (int64, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("cannot read the free space of %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // longestLine is how many bytes of a text are recorded. Root's files have the same bound,

@@ -17,73 +17,6 @@ import (
 // remembers. The manual page says how much disk space that may take.
 const keep = 50
 
-// Attempt is one role's record of one attempt.
-type Attempt struct {
-	ID       AttemptID `json:"id"`
-	Time     time.Time `json:"time"`             // when the role finished the attempt
-	Origin   Origin    `json:"origin,omitempty"` // what asked for it
-	From     string    `json:"from,omitempty"`   // the version installed before
-	Version  string    `json:"version,omitempty"`
-	Sequence int64     `json:"sequence,omitempty"`
-	Manifest string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
-	Stage    string    `json:"stage"`              // the role, or "rollback"
-	Result   Result    `json:"result"`
-	Reason   string    `json:"reason,omitempty"`
-	// Healthy says that, after the trial was undone, the version from before was seen to
-	// run and to pass its probes. Unhealthy says what was wrong with it. If neither is
-	// set, no check was made.
-	Healthy   bool   `json:"healthy,omitempty"`
-	Unhealthy string `json:"unhealthy,omitempty"`
-	// Said are the last lines that the new program logged before it was rolled back, Unit
-	// is the unit that logged them, and Started is when the swap began.
-	Said    []string  `json:"said,omitempty"`
-	Unit    string    `json:"unit,omitempty"`
-	Started time.Time `json:"started,omitzero"`
-	// Rejected is the version that was rejected when this attempt ended.
-	Rejected string `json:"rejected,omitempty"`
-	// Warning is what the operator should know in addition to the result.
-	Warning string `json:"warning,omitempty"`
-	// NoDelta is why the archive was downloaded although it had deltas.
-	NoDelta string `json:"no_delta,omitempty"`
-	// RetryAfter is when a source that refused further requests will accept them again, as
-	// the source said.
-	RetryAfter time.Time `json:"retry_after,omitzero"`
-	// Expired says that the attempt failed because signatures had expired. That is no
-	// fault of the release; it ends when the publisher signs again.
-	Expired bool `json:"expired,omitempty"`
-	// Blameless says that the attempt was rolled back without rejecting the release.
-	// Without a back-off, every scheduled run would restart the unit twice.
-	Blameless bool `json:"blameless,omitempty"`
-}
-
-// Failed reports whether unattended attempts must back off: this one failed before its
-// trial, or was rolled back without a rejection. Expired signatures do not count: the next
-// scheduled attempt must find the new ones.
-func (a Attempt) Failed() bool {
-	return a.Result.is(backsOff) && !a.Expired || a.Blameless
-}
-
-// Line returns the log line for the end of an attempt.
-func (a Attempt) Line(target string) string {
-	line := fmt.Sprintf("%s: attempt %s: %s", target, a.ID, a.Result)
-	if a.Version != "" {
-		line += " " + a.Version
-	}
-	if a.Reason != "" {
-		line += ": " + a.Reason
-	}
-	return line + a.Detour()
-}
-
-// Detour returns a remark for the end of a line if the archive was downloaded although it
-// had deltas, or "".
-func (a Attempt) Detour() string {
-	if a.NoDelta == "" {
-		return ""
-	}
-	return " (not by delta: " + a.NoDelta + ")"
-}
-
 // Offer is the release that the last successful check found at the source.
 type Offer struct {
 	Version  string    `json:"version"`
@@ -195,7 +128,7 @@ func (s *Status) Use(from, url string, insecure bool) {
 // Status returns a role's status. A status that was never written is empty.
 func (t Tree) Status(r Role, target string) (Status, error) {
 	var s Status
-	err := t.readJSON(t.status(r, target), &s)
+	err := readJSON(t.status(r, target), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Status{Format: Format}, nil
 	}
@@ -222,14 +155,10 @@ func (t Tree) Update(r Role, target string, change func(*Status)) error {
 
 // SetStatus writes a role's status durably. All users may read it.
 func (t Tree) SetStatus(r Role, target string, s Status) error {
-	if n := len(s.Attempts); n > keep {
-		s.Attempts = s.Attempts[n-keep:]
-	}
-	if n := len(s.Rejected); n > keep {
-		s.Rejected = s.Rejected[n-keep:]
-	}
+	s.Attempts = s.Attempts[max(0, len(s.Attempts)-keep):]
+	s.Rejected = s.Rejected[max(0, len(s.Rejected)-keep):]
 	s.Format = Format
-	return writeJSON(t.status(r, target), s, 0o644)
+	return writeJSON(t.status(r, target), s)
 }
 
 // Record adds an attempt's record and replaces an earlier one of the same ID. An
@@ -258,9 +187,22 @@ func (s *Status) Record(a Attempt) {
 // ErrDamaged means that a file does not have the content that this package writes.
 var ErrDamaged = errors.New("it is damaged")
 
-func (t Tree) readJSON(path string, v any) error { return t.readLarge(path, maxFile, v) }
+// readIfThere reads a file of this package, and returns nil if it does not exist.
+func readIfThere[T any](path string) (*T, error) {
+	v := new(T)
+	err := readJSON(path, v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
 
-func (t Tree) readLarge(path string, most int64, v any) error {
+func readJSON(path string, v any) error { return readLarge(path, maxFile, v) }
+
+func readLarge(path string, most int64, v any) error {
 	data, err := durable.ReadFile(path, most)
 	if errors.Is(err, durable.ErrTooLarge) {
 		err = ErrDamaged
@@ -281,10 +223,11 @@ func (t Tree) readLarge(path string, most int64, v any) error {
 	return nil
 }
 
-func writeJSON(path string, v any, mode fs.FileMode) error {
+// writeJSON writes a file that all users may read.
+func writeJSON(path string, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return durable.WriteFile(path, append(data, '\n'), mode)
+	return durable.WriteFile(path, append(data, '\n'), 0o644)
 }

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,8 +14,8 @@ const maxTrust = 32 << 20
 // trustFile is trust.json. Package internal/trust owns the format of its content; it is
 // not imported here, because every program would then link its dependencies.
 type trustFile struct {
-	Format int             `json:"format"`
-	Trust  json.RawMessage `json:"trust"`
+	Format int `json:"format"`
+	Trust  any `json:"trust"`
 }
 
 func (t Tree) trust(r Role, target string) string {
@@ -27,25 +26,16 @@ func (t Tree) trust(r Role, target string) string {
 // v unchanged and is not an error: it weakens protection against older metadata but
 // must not stop updates.
 func (t Tree) Trust(r Role, target string, v any) error {
-	var f trustFile
-	err := t.readLarge(t.trust(r, target), maxTrust, &f)
+	err := readLarge(t.trust(r, target), maxTrust, &trustFile{Trust: v})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrDamaged) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	_ = json.Unmarshal(f.Trust, v) // damaged, as above
-	return nil
+	return err
 }
 
 // SetTrust stores v durably as a role's metadata. All users may read the file.
 func (t Tree) SetTrust(r Role, target string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", t.trust(r, target), err)
-	}
-	return writeJSON(t.trust(r, target), trustFile{Format, raw}, 0o644)
+	return writeJSON(t.trust(r, target), trustFile{Format, v})
 }
 
 // floorFile is floor.json. It is separate from trust.json because it outlives it: a new
@@ -62,15 +52,14 @@ func (t Tree) floor(target string) string {
 // Floor returns the highest sequence of a signed release that was committed here, or 0. A
 // damaged file is an error, because to ignore it would allow older releases.
 func (t Tree) Floor(target string) (int64, error) {
-	var f floorFile
-	err := t.readJSON(t.floor(target), &f)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return 0, nil
-	case errors.Is(err, ErrDamaged):
-		return 0, fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
+	f, err := readIfThere[floorFile](t.floor(target))
+	if errors.Is(err, ErrDamaged) {
+		err = fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
 	}
-	return f.Sequence, err
+	if f == nil {
+		return 0, err
+	}
+	return f.Sequence, nil
 }
 
 // RaiseFloor raises the floor to the sequence of a release that was checked against it,
@@ -83,5 +72,5 @@ func (t Tree) RaiseFloor(target string, sequence int64) error {
 	if sequence <= floor {
 		return nil
 	}
-	return writeJSON(t.floor(target), floorFile{Format, sequence}, 0o644)
+	return writeJSON(t.floor(target), floorFile{Format, sequence})
 }

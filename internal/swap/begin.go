@@ -241,11 +241,7 @@ func (s *Swapper) goingBack(ctx context.Context, name string) error {
 	if err != nil || req == nil || req.Verb != state.VerbRollback {
 		return nil // an error is reported when the request is taken
 	}
-	u, err := s.underWay(ctx, name, []string{"baseline", "swap"})
-	if err != nil || u == nil {
-		return err
-	}
-	return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+	return s.idle(ctx, name, "baseline", "swap")
 }
 
 // resolve records the source that the file of source.url_from names now.

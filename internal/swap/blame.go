@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -13,8 +14,10 @@ import (
 // A trial that the gate did not judge counts as an interruption.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
 	before, err := s.Tree.Baseline(j.Target, j.Attempt)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
+	s.logError(j, err)
+	report := state.Report{}
+	if r, err := s.Tree.Report(j.Target, j.Attempt); err == nil && r != nil {
+		report = *r
 	}
 	result, reason := state.ResultRolledBack, j.Reason
 	finding, blameless := j.Finding, false
@@ -25,10 +28,10 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 				finding, reason = state.FindingUnsure, reason+"not rejected: "
 			}
 			reason += "the old version is not healthy either: " + ill
-		} else if p := cured(s, j, before, after); finding == state.FindingUnsure && p != "" {
+		} else if p := cured(report, before, after); finding == state.FindingUnsure && p != "" {
 			reason += "; the old version passes " + p
 			finding = state.FindingBad
-		} else if p := s.unchanged(j, before, after); finding == state.FindingBad && p != "" {
+		} else if p := unchanged(report, before, after); finding == state.FindingBad && p != "" {
 			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
 			finding = state.FindingUnsure
 		}
@@ -49,12 +52,19 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 		st.Reject(r)
 	}
 	a := s.ended(j, "rollback", result, reason)
-	a.Healthy, a.Unhealthy = fares(after)
+	if after != nil { // the old program was watched; here each failure of a probe counts
+		a.Unhealthy = illness(nil, after)
+		a.Healthy = a.Unhealthy == "" && !after.Unprobed
+	}
 	a.Blameless = blameless
 	if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil {
 		a.Rejected = state.Called(j.Version)
 	}
-	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, inBrackets(a.Aftermath()))
+	remark := a.Aftermath()
+	if remark != "" {
+		remark = " (" + remark + ")"
+	}
+	s.Log.Event(log.Event(result), "%s: %s: %s%s", describe(j), result, reason, remark)
 	st.Record(a)
 }
 
@@ -64,10 +74,10 @@ func rejectionOf(j *state.Journal, reason string) state.Rejection {
 }
 
 // illness returns what is wrong with the old program, or "". A probe that failed before
-// the swap, too, does not count.
+// the swap, too, does not count; none does if before is nil.
 func illness(before, after *state.Baseline) string {
 	if !after.Standing {
-		return after.Detail
+		return cmp.Or(after.Detail, "its unit is not as it must be")
 	}
 	for _, p := range after.Probes {
 		if !p.Passed && !p.Unknown && !failed(before, p.Probe) {
@@ -79,11 +89,7 @@ func illness(before, after *state.Baseline) string {
 
 // cured returns a probe that failed before the swap and during the trial, and passes now:
 // the release is to blame for it after all. It returns "" if there is none.
-func cured(s *Swapper, j *state.Journal, before, after *state.Baseline) string {
-	report, err := s.Tree.Report(j.Target, j.Attempt)
-	if err != nil || report == nil {
-		return ""
-	}
+func cured(report state.Report, before, after *state.Baseline) string {
 	for _, p := range report.Probes {
 		if !p.Passed && failed(before, p.Probe) && passed(after, p.Probe) {
 			return p.Probe

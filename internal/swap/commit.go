@@ -46,9 +46,7 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		}
 		s.logf("%s: verdict: commit", describe(j))
 	}
-	if err := s.Systemd.Stop(ctx, deadlineOf(name)); err != nil {
-		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
-	}
+	s.logError(j, s.Systemd.Stop(ctx, deadlineOf(name))) // when it expires, it finds no trial
 	if err := s.postCommit(ctx, j); err != nil {
 		return err
 	}
@@ -106,11 +104,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		result = state.ResultUnproven
 	}
 	if st.Installed == nil || !recorded(&st, j.Attempt) {
-		next := &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
-		left := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
-		if st.Installed != nil && st.Installed.Version == j.From {
-			left.Sequence, left.Archive, left.Unsigned = st.Installed.Sequence, st.Installed.Archive, st.Installed.Unsigned
-		}
+		next, left := newRelease(j), oldRelease(j, st.Installed)
 		a := s.ended(j, string(state.RoleSwap), result, j.Reason)
 		if j.GoingBack {
 			a.Reason = strings.TrimSuffix("the operator went back from "+state.Called(j.From)+" to "+state.Called(j.Version)+"; "+j.Reason, "; ")
@@ -139,10 +133,23 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	}
 	// If the swapper is killed here, the event is written twice rather than never.
 	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
-	if err := s.Tree.CloseJournal(j.Target); err != nil {
-		return err
+	return s.closeTrial(j, st.Previous)
+}
+
+// newRelease returns the record of the release that the trial installs.
+func newRelease(j *state.Journal) *state.Release {
+	return &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+}
+
+// oldRelease returns the record of the release that the trial replaces. Its origin is
+// known only if it is the installed one.
+func oldRelease(j *state.Journal, installed *state.Release) *state.Release {
+	r := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
+	if installed != nil && installed.Version == j.From {
+		r.Sequence, r.Archive, r.Unsigned = installed.Sequence, installed.Archive, installed.Unsigned
 	}
-	return s.swept(j, st.Previous)
+	return r
 }
 
 // plain returns the files without their backup paths, which are not part of a release.
@@ -168,24 +175,20 @@ func (s *Swapper) ended(j *state.Journal, stage string, r state.Result, reason s
 // recorded reports whether the status already contains the end of this attempt. It does
 // if the swapper was killed between writing the record and closing the journal.
 func recorded(st *state.Status, attempt state.AttemptID) bool {
-	for _, a := range st.Attempts {
-		if a.ID == attempt && a.Result != state.ResultRollbackFailed {
-			return true
-		}
+	return slices.ContainsFunc(st.Attempts, func(a state.Attempt) bool {
+		return a.ID == attempt && a.Result != state.ResultRollbackFailed
+	})
+}
+
+// closeTrial closes a recorded trial and removes what it has left, except the backups of
+// the previous release.
+func (s *Swapper) closeTrial(j *state.Journal, previous *state.Release) error {
+	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
 	}
-	return false
-}
-
-// swept removes what a closed trial has left, except the backups of the previous release.
-func (s *Swapper) swept(j *state.Journal, previous *state.Release) error {
-	return errors.Join(sweep(j.Target, dirsOf(j), previous), s.Tree.DropSnapshots(j.Target))
-}
-
-func dirsOf(j *state.Journal) []string {
 	var dirs []string
 	for _, c := range j.Changes {
 		dirs = append(dirs, filepath.Dir(c.To))
 	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
+	return s.sweep(j.Target, dirs, previous)
 }

@@ -39,24 +39,24 @@ func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()
 		return func() {} // it was not started, or a killed rollback has these lines already
 	}
 	until := s.now()
-	type answer struct {
-		lines []systemd.LogLine
-		err   error
-	}
-	answers := make(chan answer, 1)
-	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	var lines []systemd.LogLine
+	var err error
+	read := make(chan struct{})
 	go func() {
-		lines, err := s.Systemd.LastLines(ctx, j.Unit, s.Boot, saidAmong)
-		answers <- answer{lines, err}
+		defer close(read)
+		lines, err = s.lastLines(ctx, j.Unit)
 	}()
 	return func() {
-		defer cancel()
-		a := <-answers
-		if a.err != nil {
-			s.logf("%s: %v", describe(j), a.err)
-		}
-		j.Said = said(j, a.lines, until)
+		<-read
+		s.logError(j, err)
+		j.Said = said(j, lines, until)
 	}
+}
+
+func (s *Swapper) lastLines(ctx context.Context, unit string) ([]systemd.LogLine, error) {
+	ctx, cancel := context.WithTimeout(ctx, saidTime)
+	defer cancel()
+	return s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
 }
 
 // said returns the last lines that the new program wrote before until.
@@ -72,38 +72,26 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 	return said[max(0, len(said)-saidLines):]
 }
 
-// before identifies the unit's last run before a rollback ("" if unknown), and the time
-// at which the rollback began.
-type before struct {
-	run string
-	at  time.Duration
-}
-
-func (s *Swapper) before(ctx context.Context, j *state.Journal) before {
+// lastWords is called when a rollback begins. The function that it returns returns the
+// last line that the old program wrote to systemd's journal since the rollback started
+// it, perhaps several times, for the end of an error: the line may say why the program
+// does not run.
+func (s *Swapper) lastWords(ctx context.Context, j *state.Journal) func() string {
 	u, err := s.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
+	s.logError(j, err)
+	began := s.now()
+	return func() string {
+		return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
+			return l.At >= began && l.Invocation != "" && l.Invocation != u.Invocation // others are from the new program
+		})
 	}
-	return before{u.Invocation, s.now()}
-}
-
-// lastWords returns the last line that the old program wrote to systemd's journal since
-// the rollback started it, perhaps several times, for use at the end of an error: the
-// line may say why the program does not run. It returns "" if there is no such line or it
-// cannot be read.
-func (s *Swapper) lastWords(ctx context.Context, j *state.Journal, b before) string {
-	return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
-		return l.At >= b.at && l.Invocation != "" && l.Invocation != b.run // others are from the new program
-	})
 }
 
 // lastLine returns the last wanted line of a unit, for the end of an error, or "".
 func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, wanted func(systemd.LogLine) bool) string {
-	ctx, cancel := context.WithTimeout(ctx, saidTime)
-	defer cancel()
-	lines, err := s.Systemd.LastLines(ctx, unit, s.Boot, saidAmong)
+	lines, err := s.lastLines(ctx, unit)
 	if err != nil {
-		s.logf("%s: %v", describe(j), err)
+		s.logError(j, err)
 		return ""
 	}
 	for _, l := range slices.Backward(lines) {

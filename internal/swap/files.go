@@ -42,9 +42,13 @@ func sidePath(dir, target string, attempt state.AttemptID, index int, kind strin
 	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
 }
 
-// sweep removes what attempts of this target left beside its files in dirs, except the
-// backups of the previous release.
-func sweep(name string, dirs []string, previous *state.Release) error {
+// sweep removes what attempts of this target left: the snapshots and, beside its files in
+// dirs, all but the backups of the previous release.
+func (s *Swapper) sweep(name string, dirs []string, previous *state.Release) error {
+	return errors.Join(sweepBeside(name, dirs, previous), s.Tree.DropSnapshots(name))
+}
+
+func sweepBeside(name string, dirs []string, previous *state.Release) error {
 	kept := map[string]bool{}
 	if previous != nil {
 		for _, f := range previous.Files {
@@ -63,7 +67,7 @@ func sweep(name string, dirs []string, previous *state.Release) error {
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			if strings.HasPrefix(e.Name(), name+"@") && !kept[path] {
-				if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				if err := remove(path); err != nil {
 					return fmt.Errorf("cannot clear %s: %w", path, err)
 				}
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -103,7 +102,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		return errors.Join(err, d.Err())
 	}
 	dirs := everywhere(sw.target, &sw.status)
-	if err := errors.Join(sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name)); err != nil {
+	if err := sw.sweep(sw.name, dirs, sw.status.Previous); err != nil {
 		return err
 	}
 	sw.journal = &state.Journal{
@@ -124,7 +123,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = sw.try(ctx)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
-		err = errors.Join(err, sweep(sw.name, dirs, sw.status.Previous), sw.Tree.DropSnapshots(sw.name))
+		err = errors.Join(err, sw.sweep(sw.name, dirs, sw.status.Previous))
 	}
 	return err
 }
@@ -160,8 +159,7 @@ func everywhere(t *target.Target, st *state.Status) []string {
 			}
 		}
 	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
+	return dirs
 }
 
 // try takes the staged files through the checks and starts their trial.
@@ -172,18 +170,14 @@ func (sw *swapping) try(ctx context.Context) error {
 	if d := policy.Decide(sw.known); d.Refused() {
 		return errors.Join(d.Err(), sw.rememberArchive(d.Rejection))
 	}
-	if same, err := sw.inPlace(); err != nil {
-		return err
-	} else if same {
+	if sw.inPlace() {
 		return sw.adopt()
 	}
 	before, err := sw.Tree.Look(sw.name, j.Attempt)
 	if err == nil && before != nil {
 		err = sw.Tree.SetBaseline(sw.name, *before)
 	}
-	if err != nil {
-		sw.logf("%s: %v", describe(j), err)
-	}
+	sw.logError(j, err)
 	if err := sw.judgeable(before); err != nil {
 		return err
 	}
@@ -288,7 +282,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	}
 	sw.Log.Event(log.EventOnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
 	err := sw.restart(ctx, j, j.Timeout)
-	if systemd.IsOverdue(err) {
+	if _, overdue := errors.AsType[*systemd.OverdueError](err); overdue {
 		j.Finding = state.FindingBad
 		return fmt.Errorf("not healthy in time: %w", err)
 	}

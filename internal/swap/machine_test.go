@@ -99,6 +99,8 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 		u.Active, u.Sub = "active", "waiting"
 	case name == "machinemon-swap@agent.service":
 		u.Writable = []string{m.at("bin"), "-" + m.at("units"), m.at("etc")}
+	case name == "machinemon-fetch@agent.service":
+		u.User = "mm-fetch-agent"
 	case name == "needs.service" && m.get("needs") != "stopped":
 		u.Active, u.Sub = "active", "running"
 	}

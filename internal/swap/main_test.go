@@ -184,7 +184,7 @@ func (r *rig) at(name string) string {
 
 func (r *rig) makeRun(t *testing.T) {
 	t.Helper()
-	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
+	for _, d := range []string{"request", "attempt", "gate/agent", "baseline", "lock"} {
 		must(t, os.MkdirAll(filepath.Join(r.tree.Run, d), 0o755))
 	}
 }

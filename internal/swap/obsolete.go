@@ -94,9 +94,7 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		reload = reload || isUnitFile(c.To)
 	}
 	if reload {
-		if err := s.Systemd.Reload(ctx); err != nil {
-			s.logf("%s: %v", describe(j), err)
-		}
+		s.logError(j, s.Systemd.Reload(ctx))
 	}
 	return stayed
 }

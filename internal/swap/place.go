@@ -2,7 +2,7 @@ package swap
 
 import (
 	"os"
-	"time"
+	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -33,30 +33,21 @@ func (sw *swapping) rename() error {
 }
 
 // inPlace reports whether every file is installed already, byte for byte.
-func (sw *swapping) inPlace() (bool, error) {
-	for _, c := range sw.journal.Changes {
-		if c.Kind == state.KindSnapshot {
-			continue
-		}
-		if c.Kind == state.KindRemove || c.Old != c.New {
-			return false, nil
-		}
-	}
-	return true, nil
+func (sw *swapping) inPlace() bool {
+	return !slices.ContainsFunc(sw.journal.Changes, func(c state.Change) bool {
+		return c.Kind == state.KindRemove || c.Kind == state.KindReplace && c.Old != c.New
+	})
 }
 
 // adopt records a release whose files are installed already. It restarts nothing.
 func (sw *swapping) adopt() error {
-	j := sw.journal
-	sw.attempt.Result = state.ResultAdopted
-	sw.attempt.Reason = "its files were installed already"
-	unproven := ""
+	sw.attempt.Result, sw.attempt.Reason = state.ResultAdopted, "its files were installed already"
+	next := newRelease(sw.journal)
 	if sw.status.Installed != nil { // the same program goes on running
-		unproven = sw.status.Installed.Unproven
+		next.Unproven = sw.status.Installed.Unproven
 	}
-	sw.status.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Unproven: unproven}
-	if err := sw.raiseFloor(j); err != nil {
+	sw.status.Installed = next
+	if err := sw.raiseFloor(sw.journal); err != nil {
 		return err
 	}
 	return sw.Tree.SetStatus(state.RoleSwap, sw.name, sw.status)

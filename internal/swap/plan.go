@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"golang.org/x/sys/unix"
 )
 
 // largest is the size limit, in bytes, of a file whose size no manifest states.
@@ -94,7 +96,7 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 		if err != nil {
 			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
-		c, err := sw.stage(inst.To, len(j.Changes), own, func(staged string, room int64) (string, error) {
+		c, err := sw.stage(inst.To, own, func(staged string, room int64) (string, error) {
 			return stageEntry(entry, from, staged, want, inContents, room)
 		})
 		if err != nil {
@@ -163,11 +165,11 @@ func (sw *swapping) planPrevious() error {
 			}
 			continue
 		}
-		c, err := sw.stage(f.To, len(sw.journal.Changes), own, func(staged string, _ int64) (string, error) {
+		c, err := sw.stage(f.To, own, func(staged string, _ int64) (string, error) {
 			// A link would share its bytes with the backup, and once it is installed a
 			// program may write the file in place.
 			sum, err := copyWhole(staged, f.Backup)
-			if full(err) { // on a full disk, going back matters more
+			if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // on a full disk, going back matters more
 				if err = os.Link(f.Backup, staged); err == nil {
 					sum, err = digest(staged)
 				}

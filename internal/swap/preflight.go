@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -25,13 +26,12 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		Unit:   "machinemon-preflight@" + sw.name + ".service",
 		Argv:   argv,
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
-		Limit:  64 << 10,
 	}
 	for _, c := range sw.journal.Changes {
 		// A file that is new to the machine has no place to be mounted over; if the
 		// program needs it, the trial will show whether it works.
 		if c.Kind == state.KindReplace && c.Old != "" {
-			trial.Over = append(trial.Over, [2]string{c.Staged, c.To})
+			trial.Over = append(trial.Over, systemd.Bind{From: c.Staged, To: c.To})
 		}
 		if c.Kind == state.KindReplace && argv[0] == c.To {
 			if c.Old == "" {
@@ -53,10 +53,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		return state.Fail(state.ResultRefused, "the new program dies when started: %s", r.Detail)
 	case sw.journal.Version == "": // the operator goes back to a release of unknown version
 	case !manifest.Mentions(r.Output, sw.journal.Version):
-		said := manifest.FindVersion(r.Output, filepath.Base(argv[0]))
-		if said == "" {
-			said = "no version"
-		}
+		said := cmp.Or(manifest.FindVersion(r.Output, filepath.Base(argv[0])), "no version")
 		return state.Fail(state.ResultRefused, "the new program says %s, the manifest %s", said, sw.journal.Version)
 	}
 	sw.logf("%s: pre-flight passed", describe(sw.journal))

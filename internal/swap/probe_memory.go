@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -20,18 +21,9 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 		return nil
 	}
 	log.Status("trying the probes")
-	step := unitOf("baseline", t.Name)
-	err := s.Systemd.ResetFailed(ctx, step)
-	if err == nil {
-		err = s.Systemd.Start(ctx, step)
-	}
-	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
-		return err
-	}
-	now, rerr := s.Tree.Look(t.Name, order.Attempt)
-	if now == nil { // the swap will run the probes itself
-		s.logf("%s: no look at the probes: %v", t.Name, errors.Join(err, rerr))
-		return nil
+	now, err := s.look(ctx, t.Name, order.Attempt, t.Name+": no look at the probes")
+	if now == nil || err != nil {
+		return err // without an answer, the swap will run the probes itself
 	}
 	if known, err = s.learn(t, now); err != nil {
 		return err
@@ -40,6 +32,26 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 		return nil
 	}
 	return s.Tree.SetOrder(t.Name, *order)
+}
+
+// look makes the gate's user examine the program. If that cannot tell how the program
+// fares, look logs the cause after the words of unable, and returns nil. An error means
+// that systemd does not answer.
+func (s *Swapper) look(ctx context.Context, name string, attempt state.AttemptID, unable string) (now *state.Baseline, err error) {
+	step := unitOf("baseline", name)
+	if err = s.Systemd.ResetFailed(ctx, step); err == nil {
+		err = s.Systemd.Start(ctx, step)
+	}
+	if _, failed := errors.AsType[*systemd.JobError](err); err != nil && !failed {
+		return nil, err
+	}
+	if err == nil { // a unit that failed may have written a report before
+		now, err = s.Tree.Look(name, attempt)
+	}
+	if now == nil {
+		s.logf("%s: %v", unable, err)
+	}
+	return now, nil
 }
 
 // weigh records, also for the gate, which probes have passed here. It refuses an
@@ -106,17 +118,9 @@ func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
 // before the swap, although it had passed earlier, and fails with the old version again:
 // the release is no worse. It returns "" if there is no such probe, or if another probe
 // that failed in the trial passes now.
-func (s *Swapper) unchanged(j *state.Journal, before, after *state.Baseline) string {
-	report, err := s.Tree.Report(j.Target, j.Attempt)
-	if err != nil || report == nil || report.Blamed == "" {
-		return ""
-	}
-	for _, p := range report.Probes {
-		if !p.Passed && passed(after, p.Probe) {
-			return ""
-		}
-	}
-	if !failed(before, report.Blamed) || !failed(after, report.Blamed) {
+func unchanged(report state.Report, before, after *state.Baseline) string {
+	better := func(p state.ProbeResult) bool { return !p.Passed && passed(after, p.Probe) }
+	if slices.ContainsFunc(report.Probes, better) || !failed(before, report.Blamed) || !failed(after, report.Blamed) {
 		return ""
 	}
 	return report.Blamed

@@ -23,8 +23,6 @@ func (sw *swapping) judgeable(before *state.Baseline) error {
 // gate's user compares it with what runs, but may not be allowed to enter its directory.
 func (s *Swapper) identify(j *state.Journal) {
 	id, err := state.MainID(j.Main)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err) // the gate may be able to find out itself
-	}
+	s.logError(j, err) // the gate may be able to find out itself
 	j.MainID = id
 }

@@ -25,13 +25,20 @@ func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*s
 	return nil, nil
 }
 
+// idle returns an error if one of these services is at work.
+func (s *Swapper) idle(ctx context.Context, name string, steps ...string) error {
+	u, err := s.underWay(ctx, name, steps)
+	if err != nil || u == nil {
+		return err
+	}
+	return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
+}
+
 // settle makes sure that no earlier attempt is under way. It refuses the new attempt if a
 // service is still at work, and finishes what a dead one left.
 func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
-	if u, err := s.underWay(ctx, name, workers); err != nil {
+	if err := s.idle(ctx, name, workers...); err != nil {
 		return err
-	} else if u != nil {
-		return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s is %s)", u.Name, u.Active)
 	}
 	for _, p := range []struct {
 		role state.Role

@@ -19,9 +19,7 @@ import (
 func (s *Swapper) Recover(ctx context.Context) error {
 	names, err := s.Tree.OpenTrials()
 	for _, name := range names {
-		if rerr := s.recover(ctx, name); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, s.recover(ctx, name))
 	}
 	return err
 }
@@ -52,9 +50,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	}
 	if j.Verdict == "" {
 		j.Verdict, j.Reason = state.VerdictRollback, "the machine stopped during the trial"
-		if err := s.Tree.SetJournal(j); err != nil {
-			s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
-		}
+		s.note(j)
 	}
 	if j.RollbackFailed != "" {
 		st, err := s.Tree.Status(state.RoleSwap, name)

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -25,11 +26,7 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	if err != nil {
 		return err
 	}
-	wait := limit
-	if limit == 0 {
-		wait = u.StartLimit
-	}
-	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+wait+slack)
+	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+cmp.Or(limit, u.StartLimit)+slack)
 	defer cancel()
 	// A unit stops under the settings that systemd has loaded. If these spare the unit's
 	// other processes, the new file may not: the stop comes before the reload. If they do
@@ -113,10 +110,6 @@ var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/
 
 // isUnitFile reports whether systemd reads the file, and must reload after a change.
 func isUnitFile(path string) bool {
-	for _, d := range unitDirs {
-		if strings.HasPrefix(filepath.Clean(path), d+"/") {
-			return true
-		}
-	}
-	return false
+	path = filepath.Clean(path)
+	return slices.ContainsFunc(unitDirs, func(dir string) bool { return strings.HasPrefix(path, dir+"/") })
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -116,8 +114,8 @@ func remove(path string) error {
 // unshare replaces each backup that a restore has linked to its place by a copy: until
 // the operator decides, a program may write the installed file in place. The restore
 // makes links first, because they take neither time nor space while the service is down.
-// A backup that cannot be copied stays shared, and say reports it.
-func unshare(j *state.Journal, say func(error)) {
+// A backup that cannot be copied stays shared.
+func (s *Swapper) unshare(j *state.Journal) {
 	for _, c := range j.Changes {
 		if c.Backup == "" || c.Kind == state.KindSnapshot {
 			continue
@@ -135,13 +133,8 @@ func unshare(j *state.Journal, say func(error)) {
 			err = os.Rename(again, c.Backup)
 		}
 		if err != nil {
-			say(fmt.Errorf("cannot copy the backup of %s: %w%s", c.To, brief(err), hint(err)))
+			s.logf("%s: cannot copy the backup of %s: %v%s", describe(j), c.To, brief(err), hint(err))
 		}
 	}
-	if err := syncDirs(j.Changes); err != nil {
-		say(err)
-	}
+	s.logError(j, syncDirs(j.Changes))
 }
-
-// full reports whether an error means that a disk or quota is full.
-func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

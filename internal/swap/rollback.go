@@ -7,7 +7,6 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 // Rollback ends the trial with the old release. It needs the journal and the gate's
@@ -35,18 +34,13 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		}
 	}
 	heard := s.eavesdrop(ctx, j)
-	before := s.before(ctx, j)
+	lastWords := s.lastWords(ctx, j)
 	s.decideRollback(j)
 	// If the deadline started this, the gate may hang. Its answer no longer counts.
-	if err := s.Systemd.Stop(ctx, unitOf("health-gate", name)); err != nil {
-		s.logf("%s: %v", describe(j), err)
-	}
+	s.logError(j, s.Systemd.Stop(ctx, unitOf("health-gate", name)))
 	// Stop every process that could write what is about to be restored.
 	for _, unit := range helpersOf(j) {
-		err := s.Systemd.Stop(ctx, unit)
-		if err = errors.Join(err, s.Systemd.ResetFailed(ctx, unit)); err != nil {
-			s.logf("%s: %v", describe(j), err)
-		}
+		s.logError(j, errors.Join(s.Systemd.Stop(ctx, unit), s.Systemd.ResetFailed(ctx, unit)))
 	}
 	changed, err := s.bringBack(ctx, j)
 	j.Restored = j.Restored || err == nil
@@ -56,9 +50,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if j.Restored && dataReturns(j) {
 		// Another rollback of this trial, after a power cut or when this process is
 		// killed, must not overwrite what the old program writes from now on.
-		if err := s.Tree.SetJournal(j); err != nil {
-			s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
-		}
+		s.note(j)
 	}
 	// Restart even if a file did not come back: the service runs with those that did.
 	err = errors.Join(err, s.restart(ctx, j, 0))
@@ -71,7 +63,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, s.lastWords(ctx, j, before)))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, lastWords()))
 	}
 	return s.closeRollback(ctx, j, after, changed)
 }
@@ -107,9 +99,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 	// As in restart: load the settings that spare its children before the unit stops.
 	if j.Reload && j.Spares && !u.SparesChildren() {
 		changed, err = s.restore(j)
-		if err = errors.Join(err, s.Systemd.Reload(ctx)); err != nil {
-			s.logf("%s: %v", describe(j), err) // both are tried again later
-		}
+		s.logError(j, errors.Join(err, s.Systemd.Reload(ctx))) // both are tried again later
 	}
 	if err := s.halt(ctx, j); err != nil {
 		return changed, err
@@ -127,9 +117,7 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 		return
 	}
 	report, err := s.Tree.Report(j.Target, j.Attempt)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
-	}
+	s.logError(j, err)
 	j.Verdict = state.VerdictRollback
 	switch {
 	case report != nil && report.Finding != state.FindingHealthy:
@@ -142,39 +130,23 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 		j.Reason = "the trial was interrupted"
 	}
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
-	if err := s.Tree.SetJournal(j); err != nil {
-		// The release itself may have filled the disk. Going back needs no space, and a
-		// trial without a verdict is rolled back anyway.
-		s.logf("%s: %v", describe(j), err)
-	}
+	s.note(j)
 }
+
+// note writes the journal. It only logs an error: the release itself may have filled the
+// disk, going back needs no space, and a trial without a verdict is rolled back anyway.
+func (s *Swapper) note(j *state.Journal) { s.logError(j, s.Tree.SetJournal(j)) }
 
 // probeOld makes the gate's user examine how the old program fares.
 func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
 	log.Status("watching whether " + j.Unit + " runs")
 	s.identify(j)
-	if err := s.Tree.SetJournal(j); err != nil {
-		s.logf("%s: %v", describe(j), err) // go on, as in decideRollback
-	}
-	step := unitOf("baseline", j.Target)
-	err := s.Systemd.ResetFailed(ctx, step)
-	if err == nil {
-		err = s.Systemd.Start(ctx, step)
-	}
-	if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
-		return nil, err
-	}
-	// A baseline unit that failed may have written a report all the same.
-	var after *state.Baseline
-	var rerr error
-	if err == nil {
-		after, rerr = s.Tree.Look(j.Target, j.Attempt)
-	}
-	if after != nil {
-		return after, nil
+	s.note(j)
+	after, err := s.look(ctx, j.Target, j.Attempt, describe(j)+": no look at the old program")
+	if after != nil || err != nil {
+		return after, err
 	}
 	// The gate's user could not tell; systemd knows whether the unit runs.
-	s.logf("%s: no look at the old program: %v", describe(j), errors.Join(err, rerr))
 	u, err := s.Systemd.Unit(ctx, j.Unit)
 	if err != nil {
 		return nil, err
@@ -188,10 +160,8 @@ func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err erro
 	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
 	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
 	j.RollbackFailed, j.Back = state.Line(err.Error()), false
-	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // when it expires, it leaves the trial alone
-	}
-	unshare(j, func(err error) { s.logf("%s: %v", describe(j), err) })
+	s.logError(j, s.Systemd.Stop(ctx, deadlineOf(j.Target))) // when it expires, it leaves the trial alone
+	s.unshare(j)
 	return errors.Join(state.Fail(state.ResultRollbackFailed, "cannot roll back %s: %w", j.Target, err),
 		s.Tree.SetJournal(j), s.recordAttempt(j.Target, s.ended(j, "rollback", state.ResultRollbackFailed, reason)))
 }
@@ -200,9 +170,7 @@ func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err erro
 // old program was not watched, because it never stopped or has yet to start. changed says
 // that a file of the release was in its place.
 func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *state.Baseline, changed bool) error {
-	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
-	}
+	s.logError(j, s.Systemd.Stop(ctx, deadlineOf(j.Target))) // when it expires, it finds no trial
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
 		return err
@@ -216,8 +184,5 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 			return err
 		}
 	}
-	if err := s.Tree.CloseJournal(j.Target); err != nil {
-		return err
-	}
-	return s.swept(j, st.Previous)
+	return s.closeTrial(j, st.Previous)
 }

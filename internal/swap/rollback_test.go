@@ -81,7 +81,7 @@ func TestRolledBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
 			r.offer(t, "a1", "v2", 2, release2)
-			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}))
+			must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}))
 			if c.stopped {
 				r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
 			}
@@ -143,7 +143,7 @@ func TestServerDown(t *testing.T) {
 	for i := range state.MaxInterruptions + 1 {
 		attempt := fmt.Sprintf("a%d", i)
 		r.offer(t, state.AttemptID(attempt), "v2", 2, release2)
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: state.AttemptID(attempt), Standing: true, Probes: probe(true)}))
+		must(t, look(r.tree, state.Baseline{Attempt: state.AttemptID(attempt), Standing: true, Probes: probe(true)}))
 		r.step(t, "swap")
 		must(t, report(r.tree, state.Report{Attempt: state.AttemptID(attempt), Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
 		r.step(t, "rollback")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/policy"
@@ -27,19 +26,8 @@ func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err
 			return true, err
 		}
 	}
-	moved := false
-	err = setAside(j, func(from, to string) {
-		moved = true
-		what := fmt.Sprintf("%s, which was not of this update, is now %s", from, to)
-		s.logf("%s: %s", describe(j), what)
-		j.Warn(what)
-	})
-	if err != nil {
+	if err := s.setAside(j); err != nil {
 		return true, s.failedRollback(ctx, j, err)
-	}
-	if moved { // what that file made of the data must go, too
-		j.Restored = false
-		s.note(j)
 	}
 	return false, nil
 }
@@ -73,18 +61,10 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 	return false, nil
 }
 
-// note writes the journal. It only logs an error: the release itself may have filled the
-// disk, and that must not stop a rollback.
-func (s *Swapper) note(j *state.Journal) {
-	if err := s.Tree.SetJournal(j); err != nil {
-		s.logf("%s: %v", describe(j), err)
-	}
-}
-
 // setAside renames foreign files in the places of the trial's files to
-// NAME.aside-ATTEMPT, so that the operator gets the old files there and loses none. say
-// reports each.
-func setAside(j *state.Journal, say func(from, to string)) error {
+// NAME.aside-ATTEMPT, so that the operator gets the old files there and loses none.
+func (s *Swapper) setAside(j *state.Journal) error {
+	moved := false
 	for _, c := range j.Changes {
 		now, err := digest(c.To)
 		if own := ours(j, c); err != nil || c.Kind != state.KindReplace || own == nil || now == "" || slices.Contains(own, now) {
@@ -99,7 +79,14 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 		if err != nil {
 			return fmt.Errorf("cannot move %s aside: %w%s", c.To, brief(err), hint(err))
 		}
-		say(c.To, aside)
+		what := fmt.Sprintf("%s, which was not of this update, is now %s", c.To, aside)
+		s.logf("%s: %s", describe(j), what)
+		j.Warn(what)
+		moved = true
+	}
+	if moved { // what that file made of the data must go, too
+		j.Restored = false
+		s.note(j)
 	}
 	return nil
 }
@@ -109,29 +96,23 @@ func setAside(j *state.Journal, say func(from, to string)) error {
 // release, as if that had been changed by hand since: scheduled runs then leave the files
 // alone. A release that failed, and was not kept, is rejected.
 func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
-	if err := s.Systemd.Stop(ctx, deadlineOf(j.Target)); err != nil {
-		s.logf("%s: %v", describe(j), err) // when it expires, it finds no trial
-	}
+	s.logError(j, s.Systemd.Stop(ctx, deadlineOf(j.Target))) // when it expires, it finds no trial
 	st, err := s.Tree.Status(state.RoleSwap, j.Target)
 	if err != nil {
 		return err
 	}
-	reason, kept := "the operator keeps what is installed", false
-	switch fresh, old := allAre(j.NewFiles()), allAre(plain(j.OldFiles())); {
-	case old: // the records of this release and of the one before it stay
-		reason += ": " + state.Called(j.From)
-	default:
-		st.Previous = &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
-		if st.Installed != nil && st.Installed.Version == j.From {
-			st.Previous.Sequence, st.Previous.Unsigned = st.Installed.Sequence, st.Installed.Unsigned
-		}
-		st.Installed = &state.Release{Version: j.Version, Sequence: j.Sequence, Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
-		kept = fresh
-		if fresh {
-			reason += ": " + state.Called(j.Version)
-		} else {
-			reason += ": files of another release, or of several"
-		}
+	old := allAre(plain(j.OldFiles()))
+	kept := !old && allAre(j.NewFiles())
+	what := "files of another release, or of several"
+	switch {
+	case old:
+		what = state.Called(j.From)
+	case kept:
+		what = state.Called(j.Version)
+	}
+	reason := "the operator keeps what is installed: " + what
+	if !old { // else the records of the old release and of the one before it stay
+		st.Previous, st.Installed = oldRelease(j, st.Installed), newRelease(j)
 	}
 	s.warnOfRest(ctx, j)
 	// The ID is the trial's, so that this replaces the record of its failed rollback.
@@ -153,21 +134,15 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		return err
 	}
 	s.Log.Event(log.Event(state.ResultSettled), "%s: %s", describe(j), reason)
-	if err := s.Tree.CloseJournal(j.Target); err != nil {
-		return err
-	}
-	return s.swept(j, st.Previous)
+	return s.closeTrial(j, st.Previous)
 }
 
 // warnOfRest warns the operator if what is kept does not run: the trial ends here, and no
 // unit will start it.
 func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
 	u, err := s.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
-		s.logf("%s: %v", describe(j), err)
-		return
-	}
-	if j.WasRunning && u.Settled() && !u.Running() {
+	s.logError(j, err)
+	if err == nil && j.WasRunning && u.Settled() && !u.Running() {
 		j.Warn(fmt.Sprintf("%s does not run: it is %s (hint: systemctl start %s)", u.Name, u, u.Name))
 	}
 }

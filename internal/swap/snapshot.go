@@ -184,15 +184,8 @@ func (sw *swapping) saveTheirs(ctx context.Context, changes []int, room int64) e
 // dataReturns reports whether a rollback restores data. As long as the old program has
 // not stopped, what it wrote since is its own, unless a hook may have written there.
 func dataReturns(j *state.Journal) bool {
-	if j.Phase != state.PhaseTrial && !j.Hooked {
-		return false
-	}
-	for _, c := range j.Changes {
-		if c.Kind == state.KindSnapshot && !c.Pending {
-			return true
-		}
-	}
-	return false
+	return (j.Phase == state.PhaseTrial || j.Hooked) &&
+		slices.ContainsFunc(j.Changes, func(c state.Change) bool { return c.Kind == state.KindSnapshot && !c.Pending })
 }
 
 // runsOn reports whether the old program, which the swap has not stopped, can go on while
@@ -264,7 +257,7 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 		User:        j.Owner.User, Group: j.Owner.Group, Groups: j.Owner.Groups,
 	}
 	if dir != "" {
-		h.Bind = [][2]string{{dir, state.SnapshotMount}}
+		h.Bind = []systemd.Bind{{From: dir, To: state.SnapshotMount}}
 	}
 	return s.runHook(ctx, j, h)
 }

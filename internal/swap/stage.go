@@ -16,7 +16,7 @@ import (
 )
 
 // stage makes bring write a new file beside its destination, with owner, mode and label.
-func (sw *swapping) stage(to string, index int, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
+func (sw *swapping) stage(to string, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
 		return c, fmt.Errorf("cannot stage %s: %w%s", to, brief(err), hint(err))
@@ -29,7 +29,7 @@ func (sw *swapping) stage(to string, index int, own ownership, bring func(staged
 	if err != nil {
 		return failed(err)
 	}
-	c.Staged = sidePath(dir, sw.name, sw.journal.Attempt, index, "new")
+	c.Staged = sidePath(dir, sw.name, sw.journal.Attempt, len(sw.journal.Changes), "new")
 	if c.New, err = bring(c.Staged, room); err != nil {
 		return failed(err)
 	}

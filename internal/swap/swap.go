@@ -65,6 +65,13 @@ type Swapper struct {
 
 func (s *Swapper) logf(format string, args ...any) { s.Log.Printf(format, args...) }
 
+// logError logs an error, if there is one, that must not stop what is done to a trial.
+func (s *Swapper) logError(j *state.Journal, err error) {
+	if err != nil {
+		s.logf("%s: %v", describe(j), err)
+	}
+}
+
 // about makes the log lines that follow carry the trial's attempt and version.
 func (s *Swapper) about(j *state.Journal) { s.Log.Attempt, s.Log.Version = j.Attempt, j.Version }
 

@@ -318,8 +318,8 @@ func TestPreflight(t *testing.T) {
 			r.offer(t, "a1", "v2.0.0", 2, release2)
 			if c.want == "" {
 				r.step(t, "swap")
-				if over := r.sys.trial.Over; len(over) != 2 || over[0][1] != r.at("bin/agent") || !strings.HasSuffix(over[0][0], "agent@a1.0.new") {
-					t.Errorf("put over: %q", over)
+				if over := r.sys.trial.Over; len(over) != 2 || over[0].To != r.at("bin/agent") || !strings.HasSuffix(over[0].From, "agent@a1.0.new") {
+					t.Errorf("put over: %v", over)
 				}
 				return
 			}

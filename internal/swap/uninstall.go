@@ -48,7 +48,7 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		{"machinemon-fetch-full@*.service"}, // the end of verify may have started it
 		{"machinemon-swap@*.service"},
 	} {
-		if err := s.stopAll(ctx, patterns...); err != nil {
+		if err := s.each(ctx, s.Systemd.Stop, patterns...); err != nil {
 			return err
 		}
 	}
@@ -59,16 +59,16 @@ func (s *Swapper) Leave(ctx context.Context) error {
 	if failed != nil {
 		return failed
 	}
-	if err := s.stopAll(ctx, "machinemon-deadline@*.timer", "machinemon-health-gate@*"); err != nil {
+	if err := s.each(ctx, s.Systemd.Stop, "machinemon-deadline@*.timer", "machinemon-health-gate@*"); err != nil {
 		return err
 	}
 	// A stopped swap has started its rollback unit, which finds no trial. It needs its
 	// program, so wait until it has ended.
-	if err := s.awaitAll(ctx, "machinemon-rollback@*", "machinemon-deadline@*.service", "machinemon-commit@*"); err != nil {
+	if err := s.each(ctx, s.await, "machinemon-rollback@*", "machinemon-deadline@*.service", "machinemon-commit@*"); err != nil {
 		return err
 	}
 	// An attempt that was about to begin may have started the path units again.
-	if err := s.stopAll(ctx, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*", "machinemon-data@*",
+	if err := s.each(ctx, s.Systemd.Stop, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*", "machinemon-data@*",
 		"machinemon-fetch@*.timer", "machinemon-directive@*", "machinemon-verify@*.path", "machinemon-swap@*.path"); err != nil {
 		return err
 	}
@@ -90,33 +90,28 @@ func (s *Swapper) everyTarget() ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-func (s *Swapper) stopAll(ctx context.Context, patterns ...string) error {
+// each calls do for each unit that is at work and matches a pattern.
+func (s *Swapper) each(ctx context.Context, do func(ctx context.Context, unit string) error, patterns ...string) error {
 	units, err := s.Systemd.Alive(ctx, patterns...)
 	if err != nil {
 		return err
 	}
 	for _, u := range units {
-		if err := s.Systemd.Stop(ctx, u); err != nil {
+		if err := do(ctx, u); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// awaitAll waits until verdicts are carried out. Starting a unit that is at work waits
-// for it, and starting it again does no harm.
-func (s *Swapper) awaitAll(ctx context.Context, patterns ...string) error {
-	units, err := s.Systemd.Alive(ctx, patterns...)
-	if err != nil {
-		return err
+// await waits until a verdict is carried out. Starting a unit that is at work waits for
+// it, and starting it again does no harm.
+func (s *Swapper) await(ctx context.Context, unit string) error {
+	err := s.Systemd.Start(ctx, unit)
+	if _, failed := errors.AsType[*systemd.JobError](err); failed {
+		return nil
 	}
-	for _, u := range units {
-		err := s.Systemd.Start(ctx, u)
-		if _, ok := errors.AsType[*systemd.JobError](err); err != nil && !ok {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // leave closes one target's trial and drops what waits in its spools.
@@ -143,7 +138,7 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 		return nil
 	}
 	// A stopped swap leaves the files that it staged.
-	if err := errors.Join(sweep(name, s.places(name, &st), st.Previous), s.Tree.DropSnapshots(name)); err != nil {
+	if err := s.sweep(name, s.places(name, &st), st.Previous); err != nil {
 		s.logf("%s: %v", name, err) // no trial is open, which is what matters
 	}
 	return nil
@@ -151,10 +146,7 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 
 // places returns all known directories of a target's files.
 func (s *Swapper) places(name string, st *state.Status) []string {
-	t, err := s.Targets.Load(name)
-	if err != nil {
-		t = nil // use the records alone
-	}
+	t, _ := s.Targets.Load(name) // nil if it is not usable: the records are used alone
 	return everywhere(t, st)
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,11 +15,7 @@ import (
 // count the time that the machine was suspended.
 func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	const booted = "UserspaceTimestampMonotonic" // org.freedesktop.systemd1(5)
-	var text string
-	err := c.do(ctx, func(l *link) (err error) {
-		text, err = l.sd.GetManagerProperty(booted)
-		return err
-	})
+	text, err := ask(ctx, c, func(sd *dbus.Conn) (string, error) { return sd.GetManagerProperty(booted) })
 	var usec uint64
 	if err == nil {
 		_, err = fmt.Sscanf(text, "@t %d", &usec)
@@ -33,11 +30,7 @@ func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 // NextElapse returns when a timer elapses next. It is exact to a second only, because
 // it is converted from the monotonic clock. It is zero if the timer waits for no time.
 func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) {
-	var p map[string]any
-	err := c.do(ctx, func(l *link) (err error) {
-		p, err = l.sd.GetAllPropertiesContext(ctx, timer)
-		return err
-	})
+	p, err := c.properties(ctx, timer)
 	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
 		return time.Time{}, fmt.Errorf("cannot read the state of %s: %w", timer, err)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -30,7 +31,7 @@ const patience = time.Minute
 
 // Conn is a connection to systemd that renews itself.
 type Conn struct {
-	watched map[string]bool
+	watched []string
 	ticks   chan struct{}
 
 	mu  sync.Mutex
@@ -52,10 +53,7 @@ func Running() bool {
 
 // Connect makes a connection. [Conn.Changes] reports changes of the watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {
-	c := &Conn{watched: map[string]bool{}, ticks: make(chan struct{}, 1)}
-	for _, w := range watch {
-		c.watched[w] = true
-	}
+	c := &Conn{watched: watch, ticks: make(chan struct{}, 1)}
 	return c, c.do(ctx, func(*link) error { return nil })
 }
 
@@ -103,32 +101,37 @@ func (c *Conn) do(ctx context.Context, call func(*link) error) error {
 	}
 }
 
+// ask is [Conn.do] for a call with an answer.
+func ask[T any](ctx context.Context, c *Conn, call func(*dbus.Conn) (T, error)) (answer T, err error) {
+	err = c.do(ctx, func(l *link) (err error) {
+		answer, err = call(l.sd)
+		return err
+	})
+	return answer, err
+}
+
 func (c *Conn) link() (*link, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cur != nil {
 		return c.cur, nil
 	}
-	l := &link{}
 	ctx, stop := context.WithCancel(context.Background())
-	l.stop = stop
-	sd, err := dbus.NewConnection(func() (*godbus.Conn, error) {
+	l := &link{stop: stop}
+	var err error
+	l.sd, err = dbus.NewConnection(func() (*godbus.Conn, error) {
 		conn, err := dial(ctx)
 		if err == nil {
 			l.raw = append(l.raw, conn)
 		}
 		return conn, err
 	})
+	if err == nil && len(c.watched) > 0 {
+		err = c.follow(ctx, l)
+	}
 	if err != nil {
 		stop()
 		return nil, err
-	}
-	l.sd = sd
-	if len(c.watched) > 0 {
-		if err := c.follow(ctx, l); err != nil {
-			stop()
-			return nil, err
-		}
 	}
 	c.cur = l
 	return l, nil
@@ -146,7 +149,7 @@ func (c *Conn) follow(ctx context.Context, l *link) error {
 		for {
 			select {
 			case u := <-updates:
-				if c.watched[u.UnitName] {
+				if slices.Contains(c.watched, u.UnitName) {
 					c.tick()
 				}
 			case <-dropped:
@@ -175,6 +178,13 @@ func (c *Conn) drop(l *link) {
 // lost is closed when the connection that carries the signals ends.
 func (l *link) lost() <-chan struct{} { return l.raw[len(l.raw)-1].Context().Done() }
 
+// call makes a call to systemd's manager for which go-systemd has no method. The first of
+// its two connections is the one for calls.
+func (l *link) call(ctx context.Context, method string, args ...any) *godbus.Call {
+	manager := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+	return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, args...)
+}
+
 func dial(ctx context.Context) (*godbus.Conn, error) {
 	private := os.Geteuid() == 0
 	var conn *godbus.Conn
@@ -200,23 +210,17 @@ func dial(ctx context.Context) (*godbus.Conn, error) {
 
 // lost reports whether err is of the connection, and not an answer of systemd.
 func lost(err error) bool {
-	if errors.Is(err, godbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	for _, end := range []error{godbus.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
+		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	e, _ := errors.AsType[godbus.Error](err)
+	switch e.Name {
+	case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected",
+		"org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
 		return true
-	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		switch errno {
-		case syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN:
-			return true
-		}
-	}
-	var e godbus.Error
-	if errors.As(err, &e) {
-		switch e.Name {
-		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected",
-			"org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
-			return true
-		}
 	}
 	return false
 }

@@ -13,9 +13,9 @@ func (e Exits) Empty() bool { return len(e.Statuses)+len(e.Signals) == 0 }
 // waitid(2), value the exit status or the signal.
 func (e Exits) Name(code, value int32) bool {
 	switch code {
-	case cldExited:
+	case Exited:
 		return slices.Contains(e.Statuses, value)
-	case cldKilled, cldDumped:
+	case Killed, Dumped:
 		return slices.Contains(e.Signals, value)
 	}
 	return false

@@ -23,24 +23,16 @@ type Hook struct {
 	// network, and the groups as in [Unit].
 	User, Group string
 	Groups      []string
-	Bind        [][2]string // bind mounts of directories: source, destination
+	Bind        []Bind // of directories
 }
 
 // RunHook runs the hook and waits for its end. The error says how it failed.
 func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Limit+time.Minute)
 	defer cancel()
-	if err := c.clear(ctx, h.Unit); err != nil { // a killed swapper may have left it
-		return err
-	}
 	props := []dbus.Property{
 		dbus.PropDescription(h.Description),
-		dbus.PropType("oneshot"),
-		execStart(h.Argv),
-		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
-		property("TimeoutStartUSec", uint64(h.Limit.Microseconds())),
 		property("TimeoutStopUSec", uint64((10 * time.Second).Microseconds())),
-		property("StandardInput", "null"),
 		property("Environment", h.Env),
 		// The manager's locale, which differs between machines.
 		property("UnsetEnvironment", []string{"LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES"}),
@@ -48,18 +40,42 @@ func (c *Conn) RunHook(ctx context.Context, h Hook) error {
 	if h.User != "" {
 		props = append(props, h.unprivileged()...)
 	}
-	err := c.transient(ctx, h.Unit, props)
-	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {
-		return err
-	}
-	u, err := c.Unit(ctx, h.Unit)
+	u, err := c.oneshot(ctx, h.Unit, h.Argv, h.Limit, props)
 	if err != nil {
 		return err
 	}
-	if err := c.clear(ctx, h.Unit); err != nil {
+	return u.failure(h.Limit)
+}
+
+// oneshot runs a program in a transient unit and waits for its end. It returns how the
+// unit was then, before it was unloaded.
+func (c *Conn) oneshot(ctx context.Context, name string, argv []string, limit time.Duration, more []dbus.Property) (Unit, error) {
+	if err := c.clear(ctx, name); err != nil { // a killed swapper may have left it
+		return Unit{}, err
+	}
+	err := c.transient(ctx, name, append([]dbus.Property{
+		dbus.PropType("oneshot"),
+		execStart(argv),
+		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
+		property("TimeoutStartUSec", uint64(limit.Microseconds())),
+		property("StandardInput", "null"),
+	}, more...))
+	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {
+		return Unit{}, err
+	}
+	u, err := c.Unit(ctx, name)
+	if err != nil {
+		return Unit{}, err
+	}
+	return u, c.clear(ctx, name)
+}
+
+// clear stops and unloads a transient unit.
+func (c *Conn) clear(ctx context.Context, name string) error {
+	if err := c.Stop(ctx, name); err != nil {
 		return err
 	}
-	return u.failure(h.Limit)
+	return c.ResetFailed(ctx, name)
 }
 
 // execStart returns ExecStart= with exactly these arguments: without the escape systemd
@@ -98,24 +114,17 @@ func (h Hook) unprivileged() []dbus.Property {
 		props = append(props, property("SupplementaryGroups", h.Groups))
 	}
 	if len(h.Bind) > 0 {
-		props = append(props, property("BindPaths", binds(h.Bind)))
+		props = append(props, property("BindPaths", h.Bind))
 	}
 	return props
 }
 
-// bind is an element of BindPaths= and BindReadOnlyPaths= (org.freedesktop.systemd1(5)).
-type bind struct {
+// Bind is a bind mount: an element of BindPaths= and BindReadOnlyPaths=
+// (org.freedesktop.systemd1(5)).
+type Bind struct {
 	From, To string
 	Missing  bool // ignore a missing source
 	Flags    uint64
-}
-
-func binds(pairs [][2]string) []bind {
-	var all []bind
-	for _, p := range pairs {
-		all = append(all, bind{From: p[0], To: p[1]})
-	}
-	return all
 }
 
 // failure describes how the main process of a unit failed; nil if it did not.
@@ -123,13 +132,13 @@ func (u Unit) failure(limit time.Duration) error {
 	switch {
 	case u.Result == "timeout":
 		return fmt.Errorf("it did not end within %s", limit)
-	case u.ExecCode == cldExited && u.ExecValue == 0 && u.Result == "success":
+	case u.ExecCode == Exited && u.ExecValue == 0 && u.Result == "success":
 		return nil
-	case u.ExecCode == cldExited && u.ExecValue == execFailed:
+	case u.ExecCode == Exited && u.ExecValue == ExecFailed:
 		return errors.New("it cannot be executed")
-	case u.ExecCode == cldExited:
+	case u.ExecCode == Exited:
 		return fmt.Errorf("exit status %d", u.ExecValue)
-	case u.ExecCode == cldKilled || u.ExecCode == cldDumped:
+	case u.ExecCode == Killed || u.ExecCode == Dumped:
 		return errors.New(unix.SignalName(unix.Signal(u.ExecValue)))
 	}
 	return fmt.Errorf("%s did not run: it is %s, %s", u.Name, u, u.Result)

@@ -18,18 +18,12 @@ func (e *JobError) Error() string {
 // Start starts a unit and waits for the job. If the connection was lost meanwhile, the
 // result of the job is unknown and Start returns nil: the caller reads the unit's state.
 func (c *Conn) Start(ctx context.Context, name string) error {
-	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.StartUnitContext(ctx, name, "replace", done)
-		return err
-	})
+	return c.job(ctx, "start", name, (*dbus.Conn).StartUnitContext)
 }
 
 // Queue starts a unit and does not wait for the job.
 func (c *Conn) Queue(ctx context.Context, name string) error {
-	err := c.do(ctx, func(l *link) error {
-		_, err := l.sd.StartUnitContext(ctx, name, "replace", nil)
-		return err
-	})
+	_, err := ask(ctx, c, func(sd *dbus.Conn) (int, error) { return sd.StartUnitContext(ctx, name, "replace", nil) })
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", name, err)
 	}
@@ -38,22 +32,23 @@ func (c *Conn) Queue(ctx context.Context, name string) error {
 
 // Stop stops a unit and waits as Start does. For a unit that is not loaded it returns nil.
 func (c *Conn) Stop(ctx context.Context, name string) error {
-	err := c.job(ctx, "stop", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.StopUnitContext(ctx, name, "replace", done)
-		return err
-	})
+	err := c.job(ctx, "stop", name, (*dbus.Conn).StopUnitContext)
 	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		return nil
 	}
 	return err
 }
 
-func (c *Conn) job(ctx context.Context, verb, name string, queue func(*link, chan<- string) error) error {
+// A queuer is a method of go-systemd that queues a job and later sends its result.
+type queuer func(sd *dbus.Conn, ctx context.Context, name, mode string, done chan<- string) (int, error)
+
+func (c *Conn) job(ctx context.Context, verb, name string, queue queuer) error {
 	done := make(chan string, 1)
 	var l *link
 	err := c.do(ctx, func(now *link) error {
 		l = now
-		return queue(now, done)
+		_, err := queue(now.sd, ctx, name, "replace", done)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
@@ -127,12 +122,12 @@ func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error
 }
 
 func (c *Conn) transient(ctx context.Context, name string, props []dbus.Property) error {
-	return c.job(ctx, "start", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.StartTransientUnitContext(ctx, name, "replace", props, done)
+	return c.job(ctx, "start", name, func(sd *dbus.Conn, ctx context.Context, name, mode string, done chan<- string) (int, error) {
+		id, err := sd.StartTransientUnitContext(ctx, name, mode, props, done)
 		if isName(err, "org.freedesktop.systemd1.UnitExists") {
 			// The answer was lost, but systemd carried out the first call.
-			_, err = l.sd.StartUnitContext(ctx, name, "replace", done)
+			return sd.StartUnitContext(ctx, name, mode, done)
 		}
-		return err
+		return id, err
 	})
 }

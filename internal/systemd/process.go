@@ -17,10 +17,7 @@ func (c *Conn) Processes(ctx context.Context, unit string) ([]int, error) {
 	}
 	var listed []process
 	err := c.do(ctx, func(l *link) error {
-		// go-systemd has no method for this call. The first of its two connections is the
-		// one for calls.
-		systemd := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
-		return systemd.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnitProcesses", 0, unit).Store(&listed)
+		return l.call(ctx, "GetUnitProcesses", unit).Store(&listed)
 	})
 	if isName(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		return nil, nil

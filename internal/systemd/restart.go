@@ -2,11 +2,10 @@ package systemd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	godbus "github.com/godbus/dbus/v5"
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // OverdueError says that a start took longer than its limit. Its job was cancelled; the
@@ -34,10 +33,7 @@ func (c *Conn) Restart(ctx context.Context, name string, limit time.Duration) er
 	} else {
 		overdue <- nil
 	}
-	err = c.job(ctx, "restart", name, func(l *link, done chan<- string) error {
-		_, err := l.sd.RestartUnitContext(ctx, name, "replace", done)
-		return err
-	})
+	err = c.job(ctx, "restart", name, (*dbus.Conn).RestartUnitContext)
 	close(ended) // cancelling the job ends it, too; the answer to that is awaited below
 	if late := <-overdue; late != nil {
 		return late
@@ -83,23 +79,10 @@ func (c *Conn) cancelLate(ctx context.Context, ended <-chan struct{}, name strin
 // cancel cancels a queued or running job. It returns nil if the job has ended.
 func (c *Conn) cancel(ctx context.Context, job uint32) error {
 	err := c.do(ctx, func(l *link) error {
-		manager := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
-		return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.CancelJob", godbus.Flags(0), job).Err
+		return l.call(ctx, "CancelJob", job).Err
 	})
 	if err != nil && !isName(err, "org.freedesktop.systemd1.NoSuchJob") {
 		return fmt.Errorf("cannot cancel job %d: %w", job, err)
 	}
 	return nil
-}
-
-// Elapsed returns the time since a moment of CLOCK_MONOTONIC, such as [Unit.Began].
-func Elapsed(since time.Duration) (time.Duration, error) {
-	now, err := Monotonic()
-	return now - since, err
-}
-
-// IsOverdue reports whether the error is an [*OverdueError].
-func IsOverdue(err error) bool {
-	_, ok := errors.AsType[*OverdueError](err)
-	return ok
 }

@@ -2,8 +2,6 @@ package systemd
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -15,13 +13,12 @@ import (
 type Sandbox struct {
 	Unit   string
 	Argv   []string
-	Over   [][2]string // bind mounts of files: source, destination
-	Output string      // a file for its output; Try makes and removes it
-	Limit  int64       // the most bytes of the output that are read
+	Over   []Bind // of files
+	Output string // a file for its output; Try makes and removes it
 }
 
-// SandboxResult is how the program ended. At most one of Exec and Signal is set; an
-// exit status is in Detail only.
+// SandboxResult is how the program ended. At most one of Exec and Signal is set, and
+// Detail explains it.
 type SandboxResult struct {
 	Exec   bool // it could not be executed
 	Signal bool // a signal ended it; so does the time limit
@@ -29,12 +26,10 @@ type SandboxResult struct {
 	Output string
 }
 
-// execFailed is the exit status of a unit's process if execve(2) fails: EXIT_EXEC of
-// systemd.exec(5).
-const execFailed = 203
-
-// sandboxTime limits how long a program may take to print its version.
-const sandboxTime = 20 * time.Second
+const (
+	sandboxTime   = 20 * time.Second // for a program to print its version
+	sandboxOutput = 64 << 10         // bytes of the output that are read
+)
 
 // Try runs a program in a sandbox: a dynamic user, no network, no capabilities, no
 // devices, a read-only file system and a time limit. It has no
@@ -43,16 +38,8 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, sandboxTime+10*time.Second)
 	defer cancel()
 	defer os.Remove(t.Output)
-	if err := c.clear(ctx, t.Unit); err != nil { // a killed swapper may have left it
-		return SandboxResult{}, err
-	}
 	props := []dbus.Property{
 		dbus.PropDescription("Pre-flight of a new release"),
-		dbus.PropType("oneshot"),
-		execStart(t.Argv),
-		dbus.PropRemainAfterExit(true), // otherwise systemd unloads the unit before its result can be read
-		property("TimeoutStartUSec", uint64(sandboxTime.Microseconds())),
-		property("StandardInput", "null"),
 		property("StandardOutputFileToTruncate", t.Output),
 		property("StandardErrorFileToTruncate", t.Output),
 		property("Environment", []string{"LANG=C.UTF-8"}),
@@ -74,41 +61,26 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("TasksMax", uint64(256)),
 	}
 	if len(t.Over) > 0 {
-		props = append(props, property("BindReadOnlyPaths", binds(t.Over)))
+		props = append(props, property("BindReadOnlyPaths", t.Over))
 	}
-	err := c.transient(ctx, t.Unit, props)
-	if _, ok := errors.AsType[*JobError](err); err != nil && !ok {
-		return SandboxResult{}, err
-	}
-	u, err := c.Unit(ctx, t.Unit)
+	u, err := c.oneshot(ctx, t.Unit, t.Argv, sandboxTime, props)
 	if err != nil {
 		return SandboxResult{}, err
 	}
-	r := SandboxResult{Detail: u.String()}
+	var r SandboxResult
+	failure := u.failure(sandboxTime)
 	switch {
-	case u.Result == "timeout":
-		r.Signal, r.Detail = true, fmt.Sprintf("it did not end within %s", sandboxTime)
-	case u.ExecCode == cldExited && u.ExecValue == execFailed:
+	case u.Result == "timeout", u.ExecCode == Killed, u.ExecCode == Dumped:
+		r.Signal, r.Detail = true, failure.Error()
+	case u.ExecCode == Exited && u.ExecValue == ExecFailed:
 		r.Exec, r.Detail = true, "the kernel refuses it (wrong format or architecture?)"
-	case u.ExecCode == cldExited:
-		r.Detail = fmt.Sprintf("exit status %d", u.ExecValue)
-	case u.ExecCode == cldKilled || u.ExecCode == cldDumped:
-		r.Signal, r.Detail = true, unix.SignalName(unix.Signal(u.ExecValue))
-	default:
-		return r, fmt.Errorf("%s did not run: it is %s, %s", t.Unit, u, u.Result)
+	case u.ExecCode != Exited:
+		return r, failure
 	}
 	out, err := os.ReadFile(t.Output)
 	if err != nil {
 		return r, err
 	}
-	r.Output = string(out[:min(int64(len(out)), t.Limit)])
-	return r, c.clear(ctx, t.Unit)
-}
-
-// clear stops and unloads a transient unit.
-func (c *Conn) clear(ctx context.Context, name string) error {
-	if err := c.Stop(ctx, name); err != nil {
-		return err
-	}
-	return c.ResetFailed(ctx, name)
+	r.Output = string(out[:min(len(out), sandboxOutput)])
+	return r, nil
 }

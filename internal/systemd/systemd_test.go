@@ -50,18 +50,18 @@ func TestUnit(t *testing.T) {
 		settled, running bool
 	}{
 		{Unit{Active: "active", Sub: "running", MainPID: 7}, "active (running)", true, true},
-		{Unit{Active: "active", Sub: "running", MainPID: 7, ExecCode: cldExited, ExecValue: 1}, "active (running)", true, true}, // of the run before
-		{Unit{Active: "active", Sub: "running"}, "active (running)", true, true},                                                // forked, without PIDFile=
+		{Unit{Active: "active", Sub: "running", MainPID: 7, ExecCode: Exited, ExecValue: 1}, "active (running)", true, true}, // of the run before
+		{Unit{Active: "active", Sub: "running"}, "active (running)", true, true},                                             // forked, without PIDFile=
 		{Unit{Active: "active", Sub: "exited"}, "active (exited)", true, false},
 		{Unit{Active: "active", Sub: "exited", Type: "oneshot", RemainAfterExit: true}, "active (exited)", true, true},
 		{Unit{Active: "active", Sub: "exited", Type: "simple", RemainAfterExit: true}, "active (exited)", true, false},
-		{Unit{Active: "failed", Sub: "failed", Type: "oneshot", RemainAfterExit: true, ExecCode: cldExited, ExecValue: 1}, "failed (failed), its main process exited with status 1", true, false},
+		{Unit{Active: "failed", Sub: "failed", Type: "oneshot", RemainAfterExit: true, ExecCode: Exited, ExecValue: 1}, "failed (failed), its main process exited with status 1", true, false},
 		{Unit{Active: "active", Sub: "running", MainPID: 7, Job: 3}, "active (running)", false, true},
 		{Unit{Active: "inactive", Sub: "dead"}, "inactive (dead)", true, false},
-		{Unit{Active: "inactive", Sub: "dead", ExecCode: cldExited}, "inactive (dead), its main process exited with status 0", true, false},
-		{Unit{Active: "failed", Sub: "failed", ExecCode: cldExited, ExecValue: 203}, "failed (failed), its main process exited with status 203", true, false},
-		{Unit{Active: "failed", Sub: "failed", ExecCode: cldKilled, ExecValue: 9}, "failed (failed), its main process was killed by signal 9", true, false},
-		{Unit{Active: "activating", Sub: "auto-restart", ExecCode: cldDumped, ExecValue: 11}, "activating (auto-restart), its main process was killed by signal 11", false, false},
+		{Unit{Active: "inactive", Sub: "dead", ExecCode: Exited}, "inactive (dead), its main process exited with status 0", true, false},
+		{Unit{Active: "failed", Sub: "failed", ExecCode: Exited, ExecValue: 203}, "failed (failed), its main process exited with status 203", true, false},
+		{Unit{Active: "failed", Sub: "failed", ExecCode: Killed, ExecValue: 9}, "failed (failed), its main process was killed by signal 9", true, false},
+		{Unit{Active: "activating", Sub: "auto-restart", ExecCode: Dumped, ExecValue: 11}, "activating (auto-restart), its main process was killed by signal 11", false, false},
 		{Unit{Active: "activating", Sub: "start", MainPID: 7}, "activating (start)", false, false},
 		{Unit{Active: "deactivating", Sub: "stop-sigterm", MainPID: 7}, "deactivating (stop-sigterm)", false, false},
 		{Unit{Active: "reloading", Sub: "reload", MainPID: 7}, "reloading (reload)", false, false},
@@ -81,8 +81,8 @@ func TestExits(t *testing.T) {
 		code, value int32
 		want        bool
 	}{
-		{cldExited, 75, true}, {cldExited, 133, true}, {cldExited, 143, true}, {cldKilled, 10, true}, {cldDumped, 10, true},
-		{cldExited, 0, false}, {cldExited, 10, false}, {cldKilled, 75, false}, {0, 75, false},
+		{Exited, 75, true}, {Exited, 133, true}, {Exited, 143, true}, {Killed, 10, true}, {Dumped, 10, true},
+		{Exited, 0, false}, {Exited, 10, false}, {Killed, 75, false}, {0, 75, false},
 	} {
 		if got := declared.Declares(c.code, c.value); got != c.want {
 			t.Errorf("code %d, value %d: %v", c.code, c.value, got)

@@ -21,7 +21,7 @@ type Unit struct {
 	Result     string // success, exit-code, signal, timeout, …
 	MainPID    uint32
 	NRestarts  uint32
-	ExecCode   int32 // CLD_EXITED, CLD_KILLED, …
+	ExecCode   int32 // how the main process ended: [Exited], [Killed] or [Dumped]
 	ExecValue  int32 // exit status or signal
 	Status     string
 	Job        uint32   // 0 if none is queued or running
@@ -63,12 +63,16 @@ const NoUID = 1<<32 - 1
 // longest is the limit for a unit whose own limits are higher or infinite.
 const longest = 15 * time.Minute
 
-// CLD_ codes of waitid(2), as ExecMainCode gives them.
+// The values of [Unit.ExecCode]: CLD_ codes of waitid(2).
 const (
-	cldExited = 1
-	cldKilled = 2
-	cldDumped = 3
+	Exited = 1
+	Killed = 2
+	Dumped = 3
 )
+
+// ExecFailed is the exit status of a unit's process if execve(2) fails: EXIT_EXEC of
+// systemd.exec(5).
+const ExecFailed = 203
 
 // Settled reports whether the unit has no job and is not between two states.
 func (u Unit) Settled() bool {
@@ -94,26 +98,19 @@ func (u Unit) Remains() bool {
 // String returns the state in the form of `systemctl status`.
 func (u Unit) String() string {
 	s := u.Active + " (" + u.Sub + ")"
-	switch u.ExecCode {
-	case cldExited:
-		if u.MainPID == 0 {
-			s += fmt.Sprintf(", its main process exited with status %d", u.ExecValue)
-		}
-	case cldKilled, cldDumped:
-		if u.MainPID == 0 {
-			s += fmt.Sprintf(", its main process was killed by signal %d", u.ExecValue)
-		}
+	switch {
+	case u.MainPID != 0: // the end is that of an earlier run
+	case u.ExecCode == Exited:
+		s += fmt.Sprintf(", its main process exited with status %d", u.ExecValue)
+	case u.ExecCode == Killed, u.ExecCode == Dumped:
+		s += fmt.Sprintf(", its main process was killed by signal %d", u.ExecValue)
 	}
 	return s
 }
 
 // Unit reads the properties of a unit. A unit that does not exist has Load "not-found".
 func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
-	var p map[string]any
-	err := c.do(ctx, func(l *link) (err error) {
-		p, err = l.sd.GetAllPropertiesContext(ctx, name)
-		return err
-	})
+	p, err := c.properties(ctx, name)
 	if err != nil {
 		return Unit{}, fmt.Errorf("cannot read the state of %s: %w", name, err)
 	}
@@ -164,15 +161,15 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, nil
 }
 
+func (c *Conn) properties(ctx context.Context, unit string) (map[string]any, error) {
+	return ask(ctx, c, func(sd *dbus.Conn) (map[string]any, error) { return sd.GetAllPropertiesContext(ctx, unit) })
+}
+
 // Units reads Load, Active, Sub and Job of units, in one call and so at one moment, in
 // the order of the names. [Conn.Unit] is too slow for each change in a chain of units:
 // PID 1 gathers hundreds of properties for it.
 func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
-	var listed []dbus.UnitStatus
-	err := c.do(ctx, func(l *link) (err error) {
-		listed, err = l.sd.ListUnitsByNamesContext(ctx, names)
-		return err
-	})
+	listed, err := ask(ctx, c, func(sd *dbus.Conn) ([]dbus.UnitStatus, error) { return sd.ListUnitsByNamesContext(ctx, names) })
 	if err == nil && len(listed) != len(names) {
 		err = fmt.Errorf("systemd lists %d of %d", len(listed), len(names))
 	}
@@ -189,10 +186,8 @@ func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
 // Alive returns the names of the units that match a pattern and are active, activating
 // or deactivating, or have a job.
 func (c *Conn) Alive(ctx context.Context, patterns ...string) ([]string, error) {
-	var units []dbus.UnitStatus
-	err := c.do(ctx, func(l *link) (err error) {
-		units, err = l.sd.ListUnitsByPatternsContext(ctx, nil, patterns)
-		return err
+	units, err := ask(ctx, c, func(sd *dbus.Conn) ([]dbus.UnitStatus, error) {
+		return sd.ListUnitsByPatternsContext(ctx, nil, patterns)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list units: %w", err)
@@ -216,6 +211,6 @@ func property(name string, value any) dbus.Property {
 }
 
 func isName(err error, name string) bool {
-	var e godbus.Error
-	return errors.As(err, &e) && e.Name == name
+	e, ok := errors.AsType[godbus.Error](err)
+	return ok && e.Name == name
 }

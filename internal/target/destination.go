@@ -173,15 +173,9 @@ func (t *Target) taken(file string, all []*Target) (problem string) {
 		if other.Name == t.Name {
 			continue
 		}
-		for _, i := range other.Install {
-			if t.check.located(i.To) == file {
-				return file + " belongs to target " + other.Name
-			}
-		}
-		for _, path := range other.Snapshot {
-			if theirs := t.check.located(path); within(file, theirs) {
-				return file + " belongs to target " + other.Name
-			}
+		if slices.ContainsFunc(other.Install, func(i Install) bool { return t.check.located(i.To) == file }) ||
+			slices.ContainsFunc(other.Snapshot, func(path string) bool { return within(file, t.check.located(path)) }) {
+			return file + " belongs to target " + other.Name
 		}
 	}
 	return ""

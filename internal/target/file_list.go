@@ -54,7 +54,8 @@ var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
 // MayName reports whether the list in this archive could name the entry.
 func (l *Listing) MayName(entry, platform, version string) bool {
 	dir, name := path.Split(entry)
-	return l != nil && dir == dirOf(l.Entry(platform, version)) &&
+	listed, _ := path.Split(l.Entry(platform, version))
+	return l != nil && dir == listed &&
 		slices.ContainsFunc(l.Types, func(t ListedType) bool { return t.takes(name) })
 }
 
@@ -75,16 +76,11 @@ func matches(globs []string, name string) bool {
 	})
 }
 
-func dirOf(entry string) string {
-	dir, _ := path.Split(entry)
-	return dir
-}
-
 // AddListed adds to Install the files that the list in the archive of version for
 // platform names, except those that [[install]] names already. excluded are the listed
 // names that the target file excludes. After an error, Install is unchanged.
 func (t *Target) AddListed(list []byte, platform, version string) (excluded []string, err error) {
-	dir := dirOf(t.Listing.Entry(platform, version))
+	dir, _ := path.Split(t.Listing.Entry(platform, version))
 	if len(list) > MaxList {
 		return nil, fmt.Errorf("it is larger than %d KiB", MaxList>>10)
 	}

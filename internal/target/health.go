@@ -7,9 +7,10 @@ func (v *validation) health(installs []Install) Health {
 		Timeout:        v.seconds("health.timeout_seconds"),
 		Settle:         v.seconds("health.settle_seconds"),
 		VersionCommand: v.texts("health.version_command"),
+		Main:           v.text("health.main"),
 	}
-	if len(installs) > 0 {
-		h.Main = v.textOr("health.main", installs[0].To)
+	if len(installs) > 0 && !v.written("health.main") {
+		h.Main = installs[0].To
 	}
 	if h.Main != "" && !slices.ContainsFunc(installs, func(i Install) bool { return i.To == h.Main }) {
 		v.bad("health.main")

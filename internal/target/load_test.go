@@ -116,7 +116,7 @@ journal = 'it says "ready"'
 		Unit:              "agent@1.service",
 		AutoUpdateEnabled: true,
 		CheckEvery:        time.Minute,
-		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, URLFromAdmin: true, CAFile: "/etc/agent/ca.pem", Proxy: "http://proxy:3128"},
+		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, CAFile: "/etc/agent/ca.pem", Proxy: "http://proxy:3128"},
 		Trust:             Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json", Product: "agent", AllowUnauthenticated: true},
 		Install: []Install{
 			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},
@@ -201,7 +201,7 @@ product = "vendor"
 	if !reflect.DeepEqual(got.Health, want) {
 		t.Errorf("health: got %+v, want %+v", got.Health, want)
 	}
-	if len(got.Snapshot) != 0 || got.Trust.Product != "twenty" || got.Source.URL != "https://admin.example.com/" || !got.Source.URLFromAdmin {
+	if len(got.Snapshot) != 0 || got.Trust.Product != "twenty" || got.Source.URL != "https://admin.example.com/" {
 		t.Errorf("got %+v %+v %+v", got.Snapshot, got.Trust, got.Source)
 	}
 	files := []string{vendorFile, adminFile, vendorFile + ".d/50-b.toml", adminFile + ".d/10-a.toml", adminFile + ".d/20-b.toml"}

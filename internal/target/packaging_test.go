@@ -35,7 +35,7 @@ func TestShippedTargets(t *testing.T) {
 		put(t, d.Root+d.Admin+"/"+row.name+".toml", "[source]\nurl = \"https://monitor.example.com/m.json\"\n")
 		got, err = d.Load(row.name)
 		must(t, err)
-		if want := (Source{Type: SourceManifest, URL: "https://monitor.example.com/m.json", URLFromAdmin: true}); !reflect.DeepEqual(got.Source, want) {
+		if want := (Source{Type: SourceManifest, URL: "https://monitor.example.com/m.json"}); !reflect.DeepEqual(got.Source, want) {
 			t.Errorf("%s: got %+v", row.name, got.Source)
 		}
 	}

@@ -121,14 +121,12 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	switch {
 	case errors.Is(err, errOtherWriter):
 		place.Theirs = err.Error()
-		place.Path = filepath.Join(dir, filepath.Base(path))
 	case errors.Is(err, fs.ErrNotExist):
 		return place, err.Error(), "create the directory first"
 	case err != nil:
 		return place, err.Error(), ""
-	default:
-		place.Path = filepath.Join(dir, filepath.Base(path))
 	}
+	place.Path = filepath.Join(dir, filepath.Base(path))
 	if where := forbidden(place.Path); where != "" {
 		return place, path + " is in " + where, ""
 	}

@@ -27,7 +27,6 @@ func (v *validation) source() Source {
 		}
 		s.URL = v.text("source.url")
 		s.InsecureSkipTLS = v.boolean("source.insecure_skip_tls")
-		s.URLFromAdmin = v.fromAdmin("source.url")
 	case SourceFile:
 		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.ca_file", "source.proxy"}
 		if !v.written("source.path") {
@@ -39,7 +38,8 @@ func (v *validation) source() Source {
 		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.path"}
 		s = v.github()
 	}
-	s.Versions, s.Downgrade = v.versions(), v.boolean("source.downgrade")
+	s.Versions, _ = version.ParseRange(v.text("source.versions")) // text has refused ranges that are not valid
+	s.Downgrade = v.boolean("source.downgrade")
 	if s.Type != SourceFile {
 		s.CAFile, s.Proxy = v.text("source.ca_file"), v.text("source.proxy")
 	}
@@ -54,19 +54,6 @@ func (v *validation) source() Source {
 		}
 	}
 	return s
-}
-
-func (v *validation) versions() version.Range {
-	if !v.written("source.versions") {
-		return version.Range{}
-	}
-	r, _ := version.ParseRange(v.text("source.versions")) // text has refused ranges that are not valid
-	return r
-}
-
-func (v *validation) fromAdmin(path string) bool {
-	at, ok := v.settings[path]
-	return ok && within(at.file, filepath.Clean(v.dirs.Admin))
 }
 
 func (v *validation) trustMode() string {
@@ -96,21 +83,22 @@ const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = tru
 // can listen on a free loopback port, so plain http to loopback is accepted only if the
 // administrator wrote the URL.
 func (v *validation) authenticated(t *Target) {
-	if t.Source.Type != SourceManifest || t.Trust.AnyTransport() || t.Source.From != nil {
-		return // Derive checks a derived URL
-	}
 	u, err := url.Parse(t.Source.URL)
-	if err != nil {
-		return // source has reported it
+	if err != nil || t.Source.URL == "" || t.Trust.AnyTransport() {
+		return // source has reported the error, and Derive checks a derived URL
+	}
+	key := "source.url"
+	if t.Source.Type == SourceGitHub {
+		key = "source.api_url"
 	}
 	switch {
 	case t.Source.InsecureSkipTLS:
 		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves its identity", unauthenticatedHint)
 	case u.Scheme == "https":
 	case !Loopback(u.Hostname()):
-		v.problem("source.url", "checksum trust is refused over plain http", unauthenticatedHint)
-	case !t.Source.URLFromAdmin:
-		v.problem("source.url", "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, unauthenticatedHint)
+		v.problem(key, "checksum trust is refused over plain http", unauthenticatedHint)
+	case !within(v.settings[key].file, filepath.Clean(v.dirs.Admin)):
+		v.problem(key, "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, unauthenticatedHint)
 	}
 }
 

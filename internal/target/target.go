@@ -99,7 +99,6 @@ type Source struct {
 	URL             string // http or https, without user or password; "" until Resolve or Derive, where From is set
 	Path            string // absolute
 	InsecureSkipTLS bool   // do not verify the server's certificate
-	URLFromAdmin    bool   // URL was written in the administrator's directory
 	CAFile          string // of the certificates that take the place of the system's; "" for none
 	Proxy           string // URL; "" for none
 

@@ -51,7 +51,7 @@ func TestResolve(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			got, err := resolve(t, tree(t, map[string]string{vendorFile: fromClient + row.target, clientFile: row.client}))
 			must(t, err)
-			if got.Source.URL != row.want || got.Source.InsecureSkipTLS != row.insecure || got.Source.URLFromAdmin {
+			if got.Source.URL != row.want || got.Source.InsecureSkipTLS != row.insecure {
 				t.Errorf("got %+v", got.Source)
 			}
 		})

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,7 +28,7 @@ type validation struct {
 func (v *validation) target(name string, files []string) (*Target, *ConfigError) {
 	t := &Target{
 		Name:              name,
-		Description:       v.textOr("description", name),
+		Description:       cmp.Or(v.text("description"), name),
 		Unit:              v.unit(),
 		AutoUpdateEnabled: v.boolean("auto_update_enabled"),
 		CheckEvery:        v.seconds("auto_update_check_every_seconds"),
@@ -84,14 +85,6 @@ func (v *validation) text(path string) string    { return value[string](v, path)
 func (v *validation) integer(path string) int64  { return value[int64](v, path) }
 func (v *validation) boolean(path string) bool   { return value[bool](v, path) }
 func (v *validation) texts(path string) []string { return value[[]string](v, path) }
-
-// textOr is text for a key whose default depends on other keys.
-func (v *validation) textOr(path, otherwise string) string {
-	if !v.written(path) {
-		return otherwise
-	}
-	return v.text(path)
-}
 
 func (v *validation) seconds(path string) time.Duration {
 	return time.Duration(v.integer(path)) * time.Second

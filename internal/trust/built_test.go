@@ -6,10 +6,13 @@ import (
 )
 
 func TestBuilt(t *testing.T) {
-	if got := parseBuilt("1795651200"); !got.Equal(time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)) {
+	defer func(linked string) { built = linked }(built)
+	built = "1795651200"
+	if got := Built(); !got.Equal(time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("got %s", got)
 	}
-	if got := parseBuilt(""); !got.IsZero() {
+	built = ""
+	if got := Built(); !got.IsZero() {
 		t.Errorf("not told, and %s", got)
 	}
 }

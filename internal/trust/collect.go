@@ -79,6 +79,17 @@ func Roots(get Get) ([][]byte, error) {
 	return append([][]byte{first}, w.state.Roots...), nil
 }
 
+// CheckRoot returns an error for a root that cannot be a pin, because too few of its
+// own keys have signed it. An expired root can: newer ones may follow it.
+func CheckRoot(b []byte) (Signed, error) {
+	w, err := Client{Pin: b}.start()
+	if err != nil {
+		return Signed{}, err
+	}
+	root := w.set.Root.Signed
+	return Signed{RoleRoot, root.Version, root.Expires}, nil
+}
+
 // Unverified reads the files that a repository has after its roots. Beside an error it
 // returns what it read before. It checks the form of each file only, so it is for the
 // publisher, whose keys sign the next files.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // Next returns the name and the largest size, in bytes, of the file that b, metadata of
@@ -224,10 +225,5 @@ func reason(err error) string {
 	if errors.As(err, &syntax) {
 		return "it is not JSON"
 	}
-	return fmt.Sprintf("%.200s", strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
-		}
-		return r
-	}, err.Error()))
+	return fmt.Sprintf("%.200s", state.Printable(err.Error()))
 }

@@ -15,17 +15,15 @@
 //	N.targets.json                       names the manifest; other names in it are ignored
 //	<sha256>.client-manifest.json        the release; it names archives and deltas by digest
 //
-// Three roles verify the same release, each by itself. [Verifier] is their common code:
+// Three roles verify the same release by a [Verifier], and none relies on another:
 //
-//   - The fetcher is not trusted. It downloads with [Verifier.Collect], from a
-//     [State] of its own, so it notices an expired or unchanged repository even if there
-//     is nothing to install. The other roles do not rely on that.
+//   - The fetcher downloads with [Verifier.Collect], from a [State] of its own, so it
+//     notices an expired or unchanged repository even if there is nothing to install.
 //   - The verifier calls [Verifier.Verify] over what the fetcher downloaded, with the
-//     swapper's State, which it may only read. That saves the swapper useless work;
-//     the swapper does not rely on it.
+//     swapper's State, which it may only read. That saves the swapper useless work.
 //   - The swapper calls [Verifier.Verify] over its own copies, with its own State. It
 //     stores the State that comes back, beside an error too, and accepts the manifest
-//     only then. [Terms] compares the manifest with the target and the floor.
+//     only then.
 //
 // All trust begins at the pin, the root that the operator vouched for. A State belongs
 // to its pin. Without a State, or with one that is damaged or of another pin, the machine
@@ -33,6 +31,8 @@
 package trust
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -70,15 +70,7 @@ const TimestampFile = "timestamp.json"
 
 // Max returns the largest size of the role's metadata, in bytes.
 func (r Role) Max() int {
-	switch r {
-	case RoleRoot:
-		return MaxRoot
-	case RoleTimestamp:
-		return MaxTimestamp
-	case RoleSnapshot:
-		return MaxSnapshot
-	}
-	return MaxTargets
+	return map[Role]int{RoleRoot: MaxRoot, RoleTimestamp: MaxTimestamp, RoleSnapshot: MaxSnapshot, RoleTargets: MaxTargets}[r]
 }
 
 // Metadata holds the documents of a repository, as one role hands them on to the next.
@@ -90,6 +82,26 @@ type Metadata struct {
 	Manifest  []byte   `json:"-"` // handed on in a file of its own
 }
 
+// Encode returns the metadata as JSON, without the manifest. More than
+// [MaxMetadata] bytes are an error.
+func (b Metadata) Encode() ([]byte, error) {
+	raw, err := json.Marshal(b)
+	if err == nil && len(raw) > MaxMetadata {
+		err = fmt.Errorf("the metadata takes more than %d bytes (hint: pin a newer root)", MaxMetadata)
+	}
+	return raw, err
+}
+
+// Decode reads what Encode made, and adds the manifest.
+func Decode(raw, manifest []byte) (Metadata, error) {
+	var b Metadata
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return b, errors.New("the metadata is damaged")
+	}
+	b.Manifest = manifest
+	return b, nil
+}
+
 // State is what a client remembers between two checks. The zero State is that of a machine
 // that knows only the pin.
 //
@@ -97,13 +109,10 @@ type Metadata struct {
 // older releases and revoked keys, so each role stores its own State where only that role
 // can write.
 type State struct {
-	Pin       string    `json:"pin"`   // sha256 of the pinned root; the other fields are valid only for that pin
-	Roots     [][]byte  `json:"roots"` // all that follow the pinned one
-	Timestamp []byte    `json:"timestamp"`
-	Snapshot  []byte    `json:"snapshot"`
-	Targets   []byte    `json:"targets"`
-	Manifest  []byte    `json:"manifest,omitempty"` // the one that the targets name; only [Client.Collect] stores and uses it
-	Seen      time.Time `json:"seen"`               // the last time seen; see Client.now
+	Pin      string    `json:"pin"` // sha256 of the pinned root; the other fields are valid only for that pin
+	Metadata           // with all roots that follow the pinned one
+	Manifest []byte    `json:"manifest,omitempty"` // the one that the targets name; only [Client.Collect] stores and uses it
+	Seen     time.Time `json:"seen"`               // the last time seen; see Client.now
 }
 
 // Client is what one check starts from.
@@ -149,12 +158,10 @@ func (e *Error) Error() string {
 // time seen and the program's build. So a clock that was set back, or starts at 1970,
 // does not make expired metadata valid again.
 //
-// A clock that is ahead for a while must not end all updates once it is right
-// again. So a time counts as seen only if no metadata had expired at that time
-// ([Client.Check]). Seen is therefore never later than the earliest expiry of some
-// valid set of metadata, and the repository's next timestamp, signed later with the
-// same lifetime, is valid at that time, too. A clock in 2100 finds all metadata
-// expired, and its time is not stored.
+// A clock that is ahead for a while, in 2100, must not end all updates once it is right
+// again. So a time counts as seen only if no metadata had expired at that time. The
+// repository's next timestamp, signed later with the same lifetime, is then valid at that
+// time, too.
 func (c Client) now() time.Time {
 	now := c.Clock
 	for _, t := range []time.Time{c.State.Seen, c.Built} {

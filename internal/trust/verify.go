@@ -2,10 +2,13 @@ package trust
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/version"
 )
 
 // Verifier verifies the releases of a target for one role: from the role's stored
@@ -48,8 +51,7 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	metadata, err = Metadata{Roots: s.Roots, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}.Encode()
-	if err != nil {
+	if metadata, err = s.Metadata.Encode(); err != nil {
 		return nil, nil, v.refuse("use", err)
 	}
 	return r, metadata, nil
@@ -58,14 +60,13 @@ func (v Verifier) Collect(get Get) (r *Release, metadata []byte, err error) {
 func (v Verifier) run(check func(Client) (*Release, State, error)) (*Release, State, error) {
 	pin, err := v.Pin()
 	if err != nil {
-		return nil, State{}, state.Fail(state.ResultRefused, "%w", err)
+		return nil, State{}, state.Refused("%w", err)
 	}
 	c := Client{Pin: pin, Clock: time.Now(), Built: Built()}
 	if v.Role != "" {
-		err = v.Tree.Trust(v.Role, v.Target, &c.State)
-	}
-	if err != nil {
-		return nil, State{}, err
+		if err := v.Tree.Trust(v.Role, v.Target, &c.State); err != nil {
+			return nil, State{}, err
+		}
 	}
 	r, s, err := check(c)
 	if !v.ReadOnly {
@@ -93,5 +94,48 @@ func (v Verifier) refuse(act string, err error) error {
 	if Expired(err) {
 		hint = " (hint: its publisher must sign it again; the next check will notice)"
 	}
-	return state.Fail(state.ResultRefused, "cannot %s %s: %w%s", act, v.From, err, hint)
+	return state.Refused("cannot %s %s: %w%s", act, v.From, err, hint)
+}
+
+// Terms is what a machine requires of a signed manifest beyond its signature.
+type Terms struct {
+	Product   string // of the target; its publisher may sign other products, too
+	Platform  string // of this machine
+	Floor     int64  // the highest sequence committed here; 0 if none
+	Installed string // the version here; "" if unknown
+}
+
+// Check returns an error if the manifest is not for this machine. It accepts a sequence
+// equal to the floor, because that release may have to be repaired.
+func (t Terms) Check(m *manifest.Manifest) error {
+	p, err := m.Platform(t.Platform)
+	switch {
+	case m.Product != t.Product:
+		return fmt.Errorf("it is of product %q, this target takes %q", m.Product, t.Product)
+	case m.Sequence < 1:
+		return fmt.Errorf("it has no sequence")
+	case m.Sequence < t.Floor:
+		return fmt.Errorf("its sequence %d is older than %d, which was committed here", m.Sequence, t.Floor)
+	case err != nil:
+		return err
+	case len(p.Contents) == 0:
+		return fmt.Errorf("it does not say what is in %s", p.File)
+	case version.Lower(t.Installed, m.MinVersion):
+		return fmt.Errorf("it needs at least %s first, and %s is installed", m.MinVersion, t.Installed)
+	}
+	return nil
+}
+
+// built is set by the linker: the time of the newest entry of debian/changelog, in
+// seconds since 1970. It is the same in every build of a version.
+var built string
+
+// Built returns when this program was built, for [Client]; the zero time if the
+// linker did not set it.
+func Built() time.Time {
+	seconds, err := strconv.ParseInt(built, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0).UTC()
 }

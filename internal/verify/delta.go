@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 
@@ -20,11 +19,11 @@ import (
 // under names as unpack gives them. If that fails, it asks the fetcher for the archive.
 // The request needs the order of the attempt, which does not survive a reboot.
 func (v *verifier) patch(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
-	order, err := v.tree.Order(v.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	order, err := v.order()
+	if err != nil {
 		return nil, err
 	}
-	if order.Attempt != v.attempt {
+	if order.Attempt == "" {
 		return v.patched(t, bundle, into)
 	}
 	ask := func(why string) (*state.Fallback, error) {
@@ -76,9 +75,9 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 // patchOne makes one entry of the archive from the installed file, which may be that entry
 // already. It trusts neither file nor delta, and verifies the result.
 func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *state.Bundle, name string) error {
-	old, err := read(installed)
+	old, err := durable.ReadFile(installed, archive.MaxDelta)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot read %s: %w", installed, durable.Cause(err))
 	}
 	from := manifest.Digest(old)
 	write := func(w io.Writer) (sum string, err error) {
@@ -113,27 +112,4 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 		return fmt.Errorf("cannot make %s by delta: %w", entry, durable.Cause(err))
 	}
 	return nil
-}
-
-// read reads an installed file that may have deltas. It allocates the whole size at once,
-// because a growing buffer would take twice the memory.
-func read(path string) ([]byte, error) {
-	f, err := durable.OpenRegular(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
-	}
-	defer f.Close()
-	var b []byte
-	info, err := f.Stat()
-	if err == nil && info.Size() > archive.MaxDelta {
-		err = fmt.Errorf("it is larger than %d bytes", archive.MaxDelta)
-	}
-	if err == nil {
-		b = make([]byte, info.Size())
-		_, err = io.ReadFull(f, b)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
-	}
-	return b, nil
 }

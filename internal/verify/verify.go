@@ -42,15 +42,15 @@ func run(tree state.Tree, name string, load func() (*target.Target, error)) (sta
 	}
 	v := verifier{tree: tree, name: name, attempt: attempt}
 	if err != nil {
-		a, err := v.recordAttempt(state.ResultFailed, err)
+		a, err := v.recordAttempt(err)
 		return a, nil, err
 	}
-	result, end := v.verify(bundle, load)
+	end := v.verify(bundle, load)
 	cleared := bundle.Consume()
 	if v.asked != nil {
-		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: result}, v.asked, cleared
+		return state.Attempt{ID: attempt, Version: v.manifest.Version, Result: state.ResultFailed}, v.asked, cleared
 	}
-	a, err := v.recordAttempt(result, end)
+	a, err := v.recordAttempt(end)
 	return a, nil, errors.Join(err, cleared)
 }
 
@@ -70,40 +70,35 @@ type verifier struct {
 	platform manifest.Platform
 }
 
-func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, error)) (state.Result, error) {
+func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, error)) error {
 	if err := errors.Join(v.tree.Tidy(state.RoleVerify, v.name), v.tree.DropFallback(v.name)); err != nil {
-		return state.ResultFailed, err
+		return err
 	}
 	t, err := load()
 	if err != nil {
-		return state.ResultMisconfigured, err
+		return state.Fail(state.ResultMisconfigured, "%w", err)
 	}
 	if err := v.read(bundle, t); err != nil {
-		return state.ResultFailed, err
+		return err
 	}
-	if err := v.handOn(t, bundle); err != nil {
-		return state.ResultFailed, err
-	}
-	return state.ResultHandedOn, nil
+	return v.handOn(t, bundle)
 }
 
 // read reads receipt and manifest, and selects this machine's platform.
-func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
-	var err error
+func (v *verifier) read(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.receipt, err = bundle.Receipt(); err != nil {
 		return state.Refused("%w", err)
 	}
 	if v.receipt.Attempt != v.attempt {
 		return state.Refused("cannot use the bundle: its receipt is of another attempt")
 	}
-	raw, err := bundle.Manifest()
-	if err != nil {
+	if v.raw, err = bundle.Manifest(); err != nil {
 		return state.Refused("%w", err)
 	}
-	v.raw, v.key = raw, manifest.Host()
+	v.key = manifest.Host()
 	if t.Trust.Mode == target.TrustTUF {
 		err = v.signed(bundle, t)
-	} else if v.manifest, err = manifest.Parse(raw); err != nil {
+	} else if v.manifest, err = manifest.Parse(v.raw); err != nil {
 		err = state.Refused("cannot use the manifest: %w", err)
 	}
 	if err != nil {
@@ -118,14 +113,37 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) error {
 	return nil
 }
 
-// recordAttempt records how the attempt ended here.
-func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt, error) {
-	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: result}
+// signed reads the manifest of a target with trust mode "tuf" from the swapper's State, as
+// the swapper will, and keeps the metadata for it.
+func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
+	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
+		return state.Refused("%w", err)
+	}
+	order, err := v.order()
+	if err != nil {
+		return err
+	}
+	terms := trust.Terms{Product: t.Trust.Product, Platform: v.key, Installed: order.Installed}
+	v.manifest, err = trust.Verifier{Tree: v.tree, Target: v.name, Pin: t.Pin, Role: state.RoleSwap, ReadOnly: true,
+		Terms: terms, From: "the bundle"}.Verify(v.metadata, v.raw)
+	return err
+}
+
+// order returns the order of the attempt. It is zero after a reboot, which removes orders:
+// the attempt's record then has no origin, and only the swapper checks Terms.Installed.
+func (v *verifier) order() (state.Order, error) {
+	order, err := v.tree.Order(v.name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && order.Attempt != v.attempt {
+		return state.Order{}, nil
+	}
+	return order, err
+}
+
+// recordAttempt records how the attempt ended here; end is nil if it was handed on.
+func (v *verifier) recordAttempt(end error) (state.Attempt, error) {
+	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: state.ResultHandedOn}
 	if end != nil {
-		a.Reason, a.Expired = end.Error(), trust.Expired(end)
-		if f, ok := errors.AsType[*state.Failure](end); ok {
-			a.Result = f.Result
-		}
+		a.Result, a.Reason, a.Expired = state.ResultOf(end), end.Error(), trust.Expired(end)
 	}
 	if v.raw != nil {
 		a.Manifest = manifest.Digest(v.raw)
@@ -133,13 +151,10 @@ func (v *verifier) recordAttempt(result state.Result, end error) (state.Attempt,
 	if v.manifest != nil {
 		a.Version, a.Sequence = v.manifest.Version, v.manifest.Sequence
 	}
-	// The record has no origin after a reboot, which removes the order.
-	order, err := v.tree.Order(v.name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	order, err := v.order()
+	if err != nil {
 		return a, err
 	}
-	if order.Attempt == v.attempt {
-		a.Origin, a.From = order.Origin, order.Installed
-	}
+	a.Origin, a.From = order.Origin, order.Installed
 	return a, v.tree.Update(state.RoleVerify, v.name, func(s *state.Status) { s.Record(a) })
 }

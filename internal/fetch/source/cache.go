@@ -52,11 +52,8 @@ func (c cache) load() cached {
 		return cached{}
 	}
 	data, err := durable.ReadFile(filepath.Join(c.dir, cacheName), maxCache)
-	if err != nil {
-		return cached{}
-	}
 	var k cached
-	if json.Unmarshal(data, &k) != nil || k.Format != state.Format ||
+	if err != nil || json.Unmarshal(data, &k) != nil || k.Format != state.Format ||
 		k.URL != c.url || k.Insecure != c.insecure || !download.UsableTag(k.ETag) || !c.usable(k.Body) {
 		return cached{}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -271,15 +272,14 @@ func (g *github) document(ctx context.Context) ([]byte, error) {
 // choose returns the name of the archive that the target uses.
 func (g *github) choose(sums map[string]string) (string, error) {
 	pattern := g.source.AssetPattern(manifest.Host(), g.release.Tag)
-	names := g.release.names()
-	if g.release.Assets == nil {
-		for name := range sums {
-			names = append(names, name)
+	names := slices.Sorted(maps.Keys(sums))
+	if g.release.Assets != nil {
+		names = nil
+		for _, a := range g.release.Assets {
+			names = append(names, a.Name)
 		}
-		if len(names) == 0 && !strings.ContainsAny(pattern, "*?[") {
-			return pattern, nil
-		}
-		slices.Sort(names)
+	} else if len(names) == 0 && !strings.ContainsAny(pattern, "*?[") {
+		return pattern, nil
 	}
 	names = slices.DeleteFunc(names, func(name string) bool {
 		fits, err := path.Match(pattern, name)

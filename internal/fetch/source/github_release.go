@@ -83,13 +83,6 @@ func (p *published) asset(name string) *asset {
 	return nil
 }
 
-func (p *published) names() (all []string) {
-	for _, a := range p.Assets {
-		all = append(all, a.Name)
-	}
-	return all
-}
-
 // remember copies the digests that were learned of the same files.
 func (p *published) remember(old *published) {
 	for i := range p.Assets {

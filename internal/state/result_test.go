@@ -10,7 +10,7 @@ import (
 
 // TestResultTable checks that each result has one row, and each exit status one place.
 func TestResultTable(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "result_table.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "result.go", nil, 0)
 	must(t, err)
 	constants := 0
 	ast.Inspect(file, func(n ast.Node) bool {

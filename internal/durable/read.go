@@ -1,6 +1,9 @@
 package durable
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -41,19 +44,22 @@ func regular(f *os.File, path string, err error) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRegular(f); err != nil {
+	if _, err := sizeOf(f); err != nil {
 		f.Close()
 		return nil, &fs.PathError{Op: "open", Path: path, Err: Cause(err)}
 	}
 	return f, nil
 }
 
-func checkRegular(f *os.File) error {
+func sizeOf(f *os.File) (int64, error) {
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = ErrNotRegular
+	if err != nil {
+		return 0, err
 	}
-	return err
+	if !info.Mode().IsRegular() {
+		return 0, ErrNotRegular
+	}
+	return info.Size(), nil
 }
 
 // OpenDirIn opens a directory that another user may have replaced. It returns an error for
@@ -79,17 +85,44 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 }
 
 // ReadAll reads an open regular file of at most limit bytes. The error for a larger one is
-// [ErrTooLarge].
+// [ErrTooLarge]. It allocates the whole size at once, because a growing buffer would take
+// twice the memory.
 func ReadAll(f *os.File, limit int64) ([]byte, error) {
-	if err := checkRegular(f); err != nil {
+	size, err := sizeOf(f)
+	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
+	var data bytes.Buffer
+	if size <= limit {
+		data.Grow(int(size) + bytes.MinRead) // room to find the end of the file
+		_, err = data.ReadFrom(io.LimitReader(f, limit+1))
+	}
+	if size > limit || int64(data.Len()) > limit { // it may grow while it is read
 		err = fmt.Errorf("%w than %d bytes", ErrTooLarge, limit)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return data, nil
+	return data.Bytes(), nil
+}
+
+// FileSHA256 returns the digest, in hex, of a file opened by [OpenRegular].
+func FileSHA256(path string) (string, error) {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum, _, err := SHA256(f)
+	return sum, err
+}
+
+// SHA256 reads r to its end and returns the digest, in hex, and the number of bytes.
+func SHA256(r io.Reader) (sum string, size int64, err error) { return CopySHA256(io.Discard, r) }
+
+// CopySHA256 copies r to w without sync, and returns what [SHA256] returns.
+func CopySHA256(w io.Writer, r io.Reader) (sum string, size int64, err error) {
+	h := sha256.New()
+	size, err = io.Copy(io.MultiWriter(w, h), r)
+	return hex.EncodeToString(h.Sum(nil)), size, err
 }
