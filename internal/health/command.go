@@ -19,8 +19,8 @@ import (
 )
 
 // The commands of a target are programs of the release. machinemon-command@T.service runs
-// them for the gate, as a user that exists only for that, so that they reach neither the
-// gate's processes nor its report. What they leave behind ends with the connection.
+// them for the gate, as a user of their own, so that they reach neither the gate's
+// processes nor its report. What they leave behind ends with the connection.
 
 // commandRequest asks for a command of the target file.
 type commandRequest struct {

@@ -3,7 +3,7 @@
 //
 // It writes nothing but its report, to a file in /run/machinemon-update/gate/T/ that
 // systemd opens for it as root; commit and rollback read the file. Each target's gate runs
-// as a user of its own, which exists only while it runs.
+// as a user of its own.
 //
 // It trusts root's journal and order, the target files, which only root can write,
 // systemd, and /proc. It does not trust the managed program: answers are bounded in size

@@ -17,15 +17,16 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// MakeAccounts makes the accounts of a target's fetcher and verifier, whose files outlive
-// their units. The gate and the commands leave no files, so systemd makes their accounts
-// for the time that they run.
+// MakeAccounts makes the accounts of a target's steps. They are no dynamic users of
+// systemd: the fetcher and the verifier have files that outlive their units and that
+// others read, and D-Bus refuses the gate's if it cannot look up a dynamic user.
 func (s *Swapper) MakeAccounts(ctx context.Context, name string) error {
 	if !target.ValidName(name) {
 		return state.Fail(state.ResultMisconfigured, "cannot make accounts for %q: that is no name for a target", name)
 	}
 	cmd := exec.CommandContext(ctx, "/usr/bin/systemd-sysusers", "--inline",
-		account("fetch", name, "downloads"), account("verify", name, "verification"))
+		account("fetch", name, "downloads"), account("verify", name, "verification"),
+		account("gate", name, "health probes"), account("command", name, "probe commands"))
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot make the accounts of %s: systemd-sysusers: %w: %s", name, err, state.Line(string(said)))
 	}
