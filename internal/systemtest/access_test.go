@@ -73,9 +73,10 @@ func TestPermissions(t *testing.T) {
 		may          []string // and everything below
 	}{
 		{"nobody", "nogroup", nil},
-		{"machinemon-fetch", "machinemon-fetch", []string{state + "/fetch/testd"}},
-		{"machinemon-verify", "machinemon-verify,machinemon-fetch", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
-		{"machinemon-gate", "machinemon-gate", []string{run + "/gate/testd"}},
+		{"mm-fetch-testd", "mm-fetch-testd", []string{state + "/fetch/testd"}},
+		{"mm-verify-testd", "mm-verify-testd,mm-fetch-testd", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
+		{"mm-gate-testd", "mm-gate-testd,machinemon-gate", nil},
+		{"mm-command-testd", "mm-command-testd", nil},
 	} {
 		found := c.run(asUser(test.user, test.groups, "find", state, run, "/etc/machinemon-update", "/usr/lib/machinemon-update",
 			"/usr/bin/machinemon-update", "/usr/local/bin", "/etc/systemd/system", "-writable", "!", "-type", "l")...)
