@@ -1,5 +1,5 @@
 // Command swapper changes installed programs; see package swap. These systemd units start
-// it: machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
+// it: machinemon-accounts@, machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
 // machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service. The
 // removal of the package runs it, too (leave). The verbs of package snapshot are for a
 // transient unit that runs as the user of a managed unit.
@@ -21,7 +21,7 @@ import (
 
 var version = "unknown" // set by the linker
 
-const usage = `usage: swapper directive|begin|swap|commit|rollback TARGET
+const usage = `usage: swapper accounts|directive|begin|swap|commit|rollback TARGET
        swapper recover|leave
        swapper version
        swapper ` + snapshot.Usage
@@ -43,8 +43,8 @@ func run(args []string) int {
 		verb, name = args[0], args[1]
 	}
 	steps := map[string]func(*swap.Swapper, context.Context, string) error{
-		"directive": (*swap.Swapper).Directive,
-		"begin":     (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
+		"accounts": (*swap.Swapper).MakeAccounts, "directive": (*swap.Swapper).Directive,
+		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
 		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback,
 	}
 	if verb == "version" && name == "" {

@@ -143,7 +143,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 	if err := conn.Start(ctx, gate); err != nil {
 		return nil, fmt.Errorf("cannot probe %s: %w (hint: journalctl -u %s)", name, err, gate)
 	}
-	now, err = a.tree.Baseline(name, attempt, state.BeforeSwap)
+	now, err = a.tree.Look(name, attempt)
 	if err == nil && now == nil {
 		err = fmt.Errorf("cannot probe %s: %s has written no report (hint: journalctl -u %s)", name, gate, gate)
 	}

@@ -10,8 +10,12 @@
 //	timers.target.wants/machinemon-fetch@T.timer     if a source is configured
 //	paths.target.wants/machinemon-directive@T.path   the same
 //	machinemon-fetch@T.timer.d/50-target.conf        the schedule of the checks
-//	machinemon-fetch@T.service.d/50-target.conf      the source's token, if it has one
+//	machinemon-fetch@T.service.d/50-target.conf      the fetcher's account, and the source's token
 //	machinemon-fetch-full@T.service.d/50-target.conf the same
+//	machinemon-verify@T.service.d/50-target.conf     the verifier's account
+//	machinemon-baseline@T.service.d/50-target.conf   the gate's account, and the socket for commands
+//	machinemon-health-gate@T.service.d/50-target.conf the same
+//	machinemon-command@T.service.d/50-target.conf    the account of the target's commands
 //	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -99,14 +103,30 @@ func units(t *target.Target) map[string]output {
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
 	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
-	var secret output
-	if t.Source.TokenFile != "" {
-		secret.text = "# The token for the source of target " + t.Name + ", from " + from + ".\n[Service]\n" + credential(t.Source.TokenFile)
-	}
-	for _, step := range []string{"fetch", "fetch-full"} {
-		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = secret
+	for step, text := range accounts(t) {
+		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = output{text: "# What only target " + t.Name + " has, from " + from + ".\n" + text}
 	}
 	return m
+}
+
+// accounts returns the drop-ins that give each step of the target an account that no
+// other target has, and what is for that account only.
+func accounts(t *target.Target) map[string]string {
+	user := func(step string) string { return "[Service]\nUser=" + target.Account(step, t.Name) + "\n" }
+	fetch, gate := user("fetch"), user("gate")
+	if t.Source.TokenFile != "" {
+		fetch += credential(t.Source.TokenFile)
+	}
+	if t.HasCommands() {
+		gate += "[Unit]\nWants=machinemon-command@" + t.Name + ".socket\nAfter=machinemon-command@" + t.Name + ".socket\n"
+	}
+	return map[string]string{
+		"fetch": fetch, "fetch-full": fetch,
+		// The fetcher's group can read and remove bundles.
+		"verify":   user("verify") + "SupplementaryGroups=\nSupplementaryGroups=" + target.Account("fetch", t.Name) + "\n",
+		"baseline": gate, "health-gate": gate,
+		"command": user("command"),
+	}
 }
 
 func write(root, out string, t *target.Target) error {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,6 +64,9 @@ var (
 	put  = testkit.Put
 )
 
+// ofAccount matches the drop-ins that TestAccounts examines.
+var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.]service[.]d/`)
+
 // list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
 	t.Helper()
@@ -72,7 +76,7 @@ func list(t *testing.T, dir string) string {
 			return err
 		}
 		name, err := filepath.Rel(dir, path)
-		if err != nil {
+		if err != nil || ofAccount.MatchString(name) {
 			return err
 		}
 		if e.Type() == fs.ModeSymlink {
@@ -90,6 +94,32 @@ func list(t *testing.T, dir string) string {
 	return b.String()
 }
 
+// TestAccounts shows that each step of each target gets an account of its own, and only
+// its fetcher gets the token.
+func TestAccounts(t *testing.T) {
+	const token = "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token' }\n"
+	d := tree(t, map[string]string{"agent.toml": token + agent,
+		"a.b.toml": strings.ReplaceAll(agent, "agent", "b") + "[health]\nversion_command = ['/usr/local/bin/b']\n"})
+	out := t.TempDir()
+	must(t, Run(d, out, t.Output()))
+	const b = "_2e7336dc8eba87ef"
+	credential := "SetCredential=token:no such file\nLoadCredential=token:/etc/agent/token\n"
+	commands := "[Unit]\nWants=machinemon-command@a.b.socket\nAfter=machinemon-command@a.b.socket\n"
+	for unit, want := range map[string]string{
+		"fetch@agent": "User=mm-fetch-agent\n" + credential, "fetch-full@agent": "User=mm-fetch-agent\n" + credential,
+		"verify@agent":   "User=mm-verify-agent\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch-agent\n",
+		"baseline@agent": "User=mm-gate-agent\n", "health-gate@agent": "User=mm-gate-agent\n", "command@agent": "User=mm-command-agent\n",
+		"fetch@a.b": "User=mm-fetch" + b + "\n", "verify@a.b": "User=mm-verify" + b + "\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch" + b + "\n",
+		"baseline@a.b": "User=mm-gate" + b + "\n" + commands, "health-gate@a.b": "User=mm-gate" + b + "\n" + commands, "command@a.b": "User=mm-command" + b + "\n",
+	} {
+		text, err := os.ReadFile(filepath.Join(out, "machinemon-"+unit+".service.d/50-target.conf"))
+		must(t, err)
+		if got := settings(string(text)); got != "[Service]\n"+want {
+			t.Errorf("%s: %q, want %q", unit, got, want)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	for _, row := range []struct {
 		name    string
@@ -105,18 +135,6 @@ func TestRun(t *testing.T) {
 			want: scheduled(61, 6)},
 		{name: "a long interval", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nauto_update_check_every_seconds = 604800\n"},
 			want: scheduled(604800, 1800)},
-		{name: "a token", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token' }\n"},
-			want: strings.Replace(scheduled(3600, 360), "machinemon-fetch@agent.timer.d", `machinemon-fetch-full@agent.service.d/50-target.conf
-	# The token for the source of target agent, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
-	[Service]
-	SetCredential=token:no such file
-	LoadCredential=token:/etc/agent/token
-machinemon-fetch@agent.service.d/50-target.conf
-	# The token for the source of target agent, from /etc/machinemon-update/targets.d/agent.toml, /etc/machinemon-update/targets.d/agent.toml.d/x.toml.
-	[Service]
-	SetCredential=token:no such file
-	LoadCredential=token:/etc/agent/token
-machinemon-fetch@agent.timer.d`, 1)},
 		{name: "several directories", targets: map[string]string{"x.toml": `unit = "x@1.service"
 install = [
   { from = "a", to = "/opt/x/bin/a" },

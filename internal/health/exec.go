@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 const (
@@ -23,25 +19,6 @@ const (
 	// has left behind.
 	graceForOutput = 100 * time.Millisecond
 )
-
-// versionProber asks the installed program for its version.
-func versionProber(argv []string, version string) prober {
-	return prober{
-		name:  "version_command " + argv[0],
-		limit: commandLimit,
-		once:  true,
-		try: func(ctx context.Context, _ systemd.Unit) error {
-			output, err := command(ctx, argv)
-			if manifest.Mentions(output, version) {
-				return nil // some programs print their version and exit with status 1
-			}
-			if err != nil {
-				return err
-			}
-			return fmt.Errorf("its output does not contain %s%s", version, quoted(output))
-		},
-	}
-}
 
 // command runs a command of the target and returns the end of its output. The error
 // says how the command failed.
@@ -62,36 +39,25 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 	return output, plain(err)
 }
 
-// launch runs a command without the gate's capabilities. When it returns, no process of
-// the command's process group is left.
+// launch runs a command. When it returns, no process of the command's process group is
+// left.
 func launch(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
-	done := make(chan error, 1)
-	go func() {
-		// A child inherits the capabilities of the thread that starts it. The thread is
-		// never unlocked, so that it ends with the goroutine and no other code runs on it.
-		runtime.LockOSThread()
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-			done <- fmt.Errorf("cannot drop the capabilities: %w", err)
-			return
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
+	cmd.WaitDelay = graceForOutput
+	err := cmd.Run()
+	if cmd.Process != nil {
+		// End the children that are left. The number is the group's while one of them
+		// lives; should another group have it, this user may not signal that.
+		if kill := killGroup(cmd.Process.Pid); err == nil {
+			err = kill
 		}
-		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-		cmd.Dir = "/"
-		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-		cmd.Stdout, cmd.Stderr = stdout, stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
-		cmd.WaitDelay = graceForOutput
-		err := cmd.Run()
-		if cmd.Process != nil {
-			// End the children that are left. The number is the group's while one of
-			// them lives; should another group have it, the gate may not signal that.
-			if kill := killGroup(cmd.Process.Pid); err == nil {
-				err = kill
-			}
-		}
-		done <- err
-	}()
-	return <-done
+	}
+	return err
 }
 
 func killGroup(pid int) error {

@@ -1,15 +1,15 @@
 // Package health judges whether a target is healthy: before a swap, during a trial, and
 // after a rollback.
 //
-// It writes its reports, through package state, into /run/machinemon-update/gate/T/,
-// which belongs to machinemon-gate, the user of its program; commit and rollback read
-// them there. It owns nothing else on disk.
+// It writes nothing but its report, to a file in /run/machinemon-update/gate/T/ that
+// systemd opens for it as root; commit and rollback read the file. Each target's gate runs
+// as a user of its own.
 //
 // It trusts root's journal and order, the target files, which only root can write,
 // systemd, and /proc. It does not trust the managed program: answers are bounded in size
 // and time, redirects are not followed, and a report quotes an answer as one printable
-// line. The commands of a target run without the capability with which the gate reads
-// /proc/PID/exe.
+// line. The commands of a target run in another unit; see command.go. The capability with
+// which /proc/PID/exe can be read is left to a child; see executable.go.
 //
 // A judgement is a state machine, [trial], whose inputs are states of the unit, outcomes
 // of probes, and the time; [watch] is the loop that feeds it.
@@ -36,12 +36,15 @@ type Gate struct {
 	tree    state.Tree
 	dirs    target.Dirs
 	log     *log.Log
+	inspect inspector
 	connect func(ctx context.Context, unit string) (manager, error)
 }
 
-// NewGate makes a gate that uses the running systemd. It sets the attempt of the log.
-func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) Gate {
-	return Gate{tree, dirs, log, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}
+// NewGate makes a gate that uses the running systemd, and the child of [SplitOff]. It sets
+// the attempt of the log.
+func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) (Gate, error) {
+	inspect, err := inspecting()
+	return Gate{tree, dirs, log, inspect, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}, err
 }
 
 // manager is the part of [systemd.Conn] that a judgement uses.
@@ -52,8 +55,8 @@ type manager interface {
 	Close()
 }
 
-// Baseline judges and records the health of the target outside a trial: before the swap
-// or, if the verdict in the open journal is a rollback, after it.
+// Baseline judges the health of the target outside a trial: before the swap or, if the
+// verdict in the open journal is a rollback, after it.
 func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error) {
 	j, err := g.tree.Journal(name)
 	if err != nil {
@@ -63,25 +66,24 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	if err != nil {
 		return state.Baseline{}, err
 	}
-	p := plan{unit: t.Unit, main: program{path: t.Health.Main}, probes: probers(t.Health)}
+	commands := commander{socket: g.tree.Commands(name)}
+	defer commands.Close()
+	p := plan{unit: t.Unit, main: program{path: t.Health.Main}, probes: probers(t.Health, commands.run)}
 	// A single try may take its whole limit, so that what passes in a trial passes here.
 	p.timeout = answerLimit
 	for _, probe := range p.probes {
 		p.timeout = max(p.timeout, probe.limit)
 	}
 	b := state.Baseline{}
-	moment := state.BeforeSwap
-	if j != nil && j.Verdict == state.VerdictRollback {
-		moment = state.AfterRollback
-	}
+	rolledBack := j != nil && j.Verdict == state.VerdictRollback
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
 	} else if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
 		return state.Baseline{}, err
 	}
 	g.log.Attempt = b.Attempt
-	if moment == state.AfterRollback {
-		before, err := g.tree.Baseline(name, j.Attempt, state.BeforeSwap)
+	if rolledBack {
+		before, err := g.tree.Baseline(name, j.Attempt)
 		if err != nil {
 			return state.Baseline{}, err
 		}
@@ -91,7 +93,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		p.excuse(before, j.Probes)
 	}
 	out, err := g.judge(ctx, p)
-	if err != nil && moment == state.AfterRollback {
+	if err != nil && rolledBack {
 		return state.Baseline{}, err
 	}
 	if err != nil {
@@ -99,7 +101,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	}
 	b.Standing, b.Detail, b.Probes = out.standing, out.why, out.probes
 	b.Unjudgeable = out.unjudgeable
-	return b, g.tree.SetBaseline(name, b, moment)
+	return b, nil
 }
 
 // waitingAttempt returns the ID of the attempt that waits for a baseline, and the
@@ -122,8 +124,7 @@ func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error)
 // the order.
 var ErrNoAttempt = errors.New("no attempt waits for a look")
 
-// Judge judges the open trial and writes the report. It returns nil if no trial waits for
-// a report.
+// Judge judges the open trial and returns the report; nil if no trial waits for one.
 func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	j, err := g.tree.Journal(name)
 	if err != nil {
@@ -137,16 +138,18 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := g.tree.Baseline(name, j.Attempt, state.BeforeSwap)
+	before, err := g.tree.Baseline(name, j.Attempt)
 	if err != nil {
 		return nil, err
 	}
-	p := plan{unit: j.Unit, main: program{j.Main, j.MainID}, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health),
+	commands := commander{socket: g.tree.Commands(name)}
+	defer commands.Close()
+	p := plan{unit: j.Unit, main: program{j.Main, j.MainID}, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health, commands.run),
 		strict: true, fresh: true, since: j.Started}
 	p.excuse(before, j.Probes)
 	// Not in the baseline: the old program has another version.
 	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // the operator may go back to a program whose version is unknown
-		p.probes = append(p.probes, versionProber(argv, j.Version))
+		p.probes = append(p.probes, versionProber(argv, j.Version, commands.run))
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil {
@@ -155,9 +158,8 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if out.unproven {
 		out.reason += " (hint: machinemon-update probe " + name + ")"
 	}
-	r := &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}
-	return r, g.tree.SetReport(name, *r)
+	return &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}, nil
 }
 
 // judge runs a judgement to its end. Its error says that systemd does not answer.
@@ -179,7 +181,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	}
 	ends := exits{since: p.since}
 	look := func(ctx context.Context) (unitState, error) {
-		s, err := observe(ctx, m, p.unit, p.main)
+		s, err := observe(ctx, m, g.inspect, p.unit, p.main)
 		if err == nil && p.fresh {
 			s.declared = ends.declared(ctx, s)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // fake is a systemd with one unit that never changes.
@@ -89,7 +90,7 @@ func TestLook(t *testing.T) {
 	defer wrapper.Wait()
 	child := childOf(t, wrapper.Process.Pid)
 	defer syscall.Kill(child, syscall.SIGKILL)
-	shell, err := os.Readlink(exe(wrapper.Process.Pid))
+	shell, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", wrapper.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func TestLook(t *testing.T) {
 		{name: "no such file", unit: running(os.Getpid()), main: "/nonexistent", err: "cannot compare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, "x.service", program{c.main, c.id})
+			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, "x.service", program{c.main, c.id})
 			if s.foreign != c.foreign || s.older != c.older || s.aside != uint32(c.aside) {
 				t.Errorf("foreign: %q, older %v, beside %d, want %q, %v, %d", s.foreign, s.older, s.aside, c.foreign, c.older, c.aside)
 			}
@@ -154,7 +155,7 @@ func childOf(t *testing.T, parent int) int {
 		if _, err := fmt.Sscan(string(data), &pid); err != nil {
 			continue
 		}
-		if path, err := os.Readlink(exe(pid)); err == nil && strings.HasSuffix(path, "/sleep") {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && strings.HasSuffix(path, "/sleep") {
 			return pid
 		}
 	}
@@ -185,12 +186,19 @@ func TestEldest(t *testing.T) {
 		want int
 	}{
 		{nil, 0},
-		{[]int{1 << 30}, 0},
 		{[]int{worker, inner, wrapper.Process.Pid}, wrapper.Process.Pid},
 		{[]int{worker, inner}, inner},
 		{[]int{worker, wrapper.Process.Pid}, wrapper.Process.Pid}, // neither is the other's child
 	} {
-		if got := eldest(c.pids); got != uint32(c.want) {
+		running := map[int]executable{}
+		for _, pid := range c.pids {
+			e, err := inspect(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			running[pid] = e
+		}
+		if got := eldest(running); got != uint32(c.want) {
 			t.Errorf("%v: %d, want %d", c.pids, got, c.want)
 		}
 	}
@@ -238,7 +246,7 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 		l.Close()
 	}
 	tree := state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")}
-	for _, d := range []string{tree.Dir(state.RoleSwap, "x"), tree.Gate("x"), filepath.Join(tree.Run, "attempt"), filepath.Join(dir, "etc")} {
+	for _, d := range []string{tree.Dir(state.RoleSwap, "x"), filepath.Join(tree.Run, "baseline"), filepath.Join(tree.Run, "command"), filepath.Join(tree.Run, "attempt"), filepath.Join(dir, "etc")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +255,18 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 	if err := os.WriteFile(filepath.Join(dir, "etc", "x.toml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.Gate = NewGate(tree, target.Dirs{Root: dir, Vendor: "/usr", Admin: "/etc"}, log.Plain(io.Discard))
+	dirs := target.Dirs{Root: dir, Vendor: "/usr", Admin: "/etc"}
+	if b.Gate, err = NewGate(tree, dirs, log.Plain(io.Discard)); err != nil {
+		t.Fatal(err)
+	}
+	// As the unit does, this reads the target file when a client comes.
+	go testkit.Answer(listenFor(t, tree.Commands("x")), func(c net.Conn) {
+		if x, err := dirs.Load("x"); err != nil {
+			t.Error(err)
+		} else {
+			serveCommands(context.Background(), c, x.Health)
+		}
+	})
 	b.connect = func(context.Context, string) (manager, error) {
 		if m == nil {
 			return nil, errors.New("systemd does not answer")
@@ -314,7 +333,7 @@ func TestJudge(t *testing.T) {
 			}
 			if c.before != nil {
 				c.before.Probes[0].Probe = "tcp " + b.port
-				if err := b.tree.SetBaseline("x", *c.before, state.BeforeSwap); err != nil {
+				if err := b.tree.SetBaseline("x", *c.before); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -330,10 +349,6 @@ func TestJudge(t *testing.T) {
 			}
 			if c.finding == state.FindingHealthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
 				t.Errorf("report %+v", r)
-			}
-			onDisk, err := b.tree.Report("x", "tried")
-			if err != nil || onDisk == nil || onDisk.Finding != c.finding {
-				t.Errorf("on disk: %+v, %v", onDisk, err)
 			}
 		})
 	}
@@ -354,9 +369,6 @@ func TestNothingToJudge(t *testing.T) {
 		if r != nil || err != nil {
 			t.Errorf("%v: %+v, %v", c, r, err)
 		}
-		if r, err := b.tree.Report("x", "tried"); r != nil || err != nil {
-			t.Errorf("%v: on disk: %+v, %v", c, r, err)
-		}
 	}
 }
 
@@ -372,9 +384,6 @@ func TestNoReport(t *testing.T) {
 	}
 	if _, err := b.Baseline(t.Context(), "x"); err == nil {
 		t.Error("baseline: broken target file: no error")
-	}
-	if r, err := b.tree.Report("x", "tried"); r != nil || err != nil {
-		t.Errorf("on disk: %+v, %v", r, err)
 	}
 }
 
@@ -444,27 +453,24 @@ func TestBaseline(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
-			attempt, moment := state.AttemptID("ordered"), state.BeforeSwap
+			attempt := state.AttemptID("ordered")
 			if c.verdict != "" {
-				attempt, moment = "tried", state.AfterRollback
+				attempt = "tried"
 				b.open(t, state.PhaseTrial, c.verdict)
 				before := state.Baseline{Attempt: "tried", Standing: true, Probes: []state.ProbeResult{{Probe: "tcp " + b.port, Passed: !c.excused}}}
-				if err := b.tree.SetBaseline("x", before, state.BeforeSwap); err != nil {
+				if err := b.tree.SetBaseline("x", before); err != nil {
 					t.Fatal(err)
 				}
 			}
 			begin := time.Now()
-			if _, err := b.Baseline(t.Context(), "x"); err != nil {
+			got, err := b.Baseline(t.Context(), "x")
+			if err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(begin); took > c.most {
 				t.Errorf("took %s", took)
 			}
-			got, err := b.tree.Baseline("x", attempt, moment)
-			if err != nil || got == nil {
-				t.Fatalf("on disk: %v, %v", got, err)
-			}
-			if got.Standing != c.standing || (got.Detail == "") != c.standing || len(got.Probes) != 1 || got.Probes[0].Passed != c.passed {
+			if got.Attempt != attempt || got.Standing != c.standing || (got.Detail == "") != c.standing || len(got.Probes) != 1 || got.Probes[0].Passed != c.passed {
 				t.Errorf("baseline %+v", got)
 			}
 		})
@@ -479,9 +485,6 @@ func TestBlindBaseline(t *testing.T) {
 		before, err := b.Baseline(t.Context(), "x")
 		if err != nil || before.Standing || !strings.HasSuffix(before.Unjudgeable, "systemd does not answer") {
 			t.Errorf("%s, before: %+v, %v", name, before, err)
-		}
-		if got, err := b.tree.Baseline("x", "ordered", state.BeforeSwap); err != nil || got == nil || got.Unjudgeable == "" {
-			t.Errorf("%s, on disk: %+v, %v", name, got, err)
 		}
 	}
 	b := newBench(t, nil, true)
@@ -513,6 +516,7 @@ func TestWrongMain(t *testing.T) {
 		t.Fatalf("before: %+v, %v", before, err)
 	}
 	b.self = "/bin/sh"
+	testkit.Must(t, b.tree.SetBaseline("x", before))
 	b.open(t, state.PhaseTrial, "")
 	r, err := b.Judge(t.Context(), "x")
 	if err != nil || r.Finding != state.FindingUnsure || !strings.HasSuffix(r.Reason, `as before the swap (hint: write main = "" below [health])`) {

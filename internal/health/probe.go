@@ -42,7 +42,10 @@ type prober struct {
 // noAnswer is the error of a try that gives no evidence for or against the program.
 type noAnswer struct{ error }
 
-func probers(h target.Health) []prober {
+// notAsked is the error of a try that failed on our side: the program was not asked.
+type notAsked struct{ error }
+
+func probers(h target.Health, run runner) []prober {
 	var all []prober
 	for _, p := range h.Probes {
 		n := prober{name: p.String(), key: p.Key(), limit: answerLimit, answer: "a connection is accepted"}
@@ -63,7 +66,7 @@ func probers(h target.Health) []prober {
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"
 			n.try = func(ctx context.Context, _ systemd.Unit) error {
-				_, err := command(ctx, p.Command)
+				_, err := run(ctx, n.key)
 				return err
 			}
 		}

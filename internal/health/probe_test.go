@@ -85,7 +85,7 @@ func TestProbes(t *testing.T) {
 		{target.Probe{Unix: socket + "x"}, "no such file or directory"},
 		{target.Probe{Command: []string{"/bin/true"}}, ""},
 	} {
-		p := probers(target.Health{Probes: []target.Probe{c.probe}})[0]
+		p := probersOf(t, target.Health{Probes: []target.Probe{c.probe}})[0]
 		got := outcomeOf(p, 300*ms)
 		if strings.Contains(c.probe.HTTP, "/drips") {
 			if got == "" {
@@ -140,7 +140,7 @@ func TestCommand(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			begin := time.Now()
-			p := probers(target.Health{Probes: []target.Probe{{Command: sh(c.script)}}})[0]
+			p := probersOf(t, target.Health{Probes: []target.Probe{{Command: sh(c.script)}}})[0]
 			if got := outcomeOf(p, 500*ms); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
 			}
@@ -162,7 +162,7 @@ func TestCommand(t *testing.T) {
 			t.Fatalf("the child %d that the command left behind still runs", child)
 		}
 	}
-	if got := outcomeOf(probers(target.Health{Probes: []target.Probe{{Command: []string{"/nonexistent"}}}})[0], time.Second); got != "no such file or directory" {
+	if got := outcomeOf(probersOf(t, target.Health{Probes: []target.Probe{{Command: []string{"/nonexistent"}}}})[0], time.Second); got != "no such file or directory" {
 		t.Errorf("missing command: %q", got)
 	}
 	_, err = command(t.Context(), sh("head -c 5000 /dev/zero | tr '\\0' x; exit 1"))
@@ -188,7 +188,7 @@ func TestVersionCommand(t *testing.T) {
 		{"exit 4", "1.9.1", "exited with status 4"},
 		{"true", "1.9.1", "its output does not contain 1.9.1"},
 	} {
-		if got := outcomeOf(versionProber(sh(c.script), c.version), 2*time.Second); got != c.want {
+		if got := outcomeOf(versionProber(sh(c.script), c.version, commandsOf(t, target.Health{VersionCommand: sh(c.script)})), 2*time.Second); got != c.want {
 			t.Errorf("%s: %q, want %q", c.script, got, c.want)
 		}
 	}

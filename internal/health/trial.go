@@ -55,6 +55,7 @@ type probe struct {
 	passed  bool // the last try passed
 	dropped bool // it failed before the swap, too, and no longer counts
 	unknown bool // the last try gave no evidence for or against the program
+	unasked bool // the last try failed before it reached the program
 	detail  string
 	next    time.Time
 	began   time.Time     // when the last try began
@@ -130,9 +131,13 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 		p.detail = err.Error()
 	}
 	_, p.unknown = errors.AsType[noAnswer](err)
+	_, p.unasked = errors.AsType[notAsked](err)
+	p.unknown = p.unknown || p.unasked
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
+		} else if p.unasked {
+			t.finish(state.FindingUnsure, p.name+" could not be tried again: "+p.detail)
 		} else {
 			t.failure = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
 			t.failureDue, t.failedProbe = now.Add(explained), p.name
@@ -224,6 +229,10 @@ func (t *trial) overdue() {
 			detail := p.detail
 			if detail == "" {
 				detail = "no answer"
+			}
+			if p.unasked {
+				t.finish(state.FindingUnsure, p.name+" could not be tried"+within+": "+detail)
+				return
 			}
 			t.blamed = p.name
 			t.finish(state.FindingBad, p.name+" did not pass"+within+": "+detail)

@@ -42,7 +42,7 @@ func (s unitState) restarting() bool {
 
 // observe reads the state of the unit. It lists the unit's other processes only if the
 // main process is not the program: that is rare, and takes PID 1 some time.
-func observe(ctx context.Context, m manager, unit string, main program) (unitState, error) {
+func observe(ctx context.Context, m manager, inspect inspector, unit string, main program) (unitState, error) {
 	u, err := m.Unit(ctx, unit)
 	s := unitState{Unit: u}
 	if err != nil || main.path == "" || !active(u) || u.Sub == "exited" {
@@ -53,12 +53,12 @@ func observe(ctx context.Context, m manager, unit string, main program) (unitSta
 		return s, err
 	}
 	if u.MainPID != 0 {
-		id, err := executable(int(u.MainPID))
-		if err != nil || slices.Contains(files, id) {
+		e, err := inspect(int(u.MainPID))
+		if err != nil || slices.Contains(files, e.File) {
 			return s, err
 		}
 	}
-	return s, s.find(ctx, m, main, files)
+	return s, s.find(ctx, m, inspect, main, files)
 }
 
 // standing classifies the state of a unit.

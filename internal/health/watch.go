@@ -71,6 +71,9 @@ func try(ctx context.Context, p prober, u systemd.Unit, limit time.Duration) err
 	if _, ok := errors.AsType[noAnswer](err); ok {
 		return err
 	}
+	if _, ok := errors.AsType[notAsked](err); ok {
+		return err
+	}
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("no answer within %s", seconds(limit))
 	}

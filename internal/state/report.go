@@ -1,7 +1,10 @@
 package state
 
 import (
+	"encoding/json"
+	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -63,27 +66,49 @@ type Report struct {
 	Probes   []ProbeResult `json:"probes"`
 }
 
-// Moment is when a baseline is taken. Its value is the name of the file; each moment has
-// its own, so that the two baselines of an attempt can be compared.
-type Moment string
-
-// The moments of a baseline.
+// The reports of a target's gate in the directory [Tree.Gate]. systemd opens them for the
+// gate's units, so only those can write them, and a unit that starts makes its report
+// empty.
 const (
-	BeforeSwap    Moment = "baseline.json"
-	AfterRollback Moment = "after.json"
+	lookName   = "baseline.json" // the last baseline that the gate took
+	reportName = "report.json"
 )
 
-const reportName = "report.json"
-
-// SetBaseline writes the baseline of a moment.
-func (t Tree) SetBaseline(target string, b Baseline, m Moment) error {
+// Write writes the baseline as [Tree.Look] reads it.
+func (b Baseline) Write(w io.Writer) error {
 	b.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), string(m)), b)
+	return json.NewEncoder(w).Encode(b)
 }
 
-// Baseline returns the attempt's baseline of a moment, or nil if there is none.
-func (t Tree) Baseline(target string, attempt AttemptID, m Moment) (*Baseline, error) {
-	b, err := readIfThere[Baseline](filepath.Join(t.Gate(target), string(m)))
+// Write writes the report as [Tree.Report] reads it.
+func (r Report) Write(w io.Writer) error {
+	r.Format = Format
+	return json.NewEncoder(w).Encode(r)
+}
+
+// Look returns the baseline that the gate took last, or nil if that was not for this
+// attempt.
+func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
+	return baselineOf(attempt, readReport[Baseline], filepath.Join(t.Gate(target), lookName))
+}
+
+// SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
+func (t Tree) SetBaseline(target string, b Baseline) error {
+	b.Format = Format
+	return writeJSON(t.baseline(target), b)
+}
+
+// Baseline returns the attempt's baseline before the swap, or nil if there is none.
+func (t Tree) Baseline(target string, attempt AttemptID) (*Baseline, error) {
+	return baselineOf(attempt, readIfThere[Baseline], t.baseline(target))
+}
+
+func (t Tree) baseline(target string) string {
+	return filepath.Join(t.Run, "baseline", target+".json")
+}
+
+func baselineOf(attempt AttemptID, read func(string) (*Baseline, error), path string) (*Baseline, error) {
+	b, err := read(path)
 	if b == nil || b.Attempt != attempt {
 		return nil, err
 	}
@@ -98,21 +123,24 @@ func lines(probes []ProbeResult) {
 	}
 }
 
-// SetReport writes the gate's report.
-func (t Tree) SetReport(target string, r Report) error {
-	r.Format = Format
-	return writeJSON(filepath.Join(t.Gate(target), reportName), r)
-}
-
 // Report returns the gate's report on this attempt, or nil if there is none.
 func (t Tree) Report(target string, attempt AttemptID) (*Report, error) {
-	r, err := readIfThere[Report](filepath.Join(t.Gate(target), reportName))
+	r, err := readReport[Report](filepath.Join(t.Gate(target), reportName))
 	if r == nil || r.Attempt != attempt {
 		return nil, err
 	}
 	r.Reason, r.Blamed = Line(r.Reason), Line(r.Blamed)
 	lines(r.Probes)
 	return r, nil
+}
+
+// readReport reads a report of the gate. Its file is empty, which is no report, while the
+// gate works, and after the gate was killed.
+func readReport[T any](path string) (*T, error) {
+	if i, err := os.Lstat(path); err == nil && i.Mode().IsRegular() && i.Size() == 0 {
+		return nil, nil
+	}
+	return readIfThere[T](path)
 }
 
 // Passed maps the keys of probes to when each last passed on this machine, or to the zero

@@ -2,14 +2,14 @@
 // how files are written.
 //
 //	/var/lib/machinemon-update/
-//	  fetch/T/              machinemon-fetch writes; all users may read status.json
+//	  fetch/T/              the fetcher of T writes; all users may read status.json
 //	    status.json           what was available, and how each attempt ended here
 //	    manifest.json         the last manifest and its ETag (cache)
 //	    trust.json            signed metadata that the fetcher saw; only the fetcher uses it
 //	    partial               an archive whose download has begun
 //	    partial.json          which archive that is
 //	    ready/<attempt>/      a bundle; the verifier removes it
-//	  verify/T/             machinemon-verify writes
+//	  verify/T/             the verifier of T writes
 //	    status.json
 //	    fallback.json         a request for the archive of an attempt instead of deltas
 //	    ready/<attempt>/      a verified tree; the swapper removes it
@@ -26,7 +26,9 @@
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
 //	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
 //	  attempt/T.json        the order of the running attempt (root)
-//	  gate/T/               the gate's reports (machinemon-gate)
+//	  gate/T/               the reports of the gate's units (root: systemd opens them)
+//	  baseline/T.json       the gate's report before the swap of the running attempt (root)
+//	  command/T             the socket of the unit that runs the target's commands
 //	  snapshot/             empty; where a transient unit sees the data of its user
 //	  lock/                 flocks: one per target, and one per target's operator (root)
 //	  leaving               exists while the package is being removed (root)
@@ -114,6 +116,9 @@ func (t Tree) DropImport(target string) error {
 
 // Gate returns the directory of the gate's reports on a target.
 func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", target) }
+
+// Commands returns the socket of the unit that runs the commands of a target.
+func (t Tree) Commands(target string) string { return filepath.Join(t.Run, "command", target) }
 
 // SnapshotMount is where the unit that saves or restores a user's data sees the directory
 // of the backups. That user cannot enter the directory under its own path.

@@ -71,7 +71,7 @@ func (r *rig) hand(t *testing.T, attempt state.AttemptID, b trust.Metadata) {
 		installed = is.Version
 	}
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: installed}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
+	must(t, look(r.tree, state.Baseline{Attempt: attempt, Standing: true}))
 	r.spool(t, attempt, "v2", 2, release2, nil)
 	entry := filepath.Join(r.tree.Ready(state.RoleVerify, "agent"), string(attempt))
 	must(t, os.WriteFile(filepath.Join(entry, state.ManifestName), b.Manifest, 0o640))

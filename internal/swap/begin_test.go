@@ -221,6 +221,14 @@ func TestBegin(t *testing.T) {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
 	})
+	t.Run("systemd does not know the account", func(t *testing.T) {
+		r := newRig(t)
+		r.sys.units["machinemon-fetch@agent.service"] = systemd.Unit{Active: "activating", User: "machinemon-fetch"}
+		r.step(t, "begin")
+		if r.sys.called("reload") != 1 || r.sys.called("start machinemon-accounts@agent.service") != 1 {
+			t.Errorf("calls: %q", r.sys.calls)
+		}
+	})
 }
 
 // TestBeginSettles checks that no attempt begins while another is under way, and that

@@ -13,7 +13,7 @@ import (
 // release is not to blame if the gate could not tell, or if the old program is no better.
 // A trial that the gate did not judge counts as an interruption.
 func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, st *state.Status) {
-	before, err := s.Tree.Baseline(j.Target, j.Attempt, state.BeforeSwap)
+	before, err := s.Tree.Baseline(j.Target, j.Attempt)
 	s.logError(j, err)
 	report := state.Report{}
 	if r, err := s.Tree.Report(j.Target, j.Attempt); err == nil && r != nil {

@@ -173,7 +173,10 @@ func (sw *swapping) try(ctx context.Context) error {
 	if sw.inPlace() {
 		return sw.adopt()
 	}
-	before, err := sw.Tree.Baseline(sw.name, j.Attempt, state.BeforeSwap)
+	before, err := sw.Tree.Look(sw.name, j.Attempt)
+	if err == nil && before != nil {
+		err = sw.Tree.SetBaseline(sw.name, *before)
+	}
 	sw.logError(j, err)
 	if err := sw.judgeable(before); err != nil {
 		return err

@@ -99,6 +99,8 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 		u.Active, u.Sub = "active", "waiting"
 	case name == "machinemon-swap@agent.service":
 		u.Writable = []string{m.at("bin"), "-" + m.at("units"), m.at("etc")}
+	case name == "machinemon-fetch@agent.service":
+		u.User = "mm-fetch-agent"
 	case name == "needs.service" && m.get("needs") != "stopped":
 		u.Active, u.Sub = "active", "running"
 	}
@@ -128,11 +130,11 @@ func (m *machine) Start(_ context.Context, name string) error {
 			}
 			b := *m.now
 			b.Attempt = o.Attempt
-			return m.tree.SetBaseline("agent", b, state.BeforeSwap)
+			return look(m.tree, b)
 		}
 		b := m.after
 		b.Attempt = j.Attempt
-		return m.tree.SetBaseline("agent", b, state.AfterRollback)
+		return look(m.tree, b)
 	case "machinemon-rollback@agent.service":
 		return m.sw.Rollback(context.Background(), "agent")
 	case "machinemon-commit@agent.service":

@@ -1,9 +1,11 @@
 package swap
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -182,7 +184,7 @@ func (r *rig) at(name string) string {
 
 func (r *rig) makeRun(t *testing.T) {
 	t.Helper()
-	for _, d := range []string{"request", "attempt", "gate/agent", "lock"} {
+	for _, d := range []string{"request", "attempt", "gate/agent", "baseline", "lock"} {
 		must(t, os.MkdirAll(filepath.Join(r.tree.Run, d), 0o755))
 	}
 }
@@ -229,7 +231,7 @@ func (r *rig) put(t *testing.T, name string, f file) {
 func (r *rig) offer(t *testing.T, attempt state.AttemptID, version string, sequence int64, files map[string]string) {
 	t.Helper()
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
+	must(t, look(r.tree, state.Baseline{Attempt: attempt, Standing: true}))
 	r.spool(t, attempt, version, sequence, files, nil)
 }
 
@@ -271,10 +273,22 @@ func (r *rig) runs(t *testing.T, program []byte) (pid int) {
 	return daemon.Process.Pid
 }
 
+// look leaves a baseline of the gate, as its unit does.
+func look(tree state.Tree, b state.Baseline) error {
+	var data bytes.Buffer
+	return errors.Join(b.Write(&data), os.WriteFile(filepath.Join(tree.Gate("agent"), "baseline.json"), data.Bytes(), 0o644))
+}
+
+// report leaves a report of the gate, as its unit does.
+func report(tree state.Tree, r state.Report) error {
+	var data bytes.Buffer
+	return errors.Join(r.Write(&data), os.WriteFile(filepath.Join(tree.Gate("agent"), "report.json"), data.Bytes(), 0o644))
+}
+
 // gate leaves the gate's report on the attempt.
 func (r *rig) gate(t *testing.T, attempt state.AttemptID, f state.Finding, reason string) {
 	t.Helper()
-	must(t, r.tree.SetReport("agent", state.Report{Attempt: attempt, Finding: f, Reason: reason, MainPID: r.sys.pid}))
+	must(t, report(r.tree, state.Report{Attempt: attempt, Finding: f, Reason: reason, MainPID: r.sys.pid}))
 }
 
 // reboot leaves what a power cut leaves: /run is empty, nothing runs, and systemd has

@@ -32,7 +32,7 @@ func TestLower(t *testing.T) {
 				r.override(t, c.dropIn)
 			}
 			must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: c.origin, Verb: state.VerbApply, Installed: "v1"}))
-			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, state.BeforeSwap))
+			must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: true}))
 			r.spool(t, "a1", "v0.9.0", c.sequence, release2, nil)
 			if c.result != "" {
 				r.fails(t, "swap", c.result, c.text)
@@ -52,7 +52,7 @@ func TestLower(t *testing.T) {
 		r := newRig(t)
 		r.override(t, bounded)
 		must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1", Import: true}))
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true}, state.BeforeSwap))
+		must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: true}))
 		r.spool(t, "a1", "v0.9.0", 0, release2, nil)
 		r.step(t, "swap")
 		r.gate(t, "a1", state.FindingHealthy, "")
@@ -82,7 +82,7 @@ func TestArchiveIsRemembered(t *testing.T) {
 	}
 
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "b1", Standing: true}, state.BeforeSwap))
+	must(t, look(r.tree, state.Baseline{Attempt: "b1", Standing: true}))
 	r.step(t, "swap")
 	r.gate(t, "b1", state.FindingHealthy, "")
 	r.step(t, "commit")

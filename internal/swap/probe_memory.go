@@ -21,7 +21,7 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 		return nil
 	}
 	log.Status("trying the probes")
-	now, err := s.look(ctx, t.Name, order.Attempt, state.BeforeSwap, t.Name+": no look at the probes")
+	now, err := s.look(ctx, t.Name, order.Attempt, t.Name+": no look at the probes")
 	if now == nil || err != nil {
 		return err // without an answer, the swap will run the probes itself
 	}
@@ -37,7 +37,7 @@ func (s *Swapper) foresee(ctx context.Context, t *target.Target, st *state.Statu
 // look makes the gate's user examine the program. If that cannot tell how the program
 // fares, look logs the cause after the words of unable, and returns nil. An error means
 // that systemd does not answer.
-func (s *Swapper) look(ctx context.Context, name string, attempt state.AttemptID, at state.Moment, unable string) (now *state.Baseline, err error) {
+func (s *Swapper) look(ctx context.Context, name string, attempt state.AttemptID, unable string) (now *state.Baseline, err error) {
 	step := unitOf("baseline", name)
 	if err = s.Systemd.ResetFailed(ctx, step); err == nil {
 		err = s.Systemd.Start(ctx, step)
@@ -45,8 +45,8 @@ func (s *Swapper) look(ctx context.Context, name string, attempt state.AttemptID
 	if _, failed := errors.AsType[*systemd.JobError](err); err != nil && !failed {
 		return nil, err
 	}
-	if err == nil { // a unit that failed may have left the report of an earlier run
-		now, err = s.Tree.Baseline(name, attempt, at)
+	if err == nil { // a unit that failed may have written a report before
+		now, err = s.Tree.Look(name, attempt)
 	}
 	if now == nil {
 		s.logf("%s: %v", unable, err)

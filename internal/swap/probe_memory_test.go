@@ -139,7 +139,7 @@ func TestWeigh(t *testing.T) {
 				b = *c.before
 				b.Attempt = "a1"
 			}
-			must(t, r.tree.SetBaseline("agent", b, state.BeforeSwap))
+			must(t, look(r.tree, b))
 			if c.refused {
 				r.fails(t, "swap", state.ResultNotAttempted, "tcp 127.0.0.1:1: connection refused", "machinemon-update probe agent")
 				r.ended(t, "a1", state.ResultNotAttempted, "none ever passed here")
@@ -165,12 +165,12 @@ func TestLearnFromTrial(t *testing.T) {
 		r := newRig(t)
 		r.configure(t, theProbe)
 		r.offer(t, "a1", "v2", 2, release2)
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: true, Probes: []state.ProbeResult{answers(false)}}, state.BeforeSwap))
+		must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: true, Probes: []state.ProbeResult{answers(false)}}))
 		r.step(t, "swap")
 		return r
 	}
 	report := func(t *testing.T, r *rig, passed bool) {
-		must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: !passed, Reason: map[bool]string{false: "no probe proves it"}[passed],
+		must(t, report(r.tree, state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: !passed, Reason: map[bool]string{false: "no probe proves it"}[passed],
 			MainPID: r.sys.pid, Probes: []state.ProbeResult{answers(passed), {Key: "another", Passed: true}}}))
 	}
 	t.Run("commit", func(t *testing.T) {

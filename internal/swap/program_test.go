@@ -30,7 +30,7 @@ func TestUnjudgeable(t *testing.T) {
 			r.configure(t, more+fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
 			unjudgeable := func(attempt state.AttemptID) {
 				t.Helper()
-				must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Detail: python, Unjudgeable: python}, state.BeforeSwap))
+				must(t, look(r.tree, state.Baseline{Attempt: attempt, Detail: python, Unjudgeable: python}))
 			}
 			r.offer(t, "a1", "v2", 2, release2)
 			unjudgeable("a1")
@@ -134,7 +134,7 @@ func TestCommitAside(t *testing.T) {
 			if c.group {
 				r.sys.group = []int{daemon, os.Getpid()}
 			}
-			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: c.report(uint32(daemon))}))
+			must(t, report(r.tree, state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: c.report(uint32(daemon))}))
 			if c.want == "" {
 				r.step(t, "commit")
 				r.ended(t, "a1", state.ResultCommitted)

@@ -142,7 +142,7 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 	log.Status("watching whether " + j.Unit + " runs")
 	s.identify(j)
 	s.note(j)
-	after, err := s.look(ctx, j.Target, j.Attempt, state.AfterRollback, describe(j)+": no look at the old program")
+	after, err := s.look(ctx, j.Target, j.Attempt, describe(j)+": no look at the old program")
 	if after != nil || err != nil {
 		return after, err
 	}

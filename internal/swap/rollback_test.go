@@ -81,14 +81,14 @@ func TestRolledBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
 			r.offer(t, "a1", "v2", 2, release2)
-			must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}, state.BeforeSwap))
+			must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: !c.stopped, Probes: c.before}))
 			if c.stopped {
 				r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed"}
 			}
 			r.sys.after = c.after
 			r.step(t, "swap")
 			if c.finding != "" {
-				must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during, Blamed: c.blamed}))
+				must(t, report(r.tree, state.Report{Attempt: "a1", Finding: c.finding, Reason: "judged", Probes: c.during, Blamed: c.blamed}))
 			}
 			r.step(t, "rollback")
 			r.want(t, oldFiles)
@@ -143,9 +143,9 @@ func TestServerDown(t *testing.T) {
 	for i := range state.MaxInterruptions + 1 {
 		attempt := fmt.Sprintf("a%d", i)
 		r.offer(t, state.AttemptID(attempt), "v2", 2, release2)
-		must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: state.AttemptID(attempt), Standing: true, Probes: probe(true)}, state.BeforeSwap))
+		must(t, look(r.tree, state.Baseline{Attempt: state.AttemptID(attempt), Standing: true, Probes: probe(true)}))
 		r.step(t, "swap")
-		must(t, r.tree.SetReport("agent", state.Report{Attempt: state.AttemptID(attempt), Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
+		must(t, report(r.tree, state.Report{Attempt: state.AttemptID(attempt), Finding: state.FindingBad, Reason: "no check-in", Probes: probe(false)}))
 		r.step(t, "rollback")
 		r.ended(t, state.AttemptID(attempt), state.ResultRolledBack, "no check-in; not rejected: the old version is not healthy either")
 		if st := r.status(t); len(st.Rejected) > 0 {

@@ -57,7 +57,7 @@ func TestCommit(t *testing.T) {
 func TestUnproven(t *testing.T) {
 	r := newRig(t)
 	trial(t, r)
-	must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
+	must(t, report(r.tree, state.Report{Attempt: "a1", Finding: state.FindingHealthy, Unproven: true, Reason: "no probe was left", MainPID: r.sys.pid}))
 	r.step(t, "commit")
 	r.ended(t, "a1", state.ResultUnproven, "no probe was left")
 	// The same bytes under another version are still unproven.
@@ -252,7 +252,7 @@ func TestCommitRefused(t *testing.T) {
 			must(t, os.WriteFile(r.tree.Gate("agent")+"/report.json", []byte("{"), 0o644))
 		}, "it is damaged"},
 		"another process": {func(t *testing.T, r *rig) {
-			must(t, r.tree.SetReport("agent", state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: r.sys.pid + 1}))
+			must(t, report(r.tree, state.Report{Attempt: "a1", Finding: state.FindingHealthy, MainPID: r.sys.pid + 1}))
 		}, "the gate saw"},
 		"it does not run": {func(t *testing.T, r *rig) {
 			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "activating", Sub: "auto-restart", MainPID: r.sys.pid}

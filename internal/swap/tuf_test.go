@@ -41,7 +41,7 @@ func (r *rig) offerSigned(t *testing.T, repo *trusttest.Repo, attempt state.Atte
 	change func(m *manifest.Manifest), alter func(entry string, m *manifest.Manifest)) {
 	t.Helper()
 	must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: r.status(t).Installed.Version}))
-	must(t, r.tree.SetBaseline("agent", state.Baseline{Attempt: attempt, Standing: true}, state.BeforeSwap))
+	must(t, look(r.tree, state.Baseline{Attempt: attempt, Standing: true}))
 	r.spool(t, attempt, version, sequence, files, func(entry string, m *manifest.Manifest) {
 		if change != nil {
 			change(m)

@@ -73,9 +73,10 @@ func TestPermissions(t *testing.T) {
 		may          []string // and everything below
 	}{
 		{"nobody", "nogroup", nil},
-		{"machinemon-fetch", "machinemon-fetch", []string{state + "/fetch/testd"}},
-		{"machinemon-verify", "machinemon-verify,machinemon-fetch", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
-		{"machinemon-gate", "machinemon-gate", []string{run + "/gate/testd"}},
+		{"mm-fetch-testd", "mm-fetch-testd", []string{state + "/fetch/testd"}},
+		{"mm-verify-testd", "mm-verify-testd,mm-fetch-testd", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
+		{"mm-gate-testd", "mm-gate-testd,machinemon-gate", nil},
+		{"mm-command-testd", "mm-command-testd", nil},
 	} {
 		found := c.run(asUser(test.user, test.groups, "find", state, run, "/etc/machinemon-update", "/usr/lib/machinemon-update",
 			"/usr/bin/machinemon-update", "/usr/local/bin", "/etc/systemd/system", "-writable", "!", "-type", "l")...)
@@ -98,7 +99,7 @@ func TestPermissions(t *testing.T) {
 }
 
 // TestNothingIsResident shows that after an attempt no process of the packages is left,
-// and no active unit except the path units.
+// and no active unit except the path units and those that made the accounts.
 func TestNothingIsResident(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -107,7 +108,7 @@ func TestNothingIsResident(t *testing.T) {
 		c.publish(c.dir, d)
 		c.run("machinemon-update", "apply", "testd")
 		for line := range strings.Lines(c.must("systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading", "machinemon-*")) {
-			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") {
+			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") && !strings.HasPrefix(unit, "machinemon-accounts@") {
 				t.Errorf("after %s: %s", d.Version, line)
 			}
 		}

@@ -73,7 +73,7 @@ func TestProgramInAClosedDirectory(t *testing.T) {
 	b.must("groupadd", "app")
 	b.must("install", "-d", "-g", "app", "-m", "0750", "/opt/app")
 	b.writeFile(path, string(build(t, releases.Daemon{Version: "1.0.0"})), 0o755)
-	if r := b.run("runuser", "-u", "machinemon-gate", "--", "stat", path); r.Code == 0 {
+	if r := b.run("runuser", "-u", "mm-gate-testd", "--", "stat", path); r.Code == 0 {
 		t.Fatalf("the gate's user may enter: %+v", r)
 	}
 	c := b.chain(strings.ReplaceAll(testdUnit, testdPath, path), strings.ReplaceAll(plainTarget+listens, testdPath, path))

@@ -263,6 +263,11 @@ func (t *Target) ProbeKeys() []string {
 	return keys
 }
 
+// HasCommands reports whether the gate runs commands of the target.
+func (t *Target) HasCommands() bool {
+	return len(t.Health.VersionCommand) > 0 || slices.ContainsFunc(t.Health.Probes, func(p Probe) bool { return len(p.Command) > 0 })
+}
+
 // A ConfigError is a mistake in a target's configuration that the operator can correct.
 // It disables only this target.
 type ConfigError struct {

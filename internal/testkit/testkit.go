@@ -83,7 +83,7 @@ func Tree(t testing.TB) (varDir, runDir string) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, d := range []string{"var/fetch/agent", "var/verify/agent", "var/swap/agent",
-		"run/request", "run/attempt", "run/gate/agent", "run/lock"} {
+		"run/request", "run/attempt", "run/gate/agent", "run/baseline", "run/lock"} {
 		Must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	return filepath.Join(dir, "var"), filepath.Join(dir, "run")

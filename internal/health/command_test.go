@@ -1,0 +1,103 @@
+package health
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
+)
+
+// listenFor listens at the socket of a target's commands.
+func listenFor(t *testing.T, socket string) net.Listener {
+	l, err := net.Listen("unix", socket)
+	testkit.Must(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// commandsOf returns a runner whose other end runs the commands of h.
+func commandsOf(t *testing.T, h target.Health) runner {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	l := listenFor(t, c.socket)
+	done := make(chan error, 1)
+	go func() { done <- ServeCommands(context.Background(), l, &target.Target{Health: h}) }()
+	t.Cleanup(func() {
+		c.Close()
+		l.Close()
+		testkit.Must(t, <-done)
+	})
+	return c.run
+}
+
+func probersOf(t *testing.T, h target.Health) []prober { return probers(h, commandsOf(t, h)) }
+
+// TestCommandOf shows that a client can only ask for commands of the target file.
+func TestCommandOf(t *testing.T) {
+	h := target.Health{VersionCommand: sh("echo 1.2.3"), Probes: []target.Probe{{TCP: "127.0.0.1:1"}, {Command: sh("echo probed")}}}
+	run := commandsOf(t, h)
+	for key, want := range map[string]string{"": "1.2.3\n", h.Probes[1].Key(): "probed\n"} {
+		if out, err := run(t.Context(), key); out != want || err != nil {
+			t.Errorf("key %q: %q, %v", key, out, err)
+		}
+	}
+	for _, key := range []string{h.Probes[0].Key(), "other"} {
+		if out, err := run(t.Context(), key); out != "" || err == nil || !strings.Contains(err.Error(), "no such command") {
+			t.Errorf("key %q: %q, %v", key, out, err)
+		}
+	}
+}
+
+// TestServeCommandsEnds shows that the unit ends with its last client, and with it a
+// command that still runs.
+func TestServeCommandsEnds(t *testing.T) {
+	dir := t.TempDir()
+	l := listenFor(t, filepath.Join(dir, "s"))
+	done := make(chan error, 1)
+	testkit.Must(t, unix.Mkfifo(dir+"/began", 0o600))
+	h := target.Health{VersionCommand: sh("echo > " + dir + "/began; exec sleep 60")}
+	go func() { done <- ServeCommands(context.Background(), l, &target.Target{Health: h}) }()
+	c := commander{socket: filepath.Join(dir, "s")}
+	ctx, cancel := context.WithCancel(t.Context())
+	began := make(chan error, 1)
+	go func() {
+		_, err := os.ReadFile(dir + "/began")
+		cancel()
+		began <- err
+	}()
+	if _, err := c.run(ctx, ""); err != context.Canceled {
+		t.Errorf("the command: %v", err)
+	}
+	select {
+	case err := <-done:
+		testkit.Must(t, err)
+	case <-time.After(commandLimit / 2):
+		t.Error("the unit still runs")
+	}
+	testkit.Must(t, <-began)
+	c.Close()
+}
+
+// TestNoCommandUnit shows that a missing unit is no evidence against the program.
+func TestNoCommandUnit(t *testing.T) {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	_, err := c.run(t.Context(), "")
+	if _, ok := err.(notAsked); !ok || !strings.Contains(err.Error(), "cannot ask for the command") {
+		t.Errorf("got %v", err)
+	}
+	l := listenFor(t, c.socket)
+	go testkit.Answer(l, func(conn net.Conn) {
+		conn.Write([]byte(strings.Repeat("x", answerMost+1) + "\n"))
+		conn.Read(make([]byte, 1<<10))
+	})
+	if _, err = c.run(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "gave no answer") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,93 @@
+package swap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// MakeAccounts makes the accounts of a target's steps. They are no dynamic users of
+// systemd: the fetcher and the verifier have files that outlive their units and that
+// others read, and D-Bus refuses the gate's if it cannot look up a dynamic user.
+func (s *Swapper) MakeAccounts(ctx context.Context, name string) error {
+	if !target.ValidName(name) {
+		return state.Fail(state.ResultMisconfigured, "cannot make accounts for %q: that is no name for a target", name)
+	}
+	cmd := exec.CommandContext(ctx, "/usr/bin/systemd-sysusers", "--inline",
+		account("fetch", name, "downloads"), account("verify", name, "verification"),
+		account("gate", name, "health probes"), account("command", name, "probe commands"))
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot make the accounts of %s: systemd-sysusers: %w: %s", name, err, state.Line(string(said)))
+	}
+	return s.handOver(name)
+}
+
+// handOver gives the fetcher's files to its account. Earlier versions had one account for
+// all targets. systemd would do it too late: when the fetcher starts again, and not when
+// the verifier reads a bundle that was fetched before the upgrade.
+func (s *Swapper) handOver(name string) error {
+	owner, err := user.Lookup(target.Account("fetch", name))
+	if err != nil {
+		return fmt.Errorf("cannot use the account of %s: %w", name, err)
+	}
+	uid, uerr := strconv.Atoi(owner.Uid)
+	gid, gerr := strconv.Atoi(owner.Gid)
+	if err := errors.Join(uerr, gerr); err != nil {
+		return fmt.Errorf("cannot use the account of %s: %w", name, err)
+	}
+	dir := s.Tree.Dir(state.RoleFetch, name)
+	i, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && i.Sys().(*syscall.Stat_t).Uid == uint32(uid) {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
+	}
+	defer root.Close()
+	// The directory itself comes last, so that a run that was killed is repeated.
+	paths := []string{}
+	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		paths = append(paths, path)
+		return err
+	})
+	for _, path := range slices.Backward(paths) {
+		if err == nil {
+			err = root.Lchown(path, uid, gid)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
+	}
+	return nil
+}
+
+// account returns a line of sysusers.d(5).
+func account(step, name, does string) string {
+	return fmt.Sprintf("u %s - \"machinemon-update %s of %s\" /nonexistent", target.Account(step, name), does, name)
+}
+
+// knowAccount makes sure that systemd runs the fetcher of a target as the account of that
+// target: after a new target file systemd must be reloaded.
+func (b *beginning) knowAccount(ctx context.Context) error {
+	u, err := b.Systemd.Unit(ctx, unitOf("fetch", b.name))
+	if err != nil || u.User == target.Account("fetch", b.name) {
+		return err
+	}
+	b.logf("%s: the target file is new: reloading systemd", b.name)
+	if err := b.Systemd.Reload(ctx); err != nil {
+		return err
+	}
+	return b.Systemd.Start(ctx, unitOf("accounts", b.name))
+}
