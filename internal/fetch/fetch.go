@@ -1,7 +1,7 @@
 // Package fetch brings a release from its source to the verifier.
 //
-// It runs as machinemon-fetch, the only role with a network, and owns fetch/T of the
-// state: the cached manifest, status.json, trust.json and the spool. Each bundle in the
+// It runs as an account of target T, in the only role with a network, and owns fetch/T of
+// the state: the cached manifest, status.json, trust.json and the spool. Each bundle in the
 // spool has the manifest as published, the metadata that signs it, if there is any, the
 // archive or the deltas that replace it, and a receipt. The fetcher obeys the order that
 // root wrote for the attempt. It reads, but never writes, the swapper's status.

@@ -47,7 +47,7 @@ func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w "+
-			"(hint: the user machinemon-fetch must be able to read it)", t.Name, durable.Cause(err))
+			"(hint: the group machinemon-fetch must be able to read it)", t.Name, durable.Cause(err))
 	}
 	if err != nil {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w", t.Name, durable.Cause(err))
