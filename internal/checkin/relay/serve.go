@@ -15,7 +15,7 @@ const idle = 10 * time.Second
 // The agent's user has a limit of its own, so that other users of this machine cannot keep
 // the agent out.
 const (
-	maxAgent  = 16 // connections of the agent's user
+	maxAgent  = 8  // connections of the agent's user
 	maxOthers = 32 // connections of all other users
 )
 
