@@ -80,8 +80,13 @@ func (a *admins) check(r *http.Request) int {
 	release := func() {}
 	if account, ok := a.reserve(client); ok {
 		release = func() { a.release(account) }
-	} else if !a.isKnown(sum) && !a.wait(r.Context(), account) {
-		return http.StatusTooManyRequests
+	} else if !a.isKnown(sum) {
+		if client.IsLoopback() && r.Header.Get("X-Forwarded-For") != "" {
+			a.gate.problems.Begin("guesses", "too many wrong passwords: all clients of the web server on this machine count as one (hint: set trusted_proxies)")
+		}
+		if !a.wait(r.Context(), account) {
+			return http.StatusTooManyRequests
+		}
 	}
 	good, err := a.ask(r, client, given)
 	if err != nil {
