@@ -115,17 +115,18 @@ func (v *Connections) admit(c net.Conn) {
 	}
 	for _, s := range o.shares {
 		if v.held[s.Of] > s.Limit {
-			v.evict(s.Of)
+			v.evict(s.Of, o)
 		}
 	}
 }
 
 // evict closes the connection of a share that has waited for its peer for the longest
-// time, which may be the newest one, or an answer that takes too long.
-func (v *Connections) evict(of any) {
+// time; if none waits, the answer that takes longest; and if none takes too long, the
+// newest connection.
+func (v *Connections) evict(of any, newest *connection) {
 	var worst *connection
 	for _, o := range v.open {
-		if o.closed || !o.has(of) || !o.waiting && time.Since(o.since) < longAnswer {
+		if o.closed || o == newest || !o.has(of) || !o.waiting && time.Since(o.since) < longAnswer {
 			continue
 		}
 		if worst == nil || o.waiting && !worst.waiting || o.waiting == worst.waiting && o.since.Before(worst.since) {
@@ -133,7 +134,10 @@ func (v *Connections) evict(of any) {
 		}
 	}
 	if worst == nil {
-		return // c itself was evicted from another share
+		worst = newest
+	}
+	if worst.closed {
+		return // it had to leave another share already
 	}
 	worst.closed = true
 	v.release(worst)

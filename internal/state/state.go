@@ -24,7 +24,7 @@
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; removed when read)
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
-//	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
+//	  directive/T/          directives; their names and contents are ignored (root)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  snapshot/             empty; where a transient unit sees the data of its user
