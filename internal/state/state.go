@@ -24,7 +24,7 @@
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; removed when read)
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
-//	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
+//	  directive/T/          directives; their names and contents are ignored (root)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the reports of the gate's units (root: systemd opens them)
 //	  baseline/T.json       the gate's report before the swap of the running attempt (root)
