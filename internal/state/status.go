@@ -74,7 +74,7 @@ func (r *Release) File(to string) *File {
 }
 
 // Status is a role's status.json. The fetcher writes Offer; the swapper writes Installed,
-// Previous, Rejected, Held, Source and Probes.
+// Previous, Rejected, Held, Source, Probes and Foreign.
 type Status struct {
 	Format    int         `json:"format"`
 	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
@@ -86,6 +86,8 @@ type Status struct {
 	Source    *Source     `json:"source,omitempty"`
 	// Probes maps the key of each of the target's probes to when it last passed here.
 	Probes map[string]time.Time `json:"probes,omitempty"`
+	// Foreign is what root last found in another role's directory.
+	Foreign *Foreign `json:"foreign,omitempty"`
 }
 
 // RollbackFailure returns why the rollback of an attempt failed according to its record,
@@ -206,6 +208,9 @@ func readLarge(path string, most int64, v any) error {
 	data, err := durable.ReadFile(path, most)
 	if errors.Is(err, durable.ErrTooLarge) {
 		err = ErrDamaged
+	}
+	if errors.Is(err, durable.ErrSymlink) || errors.Is(err, durable.ErrNotRegular) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, durable.Cause(err))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
