@@ -102,8 +102,10 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Previous = cmp.Or(st.Previous.Version, state.Unknown)
 	}
 	s.Rejected = rejectedVersions(&st)
-	if f := st.Foreign; f != nil && time.Since(f.Time) < foreignShown {
-		s.Warnings = append(s.Warnings, f.Time.Local().Format(minutes)+": "+f.What)
+	for _, role := range []state.Role{state.RoleFetch, state.RoleVerify} {
+		if f, ok := st.Foreign[role]; ok && time.Since(f.Time) < foreignShown {
+			s.Warnings = append(s.Warnings, f.Time.Local().Format(minutes)+": "+f.What)
+		}
 	}
 	// History below reads this status again and reports its errors.
 	if fs, err := a.tree.Status(state.RoleFetch, name); err == nil && fs.Offer != nil {

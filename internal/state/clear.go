@@ -26,8 +26,8 @@ var lasting = map[Role][]string{
 // passing are the files that belong to one attempt, and what a killed worker leaves.
 var passing = append([]string{"fallback.json", handoverName}, temporaries...)
 
-// Foreign is what root last removed from the directories in which a role's user can write,
-// because the role's program would not have left it there.
+// Foreign is what root removed from a role's directory because the role's program would
+// not have left it there.
 type Foreign struct {
 	Time time.Time `json:"time"`
 	What string    `json:"what"`

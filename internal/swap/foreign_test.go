@@ -150,8 +150,8 @@ func TestPlantsReported(t *testing.T) {
 	r.step(t, "begin")
 	for _, want := range []string{" [31mred (a symbolic link of user 0, mode 0777)", "ready/.a1 (a directory of user 61001, mode 0700)",
 		"status.json: its format 999 is newer than this program's 1", "removed from " + dir + " what its program does not leave there: "} {
-		f := r.status(t).Foreign
-		if f == nil || !strings.Contains(f.What, want) || time.Since(f.Time) > time.Minute || !strings.Contains(r.log.String(), want) {
+		f := r.status(t).Foreign[state.RoleVerify]
+		if !strings.Contains(f.What, want) || time.Since(f.Time) > time.Minute || !strings.Contains(r.log.String(), want) {
 			t.Errorf("not reported: %q in %+v\n%s", want, f, r.log)
 		}
 	}
@@ -163,7 +163,7 @@ func TestPlantsReported(t *testing.T) {
 		must(t, os.WriteFile(fmt.Sprintf("%s/flood%d", dir, n), nil, 0o600))
 	}
 	r.step(t, "begin")
-	if f := r.status(t).Foreign; !strings.HasSuffix(f.What, "and 2995 more") || len(f.What) > 600 {
+	if f := r.status(t).Foreign[state.RoleVerify]; !strings.HasSuffix(f.What, "and 2995 more") || len(f.What) > 600 {
 		t.Errorf("reported: %+v", f)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {

@@ -136,7 +136,10 @@ func (s *Swapper) tell(role state.Role, name string, foreign []string, err error
 		what := fmt.Sprintf("removed from %s what its program does not leave there: %s", s.Tree.Dir(role, name), strings.Join(foreign, ", "))
 		s.Log.Event(log.EventForeign, "%s: %s", name, what)
 		err = errors.Join(err, s.Tree.Update(state.RoleSwap, name, func(st *state.Status) {
-			st.Foreign = &state.Foreign{Time: time.Now().UTC(), What: state.Line(what)}
+			if st.Foreign == nil {
+				st.Foreign = map[state.Role]state.Foreign{}
+			}
+			st.Foreign[role] = state.Foreign{Time: time.Now().UTC(), What: state.Line(what)}
 		}))
 	}
 	if err != nil {
