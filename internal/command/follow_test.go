@@ -56,7 +56,7 @@ func TestIdle(t *testing.T) {
 				b.t.Fatal(err)
 			}
 			b.write("ready", "")
-		}, failed: true},
+		}, idle: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)

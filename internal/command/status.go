@@ -102,6 +102,11 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Previous = cmp.Or(st.Previous.Version, state.Unknown)
 	}
 	s.Rejected = rejectedVersions(&st)
+	for _, role := range []state.Role{state.RoleFetch, state.RoleVerify} {
+		if f, ok := st.Foreign[role]; ok && time.Since(f.Time) < foreignShown {
+			s.Warnings = append(s.Warnings, f.Time.Local().Format(minutes)+": "+f.What)
+		}
+	}
 	// History below reads this status again and reports its errors.
 	if fs, err := a.tree.Status(state.RoleFetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked
@@ -121,6 +126,9 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	return s
 }
+
+// foreignShown is how long status shows what a worker of ours would not have left.
+const foreignShown = 30 * 24 * time.Hour
 
 // undecided fills in what keeps the target from updates: a hold, an open trial.
 func (a *app) undecided(s *targetStatus, st *state.Status) {

@@ -81,7 +81,7 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	}
 	fs, err := a.tree.Status(state.RoleFetch, t.Name)
 	if err != nil || fs.Offer == nil {
-		return err
+		return nil // History has reported the error
 	}
 	k := policy.Known{Rules: t.Rules(), Status: *st, History: history, Now: time.Now(), Release: offered(fs),
 		Order:   state.Order{Origin: state.OriginSchedule, Verb: state.VerbApply, Installed: s.Installed, Doubt: doubt(t, fs.Offer)},

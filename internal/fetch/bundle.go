@@ -104,6 +104,9 @@ func (f *fetcher) download(ctx context.Context, src source.Source, r *source.Rel
 				return err
 			}
 		}
+		if err := f.tree.SetHandover(f.name, state.Handover{Attempt: f.order.Attempt, Manifest: manifest.Digest(r.Raw)}); err != nil {
+			return err
+		}
 		return b.Describe(r.Raw, r.Metadata, receipt)
 	})
 }

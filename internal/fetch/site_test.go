@@ -208,6 +208,13 @@ func (b *bench) run(t *testing.T, order state.Order) state.Attempt {
 	if got := s.Attempts[len(s.Attempts)-1]; !reflect.DeepEqual(got, public) {
 		t.Errorf("recorded %+v, returned %+v", got, a)
 	}
+	if a.Result == state.ResultHandedOn { // root compares what comes from the verifier with this
+		raw, err := os.ReadFile(filepath.Join(b.tree.Ready(state.RoleFetch, "agent"), string(a.ID), state.ManifestName))
+		h, herr := b.tree.Handover("agent")
+		if err != nil || herr != nil || h == nil || h.Attempt != a.ID || h.Manifest != manifest.Digest(raw) {
+			t.Errorf("handed on, by the record: %+v, %v, %v", h, herr, err)
+		}
+	}
 	return a
 }
 
@@ -239,7 +246,7 @@ func (b *bench) mustFail(t *testing.T, a state.Attempt, result state.Result, tex
 		t.Errorf("left in the spool: %v", left)
 	}
 	for _, name := range testkit.Names(t, b.tree.Dir(state.RoleFetch, "agent")) {
-		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "ready"}, name) {
+		if !slices.Contains([]string{"status.json", "manifest.json", "trust.json", "handover.json", "ready"}, name) {
 			t.Errorf("left in the state directory: %s", name)
 		}
 	}

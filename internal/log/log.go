@@ -137,12 +137,14 @@ type Event string
 const (
 	EventBegins  Event = "begins"
 	EventOnTrial Event = Event(state.ResultOnTrial) // the new files are in place, and the unit restarts
+	EventForeign Event = "foreign files"            // a worker's directory had files that its program does not make
 )
 
 // messageIDs maps each event to its MESSAGE_ID. The IDs never change, because monitoring
 // matches them. packaging/catalog explains each for `journalctl --catalog`.
 var messageIDs = map[Event]string{
 	EventBegins:                       "0477c0f1502a4c4caee27e8ac1fe0daf",
+	EventForeign:                      "ca2178028a2041c9a0e361c38f0ca97b",
 	Event(state.ResultNotAttempted):   "56fe53bdc1e340c28861fd3e00bd4a99",
 	Event(state.ResultCurrent):        "35c1cd9161c44ec1828b10d43a7e55ed",
 	Event(state.ResultAvailable):      "2206db1d669f4f3aac271647c9173310",
@@ -163,8 +165,11 @@ var messageIDs = map[Event]string{
 
 // priority returns the syslog priority of an event; a result defines its own.
 func (e Event) priority() journal.Priority {
-	if e == EventBegins {
+	switch e {
+	case EventBegins:
 		return journal.PriInfo
+	case EventForeign:
+		return journal.PriWarning
 	}
 	return journal.Priority(state.Result(e).Priority())
 }

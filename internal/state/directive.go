@@ -3,7 +3,6 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,31 +49,21 @@ func (t Tree) ConsumeDirectives(target string) (n int, failed error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	var list *os.File
-	if err == nil {
-		defer dir.Close()
-		list, err = dir.Open(".")
-	}
 	if err != nil {
 		return 0, fmt.Errorf("cannot consume the directives to %s: %w", target, durable.Cause(err))
 	}
-	defer list.Close()
-	for {
-		names, err := list.Readdirnames(1000) // in batches, so that a flood of entries cannot fill the memory
-		for _, name := range names {
-			if err := dir.RemoveAll(name); err == nil {
-				n++
-			} else if failed == nil {
-				failed = fmt.Errorf("cannot consume the directive %+q to %s: %w", name, target, durable.Cause(err))
-			}
-		}
-		if err == io.EOF {
-			return n, failed
-		}
+	defer dir.Close()
+	for name, err := range durable.NamesIn(dir) {
 		if err != nil {
 			return n, errors.Join(failed, fmt.Errorf("cannot list the directives to %s: %w", target, durable.Cause(err)))
 		}
+		if err := durable.RemoveTree(dir, name); err == nil {
+			n++
+		} else if failed == nil {
+			failed = fmt.Errorf("cannot consume the directive %+q to %s: %w", name, target, durable.Cause(err))
+		}
 	}
+	return n, failed
 }
 
 // AskByDirective records that a directive asked for the attempt that begins next.

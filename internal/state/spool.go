@@ -1,11 +1,11 @@
 package state
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
@@ -18,7 +18,12 @@ import (
 // it back to a dot name before it reads a byte, so that the entry triggers nothing again,
 // even if the consumer is killed. An entry that stayed visible would restart the consumer
 // until both units have failed.
-type Spool struct{ root *os.Root }
+type Spool struct {
+	root *os.Root
+	// full says that an entry could not be removed, so that no other one is tried: each
+	// may take as long.
+	full bool
+}
 
 // makeSpool creates the spool if it is missing, and opens it. The mode is 0770: the
 // consumer's unit has the producer's group, and must be able to remove entries.
@@ -46,7 +51,7 @@ func (t Tree) openSpool(r Role, target string) (*Spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	return &Spool{root}, nil
+	return &Spool{root: root}, nil
 }
 
 func mkdir(root *os.Root, name string) error {
@@ -65,14 +70,13 @@ func (s *Spool) Close() error { return s.root.Close() }
 // stage creates an empty, hidden entry for an attempt. It removes hidden entries that
 // killed producers and consumers left; no other producer or consumer is running.
 func (s *Spool) stage(attempt AttemptID) (*Bundle, error) {
-	names, err := s.names()
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
+	for n, err := range durable.NamesIn(s.root) {
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
+		}
 		if strings.HasPrefix(n, ".") {
-			if err := s.root.RemoveAll(n); err != nil {
-				return nil, fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err))
+			if err := s.clear(n); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -112,35 +116,33 @@ func (s *Spool) offer(attempt AttemptID) error {
 // what it cannot remove, which would otherwise start the consumer again. attempt is "" if
 // there was nothing to claim.
 func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
-	names, err := s.names()
-	if err != nil {
-		return "", nil, err
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		if id := AttemptID(n); id.Valid() {
+	for n, err := range durable.NamesIn(s.root) {
+		if err != nil {
+			return "", nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
+		}
+		if id := AttemptID(n); id.Valid() && id > attempt {
 			attempt = id
 		}
 	}
 	if attempt != "" {
 		// A leftover entry with the hidden name would block the rename.
-		if err := s.root.RemoveAll(hidden(attempt)); err != nil {
-			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, durable.Cause(err))
+		err := s.clear(hidden(attempt))
+		if err == nil {
+			err = durable.Cause(s.root.Rename(string(attempt), hidden(attempt)))
 		}
-		if err := s.root.Rename(string(attempt), hidden(attempt)); err != nil {
-			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, durable.Cause(err))
+		if err != nil {
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, err)
 		}
 	}
-	for _, n := range names {
-		if n == string(attempt) || n == hidden(attempt) {
-			continue
+	for n, err := range durable.NamesIn(s.root) {
+		if err == nil && n != hidden(attempt) && !strings.HasPrefix(n, stuck) {
+			err = s.clear(n)
 		}
-		err := s.root.RemoveAll(n)
-		if err != nil && !strings.HasPrefix(n, ".") {
-			err = s.root.Rename(n, ".stuck-"+n)
+		if err != nil && attempt != "" {
+			err = errors.Join(err, s.consume(attempt))
 		}
-		if err != nil && !strings.HasPrefix(n, ".") {
-			return "", nil, errors.Join(fmt.Errorf("cannot clear the spool of %q: %w", n, durable.Cause(err)), s.consume(attempt))
+		if err != nil {
+			return "", nil, err
 		}
 	}
 	if attempt == "" {
@@ -153,36 +155,56 @@ func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 	return attempt, &Bundle{Root: root}, nil
 }
 
+// stuck is the prefix of hidden entries that could not be removed.
+const stuck = ".stuck-"
+
+// clear removes an entry, or hides it if it cannot be removed: it may be another user's, or
+// very large.
+func (s *Spool) clear(name string) error {
+	var err error
+	if !s.full {
+		err = durable.RemoveTree(s.root, name)
+		s.full = err != nil
+	}
+	if s.full {
+		err = s.root.Rename(name, stuck+rand.Text()) // its own name may be too long for a prefix
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot clear the spool of %q: %w", name, durable.Cause(err))
+	}
+	return nil
+}
+
 // consume removes a claimed or staged entry.
 func (s *Spool) consume(attempt AttemptID) error {
-	if err := s.root.RemoveAll(hidden(attempt)); err != nil {
+	if err := durable.RemoveTree(s.root, hidden(attempt)); err != nil {
 		return fmt.Errorf("cannot consume %s: %w", attempt, durable.Cause(err))
 	}
 	return nil
 }
 
-func (s *Spool) names() ([]string, error) {
-	d, err := s.root.Open(".")
-	if err != nil {
-		return nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
-	}
-	return names, nil
-}
-
-// Pending reports whether an entry waits for its consumer.
+// Pending reports whether an entry waits for its consumer. Nothing waits in what is no
+// spool.
 func (t Tree) Pending(r Role, target string) (bool, error) {
-	entries, err := os.ReadDir(t.Ready(r, target))
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Lstat(t.Ready(r, target))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return false, nil
+	}
+	var spool *Spool
+	if err == nil {
+		spool, err = t.openSpool(r, target)
 	}
 	if err != nil {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	// Other names trigger nothing, or are removed at once.
-	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return AttemptID(e.Name()).Valid() }), nil
+	defer spool.Close()
+	for n, err := range durable.NamesIn(spool.root) {
+		if err != nil {
+			return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
+		}
+		if AttemptID(n).Valid() { // other names trigger nothing, or are removed at once
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -8,6 +8,7 @@
 //	    trust.json            signed metadata that the fetcher saw; only the fetcher uses it
 //	    partial               an archive whose download has begun
 //	    partial.json          which archive that is
+//	    handover.json         which manifest it handed on, for root
 //	    ready/<attempt>/      a bundle; the verifier removes it
 //	  verify/T/             the verifier of T writes
 //	    status.json
@@ -35,7 +36,9 @@
 //
 // Trust: a role that reads another role's directory treats it as hostile. It uses
 // [os.Root], caps every size, and believes only what it has checked itself. Files in
-// swap/, request/ and attempt/ belong to root and are believed.
+// swap/, request/ and attempt/ belong to root and are believed. At the beginning of each
+// attempt, root removes from the other roles' directories what does not belong there
+// ([Tree.Clear]), so that nothing in them can stop updates for good.
 //
 // Every file that must survive a power cut is written as a temporary file in the same
 // directory, fsync, rename, fsync of the directory: [durable.WriteFile].
@@ -164,7 +167,7 @@ func (t Tree) journal(target string) string {
 }
 
 // temporaries are the prefixes of the names of temporary files.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", ".handover.json", TempPayload}
 
 // TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"

@@ -74,18 +74,41 @@ func (r *Release) File(to string) *File {
 }
 
 // Status is a role's status.json. The fetcher writes Offer; the swapper writes Installed,
-// Previous, Rejected, Held, Source and Probes.
+// Previous, Rejected, Held, Source, Probes and Foreign.
 type Status struct {
-	Format    int         `json:"format"`
-	Attempts  []Attempt   `json:"attempts,omitempty"` // oldest first
-	Offer     *Offer      `json:"offer,omitempty"`
-	Installed *Release    `json:"installed,omitempty"`
-	Previous  *Release    `json:"previous,omitempty"`
-	Rejected  []Rejection `json:"rejected,omitempty"`
-	Held      *Hold       `json:"held,omitempty"`
-	Source    *Source     `json:"source,omitempty"`
+	Format    int               `json:"format"`
+	Attempts  newest[Attempt]   `json:"attempts,omitempty"` // oldest first
+	Offer     *Offer            `json:"offer,omitempty"`
+	Installed *Release          `json:"installed,omitempty"`
+	Previous  *Release          `json:"previous,omitempty"`
+	Rejected  newest[Rejection] `json:"rejected,omitempty"`
+	Held      *Hold             `json:"held,omitempty"`
+	Source    *Source           `json:"source,omitempty"`
 	// Probes maps the key of each of the target's probes to when it last passed here.
 	Probes map[string]time.Time `json:"probes,omitempty"`
+	// Foreign is what root last found in the directory of each other role.
+	Foreign map[Role]Foreign `json:"foreign,omitempty"`
+}
+
+// newest is a list of which only the newest [keep] items are read: a list of millions of
+// small items, which a taken-over worker could write, would fill the memory of every reader.
+type newest[T any] []T
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *newest[T]) UnmarshalJSON(data []byte) error {
+	var all []json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	*l = nil
+	for _, raw := range all[max(0, len(all)-keep):] {
+		var item T
+		if err := json.Unmarshal(raw, &item); err != nil {
+			return err
+		}
+		*l = append(*l, item)
+	}
+	return nil
 }
 
 // RollbackFailure returns why the rollback of an attempt failed according to its record,
@@ -206,6 +229,9 @@ func readLarge(path string, most int64, v any) error {
 	data, err := durable.ReadFile(path, most)
 	if errors.Is(err, durable.ErrTooLarge) {
 		err = ErrDamaged
+	}
+	if errors.Is(err, durable.ErrSymlink) || errors.Is(err, durable.ErrNotRegular) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, durable.Cause(err))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))

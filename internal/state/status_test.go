@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -266,5 +267,28 @@ func TestRecordRepeated(t *testing.T) {
 	}
 	if got := fmt.Sprint(ids); got != "[a b-99 c d e]" {
 		t.Errorf("kept %s", got)
+	}
+}
+
+// TestStatusMemory checks that a status of millions of tiny items, which a worker could
+// write, takes its readers little memory.
+func TestStatusMemory(t *testing.T) {
+	tree := newTree(t)
+	for _, list := range []string{"attempts", "rejected"} {
+		for _, item := range []string{"{},", "null,"} {
+			text := `{"format":1,"` + list + `":[` + strings.Repeat(item, (maxFile-100)/len(item)) + `{}]}`
+			must(t, os.WriteFile(tree.status(RoleFetch, "agent"), []byte(text), 0o644))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			s, err := tree.Status(RoleFetch, "agent")
+			runtime.ReadMemStats(&after)
+			if err != nil || len(s.Attempts)+len(s.Rejected) != keep {
+				t.Errorf("%d attempts, %d rejections, %v", len(s.Attempts), len(s.Rejected), err)
+			}
+			if used := after.TotalAlloc - before.TotalAlloc; used > 300e6 {
+				t.Errorf("%s of %s: %d MB", list, item, used/1e6)
+			}
+			t.Logf("%s of %s: %d MB allocated", list, item, (after.TotalAlloc-before.TotalAlloc)/1e6)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
@@ -32,6 +33,9 @@ func (s *Swapper) MakeAccounts(ctx context.Context, name string) error {
 	}
 	return s.handOver(name)
 }
+
+// deepest is the depth of the fetcher's deepest file: ready/ATTEMPT/FILE.
+const deepest = 2
 
 // handOver gives the fetcher's files to its account. Earlier versions had one account for
 // all targets. systemd would do it too late: when the fetcher starts again, and not when
@@ -59,6 +63,9 @@ func (s *Swapper) handOver(name string) error {
 	// The directory itself comes last, so that a run that was killed is repeated.
 	paths := []string{}
 	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.Count(path, "/") > deepest {
+			return fs.SkipDir // foreign, so begin removes it
+		}
 		paths = append(paths, path)
 		return err
 	})

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,29 +52,20 @@ type swapping struct {
 }
 
 func (sw *swapping) run(ctx context.Context) error {
+	if open, err := sw.onTrial(); open || err != nil {
+		return err
+	}
 	attempt, entry, err := sw.claim()
 	if err != nil || attempt == "" && entry == nil {
 		return err
 	}
 	if entry != nil {
-		defer func() {
-			if err := entry.Consume(); err != nil {
-				sw.logf("%s: %v", sw.name, err)
-			}
-		}()
+		defer sw.consume(entry)
 	}
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.RoleSwap)}
 	sw.Log.Attempt = attempt
 	if err := sw.Tree.Leaving(); err != nil {
 		return err
-	}
-	if j, err := sw.Swapper.journal(sw.name); err != nil {
-		return err
-	} else if j != nil {
-		// This is not an error, because an error would roll the open trial back.
-		sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, attempt, j.Attempt)
-		sw.attempt.ID = ""
-		return nil
 	}
 	if sw.status, err = sw.Tree.Status(state.RoleSwap, sw.name); err != nil {
 		return err
@@ -126,6 +118,34 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = errors.Join(err, sw.sweep(sw.name, dirs, sw.status.Previous))
 	}
 	return err
+}
+
+// onTrial reports whether a trial is open, or may be. It then drops what the verifier has
+// handed on. No entry is an error then, because an error would roll the trial back.
+func (sw *swapping) onTrial() (open bool, err error) {
+	j, err := sw.Swapper.journal(sw.name)
+	if err == nil && j == nil {
+		return false, nil
+	}
+	attempt, entry, failed := sw.take()
+	if failed != nil {
+		sw.logf("%s: %v", sw.name, failed)
+	}
+	if entry != nil {
+		sw.consume(entry)
+	}
+	if err != nil {
+		sw.attempt = state.Attempt{ID: attempt, Stage: string(state.RoleSwap)}
+		return false, err
+	}
+	sw.logf("%s: attempt %s is dropped: the trial of attempt %s is open", sw.name, cmp.Or(attempt, "without an ID"), j.Attempt)
+	return true, nil
+}
+
+func (sw *swapping) consume(entry *state.Bundle) {
+	if err := entry.Consume(); err != nil {
+		sw.logf("%s: %v", sw.name, err)
+	}
 }
 
 // alone refuses a trial while another target with the same unit has an open one: each

@@ -177,6 +177,8 @@ func TestKilled(t *testing.T) {
 						if r.sys.get("running") == "" { // the boot starts the unit
 							must(t, r.sys.Restart(t.Context(), "agent.service", 0))
 						}
+						_, err := r.tree.TakeRequest("agent") // as the next attempt does, when it begins
+						must(t, err)
 						r.offer(t, "z1", "v4", 4, release4)
 						r.step(t, "swap")
 						r.gate(t, "z1", state.FindingHealthy, "")

@@ -255,6 +255,7 @@ func (r *rig) spool(t *testing.T, attempt state.AttemptID, version string, seque
 		}
 		raw, err := m.Marshal()
 		must(t, err)
+		must(t, r.tree.SetHandover("agent", state.Handover{Attempt: attempt, Manifest: manifest.Digest(raw)}))
 		return b.WriteFile(state.ManifestName, raw, 0o640)
 	}))
 }

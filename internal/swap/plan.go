@@ -16,30 +16,47 @@ import (
 // largest is the size limit, in bytes, of a file whose size no manifest states.
 const largest = 4 << 30
 
-// claim takes the verifier's newest tree, or else the operator's request to go back.
-// entry is nil for such a request; attempt is empty, too, if there is neither.
+// claim takes the operator's request to go back, or else the verifier's newest tree. entry
+// is nil for such a request; attempt is empty, too, if there is neither. A tree that is
+// there at the same time starts this unit again: no verifier can keep the operator from
+// going back, or take another request away.
 func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, err error) {
+	if req, err := sw.Tree.Request(sw.name); err != nil || req != nil && req.Verb == state.VerbRollback {
+		if attempt, err := sw.takeRequest(); err != nil || attempt != "" {
+			return attempt, nil, err
+		}
+	}
+	return sw.take()
+}
+
+// take takes the newest entry of the verifier's spool. An entry that cannot be taken would
+// start this unit again and again, so the whole spool goes.
+func (sw *swapping) take() (state.AttemptID, *state.Bundle, error) {
 	// Do not ask for a pending attempt first: any entry may have started this unit.
-	attempt, entry, err = sw.Tree.Claim(state.RoleVerify, sw.name)
-	if err != nil || entry != nil {
-		return attempt, entry, err
+	attempt, entry, err := sw.Tree.Claim(state.RoleVerify, sw.name)
+	if err != nil {
+		foreign, failed := sw.Tree.ClearSpool(state.RoleVerify, sw.name)
+		sw.tell(state.RoleVerify, sw.name, foreign, failed)
 	}
+	return attempt, entry, err
+}
+
+// takeRequest takes the operator's request to go back and writes its order. The attempt is
+// empty if there is none.
+func (sw *swapping) takeRequest() (state.AttemptID, error) {
 	req, err := sw.Tree.TakeRequest(sw.name)
-	if err != nil || req == nil || req.Verb == state.VerbProbe {
-		return "", nil, err
-	}
-	if req.Verb != state.VerbRollback {
-		return "", nil, fmt.Errorf("cannot %s %s here: only a rollback needs no bundle", req.Verb, sw.name)
+	if err != nil || req == nil { // it has expired
+		return "", err
 	}
 	st, err := sw.Tree.Status(state.RoleSwap, sw.name)
 	if err != nil {
-		return "", nil, err
+		return "", err
 	}
 	from := ""
 	if st.Installed != nil {
 		from = st.Installed.Version
 	}
-	return req.Attempt, nil, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
+	return req.Attempt, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
 		Origin: state.OriginOperator, Verb: state.VerbRollback, Installed: from})
 }
 

@@ -3,7 +3,11 @@ package swap
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -35,25 +39,33 @@ func (s *Swapper) idle(ctx context.Context, name string, steps ...string) error 
 }
 
 // settle makes sure that no earlier attempt is under way. It refuses the new attempt if a
-// service is still at work, and finishes what a dead one left.
+// service is still at work, and finishes what a dead one left: first an open trial, which
+// must not wait because of anything that a worker left in its directory.
 func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func() error) error) error {
 	if err := s.idle(ctx, name, workers...); err != nil {
 		return err
 	}
-	for _, p := range []struct {
-		role state.Role
-		step string
-	}{{state.RoleFetch, "verify"}, {state.RoleVerify, "swap"}} {
+	j, err := s.journal(name)
+	if err == nil && j != nil {
+		// The commit and rollback units take the same lock.
+		err = unlocked(func() error { return s.finish(ctx, name) })
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range handovers {
 		if err := s.heal(ctx, name, p.role, p.step); err != nil {
 			return err
 		}
 	}
-	if j, err := s.journal(name); err != nil || j == nil {
-		return err
-	}
-	// The commit and rollback units take the same lock.
-	return unlocked(func() error { return s.finish(ctx, name) })
+	return nil
 }
+
+// handovers are the roles that hand something on, and the steps that it starts.
+var handovers = []struct {
+	role state.Role
+	step string
+}{{state.RoleFetch, "verify"}, {state.RoleVerify, "swap"}}
 
 // finish closes the target's open trial, if there is one. It carries out a verdict
 // commit, and rolls back every other trial.
@@ -85,30 +97,54 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 	}
 }
 
-// heal starts a dead path unit again, because it would miss the next bundle. It removes
-// what is in the unit's spool, which comes from an attempt that ended long ago.
+// heal clears the directory of a role whose entries are no longer waited for, and starts a
+// dead path unit again, because it would miss the next entry.
 func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
 	path := pathOf(step, name)
 	u, err := s.Systemd.Unit(ctx, path)
 	if err != nil {
 		return err
 	}
-	pending, err := s.Tree.Pending(role, name)
-	if err != nil {
-		return err
-	}
 	if u.Active == "active" {
+		pending, err := s.Tree.Pending(role, name)
+		if err != nil {
+			s.logf("%s: %v", name, err) // what cannot be read is cleared
+		}
 		if pending {
 			return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s has seen it)", path)
 		}
+	}
+	s.clear(role, name)
+	if u.Active == "active" {
 		return nil
 	}
-	if pending {
-		if err := s.clear(role, name); err != nil {
-			return err
-		}
-	}
 	return s.revive(ctx, name, step, u)
+}
+
+// clear removes from a role's directory what the role would not leave there for the next
+// attempt. An error keeps no attempt from beginning: the role itself meets it, if it
+// matters.
+func (s *Swapper) clear(role state.Role, name string) {
+	foreign, err := s.Tree.Clear(role, name)
+	s.tell(role, name, foreign, err)
+}
+
+// tell reports what was removed from a role's directory although its program does not leave
+// that there, and remembers it for the operator.
+func (s *Swapper) tell(role state.Role, name string, foreign []string, err error) {
+	if len(foreign) > 0 {
+		what := fmt.Sprintf("removed from %s what its program does not leave there: %s", s.Tree.Dir(role, name), strings.Join(foreign, ", "))
+		s.Log.Event(log.EventForeign, "%s: %s", name, what)
+		err = errors.Join(err, s.Tree.Update(state.RoleSwap, name, func(st *state.Status) {
+			if st.Foreign == nil {
+				st.Foreign = map[state.Role]state.Foreign{}
+			}
+			st.Foreign[role] = state.Foreign{Time: time.Now().UTC(), What: state.Line(what)}
+		}))
+	}
+	if err != nil {
+		s.logf("%s: %v", name, err)
+	}
 }
 
 func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Unit) error {
@@ -117,12 +153,4 @@ func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Un
 	}
 	s.logf("%s: %s was %s: starting it", name, path.Name, path.Active)
 	return s.Systemd.Start(ctx, path.Name)
-}
-
-func (s *Swapper) clear(role state.Role, name string) error {
-	_, entry, err := s.Tree.Claim(role, name)
-	if entry == nil {
-		return err // there was nothing, or it could not be opened and was removed
-	}
-	return entry.Consume()
 }

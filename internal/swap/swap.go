@@ -10,7 +10,9 @@
 // hashed and compared; the gate's report says only how the trial went. Package swap
 // trusts what root wrote: target files, order, journal and status. For a target with
 // trust.mode = "tuf" it also trusts the manifest to which root's own chain of keys leads,
-// from the pin on, and which names every file by its digest.
+// from the pin on, and which names every file by its digest. Under "checksum" it takes the
+// fetcher's word, not the verifier's, which manifest the server sent. Only if that manifest
+// has no contents, it takes the verifier's word which files were in the archive.
 //
 // The steps of a trial follow. After a crash between two steps, the journal tells
 // rollback and recover how to get back:

@@ -19,6 +19,8 @@ func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	var m *manifest.Manifest
 	if sw.target.Trust.Mode == target.TrustTUF {
 		m, err = sw.signed(entry, raw)
+	} else if err = sw.handedOn(); err != nil {
+		return nil, err
 	} else if m, err = manifest.Parse(raw); err != nil {
 		err = state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
 	}
@@ -26,6 +28,24 @@ func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 		sw.journal.Version, sw.journal.Sequence = m.Version, m.Sequence
 	}
 	return m, err
+}
+
+// handedOn checks that the manifest of an unsigned release is the one that the fetcher
+// handed on in this attempt. The verifier could otherwise install any release of its own.
+func (sw *swapping) handedOn() error {
+	h, err := sw.Tree.Handover(sw.name)
+	if err != nil {
+		return err
+	}
+	if h == nil || h.Attempt != sw.attempt.ID {
+		return state.Fail(state.ResultFailed, "cannot use the manifest: the fetcher has not recorded which one it handed on in attempt %s "+
+			"(hint: after an upgrade in the middle of an attempt, the next one does)", sw.attempt.ID)
+	}
+	if h.Manifest != sw.journal.Manifest {
+		return state.Fail(state.ResultRefused, "cannot use the manifest: the verifier handed on another one (sha256 %s) than the fetcher (sha256 %.64s)",
+			sw.journal.Manifest, h.Manifest)
+	}
+	return nil
 }
 
 // signed verifies a signed manifest. If that is not for this machine, signed returns both

@@ -3,7 +3,6 @@ package swap
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,11 +125,8 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 	}
 	defer release()
 	for _, role := range []state.Role{state.RoleFetch, state.RoleVerify} {
-		// A later installation must not begin with today's bundle. An error from what a
-		// worker put there must not stop the removal.
-		if err := s.clear(role, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.logf("%s: %v", name, err)
-		}
+		// A later installation must not begin with today's bundle.
+		s.clear(role, name)
 	}
 	st, err := s.Tree.Status(state.RoleSwap, name)
 	if err != nil {
