@@ -128,7 +128,8 @@ func (a *app) undecided(s *targetStatus, st *state.Status) {
 		s.Held = &st.Held.Since
 	}
 	if j, err := a.tree.Journal(s.Target); err == nil && j != nil {
-		s.Trial, s.Unsettled = cmp.Or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+		s.Trial, s.Unsettled = cmp.Or(j.Version, state.Unknown), cmp.Or(j.Unsettled(), st.RollbackFailure(j.Attempt))
+		s.again = j.Again.String()
 	}
 }
 
@@ -179,6 +180,9 @@ func (s targetStatus) row() row {
 		r.aftermath(s.Target, *s.Last, rejected)
 	}
 	if s.Unsettled != "" {
+		if !strings.Contains(reason, s.again) { // how it goes on, which the record of the failure cannot know
+			r.note(s.again)
+		}
 		r.note("decide: " + state.SettleHint(s.Target))
 	}
 	if s.Unproven != reason {

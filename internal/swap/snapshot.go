@@ -199,12 +199,15 @@ func runsOn(j *state.Journal) bool {
 // restoreData restores the data. The unit must not run, except as runsOn allows.
 func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	log.Status("restoring the data")
+	if err := mayReturn(j); err != nil {
+		return err
+	}
 	var failed error
 	var theirs []string
-	dir := ""
+	dir, broken := "", ""
 	for _, c := range j.Changes {
-		if c.Kind != state.KindSnapshot || c.Pending {
-			continue
+		if c.Kind != state.KindSnapshot || c.Pending || broken != "" && snapshot.CompanionOf(c.To, broken) {
+			continue // with the files of a database that did not come back, what is there would be damaged
 		}
 		err := whole(c)
 		switch {
@@ -220,6 +223,9 @@ func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 			_, err = putBack(c, nil)
 		default:
 			_, err = snapshot.Remove(c.To)
+		}
+		if err != nil {
+			broken = c.To
 		}
 		failed = errors.Join(failed, unrestored(c, err))
 	}
