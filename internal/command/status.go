@@ -28,8 +28,9 @@ type targetStatus struct {
 	Rejected    []string       `json:"rejected,omitempty"`  // versions
 	Unproven    string         `json:"unproven,omitempty"`  // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`     // the version on trial
-	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback of the open trial failed
-	Held        *time.Time     `json:"held,omitempty"`      // since when
+	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback of the open trial failed, and whether it is tried again
+	again       string         // whether it is tried again
+	Held        *time.Time     `json:"held,omitempty"` // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // why scheduled runs would not install what is available
 	Pending     bool           `json:"pending,omitempty"`        // whether the target file or a directory that it names changed since systemd's last daemon-reload
