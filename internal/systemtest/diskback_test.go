@@ -17,13 +17,15 @@ func TestRollbackOnFullDisk(t *testing.T) {
 	once(t)
 	t.Parallel()
 	const hook = "/etc/machinemon-update/hooks/pre"
-	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdFile+`", "`+dbdDir+`/config"`, stopFirst)+"[hooks]\npre_swap = [\""+hook+"\"]\n")
+	// Version 2 makes the file "added". It fills the disk as late as possible.
+	fills := strings.Replace(dbdUnit, "[Install]", "ExecStopPost=/bin/sh -c 'test ! -e "+dbdDir+"/added || cat /dev/zero >>"+dbdDir+"/ballast'\n[Install]", 1)
+	c := newDataChain(t, fills, dbdTarget(`"`+dbdFile+`", "`+dbdDir+`/config"`, stopFirst)+"[hooks]\npre_swap = [\""+hook+"\"]\n")
 	c.must("install", "-d", "-m", "755", "/etc/machinemon-update/hooks")
 	c.writeFile(hook, "#!/bin/sh\nset -eu\necho hooked >>"+dbdDir+"/config\n", 0o755)
 	c.must("sh", "-ec", "systemctl stop testd.service; cp -a "+dbdDir+" /root/dbd; mount -t tmpfs -o size=48m,mode=750,uid=$(id -u dbd),gid=$(id -g dbd) tmpfs "+dbdDir+
 		"; cp -a /root/dbd/. "+dbdDir+"; systemctl start testd.service")
 	c.awaitTestd("1.0.0")
-	c.publishDatabase(releases.Database{Version: "2.0.0", Behaviour: "fill-disk"})
+	c.publishDatabase(releases.Database{Version: "2.0.0", Behaviour: "answer-500"})
 	c.apply(4, "rolled back 2.0.0", "1.0.0 runs again")
 	c.assertData(firstDatabase)
 	if got := c.readFile(dbdDir + "/config"); got != "the last words of 1.0.0\n" {
@@ -82,7 +84,7 @@ func TestRollbackAgain(t *testing.T) {
 	const looks = "machinemon-deadline@testd.service" // the timer starts it
 	unreturned := func() {
 		t.Helper()
-		c.said(c.wait(trial(true)), 5, "rollback failed 1.1.0", "testd.service was started with the data as 1.1.0 left them; those from before the update are kept in "+snapshots+"/",
+		c.said(c.wait(trial(true)), 5, "rollback failed 1.1.0", "testd.service starts with the data as 1.1.0 left them; those from before the update are kept in "+snapshots+"/",
 			"no space left on device", "it is tried again by itself when there is space, until ", settleHint)
 		c.awaitTestd("1.0.0")
 		if got := strings.TrimSpace(c.must("systemctl", "is-active", "machinemon-deadline@testd.timer")); got != "active" {

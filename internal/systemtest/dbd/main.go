@@ -50,8 +50,6 @@ func run() error {
 		healthz = http.StatusInternalServerError
 	case "never-close": // leaves its write-ahead log beside the database
 		closes = false
-	case "fill-disk": // answers 500 once it has used up the disk of its data, and does not close them
-		healthz, closes = http.StatusInternalServerError, false
 	case "plant-links": // puts symbolic links in the places of its data, and answers 500
 		healthz = http.StatusInternalServerError
 	default:
@@ -68,10 +66,6 @@ func run() error {
 		return errors.New("FATAL: this release exits once it has migrated")
 	case "plant-links":
 		if err := plant(dir); err != nil {
-			return err
-		}
-	case "fill-disk":
-		if err := fill(filepath.Join(dir, "ballast")); err != nil {
 			return err
 		}
 	}
@@ -117,24 +111,6 @@ func run() error {
 func major(version string) (int, error) {
 	m, _, _ := strings.Cut(version, ".")
 	return strconv.Atoi(m)
-}
-
-// fill writes a file until the disk is full.
-func fill(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, size := range []int{1 << 20, 1 << 12, 1} {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
-		if !errors.Is(err, syscall.ENOSPC) {
-			return err
-		}
-	}
-	return nil
 }
 
 // plant makes links in dir that lead programs to files that only root may read and write.
