@@ -39,9 +39,6 @@ func reserve(backup, path string) error {
 		return err
 	}
 	to, err := data(path)
-	if err != nil && errors.Is(err, ErrLinked) {
-		return nil // of the data of others, which their user's process reaches
-	}
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // newSmallRig returns a machine whose files and state are on a file system of 8 MiB. The
@@ -282,4 +283,32 @@ func waiting(t *testing.T, r *rig) {
 	j.Verdict, j.Finding, j.Reason, j.RollbackFailed = state.VerdictRollback, state.FindingBad, "it is bad", "no space"
 	j.Again = &state.Again{Since: time.Now(), Mark: mark}
 	must(t, r.tree.SetJournal(j))
+}
+
+// TestKilledRoom kills a swap before each of its durable steps, with data on a file system
+// of their own, and wants no reserved space left over after the step that follows.
+func TestKilledRoom(t *testing.T) {
+	testkit.Slow(t)
+	seen := false
+	for n := 1; ; n++ {
+		r := newRigBelow(t, memory)
+		must(t, unix.Mount("tmpfs", r.at("etc"), "tmpfs", 0, "mode=755"))
+		r.put(t, "etc/config", oldFiles["etc/config"])
+		r.offer(t, "a1", "v2", 2, release2)
+		steps, killed := r.trace(t, "swap", n)
+		left, err := filepath.Glob(r.at("etc/.machinemon-update.restore-*"))
+		must(t, err)
+		seen = seen || killed && len(left) > 0
+		r.step(t, "rollback")
+		if left, err = filepath.Glob(r.at("etc/.machinemon-update.restore-*")); err != nil || len(left) > 0 {
+			t.Errorf("killed before %s: left over: %q, %v", steps[len(steps)-1], left, err)
+		}
+		must(t, unix.Unmount(r.at("etc"), unix.MNT_DETACH))
+		if !killed {
+			break
+		}
+	}
+	if !seen {
+		t.Error("no kill left any")
+	}
 }

@@ -39,7 +39,8 @@ func (sw *swapping) planSnapshot() error {
 }
 
 // checkData refuses, before anything stops, a snapshot that cannot be taken. It returns
-// how long the snapshot may take.
+// how long the snapshot may take, and as much again for the space of its restore, which
+// some file systems keep only for what is written.
 func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	j := sw.journal
 	var all int64
@@ -57,7 +58,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 		}
 		sum, err := snapshot.Measure(c.To)
 		if c.Theirs && errors.Is(err, snapshot.ErrLinked) {
-			saving = dataTime(sw.target.SnapshotMax) // only the owner can measure it, when it saves
+			saving = dataTime(2 * sw.target.SnapshotMax) // only the owner can measure it, when it saves
 			continue
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +76,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	if all > room {
 		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df shows what is full)", all, room, sw.Tree.Var)
 	}
-	return max(saving, dataTime(all)), nil
+	return max(saving, dataTime(2*all)), nil
 }
 
 // dataTime returns how long it may take to copy so many bytes on a slow disk, which
