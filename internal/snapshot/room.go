@@ -174,12 +174,11 @@ func Release(backup, path string) error {
 		path = filepath.Join(dir, filepath.Base(path))
 	}
 	p, derr := data(path)
-	if derr != nil {
-		return errors.Join(err, gone(derr))
+	if derr == nil {
+		derr = p.release()
+		p.dir.Close()
 	}
-	err = errors.Join(err, p.release())
-	p.dir.Close()
-	if err != nil {
+	if err = errors.Join(err, gone(derr)); err != nil {
 		return failed("free the space to restore", path, err)
 	}
 	return nil

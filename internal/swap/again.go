@@ -51,7 +51,7 @@ func (s *Swapper) unreturned(j *state.Journal, err error) error {
 	if !data {
 		return err
 	}
-	return fmt.Errorf("%s starts with the data as %s left them; those from before the update are kept in %s: %w",
+	return fmt.Errorf("%s starts although not all data came back from %s; those from before the update are kept in %s: %w",
 		j.Unit, state.Called(j.Version), s.backups(j), err)
 }
 

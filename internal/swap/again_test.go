@@ -165,7 +165,7 @@ func unreturned(t *testing.T) *rig {
 	}
 	r.fill(t, 0)
 	r.fails(t, "rollback", state.ResultRollbackFailed, "cannot restore", "etc/blob", "no space left on device",
-		"agent.service starts with the data as v2 left them; those from before the update are kept in "+r.tree.Dir(state.RoleSwap, "agent")+"/snapshot/a1")
+		"agent.service starts although not all data came back from v2; those from before the update are kept in "+r.tree.Dir(state.RoleSwap, "agent")+"/snapshot/a1")
 	if got := r.sys.get("running"); got != "agent 1" {
 		t.Errorf("%q runs", got)
 	}
@@ -267,7 +267,7 @@ func TestHaltFails(t *testing.T) {
 	r := newRig(t)
 	badTrial(t, r)
 	r.sys.fails["stop agent.service"] = errors.New("no answer")
-	r.fails(t, "rollback", state.ResultRollbackFailed, "no answer", "starts with the data as v2 left them")
+	r.fails(t, "rollback", state.ResultRollbackFailed, "no answer", "starts although not all data came back from v2")
 	if got := r.installed(t); got["bin/agent"] != oldFiles["bin/agent"] || r.sys.get("running") != "agent 1" {
 		t.Errorf("installed is %+v, and %q runs", got["bin/agent"], r.sys.get("running"))
 	}

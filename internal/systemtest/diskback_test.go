@@ -94,7 +94,7 @@ func TestRollbackAgain(t *testing.T) {
 	const looks = "machinemon-deadline@testd.service" // the timer starts it
 	unreturned := func() {
 		t.Helper()
-		c.said(c.wait(trial(true)), 5, "rollback failed 1.1.0", "testd.service starts with the data as 1.1.0 left them; those from before the update are kept in "+snapshots+"/",
+		c.said(c.wait(trial(true)), 5, "rollback failed 1.1.0", "testd.service starts although not all data came back from 1.1.0; those from before the update are kept in "+snapshots+"/",
 			"no space left on device", "it is tried again by itself when there is space, until ", settleHint)
 		c.awaitTestd("1.0.0")
 		if got := strings.TrimSpace(c.must("systemctl", "is-active", "machinemon-deadline@testd.timer")); got != "active" {
