@@ -28,8 +28,9 @@ type targetStatus struct {
 	Rejected    []string       `json:"rejected,omitempty"`  // versions
 	Unproven    string         `json:"unproven,omitempty"`  // why no probe proves what is installed
 	Trial       string         `json:"trial,omitempty"`     // the version on trial
-	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback of the open trial failed
-	Held        *time.Time     `json:"held,omitempty"`      // since when
+	Unsettled   string         `json:"unsettled,omitempty"` // why the rollback of the open trial failed, and whether it is tried again
+	again       string         // whether it is tried again
+	Held        *time.Time     `json:"held,omitempty"` // since when
 	NextCheck   *time.Time     `json:"next_check,omitempty"`
 	WhyNot      string         `json:"why_not,omitempty"`        // why scheduled runs would not install what is available
 	Pending     bool           `json:"pending,omitempty"`        // whether the target file or a directory that it names changed since systemd's last daemon-reload
@@ -136,7 +137,8 @@ func (a *app) undecided(s *targetStatus, st *state.Status) {
 		s.Held = &st.Held.Since
 	}
 	if j, err := a.tree.Journal(s.Target); err == nil && j != nil {
-		s.Trial, s.Unsettled = cmp.Or(j.Version, state.Unknown), cmp.Or(j.RollbackFailed, st.RollbackFailure(j.Attempt))
+		s.Trial, s.Unsettled = cmp.Or(j.Version, state.Unknown), cmp.Or(j.Unsettled(), st.RollbackFailure(j.Attempt))
+		s.again = j.Again.String()
 	}
 }
 
@@ -187,6 +189,9 @@ func (s targetStatus) row() row {
 		r.aftermath(s.Target, *s.Last, rejected)
 	}
 	if s.Unsettled != "" {
+		if !strings.Contains(reason, s.again) { // how it goes on, which the record of the failure cannot know
+			r.note(s.again)
+		}
 		r.note("decide: " + state.SettleHint(s.Target))
 	}
 	if s.Unproven != reason {

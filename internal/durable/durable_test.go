@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,6 +60,27 @@ func TestWriteFile(t *testing.T) {
 
 // TestOpen checks that only a regular file is opened, that nothing blocks, and that
 // [Cause] strips the path from every error.
+// TestReserve: a file occupies the space also where nothing can be allocated in advance,
+// such as on a ramfs.
+func TestReserve(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it mounts file systems")
+	}
+	for _, kind := range []string{"tmpfs", "ramfs"} {
+		dir := t.TempDir()
+		must(t, unix.Mount(kind, dir, kind, 0, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+		f, err := os.Create(dir + "/room")
+		must(t, err)
+		must(t, Reserve(f, 1<<20))
+		info, err := f.Stat()
+		must(t, errors.Join(err, f.Close()))
+		if got := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() != 1<<20 || got != 1<<20 {
+			t.Errorf("%s: the file has %d bytes and occupies %d", kind, info.Size(), got)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

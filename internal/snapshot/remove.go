@@ -67,7 +67,14 @@ func (r *restorer) empty(p place) error {
 		return err
 	}
 	defer d.Close()
-	return p.each(d, r.remove)
+	var first error // of an entry that stays; the others go all the same
+	err = p.each(d, func(below place) error {
+		if err := r.remove(below); first == nil {
+			first = err
+		}
+		return nil
+	})
+	return errors.Join(err, first)
 }
 
 // takeOver opens a directory for work in it, and returns its metadata from before. As

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // A restorer makes one tree equal to its backup.
@@ -15,6 +17,8 @@ type restorer struct {
 	root    bool // see [ownTree]
 	changed bool // whether more than times changed
 	sync    syncer
+	first   error // what could not be restored, while the rest of the tree was
+	more    int   // how many other entries could not be restored
 }
 
 func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
@@ -25,12 +29,39 @@ func newRestorer() *restorer { return &restorer{root: os.Geteuid() == 0} }
 // may use them. A file is replaced by a complete one. Directories are not replaced, since
 // the parent of path may not be writable. Restore may be killed at any time and called
 // again. It reports whether it changed more than times. It does not change the backup.
+// If an entry cannot be restored, Restore goes on with the others. It uses the space that
+// Reserve kept.
 func Restore(backup, path string) (changed bool, err error) {
+	left := Release(backup, path) // an error matters only if the space is missed
 	r := newRestorer()
-	if err := r.restore(backup, path); err != nil {
-		return r.changed, failed("restore", path, err)
+	if err = r.restore(backup, path); durable.Full(err) {
+		again := newRestorer() // what was removed and replaced since may have made room
+		err = again.restore(backup, path)
+		r.changed = r.changed || again.changed
+	}
+	if err != nil {
+		return r.changed, errors.Join(failed("restore", path, err), left)
 	}
 	return r.changed, nil
+}
+
+// keep keeps an error about one entry, so that the others are restored.
+func (r *restorer) keep(err error) {
+	switch {
+	case err == nil:
+	case r.first == nil:
+		r.first = err
+	default:
+		r.more++
+	}
+}
+
+// kept returns the errors that were kept.
+func (r *restorer) kept() error {
+	if r.more == 0 {
+		return r.first
+	}
+	return fmt.Errorf("%w (and %d more)", r.first, r.more)
 }
 
 func (r *restorer) restore(backup, path string) error {
@@ -57,7 +88,10 @@ func (r *restorer) restore(backup, path string) error {
 	if err := r.entry(from, to); err != nil {
 		return err
 	}
-	return r.sync.durable(to)
+	if err := r.sync.durable(to); err != nil {
+		return err
+	}
+	return r.kept()
 }
 
 // entry makes one entry equal to that of the backup.
@@ -127,15 +161,14 @@ func (r *restorer) fill(from, to place, in, out *folder) error {
 		if st, err := now.stat(); err == nil && isEndpoint(&st) {
 			return nil
 		}
-		return r.remove(now)
+		r.keep(r.remove(now))
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, name := range wanted {
-		if err := r.entry(from.below(in, name), to.below(out, name)); err != nil {
-			return err
-		}
+		r.keep(r.entry(from.below(in, name), to.below(out, name)))
 	}
 	return nil
 }

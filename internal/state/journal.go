@@ -114,16 +114,18 @@ type Journal struct {
 	Dependents []string `json:"dependents,omitempty"`  // units that were active before the swap and were stopped with the unit
 	Triggers   []string `json:"triggers,omitempty"`    // units that were active before the swap and could start the unit while its data are restored
 	// RollbackFailed is why the rollback failed; "" if it did not. From then on, only a
-	// boot or the operator's settle command changes the trial.
+	// boot, the operator's settle command or Again changes the trial.
 	RollbackFailed string `json:"rollback_failed,omitempty"`
 	// Back says that the operator asked for one more rollback of a trial whose rollback
 	// failed. If that rollback is killed, it is resumed.
 	Back bool `json:"back,omitempty"`
 	// Restored says that a rollback restored all files and data, and failed after that.
 	// Later differences were not made by this trial.
-	Restored bool     `json:"restored,omitempty"`
-	Owner    *Owner   `json:"owner,omitempty"` // the user for the changes with Theirs
-	Changes  []Change `json:"changes"`
+	Restored bool `json:"restored,omitempty"`
+	// Again is set after a rollback that failed for want of space, and is tried again.
+	Again   *Again   `json:"again,omitempty"`
+	Owner   *Owner   `json:"owner,omitempty"` // the user for the changes with Theirs
+	Changes []Change `json:"changes"`
 	// Invocation is the start of the unit that the restart ends, and Restarted the time of
 	// the restart by CLOCK_MONOTONIC, which cannot be set. Later lines in another
 	// invocation are the new program's. Said are their last lines at the verdict.
@@ -137,6 +139,46 @@ type Journal struct {
 	// MainID is the main file that root installed last: the new one from the swap on, the
 	// old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Again says how a rollback that failed for want of space goes on.
+type Again struct {
+	Since time.Time `json:"since"` // the first failure
+	Tries int       `json:"tries,omitempty"`
+	// Mark is of the data as the failed rollback left them, in the terms of package
+	// snapshot. If they differ, somebody has written them since, and they stay.
+	Mark string `json:"mark"`
+	// Going says that a try is under way. If it is killed, it is resumed.
+	Going bool `json:"going,omitempty"`
+	// Over is why there are no more tries; "" if there are.
+	Over string `json:"over,omitempty"`
+}
+
+const (
+	// MostTries is how often a rollback that failed for want of space is tried again.
+	MostTries = 3
+	// TriedFor is how long after the failure such a rollback is tried again.
+	TriedFor = 24 * time.Hour
+)
+
+// String says what goes on, for people.
+func (a *Again) String() string {
+	switch {
+	case a == nil:
+		return ""
+	case a.Over != "":
+		return "it is not tried again by itself: " + a.Over
+	}
+	return fmt.Sprintf("it is tried again by itself when there is space, until %s (tries: %d of %d)",
+		a.Since.Add(TriedFor).UTC().Format("2006-01-02 15:04 UTC"), a.Tries, MostTries)
+}
+
+// Unsettled returns why the rollback failed and how it goes on; "" if it did not fail.
+func (j *Journal) Unsettled() string {
+	if j.RollbackFailed == "" || j.Again == nil {
+		return j.RollbackFailed
+	}
+	return j.RollbackFailed + "; " + j.Again.String()
 }
 
 // Warn adds text to the attempt's warning.

@@ -150,6 +150,55 @@ func (t Tree) MakeSnapshotDir(target, name string) (string, error) {
 	return dir, nil
 }
 
+// RoomSize is the space for the records of a rollback, in bytes: the journal and the
+// status, each with the new file beside the old one.
+const RoomSize = 2 << 20
+
+// room returns the path of the file that keeps space for the records of a rollback. It is
+// beside the backups of the data, and is removed with them. The name of a backup has no @
+// before its first point.
+func (t Tree) room(target string, attempt AttemptID) string {
+	return filepath.Join(t.snapshots(target), "room@"+string(attempt))
+}
+
+// Reserve occupies the space that the records of an attempt's rollback need, durably.
+func (t Tree) Reserve(target string, attempt AttemptID) error {
+	path := t.room(target, attempt)
+	err := os.Mkdir(filepath.Dir(path), 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = reserve(path)
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(path))
+	}
+	if err == nil {
+		err = durable.SyncDir(t.Dir(RoleSwap, target))
+	}
+	if err != nil {
+		err = fmt.Errorf("a rollback needs %d bytes in %s for its records: %w", RoomSize, t.Dir(RoleSwap, target), durable.Cause(err))
+	}
+	return err
+}
+
+func reserve(path string) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return durable.Reserve(f, RoomSize)
+}
+
+// Recording runs a write of an attempt's records. If the disk is full, it runs it again
+// in the space that Reserve kept.
+func (t Tree) Recording(target string, attempt AttemptID, write func() error) error {
+	err := write()
+	if !durable.Full(err) || os.Remove(t.room(target, attempt)) != nil {
+		return err
+	}
+	return errors.Join(durable.SyncDir(t.snapshots(target)), write())
+}
+
 // DropSnapshots removes all backups of a target's data.
 func (t Tree) DropSnapshots(target string) error {
 	if err := os.RemoveAll(t.snapshots(target)); err != nil {

@@ -127,7 +127,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		st.Installed, st.Previous = next, left
 		st.Learn(j.Probes, nil)
 		st.Record(a)
-		if err := s.Tree.SetStatus(state.RoleSwap, j.Target, st); err != nil {
+		if err := s.setStatus(j, st); err != nil {
 			return err
 		}
 	}
@@ -183,6 +183,7 @@ func recorded(st *state.Status, attempt state.AttemptID) bool {
 // closeTrial closes a recorded trial and removes what it has left, except the backups of
 // the previous release.
 func (s *Swapper) closeTrial(j *state.Journal, previous *state.Release) error {
+	s.release(j)
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
 		return err
 	}

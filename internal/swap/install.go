@@ -115,6 +115,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		err = sw.try(ctx)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
+		sw.giveUp(ctx)
 		err = errors.Join(err, sw.sweep(sw.name, dirs, sw.status.Previous))
 	}
 	return err
@@ -236,6 +237,9 @@ func (sw *swapping) try(ctx context.Context) error {
 		if err := sw.saveData(ctx); err != nil {
 			return err
 		}
+		if err := sw.reserve(ctx); err != nil {
+			return err
+		}
 	}
 	if err := sw.alone(); err != nil {
 		return err // another trial may have begun during the copies
@@ -286,6 +290,9 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 			return err
 		}
 		if err := sw.saveData(ctx); err != nil {
+			return err
+		}
+		if err := sw.reserve(ctx); err != nil {
 			return err
 		}
 	}

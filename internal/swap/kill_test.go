@@ -91,6 +91,7 @@ func TestKilled(t *testing.T) {
 			r.gate(t, "a1", state.FindingBad, "it is bad")
 		}, "rollback", "rollback", "a1", oldFiles, state.ResultRolledBack},
 		{"rollback, then again", badTrial, "rollback", "rollback", "a1", oldFiles, state.ResultRolledBack},
+		{"rollback that is tried again, then again", waiting, "rollback", "rollback", "a1", oldFiles, state.ResultRolledBack},
 		{"rollback, then a boot", badTrial, "rollback", "recover", "a1", oldFiles, state.ResultRolledBack},
 		{"commit, then again", goodTrial, "commit", "commit", "a1", newFiles, state.ResultCommitted},
 		{"commit, then a boot", goodTrial, "commit", "recover", "a1", newFiles, state.ResultCommitted},

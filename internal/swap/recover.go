@@ -61,7 +61,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 			s.logf("%s: the trial whose rollback failed is left alone: %v", describe(j), err)
 			return nil
 		}
-		if !j.Back && !j.Restored && dataReturns(j) {
+		if !j.Back && !j.Restored && dataReturns(j) && (j.Again == nil || mayReturn(j) != nil) {
 			// The program has run since, and an administrator may have repaired its data.
 			s.logf("%s: its data are left alone: %v", describe(j), failedTrial(j))
 			return nil
@@ -71,10 +71,10 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 	changed, err := s.restore(j)
 	// Data that were restored once were written since by the program that ran.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
-		err = errors.Join(err, s.restoreData(ctx, j))
+		err = withData(err, s.restoreData(ctx, j))
 	}
 	if err != nil {
-		return s.failedRollback(ctx, j, err)
+		return s.failedRollback(ctx, j, s.unreturned(j, err))
 	}
 	if j.Reload {
 		if err := s.Systemd.Reload(ctx); err != nil {

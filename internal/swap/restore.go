@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -16,6 +17,16 @@ import (
 // may have ended. It reports whether it changed anything.
 func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
 	log.Status("restoring the old files")
+	changed, err = restoreFiles(j)
+	if durable.Full(err) {
+		s.freeBeside(j)
+		did, again := restoreFiles(j)
+		return changed || did, again
+	}
+	return changed, err
+}
+
+func restoreFiles(j *state.Journal) (changed bool, err error) {
 	var failed error
 	for i := len(j.Changes) - 1; i >= 0; i-- {
 		if c := j.Changes[i]; c.Kind != state.KindSnapshot {

@@ -23,6 +23,9 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	}
 	defer release()
 	j, err := s.journal(name)
+	if err == nil && j == nil {
+		s.dropRooms(name) // a swap that was killed before its trial may have left them
+	}
 	if err != nil || j == nil || j.Verdict == state.VerdictCommit {
 		return err
 	}
@@ -47,7 +50,9 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	if err == nil && !again && !changed && j.Phase == state.PhasePrepared && !j.Stopped && (!dataReturns(j) || runsOn(j)) {
 		return s.closeRollback(ctx, j, nil, changed) // the old program never stopped
 	}
-	if j.Restored && dataReturns(j) {
+	if err != nil {
+		err = s.unreturned(j, err)
+	} else if dataReturns(j) {
 		// Another rollback of this trial, after a power cut or when this process is
 		// killed, must not overwrite what the old program writes from now on.
 		s.note(j)
@@ -90,23 +95,23 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 	}
 	if runsOn(j) {
 		changed, err = s.restore(j)
-		return changed, errors.Join(err, s.restoreData(ctx, j))
+		return changed, withData(err, s.restoreData(ctx, j))
 	}
-	u, err := s.Systemd.Unit(ctx, j.Unit)
-	if err != nil {
-		return false, err
-	}
+	u, halted := s.Systemd.Unit(ctx, j.Unit)
 	// As in restart: load the settings that spare its children before the unit stops.
-	if j.Reload && j.Spares && !u.SparesChildren() {
+	if halted == nil && j.Reload && j.Spares && !u.SparesChildren() {
 		changed, err = s.restore(j)
 		s.logError(j, errors.Join(err, s.Systemd.Reload(ctx))) // both are tried again later
 	}
-	if err := s.halt(ctx, j); err != nil {
-		return changed, err
+	if halted == nil {
+		halted = s.halt(ctx, j)
 	}
-	did, err := s.restore(j)
-	if !errors.Is(err, errTheirs) { // a foreign file means that another program will run
-		err = errors.Join(err, s.restoreData(ctx, j))
+	did, err := s.restore(j) // also if the data cannot come back
+	switch {
+	case halted != nil: // the new program may write its data
+		err = withData(err, halted)
+	case !errors.Is(err, errTheirs): // a foreign file means that another program will run
+		err = withData(err, s.restoreData(ctx, j))
 	}
 	return changed || did, err
 }
@@ -130,12 +135,23 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 		j.Reason = "the trial was interrupted"
 	}
 	s.logf("%s: verdict: rollback: %s", describe(j), j.Reason)
-	s.note(j)
+	// The new program still runs and may fill the disk, so the space that is kept for the
+	// records stays. A trial without a verdict is rolled back anyway.
+	s.logError(j, s.Tree.SetJournal(j))
 }
 
-// note writes the journal. It only logs an error: the release itself may have filled the
-// disk, going back needs no space, and a trial without a verdict is rolled back anyway.
-func (s *Swapper) note(j *state.Journal) { s.logError(j, s.Tree.SetJournal(j)) }
+// note writes the journal, and logs an error.
+func (s *Swapper) note(j *state.Journal) { s.logError(j, s.setJournal(j)) }
+
+// setJournal writes the journal in the space that is kept for it, if the disk is full.
+func (s *Swapper) setJournal(j *state.Journal) error {
+	return s.Tree.Recording(j.Target, j.Attempt, func() error { return s.Tree.SetJournal(j) })
+}
+
+// setStatus is setJournal for the status.
+func (s *Swapper) setStatus(j *state.Journal, st state.Status) error {
+	return s.Tree.Recording(j.Target, j.Attempt, func() error { return s.Tree.SetStatus(state.RoleSwap, j.Target, st) })
+}
 
 // probeOld makes the gate's user examine how the old program fares.
 func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
@@ -157,13 +173,25 @@ func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseli
 // failedRollback records the failure, and keeps the journal and every file. From then on
 // only the boot, before anything runs, and the operator's request can change the trial.
 func (s *Swapper) failedRollback(ctx context.Context, j *state.Journal, err error) error {
-	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
-	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
 	j.RollbackFailed, j.Back = state.Line(err.Error()), false
+	if j.Restored {
+		j.Again = nil // it is not the space that is missing
+	}
+	reason := fmt.Sprintf("%s; the rollback failed: %v", j.Reason, err)
+	if j.Again != nil {
+		j.Again.Going = false
+		reason += "; " + j.Again.String()
+	}
+	s.Log.Event(log.Event(state.ResultRollbackFailed), "%s: %s", describe(j), reason)
 	s.logError(j, s.Systemd.Stop(ctx, deadlineOf(j.Target))) // when it expires, it leaves the trial alone
 	s.unshare(j)
-	return errors.Join(state.Fail(state.ResultRollbackFailed, "cannot roll back %s: %w", j.Target, err),
-		s.Tree.SetJournal(j), s.recordAttempt(j.Target, s.ended(j, "rollback", state.ResultRollbackFailed, reason)))
+	if j.Again != nil && j.Again.Over == "" {
+		s.wake(ctx, j)
+	}
+	return errors.Join(state.Fail(state.ResultRollbackFailed, "cannot roll back %s: %w", j.Target, err), s.setJournal(j),
+		s.Tree.Recording(j.Target, j.Attempt, func() error {
+			return s.recordAttempt(j.Target, s.ended(j, "rollback", state.ResultRollbackFailed, reason))
+		}))
 }
 
 // closeRollback records and closes a trial whose old files are back. after is nil if the
@@ -180,7 +208,7 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 		if after != nil {
 			st.Learn(j.Probes, after.Probes)
 		}
-		if err := s.Tree.SetStatus(state.RoleSwap, j.Target, st); err != nil {
+		if err := s.setStatus(j, st); err != nil {
 			return err
 		}
 	}

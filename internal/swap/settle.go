@@ -14,17 +14,21 @@ import (
 
 // failedTrial returns the error that refuses to touch a trial whose rollback failed.
 func failedTrial(j *state.Journal) error {
-	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.RollbackFailed, state.SettleHint(j.Target))
+	return state.Fail(state.ResultRollbackFailed, "the rollback of %s failed, and its trial waits for you: %s (hint: %s)", j.Version, j.Unsettled(), state.SettleHint(j.Target))
 }
 
 // settled obeys the operator's word on a trial whose rollback failed, and reports whether
-// nothing is left to do. Without a word it leaves the trial alone; after
-// [state.VerbSettleBack] the caller rolls back once more, but not a held target.
+// nothing is left to do. Without a word it leaves the trial alone, unless the rollback is
+// to be tried again by itself; after [state.VerbSettleBack] the caller rolls back once
+// more, but not a held target.
 func (s *Swapper) settled(ctx context.Context, j *state.Journal) (over bool, err error) {
-	if !j.Back {
+	if !j.Back && (j.Again == nil || !j.Again.Going) {
 		if over, err := s.word(ctx, j); err != nil || over {
 			return true, err
 		}
+	}
+	if !j.Back { // nothing is moved aside without the operator's word
+		return false, nil
 	}
 	if err := s.setAside(j); err != nil {
 		return true, s.failedRollback(ctx, j, err)
@@ -39,6 +43,9 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 		return true, err
 	}
 	if req == nil || req.Verb != state.VerbSettleKeep && req.Verb != state.VerbSettleBack {
+		if s.tryAgain(ctx, j) {
+			return false, nil
+		}
 		s.logf("%s: left alone: %v", describe(j), failedTrial(j))
 		return true, nil
 	}
@@ -56,7 +63,7 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 		return true, err
 	}
 	s.logf("%s: the operator asks for one more rollback", describe(j))
-	j.Back = true
+	j.Back, j.Again = true, nil
 	s.note(j)
 	return false, nil
 }

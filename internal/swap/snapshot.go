@@ -39,7 +39,8 @@ func (sw *swapping) planSnapshot() error {
 }
 
 // checkData refuses, before anything stops, a snapshot that cannot be taken. It returns
-// how long the snapshot may take.
+// how long the snapshot may take, and as much again for the space of its restore, which
+// some file systems keep only for what is written.
 func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	j := sw.journal
 	var all int64
@@ -57,7 +58,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 		}
 		sum, err := snapshot.Measure(c.To)
 		if c.Theirs && errors.Is(err, snapshot.ErrLinked) {
-			saving = dataTime(sw.target.SnapshotMax) // only the owner can measure it, when it saves
+			saving = dataTime(2 * sw.target.SnapshotMax) // only the owner can measure it, when it saves
 			continue
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +76,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 	if all > room {
 		return 0, fmt.Errorf("cannot take a snapshot: it needs %d bytes, %d are free in %s (hint: df shows what is full)", all, room, sw.Tree.Var)
 	}
-	return max(saving, dataTime(all)), nil
+	return max(saving, dataTime(2*all)), nil
 }
 
 // dataTime returns how long it may take to copy so many bytes on a slow disk, which
@@ -199,12 +200,15 @@ func runsOn(j *state.Journal) bool {
 // restoreData restores the data. The unit must not run, except as runsOn allows.
 func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	log.Status("restoring the data")
+	if err := mayReturn(j); err != nil {
+		return err
+	}
 	var failed error
 	var theirs []string
-	dir := ""
+	dir, broken := "", ""
 	for _, c := range j.Changes {
-		if c.Kind != state.KindSnapshot || c.Pending {
-			continue
+		if c.Kind != state.KindSnapshot || c.Pending || broken != "" && snapshot.CompanionOf(c.To, broken) {
+			continue // with the files of a database that did not come back, what is there would be damaged
 		}
 		err := whole(c)
 		switch {
@@ -220,6 +224,9 @@ func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 			_, err = putBack(c, nil)
 		default:
 			_, err = snapshot.Remove(c.To)
+		}
+		if err != nil {
+			broken = c.To
 		}
 		failed = errors.Join(failed, unrestored(c, err))
 	}

@@ -23,7 +23,7 @@ func (d durableStep) String() string { return strings.TrimSpace(d.call + " " + d
 
 // durableCalls are the system calls by which this program changes files.
 var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
-	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_WRITE}
+	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_WRITE, unix.SYS_FALLOCATE}
 
 // syncsEnv makes the traced process stop at each sync, too.
 const syncsEnv = "MACHINEMON_TEST_SYNCS"
@@ -164,6 +164,8 @@ func (r *rig) entered(pid int) (durableStep, bool) {
 		d = durableStep{call: "sync", path: of(word(1))}
 	case unix.SYS_WRITE:
 		d = durableStep{call: "write", path: of(word(1))}
+	case unix.SYS_FALLOCATE:
+		d = durableStep{call: "allocate", path: of(word(1))}
 	}
 	mine := strings.HasPrefix(d.path, r.dir+"/") || strings.HasPrefix(d.path, r.at("units"))
 	// Of systemd's work only the final rename counts.

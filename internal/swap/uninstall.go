@@ -133,7 +133,8 @@ func (s *Swapper) leave(ctx context.Context, name string) error {
 		s.logf("%s: keeping what lies beside its files: %v", name, err)
 		return nil
 	}
-	// A stopped swap leaves the files that it staged.
+	// A stopped swap leaves the files that it staged, and the space that it kept.
+	s.dropRooms(name)
 	if err := s.sweep(name, s.places(name, &st), st.Previous); err != nil {
 		s.logf("%s: %v", name, err) // no trial is open, which is what matters
 	}

@@ -112,14 +112,14 @@ func TestDiskFullForState(t *testing.T) {
 			close(goOn)
 			return apply
 		}, []string{"machinemon-fetch@testd.service failed (exit-code)", "nothing was changed (hint: journalctl "}}, // there is not even a byte for the reason
-		{"not a byte left for the journal", func(since machine.Cursor) *machine.Process {
+		{"not a byte left for a rollback", func(since machine.Cursor) *machine.Process {
 			c.hold(atPreflight)
 			apply := c.startApply()
 			c.awaitHeld(since, atPreflight)
 			c.fill(stateDir, 0)
 			c.letGo(atPreflight)
 			return apply
-		}, []string{stateDir + "/swap/testd/journal.json", none}},
+		}, []string{"cannot keep space for a rollback: a rollback needs 2097152 bytes in " + stateDir + "/swap/testd for its records", none}},
 	} {
 		c.step(test.name, func() {
 			since := c.cursor()
@@ -138,8 +138,8 @@ func TestDiskFullForState(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
-// TestDiskFullInTheTrial: no verdict can be written in the trial. The old version is
-// restored, and the trial is closed as soon as there is space to record it.
+// TestDiskFullInTheTrial: the verdict commit cannot be written in the trial. The old
+// version is restored, and the trial is closed in the space that was kept for that.
 func TestDiskFullInTheTrial(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -152,8 +152,12 @@ func TestDiskFullInTheTrial(t *testing.T) {
 	c.fill(stateDir, 0)
 	c.awaitEvent(since, inChain("commit failed")[0])
 	c.must("sh", "-c", "systemctl start machinemon-deadline@testd.service; true") // as the timer would
-	c.said(c.wait(apply), 5, "the trial of 1.1.0 is still open")
+	c.said(c.wait(apply), 4, "interrupted 1.1.0", "1.0.0 runs again")
 	c.awaitTestd("1.0.0")
+	c.assertLast("rollback", "interrupted", "1.0.0", "1.1.0")
+	if s := c.status(); s.Trial != "" {
+		t.Errorf("status shows %+v", s)
+	}
 	if got := digest(c.readFile(testdPath)); got != digest(string(build(t, releases.Daemon{Version: "1.0.0"}))) {
 		t.Error("the old file is not back")
 	}
