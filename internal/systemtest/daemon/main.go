@@ -172,6 +172,9 @@ func listen() (all []net.Listener, err error) {
 		if l, err = net.Listen("unix", path); err != nil {
 			return nil, err
 		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			return nil, err
+		}
 		all = append(all, l)
 	}
 	return all, nil
