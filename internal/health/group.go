@@ -52,7 +52,7 @@ func findGroup(dir string, id uint64) (found string, err error) {
 func groupName(tree string, id uint64) string {
 	dir, err := findGroup(tree, id)
 	if err != nil || dir == "" {
-		return "a control group that is gone"
+		return "a control group that is gone, or hidden from this machine"
 	}
 	return "control group /" + strings.TrimPrefix(strings.TrimPrefix(dir, tree), "/")
 }
