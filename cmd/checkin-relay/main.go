@@ -1,7 +1,7 @@
 // Checkin-relay runs in machinemon-checkin-relay.service, which its socket starts when
-// the agent checks in. It passes check-ins on to the MachineMon server, and drops a
-// directive if the answer announces an update. Before it, the service runs "checkin-relay
-// prepare" as root.
+// the agent checks in. It passes check-ins on to the MachineMon server. Its exit status
+// says whether an answer announced an update; after it, the service runs "checkin-relay
+// deliver" as root, which then drops a directive.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/machinemon/machinemon-update/internal/checkin/relay"
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 func main() {
@@ -23,10 +24,10 @@ func main() {
 	switch args := os.Args[1:]; {
 	case len(args) == 0:
 		err = serve()
-	case len(args) == 1 && args[0] == "prepare":
-		err = relay.Prepare(relay.ConfigFile)
+	case len(args) == 1 && args[0] == "deliver":
+		err = relay.Deliver(relay.ConfigFile, state.System, os.Getenv)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: checkin-relay [prepare]\n(machinemon-checkin-relay.service runs it)")
+		fmt.Fprintln(os.Stderr, "usage: checkin-relay [deliver]\n(machinemon-checkin-relay.service runs it)")
 		os.Exit(2)
 	}
 	if err != nil {
@@ -55,5 +56,9 @@ func serve() error {
 		relay.Refuse(ctx, listeners, say)
 		os.Exit(1) // the unit must show the failure, too
 	}
-	return relay.Serve(ctx, listeners, relay.New(config, say), say)
+	announced, err := relay.Serve(ctx, listeners, relay.New(config, say))
+	if err == nil && announced {
+		os.Exit(relay.Announced)
+	}
+	return err
 }

@@ -4,16 +4,36 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
 
-// DecodeConfig reads the TOML configuration of a gate or relay into the struct that
-// into points to. keys are its allowed keys, without tables. Errors name line and key.
-func DecodeConfig(data []byte, keys []string, into any) error {
+// LoadConfig reads the TOML configuration of a gate or relay into the struct that into
+// points to, and returns what check makes of it. A missing key or file means the defaults,
+// which the struct has already. Errors name the file, the line and the key.
+func LoadConfig[C any](path string, keys []string, into any, check func() (*C, error)) (*C, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if err := decodeConfig(data, keys, into); err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	c, err := check()
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// decodeConfig reads TOML into the struct that into points to. keys are its allowed keys,
+// without tables. Errors name line and key.
+func decodeConfig(data []byte, keys []string, into any) error {
 	unknown := func(line int, key string) error {
 		return fmt.Errorf("line %d: %.100q is not a known key (allowed: %s)", line, key, strings.Join(keys, ", "))
 	}

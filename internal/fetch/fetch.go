@@ -1,7 +1,7 @@
 // Package fetch brings a release from its source to the verifier.
 //
-// It runs as machinemon-fetch, the only role with a network, and owns fetch/T of the
-// state: the cached manifest, status.json, trust.json and the spool. Each bundle in the
+// It runs as an account of target T, in the only role with a network, and owns fetch/T of
+// the state: the cached manifest, status.json, trust.json and the spool. Each bundle in the
 // spool has the manifest as published, the metadata that signs it, if there is any, the
 // archive or the deltas that replace it, and a receipt. The fetcher obeys the order that
 // root wrote for the attempt. It reads, but never writes, the swapper's status.
@@ -22,6 +22,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,9 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
 	f := fetcher{tree: tree, name: t.Name, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
 		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
-	return f.ended(f.fetch(ctx, t, ""))
+	a := f.ended(f.fetch(ctx, t, ""))
+	a.Reason, a.Cause = cmp.Or(a.Cause, a.Reason), "" // no other user reads this
+	return a
 }
 
 type fetcher struct {
@@ -251,6 +254,9 @@ func (f *fetcher) ended(o outcome) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
 		Stage: string(state.RoleFetch), Result: o.result, Reason: o.reason, NoDelta: state.Line(f.noDelta), Expired: trust.Expired(o.err),
+	}
+	if v, ok := errors.AsType[*download.Veiled](o.err); ok {
+		a.Cause = v.Cause.Error()
 	}
 	if l, ok := errors.AsType[*download.RateLimit](o.err); ok {
 		a.RetryAfter = l.Until

@@ -15,9 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // shaky serves an archive with one answer per request, repeats the last one, and records
@@ -272,6 +275,8 @@ func TestPartialFile(t *testing.T) {
 		{"under a weak ETag", aboutIt(`"etag":"\"`, `"etag":"W/\"`), nil, "A"},
 		{"from another server", aboutIt(`http://127`, `https://127`), nil, "A"},
 		{"from another address", nil, renamed, "A"},
+		{"for six days", aged(6 * 24 * time.Hour), nil, "R"},
+		{"for eight days", aged(8 * 24 * time.Hour), nil, "A"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			archive := &shaky{answers: []http.HandlerFunc{cut(cutAt, offered(payload, `"1"`)), status(404)}}
@@ -301,6 +306,60 @@ func TestPartialFile(t *testing.T) {
 			}
 			if kept := b.kept(t); kept != -1 {
 				t.Errorf("%d bytes are kept after it came", kept)
+			}
+		})
+	}
+}
+
+// aged lets a piece be older.
+func aged(by time.Duration) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		then := time.Now().Add(-by)
+		must(t, os.Chtimes(filepath.Join(dir, "partial"), then, then))
+	}
+}
+
+// TestPartialFileSmallDisk checks that a piece is kept, and used, only if half of a small
+// disk is free.
+func TestPartialFileSmallDisk(t *testing.T) {
+	testkit.NeedRoot(t, "it mounts a small disk")
+	failing := func() *shaky {
+		return &shaky{answers: []http.HandlerFunc{cut(cutAt, offered(payload, `"1"`)), status(404)}}
+	}
+	for _, c := range []struct {
+		name          string
+		before, later int // bytes that others store before the first attempt and after it
+		kept          bool
+		asked         string
+	}{
+		{"room", 1 << 20, 0, true, "R"},
+		{"too full", 3 << 20, 0, false, "A"},
+		{"full later", 1 << 20, 2 << 20, true, "A"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			archive := failing()
+			s := newSite(t)
+			s["/agent.tar.gz"] = archive.ServeHTTP
+			b := newBench(t, serve(t, s))
+			disk := b.tree.Dir(state.RoleFetch, "agent")
+			if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
+				t.Skip("cannot mount: ", err)
+			}
+			t.Cleanup(func() { unix.Unmount(disk, 0) })
+			must(t, os.WriteFile(filepath.Join(disk, "earlier"), make([]byte, c.before), 0o600))
+			if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultNotDownloaded {
+				t.Fatalf("%+v", a)
+			}
+			if kept := b.kept(t); kept > 0 != c.kept {
+				t.Errorf("%d bytes are kept", kept)
+			}
+			must(t, os.WriteFile(filepath.Join(disk, "later"), make([]byte, c.later), 0o600))
+			archive.answers, archive.ranges = []http.HandlerFunc{offered(payload, `"1"`)}, nil
+			if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {
+				t.Errorf("%+v", a)
+			}
+			if asked := archive.asked(); asked != c.asked {
+				t.Errorf("asked %s, want %s", asked, c.asked)
 			}
 		})
 	}

@@ -18,7 +18,8 @@ import (
 func getter(ctx context.Context, repo source.Repository) trust.Get {
 	return func(file string, most int64) ([]byte, error) {
 		b, err := repo.Beside(ctx, file, most)
-		if file == trust.TimestampFile && errors.Is(err, fs.ErrNotExist) {
+		_, veiled := errors.AsType[*download.Veiled](err)
+		if file == trust.TimestampFile && errors.Is(err, fs.ErrNotExist) && !veiled {
 			err = state.Refused("cannot trust %s: there is no %s beside it, so its releases are not signed", repo.Name(), file)
 		}
 		return b, err

@@ -64,6 +64,9 @@ func (l *Log) Event(e Event, format string, args ...any) {
 func (l *Log) Ended(a state.Attempt) {
 	l.Attempt, l.Version = a.ID, a.Version
 	l.Event(Event(a.Result), "%s", a.Line(l.Target))
+	if a.Cause != "" {
+		l.Printf("%s: the cause: %s", l.Target, a.Cause)
+	}
 }
 
 // Error writes the error with which the worker ends. The line has no MESSAGE_ID, because

@@ -97,7 +97,12 @@ func TestFields(t *testing.T) {
 		"MACHINEMON_STAGE": "swap", "MACHINEMON_TARGET": "agent", "MACHINEMON_ATTEMPT": "a-1", "MACHINEMON_VERSION": "1.1.0"}
 	assertEntry(t, received(t, c), all)
 
+	l.Ended(state.Attempt{ID: "a-1", Version: "1.1.0", Result: state.ResultRefused, Reason: "bad sha256", Cause: "a secret"})
+	assertEntry(t, received(t, c), all)
 	delete(all, "MESSAGE_ID")
+	all["MESSAGE"], all["PRIORITY"] = "agent: the cause: a secret", "6"
+	assertEntry(t, received(t, c), all)
+
 	for _, e := range []struct {
 		err      error
 		priority string

@@ -57,6 +57,8 @@ type Attempt struct {
 	Warning string `json:"warning,omitempty"`
 	// NoDelta is why the archive was downloaded although it had deltas.
 	NoDelta string `json:"no_delta,omitempty"`
+	// Cause is more of the reason, for the journal: all users can read the record.
+	Cause string `json:"-"`
 	// RetryAfter is when a source that refused further requests will accept them again, as
 	// the source said.
 	RetryAfter time.Time `json:"retry_after,omitzero"`

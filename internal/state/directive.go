@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
@@ -36,42 +35,6 @@ func (t Tree) DropDirective(target string) (bool, error) {
 		return false, fmt.Errorf("cannot drop %s: %w", path, durable.Cause(err))
 	}
 	return true, nil
-}
-
-// LendDirectives lets a user drop directives for one target only. The user owns the
-// target's directory; root owns its parent, so the user cannot replace the directory.
-// [Tree.ConsumeDirectives] removes all that the user leaves there.
-func (t Tree) LendDirectives(target string, uid int) error {
-	dir := filepath.Join(t.Run, "directive")
-	parent, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("cannot lend the directory of the directives to %s: %s: %w (hint: is machinemon-update installed?)", target, dir, durable.Cause(err))
-	}
-	defer parent.Close()
-	if err := parent.Mkdir(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("cannot make %s/%s: %w", dir, target, durable.Cause(err))
-	}
-	entries, err := fs.ReadDir(parent.FS(), ".")
-	if err != nil {
-		return fmt.Errorf("cannot list %s: %w", dir, durable.Cause(err))
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.IsDir() {
-			continue
-		}
-		owner := int(info.Sys().(*syscall.Stat_t).Uid)
-		switch {
-		case e.Name() == target && owner != uid:
-			err = parent.Lchown(target, uid, -1)
-		case e.Name() != target && owner == uid: // lent under an earlier configuration
-			err = parent.Lchown(e.Name(), 0, -1)
-		}
-		if err != nil {
-			return fmt.Errorf("cannot change the owner of %s/%s: %w", dir, e.Name(), durable.Cause(err))
-		}
-	}
-	return nil
 }
 
 // ConsumeDirectives removes all entries of a target's directive directory without reading

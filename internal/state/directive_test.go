@@ -6,12 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestDropDirective(t *testing.T) {
@@ -42,48 +39,6 @@ func TestDropDirective(t *testing.T) {
 	}
 	if n, err := tree.ConsumeDirectives("nobody"); n != 0 || err != nil {
 		t.Errorf("no directory: %d, %v", n, err)
-	}
-}
-
-// TestLendDirectives checks that one target's directory is lent, and an earlier loan ends.
-func TestLendDirectives(t *testing.T) {
-	tree := newTree(t)
-	const uid = 61234
-	if err := tree.LendDirectives("agent", uid); err == nil || !strings.Contains(err.Error(), "directive: no such file or directory (hint: is machinemon-update installed?)") {
-		t.Errorf("without the toolkit: %v", err)
-	}
-	parent := filepath.Join(tree.Run, "directive")
-	must(t, os.MkdirAll(parent+"/server", 0o755))
-	testkit.NeedRoot(t, "it changes owners")
-	must(t, os.WriteFile(parent+"/file", nil, 0o644))
-	must(t, os.Symlink(t.TempDir(), parent+"/link"))
-	owners := func() (s string) {
-		for _, name := range []string{"agent", "file", "link", "server"} {
-			info, err := os.Lstat(parent + "/" + name)
-			must(t, err)
-			s += fmt.Sprintf("%s %d %s\n", info.Mode(), info.Sys().(*syscall.Stat_t).Uid, name)
-		}
-		return s
-	}
-	const first = "drwxr-xr-x 61234 agent\n-rw-r--r-- 0 file\nLrwxrwxrwx 0 link\ndrwxr-xr-x 0 server\n"
-	for range 2 {
-		must(t, tree.LendDirectives("agent", uid))
-		if got := owners(); got != first {
-			t.Errorf("got\n%swant\n%s", got, first)
-		}
-	}
-	must(t, tree.LendDirectives("server", uid))
-	if got := owners(); got != "drwxr-xr-x 0 agent\n-rw-r--r-- 0 file\nLrwxrwxrwx 0 link\ndrwxr-xr-x 61234 server\n" {
-		t.Errorf("got\n%s", got)
-	}
-	if err := tree.LendDirectives("../request", uid); err == nil {
-		t.Error("another directory is lent")
-	}
-	if fresh, err := tree.DropDirective("server"); !fresh || err != nil {
-		t.Errorf("%v, %v", fresh, err)
-	}
-	if n, err := tree.ConsumeDirectives("server"); n != 1 || err != nil {
-		t.Errorf("%d, %v", n, err)
 	}
 }
 

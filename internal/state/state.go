@@ -24,7 +24,7 @@
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; removed when read)
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
-//	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
+//	  directive/T/          directives; their names and contents are ignored (root)
 //	  attempt/T.json        the order of the running attempt (root)
 //	  gate/T/               the reports of the gate's units (root: systemd opens them)
 //	  baseline/T.json       the gate's report before the swap of the running attempt (root)
@@ -190,11 +190,17 @@ func (t Tree) Tidy(r Role, target string) error {
 
 // Free returns how many bytes an unprivileged process may still write under dir.
 func Free(dir string) (int64, error) {
+	free, _, err := Space(dir)
+	return free, err
+}
+
+// Space returns what [Free] does, and the size of the disk in bytes.
+func Space(dir string) (free, size int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("cannot read the free space of %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("cannot read the free space of %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
 }
 
 // longestLine is how many bytes of a text are recorded. Root's files have the same bound,

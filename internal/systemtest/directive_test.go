@@ -216,7 +216,7 @@ func TestDirectiveSurvives(t *testing.T) {
 
 	c.step("strange entries", func() {
 		since := c.cursor()
-		// The entries are made by a user to whom root gave the directory, as it does to the relay.
+		// The entries are made by a user to whom root gave the directory.
 		c.must("sh", "-c", "chown nobody "+directives+" && chmod 0500 "+directives)
 		c.must("sh", "-c", `set -e; mkdir /run/strange; cd /run/strange
 			mkfifo fifo; mkdir -p dir/a/b; : >dir/a/file; chmod 0 dir/a; chown nobody dir

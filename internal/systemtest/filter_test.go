@@ -258,7 +258,7 @@ func (c *chain) byCheckIn(installed, announced string) {
 	if h := c.history(); h[0].Result != "committed" || h[0].Origin != "directive" {
 		c.t.Errorf("history has %+v", h)
 	}
-	if got := c.must("stat", "--format=%U %a", directives); got != "machinemon-relay 755\n" {
+	if got := c.must("stat", "--format=%U %a", directives); got != "root 755\n" {
 		c.t.Errorf("the directory of directives is %s", got)
 	}
 	// A restart completes pending writes to the database.

@@ -1,10 +1,12 @@
 package gate
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -100,6 +102,15 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		http.Error(w, fmt.Sprintf("the parameters must have %d bytes at most", maxQuery), http.StatusRequestURITooLong)
 		return
 	}
+	// The body is read first, so that this connection does not wait for its client while the
+	// check may take its time.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		err = refused{fmt.Errorf("cannot read the request: %w", err)}
+		http.Error(w, err.Error(), refusal(err))
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	switch status := g.admins.check(r); status {
 	case http.StatusOK:
 	case http.StatusUnauthorized:
@@ -108,7 +119,7 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 		return
 	case http.StatusTooManyRequests:
 		h.Set("Retry-After", "60")
-		http.Error(w, "too many wrong passwords from this address, or too many requests at once: wait a minute", status)
+		http.Error(w, "too many wrong passwords from this address: wait a minute", status)
 		return
 	default:
 		http.Error(w, "the gate cannot ask the MachineMon server whether you are an administrator", status)

@@ -199,37 +199,111 @@ func TestAccessHash(t *testing.T) {
 	}
 }
 
-// TestAccessLimited checks the limit of wrong passwords per minute and address.
+// TestAccessLimited checks the limit of wrong passwords per minute and address, and that
+// further ones are checked one after the other, with a pause before each.
 func TestAccessLimited(t *testing.T) {
 	b := newBench(t, behind)
 	now := b.clock()
+	const pause = 100 * time.Millisecond
+	b.admins.pause = pause
 	for i := range maxFailures {
 		if got := b.guess("203.0.113.1", i); got != 401 {
 			t.Errorf("%d: %d", i, got)
 		}
 		b.guess(fmt.Sprintf("2001:db8::%x", i), i) // one host with many IPv6 addresses
 	}
-	before := b.up.count()
-	for _, from := range []string{"203.0.113.1", "2001:db8::ffff", "::ffff:203.0.113.1"} {
-		for _, method := range []string{"GET", "PUT"} {
-			a := b.do(method, settingsPath, `{"directives": false}`, "Authorization: admin", "X-Forwarded-For: "+from)
-			if a.status != 429 || a.header.Get("Retry-After") != "60" || b.up.count() != before || b.stopped() {
-				t.Errorf("%s from %s: %+v", method, from, a)
-			}
+	slow := func(from string, n, times int) bool {
+		t.Helper()
+		begun := time.Now()
+		var all sync.WaitGroup
+		for i := range times {
+			all.Go(func() {
+				if got := b.guess(from, n+i); got != 401 {
+					t.Errorf("%s: %d", from, got)
+				}
+			})
+		}
+		all.Wait()
+		return time.Since(begun) >= time.Duration(times)*pause
+	}
+	for i, from := range []string{"203.0.113.1", "2001:db8::ffff", "::ffff:203.0.113.1"} {
+		if !slow(from, 100*i, 5) {
+			t.Errorf("%s guesses faster", from)
 		}
 	}
+	b.admins.pause = time.Hour
 	for _, from := range []string{"203.0.113.2", "2001:db8:0:1::1"} {
 		if got := b.guess(from, 1); got != 401 {
 			t.Errorf("another address: %d", got)
 		}
 	}
+	b.admins.pause = pause
 	*now = now.Add(time.Minute - time.Millisecond)
-	if got := b.guess("203.0.113.1", 1); got != 429 {
-		t.Errorf("before the minute is over: %d", got)
+	if !slow("203.0.113.1", 1, 1) {
+		t.Error("it guesses faster before the minute is over")
 	}
 	*now = now.Add(time.Millisecond)
+	b.admins.pause = time.Hour
 	if got := b.guess("203.0.113.1", 1); got != 401 {
 		t.Errorf("after a minute: %d", got)
+	}
+}
+
+// TestOwnerBehindGuesses checks that wrong passwords do not keep an administrator out who
+// has the same address: not at all if upstream has accepted the password before, and else
+// for a pause.
+func TestOwnerBehindGuesses(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		b := newBench(t)
+		b.clock()
+		b.admins.pause = 200 * time.Millisecond
+		if known {
+			b.do("GET", settingsPath, "", "Authorization: admin")
+			b.admins.pause = time.Hour
+		}
+		for i := range maxFailures {
+			b.guess("", i)
+		}
+		a := b.do("PUT", settingsPath, `{"directives": false}`, "Authorization: admin")
+		if a.status != 200 || !b.stopped() {
+			t.Errorf("accepted before: %t: %+v", known, a)
+		}
+		if !known {
+			continue
+		}
+		// While as many as may wait do so, too.
+		gone, leave := context.WithCancel(t.Context())
+		defer leave()
+		var guesses sync.WaitGroup
+		for i := range maxWaiting + 3 {
+			guesses.Go(func() {
+				r := httptest.NewRequestWithContext(gone, "GET", "/updates", nil)
+				r.RemoteAddr = "127.0.0.1:1"
+				r.Header.Set("Authorization", fmt.Sprint("Basic w", i))
+				b.admins.check(r)
+			})
+		}
+		waits(t, "the guesses", func() bool {
+			b.admins.mu.Lock()
+			defer b.admins.mu.Unlock()
+			q := b.admins.queues[netip.MustParsePrefix("127.0.0.1/32")]
+			return q != nil && q.waiting == maxWaiting
+		})
+		if a := b.do("PUT", settingsPath, `{"directives": true}`, "Authorization: admin"); a.status != 200 || b.stopped() {
+			t.Errorf("beside guesses: %+v", a)
+		}
+		// A password that upstream refuses now is a guess like others.
+		b.up.instead(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(401) })
+		for _, want := range []int{401, 429} {
+			if got := b.do("PUT", settingsPath, `{"directives": false}`, "Authorization: admin").status; got != want {
+				t.Errorf("refused: %d, want %d", got, want)
+			}
+		}
+		leave()
+		guesses.Wait()
+		if len(b.admins.queues) > 0 {
+			t.Errorf("%d queues are left", len(b.admins.queues))
+		}
 	}
 }
 
@@ -243,21 +317,27 @@ func TestAccessLimitedStill(t *testing.T) {
 			b.do("PUT", settingsPath, `{"directives": true}`, "Authorization: admin")
 		}
 	}
-	if got := b.guess("", maxFailures); got != 429 {
-		t.Errorf("%d", got)
+	if n := b.admins.failures[netip.MustParsePrefix("127.0.0.1/32")]; n != maxFailures {
+		t.Errorf("%d failures", n)
 	}
 }
 
 // TestAccessLimitedAtOnce checks that parallel guesses are limited as sequential ones are.
 func TestAccessLimitedAtOnce(t *testing.T) {
 	b := newBench(t)
-	full := make(chan bool)
+	b.admins.pause = time.Hour
+	gone, leave := context.WithCancel(t.Context())
+	defer leave()
+	full, all10 := make(chan bool), make(chan bool)
 	var asked atomic.Int32
 	b.up.instead(func(w http.ResponseWriter, r *http.Request) {
-		if asked.Add(1) == maxFailures+1 {
+		switch asked.Add(1) {
+		case maxFailures:
+			close(all10)
+		case maxFailures + 1:
 			close(full)
 		}
-		select { // until each request was let through or refused
+		select { // until each request was let through, refused or has to wait
 		case <-full:
 		case <-r.Context().Done():
 		}
@@ -267,10 +347,12 @@ func TestAccessLimitedAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 50 {
 		all.Go(func() {
-			r := httptest.NewRequest("GET", "/updates", nil)
+			r := httptest.NewRequestWithContext(gone, "GET", "/updates", nil)
 			r.Header.Set("Authorization", fmt.Sprint("Basic ", i))
-			if b.admins.check(r) == 429 && refused.Add(1) == 40 {
+			if b.admins.check(r) == 429 && refused.Add(1) == 40-maxWaiting {
+				<-all10
 				close(full)
+				leave()
 			}
 		})
 	}

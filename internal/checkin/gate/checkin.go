@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -20,17 +21,28 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// maxRequest is the size in bytes of the largest check-in that the gate parses.
-const maxRequest = 1 << 20
+const (
+	// maxRequest is the size in bytes of the largest check-in that the gate parses.
+	maxRequest = 1 << 20
+	// smallCheckin is the size up to which there is always room to keep a check-in. Most
+	// are a few KiB.
+	smallCheckin = 32 << 10
+	// maxSpare limits what all larger check-ins together hold beyond that. Above it they
+	// pass without a report and a directive.
+	maxSpare = 16 << 20
+)
 
 // capturedBody is a request's body that keeps a copy of what was read, to be parsed when
 // upstream has accepted it. It has a lock because the transport may still read then.
 type capturedBody struct {
 	io.ReadCloser
-	length int64 // of the body in bytes; -1: not announced
+	length int64         // of the body in bytes; -1: not announced
+	spare  *atomic.Int64 // of all check-ins
 
 	mu    sync.Mutex
 	data  []byte
+	taken int64 // part of spare
+	over  bool  // too large, or there is no room for it
 	whole bool
 }
 
@@ -38,18 +50,49 @@ func (c *capturedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.data) <= maxRequest {
-		c.data = append(c.data, p[:min(n, maxRequest+1-len(c.data))]...)
+	if !c.over && !c.keep(p[:n]) {
+		c.over, c.data = true, nil
+		c.giveBack()
 	}
 	c.whole = c.whole || err == io.EOF || int64(len(c.data)) == c.length
 	return n, err
+}
+
+// keep appends to the copy. It returns false if the check-in is too large, or if large
+// check-ins hold maxSpare already: they are not authenticated yet.
+func (c *capturedBody) keep(p []byte) bool {
+	size := int64(len(c.data) + len(p))
+	if size > maxRequest {
+		return false
+	}
+	if more := size - smallCheckin - c.taken; more > 0 {
+		c.taken += more
+		if c.spare.Add(more) > maxSpare {
+			return false
+		}
+	}
+	c.data = append(c.data, p...)
+	return true
+}
+
+func (c *capturedBody) giveBack() {
+	c.spare.Add(-c.taken)
+	c.taken = 0
+}
+
+// release drops the copy: the check-in was answered.
+func (c *capturedBody) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over, c.data = true, nil
+	c.giveBack()
 }
 
 // bytes returns the body, or nil if it was not read to its end or is too large.
 func (c *capturedBody) bytes() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.whole || len(c.data) > maxRequest {
+	if !c.whole || c.over {
 		return nil
 	}
 	return c.data
@@ -61,7 +104,7 @@ func (g *Gate) modify(resp *http.Response) error {
 	if resp.StatusCode < 100 { // with it, ReverseProxy would panic
 		return fmt.Errorf("malformed HTTP status code %03d", resp.StatusCode)
 	}
-	g.problems.end("upstream", "the MachineMon server answers again")
+	g.problems.End("upstream", "the MachineMon server answers again")
 	c, ok := resp.Request.Context().Value(checkinKey{}).(*pendingCheckin)
 	if !ok {
 		return nil

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -51,22 +50,10 @@ func defaults() file {
 	}
 }
 
-// Load reads and checks the configuration. A missing key or file means the defaults.
-// Errors name the file, the line and the key.
+// Load reads and checks the configuration: see [checkin.LoadConfig].
 func Load(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
-	}
 	f := defaults()
-	if err := checkin.DecodeConfig(data, keys, &f); err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", path, err)
-	}
-	c, err := f.check()
-	if err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", path, err)
-	}
-	return c, nil
+	return checkin.LoadConfig(path, keys, &f, f.check)
 }
 
 func (f *file) check() (*Config, error) {

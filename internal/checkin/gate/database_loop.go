@@ -122,7 +122,7 @@ func (g *Gate) adopt(n settings) {
 	}
 	g.decided.Store(&n)
 	if old != nil {
-		g.problems.print(fmt.Sprintf("directives are %s now, by %s", onOff(n.Directives), n.By))
+		g.problems.Say(fmt.Sprintf("directives are %s now, by %s", onOff(n.Directives), n.By))
 	}
 }
 

@@ -61,7 +61,7 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 		if !errors.Is(err, fs.ErrNotExist) {
 			// No download ends this problem: a client that requests a bad name and a
 			// good one in turns would fill the journal.
-			g.problems.begin("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
+			g.problems.Begin("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
 		}
 		return false
 	}

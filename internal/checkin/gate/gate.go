@@ -31,7 +31,6 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // Gate is the proxy, with its caches of the switch and the manifest.
@@ -40,9 +39,10 @@ type Gate struct {
 	proxy    *httputil.ReverseProxy
 	cross    *http.CrossOriginProtection
 	admins   *admins
-	problems *problemLog
+	problems *checkin.Problems
 	quiet    *log.Logger
 	count    struct{ checkins, refused, directives, downloads, dropped, denied atomic.Int64 }
+	spare    atomic.Int64 // bytes that large check-ins hold in memory beyond smallCheckin
 
 	store   atomic.Pointer[store]    // nil while the database is not open
 	decided atomic.Pointer[settings] // nil until the database was read once
@@ -60,7 +60,7 @@ type Gate struct {
 
 // New returns a gate that logs with say, one line per call.
 func New(c *Config, say func(string)) *Gate {
-	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), problems: &problemLog{print: say, open: map[string]bool{}},
+	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), problems: checkin.NewProblems(say),
 		quiet: checkin.PanicLog(say), reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
@@ -92,14 +92,14 @@ func (g *Gate) release() *manifest.Manifest {
 // or, if err is nil, once that it can use it again.
 func (g *Gate) logState(what, meaning string, err error) {
 	if err == nil {
-		g.problems.end(what, "the "+what+" can be used again")
+		g.problems.End(what, "the "+what+" can be used again")
 		return
 	}
 	line := fmt.Sprintf("cannot use the %s: %v", what, err)
 	if meaning != "" {
 		line += ": " + meaning
 	}
-	g.problems.begin(what, line)
+	g.problems.Begin(what, line)
 }
 
 // Handler returns the handler for the public sockets.
@@ -109,17 +109,27 @@ func (g *Gate) Handler() http.Handler {
 		name, download := strings.CutPrefix(path, "/download/")
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 		switch {
+		case !printable(r.Header.Get("Upgrade")):
+			// The proxy would treat it as an error of upstream.
+			http.Error(w, "the header Upgrade is malformed", http.StatusBadRequest)
+			return
 		case !ours:
 		case download && reads && g.download(w, r, name):
 			return
 		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
-			r = g.captureBody(r)
+			captured, release := g.captureBody(r)
+			defer release()
+			r = captured
 		case path == "/updates" || path == "/api/v1/admin/updates" || path == "/api/v1/admin/updates/settings":
 			g.admin(w, r, path)
 			return
 		}
 		g.proxy.ServeHTTP(w, r)
 	})
+}
+
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }
 
 // pendingCheckin is a check-in that upstream has not answered yet.
@@ -130,16 +140,16 @@ type pendingCheckin struct {
 
 type checkinKey struct{}
 
-// captureBody makes a check-in's body keep a copy of what upstream reads.
-func (g *Gate) captureBody(r *http.Request) *http.Request {
+// captureBody makes a check-in's body keep a copy of what upstream reads, until release.
+func (g *Gate) captureBody(r *http.Request) (captured *http.Request, release func()) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" || r.Body == nil {
-		return r
+		return r, func() {}
 	}
 	_, trusted := g.clientAddr(r)
-	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength}, g.scheme(r, trusted) + "://" + g.host(r, trusted) + g.config.BasePath + "/download/"}
+	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength, spare: &g.spare}, g.scheme(r, trusted) + "://" + g.host(r, trusted) + g.config.BasePath + "/download/"}
 	r = r.WithContext(context.WithValue(r.Context(), checkinKey{}, p))
 	r.Body = p.body
-	return r
+	return r, p.body.release
 }
 
 // Serve serves on the listeners until ctx ends or one fails. Then it answers the requests
@@ -161,16 +171,18 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	case <-time.After(queryTimeout):
 	case <-ctx.Done():
 	}
-	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer}}
+	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer, WriteTimeout: 30 * time.Second}}
+	shares := []func(net.Conn) []checkin.Share{g.shares, localShares}
 	failed := make(chan error, len(public)+len(local))
 	serve := func(s *http.Server, l net.Listener) { failed <- s.Serve(l) }
 	connections := make([]*checkin.Connections, len(servers))
 	for i, s := range servers {
-		// Only headers have a timeout; upstream decides how long a body may take.
-		s.ReadHeaderTimeout, s.IdleTimeout, s.ErrorLog = 30*time.Second, 3*time.Minute, g.quiet
-		connections[i] = checkin.CountConnections(s, 0)
+		// Upstream decides how long a body may take, unless it stalls.
+		s.ReadHeaderTimeout, s.IdleTimeout, s.MaxHeaderBytes, s.ErrorLog = 10*time.Second, 3*time.Minute, maxHeader, g.quiet
+		connections[i] = checkin.TrackConnections(s, 0, shares[i])
 	}
 	for _, l := range public {
+		l = checkin.Steady(l)
 		if g.config.Certificate != nil {
 			l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*g.config.Certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 		}
@@ -198,31 +210,6 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 		v.Finish(end)
 	}
 	return err
-}
-
-// problemLog logs once when a problem begins, and once when it ends.
-type problemLog struct {
-	print func(string)
-	mu    sync.Mutex
-	open  map[string]bool // problems that have begun and not ended
-}
-
-func (l *problemLog) begin(what, line string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.open[what] {
-		l.open[what] = true
-		l.print(state.Line(line))
-	}
-}
-
-func (l *problemLog) end(what, line string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[what] {
-		delete(l.open, what)
-		l.print(state.Line(line))
-	}
 }
 
 func parse(f *os.File) (*manifest.Manifest, error) {

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -63,7 +64,9 @@ func TestHeaders(t *testing.T) {
 	for i := range maxFailures {
 		b.guess("", i)
 	}
-	look(429, "PUT", settingsPath, "", auth)
+	host := netip.MustParsePrefix("127.0.0.1/32")
+	b.admins.queues[host] = &queue{waiting: maxWaiting}
+	look(429, "PUT", settingsPath, "", "Authorization: another")
 }
 
 // TestLookingChangesNothing checks that GET and HEAD never turn the switch.

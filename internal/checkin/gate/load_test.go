@@ -80,7 +80,7 @@ type process struct {
 func start(tb testing.TB, part string, env ...string) *process {
 	tb.Helper()
 	p := &process{tb: tb, cmd: exec.Command(os.Args[0], "-test.run=^TestServe$")}
-	p.cmd.Env = append(os.Environ(), append(env, "PART="+part)...)
+	p.cmd.Env = append(os.Environ(), append(env, "PART="+part, "GOMEMLIMIT=256MiB")...)
 	p.cmd.Stderr = &p.said
 	in, err := p.cmd.StdinPipe()
 	if err != nil {

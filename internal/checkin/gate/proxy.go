@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/checkin"
 )
 
 // newProxy returns a proxy that changes only the headers about the client's address.
@@ -32,15 +34,24 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 		},
 		FlushInterval:  -1, // flush after each write, since answers may be streams
 		ModifyResponse: g.modify,
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			// If the client disconnected, the error says nothing about the server.
-			if r.Context().Err() == nil {
-				g.problems.begin("upstream", "cannot reach the MachineMon server: "+err.Error())
-			}
-			http.Error(w, "machinemon-checkin-gate: the MachineMon server does not answer", http.StatusBadGateway)
-		},
-		ErrorLog: g.quiet,
+		ErrorHandler:   g.upstreamFailed,
+		ErrorLog:       g.quiet,
 	}
+}
+
+// upstreamFailed answers a request that upstream did not answer. It logs that only if the
+// client cannot have caused it: upstream may close its connection before the end of a
+// request that it refuses.
+func (g *Gate) upstreamFailed(w http.ResponseWriter, r *http.Request, err error) {
+	unfinished, failed := checkin.BodyOf(r.Context())
+	if failed {
+		http.Error(w, "machinemon-checkin-gate: the request is malformed or incomplete", http.StatusBadRequest)
+		return
+	}
+	if r.Context().Err() == nil && !unfinished {
+		g.problems.Begin("upstream", "cannot reach the MachineMon server: "+err.Error())
+	}
+	http.Error(w, "machinemon-checkin-gate: the MachineMon server does not answer", http.StatusBadGateway)
 }
 
 // setForwarded sets the headers that tell upstream the client's address. Upstream limits

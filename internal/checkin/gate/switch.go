@@ -23,7 +23,7 @@ func (g *Gate) adminName(r *http.Request) string {
 const maxBody = 4096
 
 func (g *Gate) putSettings(w http.ResponseWriter, r *http.Request) {
-	on, err := readSwitch(http.MaxBytesReader(w, r.Body, maxBody))
+	on, err := readSwitch(r.Body)
 	if err == nil {
 		_, err = g.decide(on, g.adminName(r))
 	}
@@ -69,7 +69,7 @@ func readSwitch(body io.Reader) (bool, error) {
 
 // postSettings handles the page's form.
 func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
-	on, err := readForm(w, r)
+	on, err := readForm(r)
 	if err == nil {
 		_, err = g.decide(on, g.adminName(r))
 	}
@@ -81,8 +81,7 @@ func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
 }
 
 // readForm reads directives=on or directives=off.
-func readForm(w http.ResponseWriter, r *http.Request) (bool, error) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+func readForm(r *http.Request) (bool, error) {
 	if err := r.ParseForm(); err != nil {
 		return false, refused{fmt.Errorf("cannot read the form: %w", err)}
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
@@ -156,7 +157,9 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 			}
 		}
 	}()
-	front := httptest.NewServer(b.Handler())
+	front := httptest.NewUnstartedServer(b.Handler())
+	checkin.TrackConnections(front.Config, 0, b.shares)
+	front.Start()
 	b.url = front.URL
 	t.Cleanup(func() {
 		front.Close()

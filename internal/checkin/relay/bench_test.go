@@ -33,14 +33,12 @@ func golden(t *testing.T, name string) string {
 // bench is a relay between the test, as the agent, and a server.
 type bench struct {
 	*Relay
-	t         *testing.T
-	url       string
-	mu        sync.Mutex
-	said      []string
-	got       []*http.Request // that the server got
-	bodies    []string
-	drops     int
-	dropError error
+	t      *testing.T
+	url    string
+	mu     sync.Mutex
+	said   []string
+	got    []*http.Request // that the server got
+	bodies []string
 }
 
 // newBench starts a server that answers with answer or, if it is not nil, with over.
@@ -86,14 +84,11 @@ func (b *bench) start(serverURL string, server *httptest.Server) {
 	b.status = func(context.Context) (checkin.Status, error) {
 		return checkin.Status{Target: "agent", Installed: "v0.1.11", Reason: "„ok“"}, nil
 	}
-	b.dropDirective = func() (bool, error) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.drops++
-		return true, b.dropError
-	}
-	front := httptest.NewServer(b)
+	front := httptest.NewUnstartedServer(b)
+	front.Listener = b.sort(front.Listener)
+	front.Config.ConnContext = withPeer
 	front.Config.SetKeepAlivesEnabled(false)
+	front.Start()
 	b.t.Cleanup(front.Close)
 	b.url = front.URL
 }
@@ -107,11 +102,8 @@ func (b *bench) lines() string {
 	return strings.Join(b.said, "\n")
 }
 
-func (b *bench) dropped() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.drops
-}
+// dropped returns 1 if the relay would end now and have a directive dropped.
+func (b *bench) dropped() int { return len(b.announced) }
 
 type answer struct {
 	status int

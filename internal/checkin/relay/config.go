@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,21 +35,10 @@ type file struct {
 
 var keys = []string{"server_url", "insecure_skip_tls", "ca_file", "target"}
 
-// Load reads and checks the configuration. Errors name the file, the line and the key.
+// Load reads and checks the configuration: see [checkin.LoadConfig].
 func Load(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read the configuration: %w", err)
-	}
 	f := file{Target: "agent"}
-	if err := checkin.DecodeConfig(data, keys, &f); err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", path, err)
-	}
-	c, err := f.check()
-	if err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", path, err)
-	}
-	return c, nil
+	return checkin.LoadConfig(path, keys, &f, f.check)
 }
 
 func (f *file) check() (*Config, error) {

@@ -15,42 +15,158 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
+// peer is a connection whose sender is known. The kernel gives its four-tuple to no other
+// socket while it is open here, so what was found out at its beginning stays true.
+type peer struct {
+	halfCloser
+	uid   uint32
+	err   error // why uid is not known
+	agent agent // that may check in
+}
+
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// agent is the user that may check in.
+type agent struct {
+	uid  uint32
+	unit string
+	err  error // why it is not known
+	at   time.Time
+}
+
+func (p *peer) isAgent() bool { return p.err == nil && p.agent.err == nil && p.uid == p.agent.uid }
+
+type peerKey struct{}
+
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, c)
+}
+
 // admit returns the HTTP status for the sender of a check-in, with the reason: 200 if it
 // runs as the agent's user, else 403, or 503 if that user is not known.
 func (r *Relay) admit(q *http.Request) (status int, why string) {
-	allowed, unit, err := r.allowedUID(q.Context())
-	if err != nil {
-		r.problems.begin("agent", "cannot find the user that may check in: "+err.Error())
+	p := q.Context().Value(peerKey{}).(*peer)
+	if err := p.agent.err; err != nil {
+		r.problems.Change("agent", "cannot find the user that may check in: "+err.Error())
 		return http.StatusServiceUnavailable, "cannot find the user that may check in (hint: journalctl -u machinemon-checkin-relay)"
 	}
-	r.problems.end("agent")
-	uid, err := r.senderUID(q)
-	if err == nil && uid != allowed {
-		err = fmt.Errorf("it comes from UID %d, but %s runs as UID %d", uid, unit, allowed)
+	r.problems.End("agent", "")
+	if p.isAgent() {
+		return http.StatusOK, ""
 	}
-	if err != nil {
-		r.problems.begin("peer", "refused a check-in: "+err.Error())
-		return http.StatusForbidden, "only the user of " + unit + " may check in here"
+	err := p.err
+	if err == nil {
+		err = fmt.Errorf("it comes from UID %d, but %s runs as UID %d", p.uid, p.agent.unit, p.agent.uid)
 	}
-	return http.StatusOK, ""
+	r.problems.Change("peer", "refused a check-in: "+err.Error())
+	return http.StatusForbidden, "only the user of " + p.agent.unit + " may check in here"
 }
 
-func (r *Relay) senderUID(q *http.Request) (uint32, error) {
-	client, err := netip.ParseAddrPort(q.RemoteAddr)
-	at, ok := q.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if err != nil || !ok {
-		return 0, errNoSocket
+// sorter is a listener that finds out the senders of connections, before these take up any
+// of the server's places. It does so for all that are there at once, because the kernel's
+// table has all connections of this machine: one reading for each would take so long that
+// others could keep the agent out.
+type sorter struct {
+	net.Listener
+	relay    *Relay
+	accepted chan net.Conn
+	sorted   chan *peer
+	err      error // why there are no more
+}
+
+// maxBatch is the greatest number of connections that are accepted and not sorted yet.
+const maxBatch = 256
+
+func (r *Relay) sort(l net.Listener) net.Listener {
+	s := &sorter{Listener: checkin.Steady(l), relay: r, accepted: make(chan net.Conn, maxBatch), sorted: make(chan *peer)}
+	go s.accept()
+	go s.sort()
+	return s
+}
+
+// Accept returns each accepted connection, those too that were accepted before Close, and
+// then the error.
+func (s *sorter) Accept() (net.Conn, error) {
+	if p, ok := <-s.sorted; ok {
+		return p, nil
 	}
-	server, err := netip.ParseAddrPort(at.String())
-	if err != nil {
-		return 0, errNoSocket
+	return nil, s.err
+}
+
+func (s *sorter) accept() {
+	defer close(s.accepted)
+	for {
+		c, err := s.Listener.Accept()
+		if err != nil {
+			s.err = err
+			return
+		}
+		s.accepted <- c
 	}
-	return r.peerUID(client, server)
+}
+
+func (s *sorter) sort() {
+	defer close(s.sorted)
+	for first := range s.accepted {
+		batch := []net.Conn{first}
+		for range min(len(s.accepted), maxBatch) {
+			batch = append(batch, <-s.accepted)
+		}
+		for _, p := range s.relay.identify(batch) {
+			s.sorted <- p
+		}
+	}
+}
+
+// identify finds out the senders of connections.
+func (r *Relay) identify(batch []net.Conn) []*peer {
+	owners, failed := r.owners()
+	peers, uids := make([]*peer, len(batch)), map[uint32]bool{}
+	for i, c := range batch {
+		p := &peer{halfCloser: c.(halfCloser), err: failed}
+		peers[i] = p
+		if failed != nil {
+			continue
+		}
+		client, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+		server, _ := netip.ParseAddrPort(c.LocalAddr().String())
+		uid, found := owners[ends{canonical(client), canonical(server)}]
+		if !found {
+			p.err = errNoSocket
+			continue
+		}
+		p.uid, uids[uid] = uid, true
+	}
+	a := r.agent(uids)
+	for _, p := range peers {
+		p.agent = a
+	}
+	return peers
+}
+
+// known is the time for which an answer of systemd is enough to refuse other users.
+const known = 10 * time.Second
+
+// agent returns the user that may check in. It asks systemd if one of these users may be
+// that one; for others it does so once in a while, else they could keep the bus busy.
+func (r *Relay) agent(uids map[uint32]bool) agent {
+	r.asking.Lock()
+	defer r.asking.Unlock()
+	if last := r.known; last.err != nil || uids[last.uid] || time.Since(last.at) > known {
+		uid, unit, err := r.allowedUID(context.Background())
+		r.known = agent{uid, unit, err, time.Now()}
+	}
+	return r.known
 }
 
 // targetUID returns the user ID and the name of the target's unit, as systemd knows them.
@@ -94,35 +210,39 @@ func unitUID(u systemd.Unit) (uint32, error) {
 	return uint32(uid), nil
 }
 
-// peerUID returns the user ID of the client's socket of a connection within this machine.
-func peerUID(client, server netip.AddrPort) (uint32, error) {
+// ends are the addresses of a connection: of the client's socket, and of the server's.
+type ends struct{ client, server netip.AddrPort }
+
+// owners returns the user ID of the client's socket of each connection within this machine.
+func owners() (map[ends]uint32, error) {
+	all := map[ends]uint32{}
 	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		f, err := os.Open(table)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // the kernel has no IPv6
 		}
 		if err != nil {
-			return 0, fmt.Errorf("cannot find the user of the connection: %w", err)
+			return nil, fmt.Errorf("cannot find the users of connections: %w", err)
 		}
-		uid, err := socketOwner(f, client, server)
+		err = readOwners(f, all)
 		f.Close()
-		if err == nil || !errors.Is(err, errNoSocket) {
-			return uid, err
+		if err != nil {
+			return nil, err
 		}
 	}
-	return 0, errNoSocket
+	return all, nil
 }
 
 var errNoSocket = errors.New("cannot find the user of the connection: this machine has no such socket")
 
-// socketOwner returns the user ID of a socket in a kernel's table (/proc/net/tcp):
+// readOwners reads the user IDs of sockets from a kernel's table (/proc/net/tcp):
 //
 //	sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode …
 //	4: 0100007F:D1B4 0100007F:01DE 01 00000000:00000000 00:00000000 00000000 0 0 34811 …
 //
 // The connection must be established (st 01), and the socket must belong to a process
 // (inode is not 0), because the kernel shows closed sockets as root's.
-func socketOwner(table io.Reader, local, remote netip.AddrPort) (uint32, error) {
+func readOwners(table io.Reader, into map[ends]uint32) error {
 	lines := bufio.NewScanner(table)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
@@ -131,19 +251,15 @@ func socketOwner(table io.Reader, local, remote netip.AddrPort) (uint32, error) 
 		}
 		l, lok := parseSocketAddress(f[1])
 		r, rok := parseSocketAddress(f[2])
-		if !lok || !rok || l != canonical(local) || r != canonical(remote) {
-			continue
-		}
 		uid, err := strconv.ParseUint(f[7], 10, 32)
-		if err != nil {
-			return 0, errors.New("cannot read the kernel's table of sockets")
+		if lok && rok && err == nil {
+			into[ends{l, r}] = uint32(uid)
 		}
-		return uint32(uid), nil
 	}
 	if err := lines.Err(); err != nil {
-		return 0, fmt.Errorf("cannot read the kernel's table of sockets: %w", err)
+		return fmt.Errorf("cannot read the kernel's table of sockets: %w", err)
 	}
-	return 0, errNoSocket
+	return nil
 }
 
 // canonical returns a without zone, and an IPv4-mapped IPv6 address as IPv4.

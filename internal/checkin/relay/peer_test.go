@@ -34,29 +34,31 @@ func TestOwner(t *testing.T) {
 	for _, c := range []struct {
 		table, client, here string
 		uid                 uint32
-		err                 string
+		none                bool
 	}{
-		{v4, "127.0.0.1:53684", "127.0.0.1:478", 1000, ""},
-		{v4, "[::ffff:127.0.0.1]:53684", "127.0.0.1:478", 1000, ""},
-		{v4, "127.0.0.2:53684", "127.0.0.1:478", 7, ""},
-		{v4, "127.0.0.1:53684", "127.0.0.2:478", 8, ""},
-		{v4, "127.0.0.1:53685", "127.0.0.1:478", 0, "no such socket"}, // closed, so the kernel shows it as root's
-		{v4, "127.0.0.1:53686", "127.0.0.1:478", 0, "no such socket"}, // no process has it open
-		{v4, "127.0.0.1:53687", "127.0.0.1:478", 0, "no such socket"}, // its end was closed
-		{v4, "127.0.0.1:53688", "127.0.0.1:478", 0, "cannot read"},
-		{v4, "192.0.2.1:53684", "127.0.0.1:478", 0, "no such socket"},
-		{v4, "127.0.0.1:478", "127.0.0.1:53684", 0, ""}, // the server's end of the connection
-		{v6, "[::1]:53684", "[::1]:478", 1001, ""},
-		{v6, "127.0.0.1:53689", "127.0.0.1:478", 1002, ""},
-		{v6, "127.0.0.1:53684", "127.0.0.1:478", 0, "no such socket"},
-		{"", "127.0.0.1:53684", "127.0.0.1:478", 0, "no such socket"},
+		{v4, "127.0.0.1:53684", "127.0.0.1:478", 1000, false},
+		{v4, "[::ffff:127.0.0.1]:53684", "127.0.0.1:478", 1000, false},
+		{v4, "127.0.0.2:53684", "127.0.0.1:478", 7, false},
+		{v4, "127.0.0.1:53684", "127.0.0.2:478", 8, false},
+		{v4, "127.0.0.1:53685", "127.0.0.1:478", 0, true}, // closed, so the kernel shows it as root's
+		{v4, "127.0.0.1:53686", "127.0.0.1:478", 0, true}, // no process has it open
+		{v4, "127.0.0.1:53687", "127.0.0.1:478", 0, true}, // its end was closed
+		{v4, "127.0.0.1:53688", "127.0.0.1:478", 0, true},
+		{v4, "192.0.2.1:53684", "127.0.0.1:478", 0, true},
+		{v4, "127.0.0.1:478", "127.0.0.1:53684", 0, false}, // the server's end of the connection
+		{v6, "[::1]:53684", "[::1]:478", 1001, false},
+		{v6, "127.0.0.1:53689", "127.0.0.1:478", 1002, false},
+		{v6, "127.0.0.1:53684", "127.0.0.1:478", 0, true},
+		{"", "127.0.0.1:53684", "127.0.0.1:478", 0, true},
 	} {
-		uid, err := socketOwner(strings.NewReader(c.table), netip.MustParseAddrPort(c.client), netip.MustParseAddrPort(c.here))
-		if uid != c.uid || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%s to %s: %d, %v", c.client, c.here, uid, err)
+		all := map[ends]uint32{}
+		err := readOwners(strings.NewReader(c.table), all)
+		uid, found := all[ends{canonical(netip.MustParseAddrPort(c.client)), canonical(netip.MustParseAddrPort(c.here))}]
+		if uid != c.uid || found == c.none || err != nil {
+			t.Errorf("%s to %s: %d, %t, %v", c.client, c.here, uid, found, err)
 		}
 	}
-	if _, err := socketOwner(io.MultiReader(strings.NewReader(head), iotest.ErrReader(errors.New("gone"))), netip.AddrPort{}, netip.AddrPort{}); err == nil || errors.Is(err, errNoSocket) {
+	if err := readOwners(io.MultiReader(strings.NewReader(head), iotest.ErrReader(errors.New("gone"))), nil); err == nil {
 		t.Errorf("a table that cannot be read: %v", err)
 	}
 }
@@ -83,12 +85,15 @@ func TestPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		client, here := netip.MustParseAddrPort(s.RemoteAddr().String()), netip.MustParseAddrPort(s.LocalAddr().String())
-		if uid, err := peerUID(client, here); err != nil || uid != uint32(os.Getuid()) {
-			t.Errorf("%s: %d, %v", at, uid, err)
+		between := ends{canonical(client), canonical(here)}
+		all, err := owners()
+		if uid, found := all[between]; err != nil || !found || uid != uint32(os.Getuid()) {
+			t.Errorf("%s: %d, %t, %v", at, uid, found, err)
 		}
 		c.Close()
-		if uid, err := peerUID(client, here); err == nil {
-			t.Errorf("%s, closed: %d", at, uid)
+		all, err = owners()
+		if uid, found := all[between]; err != nil || found {
+			t.Errorf("%s, closed: %d, %v", at, uid, err)
 		}
 		s.Close()
 		l.Close()

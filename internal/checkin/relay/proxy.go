@@ -52,7 +52,7 @@ func (r *Relay) newProxy() *httputil.ReverseProxy {
 		},
 		ModifyResponse: r.modify,
 		ErrorHandler:   r.serverFailed,
-		ErrorLog:       checkin.PanicLog(r.problems.print),
+		ErrorLog:       checkin.PanicLog(r.problems.Say),
 	}
 }
 
@@ -61,7 +61,7 @@ func (r *Relay) modify(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return errors.New("the server switches to another protocol unasked")
 	}
-	r.problems.end("server")
+	r.problems.End("server", "")
 	if resp.StatusCode != http.StatusOK {
 		return nil
 	}
@@ -71,24 +71,24 @@ func (r *Relay) modify(resp *http.Response) error {
 	}
 	version, err := checkin.Announced(bytes.NewReader(head))
 	if err != nil {
-		r.problems.begin("answer", err.Error())
+		r.problems.Change("answer", err.Error())
 		return nil
 	}
-	r.problems.end("answer")
+	r.problems.End("answer", "")
 	r.handleVersion(version, statusFrom(resp.Request).Installed)
 	return nil
 }
 
-// handleVersion drops a directive if the announced version is not the installed one.
+// handleVersion makes the relay end with Announced if the announced version is not the
+// installed one.
 func (r *Relay) handleVersion(version, installed string) {
 	if version == "" || manifest.SameVersion(version, installed) {
 		return
 	}
-	fresh, err := r.dropDirective()
-	if err != nil {
-		r.problems.begin("directive", version+" is announced: "+err.Error())
-	} else if fresh {
-		r.problems.begin("directive", r.config.Target+": directive: "+version+" is announced")
+	r.problems.Change("directive", r.config.Target+": directive: "+version+" is announced")
+	select {
+	case r.announced <- struct{}{}:
+	default: // it is known already
 	}
 }
 
@@ -96,7 +96,7 @@ func (r *Relay) handleVersion(version, installed string) {
 func (r *Relay) serverFailed(w http.ResponseWriter, q *http.Request, err error) {
 	// If the agent disconnected, the error says nothing about the server.
 	if !errors.Is(q.Context().Err(), context.Canceled) {
-		r.problems.begin("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+cause(err))
+		r.problems.Change("server", "cannot pass the check-in on to "+r.config.CheckIn.Host+": "+cause(err))
 	}
 	refuse(w, http.StatusBadGateway, "the server does not answer (hint: journalctl -u machinemon-checkin-relay)")
 }

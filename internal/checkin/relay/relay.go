@@ -4,10 +4,10 @@
 //
 // It accepts only POST /api/v1/checkin, and only from the user of the unit that the
 // target file names. It adds a header with the state of the target's updates. The answer
-// goes to the agent unchanged; if it announces an update, the relay drops a directive.
+// goes to the agent unchanged; if it announces an update, the relay ends and says so by its
+// exit status, and root drops a directive: see [Deliver].
 //
-// The relay owns nothing on disk. A directive is one empty file, in a directory that root
-// lends it, and only its existence counts. The target's source and trust decide what is
+// The relay can write nothing on disk. The target's source and trust decide what is
 // installed, and neither depends on the relay: the worst that a lying relay or server can
 // do is to make a machine ask its own source, once a minute.
 //
@@ -21,11 +21,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
-	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // User is the account that the relay runs as.
@@ -43,22 +42,24 @@ const (
 type Relay struct {
 	config   *Config
 	proxy    *httputil.ReverseProxy
-	problems *problemLog
+	problems *checkin.Problems
 	timeout  time.Duration
 
+	announced chan struct{} // holds a value once an update is announced
+	asking    sync.Mutex
+	known     agent // the last answer of allowedUID
+
 	// Functions that access this machine, which tests replace.
-	allowedUID    func(context.Context) (uid uint32, unit string, err error)  // of the agent
-	peerUID       func(client, server netip.AddrPort) (uid uint32, err error) // of the sender
-	status        func(context.Context) (checkin.Status, error)
-	dropDirective func() (fresh bool, err error)
+	allowedUID func(context.Context) (uid uint32, unit string, err error) // of the agent
+	owners     func() (map[ends]uint32, error)                            // of all connections
+	status     func(context.Context) (checkin.Status, error)
 }
 
 // New returns a relay that logs with say, one line per call.
 func New(c *Config, say func(string)) *Relay {
-	r := &Relay{config: c, problems: &problemLog{print: say, last: map[string]string{}}, timeout: checkinTimeout, peerUID: peerUID}
+	r := &Relay{config: c, problems: checkin.NewProblems(say), timeout: checkinTimeout, owners: owners, announced: make(chan struct{}, 1)}
 	r.allowedUID = func(ctx context.Context) (uint32, string, error) { return targetUID(ctx, c.Target) }
 	r.status = func(ctx context.Context) (checkin.Status, error) { return statusOf(ctx, command, c.Target) }
-	r.dropDirective = func() (bool, error) { return state.System.DropDirective(c.Target) }
 	r.proxy = r.newProxy()
 	return r
 }
@@ -73,7 +74,6 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		refuse(w, status, why)
 		return
 	}
-	r.problems.end("peer")
 	body, err := readBody(w, q)
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		refuse(w, http.StatusRequestEntityTooLarge, "the check-in is larger than 1 MiB")
@@ -87,9 +87,9 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	defer cancel()
 	s, err := r.status(ctx)
 	if err == nil {
-		r.problems.end("status")
+		r.problems.End("status", "")
 	} else if ctx.Err() == nil {
-		r.problems.begin("status", "cannot add the status of "+r.config.Target+" to check-ins: "+err.Error())
+		r.problems.Change("status", "cannot add the status of "+r.config.Target+" to check-ins: "+err.Error())
 	}
 	r.proxy.ServeHTTP(w, q.WithContext(context.WithValue(ctx, statusKey{}, s)))
 }

@@ -2,24 +2,48 @@ package relay
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
-	"os/user"
-	"strconv"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
-	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // idle is the time without a connection after which the relay ends.
 const idle = 10 * time.Second
 
-// Serve serves on the listeners until the relay is idle or ctx ends. It then answers the
-// requests that it has accepted; later ones wait in the sockets, which systemd keeps open.
-func Serve(ctx context.Context, listeners []net.Listener, h http.Handler, say func(string)) error {
-	return serve(ctx, listeners, h, say, idle)
+// The agent's user has a limit of its own, so that other users of this machine cannot keep
+// the agent out.
+const (
+	maxAgent  = 8  // connections of the agent's user
+	maxOthers = 32 // connections of all other users
+)
+
+// Serve serves on the listeners until the relay is idle, ctx ends or an update is
+// announced. It then answers the requests that it has accepted; later ones wait in the
+// sockets, which systemd keeps open. It reports whether an update was announced.
+func Serve(ctx context.Context, listeners []net.Listener, r *Relay) (announced bool, err error) {
+	sorted := make([]net.Listener, len(listeners))
+	for i, l := range listeners {
+		sorted[i] = r.sort(l)
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		select {
+		case <-r.announced:
+			announced = true
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	err = serve(ctx, sorted, r, r.problems.Say, idle)
+	end()
+	<-over
+	// The last answer may have announced it.
+	return announced || len(r.announced) > 0, err
 }
 
 // Refuse answers each request with 503, for a relay without a usable configuration. It
@@ -31,14 +55,15 @@ func Refuse(ctx context.Context, listeners []net.Listener, say func(string)) err
 func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say func(string), idle time.Duration) error {
 	s := &http.Server{
 		Handler:           h,
+		ConnContext:       withPeer,
 		ReadHeaderTimeout: 10 * time.Second,
 		WriteTimeout:      2 * checkinTimeout,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          checkin.PanicLog(say),
 	}
 	// When the relay ends, it would close a kept connection under the next check-in.
 	s.SetKeepAlivesEnabled(false)
-	connections := checkin.CountConnections(s, idle)
+	connections := checkin.TrackConnections(s, idle, shares)
 	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { ended <- s.Serve(l) }()
@@ -63,20 +88,9 @@ func serve(ctx context.Context, listeners []net.Listener, h http.Handler, say fu
 	return failed
 }
 
-// Prepare runs as root before the relay: it gives User write access to the directory for
-// the target's directives. It ignores an unusable configuration, which the relay logs.
-func Prepare(configFile string) error {
-	c, err := Load(configFile)
-	if err != nil {
-		return nil
+func shares(c net.Conn) []checkin.Share {
+	if p, ok := c.(*peer); ok && p.isAgent() {
+		return []checkin.Share{{Of: "agent", Limit: maxAgent}}
 	}
-	u, err := user.Lookup(User)
-	if err != nil {
-		return fmt.Errorf("cannot prepare: %w", err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return fmt.Errorf("cannot prepare: the user ID of %s is not a number", User)
-	}
-	return state.System.LendDirectives(c.Target, uid)
+	return []checkin.Share{{Of: "others", Limit: maxOthers}}
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -60,6 +61,7 @@ type Client struct {
 	URL       *url.URL // as configured
 	Anybody   bool     // the operator accepts a transport that anyone on the path can change
 	Limits    Limits
+	reach     *reach
 	transport *http.Transport
 }
 
@@ -78,16 +80,18 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 	if err != nil {
 		return Client{}, err
 	}
+	reach := newReach(u, hostsFile)
 	h1 := new(http.Protocols)
 	h1.SetHTTP1(true) // one file at a time gains nothing from HTTP/2
 	return Client{
 		URL:     u,
 		Anybody: t.Trust.AllowUnauthenticated,
 		Limits:  l,
+		reach:   reach,
 		transport: &http.Transport{
-			Proxy:                  proxy,
+			Proxy:                  reach.through(proxy),
 			Protocols:              h1,
-			DialContext:            (&net.Dialer{Timeout: l.Dial}).DialContext,
+			DialContext:            reach.dial(l.Dial),
 			TLSHandshakeTimeout:    l.TLS,
 			ResponseHeaderTimeout:  l.Headers,
 			MaxResponseHeaderBytes: maxHeaders,
@@ -116,7 +120,8 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		return nil, err
 	}
 	flow.ReadCloser = resp.Body
-	b := &Body{ReadCloser: flow, Name: Show(resp.Request.URL), from: Piece{url: Show(u), etag: strong(resp.Header.Get("ETag"))}}
+	b := &Body{ReadCloser: flow, Name: Show(resp.Request.URL), from: Piece{url: Show(u), etag: strong(resp.Header.Get("ETag"))},
+		veiled: func(err error) error { return c.veiled(resp, err) }}
 	if goOn && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
 		if follows(resp, have, size) {
 			b.from.bytes = have.bytes
@@ -129,7 +134,7 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		err = state.Refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
 	}
 	if err != nil {
-		err = Failed(flowing, resp.Request.URL, err)
+		err = c.Unusable(flowing, resp, err)
 		b.Close()
 		return nil, err
 	}
@@ -156,6 +161,7 @@ func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http
 	maps.Copy(req.Header, header)
 	req.Header.Set("User-Agent", "machinemon-update")
 	req.Header.Set("Accept-Encoding", "identity")
+	last := u
 	hc := http.Client{Transport: c.transport, CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return fmt.Errorf("it was redirected more than %d times", maxRedirects)
@@ -166,14 +172,18 @@ func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http
 		if abroad(next) || slices.ContainsFunc(via, abroad) {
 			next.Header.Del("Authorization")
 		}
-		if err := secureHop(via[len(via)-1].URL, next.URL); err != nil {
+		if err := secureHop(last, next.URL); err != nil {
 			return err
 		}
-		return allow(next.URL)
+		if err := allow(next.URL); err != nil {
+			return err
+		}
+		last = next.URL
+		return nil
 	}}
 	resp, err := hc.Do(req)
 	if err != nil {
-		return nil, Failed(ctx, u, err)
+		return nil, c.unreached(ctx, u, last, err)
 	}
 	return resp, nil
 }
@@ -181,6 +191,8 @@ func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http
 // secureHop returns an error for a redirect that is never allowed.
 func secureHop(from, to *url.URL) error {
 	switch {
+	case strings.ContainsFunc(to.Host, func(r rune) bool { return r > unicode.MaxASCII }):
+		return state.Refused("it was redirected to an address whose host is not in ASCII")
 	case to.User != nil:
 		return state.Refused("it was redirected to an address with a user name")
 	case to.Scheme != "https" && to.Scheme != "http":

@@ -106,6 +106,9 @@ func (t *Transfer) pour(ctx context.Context, part *Partial) (from int64, err err
 	}
 	from = part.have.bytes
 	part.have.bytes, err = t.Receive(part.file, body, from, part.of.Size, part.name)
+	if _, sources := errors.AsType[*state.Failure](err); sources && body.veiled != nil {
+		err = body.veiled(err)
+	}
 	return from, err
 }
 

@@ -34,6 +34,8 @@ type Body struct {
 	io.ReadCloser
 	Name string // for messages
 	from Piece
+	// veiled makes the error for the record of one about the archive; nil for the same.
+	veiled func(error) error
 }
 
 // About says which archive is partly stored. It is the content of the file aboutName.
@@ -52,7 +54,7 @@ func (a About) Of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.S
 func ReadAbout(dir string) (a About, ok bool) {
 	data, err := durable.ReadFile(filepath.Join(dir, aboutName), 64<<10)
 	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
-	return a, ok
+	return a, ok && worthKeeping(dir)
 }
 
 var entityTag = regexp.MustCompile(`^(W/)?"[!#-~]+"$`)
@@ -174,7 +176,7 @@ func (p *Partial) Move(b *state.Bundle, name string) error {
 // incomplete archive that the next attempt may resume.
 func (p *Partial) Leave(end error) error {
 	p.file.Close()
-	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded {
+	if end == nil || p.lasting() && p.have.bytes > 0 && state.ResultOf(end) == state.ResultNotDownloaded && worthKeeping(p.dir) {
 		return nil
 	}
 	return Drop(p.dir)

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"io/fs"
-	"net/http"
 	"net/url"
 	"os"
 
@@ -19,10 +18,8 @@ import (
 // has a quarter of that.
 const maxRoots = 1 << 20
 
-// proxyOf returns the target's proxy, and ignores the environment. It bypasses the proxy
-// for loopback addresses, which would mean the proxy's own machine; plain http from
-// loopback is trusted.
-func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
+// proxyOf returns the target's proxy, or nil for none. It ignores the environment.
+func proxyOf(t *target.Target) (*url.URL, error) {
 	if t.Source.Proxy == "" {
 		return nil, nil
 	}
@@ -30,12 +27,7 @@ func proxyOf(t *target.Target) (func(*http.Request) (*url.URL, error), error) {
 	if err != nil {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.proxy is not valid", t.Name)
 	}
-	return func(r *http.Request) (*url.URL, error) {
-		if target.Loopback(r.URL.Hostname()) {
-			return nil, nil
-		}
-		return u, nil
-	}, nil
+	return u, nil
 }
 
 // rootsOf returns the certificates for the target's servers, or nil for the system's.
@@ -55,7 +47,7 @@ func rootsOf(t *target.Target) (*x509.CertPool, error) {
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w "+
-			"(hint: the user machinemon-fetch must be able to read it)", t.Name, durable.Cause(err))
+			"(hint: the group machinemon-fetch must be able to read it)", t.Name, durable.Cause(err))
 	}
 	if err != nil {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.ca_file: %w", t.Name, durable.Cause(err))

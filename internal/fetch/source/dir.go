@@ -205,7 +205,7 @@ func unreadable(path string, err error) error {
 	}
 	err = durable.Cause(err)
 	if errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w (the user machinemon-fetch must be able to read it)", err)
+		err = fmt.Errorf("%w (the group machinemon-fetch must be able to read it)", err)
 	}
 	return state.Fail(result, "cannot read %s: %w", path, err)
 }

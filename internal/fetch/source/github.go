@@ -116,7 +116,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		if resp.StatusCode == http.StatusNotFound {
 			err = state.NotDownloaded("%w (hint: is source.repo right, has it a release, and is it public, or source.token_file set?)", err)
 		}
-		return download.Failed(ctx, g.URL, err)
+		return g.Unusable(ctx, resp, err)
 	}
 	if g.ranged() {
 		g.release, err = g.highest(ctx, resp)
@@ -127,7 +127,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		return err // the answer was downloaded without error
 	}
 	if err != nil {
-		return download.Failed(ctx, g.URL, err)
+		return g.Unusable(ctx, resp, err)
 	}
 	if old, err := parsePublished(known.Body); err == nil {
 		g.release.remember(old)
@@ -179,7 +179,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 		}
 		resp.Body.Close()
 		if tag == "" {
-			return download.Failed(ctx, latest, errors.New("it does not lead to a release"))
+			return g.Unusable(ctx, resp, errors.New("it does not lead to a release"))
 		}
 	}
 	old, err := parsePublished(known.Body)

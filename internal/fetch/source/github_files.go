@@ -77,7 +77,7 @@ func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 		err = state.Refused("its sha256 is %s, the API says %.64s", manifest.Digest(b), a.sha256())
 	}
 	if err != nil {
-		return nil, download.Failed(ctx, resp.Request.URL, err)
+		return nil, g.Unusable(ctx, resp, err)
 	}
 	return b, nil
 }
@@ -108,7 +108,7 @@ func (g *github) size(ctx context.Context, name string) (int64, error) {
 		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
-		return 0, download.Failed(ctx, resp.Request.URL, err)
+		return 0, g.Unusable(ctx, resp, err)
 	}
 	return resp.ContentLength, nil
 }

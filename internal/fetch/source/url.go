@@ -41,7 +41,7 @@ func (d *direct) Manifest(ctx context.Context) ([]byte, string, error) {
 		err = errors.New("the server does not send its size")
 	}
 	if err != nil {
-		return nil, "", download.Failed(ctx, d.URL, err)
+		return nil, "", d.Unusable(ctx, resp, err)
 	}
 	file := path.Base(d.URL.Path)
 	if !manifest.ValidFile(file) {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,11 +56,11 @@ func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
 		return known.Body, name, nil
 	}
 	if err := download.Whole(resp); err != nil {
-		return nil, "", download.Failed(ctx, w.base, err)
+		return nil, "", w.Unusable(ctx, resp, err)
 	}
-	raw, err := readSmall(resp.Body, manifest.MaxSize)
+	raw, err := w.read(resp, manifest.MaxSize)
 	if err != nil {
-		return nil, "", download.Failed(ctx, w.base, err)
+		return nil, "", w.Unusable(ctx, resp, err)
 	}
 	return raw, name, w.cache.store(raw, resp.Header.Get("ETag"))
 }
@@ -81,14 +82,25 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 	w.base = resp.Request.URL
 	var body []byte
 	if err = download.Whole(resp); err == nil {
-		body, err = readSmall(resp.Body, most)
+		body, err = w.read(resp, most)
 	} else if _, busy := errors.AsType[*download.RateLimit](err); !busy && slices.Contains(absent, resp.StatusCode) {
 		err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	}
 	if err != nil {
-		return nil, download.Failed(ctx, w.base, err)
+		return nil, w.Unusable(ctx, resp, err)
 	}
 	return body, nil
+}
+
+// read reads a manifest or a file of a signed repository. From a server inside, to which
+// a redirect led, it returns nothing else: errors about the content of other pages would
+// show what is there.
+func (w *web) read(resp *http.Response, most int64) ([]byte, error) {
+	b, err := readSmall(resp.Body, most)
+	if err == nil && w.Inside(resp) && !json.Valid(b) {
+		err = state.Refused("it is not JSON")
+	}
+	return b, err
 }
 
 // absent are the statuses that mean that a file does not exist. Stores whose lists are not
