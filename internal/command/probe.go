@@ -33,7 +33,7 @@ type probeResult struct {
 	Passed     bool       `json:"passed"`
 	Unknown    bool       `json:"unknown,omitempty"`
 	Foreign    bool       `json:"foreign,omitempty"` // a program outside of the unit may answer
-	Detail     string     `json:"detail"` // the answer, or why the probe did not pass
+	Detail     string     `json:"detail"`            // the answer, or why the probe did not pass
 	Millis     int64      `json:"millis"`
 	LastPassed *time.Time `json:"last_passed,omitempty"` // nil if it never passed on this machine
 }

@@ -30,9 +30,9 @@ type Unit struct {
 	KillMode   string   // KillMode= of the loaded unit
 	// ControlGroup is the path of its control group; "" if it has none now.
 	ControlGroup string
-	Triggers   []string // sockets, timers and path units that start it
-	Fragment   string   // its unit file
-	DropIns    []string // in the order in which systemd reads them
+	Triggers     []string // sockets, timers and path units that start it
+	Fragment     string   // its unit file
+	DropIns      []string // in the order in which systemd reads them
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
 	// of the program that runs or is being started. It is zero if it never did.
 	Began  time.Duration
