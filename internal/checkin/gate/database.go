@@ -165,7 +165,7 @@ func (s *store) prepare(ctx context.Context, steps []string) error {
 
 // migrationLock is the number of PostgreSQL's advisory lock for migrations. It spells
 // "mm-gate" in ASCII, so that no other program is likely to use it.
-const migrationLock = 0x6d6d2d67617465
+const migrationLock int64 = 0x6d6d2d67617465
 
 // migrate executes those of steps that the database has not had, in one transaction.
 func (s *store) migrate(ctx context.Context, steps []string) error {
