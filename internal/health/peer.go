@@ -168,7 +168,7 @@ func (p peers) listens(ctx context.Context, pid int, uid uint32) (bool, error) {
 	switch {
 	case slices.Contains(pids, pid):
 		pids = []int{pid}
-	case pid <= 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH):
+	case !errors.Is(unix.Kill(pid, 0), unix.ESRCH): // also 0, of another PID namespace
 		return false, nil
 	}
 	// The program may have dropped root's rights after that.
