@@ -32,7 +32,8 @@ type probeResult struct {
 	Probe      string     `json:"probe"`
 	Passed     bool       `json:"passed"`
 	Unknown    bool       `json:"unknown,omitempty"`
-	Detail     string     `json:"detail"` // the answer, or why the probe did not pass
+	Foreign    bool       `json:"foreign,omitempty"` // a program outside of the unit may answer
+	Detail     string     `json:"detail"`            // the answer, or why the probe did not pass
 	Millis     int64      `json:"millis"`
 	LastPassed *time.Time `json:"last_passed,omitempty"` // nil if it never passed on this machine
 }
@@ -165,7 +166,7 @@ func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed 
 	for _, probe := range t.Health.Probes {
 		r := found[probe.Key()]
 		good = good && r.Passed
-		one := probeResult{Probe: probe.String(), Passed: r.Passed, Unknown: r.Unknown, Detail: r.Detail, Millis: r.Millis}
+		one := probeResult{Probe: probe.String(), Passed: r.Passed, Unknown: r.Unknown, Foreign: probe.Foreign, Detail: r.Detail, Millis: r.Millis}
 		if at := known[probe.Key()]; !at.IsZero() {
 			one.LastPassed = &at
 		}
@@ -203,7 +204,11 @@ func (p probed) text(admin string) string {
 		}
 		one := row{cells: []string{r.Probe, result, fmt.Sprintf("%d ms", r.Millis)}}
 		if result != state.NotTried {
-			one.note(r.Detail)
+			detail := r.Detail
+			if r.Passed && r.Foreign {
+				detail += ", by any program (foreign = true)"
+			}
+			one.note(detail)
 		}
 		switch {
 		case result == state.NotTried: // it says nothing about the probe, so there is no hint

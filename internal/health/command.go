@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -43,7 +42,7 @@ func versionProber(argv []string, version string, run runner) prober {
 		name:  "version_command " + argv[0],
 		limit: commandLimit,
 		once:  true,
-		try: func(ctx context.Context, _ systemd.Unit) error {
+		try: func(ctx context.Context, _ peers) error {
 			output, err := run(ctx, "")
 			if manifest.Mentions(output, version) {
 				return nil // some programs print their version and exit with status 1

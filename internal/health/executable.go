@@ -31,6 +31,7 @@ type executable struct {
 	Path   string       `json:"path"` // as /proc has it: with " (deleted)" after a file that is gone
 	Parent int          `json:"parent"`
 	Start  uint64       `json:"start"` // in the kernel's clock ticks
+	Users  []uint32     `json:"users"` // real, effective, saved, and of its files
 }
 
 // errVanished says that a process ended while it was read. If it was the main process,
@@ -49,6 +50,9 @@ func inspect(pid int) (e executable, err error) {
 	}
 	if err == nil {
 		e.Parent, e.Start, err = origin(pid)
+	}
+	if err == nil {
+		e.Users, err = users(pid)
 	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return e, errVanished
@@ -76,6 +80,24 @@ func origin(pid int) (parent int, start uint64, err error) {
 		start, err = strconv.ParseUint(fields[19], 10, 64)
 	}
 	return parent, start, err
+}
+
+// users reads the users of a process.
+func users(pid int) (uids []uint32, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, err
+	}
+	_, line, _ := strings.Cut(string(status), "\nUid:")
+	line, _, _ = strings.Cut(line, "\n")
+	for _, field := range strings.Fields(line) {
+		uid, err := strconv.ParseUint(field, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		uids = append(uids, uint32(uid))
+	}
+	return uids, nil
 }
 
 // inspection is the answer of the child.

@@ -187,7 +187,33 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 		}
 		return s, err
 	}
-	return watch(ctx, newTrial(p, start), look, m.Changes(), log.Status), nil
+	p.peers = peers{manager: m, inspect: g.inspect}
+	out := watch(ctx, newTrial(p, start), look, m.Changes(), log.Status)
+	if p.strict && out.finding == state.FindingBad && !out.standing {
+		err = p.contest(ctx, &out)
+	}
+	return out, err
+}
+
+// contest changes the finding on a program that did not stay up to "cannot tell" if
+// another program answers one of its probes: without its port a good program ends, too.
+func (p plan) contest(ctx context.Context, out *outcome) (err error) {
+	who := p.peers
+	if who.unit, err = who.manager.Unit(ctx, p.unit); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	for _, one := range p.probes {
+		if !one.owned || one.excused {
+			continue
+		}
+		if e, ok := errors.AsType[unowned](try(ctx, one, who, answerLimit)); ok && !e.unknown {
+			out.finding, out.reason = state.FindingUnsure, oneLine(out.reason+"; "+one.name+": "+e.Error())
+			return nil
+		}
+	}
+	return nil
 }
 
 // plan holds the parameters of a judgement.
@@ -196,6 +222,7 @@ type plan struct {
 	main            program
 	timeout, settle time.Duration
 	probes          []prober
+	peers           peers // that may answer the probes
 	// before says why the unit was not up before the swap; "" if it was.
 	before string
 	// strict marks the trial of a new release: restarts before it began count, too, and

@@ -251,7 +251,7 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 			t.Fatal(err)
 		}
 	}
-	text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\n[[health.probe]]\ntcp = %q\n", b.port)
+	text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\n[[health.probe]]\ntcp = %q\nforeign = true\n", b.port)
 	if err := os.WriteFile(filepath.Join(dir, "etc", "x.toml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestJudge(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.systemd, c.listens)
 			b.open(t, state.PhaseTrial, "")
-			key := target.Probe{TCP: b.port}.Key()
+			key := target.Probe{TCP: b.port, Foreign: true}.Key()
 			if c.passed {
 				j, err := b.tree.Journal("x")
 				if err != nil {
@@ -534,7 +534,7 @@ func TestWrongMain(t *testing.T) {
 func TestJudgeUnknownVersion(t *testing.T) {
 	for version, want := range map[string]state.Finding{"": state.FindingHealthy, "2": state.FindingBad} {
 		b := newBench(t, fake{unit: running(os.Getpid())}, true)
-		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\n", b.port)
+		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\nforeign = true\n", b.port)
 		if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -34,9 +32,10 @@ type prober struct {
 	limit   time.Duration
 	excused bool // it failed before the swap and never passed on this machine
 	once    bool // it need not be tried again after it has passed
+	owned   bool // only a socket of the unit may answer it
 	// try returns nil if the probe passes; otherwise the cause, in a few words and
-	// without the probe's name. u is the last state of the unit.
-	try func(ctx context.Context, u systemd.Unit) error
+	// without the probe's name.
+	try func(ctx context.Context, who peers) error
 }
 
 // noAnswer is the error of a try that gives no evidence for or against the program.
@@ -44,6 +43,17 @@ type noAnswer struct{ error }
 
 // notAsked is the error of a try that failed on our side: the program was not asked.
 type notAsked struct{ error }
+
+// judged returns the error in err that says more than that the try failed.
+func judged(err error) (error, bool) {
+	if e, ok := errors.AsType[noAnswer](err); ok {
+		return e, true
+	}
+	if e, ok := errors.AsType[notAsked](err); ok {
+		return e, true
+	}
+	return errors.AsType[unowned](err)
+}
 
 func probers(h target.Health, run runner) []prober {
 	var all []prober
@@ -55,17 +65,20 @@ func probers(h target.Health, run runner) []prober {
 			if p.ExpectBody != "" {
 				n.answer += ", with the expected text"
 			}
-			n.try = func(ctx context.Context, _ systemd.Unit) error { return get(ctx, p) }
+			n.owned = !p.Foreign
+			n.try = func(ctx context.Context, who peers) error { return get(ctx, p, who) }
 		case p.TCP != "":
-			n.try = func(ctx context.Context, _ systemd.Unit) error { return connect(ctx, "tcp", p.TCP) }
+			n.owned = !p.Foreign
+			n.try = func(ctx context.Context, who peers) error { return connect(ctx, "tcp", p.TCP, who.dialer(p.Foreign)) }
 		case p.Unix != "":
-			n.try = func(ctx context.Context, _ systemd.Unit) error { return connect(ctx, "unix", p.Unix) }
+			n.owned = !p.Foreign
+			n.try = func(ctx context.Context, who peers) error { return connect(ctx, "unix", p.Unix, who.dialer(p.Foreign)) }
 		case p.Journal != "":
 			n.limit, n.answer = commandLimit, "a line of this run contains it"
-			n.try = func(ctx context.Context, u systemd.Unit) error { return logged(ctx, u, p.Journal) }
+			n.try = func(ctx context.Context, who peers) error { return logged(ctx, who.unit, p.Journal) }
 		default:
 			n.limit, n.answer = commandLimit, "exited with status 0"
-			n.try = func(ctx context.Context, _ systemd.Unit) error {
+			n.try = func(ctx context.Context, _ peers) error {
 				_, err := run(ctx, n.key)
 				return err
 			}
@@ -75,9 +88,8 @@ func probers(h target.Health, run runner) []prober {
 	return all
 }
 
-func connect(ctx context.Context, network, address string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address)
+func connect(ctx context.Context, network, address string, dial dialing) error {
+	conn, err := dial(ctx, network, address)
 	if err != nil {
 		return plain(err)
 	}
@@ -85,23 +97,27 @@ func connect(ctx context.Context, network, address string) error {
 }
 
 // web makes a new connection for each request, uses no proxy, and follows no redirect.
-var web = http.Client{
-	Transport: &http.Transport{
-		DisableKeepAlives:      true,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+func web(dial dialing) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:            dial,
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 64 << 10,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
-func get(ctx context.Context, p target.Probe) error {
+func get(ctx context.Context, p target.Probe, who peers) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.HTTP, nil)
 	if err != nil {
 		return plain(err)
 	}
 	req.Header.Set("User-Agent", "machinemon-update health-gate")
-	resp, err := web.Do(req)
+	// The request may hold a secret, so the program is checked before it is sent.
+	resp, err := web(who.dialer(p.Foreign)).Do(req)
 	if err != nil {
 		return plain(err)
 	}
@@ -125,6 +141,9 @@ func get(ctx context.Context, p target.Probe) error {
 // plain removes from an error what the probe's name says already, and the URL, whose
 // query may be secret.
 func plain(err error) error {
+	if e, ok := judged(err); ok {
+		return e
+	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}

@@ -15,14 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // outcomeOf tries a probe once, as the loop does, and returns its error's text.
 func outcomeOf(p prober, limit time.Duration) string {
-	if err := try(context.Background(), p, systemd.Unit{}, limit); err != nil {
+	if err := try(context.Background(), p, peers{}, limit); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -85,6 +84,7 @@ func TestProbes(t *testing.T) {
 		{target.Probe{Unix: socket + "x"}, "no such file or directory"},
 		{target.Probe{Command: []string{"/bin/true"}}, ""},
 	} {
+		c.probe.Foreign = len(c.probe.Command) == 0 // TestPeers shows which programs may answer
 		p := probersOf(t, target.Health{Probes: []target.Probe{c.probe}})[0]
 		got := outcomeOf(p, 300*ms)
 		if strings.Contains(c.probe.HTTP, "/drips") {

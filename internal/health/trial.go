@@ -56,6 +56,7 @@ type probe struct {
 	dropped bool // it failed before the swap, too, and no longer counts
 	unknown bool // the last try gave no evidence for or against the program
 	unasked bool // the last try failed before it reached the program
+	unowned bool // the answer cannot be ascribed to the unit
 	detail  string
 	next    time.Time
 	began   time.Time     // when the last try began
@@ -132,7 +133,9 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 	}
 	_, p.unknown = errors.AsType[noAnswer](err)
 	_, p.unasked = errors.AsType[notAsked](err)
-	p.unknown = p.unknown || p.unasked
+	other, unowned := errors.AsType[unowned](err)
+	p.unowned = unowned
+	p.unknown = p.unknown || p.unasked || other.unknown
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
@@ -147,11 +150,15 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 }
 
 // unjudgeable returns why no trial of this unit could be judged: the unit is active but
-// no process of it runs the main file, or its processes cannot be read. A process that
-// runs an older file, which was replaced by hand, is no reason: the next restart ends it.
+// no process of it runs the main file, or its processes cannot be read, or the answer of a
+// probe cannot be ascribed to it. A process that runs an older file, which was replaced by
+// hand, is no reason: the next restart ends it.
 func (t *trial) unjudgeable() string {
 	if t.unreadable || t.stand == standingPending && t.last.foreign == t.why && !t.last.older {
 		return t.why
+	}
+	if p := t.contested(); p != nil && t.stand == standingUp {
+		return p.name + ": " + p.detail
 	}
 	return ""
 }
@@ -169,6 +176,10 @@ func (t *trial) advance(now time.Time) {
 		return
 	case t.failure != "":
 		if !now.Before(t.failureDue) {
+			if t.contested() != nil {
+				t.finish(state.FindingUnsure, t.failure)
+				return
+			}
 			t.blamed = t.failedProbe
 			t.finish(state.FindingBad, t.failure)
 		}
@@ -215,6 +226,18 @@ func (t *trial) ready(over bool) bool {
 	return true
 }
 
+// contested returns a probe that counts and whose answer cannot be ascribed to the unit;
+// nil if there is none. Such a trial is never bad for a probe: each local user may take
+// what the program needs.
+func (t *trial) contested() *probe {
+	for i := range t.probes {
+		if p := &t.probes[i]; p.unowned && !p.excused {
+			return p
+		}
+	}
+	return nil
+}
+
 // overdue ends a trial whose unit or probes were not healthy within the timeout.
 func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
@@ -223,6 +246,9 @@ func (t *trial) overdue() {
 		t.finish(state.FindingUnsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
 	case t.stand != standingUp:
 		t.finish(state.FindingBad, "not healthy"+within+": "+t.why)
+	}
+	if p := t.contested(); t.end == nil && p != nil {
+		t.finish(state.FindingUnsure, p.name+" did not pass"+within+": "+p.detail)
 	}
 	for _, p := range t.probes {
 		if t.end == nil && !p.passed && !p.excused {

@@ -59,8 +59,9 @@ var (
 	}()
 	asks = unit("activating", "auto-restart", 0).exited("exit-code", systemd.Exited, 75).asDeclared() // to be restarted
 
-	errRefused = errors.New("connection refused")
-	bash       = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
+	errRefused  = errors.New("connection refused")
+	errStranger = unowned{error: errors.New("another program answers")}
+	bash        = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
 )
 
 const none = 1<<32 - 1 // stands for no process
@@ -255,6 +256,25 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: time.Second, to: time.Second},
 		{name: "baseline: another restart", lenient: true, units: []seenAt{{0, up.restarted(4), nil}, {500 * ms, up.restarted(5), nil}}, settle: time.Second, fallen: true,
 			finding: state.FindingBad, reason: "systemd restarted it", from: 500 * ms, to: 500 * ms},
+		{name: "another program answers", units: steady, probes: map[string][]answers{"a": always(errStranger)},
+			finding: state.FindingUnsure, reason: "a did not pass within 30 s: another program answers", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "another program answers at first", units: steady, probes: map[string][]answers{"a": {{0, errStranger, false}, {2 * time.Second, nil, false}}},
+			finding: state.FindingHealthy, from: 7 * time.Second, to: 8100 * ms},
+		{name: "another program answers one probe, none the other", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errStranger)},
+			finding: state.FindingUnsure, reason: "b did not pass within 30 s: another program answers", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "another program answers in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errStranger, false}}},
+			finding: state.FindingUnsure, reason: "a failed 2 s into the settle time: another program answers", from: 2 * time.Second, to: 2700 * ms},
+		{name: "another program answers because it crashed", fallen: true,
+			units:   []seenAt{{0, up, nil}, {2030 * ms, unit("failed", "failed", 0).exited("signal", systemd.Killed, 11), nil}},
+			probes:  map[string][]answers{"a": {{0, nil, false}, {1990 * ms, errStranger, false}}},
+			finding: state.FindingBad, reason: "killed by SIGSEGV after 2 s", from: 2 * time.Second, to: 2100 * ms},
+		{name: "nothing tells which program answers", units: steady, probes: map[string][]answers{"a": always(unowned{errors.New("cannot find out"), true})},
+			finding: state.FindingUnsure, reason: "a did not pass within 30 s: cannot find out", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: another program answers", lenient: true, units: steady, probes: map[string][]answers{"a": always(errStranger)}, settle: time.Second,
+			finding: state.FindingUnsure, reason: "another program answers", unjudgeable: "a: another program answers", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: nothing tells which program answers", lenient: true, units: steady, settle: -1,
+			probes:  map[string][]answers{"a": always(unowned{errors.New("cannot find out"), true})},
+			finding: state.FindingHealthy, unjudgeable: "a: cannot find out", to: time.Second},
 		{name: "baseline: the other file is no worse than before", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, before: bash, settle: time.Second,
 			finding: state.FindingHealthy, from: time.Second, to: time.Second},
 	} {
@@ -274,11 +294,11 @@ func TestTrial(t *testing.T) {
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
 						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
-							try: func(ctx context.Context, _ systemd.Unit) error { return answer(ctx, script, time.Since(start)) }})
+							try: func(ctx context.Context, _ peers) error { return answer(ctx, script, time.Since(start)) }})
 					}
 				}
 				if c.version {
-					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context, systemd.Unit) error { return nil }})
+					p.probes = append(p.probes, prober{name: "version", limit: answerLimit, once: true, try: func(context.Context, peers) error { return nil }})
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
@@ -343,15 +363,15 @@ func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var at []time.Duration
-		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, systemd.Unit) error {
+		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, peers) error {
 			at = append(at, time.Since(start))
 			if time.Since(start) < 5*time.Second {
 				return errRefused
 			}
 			return nil
-		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context, systemd.Unit) error { return nil }}}}
+		}}, {name: "version", limit: time.Second, once: true, try: func(context.Context, peers) error { return nil }}}}
 		tried := 0
-		p.probes[1].try = func(context.Context, systemd.Unit) error { tried++; return nil }
+		p.probes[1].try = func(context.Context, peers) error { tried++; return nil }
 		var said []string
 		watch(t.Context(), newTrial(p, start), func(context.Context) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
 		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 // watch runs a trial to its end: it reads the unit's state at each event of systemd,
@@ -36,8 +34,9 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 	for t.end == nil {
 		now := time.Now()
 		for _, i := range t.startDue(now) {
-			p, u, limit := t.probes[i].prober, t.last.Unit, t.left(now, i)
-			tries.Go(func() { results <- result{i, try(ctx, p, u, limit)} })
+			p, who, limit := t.probes[i].prober, t.peers, t.left(now, i)
+			who.unit = t.last.Unit
+			tries.Go(func() { results <- result{i, try(ctx, p, who, limit)} })
 		}
 		if s := t.status(now); s != said {
 			say(s)
@@ -64,14 +63,11 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 }
 
 // try tries a probe once.
-func try(ctx context.Context, p prober, u systemd.Unit, limit time.Duration) error {
+func try(ctx context.Context, p prober, who peers, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := p.try(ctx, u)
-	if _, ok := errors.AsType[noAnswer](err); ok {
-		return err
-	}
-	if _, ok := errors.AsType[notAsked](err); ok {
+	err := p.try(ctx, who)
+	if _, ok := judged(err); ok {
 		return err
 	}
 	if err != nil && ctx.Err() != nil {

@@ -28,9 +28,11 @@ type Unit struct {
 	Dependents []string // units that Require= or BindTo= it; systemd stops them with it
 	Writable   []string // ReadWritePaths=
 	KillMode   string   // KillMode= of the loaded unit
-	Triggers   []string // sockets, timers and path units that start it
-	Fragment   string   // its unit file
-	DropIns    []string // in the order in which systemd reads them
+	// ControlGroup is the path of its control group; "" if it has none now.
+	ControlGroup string
+	Triggers     []string // sockets, timers and path units that start it
+	Fragment     string   // its unit file
+	DropIns      []string // in the order in which systemd reads them
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
 	// of the program that runs or is being started. It is zero if it never did.
 	Began  time.Duration
@@ -129,6 +131,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	}
 	u.Writable, _ = p["ReadWritePaths"].([]string)
 	u.KillMode, _ = p["KillMode"].(string)
+	u.ControlGroup, _ = p["ControlGroup"].(string)
 	u.Triggers, _ = p["TriggeredBy"].([]string)
 	u.Fragment, _ = p["FragmentPath"].(string)
 	u.DropIns, _ = p["DropInPaths"].([]string)

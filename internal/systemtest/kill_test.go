@@ -73,7 +73,7 @@ func (b *box) awaitUnpacking() {
 // TestKilledBaseline shows that without a baseline the trial goes on, under stricter rules.
 func TestKilledBaseline(t *testing.T) {
 	t.Parallel()
-	c := newChain(t, testdUnit, testdTarget+"[[health.probe]]\nhttp = \"http://"+releasesAt+"/ready\"\n")
+	c := newChain(t, testdUnit, testdTarget+"[[health.probe]]\nhttp = \"http://"+releasesAt+"/ready\"\nforeign = true # the test answers it\n")
 	c.ok(os.WriteFile(filepath.Join(c.dir, "ready"), nil, 0o644))
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	came := make(chan struct{})

@@ -62,7 +62,7 @@ func TestConfigErrors(t *testing.T) {
 		{`"a\nb" = 'x'`, `:1: "a\nb": is not a known key ` + top, ""},
 		{"%M[source]\n\nulr = 'x'", ":7: source.ulr: is not a known key " + source, ""},
 		{"source = { ulr = 'x' }", ":1: source.ulr: is not a known key " + source, ""},
-		{"%M[[health.probe]]\nhttp = 'http://x'\nport = 1", ":7: health.probe.port: is not a known key (allowed: http, expect_status, expect_body, tcp, unix, command, journal)", ""},
+		{"%M[[health.probe]]\nhttp = 'http://x'\nport = 1", ":7: health.probe.port: is not a known key (allowed: http, expect_status, expect_body, tcp, unix, foreign, command, journal)", ""},
 		{"%Mfile = 'x'", ":5: install.file: is not a known key (allowed: from, to, mode, owner, group, optional)", ""},
 		{strings.Repeat("k", 300) + " = 1", ":1: " + strings.Repeat("k", 100) + "…: is not a known key " + top, ""},
 
@@ -169,6 +169,8 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[[health.probe]]\njournal='" + strings.Repeat("ä", 201) + "'", ":6: health.probe.journal: must be text that a line of the unit's journal contains (allowed: 1 to 200 printable characters)", ""},
 		{"%M[[health.probe]]\njournal='x'\ntcp='x:1'", ":5: health.probe: " + oneKind, ""},
 		{"%M[[health.probe]]\njournal='x'\nexpect_body='y'", ":7: health.probe.expect_body: must be text that the answer contains (allowed: 1 to 1024 characters, only beside http)", ""},
+		{"%M[[health.probe]]\njournal='x'\nforeign=true", ":7: health.probe.foreign: must be a boolean (allowed: true, false; only beside http, tcp or unix)", ""},
+		{"%M[[health.probe]]\ntcp='x:1'\nforeign='yes'", ":7: health.probe.foreign: must be a boolean (allowed: true, false; only beside http, tcp or unix)", ""},
 		{"%M[[health.probe]]\ncommand=['ping']", ":6: health.probe.command: " + command, ""},
 		{"%M[[health.probe]]\ncommand=['/open/x']", ":6: health.probe.command: /open is writable by everyone", rootOnlyHint},
 

@@ -43,6 +43,10 @@ func (v *validation) probe(at string) Probe {
 			v.bad(at + beside)
 		}
 	}
+	if p.HTTP+p.TCP+p.Unix == "" && v.written(at+".foreign") {
+		v.bad(at + ".foreign")
+	}
+	p.Foreign = v.boolean(at + ".foreign")
 	if p.HTTP != "" {
 		p.ExpectStatus, p.ExpectBody = int(v.integer(at+".expect_status")), v.text(at+".expect_body")
 	}

@@ -86,6 +86,7 @@ var keys = []key{
 	{"health.probe.expect_body", textOf("text that the answer contains", "1 to 1024 characters, only beside http", bodyPart), nil, "Beside http: a text in the first MiB of the answer"},
 	{"health.probe.tcp", textOf("a host and a port", `"HOST:PORT"`, hostPort), nil, `"HOST:PORT" accepts a connection`},
 	{"health.probe.unix", textOf("an absolute path", pathAllowed, socketPath), nil, "The socket with this absolute path"},
+	{"health.probe.foreign", besideSocket, false, "Beside http, tcp, unix: whether a program outside of the unit may answer"},
 	{"health.probe.command", commandLine(1), nil, "The command exits with 0"},
 	{"health.probe.journal", textOf("text that a line of the unit's journal contains", "1 to 200 printable characters", onOneLine), nil, "A line that a process of the unit has logged since the unit was started last"},
 }

@@ -12,7 +12,7 @@ func TestKey(t *testing.T) {
 		{HTTP: "http://127.0.0.1:1/?token=2", ExpectStatus: 200},
 		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 204},
 		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, ExpectBody: "ok"},
-		{TCP: "/x"}, {Unix: "/x"}, {Command: []string{"/x"}}, {Command: []string{"/x", "a b"}}, {Command: []string{"/x", "a", "b"}},
+		{TCP: "/x"}, {TCP: "/x", Foreign: true}, {Unix: "/x"}, {Command: []string{"/x"}}, {Command: []string{"/x", "a b"}}, {Command: []string{"/x", "a", "b"}},
 	} {
 		if other, ok := seen[p.Key()]; ok {
 			t.Errorf("%#v and %#v have the same key", p, other)

@@ -210,6 +210,9 @@ type Probe struct {
 	Unix    string // socket to connect to
 	Command []string
 	Journal string // text in a line that the unit has logged since its latest start
+
+	// Foreign says that HTTP, TCP or Unix may be answered by a program outside of the unit.
+	Foreign bool
 }
 
 // String names the probe in reports, for example "tcp 127.0.0.1:8080". It omits a

@@ -90,6 +90,7 @@ const (
 
 var (
 	yesOrNo      = values{kind: kindBoolean, must: "a boolean", allowed: "true, false", valid: func(any) bool { return true }}
+	besideSocket = values{kind: kindBoolean, must: "a boolean", allowed: "true, false; only beside http, tcp or unix", valid: func(any) bool { return true }}
 	absolutePath = textOf("an absolute path", pathAllowed, cleanPath)
 	// For the root directory, the error of forbidden is clearer.
 	anyDirectory = textOf("an absolute path", pathAllowed, func(s string) bool { return s == "/" || cleanPath(s) })

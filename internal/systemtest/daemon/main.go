@@ -5,7 +5,8 @@
 //
 // A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and then sends
 // systemd READY=1. With $TESTD_TLS it serves the same there by https, with a certificate
-// that no authority has signed. With $TESTD_CHILD it first starts a program that outlives
+// that no authority has signed, and with $TESTD_SOCKET on that Unix socket. Sockets that
+// systemd opened (LISTEN_FDS) take the place of both. With $TESTD_CHILD it first starts a program that outlives
 // it, as a hypervisor's daemon starts virtual machines. It answers --version in each
 // behaviour.
 package main
@@ -25,6 +26,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -113,11 +115,7 @@ func run() error {
 			return err
 		}
 	}
-	address := os.Getenv("TESTD_ADDRESS")
-	if address == "" {
-		address = "127.0.0.1:9200"
-	}
-	l, err := net.Listen("tcp", address)
+	listeners, err := listen()
 	if err != nil {
 		return err
 	}
@@ -139,7 +137,47 @@ func run() error {
 			return err
 		}
 	}
-	return http.Serve(l, nil)
+	ended := make(chan error)
+	for _, l := range listeners {
+		go func() { ended <- http.Serve(l, nil) }()
+	}
+	return <-ended
+}
+
+// listen opens the sockets, or takes those that systemd has opened.
+func listen() (all []net.Listener, err error) {
+	if n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS")); n > 0 {
+		for i := range n {
+			l, err := net.FileListener(os.NewFile(uintptr(3+i), "socket")) // sd_listen_fds(3)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, l)
+		}
+		return all, nil
+	}
+	address := os.Getenv("TESTD_ADDRESS")
+	if address == "" {
+		address = "127.0.0.1:9200"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, l)
+	if path := os.Getenv("TESTD_SOCKET"); path != "" {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) { // of an earlier run
+			return nil, err
+		}
+		if l, err = net.Listen("unix", path); err != nil {
+			return nil, err
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
 }
 
 // serveTLS serves in the background.
