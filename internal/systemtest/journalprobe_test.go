@@ -80,7 +80,7 @@ func TestJournalProbeCannotRead(t *testing.T) {
 	}
 	c.step("no group", func() {
 		for _, u := range []string{"baseline", "health-gate"} {
-			c.writeFile("/etc/systemd/system/machinemon-"+u+"@.service.d/group.conf", "[Service]\nSupplementaryGroups=\n", 0o644)
+			c.writeFile("/etc/systemd/system/machinemon-"+u+"@.service.d/group.conf", "[Service]\nSupplementaryGroups=\nSupplementaryGroups=machinemon-gate\n", 0o644)
 		}
 		c.must("systemctl", "daemon-reload")
 		unreadable("1.1.0")

@@ -1,0 +1,65 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// strangerTarget is a target whose gate runs a program of an attacker.
+const strangerTarget = `unit = "systemd-journald.service"
+[[install]]
+from = "stranger"
+to = "/usr/local/bin/stranger"
+[health]
+main = ""
+[[health.probe]]
+command = ["/usr/local/bin/stranger"]
+`
+
+// stranger forges the reports on testd, and kills every process that it may, over and
+// over, also after its own gate has ended.
+const stranger = `#!/bin/sh
+attack() {
+	for file in report baseline; do
+		echo '{"format":1,"attempt":"'"$(cat /run/stranger-attempt)"'","finding":"bad","reason":"forged","probes":[]}' >/run/machinemon-update/gate/testd/$file.json
+	done
+	pid=2
+	while [ $pid -lt 2000 ]; do
+		[ $pid = $$ ] || kill -9 $pid
+		pid=$((pid + 1))
+	done
+}
+[ "$1" = again ] || exec setsid "$0" again
+while :; do attack; done >/dev/null 2>&1
+`
+
+// TestStrangers shows that a program of one target reaches neither the gate of another
+// one nor its report: during the trial of testd, the gate of another target runs a program
+// that attacks it, and leaves a child that goes on.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/usr/local/bin/stranger", stranger, 0o755)
+	c.writeFile("/etc/machinemon-update/targets.d/stranger.toml", strangerTarget, 0o644)
+	c.must("systemctl", "daemon-reload")
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	since := c.cursor()
+	p := c.startApply()
+	c.awaitEvent(since, inChain("health-gate starting")[0])
+	// Everybody may read the journal of a trial.
+	c.must("sh", "-c", `sed -n 's/.*"attempt": *"\([^"]*\)".*/\1/p' /var/lib/machinemon-update/swap/testd/journal.json >/run/stranger-attempt; test -s /run/stranger-attempt`)
+	if r := c.run("machinemon-update", "probe", "stranger"); r.Code != 1 {
+		t.Errorf("probe: %+v", r)
+	}
+	r, err := p.Wait(t.Context())
+	c.ok(err)
+	c.said(r, 0, "committed 1.1.0 (was 1.0.0)")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+	// What the program left behind ended with the gate that ran it.
+	if r := c.run("find", "/proc", "-maxdepth", "1", "-user", "mm-command-stranger"); r.Code != 0 || r.Stdout != "" {
+		t.Errorf("it left processes: %+v", r)
+	}
+}
