@@ -27,8 +27,8 @@ func narrow(unit, calls string) (lines string, err error) {
 		}
 		names, denied := strings.CutPrefix(value, "~")
 		for name := range strings.FieldsSeq(names) {
-			// Later systemd versions have more calls in these two sets, and they are denied as well.
-			known := denied && (name == "@privileged" || name == "@resources")
+			// Later systemd versions have more calls in these sets, and they are denied as well.
+			known := denied && slices.Contains([]string{"@privileged", "@resources", "@keyring"}, name)
 			if strings.ContainsAny(name, `@\`) && !known {
 				return "", fmt.Errorf("cannot translate %s of SystemCallFilter=%s", name, value)
 			}

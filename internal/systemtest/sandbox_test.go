@@ -142,9 +142,15 @@ func TestSandboxes(t *testing.T) {
 		}
 		var open, closed []string
 		for _, a := range slices.Sorted(maps.Keys(i.Attempts)) {
-			if i.Attempts[a] == "" { open = append(open, a) } else { closed = append(closed, a + "=" + i.Attempts[a]) }
+			if i.Attempts[a] == "" {
+				open = append(open, a)
+			} else {
+				closed = append(closed, a+"="+i.Attempts[a])
+			}
 		}
 		fmt.Fprintf(os.Stderr, "%s %d OPEN: %s\n", unit, i.UID, strings.Join(open, ", "))
-		if unit == control || os.Getenv("CLOSED") != "" { fmt.Fprintf(os.Stderr, "  CLOSED: %s\n", strings.Join(closed, ", ")) }
+		if unit == control || os.Getenv("CLOSED") != "" {
+			fmt.Fprintf(os.Stderr, "  CLOSED: %s\n", strings.Join(closed, ", "))
+		}
 	}
 }

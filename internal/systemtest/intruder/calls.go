@@ -32,15 +32,7 @@ func privileges(try tryer) {
 		}()
 		return <-done
 	})
-	try("a setuid file", func() error {
-		f, err := os.CreateTemp("", "")
-		if err != nil {
-			return err
-		}
-		defer os.Remove(f.Name())
-		defer f.Close()
-		return f.Chmod(0o755 | os.ModeSetuid)
-	})
+	try("a setuid file", setuid)
 	try("writable code", func() error {
 		m, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
 		if err != nil {
@@ -54,6 +46,24 @@ func privileges(try tryer) {
 		return err
 	})
 	try("a message queue", func() error { return queue(unix.O_RDONLY) })
+}
+
+// setuid makes a program that runs as this user, in one of the directories that some sandbox
+// can write.
+func setuid() (failed error) {
+	for _, dir := range append([]string{"/tmp", "/usr/local/bin"}, own...) {
+		f, err := os.CreateTemp(dir, "intruder-")
+		if err != nil {
+			failed = err
+			continue
+		}
+		err = errors.Join(f.Chmod(0o755|os.ModeSetuid), f.Close(), os.Remove(f.Name()))
+		if err == nil {
+			return nil
+		}
+		failed = err
+	}
+	return failed
 }
 
 func child(how *syscall.SysProcAttr) error {

@@ -109,7 +109,8 @@ func files(try tryer) {
 	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
 		try("the machine's "+dir, func() error { return read(dir + "/planted") })
 	}
-	for _, file := range []string{"/home/alice/planted", "/root/planted", "/etc/shadow"} {
+	try("fill temporary directories", fill)
+	for _, file := range []string{"/home/alice/planted", "/root/planted", "/etc/shadow", "/etc/machinemon-release/srv-download/online.pem"} {
 		try("read "+file, func() error { return read(file) })
 	}
 	try("read the journal", func() error {
@@ -133,6 +134,29 @@ func write(dir string) error {
 		return os.Remove(name)
 	}
 	return err
+}
+
+// fill writes so many files into temporary directories that they hurt the machine.
+func fill() error {
+	const most, size = 64 << 20, 512 << 10
+	var written int
+	var failed error
+	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
+		temp, err := os.MkdirTemp(dir, "intruder-")
+		for n := 0; err == nil && written < most; n++ {
+			if err = os.WriteFile(fmt.Sprintf("%s/%d", temp, n), make([]byte, size), 0o600); err == nil {
+				written += size
+			}
+		}
+		if temp != "" {
+			failed = errors.Join(failed, os.RemoveAll(temp))
+		}
+		failed = errors.Join(failed, err)
+	}
+	if written >= most {
+		return nil
+	}
+	return fmt.Errorf("only %d bytes fit: %w", written, failed)
 }
 
 func read(file string) error {
