@@ -113,6 +113,10 @@ func (h Hook) unprivileged() []dbus.Property {
 		property("ProtectControlGroups", true),
 		property("RestrictNamespaces", uint64(0)),
 		property("LockPersonality", true),
+		property("MemoryDenyWriteExecute", true),
+		property("SystemCallArchitectures", []string{"native"}),
+		property("SystemCallFilter", allowed{true, []string{"@system-service"}}),
+		property("SystemCallErrorNumber", int32(unix.ENOSYS)), // as in the units
 		property("InaccessiblePaths", []string{"-/tmp", "-/var/tmp", "-/dev/shm", "-/run/dbus", "-/run/systemd/private"}),
 		property("ReadOnlyPaths", []string{"/run"}),
 		property("UMask", uint32(0o077)),

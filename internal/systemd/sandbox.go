@@ -2,7 +2,9 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -92,7 +94,7 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	var r SandboxResult
 	failure := u.failure(sandboxTime)
 	out, err := os.ReadFile(t.Output)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // systemd may fail before it makes the file
 		return SandboxResult{}, err
 	}
 	r.Output = string(out[:min(len(out), sandboxOutput)])

@@ -51,7 +51,7 @@ func run(args []string) error {
 		}
 	}
 	if args[0] == "processes" {
-		processes(try, ", no capability")
+		processes(try, " (no capability)")
 		return json.NewEncoder(os.Stdout).Encode(r.Attempts)
 	}
 	files(try)

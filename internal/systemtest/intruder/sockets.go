@@ -12,7 +12,7 @@ import (
 func sockets(try tryer) {
 	for name, address := range map[string][2]string{
 		"AF_INET": {"tcp", "127.0.0.1:9300"}, "AF_INET6": {"tcp", "[::1]:9300"},
-		"AF_UNIX": {"unix", "/run/planted"}, "AF_UNIX, abstract": {"unix", "@planted"},
+		"AF_UNIX": {"unix", "/run/planted"}, "AF_UNIX (abstract)": {"unix", "@planted"},
 	} {
 		try(name, func() error {
 			c, err := net.DialTimeout(address[0], address[1], 3*time.Second)
@@ -22,14 +22,11 @@ func sockets(try tryer) {
 			return c.Close()
 		})
 	}
-	for name, family := range map[string]int{"AF_NETLINK": unix.AF_NETLINK, "AF_VSOCK": unix.AF_VSOCK, "AF_PACKET": unix.AF_PACKET, "AF_ALG": unix.AF_ALG} {
+	for name, family := range map[string]int{"AF_NETLINK": unix.AF_NETLINK, "AF_VSOCK": unix.AF_VSOCK, "AF_PACKET": unix.AF_PACKET} {
 		try(name, func() error {
 			kind := unix.SOCK_RAW
-			switch family {
-			case unix.AF_VSOCK:
+			if family == unix.AF_VSOCK {
 				kind = unix.SOCK_STREAM
-			case unix.AF_ALG:
-				kind = unix.SOCK_SEQPACKET
 			}
 			fd, err := unix.Socket(family, kind, 0)
 			if err != nil {
