@@ -15,9 +15,9 @@ import (
 
 // preflight starts the new program harmlessly before the swap: it runs version_command,
 // with the staged files over the installed ones, as the user of the target's commands,
-// without network, state or capabilities. It refuses the release only for what the sandbox cannot have
-// caused: the program cannot be executed, dies by a signal, or says that it is another
-// version.
+// without network, state or capabilities. It refuses the release only for what the sandbox
+// cannot have caused: the program cannot be executed, dies by a signal, or says that it is
+// another version.
 func (sw *swapping) preflight(ctx context.Context) error {
 	argv := sw.target.Health.VersionCommand
 	if len(argv) == 0 {
