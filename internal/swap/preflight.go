@@ -10,13 +10,14 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // preflight starts the new program harmlessly before the swap: it runs version_command,
-// with the staged files over the installed ones, as a temporary user, without network,
-// state or capabilities. It refuses the release only for what the sandbox cannot have
-// caused: the program cannot be executed, dies by a signal, or says that it is another
-// version.
+// with the staged files over the installed ones, as the user of the target's commands,
+// without network, state or capabilities. It refuses the release only for what the sandbox
+// cannot have caused: the program cannot be executed, dies by a signal, or says that it is
+// another version.
 func (sw *swapping) preflight(ctx context.Context) error {
 	argv := sw.target.Health.VersionCommand
 	if len(argv) == 0 {
@@ -25,6 +26,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 	trial := systemd.Sandbox{
 		Unit:   "machinemon-preflight@" + sw.name + ".service",
 		Argv:   argv,
+		User:   target.Account("command", sw.name),
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
 	}
 	for _, c := range sw.journal.Changes {

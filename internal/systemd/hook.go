@@ -19,8 +19,8 @@ type Hook struct {
 	Argv        []string
 	Env         []string // its whole environment, except for what systemd itself adds
 	Limit       time.Duration
-	// User is the user that runs it; "" is root. Another user has no capabilities and no
-	// network, and the groups as in [Unit].
+	// User is the user that runs it; "" is root, without a sandbox. Another user has no
+	// capabilities, no network and no temporary directories, and the groups as in [Unit].
 	User, Group string
 	Groups      []string
 	Bind        []Bind // of directories
@@ -105,6 +105,20 @@ func (h Hook) unprivileged() []dbus.Property {
 		property("CapabilityBoundingSet", uint64(0)),
 		property("NoNewPrivileges", true),
 		property("PrivateNetwork", true),
+		property("RestrictAddressFamilies", allowed{true, []string{"AF_UNIX"}}),
+		property("PrivateDevices", true),
+		property("PrivateIPC", true),
+		property("ProtectProc", "invisible"),
+		property("ProtectKernelTunables", true),
+		property("ProtectControlGroups", true),
+		property("RestrictNamespaces", uint64(0)),
+		property("LockPersonality", true),
+		property("MemoryDenyWriteExecute", true),
+		property("SystemCallArchitectures", []string{"native"}),
+		property("SystemCallFilter", allowed{true, []string{"@system-service"}}),
+		property("SystemCallErrorNumber", int32(unix.ENOSYS)), // as in the units
+		property("InaccessiblePaths", []string{"-/tmp", "-/var/tmp", "-/dev/shm", "-/run/dbus", "-/run/systemd/private"}),
+		property("ReadOnlyPaths", []string{"/run"}),
 		property("UMask", uint32(0o077)),
 	}
 	if h.Group != "" {
@@ -114,7 +128,11 @@ func (h Hook) unprivileged() []dbus.Property {
 		props = append(props, property("SupplementaryGroups", h.Groups))
 	}
 	if len(h.Bind) > 0 {
-		props = append(props, property("BindPaths", h.Bind))
+		var writable []string
+		for _, b := range h.Bind {
+			writable = append(writable, b.To)
+		}
+		props = append(props, property("BindPaths", h.Bind), property("ReadWritePaths", writable))
 	}
 	return props
 }

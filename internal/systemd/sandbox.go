@@ -2,6 +2,9 @@ package systemd
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 type Sandbox struct {
 	Unit   string
 	Argv   []string
+	User   string
 	Over   []Bind // of files
 	Output string // a file for its output; Try makes and removes it
 }
@@ -29,11 +33,17 @@ type SandboxResult struct {
 const (
 	sandboxTime   = 20 * time.Second // for a program to print its version
 	sandboxOutput = 64 << 10         // bytes of the output that are read
+	sandboxMemory = 1 << 30          // bytes, of which its files are a part
 )
 
-// Try runs a program in a sandbox: a dynamic user, no network, no capabilities, no
-// devices, a read-only file system and a time limit. It has no
-// MemoryDenyWriteExecute=, since runtimes with a compiler need such memory.
+// Try runs a program in a sandbox: without network, capabilities, devices and the sockets
+// of other services, with a limit of time and of memory, and with nothing to write but a
+// few small files that end with it. It has no MemoryDenyWriteExecute= and no
+// SystemCallFilter=, since runtimes with a compiler may need what these refuse. An error
+// is no fault of the program.
+//
+// The user is no dynamic one: that would bring PrivateTmp=, in which the program could
+// fill the disk.
 func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, sandboxTime+10*time.Second)
 	defer cancel()
@@ -42,8 +52,17 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		dbus.PropDescription("Pre-flight of a new release"),
 		property("StandardOutputFileToTruncate", t.Output),
 		property("StandardErrorFileToTruncate", t.Output),
-		property("Environment", []string{"LANG=C.UTF-8"}),
-		property("DynamicUser", true),
+		// Some programs unpack themselves into /tmp, or into their home directory.
+		property("Environment", []string{"LANG=C.UTF-8", "HOME=/tmp"}),
+		property("User", t.User),
+		property("NoNewPrivileges", true),
+		property("RestrictSUIDSGID", true),
+		property("ProtectSystem", "strict"),
+		property("TemporaryFileSystem", []temporary{
+			{"/tmp", small}, {"/var/tmp", small}, {"/dev/shm", small},
+			{"/run", "ro"}, // where services have their sockets
+		}),
+		property("PrivateIPC", true),
 		property("PrivateNetwork", true),
 		property("PrivateDevices", true),
 		property("PrivateUsers", true),
@@ -53,7 +72,12 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("ProtectControlGroups", true),
 		property("RestrictNamespaces", uint64(0)),
 		property("CapabilityBoundingSet", uint64(0)),
-		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update", "-/run/machinemon-update", "-/run/systemd/private", "-/run/dbus"}),
+		property("KeyringMode", "private"),
+		// Without AF_VSOCK, which reaches the hypervisor even without a network.
+		property("RestrictAddressFamilies", allowed{true, []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}}),
+		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update"}),
+		property("MemoryMax", uint64(sandboxMemory)),
+		property("MemorySwapMax", uint64(0)),
 		property("LimitFSIZE", uint64(1<<20)), // of its output; more ends it by a signal
 		property("LimitCORE", uint64(0)),
 		property("KillSignal", int32(unix.SIGKILL)), // it has nothing to clean up
@@ -69,18 +93,39 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	}
 	var r SandboxResult
 	failure := u.failure(sandboxTime)
+	out, err := os.ReadFile(t.Output)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // systemd may fail before it makes the file
+		return SandboxResult{}, err
+	}
+	r.Output = string(out[:min(len(out), sandboxOutput)])
 	switch {
+	case u.Result == "oom-kill": // perhaps because of the machine's other programs
+		return r, fmt.Errorf("it was out of memory (it may use %d MiB)", sandboxMemory>>20)
 	case u.Result == "timeout", u.ExecCode == Killed, u.ExecCode == Dumped:
 		r.Signal, r.Detail = true, failure.Error()
 	case u.ExecCode == Exited && u.ExecValue == ExecFailed:
 		r.Exec, r.Detail = true, "the kernel refuses it (wrong format or architecture?)"
 	case u.ExecCode != Exited:
 		return r, failure
+	case u.ExecValue >= setupFailed && r.Output == "":
+		return r, fmt.Errorf("systemd cannot make its sandbox: %w", failure)
 	}
-	out, err := os.ReadFile(t.Output)
-	if err != nil {
-		return r, err
-	}
-	r.Output = string(out[:min(len(out), sandboxOutput)])
 	return r, nil
 }
+
+// setupFailed is the first of the exit statuses of systemd itself, when it cannot execute a
+// program as its unit says (systemd.exec(5)).
+const setupFailed = 200
+
+// small are the options of a temporary file system that every user may write.
+const small = "mode=1777,size=16M,nr_inodes=1024"
+
+// temporary is an element of TemporaryFileSystem=, and allowed is a list such as
+// RestrictAddressFamilies= (org.freedesktop.systemd1(5)).
+type (
+	temporary struct{ Path, Options string }
+	allowed   struct {
+		Allow bool
+		Names []string
+	}
+)

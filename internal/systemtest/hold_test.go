@@ -55,7 +55,7 @@ func (b *box) holdable() {
 	b.t.Helper()
 	for name, content := range map[string]string{
 		"machinemon-verify@testd.service.d/hold.conf":    "[Service]\nExecStartPre=" + atVerify.waits() + "\n",
-		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atPreflight.waits() + "\n",
+		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=+" + atPreflight.waits() + "\n", // its sandbox hides /run
 		"machinemon-data@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atData.waits() +
 			"\nExecStartPost=" + atDataDone.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +

@@ -39,7 +39,7 @@ var (
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "--version" {
-		if behaviour == "version-lies" {
+		if behaviour == "version-lies" || behaviour == "fills-tmp" && filled() > 64<<20 {
 			version = "0.0.0-lie"
 		}
 		name := filepath.Base(os.Args[0])
@@ -55,10 +55,24 @@ func main() {
 	}
 }
 
+// filled fills the temporary directories, up to a limit, and returns how many bytes fit.
+func filled() (bytes int) {
+	const most, size = 256 << 20, 1 << 19
+	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
+		for n := 0; bytes < most; n++ {
+			if err := os.WriteFile(fmt.Sprintf("%s/fill-%d", dir, n), make([]byte, size), 0o600); err != nil {
+				break
+			}
+			bytes += size
+		}
+	}
+	return bytes
+}
+
 func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
-	case "good", "version-lies":
+	case "good", "version-lies", "fills-tmp": // the last fills all temporary directories when it is asked for its version
 	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")

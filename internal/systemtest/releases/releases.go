@@ -39,6 +39,9 @@ func (d Database) Build(ctx context.Context) ([]byte, error) {
 	return buildProgram(ctx, "dbd", Daemon(d))
 }
 
+// Intruder builds package intruder and returns it.
+func Intruder(ctx context.Context) ([]byte, error) { return buildProgram(ctx, "intruder", Daemon{}) }
+
 func buildProgram(ctx context.Context, program string, d Daemon) ([]byte, error) {
 	temp, err := os.CreateTemp("", "testd-")
 	if err != nil {
