@@ -99,7 +99,8 @@ func TestPermissions(t *testing.T) {
 }
 
 // TestNothingIsResident shows that after an attempt no process of the packages is left,
-// and no active unit except the path units and those that made the accounts.
+// and no active unit except the path units and those that made the accounts or listen
+// for the gate.
 func TestNothingIsResident(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -108,7 +109,7 @@ func TestNothingIsResident(t *testing.T) {
 		c.publish(c.dir, d)
 		c.run("machinemon-update", "apply", "testd")
 		for line := range strings.Lines(c.must("systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading", "machinemon-*")) {
-			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") && !strings.HasPrefix(unit, "machinemon-accounts@") {
+			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") && !strings.HasPrefix(unit, "machinemon-accounts@") && !strings.HasPrefix(unit, "machinemon-command@") {
 				t.Errorf("after %s: %s", d.Version, line)
 			}
 		}
