@@ -290,7 +290,7 @@ func TestFull(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b, m, s := deltaBench(t)
 			// A target file may not name a file in /tmp.
-			const installed = "/etc/passwd"
+			const installed = "/etc/hosts"
 			from, err := durable.FileSHA256(installed)
 			must(t, err)
 			edit(m, func(p *manifest.Platform) { p.Deltas[1].FromSHA256 = from })

@@ -106,7 +106,7 @@ func (s *Swapper) forOwner(ctx context.Context, j *state.Journal, verb, dir stri
 		argv = append(argv, filepath.Join(state.SnapshotMount, filepath.Base(c.Backup)), c.To)
 	}
 	if err := s.asOwner(ctx, j, dir, snapshotMost, argv); err != nil {
-		return fmt.Errorf("%s of the data of user %s: %w (hint: journalctl -u %s)", verb, j.Owner.User, err, dataOf(j.Target))
+		return fmt.Errorf("%s of the data of user %s: %w (hint: journalctl -u %s)", verb, j.Owner.User, err, ownersUnit(verb, j.Target))
 	}
 	return nil
 }

@@ -254,10 +254,11 @@ func whole(c state.Change) error {
 }
 
 // asOwner runs a verb of package snapshot as the unit's user, in a unit of its own that
-// sees the directory of the backups.
+// sees the directory of the backups. The unit that copies data has another name than the
+// one that only keeps space for them.
 func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, bytes int64, verb []string) error {
 	h := systemd.Hook{
-		Unit:        dataOf(j.Target),
+		Unit:        ownersUnit(verb[0], j.Target),
 		Description: "The data of " + j.Target + ", before an update of it or after",
 		Argv:        append([]string{program}, verb...),
 		Limit:       hookTime + dataTime(bytes),
@@ -273,3 +274,10 @@ func (s *Swapper) asOwner(ctx context.Context, j *state.Journal, dir string, byt
 const program = "/usr/lib/machinemon-update/swapper"
 
 func dataOf(name string) string { return unitOf("data", name) }
+
+func ownersUnit(verb, name string) string {
+	if verb == "snapshot-reserve" || verb == "snapshot-release" {
+		return unitOf("space", name)
+	}
+	return dataOf(name)
+}

@@ -158,6 +158,7 @@ func TestSnapshotSQLite(t *testing.T) {
 		c.t.Helper()
 		return c.must("sh", "-ec", "find /etc/roots /etc/shadow -printf '%p %y %m %U:%G %T@ %s\n'; sha256sum /etc/shadow; cat /etc/roots/*")
 	}
+	c.must("systemctl", "start", "machinemon-accounts@testd.service") // it changes /etc/shadow
 	was := roots()
 	restored := func(runs releases.Database) {
 		c.t.Helper()

@@ -100,7 +100,7 @@ func TestDiskFullForState(t *testing.T) {
 			apply := c.startApply()
 			c.awaitEvent(since, inChain("verify starting")[0])
 			// The disk has room for content, but not for names.
-			c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm 1 2")
+			c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm 1 2 3")
 			c.letGo(atVerify)
 			return apply
 		}, []string{"cannot unpack testd-1.1.0", none}},

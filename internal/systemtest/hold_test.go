@@ -54,8 +54,9 @@ var heldUnit = strings.Replace(testdUnit, "[Service]\n", "[Service]\nExecStartPr
 func (b *box) holdable() {
 	b.t.Helper()
 	for name, content := range map[string]string{
-		"machinemon-verify@testd.service.d/hold.conf":    "[Service]\nExecStartPre=" + atVerify.waits() + "\n",
-		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nExecStartPre=+" + atPreflight.waits() + "\n", // its sandbox hides /run
+		"machinemon-verify@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atVerify.waits() + "\n",
+		"machinemon-preflight@testd.service.d/hold.conf": "[Service]\nBindReadOnlyPaths=/run:/mnt\nExecStartPre=" + // its sandbox hides /run
+			strings.Replace(atPreflight.waits(), "/run/", "/mnt/", 1) + "\n",
 		"machinemon-data@testd.service.d/hold.conf": "[Service]\nExecStartPre=" + atData.waits() +
 			"\nExecStartPost=" + atDataDone.waits() + "\n",
 		"hold-arming.service": "[Unit]\nBefore=machinemon-deadline@testd.timer\n" +

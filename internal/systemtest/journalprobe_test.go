@@ -41,7 +41,7 @@ func (c *chain) before() (probes []struct {
 			Passed, Unknown bool
 		}
 	}
-	c.ok(json.Unmarshal([]byte(c.readFile("/run/machinemon-update/gate/testd/baseline.json")), &b))
+	c.ok(json.Unmarshal([]byte(c.readFile("/run/machinemon-update/baseline/testd.json")), &b))
 	return b.Probes
 }
 
