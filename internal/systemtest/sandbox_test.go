@@ -135,6 +135,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 		"write /var/lib/machinemon-update, write /var/lib/machinemon-update/checkin, write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready, " +
 		"write /var/lib/machinemon-update/fetch/other, write /var/lib/machinemon-update/fetch/other/ready, write /var/lib/machinemon-update/verify/testd, write /var/lib/machinemon-update/verify/other, " +
 		"write /var/lib/machinemon-update/swap/testd, write /var/lib/machinemon-update/swap/other", "the journal alone says what they restore, whatever the configuration says by then"},
+	{"rollback deadline update-recover", "write /dev", "PrivateDevices= needs space in /tmp, and a release may have filled the disk; DevicePolicy= closes the devices"},
 	{"directive", "write /run/machinemon-update/directive/testd, write /run/machinemon-update/directive/other", "what it discards; the relay's links must not be followed, so one directory is not enough"},
 	{"update", "write /run/machinemon-update/lock", "the operator's lock"},
 	{"release-refresh", "write /srv/download", "the directory that it signs"},
