@@ -51,34 +51,48 @@ func (s *Swapper) handOver(name string) error {
 		return fmt.Errorf("cannot use the account of %s: %w", name, err)
 	}
 	dir := s.Tree.Dir(state.RoleFetch, name)
+	if err := giveTree(dir, uid, gid); err != nil {
+		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
+	}
+	return nil
+}
+
+// giveTree gives a directory and what its owner has in it to another owner. Other users'
+// files are left alone: the old owner may have made hard links to them.
+func giveTree(dir string, uid, gid int) error {
 	i, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && i.Sys().(*syscall.Stat_t).Uid == uint32(uid) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && uidOf(i) == uid {
 		return nil
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
+		return err
 	}
 	defer root.Close()
-	// The directory itself comes last, so that a run that was killed is repeated.
-	paths := []string{}
-	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
-		if err == nil && strings.Count(path, "/") > deepest {
+	var paths []string
+	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if strings.Count(path, "/") > deepest {
 			return fs.SkipDir // foreign, so begin removes it
 		}
-		paths = append(paths, path)
+		info, err := e.Info()
+		if err == nil && uidOf(info) == uidOf(i) {
+			paths = append(paths, path)
+		}
 		return err
 	})
+	// The directory itself comes last, so that a run that was killed is repeated.
 	for _, path := range slices.Backward(paths) {
 		if err == nil {
 			err = root.Lchown(path, uid, gid)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
-	}
-	return nil
+	return err
 }
+
+func uidOf(i fs.FileInfo) int { return int(i.Sys().(*syscall.Stat_t).Uid) }
 
 // account returns a line of sysusers.d(5).
 func account(step, name, does string) string {
