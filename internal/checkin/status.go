@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // MaxStatus is the greatest length of a status line in bytes, without its newline:
@@ -35,6 +37,7 @@ type Status struct {
 }
 
 // Line returns the status as one line of at most MaxStatus bytes, by shortening Reason.
+// A text may come from a release or its server, so none may control a terminal.
 func (s Status) Line() string {
 	for {
 		var b bytes.Buffer
@@ -43,7 +46,7 @@ func (s Status) Line() string {
 		if err := e.Encode(s); err != nil {
 			return mark + "{}" // JSON cannot express a Time after the year 9999
 		}
-		line := mark + strings.TrimSuffix(b.String(), "\n")
+		line := mark + state.EscapeJSON(strings.TrimSuffix(b.String(), "\n"))
 		over := len(line) - MaxStatus
 		if over <= 0 || s.Reason == "" {
 			return line

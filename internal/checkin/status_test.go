@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -77,6 +78,16 @@ func TestParseStatusRefuses(t *testing.T) {
 	} {
 		if s, ok := ParseStatus(output); ok {
 			t.Errorf("%q is read as %+v", output, s)
+		}
+	}
+}
+
+func TestStatusLineControlsNoTerminal(t *testing.T) {
+	const hostile = "1.9\u009b31m\u202egnp"
+	line := Status{Target: "agent", Installed: hostile, Available: hostile, Result: hostile, Version: hostile, Rejected: hostile, Reason: hostile}.Line()
+	for _, r := range line {
+		if !unicode.IsPrint(r) {
+			t.Fatalf("%U in %q", r, line)
 		}
 	}
 }

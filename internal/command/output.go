@@ -6,8 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf16"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -23,7 +21,7 @@ func (a *app) print(v any, text string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.out, escape(string(data)))
+	_, err = fmt.Fprintln(a.out, state.EscapeJSON(string(data)))
 	return err
 }
 
@@ -32,24 +30,6 @@ func (a *app) warnAbout(name, warning string) {
 	if warning != "" {
 		fmt.Fprintf(a.err, "%s: warning: %s\n", name, state.Printable(warning))
 	}
-}
-
-// escape escapes the characters that encoding/json leaves as they are although a terminal
-// may obey them, such as U+009B. JSON has such characters only in strings.
-func escape(doc string) string {
-	var b strings.Builder
-	for _, r := range doc {
-		switch {
-		case r == '\n' || unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String()
 }
 
 // row is a row of a table, with notes on separate lines below: they would not fit beside

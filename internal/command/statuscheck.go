@@ -33,12 +33,12 @@ func (a *app) statusCheck(args []string) error {
 	}
 	last = provenOr(last, &s)
 	if last != nil {
-		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, state.Printable(told(*last))
+		said.Result, said.Version, said.Time, said.Reason = string(last.Result), last.Version, &last.Time, told(*last)
 	}
 	a.exit = 0
 	if s.Error != "" {
 		// Regardless of the last attempt, the next one will fail.
-		said.Result, said.Reason, a.exit = string(state.ResultMisconfigured), state.Printable(s.Error), 1
+		said.Result, said.Reason, a.exit = string(state.ResultMisconfigured), s.Error, 1
 	} else if last != nil && last.Result.Alarming() {
 		a.exit = 1
 	}

@@ -48,6 +48,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 
 	"golang.org/x/sys/unix"
 
@@ -212,4 +213,23 @@ func Printable(s string) string {
 		}
 		return r
 	}, strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\n", "; "))
+}
+
+// EscapeJSON escapes the characters of a JSON document that encoding/json leaves as they
+// are although a terminal may obey them, such as U+009B. JSON has such characters only in
+// strings.
+func EscapeJSON(doc string) string {
+	var b strings.Builder
+	for _, r := range doc {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
