@@ -84,7 +84,7 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 		return err
 	}
 	k := policy.Known{Rules: t.Rules(), Status: *st, History: history, Now: time.Now(), Release: offered(fs),
-		Order:   state.Order{Origin: state.OriginSchedule, Verb: state.VerbApply, Installed: s.Installed, Doubt: doubt(t, fs.Offer)},
+		Order:   state.Order{Origin: state.OriginSchedule, Verb: state.VerbApply, Installed: s.Installed, Missing: installed.Missing(t), Doubt: doubt(t, fs.Offer)},
 		Changed: st.Installed != nil && !installed.Unchanged(st.Installed)}
 	if s.Installed == state.Unknown {
 		k.Order.Installed = ""

@@ -31,6 +31,17 @@ func Version(ctx context.Context, t *target.Target, st state.Status) string {
 	return askVersion(ctx, t)
 }
 
+// Missing returns the first file that every release of the target installs and that is not
+// there, or "". A file whose directory this process may not look at counts as there.
+func Missing(t *target.Target) string {
+	for _, i := range t.Install {
+		if _, err := os.Lstat(i.To); errors.Is(err, fs.ErrNotExist) && !i.Optional && !i.Listed {
+			return i.To
+		}
+	}
+	return ""
+}
+
 // Unchanged reports whether the files of a release are on disk as the release left them.
 func Unchanged(r *state.Release) bool {
 	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, changed)

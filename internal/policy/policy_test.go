@@ -37,6 +37,7 @@ func reject(k *Known) {
 }
 func lower(k *Known) { k.Release.Version, k.Release.Sequence = "0.9.0", 1 }
 func same(k *Known)  { k.Release.Version, k.Release.Sequence = "v1.0.0", 1 }
+func miss(k *Known)  { k.Order.Missing = "/usr/local/bin/agentctl" }
 
 // failed adds an attempt that failed at a manifest; "": no manifest was fetched.
 func failed(manifest string) func(*Known) {
@@ -57,6 +58,7 @@ func TestDecide(t *testing.T) {
 		want  Decision
 	}{
 		{name: "nothing is against it"},
+		{"the same version, with a file missing", []func(*Known){same, miss}, Decision{}},
 		{"a rollback", []func(*Known){goBack, lower, manual}, Decision{}},
 		{"only a check", []func(*Known){check}, available},
 		{"a person's check of a lower one", []func(*Known){operator, check, lower}, Decision{RuleOnlyCheck, state.ResultAvailable, "0.9.0 is lower than the installed 1.0.0", "", nil}},

@@ -70,7 +70,7 @@ func disabled(k Known) (Decision, bool) {
 
 func current(k Known) (Decision, bool) {
 	same := k.Order.Installed != "" && manifest.SameVersion(k.Release.Version, k.Order.Installed)
-	return Decision{Result: state.ResultCurrent}, same && !k.Release.Staged && !rebuilt(k)
+	return Decision{Result: state.ResultCurrent}, same && k.Order.Missing == "" && !k.Release.Staged && !rebuilt(k)
 }
 
 // rebuilt reports whether the publisher has published other bytes, with a higher

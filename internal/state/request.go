@@ -117,6 +117,9 @@ type Order struct {
 	URL       string    `json:"url,omitempty"`
 	SHA256    string    `json:"sha256,omitempty"`
 	Installed string    `json:"installed"` // the version found on the machine; "" if unknown
+	// Missing is a file of the target that is not there, such as one whose path the target
+	// file has changed; "" if all are there. The installed version is then incomplete.
+	Missing string `json:"missing,omitempty"`
 	// Booted says that the machine has just booted and its network may not be up yet, so a
 	// failed download is tried again in a minute.
 	Booted bool `json:"booted,omitempty"`

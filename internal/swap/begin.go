@@ -227,7 +227,7 @@ func (b *beginning) askUptime(ctx context.Context) error {
 
 // writeOrder finds out what is installed, and writes the order.
 func (b *beginning) writeOrder(ctx context.Context) (err error) {
-	b.order.Installed = installed.Version(ctx, b.target, b.status)
+	b.order.Installed, b.order.Missing = installed.Version(ctx, b.target, b.status), installed.Missing(b.target)
 	if b.order.MainID, err = state.MainID(b.target.Health.Main); err != nil {
 		b.logf("%s: %v", b.name, err) // the gate may be able to find out itself
 	}
