@@ -20,6 +20,27 @@ var forbiddenDirs = []string{
 	"/usr/lib/machinemon-update", "/var/lib/machinemon-update", "/etc/machinemon-update",
 }
 
+// systemOwn are the files, and the directories with all files below, that decide which
+// users there are, what they may do, and how the system starts and gets its packages. An
+// update could lock everybody out with them, and a rollback would undo what happened to
+// them meanwhile, such as a new password.
+var systemOwn = []string{
+	"/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-", "/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-",
+	"/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/sudoers", "/etc/sudoers.d", "/etc/doas.conf", "/etc/polkit-1",
+	"/etc/pam.conf", "/etc/pam.d", "/etc/security", "/etc/login.defs", "/etc/shells", "/etc/nsswitch.conf", "/etc/ssh", "/etc/krb5.keytab",
+	"/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache", "/etc/fstab", "/etc/crypttab", "/etc/machine-id", "/boot",
+	"/etc/apt", "/etc/dpkg", "/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/etc/systemd/system.conf", "/etc/systemd/journald.conf",
+	"/usr/lib/systemd/systemd", "/usr/lib/systemd/system-generators", "/etc/systemd/system-generators",
+	"/usr/bin/machinemon-update", "/usr/bin/machinemon-release",
+}
+
+// ownName reports whether an element of a path below a directory of systemd is a unit of
+// machinemon-update, or the directory of such a unit's drop-ins.
+func ownName(element string) bool {
+	element = strings.TrimSuffix(element, ".d")
+	return ownUnit.MatchString(strings.TrimSuffix(element, filepath.Ext(element)) + ".service")
+}
+
 // backupDir is the directory beside each destination in which the swapper keeps backups
 // and temporary files.
 const backupDir = ".machinemon-update"
@@ -31,13 +52,18 @@ func forbidden(path string) string {
 			return dir
 		}
 	}
+	for _, own := range systemOwn {
+		if within(path, own) {
+			return own + ", which belongs to the system itself"
+		}
+	}
 	if filepath.Dir(path) == "/" {
 		return "/ itself"
 	}
 	if slices.Contains(strings.Split(path, "/"), backupDir) {
 		return backupDir
 	}
-	if unit := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) + ".service"; ownUnit.MatchString(unit) && strings.Contains(path, "/systemd/") {
+	if _, below, ok := strings.Cut(path, "/systemd/"); ok && slices.ContainsFunc(strings.Split(below, "/"), ownName) {
 		return "the units of machinemon-update"
 	}
 	return ""

@@ -267,7 +267,15 @@ func TestDestinationNames(t *testing.T) {
 		{row("/etc/systemd/system/machinemon-swap@.service"), "must not be in the units of machinemon-update"},
 		{row("/etc/systemd/system/machinemon-fetch@.timer"), "must not be in the units of machinemon-update"},
 		{row("/etc/systemd/system/machinemon-fetch-full@.service"), "must not be in the units of machinemon-update"},
+		{row("/etc/systemd/system/machinemon-swap@.service.d/x.conf"), "must not be in the units of machinemon-update"},
 		{row("/etc/systemd/system/machinemon-client.service"), ""},
+		{row("/etc/shadow"), "must not be in /etc/shadow, which belongs to the system itself"},
+		{row("/etc/sudoers.d/agent"), "must not be in /etc/sudoers.d, which belongs to the system itself"},
+		{row("/usr/bin/machinemon-update"), "must not be in /usr/bin/machinemon-update, which belongs to the system itself"},
+		{"[rollback]\nsnapshot = ['/etc/shadow']\n", "must not be in /etc/shadow, which belongs to the system itself"},
+		{"[rollback]\nsnapshot = ['/etc/pam.d']\n", "must not be in /etc/pam.d, which belongs to the system itself"},
+		{"[rollback]\nsnapshot = ['/var/lib/systemd/linger']\n", "must not be in /var/lib/systemd, which belongs to the system itself"},
+		{"[rollback]\nsnapshot = ['/etc/polkit-1/rules.d']\n", "must not be in /etc/polkit-1, which belongs to the system itself"},
 		{row("/usr/local/bin/machinemon-update"), ""},
 	} {
 		d := tree(t, map[string]string{adminFile: minimal + c.rows})

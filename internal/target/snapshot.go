@@ -33,9 +33,9 @@ func (v *validation) snapshot(t *Target) {
 	}
 }
 
-// aroundForbidden returns which of [forbiddenDirs] is below path, or "".
+// aroundForbidden returns which of [forbiddenDirs] and [systemOwn] is below path, or "".
 func aroundForbidden(path string) string {
-	for _, dir := range forbiddenDirs {
+	for _, dir := range slices.Concat(forbiddenDirs, systemOwn) {
 		if path != dir && within(dir, path) {
 			return dir
 		}

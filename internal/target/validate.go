@@ -152,20 +152,25 @@ func withoutIndex(path string) string {
 	return list + name
 }
 
-// rootOnly checks that only root can write the file at path, or the program of the
-// command there. It accepts a file that does not exist yet, which harms nothing, and a
-// file that this process may not look at, and so cannot use: root, which begins each
-// attempt, checks it.
+// rootOnly checks that only root can write the file at path, or the files that the command
+// there runs. It accepts a file that does not exist yet, which harms nothing, and a file
+// that this process may not look at, and so cannot use: root, which begins each attempt,
+// checks it.
 func (v *validation) rootOnly(path string, value any) {
-	file, _ := value.(string)
-	if argv, _ := value.([]string); len(argv) > 0 {
-		file = argv[0]
+	var files []string
+	switch value := value.(type) {
+	case string:
+		files = []string{value}
+	case []string:
+		files = v.check.commandFiles(value)
 	}
-	if file == "" {
-		return
-	}
-	if err := v.check.rootOnly(file); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-		v.problem(path, err.Error(), rootOnlyHint)
+	for _, file := range files {
+		if file == "" {
+			continue
+		}
+		if err := v.check.rootOnly(file); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			v.problem(path, err.Error(), rootOnlyHint)
+		}
 	}
 }
 
