@@ -26,6 +26,7 @@
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
 //	  directive/T/          directives; their names and contents are ignored (root, or the check-in relay)
 //	  attempt/T.json        the order of the running attempt (root)
+//	  attempt/T.query       the query of the order's address (root; only the fetcher may read it)
 //	  gate/T/               the gate's reports (machinemon-gate)
 //	  snapshot/             empty; where a transient unit sees the data of its user
 //	  lock/                 flocks: one per target, and one per target's operator (root)

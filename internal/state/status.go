@@ -224,10 +224,12 @@ func readLarge(path string, most int64, v any) error {
 }
 
 // writeJSON writes a file that all users may read.
-func writeJSON(path string, v any) error {
+func writeJSON(path string, v any) error { return writeJSONAs(path, v, 0o644) }
+
+func writeJSONAs(path string, v any, mode fs.FileMode) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return durable.WriteFile(path, append(data, '\n'), 0o644)
+	return durable.WriteFile(path, append(data, '\n'), mode)
 }
