@@ -16,6 +16,7 @@
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases, probes that passed
 //	    journal.json          the open trial; absent if none is open
+//	    private.json          what only root may read of status.json and journal.json; 0600
 //	    trust.json            the roots and metadata that root has verified
 //	    floor.json            the highest sequence of a signed release committed here
 //	    import/               a release that the operator imports, for the fetcher
@@ -161,7 +162,7 @@ func (t Tree) journal(target string) string {
 }
 
 // temporaries are the prefixes of the names of temporary files.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".private.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", TempPayload}
 
 // TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"
