@@ -128,8 +128,8 @@ func TestJournal(t *testing.T) {
 	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  false false} {/a m  true false}]" {
 		t.Errorf("new files %s", files)
 	}
-	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false false} {/a   false} {/c p /x/c true false}]" {
 	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false false} {/a   false false} {/c p /x/c true false}]" {
+		t.Errorf("old files %s", files)
 	}
 	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {
 		t.Errorf("open trials %v, %v", open, err)
