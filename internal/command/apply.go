@@ -108,7 +108,12 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 // asking returns a function for each that asks the chain for an attempt with this verb.
 func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
 	return func(ctx context.Context, name string) (state.Attempt, error) {
-		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
+		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error {
+			if t, err := a.targets.Load(name); err == nil { // the attempt reports the error
+				a.warnAbout(name, t.Exposed())
+			}
+			return nil
+		})
 	}
 }
 

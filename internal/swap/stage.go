@@ -58,7 +58,7 @@ func (sw *swapping) backUp() error {
 		}
 		dir, err := sideDir(c.To)
 		if err == nil {
-			c.Private, err = private(c.To)
+			c.Private, err = durable.Secret(c.To)
 		}
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
@@ -69,22 +69,6 @@ func (sw *swapping) backUp() error {
 		}
 	}
 	return syncDirs(sw.journal.Changes)
-}
-
-// private reports whether not all users may read a file.
-func private(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return false, err
-	}
-	secret := info.Mode().Perm()&0o004 == 0
-	for dir := filepath.Dir(path); dir != "/" && !secret; dir = filepath.Dir(dir) {
-		if info, err = os.Stat(dir); err != nil {
-			return false, err
-		}
-		secret = info.Mode().Perm()&0o001 == 0
-	}
-	return secret, nil
 }
 
 // backUp makes the backup; hooked says that a hook will run before the file is replaced.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // ConfigFile is the path of the operator's configuration.
@@ -26,6 +27,9 @@ type Config struct {
 	DownloadDir string
 	Manifest    string // path relative to DownloadDir
 	Database    string // path of an SQLite file, or a PostgreSQL URL
+	// Warnings are about files with secrets that every user can read. They are no errors:
+	// the gate is in front of a server that has to be reached.
+	Warnings []string
 }
 
 // file is the configuration as written, with its defaults.
@@ -66,7 +70,22 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %s: %w", path, err)
 	}
+	if isAddress(c.Database) {
+		if a, err := parseAddress(c.Database); err == nil && a.Password != "" {
+			c.warn("the database's password in", path)
+		}
+	}
+	if f.TLSKey != "" {
+		c.warn("the key in", f.TLSKey)
+	}
 	return c, nil
+}
+
+// warn adds a warning if every user can read the file.
+func (c *Config) warn(what, file string) {
+	if secret, err := durable.Secret(file); err == nil && !secret {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("every user can read %s %s (hint: chown root:machinemon-checkin %s, chmod 0640 %s)", what, file, file, file))
+	}
 }
 
 func (f *file) check() (*Config, error) {
