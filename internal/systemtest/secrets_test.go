@@ -162,7 +162,8 @@ func TestMovedDestination(t *testing.T) {
 	c.apply(0, "already current")
 	c.must("install", "-d", "-m", "755", "/opt/testd")
 	c.writeFile("/etc/systemd/system/testd.service", strings.Replace(testdUnit, testdPath, "/opt/testd/testd", 1), 0o644)
-	c.target(strings.ReplaceAll(testdTarget, testdPath, "/opt/testd/testd"))
+	// The old program runs until then, so that its file is not the new main file.
+	c.target(strings.Replace(strings.ReplaceAll(testdTarget, testdPath, "/opt/testd/testd"), "[health]\n", "[health]\nmain = \"\"\n", 1))
 	c.apply(0, "committed 1.1.0")
 	c.must("test", "-x", "/opt/testd/testd")
 	c.awaitTestd("1.1.0")
