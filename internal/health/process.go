@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -34,25 +39,47 @@ func (p program) files() ([]state.FileID, error) {
 	return ids, nil
 }
 
+// errVanished says that a process ended while it was read. If it was the main process,
+// systemd reports that.
+var errVanished = errors.New("the process has just ended")
+
+// executable returns the identity of the file that a process runs.
+func executable(pid int) (state.FileID, error) {
+	// The kernel resolves this link without the directories of the file's path.
+	id, err := state.Identify(exe(pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return id, errVanished
+	}
+	if err != nil {
+		return id, fmt.Errorf("cannot find out which file process %d runs: %w", pid, err)
+	}
+	return id, nil
+}
+
+func exe(pid int) string { return fmt.Sprintf("/proc/%d/exe", pid) }
+
 // find records which process of the unit runs one of the files or, if none does, what
 // runs instead.
-func (s *unitState) find(ctx context.Context, m manager, inspect inspector, main program, files []state.FileID) error {
+func (s *unitState) find(ctx context.Context, m manager, main program, files []state.FileID) error {
 	pids, err := m.Processes(ctx, s.Name)
 	if err != nil {
 		return err
 	}
-	running := map[int]executable{}
-	var older []int
+	var running, older []int
 	var failed error
 	for _, pid := range pids {
-		e, err := inspect(pid)
+		id, err := executable(pid)
+		if err != nil {
+			if !errors.Is(err, errVanished) {
+				failed = err
+			}
+			continue
+		}
+		path, err := os.Readlink(exe(pid))
 		switch {
-		case errors.Is(err, errVanished):
-		case err != nil:
-			failed = err
-		case slices.Contains(files, e.File):
-			running[pid] = e
-		case replaced(e.Path, main.path):
+		case slices.Contains(files, id):
+			running = append(running, pid)
+		case err == nil && replaced(path, main.path):
 			older = append(older, pid)
 		}
 	}
@@ -68,11 +95,11 @@ func (s *unitState) find(ctx context.Context, m manager, inspect inspector, main
 		return nil
 	}
 	if s.MainPID != 0 {
-		e, err := inspect(int(s.MainPID))
+		path, err := os.Readlink(exe(int(s.MainPID)))
 		if err != nil {
-			return err
+			return errVanished
 		}
-		s.foreign += "; its main process runs " + oneLine(e.Path)
+		s.foreign += "; its main process runs " + oneLine(path)
 	}
 	return nil
 }
@@ -86,15 +113,35 @@ func replaced(path, main string) bool {
 
 // eldest returns the process from which the others descend; 0 if there is none. A process
 // whose parent is one of them is a worker, which may end at any time.
-func eldest(running map[int]executable) uint32 {
-	first := 0
-	for pid, e := range running {
-		if _, worker := running[e.Parent]; worker {
-			continue
+func eldest(pids []int) uint32 {
+	first, began := 0, uint64(0)
+	for _, pid := range pids {
+		parent, start, err := origin(pid)
+		if err != nil || slices.Contains(pids, parent) {
+			continue // it has ended, or is a worker
 		}
-		if first == 0 || e.Start < running[first].Start || e.Start == running[first].Start && pid < first {
-			first = pid
+		if first == 0 || start < began || start == began && pid < first {
+			first, began = pid, start
 		}
 	}
 	return uint32(first)
+}
+
+// origin reads the parent of a process, and its start time in the kernel's clock ticks.
+func origin(pid int) (parent int, start uint64, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, in brackets, may contain any character. After it come the third and
+	// further fields of proc_pid_stat(5).
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("cannot read /proc/%d/stat: it has %d fields", pid, len(fields)+2)
+	}
+	parent, err = strconv.Atoi(fields[1])
+	if err == nil {
+		start, err = strconv.ParseUint(fields[19], 10, 64)
+	}
+	return parent, start, err
 }
