@@ -52,6 +52,9 @@ func serve() error {
 	if err != nil {
 		return err
 	}
+	for _, w := range config.Warnings {
+		fmt.Fprintf(os.Stderr, "checkin-gate: warning: %s\n", w)
+	}
 	g := gate.New(config, func(line string) { fmt.Fprintln(os.Stderr, line) })
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

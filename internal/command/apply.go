@@ -108,7 +108,12 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 // asking returns a function for each that asks the chain for an attempt with this verb.
 func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
 	return func(ctx context.Context, name string) (state.Attempt, error) {
-		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error { return nil })
+		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error {
+			if t, err := a.targets.Load(name); err == nil { // the attempt reports the error
+				a.warnAbout(name, t.Exposed())
+			}
+			return nil
+		})
 	}
 }
 
@@ -167,6 +172,8 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 	switch {
 	case err == nil && req.Import:
 		err = a.tree.DropImport(name)
+	case err == nil:
+		err = a.tree.DropQuery(name)
 	case err != nil && ctx.Err() != nil: // the next attempt removes an import that remains
 		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status shows the result)", name)
 	}

@@ -140,9 +140,10 @@ Shows of each probe whether it passes, what was answered and how long that took.
 Exits with 0 if the unit runs as it must and every probe passes, else with 1.
 A probe that never passed here is not believed: where there is no other,
 scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, oneOnly, a.probe)
-	addForRoot("import TARGET FILE|URL[#sha256=DIGEST]", "Install a release from a file or a URL", `
+	addForRoot("import TARGET FILE|URL[#sha256=DIGEST]|-", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
-both; URL is that of an archive, https or on this machine. With #sha256=DIGEST at
+both; URL is that of an archive, https or on this machine. With - it is read from
+standard input, so that no user sees a secret in it. With #sha256=DIGEST at
 its end the archive must have that digest. The release is verified and watched as
 by apply.`, targetAndFile, thenFile, a.importRelease)
 	var sum string

@@ -1,25 +1,39 @@
 package command
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
+// maxAddress is how many bytes of standard input are read as an address.
+const maxAddress = 64 << 10
+
 // importRelease is apply with a release that the operator names instead of the source's.
 func (a *app) importRelease(args []string) error {
-	named, err := target.ParseNamed(args[1])
+	address := args[1]
+	if address == "-" {
+		line, err := bufio.NewReader(io.LimitReader(a.in, maxAddress)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("cannot read the address from standard input: %w", err)
+		}
+		address = strings.TrimSpace(line)
+	}
+	named, err := target.ParseNamed(address)
 	if err != nil {
 		return cli.Usagef("%w", err)
 	}
 	if named.Path != "" {
 		if named.Path, err = filepath.Abs(named.Path); err != nil {
-			return fmt.Errorf("cannot import %s: %w", args[1], err)
+			return fmt.Errorf("cannot import %s: %w", address, err)
 		}
 	}
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
@@ -42,6 +56,10 @@ func (a *app) importRelease(args []string) error {
 				warning = named.Unvouched()
 			}
 			a.warnAbout(name, warning)
+			if args[1] != "-" && strings.Contains(named.URL, "?") {
+				a.warnAbout(name, fmt.Sprintf("while this command runs, every user can see its arguments, with the query of the address "+
+					"(hint: if that is a secret, machinemon-update import %s - reads the address from standard input)", name))
+			}
 			return nil
 		})
 	})

@@ -39,8 +39,12 @@ func (a *app) torn(ctx context.Context, m machine, t *target.Target) (string, er
 // the target file itself.
 func (a *app) warn(ctx context.Context, name string) {
 	t, err := a.targets.Load(name)
+	if err != nil {
+		return
+	}
+	a.warnAbout(name, t.Exposed())
 	m := a.see(ctx)
-	if err != nil || m == nil {
+	if m == nil {
 		return
 	}
 	defer m.Close()

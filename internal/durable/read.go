@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -125,4 +126,21 @@ func CopySHA256(w io.Writer, r io.Reader) (sum string, size int64, err error) {
 	h := sha256.New()
 	size, err = io.Copy(io.MultiWriter(w, h), r)
 	return hex.EncodeToString(h.Sum(nil)), size, err
+}
+
+// Secret reports whether not all users may read a file, by its mode and those of the
+// directories above it.
+func Secret(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	secret := info.Mode().Perm()&0o004 == 0
+	for dir := filepath.Dir(path); dir != "/" && !secret; dir = filepath.Dir(dir) {
+		if info, err = os.Stat(dir); err != nil {
+			return false, err
+		}
+		secret = info.Mode().Perm()&0o001 == 0
+	}
+	return secret, nil
 }

@@ -211,7 +211,11 @@ func (f *fetcher) source(t *target.Target, cache string) (source.Source, error) 
 	case f.order.Import:
 		return &source.Disk{Path: f.tree.Import(f.name), RootOnly: f.rootOnly}, nil
 	case f.order.URL != "":
-		return source.NewDirect(t, f.order.URL, f.order.SHA256, f.limits)
+		address, err := f.tree.Address(f.name, f.order)
+		if err != nil {
+			return nil, err
+		}
+		return source.NewDirect(t, address, f.order.SHA256, f.limits)
 	}
 	return source.New(t, cache, f.limits, f.rootOnly)
 }

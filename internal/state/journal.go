@@ -64,6 +64,8 @@ type Change struct {
 	// Theirs says that users other than root can write there, so the journal's Owner saves
 	// and restores the data.
 	Theirs bool `json:"theirs,omitempty"`
+	// Private says that not all users may read the old file, and thus its digest.
+	Private bool `json:"private,omitempty"`
 }
 
 // Owner is the user of a unit whose data are in a snapshot. All values are as the unit
@@ -210,7 +212,7 @@ func (j *Journal) NewFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind == KindReplace {
-			files = append(files, File{To: c.To, SHA256: c.New, Created: c.Created})
+			files = append(files, File{To: c.To, SHA256: c.New, Created: c.Created, Private: c.Private && j.GoingBack})
 		}
 	}
 	return files
@@ -222,7 +224,7 @@ func (j *Journal) OldFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind != KindSnapshot {
-			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != ""})
+			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != "", Private: c.Private})
 		}
 	}
 	return files
@@ -234,13 +236,22 @@ func (t Tree) Journal(target string) (*Journal, error) {
 	if j != nil && j.Target != target {
 		return nil, fmt.Errorf("cannot read %s: it is of target %s", t.journal(target), j.Target)
 	}
+	if j != nil && err == nil {
+		j.show(t.privates(target))
+	}
 	return j, err
 }
 
 // SetJournal writes the open trial durably.
 func (t Tree) SetJournal(j *Journal) error {
 	j.Format = Format
-	return writeJSON(t.journal(j.Target), j)
+	old := t.privates(j.Target)
+	p := old.clone()
+	public := j.hide(p)
+	if err := t.store(j.Target, p, old); err != nil {
+		return err
+	}
+	return writeJSON(t.journal(j.Target), public)
 }
 
 // CloseJournal ends the trial durably. It is the last step of both verdicts.

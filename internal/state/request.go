@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,11 @@ const lapse = 5 * time.Minute
 // SetRequest writes a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
 	r.Format, r.Made = Format, uptime()
-	return writeJSON(t.request(target), r)
+	mode := fs.FileMode(0o644) // a baseline reads the request for a rollback
+	if r.URL != "" {
+		mode = 0o600 // its query may be a secret
+	}
+	return writeJSONAs(t.request(target), r, mode)
 }
 
 // uptime returns the time since the machine booted. That clock cannot be set, and no file
@@ -109,14 +114,16 @@ func (t Tree) TakeRequest(target string) (*Request, error) {
 // Order is what root decided about the running attempt. The fetcher and the swapper obey
 // it; a directive or a forged spool entry cannot change it.
 type Order struct {
-	Format    int       `json:"format"`
-	Attempt   AttemptID `json:"attempt"`
-	Origin    Origin    `json:"origin"`
-	Verb      Verb      `json:"verb"`
-	Import    bool      `json:"import,omitempty"` // this and the next two are as in [Request]
-	URL       string    `json:"url,omitempty"`
-	SHA256    string    `json:"sha256,omitempty"`
-	Installed string    `json:"installed"` // the version found on the machine; "" if unknown
+	Format  int       `json:"format"`
+	Attempt AttemptID `json:"attempt"`
+	Origin  Origin    `json:"origin"`
+	Verb    Verb      `json:"verb"`
+	Import  bool      `json:"import,omitempty"` // this and the next two are as in [Request]
+	URL     string    `json:"url,omitempty"`
+	SHA256  string    `json:"sha256,omitempty"`
+	// Query says that the file does not have the query of URL; [Tree.Address] adds it.
+	Query     bool   `json:"query,omitempty"`
+	Installed string `json:"installed"` // the version found on the machine; "" if unknown
 	// Missing is a file of the target that is not there, such as one whose path the target
 	// file has changed; "" if all are there. The installed version is then incomplete.
 	Missing string `json:"missing,omitempty"`
@@ -134,9 +141,13 @@ type Order struct {
 // target's source is not used.
 func (o Order) Brought() bool { return o.Import || o.URL != "" }
 
-// SetOrder records what root decided about the attempt that begins.
+// SetOrder records what root decided about the attempt that begins, without the query of
+// its address: see [Tree.HandQuery].
 func (t Tree) SetOrder(target string, o Order) error {
 	o.Format = Format
+	if address, _, found := strings.Cut(o.URL, "?"); found {
+		o.URL, o.Query = address, true
+	}
 	return writeJSON(t.order(target), o)
 }
 

@@ -17,6 +17,7 @@
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases, probes that passed
 //	    journal.json          the open trial; absent if none is open
+//	    private.json          what only root may read of status.json and journal.json; 0600
 //	    trust.json            the roots and metadata that root has verified
 //	    floor.json            the highest sequence of a signed release committed here
 //	    import/               a release that the operator imports, for the fetcher
@@ -27,6 +28,7 @@
 //	  request/T.directive   a directive asks for an attempt (root; removed when read)
 //	  directive/T/          directives; their names and contents are ignored (root)
 //	  attempt/T.json        the order of the running attempt (root)
+//	  attempt/T.query       the query of the order's address (root; only the fetcher may read it)
 //	  gate/T/               the reports of the gate's units (root: systemd opens them)
 //	  baseline/T.json       the gate's report before the swap of the running attempt (root)
 //	  command/T             the socket of the unit that runs the target's commands
@@ -217,7 +219,7 @@ func (t Tree) journal(target string) string {
 }
 
 // temporaries are the prefixes of the names of temporary files.
-var temporaries = []string{".status.json", ".journal.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", ".handover.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".private.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", ".handover.json", TempPayload}
 
 // TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"

@@ -129,10 +129,10 @@ func TestJournal(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(j) || got.Format != Format {
 		t.Errorf("got %+v, want %+v", got, j)
 	}
-	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  false} {/a m  true}]" {
+	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  false false} {/a m  true false}]" {
 		t.Errorf("new files %s", files)
 	}
-	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false} {/a   false} {/c p /x/c true}]" {
+	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false false} {/a   false false} {/c p /x/c true false}]" {
 		t.Errorf("old files %s", files)
 	}
 	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {

@@ -48,6 +48,8 @@ type File struct {
 	Backup string `json:"backup,omitempty"` // of a previous release: the path of its bytes
 	// Created says that an update created the file.
 	Created bool `json:"created,omitempty"`
+	// Private says that not all users may read the file, and thus its digest.
+	Private bool `json:"private,omitempty"`
 }
 
 // Release is what an attempt installed.
@@ -155,6 +157,9 @@ func (t Tree) Status(r Role, target string) (Status, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Status{Format: Format}, nil
 	}
+	if err == nil && r == RoleSwap {
+		s.show(t.privates(target))
+	}
 	return s, err
 }
 
@@ -176,12 +181,28 @@ func (t Tree) Update(r Role, target string, change func(*Status)) error {
 	return t.SetStatus(r, target, s)
 }
 
-// SetStatus writes a role's status durably. All users may read it.
+// SetStatus writes a role's status durably. All users may read it, except what private.json
+// has of it.
 func (t Tree) SetStatus(r Role, target string, s Status) error {
 	s.Attempts = s.Attempts[max(0, len(s.Attempts)-keep):]
 	s.Rejected = s.Rejected[max(0, len(s.Rejected)-keep):]
 	s.Format = Format
-	return writeJSON(t.status(r, target), s)
+	if r != RoleSwap {
+		return writeJSON(t.status(r, target), s)
+	}
+	old := t.privates(target)
+	p := old.clone()
+	public := s.hide(p)
+	t.prune(target, p, s)
+	if !p.empty() {
+		if err := t.store(target, p, old); err != nil {
+			return err
+		}
+	}
+	if err := writeJSON(t.status(r, target), public); err != nil {
+		return err
+	}
+	return t.dropPrivate(target, p, old)
 }
 
 // Record adds an attempt's record and replaces an earlier one of the same ID. An
@@ -250,10 +271,12 @@ func readLarge(path string, most int64, v any) error {
 }
 
 // writeJSON writes a file that all users may read.
-func writeJSON(path string, v any) error {
+func writeJSON(path string, v any) error { return writeJSONAs(path, v, 0o644) }
+
+func writeJSONAs(path string, v any, mode fs.FileMode) error {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	return durable.WriteFile(path, append(data, '\n'), 0o644)
+	return durable.WriteFile(path, append(data, '\n'), mode)
 }

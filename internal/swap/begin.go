@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/user"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
@@ -106,7 +109,7 @@ func (b *beginning) takeOrder() error {
 // run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		b.finishEarlier, b.resetUnits, b.load, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.writeOrder,
+		b.finishEarlier, b.resetUnits, b.load, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handQuery, b.writeOrder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -223,6 +226,29 @@ func (b *beginning) askUptime(ctx context.Context) error {
 		return state.Fail(state.ResultNotAttempted, "the ten minutes after the boot are over")
 	}
 	return nil
+}
+
+// handQuery gives the query of an address that the operator named to the fetcher.
+func (b *beginning) handQuery(ctx context.Context) error {
+	if !strings.Contains(b.order.URL, "?") {
+		return b.Tree.DropQuery(b.name)
+	}
+	unit := unitOf("fetch", b.name)
+	u, err := b.Systemd.Unit(ctx, unit)
+	if err != nil {
+		return err
+	}
+	uid := 0
+	if u.User != "" {
+		who, err := user.Lookup(u.User)
+		if err != nil {
+			return fmt.Errorf("cannot find the user of %s: %w", unit, err)
+		}
+		if uid, err = strconv.Atoi(who.Uid); err != nil {
+			return fmt.Errorf("cannot find the user of %s: its number is %q", unit, who.Uid)
+		}
+	}
+	return b.Tree.HandQuery(b.name, b.order.URL, uid)
 }
 
 // writeOrder finds out what is installed, and writes the order.

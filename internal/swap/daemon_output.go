@@ -96,7 +96,7 @@ func (s *Swapper) lastLine(ctx context.Context, j *state.Journal, unit string, w
 	}
 	for _, l := range slices.Backward(lines) {
 		if line := plainLine(l.Text); line != "" && wanted(l) {
-			return "; it said: " + line
+			return state.SaidMark + line
 		}
 	}
 	return ""

@@ -58,6 +58,9 @@ func (sw *swapping) backUp() error {
 		}
 		dir, err := sideDir(c.To)
 		if err == nil {
+			c.Private, err = durable.Secret(c.To)
+		}
+		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
 			err = backUp(c, len(sw.target.Hooks.PreSwap) > 0)
 		}

@@ -3,6 +3,8 @@ package target
 import (
 	"net/url"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // githubKeys are the keys that only a source of type github may have.
@@ -48,4 +50,17 @@ func (v *validation) github() Source {
 		v.problem("source.token_file", "must not be sent over plain http", "")
 	}
 	return s
+}
+
+// Exposed warns of a token that all users of the machine can read; "" if there is none. It
+// is no error: the token is known by now, and an update may be what the machine needs.
+func (t *Target) Exposed() string {
+	file := t.Source.TokenFile
+	if file == "" {
+		return ""
+	}
+	if secret, err := durable.Secret(t.check.root + file); secret || err != nil {
+		return "" // the fetcher reports that it has no token
+	}
+	return "every user can read the token in " + file + " (hint: chmod 0600 " + file + ", and replace the token)"
 }

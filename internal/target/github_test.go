@@ -1,6 +1,9 @@
 package target
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/version"
@@ -49,5 +52,25 @@ downgrade = true`,
 	s := Source{Asset: "agent-{os}-{arch}_{version}*.tar.gz"}
 	if got := s.AssetPattern("linux-armv7", "build-17"); got != "agent-linux-armv7_build-17*.tar.gz" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestExposed: a token that every user can read is warned of, not one below a directory
+// that other users cannot enter.
+func TestExposed(t *testing.T) {
+	d := tree(t, map[string]string{adminFile: minimal + "[source]\ntype = 'github'\nrepo = 'a/b'\ntoken_file = '/opt/agent/token'\n", "/opt/agent/token": "secret"})
+	must(t, os.Chmod(filepath.Dir(d.Root), 0o755)) // as / is
+	must(t, os.Chmod(d.Root, 0o755))
+	for _, c := range []struct {
+		file, dir os.FileMode
+		exposed   bool
+	}{{0o644, 0o755, true}, {0o640, 0o755, false}, {0o644, 0o750, false}, {0o600, 0o755, false}} {
+		must(t, os.Chmod(d.Root+"/opt/agent/token", c.file))
+		must(t, os.Chmod(d.Root+"/opt/agent", c.dir))
+		got, err := d.Load("agent")
+		must(t, err)
+		if w := got.Exposed(); (w != "") != c.exposed || c.exposed && !strings.HasPrefix(w, "every user can read the token in /opt/agent/token (hint: chmod 0600 ") {
+			t.Errorf("%v: %q", c, w)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // ConfigFile is the path of the operator's configuration.
@@ -25,6 +26,9 @@ type Config struct {
 	DownloadDir string
 	Manifest    string // path relative to DownloadDir
 	Database    string // path of an SQLite file, or a PostgreSQL URL
+	// Warnings are about files with secrets that every user can read. They are no errors:
+	// the gate is in front of a server that has to be reached.
+	Warnings []string
 }
 
 // file is the configuration as written, with its defaults.
@@ -53,7 +57,26 @@ func defaults() file {
 // Load reads and checks the configuration: see [checkin.LoadConfig].
 func Load(path string) (*Config, error) {
 	f := defaults()
-	return checkin.LoadConfig(path, keys, &f, f.check)
+	c, err := checkin.LoadConfig(path, keys, &f, f.check)
+	if err != nil {
+		return nil, err
+	}
+	if isAddress(c.Database) {
+		if a, err := parseAddress(c.Database); err == nil && a.Password != "" {
+			c.warn("the database's password in", path)
+		}
+	}
+	if f.TLSKey != "" {
+		c.warn("the key in", f.TLSKey)
+	}
+	return c, nil
+}
+
+// warn adds a warning if every user can read the file.
+func (c *Config) warn(what, file string) {
+	if secret, err := durable.Secret(file); err == nil && !secret {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("every user can read %s %s (hint: chown root:machinemon-checkin %s, chmod 0640 %s)", what, file, file, file))
+	}
 }
 
 func (f *file) check() (*Config, error) {

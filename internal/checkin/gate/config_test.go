@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -80,6 +81,37 @@ func TestConfig(t *testing.T) {
 	} {
 		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), ": "+want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// TestExposedPassword: a database's password that every user can read is warned of.
+func TestExposedPassword(t *testing.T) {
+	dir := t.TempDir()
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		if info, err := os.Stat(d); err != nil || info.Mode().Perm()&1 == 0 && os.Chmod(d, 0o755) != nil {
+			t.Skipf("%s is not for all users: %v", d, err)
+		}
+	}
+	path := filepath.Join(dir, "gate.toml")
+	for _, c := range []struct {
+		database string
+		mode     os.FileMode
+		want     int
+	}{
+		{"postgres://gate:secret@db/checkin", 0o644, 1},
+		{"postgres://gate:secret@db/checkin", 0o640, 0},
+		{"postgres://gate@db/checkin", 0o644, 0},
+	} {
+		if err := os.WriteFile(path, []byte("database = \""+c.database+"\"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Load(path)
+		if err != nil || len(got.Warnings) != c.want || strings.Contains(strings.Join(got.Warnings, ""), "secret") {
+			t.Errorf("%v: %q, %v", c, got.Warnings, err)
 		}
 	}
 }

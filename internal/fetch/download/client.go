@@ -265,6 +265,9 @@ func netCause(ctx context.Context, err error) error {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
+	if strings.HasPrefix(err.Error(), "failed to parse Location header ") {
+		return errors.New("it was redirected to an address that is not valid") // the error quotes its query
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the connection was cut")
 	}
