@@ -131,15 +131,15 @@ func (p place) stat() (st unix.Stat_t, err error) {
 // open opens the entry; mode is that of a new file. It refuses symbolic links and, except for the top, mount points,
 // for which the error is EXDEV.
 func (p place) open(flags int, mode uint32) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
-		Mode:    uint64(mode),
-		Resolve: unix.RESOLVE_NO_SYMLINKS,
-	}
-	if !p.top {
-		how.Resolve |= unix.RESOLVE_NO_XDEV
-	}
-	fd, err := retry(func() (int, error) { return unix.Openat2(p.fd(), p.name, &how) })
+	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := retry(func() (int, error) {
+		if p.top {
+			return unix.Openat(p.fd(), p.name, flags, mode)
+		}
+		return unix.Openat2(p.fd(), p.name, &unix.OpenHow{
+			Flags: uint64(flags), Mode: uint64(mode), Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		})
+	})
 	if err != nil {
 		return nil, err
 	}

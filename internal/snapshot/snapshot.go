@@ -143,34 +143,59 @@ func isEndpoint(st *unix.Stat_t) bool {
 }
 
 // top returns the place of a backup. Symbolic links in its parents are followed.
-func top(path string) (place, error) { return topOf(path, 0) }
+func top(path string) (place, error) { return topOf(path, openParent) }
 
 // data returns the place of the data. As root it follows no symbolic links in the
 // parents: a new version may have given one of these to its user.
 func data(path string) (place, error) {
 	if os.Geteuid() == 0 {
-		return topOf(path, unix.RESOLVE_NO_SYMLINKS)
+		return topOf(path, openParentUnlinked)
 	}
-	return topOf(path, 0)
+	return topOf(path, openParent)
 }
 
 // ErrLinked says that root would have to follow a symbolic link to the data.
 var ErrLinked = errors.New("is reached by a symbolic link, which root does not follow")
 
-func topOf(path string, resolve uint64) (place, error) {
+func topOf(path string, open func(parent string) (int, error)) (place, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return place{}, errors.New("it is no absolute path of a file or directory")
 	}
-	// O_PATH, because the user may have no permission to read the parent of their data.
 	parent := filepath.Dir(path)
-	fd, err := retry(func() (int, error) {
-		return unix.Openat2(unix.AT_FDCWD, parent, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
-	})
-	if errors.Is(err, unix.ELOOP) {
-		return place{}, fmt.Errorf("%s %w", shown(parent), ErrLinked)
+	fd, err := open(parent)
+	if errors.Is(err, ErrLinked) {
+		return place{}, fmt.Errorf("%s %w", shown(parent), err)
 	}
 	if err != nil {
 		return place{}, fmt.Errorf("%s: %w", shown(parent), err)
 	}
 	return place{dir: &folder{File: os.NewFile(uintptr(fd), parent)}, name: filepath.Base(path), path: path, top: true}, nil
+}
+
+// onPath opens a directory that is only the start of further calls: its user may have no
+// permission to read it.
+const onPath = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+
+func openParent(parent string) (int, error) {
+	return retry(func() (int, error) { return unix.Openat(unix.AT_FDCWD, parent, onPath, 0) })
+}
+
+// openParentUnlinked opens one directory after the other, because the commit's sandbox has
+// no openat2, which RestrictSUIDSGID= blocks.
+func openParentUnlinked(parent string) (int, error) {
+	fd, err := openParent("/")
+	for name := range strings.FieldsFuncSeq(parent, func(r rune) bool { return r == '/' }) {
+		if err != nil {
+			return -1, err
+		}
+		p := place{dir: &folder{File: os.NewFile(uintptr(fd), "/")}, name: name}
+		fd, err = retry(func() (int, error) { return unix.Openat(p.fd(), name, onPath|unix.O_NOFOLLOW, 0) })
+		if err != nil {
+			if st, serr := p.stat(); serr == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+				err = ErrLinked
+			}
+		}
+		p.dir.Close()
+	}
+	return fd, err
 }

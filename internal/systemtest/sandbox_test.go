@@ -125,7 +125,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 	{"baseline health-gate", "see PID 1, read /proc/1/root", "CAP_SYS_PTRACE, which only a child that talks to nothing keeps: without it, all of /proc is closed"},
 	{"baseline health-gate", "read the journal", "for probes that wait for a line in it"},
 	{"commit", "read /proc/1/root, write /proc/1/root, open /proc/1/mem", "CAP_SYS_PTRACE, to see which file a root daemon executes; it gives orders to PID 1 anyway"},
-	{"swap commit rollback deadline update-recover", "a setuid file", "RestrictSUIDSGID= would block openat2, which keeps root out of links"},
+	{"swap rollback deadline update-recover", "a setuid file", "RestrictSUIDSGID= would block openat2, which keeps root out of links"},
 
 	{"accounts", "write /etc, write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready, write /var/lib/machinemon-update/fetch/other, write /var/lib/machinemon-update/fetch/other/ready, write /run/machinemon-update/gate/testd", "it makes accounts, hands the fetcher's files over and makes the directory of reports"},
 	{"fetch fetch-full", "write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready", "its own directory"},
