@@ -16,6 +16,7 @@
 //	machinemon-baseline@T.service.d/50-target.conf   the gate's account, and the socket for commands
 //	machinemon-health-gate@T.service.d/50-target.conf the same
 //	machinemon-command@T.service.d/50-target.conf    the account of the target's commands
+//	machinemon-command@T.socket.d/50-target.conf     the gate's account, which may ask for them
 //	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -103,8 +104,9 @@ func units(t *target.Target) map[string]output {
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
 	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
-	for step, text := range accounts(t) {
-		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = output{text: "# What only target " + t.Name + " has, from " + from + ".\n" + text}
+	for unit, text := range accounts(t) {
+		step, kind, _ := strings.Cut(unit, ".")
+		m["machinemon-"+step+"@"+t.Name+"."+kind+".d/50-target.conf"] = output{text: "# What only target " + t.Name + " has, from " + from + ".\n" + text}
 	}
 	return m
 }
@@ -121,11 +123,12 @@ func accounts(t *target.Target) map[string]string {
 		gate += "[Unit]\nWants=machinemon-command@" + t.Name + ".socket\nAfter=machinemon-command@" + t.Name + ".socket\n"
 	}
 	return map[string]string{
-		"fetch": fetch, "fetch-full": fetch,
+		"fetch.service": fetch, "fetch-full.service": fetch,
 		// The fetcher's group can read and remove bundles.
-		"verify":   user("verify") + "SupplementaryGroups=\nSupplementaryGroups=" + target.Account("fetch", t.Name) + "\n",
-		"baseline": gate, "health-gate": gate,
-		"command": user("command"),
+		"verify.service":   user("verify") + "SupplementaryGroups=\nSupplementaryGroups=" + target.Account("fetch", t.Name) + "\n",
+		"baseline.service": gate, "health-gate.service": gate,
+		"command.service": user("command"),
+		"command.socket":  "[Socket]\nSocketUser=" + target.Account("gate", t.Name) + "\n",
 	}
 }
 

@@ -65,7 +65,7 @@ var (
 )
 
 // ofAccount matches the drop-ins that TestAccounts examines.
-var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.]service[.]d/`)
+var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.](service|socket)[.]d/`)
 
 // list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
@@ -117,6 +117,12 @@ func TestAccounts(t *testing.T) {
 		if got := settings(string(text)); got != "[Service]\n"+want {
 			t.Errorf("%s: %q, want %q", unit, got, want)
 		}
+	}
+	// Only the gate of the same target can ask for its commands.
+	text, err := os.ReadFile(filepath.Join(out, "machinemon-command@agent.socket.d/50-target.conf"))
+	must(t, err)
+	if got := settings(string(text)); got != "[Socket]\nSocketUser=mm-gate-agent\n" {
+		t.Errorf("the socket: %q", got)
 	}
 }
 

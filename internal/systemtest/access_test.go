@@ -75,7 +75,7 @@ func TestPermissions(t *testing.T) {
 		{"nobody", "nogroup", nil},
 		{"mm-fetch-testd", "mm-fetch-testd", []string{state + "/fetch/testd"}},
 		{"mm-verify-testd", "mm-verify-testd,mm-fetch-testd", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
-		{"mm-gate-testd", "mm-gate-testd,machinemon-gate", []string{run + "/command/testd"}},
+		{"mm-gate-testd", "mm-gate-testd", []string{run + "/command/testd"}},
 		{"mm-command-testd", "mm-command-testd", nil},
 	} {
 		found := c.run(asUser(test.user, test.groups, "find", state, run, "/etc/machinemon-update", "/usr/lib/machinemon-update",
