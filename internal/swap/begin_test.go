@@ -323,6 +323,13 @@ func TestBeginSettles(t *testing.T) {
 			}
 		}
 	})
+	t.Run("no inotify instance is left", func(t *testing.T) {
+		r := newRig(t)
+		const path = "machinemon-swap@agent.path"
+		r.sys.units[path] = systemd.Unit{Active: "failed", Result: "resources"}
+		r.sys.fails["start "+path] = &systemd.JobError{Verb: "start", Unit: path, Result: "failed"}
+		r.fails(t, "begin", state.ResultFailed, "fs.inotify.max_user_instances")
+	})
 	t.Run("systemd is gone", func(t *testing.T) {
 		r := newRig(t)
 		r.sys.fails["unit machinemon-verify@agent.service"] = errors.New("no answer")

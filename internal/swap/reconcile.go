@@ -152,5 +152,14 @@ func (s *Swapper) revive(ctx context.Context, name, step string, path systemd.Un
 		return err
 	}
 	s.logf("%s: %s was %s: starting it", name, path.Name, path.Active)
-	return s.Systemd.Start(ctx, path.Name)
+	err := s.Systemd.Start(ctx, path.Name)
+	if err == nil {
+		return nil
+	}
+	// systemd says no more than this; its reason is in the journal.
+	if u, uerr := s.Systemd.Unit(ctx, path.Name); uerr == nil && u.Result == "resources" {
+		err = fmt.Errorf("%w, because a resource is used up (hint: each target takes three inotify instances of root: "+
+			"compare fs.inotify.max_user_instances in machinemon-update.units(7))", err)
+	}
+	return err
 }
