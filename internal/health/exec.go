@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 const (
@@ -70,7 +72,7 @@ func killGroup(pid int) error {
 // quoted formats the end of a command's output, to be appended to a reason.
 func quoted(output string) string {
 	if line := oneLine(output[max(0, len(output)-shownTail):]); line != "" {
-		return ": " + line
+		return state.SaidMark + line
 	}
 	return ""
 }

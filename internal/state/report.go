@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -93,8 +94,12 @@ func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
 }
 
 // SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
+// It omits the answers, which may be a command's output: all users can read the file.
 func (t Tree) SetBaseline(target string, b Baseline) error {
-	b.Format = Format
+	b.Format, b.Probes = Format, slices.Clone(b.Probes)
+	for i := range b.Probes {
+		b.Probes[i].Detail = ""
+	}
 	return writeJSON(t.baseline(target), b)
 }
 

@@ -21,13 +21,14 @@ var secrets = map[string]string{
 	"the client's key":               "clientSECRETd",
 	"a snapshot's file":              "snapshotSECRETe",
 	"a hook's output":                "hookSECRETf",
+	"a probe's output":               "probeSECRETg",
 	"the digest of a snapshot":       digest("snapshotSECRETe\n"),
 	"the digest of an installed one": digest("key = \"clientSECRETd\"\n"),
 }
 
 // onlyRoot are those that systemd's journal may have, which only root and a few groups
 // read.
-var onlyRoot = map[string]bool{"a hook's output": true}
+var onlyRoot = map[string]bool{"a hook's output": true, "a probe's output": true}
 
 // TestSecrets: whatever the command does, other users find nothing in /run, /var, the
 // journal and /proc that was given in confidence.
@@ -53,6 +54,9 @@ func TestSecrets(t *testing.T) {
 	hook("exit 3")
 	// The version of an imported archive is not in its name.
 	plain := strings.Replace(testdTarget, "version_command = [\""+testdPath+"\", \"--version\"]\n", "", 1)
+	// It fails for 1.3.0.
+	c.writeFile("/opt/probe", "#!/bin/sh\necho probeSECRETg\n! "+testdPath+" --version | grep -qF 1.3.0\n", 0o755)
+	plain += "[[health.probe]]\ncommand = [\"/opt/probe\"]\n"
 	file := strings.Replace(plain, "[health]", "[[install]]\nfrom = \"client.toml\"\nto = \"/etc/testd/client.toml\"\n[health]", 1) + "[rollback]\nsnapshot = [\"/etc/testd/shadow\"]\n" +
 		"[hooks]\npre_swap = [\"/etc/machinemon-update/hooks/pre\"]\n"
 	c.target(file)
@@ -117,6 +121,11 @@ func TestSecrets(t *testing.T) {
 	importing(0, base+"?sig=querySECRETb")
 	publish(releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
 	do(4, "machinemon-update", "apply", "testd")
+	publish(releases.Daemon{Version: "1.3.0"})
+	do(4, "machinemon-update", "apply", "testd")
+	if got := c.must("machinemon-update", "history", "testd"); !strings.Contains(got, "probeSECRETg") {
+		t.Errorf("root does not see what the probe said: %s", got)
+	}
 	do(0, "machinemon-update", "rollback", "testd")
 	if got := c.readFile("/etc/testd/client.toml"); got != conf {
 		t.Errorf("after the rollback the file has %q", got)
