@@ -232,6 +232,11 @@ func TestRedirects(t *testing.T) {
 		if a.Result != state.ResultNotDownloaded || strings.Contains(a.Reason, "hunter2") || referer != "" {
 			t.Errorf("%+v, referer %q", a, referer)
 		}
+		s["/client-manifest.json"] = redirect("http://[mirror/next?token=hunter2")
+		a = newBench(t, serve(t, s)).run(t, b.order(state.VerbApply, "v1"))
+		if a.Result != state.ResultNotDownloaded || strings.Contains(a.Reason, "hunter2") || !strings.Contains(a.Reason, "redirected to an address that is not valid") {
+			t.Errorf("an invalid address: %+v", a)
+		}
 	})
 }
 
