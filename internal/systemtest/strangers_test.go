@@ -63,3 +63,17 @@ func TestStrangers(t *testing.T) {
 		t.Errorf("it left processes: %+v", r)
 	}
 }
+
+// TestCommandsOfOneTrial: a release that stops the process that runs its version_command,
+// which thus never ends by itself, spoils its own trial, and no later one.
+func TestCommandsOfOneTrial(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "stops-runner"})
+	c.apply(4, "rolled back 1.1.0", "version_command")
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+	if r := c.run("find", "/proc", "-maxdepth", "1", "-user", "mm-command-testd"); r.Code != 0 || r.Stdout != "" {
+		t.Errorf("there are still processes: %+v", r)
+	}
+}

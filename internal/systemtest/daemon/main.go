@@ -42,6 +42,9 @@ func main() {
 		if behaviour == "version-lies" || behaviour == "fills-tmp" && filled() > 64<<20 {
 			version = "0.0.0-lie"
 		}
+		if behaviour == "stops-runner" {
+			syscall.Kill(os.Getppid(), syscall.SIGSTOP) // PID 1, in a pre-flight, takes no signal
+		}
 		name := filepath.Base(os.Args[0])
 		if strings.HasPrefix(name, "machinemon-") { // the prefix that MachineMon's programs use
 			name, _, _ = strings.Cut(name, "-")
@@ -72,7 +75,7 @@ func filled() (bytes int) {
 func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
-	case "good", "version-lies", "fills-tmp": // the last fills all temporary directories when it is asked for its version
+	case "good", "version-lies", "fills-tmp", "stops-runner": // the last two fill all temporary directories, and stop their parent, when they are asked for their version
 	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
