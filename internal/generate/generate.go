@@ -16,6 +16,7 @@
 //	machinemon-baseline@T.service.d/50-target.conf   the gate's account, and the socket for commands
 //	machinemon-health-gate@T.service.d/50-target.conf the same
 //	machinemon-command@T.service.d/50-target.conf    the account of the target's commands
+//	machinemon-command@T.socket.d/50-target.conf     the gate's account, which alone asks for them
 //	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -103,9 +104,11 @@ func units(t *target.Target) map[string]output {
 	m["timers.target.wants/machinemon-fetch@"+t.Name+".timer"] = timer
 	m["machinemon-fetch@"+t.Name+".timer.d/50-target.conf"] = times
 	m["paths.target.wants/machinemon-directive@"+t.Name+".path"] = directives
+	only := "# What only target " + t.Name + " has, from " + from + ".\n"
 	for step, text := range accounts(t) {
-		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = output{text: "# What only target " + t.Name + " has, from " + from + ".\n" + text}
+		m["machinemon-"+step+"@"+t.Name+".service.d/50-target.conf"] = output{text: only + text}
 	}
+	m["machinemon-command@"+t.Name+".socket.d/50-target.conf"] = output{text: only + "[Socket]\nSocketUser=" + target.Account("gate", t.Name) + "\n"}
 	return m
 }
 

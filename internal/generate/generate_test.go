@@ -65,7 +65,7 @@ var (
 )
 
 // ofAccount matches the drop-ins that TestAccounts examines.
-var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.]service[.]d/`)
+var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.](service|socket)[.]d/`)
 
 // list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
@@ -117,6 +117,11 @@ func TestAccounts(t *testing.T) {
 		if got := settings(string(text)); got != "[Service]\n"+want {
 			t.Errorf("%s: %q, want %q", unit, got, want)
 		}
+	}
+	text, err := os.ReadFile(filepath.Join(out, "machinemon-command@a.b.socket.d/50-target.conf"))
+	must(t, err)
+	if got, want := settings(string(text)), "[Socket]\nSocketUser=mm-gate"+b+"\n"; got != want {
+		t.Errorf("the socket for commands: %q, want %q", got, want)
 	}
 }
 

@@ -77,3 +77,26 @@ func TestCommandsOfOneTrial(t *testing.T) {
 		t.Errorf("there are still processes: %+v", r)
 	}
 }
+
+// knocks connects to testd's socket for commands, over and over, each time after the last
+// connection has started the service and ended it.
+const knocks = `use Socket;
+while (1) {
+	socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+	connect($s, pack_sockaddr_un("/run/machinemon-update/command/testd"));
+	close $s;
+	select undef, undef, undef, 0.1;
+}`
+
+// TestStrangersAtCommands shows that the gate of another target cannot use up the starts
+// of the service that runs testd's version_command.
+func TestStrangersAtCommands(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/etc/machinemon-update/targets.d/stranger.toml", strangerTarget, 0o644)
+	c.must("systemctl", "daemon-reload")
+	c.must("systemctl", "start", "machinemon-accounts@stranger.service", "machinemon-command@testd.socket")
+	c.start(asUser("mm-gate-stranger", "machinemon-gate", "perl", "-e", knocks)...)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+}
