@@ -103,3 +103,14 @@ func (b *box) replaceTestd(d releases.Daemon) {
 	b.must("systemctl", "restart", "testd.service")
 	b.awaitTestd(d.Version)
 }
+
+// TestReleaseThatClings: a release that asks for more time to stop, again and again, is
+// killed by its rollback, which else would fail while that release goes on running.
+func TestReleaseThatClings(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\nTimeoutStartSec=5\nTimeoutStopSec=2\n", 1), testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "clings"})
+	c.apply(4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	c.assertClosed("")
+}

@@ -111,6 +111,14 @@ func run() error {
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
 		healthz = func() int { return http.StatusInternalServerError }
+	case "clings": // unhealthy, and when it is stopped it asks systemd for more time, again and again
+		healthz = func() int { return http.StatusInternalServerError }
+		signal.Ignore(syscall.SIGTERM)
+		go func() {
+			for range time.Tick(time.Second) {
+				notify("EXTEND_TIMEOUT_USEC=5000000")
+			}
+		}()
 	case "ill-on-demand": // unhealthy while the file exists
 		healthz = func() int {
 			if _, err := os.Stat("/run/testd-ill"); err == nil {
@@ -136,7 +144,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := notifyReady(); err != nil {
+	if err := notify("READY=1"); err != nil {
 		return err
 	}
 	health := func(w http.ResponseWriter, r *http.Request) {
@@ -236,8 +244,8 @@ func restart(n int) error {
 	return nil
 }
 
-// notifyReady sends READY=1 as sd_notify(3) describes, if the unit is Type=notify.
-func notifyReady() error {
+// notify sends systemd a message as sd_notify(3) describes, if the unit is Type=notify.
+func notify(message string) error {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {
 		return nil
@@ -247,6 +255,6 @@ func notifyReady() error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Write([]byte("READY=1"))
+	_, err = c.Write([]byte(message))
 	return err
 }
