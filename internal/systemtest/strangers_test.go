@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
@@ -99,4 +100,33 @@ func TestStrangersAtCommands(t *testing.T) {
 	c.start(asUser("mm-gate-stranger", "machinemon-gate", "perl", "-e", knocks)...)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+}
+
+// clingy is a program that leaves a child when it is asked for its version, which kills
+// every process that it may, over and over.
+const clingy = `#!/bin/sh
+if [ "$1" = again ]; then
+	while :; do kill -s KILL -- -1; done >/dev/null 2>&1
+fi
+setsid "$0" again &
+echo clingy 1.0.0
+`
+
+// TestStrangersAskedForTheirVersion shows that a program that root asks for its version,
+// because no update has installed it, reaches no other target's program that is asked.
+func TestStrangersAskedForTheirVersion(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/usr/local/bin/clingy", clingy, 0o755)
+	c.writeFile("/etc/machinemon-update/targets.d/clingy.toml",
+		strings.Replace(strings.ReplaceAll(strangerTarget, "stranger", "clingy"), "main = \"\"", "main = \"\"\nversion_command = [\"/usr/local/bin/clingy\"]", 1), 0o644)
+	if s := c.must("machinemon-update", "status", "clingy"); !strings.Contains(s, "1.0.0") {
+		t.Errorf("status: %s", s)
+	}
+	if s := c.status(); s.Installed != "1.0.0" {
+		t.Errorf("status of testd: %+v", s)
+	}
+	if r := c.run("sh", "-c", "grep -l [c]lingy /proc/[0-9]*/cmdline"); r.Stdout != "" {
+		t.Errorf("it left processes: %+v", r)
+	}
 }
