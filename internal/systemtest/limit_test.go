@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,22 @@ func TestReleaseThatClings(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\nTimeoutStartSec=5\nTimeoutStopSec=2\n", 1), testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "clings"})
-	c.apply(4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the rollback is patient
+	defer cancel()
+	r, err := c.start("machinemon-update", "apply", "testd").Wait(ctx)
+	c.ok(err)
+	c.said(r, 4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
-	c.assertClosed("")
+}
+
+// TestCommandThatTakesMemory: a release whose version_command takes more memory than one
+// may is rolled back, and the machine's other services keep theirs.
+func TestCommandThatTakesMemory(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "hungry"})
+	c.apply(4, "rolled back 1.1.0", "version_command", "was killed by SIGKILL")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.apply(0, "committed 1.2.0 (was 1.0.0)")
 }

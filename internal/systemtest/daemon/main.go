@@ -45,6 +45,9 @@ func main() {
 		if behaviour == "stops-runner" {
 			syscall.Kill(os.Getppid(), syscall.SIGSTOP) // PID 1, in a pre-flight, takes no signal
 		}
+		if behaviour == "hungry" && os.Getppid() != 1 {
+			syscall.Mmap(-1, 0, 1200<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_POPULATE)
+		}
 		name := filepath.Base(os.Args[0])
 		if strings.HasPrefix(name, "machinemon-") { // the prefix that MachineMon's programs use
 			name, _, _ = strings.Cut(name, "-")
@@ -75,7 +78,7 @@ func filled() (bytes int) {
 func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
-	case "good", "version-lies", "fills-tmp", "stops-runner": // the last two fill all temporary directories, and stop their parent, when they are asked for their version
+	case "good", "version-lies", "fills-tmp", "stops-runner", "hungry": // the last three fill all temporary directories, stop their parent, or take memory outside a pre-flight, when they are asked for their version
 	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
