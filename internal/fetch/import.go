@@ -18,14 +18,14 @@ import (
 )
 
 // Import copies the release that an operator names by its path into the new directory dir,
-// where the fetcher may read it. The path is one that a source of type "file" may have, or
+// which the swapper gives to the fetcher. The path is one that a source of type "file" may have, or
 // an archive without a manifest; unvouched reports that neither a manifest nor the
 // operator gave its digest. Only root calls Import. Unlike a configured source, the path
 // may be writable by other users. The copy is verified like any release.
 //
 // The path's owner may try to make root copy a secret file under a release's name.
-// Therefore manifest and archive are read from one directory, and other users cannot read
-// the copy before its digest is verified.
+// Therefore manifest and archive are read from one directory, and only root can read the
+// copy.
 //
 // Under trust mode "tuf" the repository's files are copied too, except the roots that root
 // knows. They are verified where those of every source are.
@@ -121,20 +121,13 @@ func bring(ctx context.Context, src *source.Disk, r *source.Release, beside map[
 	if sum != r.Platform.SHA256 {
 		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.Platform.SHA256)
 	}
-	// The fetcher must be able to read it, with any umask.
-	if err := f.Chmod(0o644); err != nil {
-		return failed(err)
-	}
-	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.Raw, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.Raw, 0o600); err != nil {
 		return err
 	}
 	for name, b := range beside {
-		if err := durable.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			return err
 		}
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return failed(err)
 	}
 	return nil
 }

@@ -66,8 +66,8 @@ func TestImport(t *testing.T) {
 				return
 			}
 			for _, name := range []string{"", "client-manifest.json", "agent.tar.gz"} {
-				if info, err := os.Stat(filepath.Join(b.tree.Import("agent"), name)); err != nil || info.Mode().Perm()&0o044 != 0o044 {
-					t.Errorf("%s: the fetcher may not read it: %v, %v", name, info.Mode(), err)
+				if info, err := os.Stat(filepath.Join(b.tree.Import("agent"), name)); err != nil || info.Mode().Perm()&0o077 != 0 {
+					t.Errorf("%s: other users may read it: %v, %v", name, info.Mode(), err)
 				}
 			}
 			o := b.order(state.VerbApply, "v1")

@@ -16,7 +16,7 @@
 //	machinemon-baseline@T.service.d/50-target.conf   the gate's account, and the socket for commands
 //	machinemon-health-gate@T.service.d/50-target.conf the same
 //	machinemon-command@T.service.d/50-target.conf    the account of the target's commands
-//	machinemon-command@T.socket.d/50-target.conf     the gate's account, which may ask for them
+//	machinemon-command@T.socket.d/50-target.conf     the gate's account, which alone asks for them
 //	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //

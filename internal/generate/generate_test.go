@@ -118,11 +118,10 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s: %q, want %q", unit, got, want)
 		}
 	}
-	// Only the gate of the same target can ask for its commands.
-	text, err := os.ReadFile(filepath.Join(out, "machinemon-command@agent.socket.d/50-target.conf"))
+	text, err := os.ReadFile(filepath.Join(out, "machinemon-command@a.b.socket.d/50-target.conf"))
 	must(t, err)
-	if got := settings(string(text)); got != "[Socket]\nSocketUser=mm-gate-agent\n" {
-		t.Errorf("the socket: %q", got)
+	if got, want := settings(string(text)), "[Socket]\nSocketUser=mm-gate"+b+"\n"; got != want {
+		t.Errorf("the socket for commands: %q, want %q", got, want)
 	}
 }
 

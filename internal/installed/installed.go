@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -20,6 +22,21 @@ import (
 
 // nobody is the uid and gid of Debian's user for processes that may do nothing.
 const nobody = 65534
+
+// stranger returns what keeps a program away from root and from other targets: the user of
+// this target's commands, or nobody before the accounts are made, and namespaces. All that
+// the program leaves behind ends with it, since it is the first of its PID namespace.
+func stranger(t *target.Target) *syscall.SysProcAttr {
+	who := &syscall.Credential{Uid: nobody, Gid: nobody}
+	if u, err := user.Lookup(target.Account("command", t.Name)); err == nil {
+		uid, uerr := strconv.ParseUint(u.Uid, 10, 32)
+		gid, gerr := strconv.ParseUint(u.Gid, 10, 32)
+		if uerr == nil && gerr == nil {
+			who.Uid, who.Gid = uint32(uid), uint32(gid)
+		}
+	}
+	return &syscall.SysProcAttr{Credential: who, Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC}
+}
 
 // Version returns the version that is on the machine: the one in the record of the last
 // update if its files' digests match it, else the one that the program itself says, else
@@ -56,7 +73,7 @@ func changed(f state.File) bool {
 }
 
 // askVersion runs the installed program's version_command and returns the version that it
-// prints. The unit runs this program already; root runs it as nobody all the same.
+// prints. The unit runs this program already; root runs it as a [stranger] all the same.
 func askVersion(ctx context.Context, t *target.Target) string {
 	argv := t.Health.VersionCommand
 	if len(argv) == 0 {
@@ -67,11 +84,12 @@ func askVersion(ctx context.Context, t *target.Target) string {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-	// In a session of its own, the program cannot type into root's terminal.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		cmd.SysProcAttr = stranger(t)
 	}
+	// In a session of its own, the program cannot type into root's terminal.
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
 	var out capped

@@ -64,7 +64,8 @@ type Change struct {
 	// Theirs says that users other than root can write there, so the journal's Owner saves
 	// and restores the data.
 	Theirs bool `json:"theirs,omitempty"`
-	// Private says that not all users may read the old file, and thus its digest.
+	// Private says that not all users may read the old file, or the one to which the
+	// operator goes back, and thus their digests.
 	Private bool `json:"private,omitempty"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
@@ -22,7 +23,7 @@ import (
 // private is the content of private.json.
 type private struct {
 	Format  int                    `json:"format"`
-	Digests map[string]string      `json:"digests,omitempty"` // by [Change.Backup], or as [stagedDigest] and [installedDigest] say
+	Digests map[string]string      `json:"digests,omitempty"` // by [Change.Backup], or as the functions below say
 	Said    map[AttemptID][]string `json:"said,omitempty"`
 	Texts   map[string]string      `json:"texts,omitempty"` // whole texts, by [textKey]
 }
@@ -43,6 +44,8 @@ func (t Tree) private(target string) string {
 func stagedDigest(staged string) string { return "staged " + staged }
 
 func installedDigest(to string) string { return "installed " + to }
+
+func rejectedDigest(r Rejection) string { return "rejected " + r.Time.Format(time.RFC3339Nano) }
 
 func textKey(id AttemptID, public string) string { return string(id) + " " + public }
 
@@ -134,9 +137,9 @@ func (j Journal) hide(p private) *Journal {
 		c := &j.Changes[i]
 		if c.Private && c.Backup != "" {
 			p.hideDigest(c.Backup, &c.Old)
-			if j.GoingBack {
-				p.hideDigest(stagedDigest(c.Staged), &c.New)
-			}
+		}
+		if c.Private && j.GoingBack {
+			p.hideDigest(stagedDigest(c.Staged), &c.New)
 		}
 	}
 	p.hideTexts(j.Attempt, j.texts()...)
@@ -216,7 +219,11 @@ func (s Status) hide(p private) Status {
 	}
 	s.Rejected = slices.Clone(s.Rejected)
 	for i := range s.Rejected {
-		p.hideTexts("", &s.Rejected[i].Reason)
+		r := &s.Rejected[i]
+		p.hideTexts("", &r.Reason)
+		if r.Private {
+			p.hideDigest(rejectedDigest(*r), &r.Fingerprint)
+		}
 	}
 	return s
 }
@@ -224,6 +231,9 @@ func (s Status) hide(p private) Status {
 func (s *Status) show(p private) {
 	s.Installed.show(p)
 	s.Previous.show(p)
+	for i := range s.Rejected {
+		p.showDigest(rejectedDigest(s.Rejected[i]), &s.Rejected[i].Fingerprint)
+	}
 	for i := range s.Attempts {
 		a := &s.Attempts[i]
 		p.showTexts(a.ID, a.texts()...)
@@ -251,6 +261,9 @@ func (t Tree) prune(target string, p private, s Status) {
 				used[f.Backup], used[installedDigest(f.To)] = true, true
 			}
 		}
+	}
+	for _, r := range s.Rejected {
+		used[rejectedDigest(r)] = true
 	}
 	maps.DeleteFunc(p.Digests, func(key string, _ string) bool { return !used[key] })
 }

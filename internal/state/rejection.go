@@ -8,12 +8,14 @@ import (
 
 // Rejection remembers a release whose trial failed here.
 type Rejection struct {
-	Version     string    `json:"version"`
-	Sequence    int64     `json:"sequence,omitempty"`
-	Fingerprint string    `json:"digest"`  // [Fingerprint] of its installed files
-	Archive     string    `json:"archive"` // sha256 of the release's archive
-	Time        time.Time `json:"time"`
-	Reason      string    `json:"reason"`
+	Version     string `json:"version"`
+	Sequence    int64  `json:"sequence,omitempty"`
+	Fingerprint string `json:"digest"` // [Fingerprint] of its installed files
+	// Private says that not all users may read one of these files, and thus the digest.
+	Private bool      `json:"private,omitempty"`
+	Archive string    `json:"archive"` // sha256 of the release's archive
+	Time    time.Time `json:"time"`
+	Reason  string    `json:"reason"`
 	// Interruptions counts the trials that were cut short. They reject the release only
 	// when the count reaches [MaxInterruptions].
 	Interruptions int `json:"interruptions,omitempty"`

@@ -109,17 +109,6 @@ func (t Tree) Dir(r Role, target string) string { return filepath.Join(t.Var, st
 // Ready returns the spool directory in which a role hands on its results.
 func (t Tree) Ready(r Role, target string) string { return filepath.Join(t.Dir(r, target), "ready") }
 
-// Import returns the directory for a release that the operator imports.
-func (t Tree) Import(target string) string { return filepath.Join(t.Dir(RoleSwap, target), "import") }
-
-// DropImport removes the imported release.
-func (t Tree) DropImport(target string) error {
-	if err := os.RemoveAll(t.Import(target)); err != nil {
-		return fmt.Errorf("cannot remove %s: %w", t.Import(target), durable.Cause(err))
-	}
-	return nil
-}
-
 // Gate returns the directory of the gate's reports on a target.
 func (t Tree) Gate(target string) string { return filepath.Join(t.Run, "gate", target) }
 

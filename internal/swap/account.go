@@ -41,20 +41,27 @@ const deepest = 2
 // all targets. systemd would do it too late: when the fetcher starts again, and not when
 // the verifier reads a bundle that was fetched before the upgrade.
 func (s *Swapper) handOver(name string) error {
-	owner, err := user.Lookup(target.Account("fetch", name))
+	owner := target.Account("fetch", name)
+	uid, gid, err := idsOf(owner)
 	if err != nil {
-		return fmt.Errorf("cannot use the account of %s: %w", name, err)
-	}
-	uid, uerr := strconv.Atoi(owner.Uid)
-	gid, gerr := strconv.Atoi(owner.Gid)
-	if err := errors.Join(uerr, gerr); err != nil {
 		return fmt.Errorf("cannot use the account of %s: %w", name, err)
 	}
 	dir := s.Tree.Dir(state.RoleFetch, name)
 	if err := giveTree(dir, uid, gid); err != nil {
-		return fmt.Errorf("cannot give %s to %s: %w", dir, owner.Username, durable.Cause(err))
+		return fmt.Errorf("cannot give %s to %s: %w", dir, owner, durable.Cause(err))
 	}
 	return nil
+}
+
+// idsOf returns the numbers of an account and of its group.
+func idsOf(account string) (uid, gid int, err error) {
+	who, err := user.Lookup(account)
+	if err != nil {
+		return 0, 0, err
+	}
+	uid, uerr := strconv.Atoi(who.Uid)
+	gid, gerr := strconv.Atoi(who.Gid)
+	return uid, gid, errors.Join(uerr, gerr)
 }
 
 // giveTree gives a directory and what its owner has in it to another owner. Other users'

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/user"
-	"strconv"
 	"strings"
 	"time"
 
@@ -109,7 +107,7 @@ func (b *beginning) takeOrder() error {
 // run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		b.finishEarlier, b.resetUnits, b.load, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handQuery, b.writeOrder,
+		b.finishEarlier, b.resetUnits, b.load, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handBrought, b.writeOrder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -228,25 +226,28 @@ func (b *beginning) askUptime(ctx context.Context) error {
 	return nil
 }
 
-// handQuery gives the query of an address that the operator named to the fetcher.
-func (b *beginning) handQuery(ctx context.Context) error {
-	if !strings.Contains(b.order.URL, "?") {
-		return b.Tree.DropQuery(b.name)
+// handBrought gives what the operator brought to the fetcher, and to no other user: an
+// imported release, or the query of an address.
+func (b *beginning) handBrought(ctx context.Context) error {
+	if err := b.Tree.DropQuery(b.name); err != nil {
+		return err
+	}
+	if !b.order.Import && !strings.Contains(b.order.URL, "?") {
+		return nil
 	}
 	unit := unitOf("fetch", b.name)
 	u, err := b.Systemd.Unit(ctx, unit)
 	if err != nil {
 		return err
 	}
-	uid := 0
+	uid, gid := 0, 0
 	if u.User != "" {
-		who, err := user.Lookup(u.User)
-		if err != nil {
+		if uid, gid, err = idsOf(u.User); err != nil {
 			return fmt.Errorf("cannot find the user of %s: %w", unit, err)
 		}
-		if uid, err = strconv.Atoi(who.Uid); err != nil {
-			return fmt.Errorf("cannot find the user of %s: its number is %q", unit, who.Uid)
-		}
+	}
+	if b.order.Import {
+		return b.Tree.HandImport(b.name, gid)
 	}
 	return b.Tree.HandQuery(b.name, b.order.URL, uid)
 }

@@ -69,7 +69,9 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 }
 
 func rejectionOf(j *state.Journal, reason string) state.Rejection {
-	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Fingerprint: state.Fingerprint(j.NewFiles()),
+	files := j.NewFiles()
+	return state.Rejection{Version: j.Version, Sequence: j.Sequence, Fingerprint: state.Fingerprint(files),
+		Private: slices.ContainsFunc(files, func(f state.File) bool { return f.Private }),
 		Archive: j.Archive, Time: time.Now().UTC(), Reason: reason}
 }
 

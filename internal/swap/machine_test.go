@@ -235,6 +235,15 @@ func (m *machine) Stop(_ context.Context, name string) error {
 	return nil
 }
 
+// Kill ends what does not stop.
+func (m *machine) Kill(_ context.Context, name string) error {
+	err := m.call("kill", name)
+	delete(m.units, name)
+	delete(m.fails, "restart "+name)
+	delete(m.fails, "stop "+name)
+	return err
+}
+
 func (m *machine) Alive(_ context.Context, patterns ...string) ([]string, error) {
 	var names []string
 	for _, p := range patterns {

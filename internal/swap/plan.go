@@ -204,7 +204,7 @@ func (sw *swapping) planPrevious() error {
 				return err
 			}
 		}
-		c.Created = f.Created
+		c.Created, c.Private = f.Created, f.Private
 		sw.add(c)
 	}
 	return sw.planSnapshot()

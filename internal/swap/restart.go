@@ -91,6 +91,25 @@ func (s *Swapper) halt(ctx context.Context, j *state.Journal) error {
 	return nil
 }
 
+// loosen carries out do, which stops the new program, for a rollback. A program may ask
+// systemd for more time to stop, as often as it likes. If the new one has not stopped in
+// its time, loosen kills it and carries out do again. The old one may need the time.
+func (s *Swapper) loosen(ctx context.Context, j *state.Journal, do func(context.Context, *state.Journal) error) error {
+	err := do(ctx, j)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	u, uerr := s.Systemd.Unit(ctx, j.Unit)
+	if uerr != nil || u.Active != "deactivating" || u.Invocation == j.Invocation {
+		return errors.Join(err, uerr)
+	}
+	s.logf("%s: %s does not stop: killing its processes", describe(j), j.Unit)
+	if kerr := s.Systemd.Kill(ctx, j.Unit); kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	return do(ctx, j)
+}
+
 // running returns the units that are active now.
 func (s *Swapper) running(ctx context.Context, names []string) ([]string, error) {
 	var active []string

@@ -58,7 +58,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		s.note(j)
 	}
 	// Restart even if a file did not come back: the service runs with those that did.
-	err = errors.Join(err, s.restart(ctx, j, 0))
+	err = errors.Join(err, s.loosen(ctx, j, func(ctx context.Context, j *state.Journal) error { return s.restart(ctx, j, 0) }))
 	heard()
 	if err != nil {
 		return s.failedRollback(ctx, j, err)
@@ -104,7 +104,7 @@ func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool
 		s.logError(j, errors.Join(err, s.Systemd.Reload(ctx))) // both are tried again later
 	}
 	if halted == nil {
-		halted = s.halt(ctx, j)
+		halted = s.loosen(ctx, j, s.halt)
 	}
 	did, err := s.restore(j) // also if the data cannot come back
 	switch {

@@ -2,6 +2,7 @@ package swap
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -251,6 +252,37 @@ func TestRollbackFails(t *testing.T) {
 			r.ended(t, "a1", state.ResultRolledBack)
 		})
 	}
+}
+
+// TestClinging checks that a rollback kills the new program if that does not stop in its
+// time, and leaves an old one alone, which may have data to write.
+func TestClinging(t *testing.T) {
+	late := fmt.Errorf("cannot stop it: %w", context.DeadlineExceeded)
+	for _, call := range []string{"stop agent.service", "restart agent.service"} {
+		t.Run(call, func(t *testing.T) {
+			r := newRig(t)
+			badTrial(t, r)
+			r.sys.units["agent.service"] = systemd.Unit{Active: "deactivating", Invocation: "2nd"}
+			r.sys.fails[call] = late
+			r.step(t, "rollback")
+			r.want(t, oldFiles)
+			r.closed(t)
+			r.ended(t, "a1", state.ResultRolledBack)
+			if n := r.sys.called("kill agent.service"); n != 1 {
+				t.Errorf("it was killed %d times", n)
+			}
+		})
+	}
+	t.Run("the old program", func(t *testing.T) {
+		r := newRig(t)
+		badTrial(t, r)
+		r.sys.units["agent.service"] = systemd.Unit{Active: "deactivating", Invocation: "1st"}
+		r.sys.fails["restart agent.service"] = late
+		r.fails(t, "rollback", state.ResultRollbackFailed, "cannot stop it")
+		if r.sys.called("kill agent.service") > 0 {
+			t.Error("it was killed")
+		}
+	})
 }
 
 // TestNoLook checks that systemd's view decides if the baseline fails.

@@ -57,7 +57,7 @@ func (sw *swapping) backUp() error {
 			continue
 		}
 		dir, err := sideDir(c.To)
-		if err == nil {
+		if err == nil && !c.Private {
 			c.Private, err = durable.Secret(c.To)
 		}
 		if err == nil {

@@ -47,6 +47,7 @@ type Manager interface {
 	Queue(ctx context.Context, name string) error
 	Restart(ctx context.Context, name string, limit time.Duration) error
 	Stop(ctx context.Context, name string) error
+	Kill(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, names ...string) error
 	Reload(ctx context.Context) error
 	Uptime(ctx context.Context) (time.Duration, error)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	"golang.org/x/sys/unix"
 )
 
 // JobError says that a job ended with another result than "done".
@@ -37,6 +38,15 @@ func (c *Conn) Stop(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
+}
+
+// Kill ends all processes of a unit at once.
+func (c *Conn) Kill(ctx context.Context, name string) error {
+	err := c.do(ctx, func(l *link) error { return l.sd.KillUnitWithTarget(ctx, name, dbus.All, int32(unix.SIGKILL)) })
+	if err != nil {
+		return fmt.Errorf("cannot kill %s: %w", name, err)
+	}
+	return nil
 }
 
 // A queuer is a method of go-systemd that queues a job and later sends its result.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
@@ -44,7 +45,13 @@ func TestImport(t *testing.T) {
 	c.must("machinemon-update", "hold", "testd")
 	from(8, "/root/usb", "it is held since")
 	c.must("machinemon-update", "unhold", "testd")
+	// What only root could read, only root and the fetcher can read meanwhile.
+	watch := c.start("runuser", "-u", "nobody", "--", "sh", "-c", "exec 2>/dev/null; cd /var/lib/machinemon-update/swap/testd && while :; do ls import; head -c 10 import/*; done")
 	from(0, "/root/usb/client-manifest.json", "committed 1.1.0 (was 1.0.0)")
+	c.ok(watch.Signal(syscall.SIGTERM))
+	if seen := c.wait(watch).Stdout; seen != "" {
+		t.Errorf("meanwhile user nobody found:\n%.300s", seen)
+	}
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	c.assertClosed("1.0.0")
 	from(0, "/root/usb", "already current")

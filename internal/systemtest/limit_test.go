@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -102,4 +103,30 @@ func (b *box) replaceTestd(d releases.Daemon) {
 	b.must("systemctl", "reset-failed", "testd.service")
 	b.must("systemctl", "restart", "testd.service")
 	b.awaitTestd(d.Version)
+}
+
+// TestReleaseThatClings: a release that asks for more time to stop, again and again, is
+// killed by its rollback, which else would fail while that release goes on running.
+func TestReleaseThatClings(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\nTimeoutStartSec=5\nTimeoutStopSec=2\n", 1), testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "clings"})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the rollback is patient
+	defer cancel()
+	r, err := c.start("machinemon-update", "apply", "testd").Wait(ctx)
+	c.ok(err)
+	c.said(r, 4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+}
+
+// TestCommandThatTakesMemory: a release whose version_command takes more memory than one
+// may is rolled back, and the machine's other services keep theirs.
+func TestCommandThatTakesMemory(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "hungry"})
+	c.apply(4, "rolled back 1.1.0", "version_command", "was killed by SIGKILL")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.apply(0, "committed 1.2.0 (was 1.0.0)")
 }

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
@@ -60,6 +61,72 @@ func TestStrangers(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 	// What the program left behind ended with the gate that ran it.
 	if r := c.run("find", "/proc", "-maxdepth", "1", "-user", "mm-command-stranger"); r.Code != 0 || r.Stdout != "" {
+		t.Errorf("it left processes: %+v", r)
+	}
+}
+
+// TestCommandsOfOneTrial: a release that stops the process that runs its version_command,
+// which thus never ends by itself, spoils its own trial, and no later one.
+func TestCommandsOfOneTrial(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "stops-runner"})
+	c.apply(4, "rolled back 1.1.0", "version_command")
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+	if r := c.run("find", "/proc", "-maxdepth", "1", "-user", "mm-command-testd"); r.Code != 0 || r.Stdout != "" {
+		t.Errorf("there are still processes: %+v", r)
+	}
+}
+
+// knocks connects to testd's socket for commands, over and over, each time after the last
+// connection has started the service and ended it.
+const knocks = `use Socket;
+while (1) {
+	socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
+	connect($s, pack_sockaddr_un("/run/machinemon-update/command/testd"));
+	close $s;
+	select undef, undef, undef, 0.1;
+}`
+
+// TestStrangersAtCommands shows that the gate of another target cannot use up the starts
+// of the service that runs testd's version_command.
+func TestStrangersAtCommands(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/etc/machinemon-update/targets.d/stranger.toml", strangerTarget, 0o644)
+	c.must("systemctl", "daemon-reload")
+	c.must("systemctl", "start", "machinemon-accounts@stranger.service", "machinemon-command@testd.socket")
+	c.start(asUser("mm-gate-stranger", "machinemon-gate", "perl", "-e", knocks)...)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+}
+
+// clingy is a program that leaves a child when it is asked for its version, which kills
+// every process that it may, over and over.
+const clingy = `#!/bin/sh
+if [ "$1" = again ]; then
+	while :; do kill -s KILL -- -1; done >/dev/null 2>&1
+fi
+setsid "$0" again &
+echo clingy 1.0.0
+`
+
+// TestStrangersAskedForTheirVersion shows that a program that root asks for its version,
+// because no update has installed it, reaches no other target's program that is asked.
+func TestStrangersAskedForTheirVersion(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget)
+	c.writeFile("/usr/local/bin/clingy", clingy, 0o755)
+	c.writeFile("/etc/machinemon-update/targets.d/clingy.toml",
+		strings.Replace(strings.ReplaceAll(strangerTarget, "stranger", "clingy"), "main = \"\"", "main = \"\"\nversion_command = [\"/usr/local/bin/clingy\"]", 1), 0o644)
+	if s := c.must("machinemon-update", "status", "clingy"); !strings.Contains(s, "1.0.0") {
+		t.Errorf("status: %s", s)
+	}
+	if s := c.status(); s.Installed != "1.0.0" {
+		t.Errorf("status of testd: %+v", s)
+	}
+	if r := c.run("sh", "-c", "grep -l [c]lingy /proc/[0-9]*/cmdline"); r.Stdout != "" {
 		t.Errorf("it left processes: %+v", r)
 	}
 }

@@ -42,6 +42,12 @@ func main() {
 		if behaviour == "version-lies" || behaviour == "fills-tmp" && filled() > 64<<20 {
 			version = "0.0.0-lie"
 		}
+		if behaviour == "stops-runner" {
+			syscall.Kill(os.Getppid(), syscall.SIGSTOP) // PID 1, in a pre-flight, takes no signal
+		}
+		if behaviour == "hungry" && os.Getppid() != 1 {
+			syscall.Mmap(-1, 0, 1200<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_POPULATE)
+		}
 		name := filepath.Base(os.Args[0])
 		if strings.HasPrefix(name, "machinemon-") { // the prefix that MachineMon's programs use
 			name, _, _ = strings.Cut(name, "-")
@@ -72,7 +78,7 @@ func filled() (bytes int) {
 func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
-	case "good", "version-lies", "fills-tmp": // the last fills all temporary directories when it is asked for its version
+	case "good", "version-lies", "fills-tmp", "stops-runner", "hungry": // the last three fill all temporary directories, stop their parent, or take memory outside a pre-flight, when they are asked for their version
 	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
 			return fmt.Errorf("KEY is not set")
@@ -108,6 +114,14 @@ func run() error {
 		signal.Ignore(syscall.SIGTERM)
 	case "answer-500":
 		healthz = func() int { return http.StatusInternalServerError }
+	case "clings": // unhealthy, and when it is stopped it asks systemd for more time, again and again
+		healthz = func() int { return http.StatusInternalServerError }
+		signal.Ignore(syscall.SIGTERM)
+		go func() {
+			for range time.Tick(time.Second) {
+				notify("EXTEND_TIMEOUT_USEC=5000000")
+			}
+		}()
 	case "ill-on-demand": // unhealthy while the file exists
 		healthz = func() int {
 			if _, err := os.Stat("/run/testd-ill"); err == nil {
@@ -133,7 +147,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := notifyReady(); err != nil {
+	if err := notify("READY=1"); err != nil {
 		return err
 	}
 	health := func(w http.ResponseWriter, r *http.Request) {
@@ -233,8 +247,8 @@ func restart(n int) error {
 	return nil
 }
 
-// notifyReady sends READY=1 as sd_notify(3) describes, if the unit is Type=notify.
-func notifyReady() error {
+// notify sends systemd a message as sd_notify(3) describes, if the unit is Type=notify.
+func notify(message string) error {
 	socket := os.Getenv("NOTIFY_SOCKET")
 	if socket == "" {
 		return nil
@@ -244,6 +258,6 @@ func notifyReady() error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Write([]byte("READY=1"))
+	_, err = c.Write([]byte(message))
 	return err
 }
