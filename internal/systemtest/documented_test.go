@@ -64,10 +64,10 @@ func TestDocumentedInstall(t *testing.T) {
 		refused := func(why string) (hint string) {
 			a.t.Helper()
 			r := a.run("machinemon-update", "check", "agent")
-			if r.Code != 2 || !strings.Contains(r.Stderr, why) || strings.Contains(r.Stderr, "chown") || strings.Contains(r.Stderr, password) {
+			if said := r.Stdout + r.Stderr; r.Code != 2 || !strings.Contains(said, why) || strings.Contains(said, "chown") || strings.Contains(said, password) {
 				a.t.Errorf("%+v, want %s", r, why)
 			}
-			_, hint, _ = strings.Cut(r.Stderr, "(hint: ")
+			_, hint, _ = strings.Cut(r.Stdout, "(hint: ")
 			return hint
 		}
 		const dropIn = "/etc/systemd/system/machinemon-client.service.d/user.conf"

@@ -49,7 +49,11 @@ func (v *validation) urlFrom() *URLFrom {
 	if v.written("source.insecure_skip_tls") {
 		v.problem("source.insecure_skip_tls", "does not belong to source.url_from, whose file says it", "set source.url as well")
 	}
-	return &URLFrom{File: v.text(path + ".file"), Option: v.text(path + ".option"), Key: v.text(path + ".key"), Append: v.text(path + ".append")}
+	option := v.text(path + ".option")
+	if v.settings[path+".file"].order > v.settings[path+".option"].order {
+		option = "" // a later file replaces what the option names, too
+	}
+	return &URLFrom{File: v.text(path + ".file"), Option: option, Key: v.text(path + ".key"), Append: v.text(path + ".append")}
 }
 
 // A Command is how systemd starts the program of a target.

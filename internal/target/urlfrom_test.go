@@ -238,6 +238,7 @@ func TestURLFromPrecedence(t *testing.T) {
 		{"and its flag", fromClient, "source.url = 'https://me.example.com/'\nsource.insecure_skip_tls = true\ntrust.allow_unauthenticated = true", "", "https://me.example.com/", nil},
 		{"an operator's loopback url", fromClient, "source.url = 'http://localhost/'", "", "http://localhost/", nil},
 		{"another file", fromClient, "source.url_from.file = '/etc/machinemon/client.toml'", "", "", &elsewhere},
+		{"another file, which the unit's command cannot change", strings.Replace(fromClient, "key =", "option = '--config', key =", 1), "source.url_from.file = '/etc/machinemon/client.toml'", "", "", &elsewhere},
 		{"url_from above url", minimal + below, strings.TrimPrefix(fromClient, minimal), "", "", &from},
 		{"url above both", fromClient, "source.url_from.file = '/x'", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},
 		{"a broken one that is overridden", fromClient, "source.url_from.key = ''", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},
