@@ -88,7 +88,7 @@ func TestPageLooks(t *testing.T) {
 	v.do(chromedp.Navigate(b.url + "/updates?q=ams&history=" + fleet(time.Now())[16].ClientID))
 	v.do(chromedp.Click(chromedp.CSS(".legend summary")))
 	v.looks("history")
-	v.wants("What the results mean", "a person must act")
+	v.wants("What the results mean", "A person must act")
 	if n := ask[int](v, `document.querySelectorAll(".history li").length`); n != 4 {
 		t.Errorf("%d attempts are shown", n)
 	}
@@ -268,7 +268,7 @@ func (v *tab) named() {
 			}
 		}
 	}
-	for role, want := range map[string]int{"table": 1, "rowheader": 34, "row": 35, "cell": 34 * 5, "main": 1, "navigation": 1, "search": 1, "searchbox": 1} {
+	for role, want := range map[string]int{"table": 1, "rowheader": 38, "row": 39, "cell": 38 * 5, "main": 1, "navigation": 1, "search": 1, "searchbox": 1} {
 		if roles[role] != want {
 			v.Errorf("%d of role %s, want %d (%v)", roles[role], role, want, roles)
 		}
