@@ -65,6 +65,11 @@ func TestRelaySetup(t *testing.T) {
 		f.publish(releases.Client{Version: good})
 		f.await(a, good, updated(good))
 	})
+	f.step("the package goes", func() {
+		if said := a.must("/var/lib/dpkg/info/machinemon-checkin.prerm", "remove"); !strings.Contains(said, "Set server_url = \""+server+"\" in its configuration") {
+			f.t.Errorf("it says %q", said)
+		}
+	})
 	f.step("again", func() {
 		if r := a.run("machinemon-checkin-relay", "--setup"); r.Code != 0 || !strings.Contains(r.Stderr, "set up already") {
 			f.t.Errorf("%+v", r)

@@ -102,6 +102,7 @@ func TestPageLooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.do(chromedp.Navigate(b.url + "/updates"))
+	v.do(chromedp.Click(chromedp.CSS(".card details summary")))
 	v.looks("stopped")
 	v.wants("off: updates are stopped", "by alice from 192.0.2.7", "machinemon-release set ")
 }
@@ -133,7 +134,7 @@ func TestPageSwitch(t *testing.T) {
 	}{{"Stop updates", "Turned off", true}, {"Let updates go on", "Turned on", false}} {
 		if !c.stopped { // a second step confirms it
 			v.do(chromedp.Click(chromedp.CSS(".card details summary")), chromedp.WaitVisible(chromedp.CSS(".card button")))
-			v.wants("with an update available will be told at the next check-in: v0.1.12")
+			v.wants("can update to v0.1.12, which is for 100 % of the clients. Those that are due are told at their next check-in.")
 		}
 		if got := ask[string](v, "document.querySelector('.card button').innerText"); got != c.button {
 			t.Fatalf("the button is %q", got)
