@@ -32,7 +32,6 @@ func (a *agent) setUp(version string) {
 // TestDocumentedInstall: the agent is a service of root whose configuration is in the home
 // of the user that set it up. Two commands update it and report that to its server.
 func TestDocumentedInstall(t *testing.T) {
-	once(t)
 	t.Parallel()
 	a := newAgent(t)
 	_, dir := a.source(9001)

@@ -74,5 +74,6 @@ func TestRelaySetup(t *testing.T) {
 		if r := a.run("machinemon-checkin-relay", "--setup"); r.Code != 0 || !strings.Contains(r.Stderr, "set up already") {
 			f.t.Errorf("%+v", r)
 		}
+		f.await(a, "its status", func(h heard) bool { return h.status.Target == "agent" && h.status.Installed == good })
 	})
 }

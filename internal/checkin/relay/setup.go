@@ -50,10 +50,10 @@ func Setup(ctx context.Context, say func(string)) error {
 
 func (s *setup) run(ctx context.Context) error {
 	done, err := s.look(ctx)
-	if done || err != nil {
+	if err != nil {
 		return err
 	}
-	if err := run(ctx, "systemctl", "enable", "--quiet", "--now", socket); err != nil {
+	if err := run(ctx, "systemctl", "enable", "--quiet", "--now", socket); done || err != nil {
 		return err
 	}
 	if err := s.switchTo(ctx, address); err != nil {
@@ -82,7 +82,7 @@ func (s *setup) run(ctx context.Context) error {
 }
 
 // look finds out the agent's configuration and its server, and writes the relay's
-// configuration. done says that there is nothing left to do.
+// configuration. done says that the agent uses the relay already.
 func (s *setup) look(ctx context.Context) (done bool, err error) {
 	c := file{Target: "agent"}
 	asWritten := func() (*file, error) { return &c, nil }
