@@ -116,14 +116,16 @@ func (s *setup) look(ctx context.Context) (done bool, err error) {
 	}
 	err = t.Resolve(target.Command{Args: u.Command, User: u.User})
 	s.config, s.former = t.Source.Read, strings.TrimSuffix(t.Source.URL, t.Source.From.Append)
-	if c.ServerURL != "" {
-		if err != nil { // an earlier setup has changed the agent's configuration already
-			s.former = c.ServerURL
-		}
+	switch {
+	case c.ServerURL != "" && (err != nil || s.former == address): // by an earlier setup
+		s.former = c.ServerURL
 		return false, nil
-	}
-	if err != nil {
+	case c.ServerURL != "":
+		return false, nil
+	case err != nil:
 		return false, err
+	case s.former == address:
+		return false, fmt.Errorf("the agent checks in at the relay already, and its server is not known (hint: set server_url in %s)", ConfigFile)
 	}
 	more := fmt.Sprintf("\n# Written by `machinemon-checkin-relay --setup`, from %s.\nserver_url = %q\n", s.config, s.former)
 	if t.Source.InsecureSkipTLS {
