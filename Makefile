@@ -159,6 +159,8 @@ install:
 		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d $(DESTDIR)/etc/machinemon-update
 	install $(COMMANDS:%=build/%) packaging/scalebox-update $(DESTDIR)/usr/bin
 	install $(WORKERS:%=build/%) packaging/add-agent-check $(DESTDIR)/usr/lib/machinemon-update
+	install -d $(DESTDIR)/usr/sbin
+	ln -sf ../lib/machinemon-update/checkin-relay $(DESTDIR)/usr/sbin/machinemon-checkin-relay
 	install build/generator $(DESTDIR)/usr/lib/systemd/system-generators/machinemon-update-generator
 	install -m 644 packaging/targets.d/*.toml $(DESTDIR)/usr/lib/machinemon-update/targets.d
 	install -m 644 $(UNITS) $(DESTDIR)/usr/lib/systemd/system

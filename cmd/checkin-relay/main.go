@@ -1,7 +1,8 @@
 // Checkin-relay runs in machinemon-checkin-relay.service, which its socket starts when
 // the agent checks in. It passes check-ins on to the MachineMon server. Its exit status
 // says whether an answer announced an update; after it, the service runs "checkin-relay
-// deliver" as root, which then drops a directive.
+// deliver" as root, which then drops a directive. An operator runs it with --setup, by the
+// name machinemon-checkin-relay.
 package main
 
 import (
@@ -26,8 +27,13 @@ func main() {
 		err = serve()
 	case len(args) == 1 && args[0] == "deliver":
 		err = relay.Deliver(relay.ConfigFile, state.System, os.Getenv)
+	case len(args) == 1 && args[0] == "--setup":
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		err = relay.Setup(ctx, say)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: checkin-relay [deliver]\n(machinemon-checkin-relay.service runs it)")
+		fmt.Fprintln(os.Stderr, "usage: machinemon-checkin-relay --setup  (puts the relay between the agent and its server)\n"+
+			"       checkin-relay [deliver]  (machinemon-checkin-relay.service runs it)")
 		os.Exit(2)
 	}
 	if err != nil {

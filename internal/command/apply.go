@@ -172,7 +172,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 	switch {
 	case err == nil && req.Import:
 		err = a.tree.DropImport(name)
-	case err == nil:
+	case err == nil && req.URL != "": // the umbrella, which asks for no address, cannot write there
 		err = a.tree.DropQuery(name)
 	case err != nil && ctx.Err() != nil: // the next attempt removes an import that remains
 		err = fmt.Errorf("detached, the attempt goes on (hint: journalctl -f -u 'machinemon-*@%s.service' follows it, machinemon-update status shows the result)", name)

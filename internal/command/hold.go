@@ -125,7 +125,11 @@ func (a *app) setAutoUpdate(name, verb string) (string, error) {
 		return "", cli.Usagef("cannot enable %s: no source is configured (hint: set source.url in %s/%s.toml)", name, a.targets.Admin, name)
 	}
 	if on && t.Source.From != nil {
-		if err := t.Resolve(); err != nil {
+		m := a.see(context.Background())
+		if m != nil {
+			defer m.Close()
+		}
+		if err := resolve(context.Background(), m, t); err != nil {
 			return "", err
 		}
 		// This comes before the drop-in, so that an enabled target has a source.

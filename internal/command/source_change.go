@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 // sourceChanged returns how the file of source.url_from differs from the source that
 // scheduled runs use, or "". It returns "" for users other than root: the file may
 // contain passwords.
-func (a *app) sourceChanged(t *target.Target, st *state.Status) string {
+func (a *app) sourceChanged(ctx context.Context, m machine, t *target.Target, st *state.Status) string {
 	if !a.root {
 		return ""
 	}
@@ -19,14 +20,29 @@ func (a *app) sourceChanged(t *target.Target, st *state.Status) string {
 	if st.Source != nil {
 		uses = "scheduled runs use " + source(st.Source.URL, st.Source.InsecureSkipTLS)
 	}
-	if err := t.Resolve(); err != nil {
+	if err := resolve(ctx, m, t); err != nil {
 		return uses + ": " + strings.TrimPrefix(err.Error(), "cannot use target "+t.Name+": ")
 	}
 	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {
 		return ""
 	}
 	return fmt.Sprintf("%s: %s now says %s (hint: machinemon-update check %s makes them use it)",
-		uses, t.Source.From.File, source(t.Source.URL, t.Source.InsecureSkipTLS), t.Name)
+		uses, t.Source.Read, source(t.Source.URL, t.Source.InsecureSkipTLS), t.Name)
+}
+
+// resolve completes a target's source from the program's configuration. m is nil without
+// systemd; then the unit's command, which may name the file, is not known.
+func resolve(ctx context.Context, m machine, t *target.Target) error {
+	if m == nil {
+		return t.Resolve(target.Command{})
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	u, err := m.Unit(ctx, t.Unit)
+	if err != nil {
+		return err
+	}
+	return t.Resolve(target.Command{Args: u.Command, User: u.User})
 }
 
 // source returns the source of releases in words.

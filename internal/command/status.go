@@ -94,7 +94,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	a.undecided(&s, &st)
 	if t.Source.From != nil {
-		s.Source, s.Changed = st.Source, a.sourceChanged(t, &st)
+		s.Source, s.Changed = st.Source, a.sourceChanged(ctx, m, t, &st)
 	}
 	if st.Installed != nil {
 		s.Unproven = st.Installed.Unproven

@@ -174,7 +174,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	}
 	if t.Source.From != nil && !f.order.Brought() {
 		if s := known.Status.Source; s == nil || s.From != t.Source.From.String() {
-			return failed(nil, state.Fail(state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check %s, by root, finds it in %s)", t.Name, t.Source.From.File))
+			return failed(nil, state.Fail(state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check %s, by root, finds it)", t.Name))
 		} else if err := t.Derive(s.URL, s.InsecureSkipTLS); err != nil {
 			return failed(nil, state.Fail(state.ResultMisconfigured, "%w", err))
 		}

@@ -430,7 +430,7 @@ func TestFoundByRoot(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"nothing yet", nil, true, state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it in /root/client.toml)"},
+		{"nothing yet", nil, true, state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it)"},
 		{"by another url_from", &state.Source{From: "/root/old.toml: server_url + /x", URL: url}, true, state.ResultNotAttempted, "no source is known yet"},
 		{"something", &state.Source{From: from, URL: url}, true, state.ResultHandedOn, ""},
 		{"no longer allowed", &state.Source{From: from, URL: url}, false, state.ResultMisconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},

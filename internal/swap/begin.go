@@ -181,7 +181,7 @@ func (b *beginning) findSource(ctx context.Context) error {
 		return state.Fail(state.ResultMisconfigured, "cannot update %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", b.name, b.name)
 	}
 	if b.asked() && t.Source.From != nil && !b.order.Brought() {
-		if err := b.resolve(t, &b.status); err != nil {
+		if err := b.resolve(ctx, t, &b.status); err != nil {
 			return err
 		}
 	}
@@ -272,14 +272,18 @@ func (s *Swapper) goingBack(ctx context.Context, name string) error {
 }
 
 // resolve records the source that the file of source.url_from names now.
-func (s *Swapper) resolve(t *target.Target, st *state.Status) error {
-	if err := t.Resolve(); err != nil {
+func (s *Swapper) resolve(ctx context.Context, t *target.Target, st *state.Status) error {
+	u, err := s.Systemd.Unit(ctx, t.Unit)
+	if err != nil {
+		return err
+	}
+	if err := t.Resolve(target.Command{Args: u.Command, User: u.User}); err != nil {
 		return err
 	}
 	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {
 		return nil
 	}
-	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.From.File)
+	s.logf("%s: its source is %s, as %s says", t.Name, t.Source.URL, t.Source.Read)
 	return s.Tree.Update(state.RoleSwap, t.Name, func(st *state.Status) { st.Use(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) })
 }
 

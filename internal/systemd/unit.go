@@ -35,11 +35,13 @@ type Unit struct {
 	DropIns      []string // in the order in which systemd reads them
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
 	// of the program that runs or is being started. It is zero if it never did.
-	Began  time.Duration
-	User   string   // User=; "" is root
-	UID    uint32   // the user's number; [NoUID] if systemd does not know it
-	Group  string   // Group=; "" is the user's primary group
-	Groups []string // SupplementaryGroups=
+	Began time.Duration
+	// Command is the first ExecStart=, with the program's path.
+	Command []string
+	User    string   // User=; "" is root
+	UID     uint32   // the user's number; [NoUID] if systemd does not know it
+	Group   string   // Group=; "" is the user's primary group
+	Groups  []string // SupplementaryGroups=
 	// DynamicUser says that the user exists only while the unit runs.
 	DynamicUser bool
 	// Invocation is the invocation ID of the present or last start of the unit, which
@@ -138,6 +140,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
 		u.Began = time.Duration(usec) * time.Microsecond
 	}
+	u.Command = firstCommand(p["ExecStart"])
 	u.User, _ = p["User"].(string)
 	u.Group, _ = p["Group"].(string)
 	u.Groups, _ = p["SupplementaryGroups"].([]string)
@@ -162,6 +165,17 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Dependents = append(u.Dependents, names...)
 	}
 	return u, nil
+}
+
+// firstCommand returns the arguments of the first command in a property such as ExecStart:
+// each command is its path, its arguments, and six more fields.
+func firstCommand(property any) []string {
+	commands, _ := property.([][]any)
+	if len(commands) == 0 || len(commands[0]) < 2 {
+		return nil
+	}
+	args, _ := commands[0][1].([]string)
+	return args
 }
 
 func (c *Conn) properties(ctx context.Context, unit string) (map[string]any, error) {

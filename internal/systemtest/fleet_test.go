@@ -137,19 +137,19 @@ func (f *fleet) edge(host string) *edge {
 	return nil
 }
 
-// join adds an agent's machine with a client of this version, which does not run yet, and
-// with the relay and the target set up as the manual says.
-func (f *fleet) join(user, version string) *edge {
+// plug adds an agent's machine with a client of this version, which has no configuration
+// yet, and connects it to the server.
+func (f *fleet) plug(user, version string) (a *edge, home string) {
 	f.t.Helper()
 	n := len(f.agents) + 1
-	a := &edge{box: boot(f.t), name: fmt.Sprintf("a%d", n), id: fmt.Sprintf("c-%d", n), user: user}
+	a = &edge{box: boot(f.t), name: fmt.Sprintf("a%d", n), id: fmt.Sprintf("c-%d", n), user: user}
 	f.ok(f.Connect(f.t.Context(), a.name, fmt.Sprintf("10.9.%d.1/24", n), a.Machine, "server", fmt.Sprintf("10.9.%d.2/24", n)))
 	f.mu.Lock()
 	f.agents = append(f.agents, a)
 	f.mu.Unlock()
 
 	a.must("hostname", a.name)
-	home := "/root"
+	home = "/root"
 	if user != "root" {
 		a.must("useradd", "--create-home", user)
 		home = "/home/" + user
@@ -157,10 +157,16 @@ func (f *fleet) join(user, version string) *edge {
 	a.writeFile("/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n10.9.%d.1 %s\n", n, monitor), 0o644)
 	a.writeFile("/etc/machinemon-update/monitor-ca.pem", string(f.certificate), 0o644)
 	a.writeFile(clientPath, string(build(f.t, releases.Client{Version: version})), 0o755)
+	return a, home
+}
+
+// join adds an agent's machine with a client of this version, which does not run yet, and
+// with the relay and the target set up as the manual says.
+func (f *fleet) join(user, version string) *edge {
+	f.t.Helper()
+	a, home := f.plug(user, version)
 	a.writeFile("/etc/systemd/system/machinemon-client.service", "[Service]\nType=simple\nExecStart="+clientPath+"\nRestart=always\nRestartSec=10\nUser="+user+"\n", 0o644)
-	a.writeFile(home+"/.config/machinemon/client.toml", fmt.Sprintf(
-		"server_url = \"http://%s\"\npassword = %q\ncheck_in_interval = 1\n[[check]]\ntype = \"script\"\nfriendly_name = \"disk\"\nscript_path = \"echo ok\"\n", relayAt, password), 0o600)
-	a.must("chown", "-R", user, home+"/.config")
+	a.configureFor("http://"+relayAt, home)
 	a.writeFile("/etc/machinemon-update/checkin-relay.toml", "server_url = \"https://"+monitor+"/\"\nca_file = \"/etc/machinemon-update/monitor-ca.pem\"\n", 0o644)
 	a.writeFile("/etc/machinemon-update/targets.d/agent.toml.d/relay.toml", `[source]
 ca_file = "/etc/machinemon-update/monitor-ca.pem"
@@ -176,6 +182,14 @@ settle_seconds = 1
 	a.stopShipped() // only directives may start a check
 	a.must("systemctl", "enable", "--quiet", "--now", "machinemon-checkin-relay.socket")
 	return a
+}
+
+// configureFor writes the configuration of the edge's client.
+func (a *edge) configureFor(server, home string) {
+	a.t.Helper()
+	a.writeFile(home+"/.config/machinemon/client.toml", fmt.Sprintf(
+		"server_url = %q\npassword = %q\ncheck_in_interval = 1\n[[check]]\ntype = \"script\"\nfriendly_name = \"disk\"\nscript_path = \"echo ok\"\n", server, password), 0o600)
+	a.must("chown", "-R", a.user+":", home+"/.config")
 }
 
 // publish publishes a release of the client in the directory that the gate serves.

@@ -196,7 +196,7 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = 'x'", ":8: source.url_from.append: " + below, ""},
 		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = '/../x'", ":8: source.url_from.append: " + below, ""},
 		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nappend = '/x?y'", ":8: source.url_from.append: " + below, ""},
-		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nurl = 'x'", ":8: source.url_from.url: is not a known key (allowed: file, key, append)", ""},
+		{"%M[source.url_from]\nfile = '/x'\nkey = 'x'\nurl = 'x'", ":8: source.url_from.url: is not a known key (allowed: file, option, key, append)", ""},
 		{"%M[source]\nurl = 'https://x'\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":7: source.url_from: stands beside source.url", "remove one of them"},
 		{"%M[source]\ninsecure_skip_tls = false\nurl_from = { file = '/x', key = 'x', append = '/x' }", ":6: source.insecure_skip_tls: does not belong to source.url_from, whose file says it", "set source.url as well"},
 		{"%M[source]\ntype = 'file'\nurl_from = { file = '/x', key = 'x', append = '/x' }", `:7: source.url_from: does not belong to a source of type "file"`, "set source.type as well"},

@@ -28,6 +28,7 @@ var keys = []key{
 	{"source.url", textOf("a URL", urlAllowed, webURL), nil, "The manifest's address"},
 	{"source.url_from", tableOf(`{ file = "/DIR/NAME", key = "NAME", append = "/PATH" }`), nil, "Where the address stands"},
 	{"source.url_from.file", absolutePath, required(""), "A TOML file of at most 64 KiB"},
+	{"source.url_from.option", textOf("an option of the unit's command", `"--NAME" or "-NAME" of A-Z a-z 0-9 -`, matching(`^--?[A-Za-z0-9][A-Za-z0-9-]{0,61}$`)), nil, "An option of the unit's command"},
 	{"source.url_from.key", textOf("the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -", matching(`^[A-Za-z0-9_-]{1,100}$`)), required(""), "The key that holds an address"},
 	{"source.url_from.append", textOf("the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`, appendable), required(""), "The manifest's path below that address"},
 	{"source.path", rootOnly(absolutePath), nil, "Releases on this machine"},

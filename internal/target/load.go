@@ -155,38 +155,46 @@ func dropIn(name string) bool {
 	return strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".")
 }
 
-// read returns the content of a file that only root can writeand that has up to most
+// read returns the content of a file that only root can write and that has up to most
 // bytes. It refuses symlinks and everything that is not a regular file, so it cannot
 // block on a FIFO. unreadable is the hint for a process that has no permission to read
 // the file.
 func (c checker) read(file string, most int64, unreadable string) ([]byte, *ConfigError) {
-	refuse := func(problem, hint string) ([]byte, *ConfigError) {
-		return nil, &ConfigError{File: file, Problem: problem, Hint: hint}
-	}
 	if err := c.rootOnly(filepath.Dir(file)); err != nil {
-		return refuse(err.Error(), rootOnlyHint)
+		return nil, &ConfigError{File: file, Problem: err.Error(), Hint: rootOnlyHint}
 	}
 	f, err := durable.OpenRegular(filepath.Join(c.root, file))
-	switch {
-	case errors.Is(err, durable.ErrSymlink):
-		return refuse("must be a regular file, not a symlink", "")
-	case errors.Is(err, durable.ErrNotRegular):
-		return refuse("must be a regular file", "")
-	case errors.Is(err, fs.ErrPermission):
-		return refuse("cannot be read: "+durable.Cause(err).Error(), unreadable)
-	case err != nil:
-		return refuse("cannot be read: "+durable.Cause(err).Error(), "")
+	if err != nil {
+		return nil, unopened(file, err, unreadable)
 	}
 	defer f.Close()
 	if err := c.rootOnly(file); err != nil {
-		return refuse(err.Error(), rootOnlyHint)
+		return nil, &ConfigError{File: file, Problem: err.Error(), Hint: rootOnlyHint}
 	}
+	return content(f, file, most)
+}
+
+// unopened returns the error for a file that could not be opened.
+func unopened(file string, err error, unreadable string) *ConfigError {
+	switch {
+	case errors.Is(err, durable.ErrSymlink):
+		return &ConfigError{File: file, Problem: "must be a regular file, not a symlink"}
+	case errors.Is(err, durable.ErrNotRegular):
+		return &ConfigError{File: file, Problem: "must be a regular file"}
+	case errors.Is(err, fs.ErrPermission):
+		return &ConfigError{File: file, Problem: "cannot be read: " + durable.Cause(err).Error(), Hint: unreadable}
+	}
+	return &ConfigError{File: file, Problem: "cannot be read: " + durable.Cause(err).Error()}
+}
+
+// content reads an open file of up to most bytes.
+func content(f *os.File, file string, most int64) ([]byte, *ConfigError) {
 	data, err := durable.ReadAll(f, most)
 	switch {
 	case errors.Is(err, durable.ErrTooLarge):
-		return refuse(fmt.Sprintf("is larger than %d KiB", most>>10), "")
+		return nil, &ConfigError{File: file, Problem: fmt.Sprintf("is larger than %d KiB", most>>10)}
 	case err != nil:
-		return refuse("cannot be read: "+durable.Cause(err).Error(), "")
+		return nil, &ConfigError{File: file, Problem: "cannot be read: " + durable.Cause(err).Error()}
 	}
 	return data, nil
 }

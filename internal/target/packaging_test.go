@@ -23,7 +23,7 @@ func TestShippedTargets(t *testing.T) {
 		source              Source
 	}{
 		{"agent", "machinemon-client.service", "machinemon-client", Source{Type: SourceManifest,
-			From: &URLFrom{"/root/.config/machinemon/client.toml", "server_url", "/download/client-manifest.json"}}},
+			From: &URLFrom{"/root/.config/machinemon/client.toml", "--config", "server_url", "/download/client-manifest.json"}}},
 		{"server", "machinemon-server.service", "machinemon-server", Source{}},
 	} {
 		d := tree(t, map[string]string{DefaultDirs.Vendor + "/" + row.name + ".toml": shipped(t, "targets.d/"+row.name+".toml")})

@@ -16,7 +16,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-const rootOnlyHint = "it and its parents must be writable by root alone: chown root:root, chmod go-w"
+// rootOnlyHint does not propose to give a user's directory to root: that could be a home.
+const rootOnlyHint = "it and its parents must be writable by root alone: move it out of a user's directory, or chown root:root and chmod go-w"
 
 // CheckRootOnly returns an error, which names the place, unless only root can write to
 // path and to all its parents. Symlinks in path are followed and their targets checked.

@@ -106,6 +106,7 @@ type Source struct {
 	Downgrade bool          // whether scheduled runs and directives may go to a lower version
 
 	From *URLFrom // where root finds URL and InsecureSkipTLS; nil if the target file has the URL
+	Read string   // the file that Resolve read; "" before
 
 	// The fields below are set only for GitHub.
 	Repo      string // OWNER/NAME
@@ -281,6 +282,9 @@ type ConfigError struct {
 	Problem string
 	Hint    string // what to do about it; "" if Problem says so
 }
+
+// aboutWriters reports whether others than root can write a file.
+func (e *ConfigError) aboutWriters() bool { return e != nil && e.Hint == rootOnlyHint }
 
 // Error returns one line, with the hint at its end.
 func (e *ConfigError) Error() string {

@@ -1,7 +1,9 @@
 package target
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -18,11 +20,13 @@ import (
 // and insecure_skip_tls. Their values are stored for the other roles.
 type URLFrom struct {
 	File   string // TOML; absolute
+	Option string // of the unit's command, which may name another file; "" for none
 	Key    string // at its top
 	Append string // path of the manifest below the URL
 }
 
-// String returns all fields in one line.
+// String returns the fields that say what a stored address was made from, in one line.
+// What the unit's command says is no part of it, as the content of the file is not.
 func (f *URLFrom) String() string { return f.File + ": " + f.Key + " + " + f.Append }
 
 // insecureKey is the key of the program's configuration that says whether the program
@@ -45,19 +49,69 @@ func (v *validation) urlFrom() *URLFrom {
 	if v.written("source.insecure_skip_tls") {
 		v.problem("source.insecure_skip_tls", "does not belong to source.url_from, whose file says it", "set source.url as well")
 	}
-	return &URLFrom{File: v.text(path + ".file"), Key: v.text(path + ".key"), Append: v.text(path + ".append")}
+	option := v.text(path + ".option")
+	if v.settings[path+".file"].order > v.settings[path+".option"].order {
+		option = "" // a later file replaces what the option names, too
+	}
+	return &URLFrom{File: v.text(path + ".file"), Option: option, Key: v.text(path + ".key"), Append: v.text(path + ".append")}
+}
+
+// A Command is how systemd starts the program of a target.
+type Command struct {
+	Args []string // with the program's path; nil if there is no unit
+	User string   // User= of the unit; "" is root
+}
+
+// asRoot reports whether the program runs as root. What it runs may then depend on its
+// configuration anyway, so the owner of that may also say where its updates come from.
+func (c Command) asRoot() bool {
+	return len(c.Args) > 0 && (c.User == "" || c.User == "root" || c.User == "0")
+}
+
+// named returns the file that the option of a command names; "" if there is none.
+func (f *URLFrom) named(args []string) (file string, err error) {
+	if f.Option == "" || len(args) == 0 {
+		return "", nil
+	}
+	option := strings.TrimLeft(f.Option, "-") // --config is also -config, as for Go's flags
+	for i, arg := range args[1:] {
+		name, value, joined := strings.Cut(arg, "=")
+		if !strings.HasPrefix(arg, "-") || strings.TrimLeft(name, "-") != option {
+			continue
+		}
+		if !joined && i+2 < len(args) {
+			value = args[i+2]
+		}
+		if file = value; !cleanPath(file) {
+			return "", errors.New("the unit's command has " + f.Option + " without an absolute path")
+		}
+	}
+	return file, nil
 }
 
 // Resolve reads the current values from the file of source.url_from and completes the
 // source as Derive does. It needs root. The error is a *ConfigError.
-func (t *Target) Resolve() error {
+func (t *Target) Resolve(c Command) error {
 	from := t.Source.From
-	if _, err := os.Lstat(filepath.Join(t.check.root, from.File)); errors.Is(err, fs.ErrNotExist) {
+	t.Source.Read = from.File
+	named, err := from.named(c.Args)
+	if err != nil {
+		return t.derived("", err.Error(), t.urlHint())
+	}
+	if named != "" {
+		t.Source.Read = named
+	}
+	if _, err := os.Lstat(filepath.Join(t.check.root, t.Source.Read)); errors.Is(err, fs.ErrNotExist) {
 		return t.derived("", "does not exist", "configure the program of "+t.Unit+", or set source.url")
 	}
-	data, wrong := t.check.read(from.File, maxFragment, "")
+	data, wrong := t.check.read(t.Source.Read, maxFragment, "")
+	if wrong.aboutWriters() && named != "" && c.asRoot() {
+		data, wrong = t.check.readOfUser(named)
+	}
 	if wrong != nil {
-		wrong.Target = t.Name
+		if wrong.Target = t.Name; wrong.aboutWriters() {
+			wrong.Hint = t.urlHint()
+		}
 		return wrong
 	}
 	var keys map[string]any
@@ -107,7 +161,13 @@ func (t *Target) Derive(address string, insecure bool) error {
 	return nil
 }
 
+// urlHint returns the line that takes the place of a file that is not to be believed. It
+// does not propose to give the file to root: that may be a user's home.
+func (t *Target) urlHint() string {
+	return fmt.Sprintf(`write source.url = "https://SERVER%s", with the server's name, to %s.d/source.toml`, t.Source.From.Append, filepath.Join(DefaultDirs.Admin, t.Name+".toml"))
+}
+
 // derived returns an error about the file of source.url_from.
 func (t *Target) derived(key, problem, hint string) *ConfigError {
-	return &ConfigError{Target: t.Name, File: t.Source.From.File, Key: key, Problem: problem, Hint: hint}
+	return &ConfigError{Target: t.Name, File: cmp.Or(t.Source.Read, t.Source.From.File), Key: key, Problem: problem, Hint: hint}
 }

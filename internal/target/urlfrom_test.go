@@ -2,6 +2,7 @@ package target
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,7 +32,7 @@ func resolve(t *testing.T, d Dirs) (*Target, error) {
 	if got.Source.Type != SourceManifest || got.Source.URL != "" || got.Source.From == nil {
 		t.Fatalf("loaded: %+v", got.Source)
 	}
-	return got, got.Resolve()
+	return got, got.Resolve(Command{})
 }
 
 func TestResolve(t *testing.T) {
@@ -62,8 +63,9 @@ func TestResolve(t *testing.T) {
 // file contains.
 func TestResolveRefuses(t *testing.T) {
 	const (
-		url  = clientFile + ": server_url: must be a URL (allowed: \"https://HOST/PATH\" or \"http://HOST/PATH\", without user, password, query and fragment)"
-		toml = ": is not valid TOML"
+		serverHint = `write source.url = "https://SERVER/download/m.json", with the server's name, to /etc/machinemon-update/targets.d/agent.toml.d/source.toml`
+		url        = clientFile + ": server_url: must be a URL (allowed: \"https://HOST/PATH\" or \"http://HOST/PATH\", without user, password, query and fragment)"
+		toml       = ": is not valid TOML"
 	)
 	content := func(text string) func(*testing.T, string) {
 		return func(t *testing.T, file string) { put(t, file, text) }
@@ -87,21 +89,21 @@ func TestResolveRefuses(t *testing.T) {
 		{"fifo", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, syscall.Mkfifo(file, 0o600)) }, clientFile + ": must be a regular file", ""},
 		{"directory", func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, os.Mkdir(file, 0o755)) }, clientFile + ": must be a regular file", ""},
 		{"too large", content(client + strings.Repeat("#hunter2\n", 8000)), clientFile + ": is larger than 64 KiB", ""},
-		{"of another user", func(t *testing.T, file string) { giveAway(t, file) }, clientFile + ": " + clientFile + " is owned by user 1000, not by root", rootOnlyHint},
-		{"writable by everyone", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o606)) }, clientFile + ": " + clientFile + " is writable by everyone", rootOnlyHint},
-		{"writable by its group", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o660)) }, clientFile + ": " + clientFile + " is writable by its group " + gid(), rootOnlyHint},
+		{"of another user", func(t *testing.T, file string) { giveAway(t, file) }, clientFile + ": " + clientFile + " is owned by user 1000, not by root", serverHint},
+		{"writable by everyone", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o606)) }, clientFile + ": " + clientFile + " is writable by everyone", serverHint},
+		{"writable by its group", func(t *testing.T, file string) { must(t, os.Chmod(file, 0o660)) }, clientFile + ": " + clientFile + " is writable by its group " + gid(), serverHint},
 		{"in a directory of another user", func(t *testing.T, file string) { giveAway(t, strings.TrimSuffix(file, "/client.toml")) },
-			clientFile + ": /root/.config/machinemon is owned by user 1000, not by root", rootOnlyHint},
+			clientFile + ": /root/.config/machinemon is owned by user 1000, not by root", serverHint},
 		{"below a directory writable by everyone", func(t *testing.T, file string) {
 			must(t, os.Chmod(strings.TrimSuffix(file, "/machinemon/client.toml"), 0o777))
-		}, clientFile + ": /root/.config is writable by everyone", rootOnlyHint},
+		}, clientFile + ": /root/.config is writable by everyone", serverHint},
 		{"by way of a symlink to one", func(t *testing.T, file string) {
 			config := strings.TrimSuffix(file, "/machinemon/client.toml")
 			open := strings.TrimSuffix(config, "/root/.config") + "/open"
 			must(t, os.Rename(config, open))
 			must(t, os.Chmod(open, 0o777))
 			must(t, os.Symlink("../open", config))
-		}, clientFile + ": /open is writable by everyone", rootOnlyHint},
+		}, clientFile + ": /open is writable by everyone", serverHint},
 
 		{"empty", content(""), clientFile + ": server_url: is missing; it must be a URL (allowed: " + baseAllowed + ")", ""},
 		{"not TOML", content("password = hunter2\n"), clientFile + ":1" + toml, ""},
@@ -144,11 +146,86 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
+// TestResolveOfUser tests the file that the unit's command names, in a home directory.
+func TestResolveOfUser(t *testing.T) {
+	const home, named = "/home/alice", "/home/alice/.config/machinemon/client.toml"
+	const fromNamed = `[source]
+url_from = { file = "` + clientFile + `", option = "--config", key = "server_url", append = "/download/m.json" }
+`
+	args := []string{"/usr/local/bin/agent", "--config", named}
+	for _, row := range []struct {
+		name    string
+		command Command
+		spoil   func(t *testing.T, root string)
+		want    string // of the error; "" for the server of alice's file, and "root" for that of root's
+	}{
+		{"root's service", Command{Args: args}, nil, ""},
+		{"User=root", Command{Args: args, User: "root"}, nil, ""},
+		{"joined", Command{Args: []string{"agent", "--config=" + named, "-v"}}, nil, ""},
+		{"as for Go's flags", Command{Args: []string{"agent", "-config", named}}, nil, ""},
+		{"the last counts", Command{Args: []string{"agent", "--config", "/x", "--config", named}}, nil, ""},
+		{"another option", Command{Args: []string{"agent", "--configs", named}}, nil, "root"},
+		{"no unit", Command{}, nil, "root"},
+		{"value without option", Command{Args: []string{"agent", "config", named}}, nil, "root"},
+		{"relative", Command{Args: []string{"agent", "--config", "client.toml"}}, nil, clientFile + ": the unit's command has --config without an absolute path"},
+		{"no value", Command{Args: []string{"agent", "--config"}}, nil, clientFile + ": the unit's command has --config without an absolute path"},
+		{"a user's service", Command{Args: args, User: "alice"}, nil, named + ": /home/alice is owned by user 1000, not by root"},
+		{"not there", Command{Args: args}, func(t *testing.T, root string) { must(t, os.Remove(root+named)) }, named + ": does not exist"},
+		{"writable by everyone", Command{Args: args}, func(t *testing.T, root string) { must(t, os.Chmod(root+named, 0o646)) }, named + ": " + named + " is writable by everyone"},
+		{"in a group's directory", Command{Args: args}, func(t *testing.T, root string) { must(t, os.Chmod(root+home+"/.config", 0o770)) }, named + ": /home/alice/.config is writable by its group "},
+		{"of a second user", Command{Args: args}, func(t *testing.T, root string) { must(t, os.Chown(root+named, 1001, -1)) }, named + ": /home/alice/.config/machinemon is owned by user 1000, and what is in it by user 1001"},
+		{"root's file in a home", Command{Args: args}, func(t *testing.T, root string) { must(t, os.Chown(root+named, 0, -1)) }, ""},
+		{"a link of the user", Command{Args: args}, func(t *testing.T, root string) {
+			must(t, os.Rename(root+home+"/.config", root+home+"/x"))
+			must(t, os.Symlink("x", root+home+"/.config"))
+		}, named + ": is reached by a link of a user"},
+		{"a link to another file", Command{Args: args}, func(t *testing.T, root string) {
+			must(t, os.Remove(root+named))
+			must(t, os.Symlink(root+clientFile, root+named))
+		}, named + ": is reached by a link of a user"},
+		{"root's link to the homes", Command{Args: args}, func(t *testing.T, root string) {
+			must(t, os.Mkdir(root+"/var", 0o755))
+			must(t, os.Rename(root+"/home", root+"/var/home"))
+			must(t, os.Symlink("var/home", root+"/home"))
+		}, ""},
+		{"fifo", Command{Args: args}, func(t *testing.T, root string) {
+			must(t, os.Remove(root+named))
+			must(t, syscall.Mkfifo(root+named, 0o600))
+		}, named + ": cannot be read: it is not a regular file"},
+		{"too large", Command{Args: args}, func(t *testing.T, root string) { put(t, root+named, strings.Repeat("#hunter2\n", 8000)) }, named + ": is larger than 64 KiB"},
+		{"not TOML", Command{Args: args}, func(t *testing.T, root string) { put(t, root+named, "password = hunter2") }, named + ":1: is not valid TOML"},
+		{"http", Command{Args: args}, func(t *testing.T, root string) { put(t, root+named, "server_url = 'http://x'") }, named + ": server_url: checksum trust is refused over plain http"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := tree(t, map[string]string{vendorFile: minimal + fromNamed, clientFile: "server_url = 'https://root.example.com'", named: client})
+			for dir := d.Root + named; dir != d.Root+"/home"; dir = filepath.Dir(dir) {
+				must(t, os.Lchown(dir, 1000, 1000))
+			}
+			if row.spoil != nil {
+				row.spoil(t, d.Root)
+			}
+			got, err := d.Load("agent")
+			must(t, err)
+			err = got.Resolve(row.command)
+			want := map[string]string{"": "https://monitor.example.com/download/m.json", "root": "https://root.example.com/download/m.json"}[row.want]
+			if want != "" && (err != nil || got.Source.URL != want) {
+				t.Errorf("%v, %+v", err, got.Source)
+			}
+			if want == "" && (err == nil || got.Source.URL != "" || !strings.HasPrefix(err.Error(), "cannot use target agent: "+row.want)) {
+				t.Errorf("%v, %+v", err, got.Source)
+			}
+			if err != nil && (strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "chown")) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // TestURLFromPrecedence: the higher fragment decides between url and url_from. The keys
 // of url_from are overridden one by one.
 func TestURLFromPrecedence(t *testing.T) {
 	const below = "[source]\nurl = 'https://vendor.example.com/'\n"
-	from := URLFrom{clientFile, "server_url", "/download/m.json"}
+	from := URLFrom{clientFile, "", "server_url", "/download/m.json"}
 	elsewhere := from
 	elsewhere.File = "/etc/machinemon/client.toml"
 	for _, row := range []struct {
@@ -161,6 +238,7 @@ func TestURLFromPrecedence(t *testing.T) {
 		{"and its flag", fromClient, "source.url = 'https://me.example.com/'\nsource.insecure_skip_tls = true\ntrust.allow_unauthenticated = true", "", "https://me.example.com/", nil},
 		{"an operator's loopback url", fromClient, "source.url = 'http://localhost/'", "", "http://localhost/", nil},
 		{"another file", fromClient, "source.url_from.file = '/etc/machinemon/client.toml'", "", "", &elsewhere},
+		{"another file, which the unit's command cannot change", strings.Replace(fromClient, "key =", "option = '--config', key =", 1), "source.url_from.file = '/etc/machinemon/client.toml'", "", "", &elsewhere},
 		{"url_from above url", minimal + below, strings.TrimPrefix(fromClient, minimal), "", "", &from},
 		{"url above both", fromClient, "source.url_from.file = '/x'", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},
 		{"a broken one that is overridden", fromClient, "source.url_from.key = ''", "source.url = 'https://me.example.com/'", "https://me.example.com/", nil},

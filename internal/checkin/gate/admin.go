@@ -32,12 +32,15 @@ type overview struct {
 	Held     int           `json:"total_held"`
 	Matching int           `json:"matching"`
 	Clients  []clientView  `json:"clients"` // the first maxRows that match
+	// History has the attempts of the client that the parameter history names.
+	History []attempt `json:"history,omitempty"`
 }
 
 type releaseView struct {
 	Version  string `json:"version"`
 	Disabled bool   `json:"disabled"`
 	Rollout  int    `json:"rollout_percent"`
+	progress
 }
 
 type settingsView struct {
@@ -68,6 +71,10 @@ type clientView struct {
 	Held      bool       `json:"held"`
 	Rejected  string     `json:"rejected,omitempty"`
 	Seen      time.Time  `json:"last_seen"`
+	// Silent is the version of which the client was told in its last check-in, long ago.
+	Silent    string `json:"silent_since_told_of,omitempty"`
+	Unmanaged bool   `json:"unmanaged,omitempty"` // its system has no updater
+	Namesake  bool   `json:"-"`                   // another client has the same host name
 }
 
 const selfReportedNote = "Status is self-reported: each client sends its own status, and the gate cannot verify it."
@@ -152,15 +159,25 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	o := &overview{Note: selfReportedNote, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
 	m := g.release()
 	if m != nil {
-		o.Release = &releaseView{m.Version, m.Disabled, 100}
+		o.Release = &releaseView{m.Version, m.Disabled, 100, newProgress(m, g.config.ReleaseNotes)}
 		if m.Rollout != nil {
 			o.Release.Rollout = m.Rollout.Percent
 		}
 	}
-	at := map[string]int{}
+	silent, err := s.silent(ctx, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the clients: %w", err)
+	}
+	at, hosts := map[string]int{}, map[string]int{}
 	var others []clientView
-	err := s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
+	err = s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
 		v := view(r, m)
+		v.Silent = silent[r.ClientID]
+		v.Trouble = v.Trouble || v.Silent != ""
+		if m != nil {
+			o.Release.add(r, m)
+		}
+		hosts[r.Hostname]++
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
 		o.Updates += boolToInt(v.Available)
@@ -188,12 +205,20 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
+	for i, c := range o.Clients {
+		o.Clients[i].Namesake = hosts[c.Hostname] > 1
+	}
+	if client := q.Get("history"); client != "" {
+		if o.History, err = s.history(ctx, client); err != nil {
+			return nil, fmt.Errorf("cannot read the history of a client: %w", err)
+		}
+	}
 	sortByClients(o.Versions)
 	return o, nil
 }
 
 func view(r report, m *manifest.Manifest) clientView {
-	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), trouble(r, m), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen}
+	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), trouble(r, m), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen, "", unmanaged(r), false}
 	if !r.Attempted.IsZero() {
 		v.Attempted = &r.Attempted
 	}

@@ -229,7 +229,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	off := b.do("GET", "/updates", "", "Authorization: admin").body
-	for _, want := range []string{"Resume updates", "&lt;b&gt;alice", "machinemon-release set"} {
+	for _, want := range []string{"Let updates go on", "&lt;b&gt;alice", "<span>machinemon-release</span> <span>set</span>", " <span>--disabled</span></pre>"} {
 		if !strings.Contains(off, want) {
 			t.Errorf("the page lacks %q", want)
 		}

@@ -69,24 +69,40 @@ func TestPageLooks(t *testing.T) {
 	b, v := newFleet(t)
 	v.do(chromedp.Navigate(b.url + "/updates"))
 	v.looks("fleet")
-	v.wants("9 of 34 clients are in trouble", "Status is self-reported", "34 all", "9 in trouble", "34 clients, those in trouble first.", "<script>alert(1)</script>",
+	v.wants("10 of 38 clients are in trouble", "Status is self-reported", "38 all", "10 in trouble", "38 clients, those in trouble first.", "<script>alert(1)</script>",
 		"was restarted 4 times", "UTC", "v0.1.12")
-	if n := ask[int](v, `document.querySelectorAll("script, table img, table a, main style").length - document.querySelectorAll("thead a").length`); n != 0 {
+	if n := ask[int](v, `document.querySelectorAll("script, table img, table a:not([class]), main style").length - document.querySelectorAll("thead a").length`); n != 0 {
 		t.Errorf("clients' text has made %d elements", n)
 	}
 	v.see("light", 400)
 	v.named()
 
+	client := b.store.Load()
+	for i := range 3 {
+		r := fleet(time.Now())[16] // edge-ams-1
+		r.Attempted = r.Attempted.Add(-time.Duration(i+1) * 24 * time.Hour)
+		if err := client.insertReports(t.Context(), []report{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v.do(chromedp.Navigate(b.url + "/updates?q=ams&history=" + fleet(time.Now())[16].ClientID))
+	v.do(chromedp.Click(chromedp.CSS(".legend summary")))
+	v.looks("history")
+	v.wants("What the results mean", "A person must act")
+	if n := ask[int](v, `document.querySelectorAll(".history li").length`); n != 4 {
+		t.Errorf("%d attempts are shown", n)
+	}
 	v.do(chromedp.Navigate(b.url + "/updates?result=trouble&q=edge"))
 	v.looks("filtered")
-	v.wants("3 of 34 clients match “edge”, those in trouble first. Show all", "edge-ams-1")
+	v.wants("3 of 38 clients match “edge”, those in trouble first. Show all", "edge-ams-1")
 	v.do(chromedp.Navigate(b.url + "/updates?q=nowhere"))
-	v.wants("0 of 34 clients match “nowhere”.", "No client matches.")
+	v.wants("0 of 38 clients match “nowhere”.", "No client matches.")
 	v.looks("no-match")
 	if _, err := b.decide(off, "alice from 192.0.2.7"); err != nil {
 		t.Fatal(err)
 	}
 	v.do(chromedp.Navigate(b.url + "/updates"))
+	v.do(chromedp.Click(chromedp.CSS(".card details summary")))
 	v.looks("stopped")
 	v.wants("off: updates are stopped", "by alice from 192.0.2.7", "machinemon-release set ")
 }
@@ -115,7 +131,11 @@ func TestPageSwitch(t *testing.T) {
 	for _, c := range []struct {
 		button, by string
 		stopped    bool
-	}{{"Stop updates", "Turned off", true}, {"Resume updates", "Turned on", false}} {
+	}{{"Stop updates", "Turned off", true}, {"Let updates go on", "Turned on", false}} {
+		if !c.stopped { // a second step confirms it
+			v.do(chromedp.Click(chromedp.CSS(".card details summary")), chromedp.WaitVisible(chromedp.CSS(".card button")))
+			v.wants("can update to v0.1.12, which is for 100 % of the clients. Those that are due are told at their next check-in.")
+		}
 		if got := ask[string](v, "document.querySelector('.card button').innerText"); got != c.button {
 			t.Fatalf("the button is %q", got)
 		}
@@ -151,20 +171,20 @@ func TestPageFilters(t *testing.T) {
 		rows  int
 		first string
 	}{
-		{"in trouble", 9, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
-		{"in trouble", 34, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"in trouble", 10, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"in trouble", 38, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
 		{"held", 1, "billing"},
-		{"all", 34, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
-		{"with an update", 18, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
-		{"without", 16, "cache-1"},
+		{"all", 38, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"with an update", 21, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"without", 17, "cache-1"},
 		{"v0.1.12", 14, "cache-1"},
 		{"Client", 14, "cache-1"},
 		{"Client", 14, "清凉山-服务器"},
 		{"Last seen", 14, "清凉山-服务器"},
 		{"Last seen", 14, "web-01.fra.example.net"},
-		{"Show all", 34, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"Show all", 38, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
 		{"unknown", 1, "tests"},
-		{"Show all", 34, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
+		{"Show all", 38, "<script>alert(1)</script>\"><img src=x onerror=alert(2)>"},
 	} {
 		if click(c.link); rows() != c.rows || first() != c.first {
 			t.Errorf("%s: %d rows, the first is %s (%s)", c.link, rows(), first(), ask[string](v, "location.search"))
@@ -196,14 +216,16 @@ func TestPageKeyboard(t *testing.T) {
 	}
 	v.reach("in trouble")
 	v.goes(chromedp.KeyEvent(kb.Enter))
-	v.wants("9 of 34 clients match, those in trouble first.")
+	v.wants("10 of 38 clients match, those in trouble first.")
 	v.reach("Host or ID")
 	v.goes(chromedp.KeyEvent("mail" + kb.Enter))
-	v.wants("1 of 34 clients match “mail”")
+	v.wants("1 of 38 clients match “mail”")
 	v.reach("Stop updates")
 	v.goes(chromedp.KeyEvent(kb.Enter))
 	v.wants("off: updates are stopped")
 	v.reach("Resume updates")
+	v.do(chromedp.KeyEvent(" "))
+	v.reach("Let updates go on")
 	v.goes(chromedp.KeyEvent(" "))
 	v.wants("The gate tells clients when an update is available.")
 	if d := b.decided.Load(); !d.Directives || d.By != "admin from 127.0.0.1" {
@@ -247,7 +269,7 @@ func (v *tab) named() {
 			}
 		}
 	}
-	for role, want := range map[string]int{"table": 1, "rowheader": 34, "row": 35, "cell": 34 * 5, "main": 1, "navigation": 1, "search": 1, "searchbox": 1} {
+	for role, want := range map[string]int{"table": 1, "rowheader": 38, "row": 39, "cell": 38 * 5, "main": 1, "navigation": 1, "search": 1, "searchbox": 1} {
 		if roles[role] != want {
 			v.Errorf("%d of role %s, want %d (%v)", roles[role], role, want, roles)
 		}

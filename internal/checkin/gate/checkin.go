@@ -134,11 +134,18 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !ok {
 		return nil
 	}
+	var directive []member
+	if members != nil {
+		directive = g.directive(r, c.base)
+	}
+	if m := g.release(); len(directive) > 0 && m != nil {
+		r.Told = m.Version
+	}
 	g.queueReport(r)
 	if members == nil {
 		return nil
 	}
-	edited, changed := edit(members, g.directive(r, c.base))
+	edited, changed := edit(members, directive)
 	if !changed {
 		return nil
 	}

@@ -24,8 +24,10 @@ type Config struct {
 	Certificate *tls.Certificate // nil: plain HTTP
 	Trusted     []netip.Prefix   // proxies whose headers about the client are trusted
 	DownloadDir string
-	Manifest    string // path relative to DownloadDir
-	Database    string // path of an SQLite file, or a PostgreSQL URL
+	// ReleaseNotes is the address of a release's notes, with {version}; "" for none.
+	ReleaseNotes string
+	Manifest     string // path relative to DownloadDir
+	Database     string // path of an SQLite file, or a PostgreSQL URL
 	// Warnings are about files with secrets that every user can read. They are no errors:
 	// the gate is in front of a server that has to be reached.
 	Warnings []string
@@ -41,9 +43,10 @@ type file struct {
 	DownloadDir    string   `toml:"download_dir"`
 	Manifest       string   `toml:"manifest"`
 	Database       string   `toml:"database"`
+	ReleaseNotes   string   `toml:"release_notes"`
 }
 
-var keys = []string{"upstream", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database"}
+var keys = []string{"upstream", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database", "release_notes"}
 
 func defaults() file {
 	return file{
@@ -80,7 +83,7 @@ func (c *Config) warn(what, file string) {
 }
 
 func (f *file) check() (*Config, error) {
-	c := &Config{BasePath: f.BasePath, DownloadDir: f.DownloadDir, Manifest: f.Manifest, Database: f.Database}
+	c := &Config{BasePath: f.BasePath, DownloadDir: f.DownloadDir, Manifest: f.Manifest, Database: f.Database, ReleaseNotes: f.ReleaseNotes}
 	var err error
 	c.Upstream, err = url.Parse(f.Upstream)
 	if err != nil || c.Upstream.Scheme != "http" && c.Upstream.Scheme != "https" || c.Upstream.Host == "" ||
@@ -130,6 +133,9 @@ func (f *file) check() (*Config, error) {
 	}
 	if !servable(c.Manifest) {
 		return nil, errors.New(`manifest: must be a file's name in download_dir (allowed: "NAME", "DIR/NAME", none beginning with a dot)`)
+	}
+	if u, err := url.Parse(strings.ReplaceAll(f.ReleaseNotes, "{version}", "")); f.ReleaseNotes != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil) {
+		return nil, errors.New(`release_notes: must be an address (allowed: "https://HOST/PATH", with {version} for the release's version)`)
 	}
 	return c, nil
 }

@@ -49,6 +49,21 @@ var migrations = []string{
 		changed_by TEXT NOT NULL,
 		changed_at BIGINT NOT NULL
 	)`,
+	`CREATE TABLE attempts (
+		client_id TEXT NOT NULL,
+		ended     BIGINT NOT NULL,
+		result    TEXT NOT NULL,
+		version   TEXT NOT NULL,
+		reason    TEXT NOT NULL,
+		PRIMARY KEY (client_id, ended)
+	)`,
+	// since is when the client was first told of this version, seen when it was last.
+	`CREATE TABLE told (
+		client_id TEXT PRIMARY KEY,
+		version   TEXT NOT NULL,
+		since     BIGINT NOT NULL,
+		seen      BIGINT NOT NULL
+	)`,
 }
 
 // openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.

@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,9 @@ var styleHash = func() string {
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
 	"iso":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	// A command breaks only in paths and between words, and not before an option's name.
+	"words":  strings.Fields,
+	"isPath": func(word string) bool { return strings.Contains(word, "/") },
 }).Parse(pageText))
 
 // pageData is the data of the page's template. Its methods make the links.
@@ -47,6 +51,8 @@ type pageData struct {
 var (
 	filters = []string{"version", "update", "held", "result", "q"}
 	sorting = []string{"sort", "order"}
+	// showing are the names of those that add to the page. Each is off by default.
+	showing = []string{"history", "refresh"}
 )
 
 // Toggle returns a link to the page with a filter set, or removed if it is set.
@@ -90,7 +96,7 @@ func (d pageData) Get(key string) string { return d.query.Get(key) }
 
 // Kept returns the names of the set parameters that the search form sends along.
 func (d pageData) Kept() []string {
-	return slices.DeleteFunc(slices.Concat(filters, sorting), func(key string) bool { return key == "q" || !d.set(key) })
+	return slices.DeleteFunc(slices.Concat(filters, sorting, showing), func(key string) bool { return key == "q" || !d.set(key) })
 }
 
 // Filtered reports whether any filter is set.
@@ -100,7 +106,7 @@ func (d pageData) Filtered() bool { return slices.ContainsFunc(filters, d.set) }
 // value; a last key without a value is removed.
 func (d pageData) link(change ...string) string {
 	q := url.Values{}
-	for _, key := range slices.Concat(filters, sorting) {
+	for _, key := range slices.Concat(filters, sorting, showing) {
 		if d.set(key) {
 			q.Set(key, d.query.Get(key))
 		}
@@ -112,6 +118,13 @@ func (d pageData) link(change ...string) string {
 	}
 	return "?" + q.Encode()
 }
+
+// Page returns the address of a client's page of the MachineMon server, relative to this
+// page: a proxy may strip a prefix of which the gate does not know.
+func (d pageData) Page(c clientView) string { return "clients/" + url.PathEscape(c.ClientID) }
+
+// Meanings explains the results.
+func (d pageData) Meanings() []meaning { return meanings }
 
 // First returns the five versions with the most clients, and Rest the others.
 func (d pageData) First() []versionView { return d.Versions[:min(len(d.Versions), 5)] }

@@ -19,6 +19,9 @@ type report struct {
 	Target, Result, ResultVersion, Reason, Rejected string
 	Attempted                                       time.Time
 	Held                                            bool
+	// Told is the version that the gate announced in its answer; "" if it announced none.
+	// It is not a column of clients.
+	Told string
 }
 
 // settings is the state of the switch.
@@ -59,6 +62,9 @@ func (s *store) insertReports(ctx context.Context, reports []report) error {
 	for _, r := range newest(reports) {
 		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
 			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held)); err != nil {
+			return err
+		}
+		if err := remember(ctx, tx, r); err != nil {
 			return err
 		}
 	}
@@ -119,6 +125,11 @@ func (s *store) forgetOld(ctx context.Context, now time.Time) error {
 	for _, id := range gone {
 		if _, err := s.db.ExecContext(ctx, "DELETE FROM clients WHERE client_id = $1 AND seen < $2", id, before); err != nil {
 			return err
+		}
+		for _, table := range []string{"attempts", "told"} {
+			if _, err := s.db.ExecContext(ctx, "DELETE FROM "+table+" WHERE client_id = $1 AND client_id NOT IN (SELECT client_id FROM clients WHERE client_id = $2)", id, id); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

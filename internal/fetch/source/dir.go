@@ -184,7 +184,7 @@ func (d *Disk) open(name string) (*os.File, error) {
 	if err := d.RootOnly(path); err != nil {
 		f.Close()
 		return nil, state.Fail(state.ResultMisconfigured,
-			"cannot use %s: %w (hint: root alone may write it and its parents: chown root:root, chmod go-w)", path, err)
+			"cannot use %s: %w (hint: root alone may write it and its parents: move it out of a user's directory, or chown root:root and chmod go-w)", path, err)
 	}
 	return f, nil
 }

@@ -1,6 +1,6 @@
-// Client stands in for machinemon-client v0.1.11 as far as updates need it: its
-// configuration, its check-ins, and its output of the version. Its version and its
-// behaviour are linked in, as in package daemon:
+// Client stands in for machinemon-client v0.1.11 as far as updates need it: its flags, its
+// configuration, its unit, its check-ins, and its output of the version. Its version and
+// its behaviour are linked in, as in package daemon:
 //
 //	go build -ldflags "-X main.version=v0.1.12 -X main.behaviour=exit1-at-once"
 //
@@ -12,17 +12,16 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"time"
-
-	"github.com/pelletier/go-toml/v2"
 )
 
 var (
@@ -30,61 +29,80 @@ var (
 	behaviour = "good"
 )
 
-type config struct {
-	ClientID        string `toml:"client_id"`
-	ServerURL       string `toml:"server_url"`
-	Password        string `toml:"password"`
-	CheckInInterval int    `toml:"check_in_interval"`
-	InsecureSkipTLS bool   `toml:"insecure_skip_tls"`
-	Checks          []struct {
-		Type         string `toml:"type"`
-		FriendlyName string `toml:"friendly_name"`
-		ScriptPath   string `toml:"script_path"`
-	} `toml:"check"`
-}
+// measuring is how long the agent measures the processor's load before each check-in.
+const measuring = 1200 * time.Millisecond
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "--version" {
+	path := flag.String("config", defaultPath(), "")
+	server := flag.String("server", "", "")
+	pass := flag.String("password", "", "")
+	noDaemon := flag.Bool("no-daemon", false, "")
+	serviceInstall := flag.Bool("service-install", false, "")
+	showVersion := flag.Bool("version", false, "")
+	flag.Parse()
+	if *showVersion {
 		fmt.Printf("machinemon %s (commit none, built never)\n", version)
+		return
+	}
+	if *serviceInstall {
+		if err := installService(*path); err != nil {
+			log.Fatal(err)
+		}
 		return
 	}
 	if behaviour == "exit1-at-once" {
 		log.Fatal("this release exits at once")
 	}
-	log.Fatal(run())
+	if err := run(*path, *server, *pass, *noDaemon); err != nil {
+		slog.Error("failed to load config", "path", *path, "err", err)
+		os.Exit(1)
+	}
 }
 
-// run checks in repeatedly until an error ends it.
-func run() error {
-	path := "/etc/machinemon/client.toml"
-	if home := os.Getenv("HOME"); home != "" {
-		path = filepath.Join(home, ".config/machinemon/client.toml")
-	}
-	data, err := os.ReadFile(path)
+// run loads the configuration, changes and saves it if flags say so, and checks in
+// repeatedly unless noDaemon is set.
+func run(path, server, pass string, noDaemon bool) error {
+	c, err := load(path)
 	if err != nil {
 		return err
 	}
-	c := config{CheckInInterval: 120}
-	if err := toml.Unmarshal(data, &c); err != nil {
-		return err
+	if server != "" {
+		c.ServerURL = server
+	}
+	if pass != "" {
+		c.Password = pass
+	}
+	if c.ServerURL == "" || c.Password == "" {
+		fmt.Println("MachineMon Client is not configured.")
+		os.Exit(1)
+	}
+	if server != "" || pass != "" {
+		if err := c.save(path); err != nil {
+			return err
+		}
+	}
+	if noDaemon {
+		return nil
 	}
 	if behaviour == "wrong-password" { // it stays up, but the server rejects its check-ins
 		c.Password += "?"
 	}
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: c.InsecureSkipTLS}}}
 	for ; ; time.Sleep(time.Duration(c.CheckInInterval) * time.Second) {
+		time.Sleep(measuring)
 		id, err := c.checkIn(client)
 		if err != nil {
-			log.Printf("check-in failed: %v", err)
+			slog.Error("check-in failed", "err", err)
 			continue
 		}
-		log.Print("check-in successful")
-		if id != c.ClientID {
+		slog.Info("check-in successful", "client_id", id)
+		if c.ClientID == "" && id != "" {
 			c.ClientID = id
-			if err := os.WriteFile(path, fmt.Appendf(nil, "client_id = %q\n%s", id, data), 0o600); err != nil {
-				return err
+			if err := c.save(path); err != nil {
+				slog.Error("failed to save config with client_id", "err", err)
+				continue
 			}
-			log.Print("saved client_id to config")
+			slog.Info("saved client_id to config", "client_id", id)
 		}
 	}
 }

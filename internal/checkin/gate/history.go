@@ -1,0 +1,103 @@
+package gate
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// keptAttempts is the number of attempts that the database keeps of each client.
+const keptAttempts = 20
+
+// attempt is how an attempt of a client ended, as the client reported it.
+type attempt struct {
+	Ended   time.Time `json:"ended"`
+	Result  string    `json:"result"`
+	Version string    `json:"version,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// uneventful are the results of checks that changed and failed nothing, and of attempts
+// that go on. One such check each hour would drive the others out of the history.
+var uneventful = []state.Result{state.ResultCurrent, state.ResultAvailable, state.ResultNotAttempted, state.ResultHandedOn, state.ResultOnTrial}
+
+// remember writes the last attempt of a report into the client's history, and the version
+// of which the gate told the client.
+func remember(ctx context.Context, tx *sql.Tx, r report) error {
+	if r.Told != "" {
+		if _, err := tx.ExecContext(ctx, "INSERT INTO told (client_id, version, since, seen) VALUES ($1, $2, $3, $4) ON CONFLICT (client_id) DO UPDATE SET "+
+			"since = CASE WHEN told.version = excluded.version THEN told.since ELSE excluded.since END, version = excluded.version, seen = excluded.seen",
+			r.ClientID, r.Told, r.Seen.Unix(), r.Seen.Unix()); err != nil {
+			return err
+		}
+	}
+	if r.Result == "" || r.Attempted.IsZero() || slices.Contains(uneventful, state.Result(r.Result)) {
+		return nil
+	}
+	inserted, err := tx.ExecContext(ctx, "INSERT INTO attempts (client_id, ended, result, version, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (client_id, ended) DO NOTHING",
+		r.ClientID, r.Attempted.Unix(), clean(r.Result), clean(r.ResultVersion), clean(r.Reason))
+	if err != nil {
+		return err
+	}
+	if n, err := inserted.RowsAffected(); n == 0 {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "DELETE FROM attempts WHERE client_id = $1 AND ended < (SELECT ended FROM attempts WHERE client_id = $2 ORDER BY ended DESC LIMIT 1 OFFSET $3)",
+		r.ClientID, r.ClientID, keptAttempts-1)
+	return err
+}
+
+// history returns the attempts of a client, the newest first.
+func (s *store) history(ctx context.Context, client string) ([]attempt, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, "SELECT ended, result, version, reason FROM attempts WHERE client_id = $1 ORDER BY ended DESC", clean(client))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := []attempt{}
+	for rows.Next() {
+		var a attempt
+		var ended int64
+		if err := rows.Scan(&ended, &a.Result, &a.Version, &a.Reason); err != nil {
+			return nil, err
+		}
+		a.Ended = unixTime(ended)
+		all = append(all, a)
+	}
+	return all, rows.Err()
+}
+
+const (
+	// silentAfter is how long a client may be silent after it was told of a release.
+	silentAfter = 30 * time.Minute
+	// reaction is the time in which a client that updates itself begins with that. One that
+	// still checked in after it did not fall silent because of the release.
+	reaction = 15 * time.Minute
+)
+
+// silent returns the clients that have not checked in since they were told of a release,
+// and its version.
+func (s *store) silent(ctx context.Context, now time.Time) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, "SELECT told.client_id, told.version FROM told JOIN clients ON clients.client_id = told.client_id "+
+		"WHERE clients.seen = told.seen AND told.seen < $1 AND told.seen - told.since <= $2", now.Add(-silentAfter).Unix(), int64(reaction/time.Second))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := map[string]string{}
+	for rows.Next() {
+		var id, version string
+		if err := rows.Scan(&id, &version); err != nil {
+			return nil, err
+		}
+		all[id] = version
+	}
+	return all, rows.Err()
+}
