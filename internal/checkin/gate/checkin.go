@@ -18,6 +18,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -261,6 +262,9 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 	if found {
 		r.Target, r.Result, r.ResultVersion, r.Rejected = name(s.Target), short(s.Result), name(s.Version), name(s.Rejected)
 		r.Reason, r.Held = state.Line(s.Reason), s.Held
+		if rollout.ValidID(s.Lot) {
+			r.Lot = s.Lot
+		}
 		if s.Time != nil {
 			r.Attempted = *s.Time
 		}
@@ -324,17 +328,22 @@ func available(m *manifest.Manifest, r report) bool {
 }
 
 // decide asks the policy. What only the client knows, such as whether it may go down,
-// the client decides. A release is not meant for a client of another platform, or for
+// the client decides. So does a client without an ID for rollouts, whose machine has an
+// older updater, or none. A release is not meant for a client of another platform, or for
 // one that does not tell its own version.
 func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
 	if m == nil || r.Version == "" {
 		return d, false
 	}
 	_, meant = m.Platforms[platform(r)]
+	place := 0
+	if r.Lot != "" {
+		place = rollout.Place(r.Lot, m.Version)
+	}
 	return policy.Decide(policy.Known{
 		Rules:   policy.Rules{AutoUpdate: true, Downgrade: true},
 		Order:   state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: r.Version},
-		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, manifest.Place(r.ClientID, m.Version))},
+		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, place)},
 	}), meant
 }
 

@@ -49,6 +49,7 @@ var migrations = []string{
 		changed_by TEXT NOT NULL,
 		changed_at BIGINT NOT NULL
 	)`,
+	`ALTER TABLE clients ADD COLUMN lot TEXT NOT NULL DEFAULT ''`,
 }
 
 // openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.
