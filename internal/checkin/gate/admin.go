@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -22,16 +23,18 @@ const maxRows = 500
 
 // overview is the content of the API's answer and of the page.
 type overview struct {
-	Note     string        `json:"note"`    // selfReportedNote
-	Release  *releaseView  `json:"release"` // nil: none
-	Settings settingsView  `json:"settings"`
-	Versions []versionView `json:"versions"` // totals of all clients
-	Total    int           `json:"total"`
-	Trouble  int           `json:"total_trouble"`
-	Updates  int           `json:"total_update_available"`
-	Held     int           `json:"total_held"`
-	Matching int           `json:"matching"`
-	Clients  []clientView  `json:"clients"` // the first maxRows that match
+	Note    string       `json:"note"`    // selfReportedNote
+	Release *releaseView `json:"release"` // nil: none
+	// Rollout is nil unless the release has a plan.
+	Rollout  *rollout.State `json:"rollout,omitempty"`
+	Settings settingsView   `json:"settings"`
+	Versions []versionView  `json:"versions"` // totals of all clients
+	Total    int            `json:"total"`
+	Trouble  int            `json:"total_trouble"`
+	Updates  int            `json:"total_update_available"`
+	Held     int            `json:"total_held"`
+	Matching int            `json:"matching"`
+	Clients  []clientView   `json:"clients"` // the first maxRows that match
 }
 
 type releaseView struct {
@@ -152,15 +155,15 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	o := &overview{Note: selfReportedNote, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
 	m := g.release()
 	if m != nil {
-		o.Release = &releaseView{m.Version, m.Disabled, 100}
-		if m.Rollout != nil {
-			o.Release.Rollout = m.Rollout.Percent
-		}
+		o.Release = &releaseView{m.Version, m.Disabled, rollout.Percent(m)}
 	}
+	plan := g.plan(m)
+	var counts rollout.Counts
 	at := map[string]int{}
 	var others []clientView
 	err := s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
 		v := view(r, m)
+		count(&counts, plan, m, r)
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
 		o.Updates += boolToInt(v.Available)
@@ -186,6 +189,10 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
+	}
+	if plan != nil {
+		s := plan.State(counts, time.Now())
+		o.Rollout = &s
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
 	sortByClients(o.Versions)
