@@ -11,6 +11,8 @@ type Counts struct {
 	Have    int `json:"have"`    // run it, and it has not failed there
 	Failed  int `json:"failed"`  // could not install it, or went back
 	Pending int `json:"pending"` // are to install it by themselves, and report neither
+	// Off says that an administrator has stopped updates at the gate.
+	Off bool `json:"updates_stopped,omitempty"`
 }
 
 // State is the state of a rollout by plan, for the page, the API and the publisher.
@@ -43,6 +45,8 @@ func (p *Plan) State(c Counts, now time.Time) State {
 	case p.fails(c):
 		s.Stopped = fmt.Sprintf("%d of %d clients failed at %d %%, and %d %% may", c.Failed, c.Have+c.Failed, p.Percent, p.MaxFailures)
 		s.Next, s.NextAt = 0, nil
+	case c.Off:
+		s.Waits = "updates are stopped at the gate"
 	case now.Before(due):
 	case s.Next != 0 && c.Pending > c.Have+c.Failed:
 		s.Waits = fmt.Sprintf("%d of the clients at %d %% have not reported it yet", c.Pending, p.Percent)
@@ -109,7 +113,7 @@ func (s State) Summary(now time.Time) string {
 	case s.Done:
 		return text + "; the plan is done"
 	case s.Waits != "":
-		return text + fmt.Sprintf("; waits with %d %%: ", s.Next) + s.Waits
+		return text + "; waits: " + s.Waits
 	case s.Next == 0:
 		return text + "; the last step, watched until " + at(*s.NextAt)
 	case now.After(s.NextAt.Add(late)):

@@ -158,7 +158,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		o.Release = &releaseView{m.Version, m.Disabled, rollout.Percent(m)}
 	}
 	plan := g.plan(m)
-	var counts rollout.Counts
+	counts := rollout.Counts{Off: g.stopped()}
 	at := map[string]int{}
 	var others []clientView
 	err := s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {

@@ -15,14 +15,17 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// machineOf returns the ID for rollouts of a machine of its own, as the machine derives it.
-func machineOf(t *testing.T, n int) string {
+// lotsOf returns a function that returns the ID for rollouts of the n-th machine, as the
+// machine derives it.
+func lotsOf(t *testing.T) func(n int) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "machine-id")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%032x\n", n), 0o444); err != nil {
-		t.Fatal(err)
+	return func(n int) string {
+		if err := os.WriteFile(file, fmt.Appendf(nil, "%032x\n", n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return rollout.ID(file)
 	}
-	return rollout.ID(file)
 }
 
 // withCheck returns a check-in of a client whose script check prints a status line.
@@ -44,12 +47,12 @@ func withCheck(t *testing.T, id, version string, s checkin.Status) string {
 // percentage, and however the status line comes. Machines that send a wrong ID, or none,
 // are told and decide by themselves.
 func TestSameLot(t *testing.T) {
-	b := newBench(t)
+	b, lotOf := newBench(t), lotsOf(t)
 	for _, percent := range []int{0, 1, 12, 50, 88, 99, 100} {
 		b.publish(func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: percent} })
 		told, installs := 0, 0
 		for n := range 60 {
-			lot := machineOf(t, n)
+			lot := lotOf(n)
 			m := b.release()
 			d := policy.Decide(policy.Known{Rules: policy.Rules{Target: "agent", AutoUpdate: true}, Order: state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: "v0.1.11"},
 				Release: &policy.Release{Version: m.Version, NotYet: policy.NotYet(m.Rollout, rollout.Place(lot, m.Version))}})

@@ -44,7 +44,7 @@ func (g *Gate) Rollout(ctx context.Context, now time.Time) (*rollout.State, erro
 	if s == nil {
 		return nil, errNoDatabase
 	}
-	var c rollout.Counts
+	c := rollout.Counts{Off: g.stopped()}
 	if err := s.clients(ctx, "", "", func(r report) { count(&c, p, m, r) }); err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
