@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -98,4 +99,45 @@ func TestRolloutTimer(t *testing.T) {
 			b.t.Errorf("it was not raised: %s", got)
 		}
 	})
+}
+
+// TestRolloutLot shows that the gate does not tell a machine before the percentage at which
+// the machine installs the release by itself, and tells it from there on.
+func TestRolloutLot(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	const old, good = "v0.1.11", "v0.1.12"
+	a := f.join("root", old)
+	a.must("systemctl", "start", "machinemon-client.service")
+	var lot string
+	f.await(a, "its lot", func(h heard) bool { lot = h.status.Lot; return rollout.ValidID(lot) })
+	id := strings.TrimSpace(a.readFile("/etc/machine-id"))
+	if got := strings.TrimSpace(a.must("systemd-id128", "machine-id", "--app-specific=8c415d0e6a2b4f97b31c70e52d9846fa")); lot != got || lot == id {
+		t.Fatalf("the lot is %s, want %s", lot, got)
+	}
+	place := rollout.Place(lot, good)
+
+	f.publish(releases.Client{Version: good}, "--rollout", fmt.Sprint(place))
+	since := a.cursor()
+	for range 3 {
+		f.await(a, old, func(h heard) bool { return h.version == old })
+	}
+	if status, got, err := f.post(a, old); status != 200 || strings.Contains(got, "update_version") || err != nil {
+		t.Errorf("at %d %% it is told: %d %s, %v", place, status, got, err)
+	}
+	entries, err := a.JournalSince(t.Context(), since)
+	f.ok(err)
+	for _, e := range entries {
+		if strings.Contains(e["MESSAGE"], "directive") {
+			t.Errorf("at %d %%: %s", place, e["MESSAGE"])
+		}
+	}
+	a.must("systemctl", "start", "machinemon-fetch@agent.service") // as its timer does
+	if got := a.must("machinemon-update", "status", "agent"); !strings.Contains(got, fmt.Sprintf("not yet for this machine (rollout at %d %%)", place)) {
+		t.Errorf("status: %s", got)
+	}
+
+	f.must("machinemon-release", "set", download, "--rollout", fmt.Sprint(place+1))
+	f.await(a, good, updated(good))
+	f.shows(a, good, done, good, "")
 }
