@@ -6,14 +6,15 @@
 //	client-manifest.json                                      the newest release, replaced last
 //	<product>-<version>-<platform>-<digest>.tar.gz (or .zst)  archives, never changed once there
 //	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas
+//	.rollout.json                                              the plan for the newest release's rollout
 //	.publish-*                                                 temporaries, cleared by the next run
 //
 // and in a signed directory, which is one that has a 1.root.json:
 //
 //	N.root.json                        which keys count; signed where those are kept, by Init and Rotate
 //	.next-root.json                    the next one, while signatures are missing
-//	<sha256>.client-manifest.json      each release that was signed
-//	N.targets.json N.snapshot.json     signatures, never changed once a timestamp named them
+//	<sha256>.client-manifest.json      each release that was signed, and each step of the plan
+//	N.targets.json N.snapshot.json     signatures, never changed once a timestamp or plan named them
 //	timestamp.json                     the newest signature, replaced in the one step that publishes
 //
 // Private keys are never in that directory. Root's belong on separate media: publications

@@ -8,7 +8,8 @@
 //	/api/v1/admin/updates, /updates the state of the clients' updates, for administrators
 //
 // Its database keeps the clients' reports, which are unverified, and whether an
-// administrator has stopped updates. Without the database or a manifest, check-ins pass
+// administrator has stopped updates. From the reports it counts, for the publisher, how the
+// release does in a rollout by plan; the publisher alone changes plan and manifest. Without the database or a manifest, check-ins pass
 // unchanged. Upstream alone accepts check-ins and administrators.
 package gate
 
