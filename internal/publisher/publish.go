@@ -72,7 +72,7 @@ func publishCommand() *cobra.Command {
 		if q.Rollout, q.Disabled, err = l.given(c); err != nil {
 			return err
 		}
-		q.Note = noted(c)
+		q.Note = l.note
 		if q.Now, err = releaseTime(); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func publishCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return say(c, m, changed)
+		return say(c, m, changed, l.notes)
 	}
 	return c
 }
@@ -90,7 +90,11 @@ func badName(flag string) error {
 	return cli.Usagef("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
 }
 
-func say(c *cobra.Command, m *manifest.Manifest, changed bool) error {
+// say prints what was published, after the notes.
+func say(c *cobra.Command, m *manifest.Manifest, changed bool, notes []string) error {
+	for _, line := range notes {
+		fmt.Fprintln(c.OutOrStdout(), line)
+	}
 	did := "published"
 	if !changed {
 		did = "unchanged:"

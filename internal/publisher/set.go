@@ -1,7 +1,6 @@
 package publisher
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,12 +38,12 @@ func setCommand() *cobra.Command {
 				return badName("min-version")
 			}
 		}
-		q.Dir, q.Now, q.Note = dir, now, noted(c)
+		q.Dir, q.Now, q.Note = dir, now, l.note
 		m, changed, err := release.Set(q)
 		if err != nil {
 			return err
 		}
-		return say(c, m, changed)
+		return say(c, m, changed, l.notes)
 	})
 	l.add(c)
 	c.Flags().StringVar(&least, "min-version", "", "oldest `version` that it can follow; \"\" for any")
@@ -57,6 +56,7 @@ func setCommand() *cobra.Command {
 type limitFlags struct {
 	rollout  int
 	disabled bool
+	notes    []string // what a release keeps or loses unasked
 }
 
 func (l *limitFlags) add(c *cobra.Command) {
@@ -78,7 +78,4 @@ func (l *limitFlags) given(c *cobra.Command) (rollout *int, disabled *bool, err 
 	return rollout, disabled, err
 }
 
-// noted returns a function that prints what a release keeps or loses unasked.
-func noted(c *cobra.Command) func(string) {
-	return func(line string) { fmt.Fprintln(c.OutOrStdout(), line) }
-}
+func (l *limitFlags) note(line string) { l.notes = append(l.notes, line) }
