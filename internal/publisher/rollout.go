@@ -99,6 +99,7 @@ func showRollout(c *cobra.Command, dir string, now time.Time) error {
 	}
 	counts, err := askGate(p)
 	if err != nil {
+		fmt.Fprintf(c.OutOrStdout(), "%s: %d %% since %s\n", p.Version, p.Percent, p.Since.In(now.Location()).Format("2006-01-02 15:04 MST"))
 		return err
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", p.Version, p.State(counts, now).Summary(now))

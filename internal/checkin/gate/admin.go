@@ -191,7 +191,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
 	if plan != nil {
-		s := plan.State(counts, time.Now())
+		s := plan.State(counts, g.now())
 		o.Rollout = &s
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)

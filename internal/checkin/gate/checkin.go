@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unicode/utf8"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
@@ -135,6 +134,7 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !ok {
 		return nil
 	}
+	r.Seen = g.now().UTC()
 	g.queueReport(r)
 	if members == nil {
 		return nil
@@ -250,8 +250,7 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 	if in.ClientID == "" || len(in.ClientID) > 128 || in.ClientID != state.Printable(in.ClientID) {
 		return r, false
 	}
-	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version),
-		Seen: time.Now().UTC()}
+	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version)}
 	s, found := checkin.ParseHeader(header)
 	for _, c := range in.Checks {
 		if found {

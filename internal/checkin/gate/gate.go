@@ -42,6 +42,7 @@ type Gate struct {
 	admins   *admins
 	problems *checkin.Problems
 	quiet    *log.Logger
+	now      func() time.Time // time.Now; tests of rollouts, which take days, replace it
 	count    struct{ checkins, refused, directives, downloads, dropped, denied atomic.Int64 }
 	spare    atomic.Int64 // bytes that large check-ins hold in memory beyond smallCheckin
 
@@ -62,7 +63,7 @@ type Gate struct {
 // New returns a gate that logs with say, one line per call.
 func New(c *Config, say func(string)) *Gate {
 	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), problems: checkin.NewProblems(say),
-		quiet: checkin.PanicLog(say), reports: make(chan report, 1024), failed: map[string]bool{}}
+		quiet: checkin.PanicLog(say), now: time.Now, reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
 	return g

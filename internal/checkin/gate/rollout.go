@@ -53,7 +53,7 @@ func (g *Gate) Rollout(ctx context.Context, now time.Time) (*rollout.State, erro
 }
 
 func (g *Gate) getRollout(w http.ResponseWriter, r *http.Request) {
-	switch s, err := g.Rollout(r.Context(), time.Now()); {
+	switch s, err := g.Rollout(r.Context(), g.now()); {
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	case s == nil:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type machine struct {
 	history   []state.Attempt
 	metadata  trust.State
 	had       map[string]bool // versions that were installed here, if only for a trial
+	silent    bool
 }
 
 // simulation is a fleet behind a gate, with its own time.
@@ -42,15 +44,20 @@ type simulation struct {
 	keys     release.Keys
 	pin      []byte // nil: without signatures
 	socket   string
-	now      time.Time
+	clock    atomic.Int64 // its time, in seconds since 1970
 	machines []*machine
 	bad      map[string]bool // versions that fail on each machine
+	silences map[string]bool // versions after which no machine checks in
 }
+
+func (s *simulation) now() time.Time { return time.Unix(s.clock.Load(), 0) }
 
 // newSimulation publishes v1, which all machines have.
 func newSimulation(t *testing.T, signed bool) *simulation {
 	t.Helper()
-	s := &simulation{bench: newBench(t), now: time.Now().Truncate(time.Second), bad: map[string]bool{}, socket: filepath.Join(t.TempDir(), "socket")}
+	s := &simulation{bench: newBench(t), bad: map[string]bool{}, silences: map[string]bool{}, socket: filepath.Join(t.TempDir(), "socket")}
+	s.clock.Store(time.Now().Unix())
+	s.Gate.now = s.now
 	l, err := net.Listen("unix", s.socket)
 	testkit.Must(t, err)
 	local := &http.Server{Handler: s.Local(), ConnContext: withPeer}
@@ -68,7 +75,7 @@ func newSimulation(t *testing.T, signed bool) *simulation {
 				add[holder] = append(add[holder], pub)
 			}
 		}
-		_, err := release.Init(release.RootRequest{Dir: s.config.DownloadDir, Keys: root, Add: add, Now: s.now})
+		_, err := release.Init(release.RootRequest{Dir: s.config.DownloadDir, Keys: root, Add: add, Now: s.now()})
 		testkit.Must(t, err)
 		s.pin, err = os.ReadFile(filepath.Join(s.config.DownloadDir, "1.root.json"))
 		testkit.Must(t, err)
@@ -96,14 +103,14 @@ func (s *simulation) release(version string, percent int) {
 	z.Close()
 	in := filepath.Join(s.t.TempDir(), "machinemon-client-linux-amd64.tar.gz")
 	testkit.Must(s.t, os.WriteFile(in, b.Bytes(), 0o644))
-	_, _, err := release.Publish(release.Request{Dir: s.config.DownloadDir, Version: version, Archives: []string{in}, Keys: s.keys, Rollout: &percent, Now: s.now})
+	_, _, err := release.Publish(release.Request{Dir: s.config.DownloadDir, Version: version, Archives: []string{in}, Keys: s.keys, Rollout: &percent, Now: s.now()})
 	testkit.Must(s.t, err)
 }
 
 // plan begins a rollout of 1, 10, 50 and 100 percent, each for six hours.
 func (s *simulation) plan() {
 	s.t.Helper()
-	_, err := release.Start(release.StartRequest{Dir: s.config.DownloadDir, Keys: s.keys, Steps: []int{1, 10, 50, 100}, After: 6 * time.Hour, MaxFailures: 10, Now: s.now})
+	_, err := release.Start(release.StartRequest{Dir: s.config.DownloadDir, Keys: s.keys, Steps: []int{1, 10, 50, 100}, After: 6 * time.Hour, MaxFailures: 10, Now: s.now()})
 	testkit.Must(s.t, err)
 }
 
@@ -113,10 +120,12 @@ func (s *simulation) pass(hours int) (reached []int, last *rollout.State) {
 	s.t.Helper()
 	for range hours / 3 {
 		for _, m := range s.machines {
-			m.checkIn()
+			if !m.silent {
+				m.checkIn()
+			}
 		}
-		s.now = s.now.Add(3 * time.Hour)
-		st, moved, err := release.Advance(s.config.DownloadDir, s.keys, func(p *rollout.Plan) (rollout.Counts, error) { return p.Ask(s.socket) }, s.now)
+		s.clock.Add(3 * 60 * 60)
+		st, moved, err := release.Advance(s.config.DownloadDir, s.keys, func(p *rollout.Plan) (rollout.Counts, error) { return p.Ask(s.socket) }, s.now())
 		testkit.Must(s.t, err)
 		if moved == rollout.Raise || moved == rollout.Stop {
 			reached = append(reached, st.Percent)
@@ -162,18 +171,18 @@ func (m *machine) update(origin state.Origin) {
 	r := m.seen()
 	p := r.Platforms["linux-amd64"]
 	offered := &policy.Release{Version: r.Version, Sequence: r.Sequence, Disabled: r.Disabled, Archive: p.SHA256, NotYet: policy.NotYet(r.Rollout, rollout.Place(m.lot, r.Version))}
-	d := policy.Decide(policy.Known{Rules: policy.Rules{Target: "agent", AutoUpdate: true, CheckEvery: time.Hour}, Status: m.status, History: m.history, Now: m.now,
+	d := policy.Decide(policy.Known{Rules: policy.Rules{Target: "agent", AutoUpdate: true, CheckEvery: time.Hour}, Status: m.status, History: m.history, Now: m.now(),
 		Order: state.Order{Origin: origin, Verb: state.VerbApply, Installed: m.installed}, Release: offered})
 	if d.Refused() {
 		return
 	}
 	m.had[r.Version] = true
-	a := state.Attempt{ID: state.AttemptID(fmt.Sprint(m.id, m.now.Unix())), Time: m.now, Origin: origin, From: m.installed, Version: r.Version, Result: state.ResultCommitted}
+	a := state.Attempt{ID: state.AttemptID(fmt.Sprint(m.id, m.now().Unix())), Time: m.now(), Origin: origin, From: m.installed, Version: r.Version, Result: state.ResultCommitted}
 	if m.bad[r.Version] {
 		a.Result = state.ResultRolledBack
 		m.status.Rejected = append(m.status.Rejected, state.Rejection{Version: r.Version, Sequence: r.Sequence, Archive: p.SHA256})
 	} else {
-		m.installed = r.Version
+		m.installed, m.silent = r.Version, m.silences[r.Version]
 	}
 	m.history = append(m.history, a)
 }
@@ -198,7 +207,7 @@ func (m *machine) seen() *manifest.Manifest {
 		testkit.Must(m.t, err)
 		return r
 	}
-	r, next, err := trust.Client{Pin: m.pin, State: m.metadata, Clock: m.now}.Collect(get)
+	r, next, err := trust.Client{Pin: m.pin, State: m.metadata, Clock: m.now()}.Collect(get)
 	testkit.Must(m.t, err)
 	m.metadata = next
 	return r.Manifest
@@ -240,7 +249,7 @@ func TestPlan(t *testing.T) {
 				t.Errorf("the API has %+v", o.Rollout)
 			}
 			reached, last = s.pass(24)
-			t.Logf("%d of 50 machines had the bad release; reached %v; %s", s.have("v3"), reached, last.Summary(s.now))
+			t.Logf("%d of 50 machines had the bad release; reached %v; %s", s.have("v3"), reached, last.Summary(s.now()))
 			if fmt.Sprint(reached) != "[10 0]" || s.have("v3") != 5 || !strings.Contains(last.Stopped, "failed at 10 %, and 10 % may") {
 				t.Errorf("v3: reached %v, %d machines had it, %+v", reached, s.have("v3"), last)
 			}
@@ -258,6 +267,16 @@ func TestPlan(t *testing.T) {
 			s.plan()
 			if reached, last = s.pass(24); fmt.Sprint(reached) != "[10 50 100]" || s.have("v4") != 50 {
 				t.Errorf("v4: reached %v, %d machines have it, %+v", reached, s.have("v4"), last)
+			}
+
+			// Of v5.0 no machine reports anything, since it takes the network away.
+			s.silences["v5.0"] = true
+			s.release("v5.0", 1)
+			s.plan()
+			reached, last = s.pass(24)
+			t.Logf("%d of 50 machines had the release that silences them; reached %v; %s", s.have("v5.0"), reached, last.Summary(s.now()))
+			if len(reached) > 1 || s.have("v5.0") == 0 || last.Percent > 10 || !strings.HasSuffix(last.Waits, "have not reported it yet") {
+				t.Errorf("v5.0: reached %v, %d machines had it, %+v", reached, s.have("v5.0"), last)
 			}
 		})
 	}
