@@ -94,7 +94,7 @@ func TestAdvanceStops(t *testing.T) {
 	s.start(10, 100)
 	s.now = s.now.Add(-59 * time.Minute)
 	st, moved := s.advance(rollout.Counts{Have: 8, Failed: 1})
-	if moved != rollout.Stop || st.Stopped != "1 of 9 clients failed at 10 %, and 10 % may" || s.percent("v1") != 0 {
+	if moved != rollout.Stop || st.Stopped != "1 of 9 clients failed at the step of 10 %, and no more than 10 % of them may" || s.percent("v1") != 0 {
 		t.Errorf("moved %d: %+v", moved, st)
 	}
 	if st, moved = s.advance(rollout.Counts{Have: 100}); moved != rollout.Stay || st.Stopped == "" || s.percent("v1") != 0 {

@@ -43,7 +43,7 @@ func (p *Plan) State(c Counts, now time.Time) State {
 	s.Next, s.NextAt = p.Next(), &due
 	switch {
 	case p.fails(c):
-		s.Stopped = fmt.Sprintf("%d of %d clients failed at %d %%, and %d %% may", c.Failed, c.Have+c.Failed, p.Percent, p.MaxFailures)
+		s.Stopped = fmt.Sprintf("%d of %d clients failed at the step of %d %%, and no more than %d %% of them may", c.Failed, c.Have+c.Failed, p.Percent, p.MaxFailures)
 		s.Next, s.NextAt = 0, nil
 	case c.Off:
 		s.Waits = "updates are stopped at the gate"

@@ -75,7 +75,7 @@ func TestRolloutTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("the run that stops the rollout does not fail")
 		}
-		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "stopped the rollout of 1.2.0 in /srv/download: 1 of 1 clients failed at 10 %, and 10 % may") {
+		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "stopped the rollout of 1.2.0 in /srv/download: 1 of 1 clients failed at the step of 10 %, and no more than 10 % of them may") {
 			b.t.Error(said)
 		}
 		if got := b.readFile(manifest); !strings.Contains(got, `"percent": 0`) {

@@ -23,18 +23,18 @@ const maxRows = 500
 
 // overview is the content of the API's answer and of the page.
 type overview struct {
-	Note    string       `json:"note"`    // selfReportedNote
-	Release *releaseView `json:"release"` // nil: none
-	// Rollout is nil unless the release has a plan.
-	Rollout  *rollout.State `json:"rollout,omitempty"`
-	Settings settingsView   `json:"settings"`
-	Versions []versionView  `json:"versions"` // totals of all clients
-	Total    int            `json:"total"`
-	Trouble  int            `json:"total_trouble"`
-	Updates  int            `json:"total_update_available"`
-	Held     int            `json:"total_held"`
-	Matching int            `json:"matching"`
-	Clients  []clientView   `json:"clients"` // the first maxRows that match
+	Note     string        `json:"note"`    // selfReportedNote
+	Release  *releaseView  `json:"release"` // nil: none
+	Settings settingsView  `json:"settings"`
+	Versions []versionView `json:"versions"` // totals of all clients
+	Total    int           `json:"total"`
+	Trouble  int           `json:"total_trouble"`
+	Updates  int           `json:"total_update_available"`
+	Held     int           `json:"total_held"`
+	Matching int           `json:"matching"`
+	Clients  []clientView  `json:"clients"` // the first maxRows that match
+
+	Rollout *rollout.State `json:"rollout,omitempty"` // nil unless the release has a plan
 }
 
 type releaseView struct {

@@ -250,7 +250,7 @@ func TestPlan(t *testing.T) {
 			}
 			reached, last = s.pass(24)
 			t.Logf("%d of 50 machines had the bad release; reached %v; %s", s.have("v3"), reached, last.Summary(s.now()))
-			if fmt.Sprint(reached) != "[10 0]" || s.have("v3") != 5 || !strings.Contains(last.Stopped, "failed at 10 %, and 10 % may") {
+			if fmt.Sprint(reached) != "[10 0]" || s.have("v3") != 5 || !strings.Contains(last.Stopped, "failed at the step of 10 %, and no more than 10 % of them may") {
 				t.Errorf("v3: reached %v, %d machines had it, %+v", reached, s.have("v3"), last)
 			}
 			for _, m := range s.machines {
@@ -258,7 +258,7 @@ func TestPlan(t *testing.T) {
 					t.Errorf("machine %s has %s", m.id, m.installed)
 				}
 			}
-			if a := s.do("GET", "/updates", "", "Authorization: admin"); !strings.Contains(a.body, "0 have it, 5 failed, 0 are to install it; stopped: 5 of 5 clients failed at 10 %") {
+			if a := s.do("GET", "/updates", "", "Authorization: admin"); !strings.Contains(a.body, "0 have it, 5 failed, 0 are to install it; stopped: 5 of 5 clients failed at the step of 10 %") {
 				t.Errorf("the page does not say that it is stopped: %d %s", a.status, a.body)
 			}
 
