@@ -33,10 +33,13 @@ type Status struct {
 	Time      *time.Time `json:"time,omitempty"`    // at which the last attempt ended
 	Held      bool       `json:"held,omitempty"`
 	Rejected  string     `json:"rejected,omitempty"` // version that was rejected last
-	Reason    string     `json:"reason,omitempty"`   // of Result
+	// Lot is the machine's ID for staged rollouts: see [rollout.ID].
+	Lot    string `json:"lot,omitempty"`
+	Reason string `json:"reason,omitempty"` // of Result
 }
 
-// Line returns the status as one line of at most MaxStatus bytes, by shortening Reason.
+// Line returns the status as one line of at most MaxStatus bytes, by shortening Reason and,
+// if versions of a great length leave no room for it, without Lot.
 // A text may come from a release or its server, so none may control a terminal.
 func (s Status) Line() string {
 	for {
@@ -48,8 +51,12 @@ func (s Status) Line() string {
 		}
 		line := mark + state.EscapeJSON(strings.TrimSuffix(b.String(), "\n"))
 		over := len(line) - MaxStatus
-		if over <= 0 || s.Reason == "" {
+		if over <= 0 || s.Reason == "" && s.Lot == "" {
 			return line
+		}
+		if s.Reason == "" {
+			s.Lot = ""
+			continue
 		}
 		// JSON may escape one byte of Reason with six.
 		s.Reason = strings.ToValidUTF8(s.Reason[:max(0, len(s.Reason)-(over+5)/6-len("…"))], "")

@@ -9,12 +9,14 @@ import (
 	"unicode/utf8"
 )
 
+const lot = "40755ef0668a459988cb675ce4da3a95"
+
 func TestStatusLine(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	s := Status{Target: "agent", Installed: "1.8", Available: "1.9", Result: "rolled back", Version: "1.9", Time: &at,
-		Held: true, Rejected: "1.9", Reason: `exit status 1: "no <such> file"`}
+		Held: true, Rejected: "1.9", Lot: lot, Reason: `exit status 1: "no <such> file"`}
 	const want = `machinemon-update {"target":"agent","installed":"1.8","available":"1.9","result":"rolled back","version":"1.9",` +
-		`"time":"2026-11-01T12:00:00Z","held":true,"rejected":"1.9","reason":"exit status 1: \"no <such> file\""}`
+		`"time":"2026-11-01T12:00:00Z","held":true,"rejected":"1.9","lot":"40755ef0668a459988cb675ce4da3a95","reason":"exit status 1: \"no <such> file\""}`
 	if got := s.Line(); got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}
@@ -30,7 +32,7 @@ func TestStatusLine(t *testing.T) {
 		"controls": strings.Repeat("\x01", 1000), "not UTF-8": strings.Repeat("\xff", 1000),
 	} {
 		s := Status{Target: name, Installed: name, Available: name, Result: "committed unproven", Version: name, Time: &at,
-			Held: true, Rejected: name, Reason: reason}
+			Held: true, Rejected: name, Lot: lot, Reason: reason}
 		line := s.Line()
 		if len(line) > MaxStatus || !utf8.ValidString(line) || strings.Contains(line, "\n") {
 			t.Errorf("%s: %d bytes: %s", what, len(line), line)

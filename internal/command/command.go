@@ -25,6 +25,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/generate"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -47,6 +48,7 @@ type app struct {
 	machine   func(context.Context) (machine, error)
 	generated string // the directory of the generator's units
 	fetcher   string // the path of the fetcher program
+	machineID string // the path of the file with the machine's ID
 	exit      int
 }
 
@@ -71,7 +73,7 @@ More: man machinemon-update`
 func Main(args []string, version string) int {
 	a := &app{
 		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
-		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", terminal: cli.Terminal(),
+		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", machineID: rollout.MachineIDFile, terminal: cli.Terminal(),
 	}
 	if util.IsRunningSystemd() {
 		a.machine, a.generated = connect, generate.Dir

@@ -6,6 +6,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/cli"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -19,7 +20,7 @@ func (a *app) statusCheck(args []string) error {
 		return err
 	}
 	s := a.statusOf(context.Background(), nil, args[0])
-	said := checkin.Status{Target: s.Target, Installed: s.Installed, Available: s.Available, Held: s.Held != nil}
+	said := checkin.Status{Target: s.Target, Installed: s.Installed, Available: s.Available, Held: s.Held != nil, Lot: rollout.ID(a.machineID)}
 	if n := len(s.Rejected); n > 0 {
 		said.Rejected = s.Rejected[n-1]
 	}

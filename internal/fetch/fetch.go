@@ -33,6 +33,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/trust"
@@ -87,7 +88,7 @@ func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*
 	if err == nil && !order.Attempt.Valid() {
 		err = fmt.Errorf("cannot fetch %s: the order's attempt is no ID", name)
 	}
-	return &fetcher{tree: tree, name: name, order: order, report: report, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile}, err
+	return &fetcher{tree: tree, name: name, order: order, report: report, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: rollout.MachineIDFile}, err
 }
 
 func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
@@ -115,7 +116,7 @@ func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attem
 // operator's check would have with this version installed ("" if unknown), but uses no
 // cache and stores nothing.
 func Look(ctx context.Context, tree state.Tree, t *target.Target, installed string) state.Attempt {
-	f := fetcher{tree: tree, name: t.Name, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: machineIDFile,
+	f := fetcher{tree: tree, name: t.Name, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: rollout.MachineIDFile,
 		order: state.Order{Origin: state.OriginOperator, Verb: state.VerbCheck, Installed: installed}}
 	a := f.ended(f.fetch(ctx, t, ""))
 	a.Reason, a.Cause = cmp.Or(a.Cause, a.Reason), "" // no other user reads this

@@ -30,7 +30,8 @@ a manifest has named is ever overwritten; old ones are yours to delete.
 
 A new version starts with the platforms given. At the version that DIR already
 has, further platforms are added; if the bytes of one change, the sequence grows
-and machines see another release. The same bytes again change nothing.
+and machines see another release. The same bytes again change nothing, and keep
+rollout and disabled unless --rollout or --disabled says otherwise.
 
 In a signed directory, which "init" makes, the release is signed with the targets
 and the online key. publish refuses while KEYS/root holds a key that it can read.
@@ -40,7 +41,10 @@ still has: a machine that runs one of those downloads much less. --deltas says f
 how many.`
 
 func publishCommand() *cobra.Command {
-	var q release.Request
+	var (
+		q release.Request
+		l limitFlags
+	)
 	c := &cobra.Command{
 		Use:   "publish DIR --version V ARCHIVE…",
 		Short: "Put a release into a directory",
@@ -51,6 +55,7 @@ func publishCommand() *cobra.Command {
 	c.Flags().StringVar(&q.Product, "product", "", "`name` of the product (default: the one DIR has, else from the archive's name)")
 	c.Flags().StringVar(&q.MinVersion, "min-version", "", "`version` to write into the manifest as min_version")
 	c.Flags().IntVar(&q.Deltas, "deltas", 3, "make deltas from the last `N` releases")
+	l.add(c)
 	keyFlags(c, &q.Keys)
 	if err := c.MarkFlagRequired("version"); err != nil {
 		panic(err) // the flag is defined above
@@ -64,6 +69,10 @@ func publishCommand() *cobra.Command {
 		if q.Deltas < 0 {
 			return cli.Usagef("--deltas must be 0 or more")
 		}
+		if q.Rollout, q.Disabled, err = l.given(c); err != nil {
+			return err
+		}
+		q.Note = l.note
 		if q.Now, err = releaseTime(); err != nil {
 			return err
 		}
@@ -72,7 +81,7 @@ func publishCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return say(c, m, changed)
+		return say(c, m, changed, l.notes)
 	}
 	return c
 }
@@ -81,7 +90,11 @@ func badName(flag string) error {
 	return cli.Usagef("--%s must be 1 to 64 of A-Z a-z 0-9 . + _ ~ - and start with a letter or digit", flag)
 }
 
-func say(c *cobra.Command, m *manifest.Manifest, changed bool) error {
+// say prints what was published, after the notes.
+func say(c *cobra.Command, m *manifest.Manifest, changed bool, notes []string) error {
+	for _, line := range notes {
+		fmt.Fprintln(c.OutOrStdout(), line)
+	}
 	did := "published"
 	if !changed {
 		did = "unchanged:"

@@ -18,7 +18,7 @@ import (
 func Main(args []string, version string) int {
 	root := &cobra.Command{Use: "machinemon-release", Short: "Publish releases for machinemon-update"}
 	root.SetArgs(args)
-	root.AddCommand(publishCommand(), setCommand(), keygenCommand(), initCommand(),
+	root.AddCommand(publishCommand(), setCommand(), rolloutCommand(), keygenCommand(), initCommand(),
 		refreshCommand(), rotateCommand(), statusCommand(), verifyCommand(), versionCommand(version))
 	return cli.Run(root, func(error) int { return 1 })
 }

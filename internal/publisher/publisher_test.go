@@ -17,6 +17,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("SOURCE_DATE_EPOCH", "1793534400") // 2026-11-01T12:00:00Z
+			e.Setenv("TZ", "UTC")
 			return nil
 		},
 	})

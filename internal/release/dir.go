@@ -152,6 +152,14 @@ func (d *dir) replace(name string, text []byte) error {
 	return d.Sync()
 }
 
+// remove removes a file before the next one is written.
+func (d *dir) remove(name string) error {
+	if err := os.Remove(filepath.Join(d.Name(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return d.Sync()
+}
+
 func digest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

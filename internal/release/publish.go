@@ -6,14 +6,15 @@
 //	client-manifest.json                                      the newest release, replaced last
 //	<product>-<version>-<platform>-<digest>.tar.gz (or .zst)  archives, never changed once there
 //	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas
+//	.rollout.json                                              the plan for the newest release's rollout
 //	.publish-*                                                 temporaries, cleared by the next run
 //
 // and in a signed directory, which is one that has a 1.root.json:
 //
 //	N.root.json                        which keys count; signed where those are kept, by Init and Rotate
 //	.next-root.json                    the next one, while signatures are missing
-//	<sha256>.client-manifest.json      each release that was signed
-//	N.targets.json N.snapshot.json     signatures, never changed once a timestamp named them
+//	<sha256>.client-manifest.json      each release that was signed, and each step of the plan
+//	N.targets.json N.snapshot.json     signatures, never changed once a timestamp or plan named them
 //	timestamp.json                     the newest signature, replaced in the one step that publishes
 //
 // Private keys are never in that directory. Root's belong on separate media: publications
@@ -42,6 +43,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 )
 
 // Request is one publication.
@@ -54,6 +56,9 @@ type Request struct {
 	Keys       Keys     // of targets and online, for a signed directory
 	Deltas     int      // from how many releases back; 0: none
 	Progress   func(done, total int)
+	Rollout    *int         // percent; nil: all machines in a new version, unchanged in the same one
+	Disabled   *bool        // nil: false in a new version, unchanged in the same one
+	Note       func(string) // is told what the manifest keeps or loses unasked; may be nil
 	Now        time.Time
 }
 
@@ -96,7 +101,10 @@ func Publish(q Request) (m *manifest.Manifest, changed bool, err error) {
 	if m, err = nextManifest(old, q, product, b.platforms); err != nil {
 		return nil, false, err
 	}
-	changed = !reflect.DeepEqual(m, old) || e.signed != nil && e.signed.targets == nil
+	e.told = q.Note
+	e.ends = e.plan != nil && (q.Rollout != nil || q.Disabled != nil)
+	e.noteKept(old, m, q)
+	changed = !reflect.DeepEqual(m, old) || e.ends || e.signed != nil && e.signed.targets == nil
 	var files []file
 	if changed {
 		if files, err = e.files(m, q.Now); err != nil {
@@ -147,11 +155,13 @@ func nextManifest(old *manifest.Manifest, q Request, product string, platforms m
 		if old != nil {
 			m.Sequence = old.Sequence + 1
 		}
+		q.limit(m)
 		return m, nil
 	}
 
 	m := *old
 	m.Product = product
+	q.limit(&m)
 	if q.MinVersion != "" {
 		m.MinVersion = q.MinVersion
 	}
@@ -170,4 +180,34 @@ func nextManifest(old *manifest.Manifest, q Request, product string, platforms m
 		m.ReleasedAt = released
 	}
 	return &m, nil
+}
+
+// limit writes into a manifest which machines may install the release, if the request says.
+func (q Request) limit(m *manifest.Manifest) {
+	if q.Rollout != nil {
+		*m = *rollout.At(m, *q.Rollout)
+	}
+	if q.Disabled != nil {
+		m.Disabled = *q.Disabled
+	}
+}
+
+// noteKept notes what m keeps of the manifest before it, or does not keep, unasked.
+func (e *edit) noteKept(old, m *manifest.Manifest, q Request) {
+	if old == nil {
+		return
+	}
+	does := "keeps"
+	if old.Version != m.Version {
+		does = "does not keep, from " + old.Version
+	}
+	if q.Rollout == nil && old.Rollout != nil {
+		e.note(fmt.Sprintf("%s: a rollout of %d %%", does, old.Rollout.Percent))
+	}
+	if q.Disabled == nil && old.Disabled {
+		e.note(does + ": disabled")
+	}
+	if e.plan.Of(m) && !e.ends {
+		e.note("keeps: the plan for its rollout")
+	}
 }

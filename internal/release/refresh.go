@@ -20,7 +20,7 @@ func Refresh(dir string, k Keys, now time.Time) (_ *Status, err error) {
 	case e.signed.targets == nil:
 		return nil, errors.New("nothing is published yet (hint: machinemon-release publish)")
 	}
-	files, err := e.signed.sign(nil, e.keys, now)
+	files, err := e.signed.publish(nil, e.keys, now)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 )
 
 // SetRequest changes properties of the newest release. A nil field means no change.
@@ -15,8 +16,9 @@ type SetRequest struct {
 	Keys       Keys
 	Rollout    *int // percent
 	Disabled   *bool
-	MinVersion *string // "": none
-	Retry      bool    // the same bytes at a higher sequence: machines that rejected them may try again
+	MinVersion *string      // "": none
+	Retry      bool         // the same bytes at a higher sequence: machines that rejected them may try again
+	Note       func(string) // is told if a plan ends; may be nil
 	Now        time.Time
 }
 
@@ -29,17 +31,16 @@ func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 		return nil, false, err
 	}
 	defer e.Close()
-	old, err := e.newest()
-	if err == nil && old == nil {
-		err = errors.New("there is none (hint: machinemon-release publish)")
-	}
+	old, err := e.released()
 	if err != nil {
 		return nil, false, err
 	}
 	if m, err = q.apply(*old); err != nil {
 		return nil, false, err
 	}
-	if e.signed == nil && reflect.DeepEqual(m, old) {
+	e.told = q.Note
+	e.ends = e.plan != nil && (q.Rollout != nil || q.Disabled != nil)
+	if e.signed == nil && !e.ends && reflect.DeepEqual(m, old) {
 		return m, false, nil
 	}
 	files, err := e.files(m, q.Now)
@@ -54,10 +55,7 @@ func Set(q SetRequest) (m *manifest.Manifest, changed bool, err error) {
 
 func (q SetRequest) apply(m manifest.Manifest) (*manifest.Manifest, error) {
 	if q.Rollout != nil {
-		m.Rollout = &manifest.Rollout{Percent: *q.Rollout}
-		if *q.Rollout == 100 {
-			m.Rollout = nil
-		}
+		m = *rollout.At(&m, *q.Rollout)
 	}
 	if q.Disabled != nil {
 		m.Disabled = *q.Disabled

@@ -53,31 +53,45 @@ type file struct {
 	text []byte
 }
 
-// sign returns the files of a publication, in the order of writing: the manifest under
+// release is a manifest with the targets metadata that signs it.
+type release struct {
+	manifest []byte
+	targets  *metadata.Metadata[metadata.TargetsType]
+	signed   []byte // targets as written
+}
+
+// files returns what is written of the release, in the order of writing.
+func (l *release) files() []file {
+	return []file{{manifest.Digest(l.manifest) + "." + manifest.FileName, l.manifest}, {targetsFile(l.targets.Signed.Version), l.signed}}
+}
+
+func targetsFile(version int64) string { return fmt.Sprintf("%d.targets.json", version) }
+
+// signTargets signs a manifest, as the version after last.
+func signTargets(text []byte, last int64, keys []signer, now time.Time) (*release, error) {
+	target, err := metadata.TargetFile().FromBytes(manifest.FileName, text)
+	if err != nil {
+		return nil, err
+	}
+	l := &release{manifest: text, targets: metadata.Targets(now.UTC().Truncate(time.Second).Add(targetsExpiry))}
+	l.targets.Signed.Version = following(last)
+	l.targets.Signed.Targets[manifest.FileName] = target
+	l.signed, err = signed(l.targets, keys)
+	return l, err
+}
+
+// publish returns the files of a publication, in the order of writing: the manifest under
 // its digest, targets, snapshot, timestamp, the plain manifest. Machines see the old
 // release until the timestamp is replaced, and the complete new one from then on. The
 // plain manifest is last: a release that checksum clients have seen could not be
-// discarded any more, while the signed one says how to complete it. text is nil if only
+// discarded any more, while the signed one says how to complete it. next is nil if only
 // snapshot and timestamp are renewed.
-func (r *signedDir) sign(text []byte, s signers, now time.Time) (files []file, err error) {
+func (r *signedDir) publish(next *release, s signers, now time.Time) (files []file, err error) {
 	now = now.UTC().Truncate(time.Second)
 	b, targets := r.now, r.targets
-	if text != nil {
-		target, err := metadata.TargetFile().FromBytes(manifest.FileName, text)
-		if err != nil {
-			return nil, err
-		}
-		targets = metadata.Targets(now.Add(targetsExpiry))
-		if r.targets != nil {
-			targets.Signed.Version = following(r.targets.Signed.Version)
-		}
-		targets.Signed.Targets[manifest.FileName] = target
-		if b.Targets, err = signed(targets, s.targets); err != nil {
-			return nil, err
-		}
-		b.Manifest = text
-		files = append(files, file{manifest.Digest(text) + "." + manifest.FileName, text},
-			file{fmt.Sprintf("%d.targets.json", targets.Signed.Version), b.Targets})
+	if next != nil {
+		targets, b.Targets, b.Manifest = next.targets, next.signed, next.manifest
+		files = next.files()
 	}
 
 	snapshot, timestamp := metadata.Snapshot(now.Add(onlineExpiry)), metadata.Timestamp(now.Add(onlineExpiry))
@@ -102,8 +116,8 @@ func (r *signedDir) sign(text []byte, s signers, now time.Time) (files []file, e
 	}
 	files = append(files, file{fmt.Sprintf("%d.snapshot.json", snapshot.Signed.Version), b.Snapshot},
 		file{trust.TimestampFile, b.Timestamp})
-	if text != nil {
-		files = append(files, file{manifest.FileName, text})
+	if next != nil {
+		files = append(files, file{manifest.FileName, next.manifest})
 	}
 	r.now, r.targets, r.snapshot, r.timestamp = b, targets, snapshot, timestamp
 	return files, nil

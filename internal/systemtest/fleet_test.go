@@ -192,8 +192,9 @@ func (a *edge) configureFor(server, home string) {
 	a.must("chown", "-R", a.user+":", home+"/.config")
 }
 
-// publish publishes a release of the client in the directory that the gate serves.
-func (f *fleet) publish(c releases.Client) {
+// publish publishes a release of the client in the directory that the gate serves. options
+// are further ones of the command.
+func (f *fleet) publish(c releases.Client, options ...string) {
 	f.t.Helper()
 	const name = "machinemon-client-linux-amd64"
 	archive := filepath.Join(f.t.TempDir(), name+".tar.gz")
@@ -201,7 +202,7 @@ func (f *fleet) publish(c releases.Client) {
 	content, err := os.ReadFile(archive)
 	f.ok(err)
 	f.writeFile("/srv/"+name+".tar.gz", string(content), 0o644)
-	f.must("machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/"+name+".tar.gz")
+	f.must(append([]string{"machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/" + name + ".tar.gz"}, options...)...)
 }
 
 // await waits for such a check-in of an agent that arrives after the call.

@@ -121,7 +121,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 
 	{"swap commit rollback deadline update-recover directive update", "PID 1's socket, orders to PID 1, D-Bus, orders by D-Bus", "root's steps start and stop units"},
 	{"accounts swap commit rollback deadline update-recover directive update", "read /etc/shadow, read /etc/machinemon-release/srv-download/online.pem, read the journal", "these are root's, and the steps need root's access to files of all users"},
-	{"accounts swap commit rollback deadline update-recover directive update release-refresh", "see PID 1", "ProtectProc= does not hold for the group root"},
+	{"accounts swap commit rollback deadline update-recover directive update release-refresh release-rollout", "see PID 1", "ProtectProc= does not hold for the group root"},
 	{"baseline health-gate", "see PID 1, read /proc/1/root", "CAP_SYS_PTRACE, which only a child that talks to nothing keeps: without it, all of /proc is closed"},
 	{"baseline health-gate", "read the journal", "for probes that wait for a line in it"},
 	{"commit", "read /proc/1/root, write /proc/1/root, open /proc/1/mem", "CAP_SYS_PTRACE, to see which file a root daemon executes; it gives orders to PID 1 anyway"},
@@ -138,7 +138,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 	{"rollback deadline update-recover", "write /dev", "PrivateDevices= needs space in /tmp, and a release may have filled the disk; DevicePolicy= closes the devices"},
 	{"directive", "write /run/machinemon-update/directive/testd, write /run/machinemon-update/directive/other", "what it discards; the relay's links must not be followed, so one directory is not enough"},
 	{"update", "write /run/machinemon-update/lock", "the operator's lock"},
-	{"release-refresh", "write /srv/download", "the directory that it signs"},
+	{"release-refresh release-rollout", "write /srv/download", "the directory that it signs, or whose release it offers to more machines"},
 	{"checkin-gate", "write /var/lib/machinemon-update/checkin", "its database"},
 	{"checkin-gate", "fill temporary directories", "PrivateTmp= is on the disk"},
 	{"checkin-gate checkin-relay", "the machine's /dev/shm, a message queue, shared memory, call keyctl, call process_vm_readv", "its users have nothing there"},
@@ -201,7 +201,7 @@ func TestSandboxes(t *testing.T) {
 	for service, file := range b.ourServices() {
 		b.writeFile("/etc/systemd/system/"+service, intruded(b.readFile(file)), 0o644)
 		instance := "@testd."
-		if strings.HasPrefix(service, "machinemon-release-refresh@") {
+		if strings.HasPrefix(service, "machinemon-release-") {
 			instance = "@srv-download."
 		}
 		units = append(units, strings.Replace(service, "@.", instance, 1))

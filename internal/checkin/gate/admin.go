@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -34,6 +35,8 @@ type overview struct {
 	Clients  []clientView  `json:"clients"` // the first maxRows that match
 	// History has the attempts of the client that the parameter history names.
 	History []attempt `json:"history,omitempty"`
+
+	Rollout *rollout.State `json:"rollout,omitempty"` // nil unless the release has a plan
 }
 
 type releaseView struct {
@@ -159,15 +162,14 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	o := &overview{Note: selfReportedNote, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
 	m := g.release()
 	if m != nil {
-		o.Release = &releaseView{m.Version, m.Disabled, 100, newProgress(m, g.config.ReleaseNotes)}
-		if m.Rollout != nil {
-			o.Release.Rollout = m.Rollout.Percent
-		}
+		o.Release = &releaseView{m.Version, m.Disabled, rollout.Percent(m), newProgress(m, g.config.ReleaseNotes)}
 	}
-	silent, err := s.silent(ctx, time.Now())
+	silent, err := s.silent(ctx, g.now())
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
+	plan := g.plan(m)
+	counts := rollout.Counts{Off: g.stopped()}
 	at, hosts := map[string]int{}, map[string]int{}
 	var others []clientView
 	err = s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
@@ -178,6 +180,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 			o.Release.add(r, m)
 		}
 		hosts[r.Hostname]++
+		count(&counts, plan, m, r)
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
 		o.Updates += boolToInt(v.Available)
@@ -203,6 +206,10 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
+	}
+	if plan != nil {
+		s := plan.State(counts, g.now())
+		o.Rollout = &s
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
 	for i, c := range o.Clients {

@@ -12,12 +12,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unicode/utf8"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -134,6 +134,7 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !ok {
 		return nil
 	}
+	r.Seen = g.now().UTC()
 	var directive []member
 	if members != nil {
 		directive = g.directive(r, c.base)
@@ -256,8 +257,7 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 	if in.ClientID == "" || len(in.ClientID) > 128 || in.ClientID != state.Printable(in.ClientID) {
 		return r, false
 	}
-	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version),
-		Seen: time.Now().UTC()}
+	r = report{ClientID: in.ClientID, Hostname: short(in.Hostname), OS: name(in.OS), Arch: name(in.Arch), Version: name(in.Version)}
 	s, found := checkin.ParseHeader(header)
 	for _, c := range in.Checks {
 		if found {
@@ -268,6 +268,9 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 	if found {
 		r.Target, r.Result, r.ResultVersion, r.Rejected = name(s.Target), short(s.Result), name(s.Version), name(s.Rejected)
 		r.Reason, r.Held = state.Line(s.Reason), s.Held
+		if rollout.ValidID(s.Lot) {
+			r.Lot = s.Lot
+		}
 		if s.Time != nil {
 			r.Attempted = *s.Time
 		}
@@ -331,17 +334,22 @@ func available(m *manifest.Manifest, r report) bool {
 }
 
 // decide asks the policy. What only the client knows, such as whether it may go down,
-// the client decides. A release is not meant for a client of another platform, or for
+// the client decides. So does a client without an ID for rollouts, whose machine has an
+// older updater, or none. A release is not meant for a client of another platform, or for
 // one that does not tell its own version.
 func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
 	if m == nil || r.Version == "" {
 		return d, false
 	}
 	_, meant = m.Platforms[platform(r)]
+	place := 0
+	if r.Lot != "" {
+		place = rollout.Place(r.Lot, m.Version)
+	}
 	return policy.Decide(policy.Known{
 		Rules:   policy.Rules{AutoUpdate: true, Downgrade: true},
 		Order:   state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: r.Version},
-		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, manifest.Place(r.ClientID, m.Version))},
+		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, place)},
 	}), meant
 }
 

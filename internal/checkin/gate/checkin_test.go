@@ -63,10 +63,8 @@ func TestDirective(t *testing.T) {
 		"other platform":  {request: request("riscv64", "v0.1.11")},
 		"disabled":        {change: func(m *manifest.Manifest) { m.Disabled = true }},
 		"rollout 0":       {change: func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: 0} }},
-		"rollout to here": {change: func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: manifest.Place("c-1", m.Version)} }},
-		"rollout past here": {change: func(m *manifest.Manifest) {
-			m.Rollout = &manifest.Rollout{Percent: manifest.Place("c-1", m.Version) + 1}
-		}, want: "0"},
+		// Without an ID for rollouts, the client's machine decides.
+		"rollout 1":         {change: func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: 1} }, want: "0"},
 		"off":               {off: true},
 		"64 KiB":            {answer: sized(64 << 10), want: "0"},
 		"more":              {answer: sized(64<<10 + 1)},

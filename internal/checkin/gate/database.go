@@ -64,6 +64,7 @@ var migrations = []string{
 		since     BIGINT NOT NULL,
 		seen      BIGINT NOT NULL
 	)`,
+	`ALTER TABLE clients ADD COLUMN lot TEXT NOT NULL DEFAULT ''`,
 }
 
 // openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.

@@ -31,6 +31,11 @@ func (g *Gate) open(name string) (*os.File, fs.FileInfo, error) {
 	if !servable(name) {
 		return nil, nil, fs.ErrNotExist
 	}
+	return g.openAny(name)
+}
+
+// openAny opens a regular file below the download directory, whether it is served or not.
+func (g *Gate) openAny(name string) (*os.File, fs.FileInfo, error) {
 	// Each request opens the directory, which the operator may have replaced.
 	root, err := os.OpenRoot(g.config.DownloadDir)
 	if err != nil {

@@ -8,7 +8,8 @@
 //	/api/v1/admin/updates, /updates the state of the clients' updates, for administrators
 //
 // Its database keeps the clients' reports, which are unverified, and whether an
-// administrator has stopped updates. Without the database or a manifest, check-ins pass
+// administrator has stopped updates. From the reports it counts, for the publisher, how the
+// release does in a rollout by plan; the publisher alone changes plan and manifest. Without the database or a manifest, check-ins pass
 // unchanged. Upstream alone accepts check-ins and administrators.
 package gate
 
@@ -41,6 +42,7 @@ type Gate struct {
 	admins   *admins
 	problems *checkin.Problems
 	quiet    *log.Logger
+	now      func() time.Time // time.Now; tests of rollouts, which take days, replace it
 	count    struct{ checkins, refused, directives, downloads, dropped, denied atomic.Int64 }
 	spare    atomic.Int64 // bytes that large check-ins hold in memory beyond smallCheckin
 
@@ -61,7 +63,7 @@ type Gate struct {
 // New returns a gate that logs with say, one line per call.
 func New(c *Config, say func(string)) *Gate {
 	g := &Gate{config: c, cross: http.NewCrossOriginProtection(), problems: checkin.NewProblems(say),
-		quiet: checkin.PanicLog(say), reports: make(chan report, 1024), failed: map[string]bool{}}
+		quiet: checkin.PanicLog(say), now: time.Now, reports: make(chan report, 1024), failed: map[string]bool{}}
 	g.proxy = g.newProxy()
 	g.admins = newAdmins(g)
 	return g

@@ -14,10 +14,12 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/rollout"
 )
 
 // LocalSocket is the path of the socket on which the gate answers local programs.
-const LocalSocket = "/run/machinemon-checkin-gate.socket"
+const LocalSocket = rollout.GateSocket
 
 type peerKey struct{}
 
@@ -40,10 +42,11 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 }
 
 // Local returns the handler for the local socket. Each program that can connect may read
-// the metrics and the switch; only root may turn the switch.
+// the metrics, the rollout and the switch; only root may turn the switch.
 func (g *Gate) Local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", g.metrics)
+	mux.HandleFunc("GET /rollout", g.getRollout)
 	mux.HandleFunc("GET /settings", func(w http.ResponseWriter, _ *http.Request) { reply(w, g.settingsView()) })
 	mux.HandleFunc("PUT /settings", func(w http.ResponseWriter, r *http.Request) {
 		if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || uid != 0 {

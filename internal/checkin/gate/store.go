@@ -19,6 +19,7 @@ type report struct {
 	Target, Result, ResultVersion, Reason, Rejected string
 	Attempted                                       time.Time
 	Held                                            bool
+	Lot                                             string // its ID for staged rollouts
 	// Told is the version that the gate announced in its answer; "" if it announced none.
 	// It is not a column of clients.
 	Told string
@@ -31,7 +32,7 @@ type settings struct {
 	At         time.Time
 }
 
-const columns = "client_id, hostname, os, arch, version, seen, target, result, result_version, reason, rejected, attempted, held"
+const columns = "client_id, hostname, os, arch, version, seen, target, result, result_version, reason, rejected, attempted, held, lot"
 
 // forgetAfter is the time after its last check-in when a client is deleted.
 const forgetAfter = 90 * 24 * time.Hour
@@ -61,7 +62,7 @@ func (s *store) insertReports(ctx context.Context, reports []report) error {
 	defer insert.Close()
 	for _, r := range newest(reports) {
 		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
-			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held)); err != nil {
+			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held), r.Lot); err != nil {
 			return err
 		}
 		if err := remember(ctx, tx, r); err != nil {
@@ -165,7 +166,7 @@ func (s *store) clients(ctx context.Context, sort, order string, f func(report))
 		var r report
 		var seen, attempted, held int64
 		if err := rows.Scan(&r.ClientID, &r.Hostname, &r.OS, &r.Arch, &r.Version, &seen, &r.Target, &r.Result,
-			&r.ResultVersion, &r.Reason, &r.Rejected, &attempted, &held); err != nil {
+			&r.ResultVersion, &r.Reason, &r.Rejected, &attempted, &held, &r.Lot); err != nil {
 			return err
 		}
 		r.Seen, r.Attempted, r.Held = time.Unix(seen, 0).UTC(), unixTime(attempted), held != 0

@@ -1,0 +1,98 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// plan returns the plan for the published release, or nil if it has none.
+func (g *Gate) plan(m *manifest.Manifest) *rollout.Plan {
+	f, _, err := g.openAny(path.Join(path.Dir(g.config.Manifest), rollout.FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		g.logState("rollout's plan", "", nil)
+		return nil
+	}
+	var p *rollout.Plan
+	if err == nil {
+		defer f.Close()
+		p, err = rollout.Decode(f)
+	}
+	g.logState("rollout's plan", "its state is not shown", err)
+	if err != nil || !p.Of(m) {
+		return nil
+	}
+	return p
+}
+
+// Rollout returns the state of the published release's plan, or nil if it has none.
+func (g *Gate) Rollout(ctx context.Context, now time.Time) (*rollout.State, error) {
+	m := g.release()
+	p := g.plan(m)
+	if p == nil {
+		return nil, nil
+	}
+	s := g.store.Load()
+	if s == nil {
+		return nil, errNoDatabase
+	}
+	c := rollout.Counts{Off: g.stopped()}
+	if err := s.clients(ctx, "", "", func(r report) { count(&c, p, m, r) }); err != nil {
+		return nil, fmt.Errorf("cannot read the clients: %w", err)
+	}
+	state := p.State(c, now)
+	return &state, nil
+}
+
+func (g *Gate) getRollout(w http.ResponseWriter, r *http.Request) {
+	switch s, err := g.Rollout(r.Context(), g.now()); {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	case s == nil:
+		http.Error(w, "the release has no plan for its rollout", http.StatusNotFound)
+	default:
+		reply(w, s)
+	}
+}
+
+// clocks is the time by which a client's clock may be behind the publisher's.
+const clocks = 5 * time.Minute
+
+// count adds what a client reports of the release to the counts.
+func count(c *rollout.Counts, p *rollout.Plan, m *manifest.Manifest, r report) {
+	if p == nil {
+		return
+	}
+	since := func(t time.Time) bool { return !r.Attempted.Before(t.Add(-clocks)) }
+	runs := manifest.SameVersion(r.Version, p.Version)
+	tried := manifest.SameVersion(r.ResultVersion, p.Version) && since(p.Started)
+	switch {
+	case tried && failed(state.Result(r.Result)), !runs && r.Rejected != "" && manifest.SameVersion(r.Rejected, p.Version) && since(p.Started):
+		c.Failed++
+	case runs:
+		c.Have++
+	case awaited(p, m, r) && !(tried && r.Result == string(state.ResultAvailable) && since(p.Since)):
+		c.Pending++
+	}
+}
+
+// failed reports whether a result says that a release cannot be installed. An interrupted
+// attempt and one without a download are repeated, and say nothing about the release.
+func failed(r state.Result) bool {
+	return r == state.ResultRolledBack || r == state.ResultRollbackFailed || r == state.ResultRefused || r == state.ResultFailed
+}
+
+// awaited reports whether a client's machine is among those that are to install the release,
+// and was seen since its rollout started.
+func awaited(p *rollout.Plan, m *manifest.Manifest, r report) bool {
+	d, meant := decide(m, r)
+	return r.Lot != "" && meant && !d.Refused() && !r.Held && !r.Seen.Before(p.Started)
+}
