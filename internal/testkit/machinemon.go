@@ -20,7 +20,7 @@ type MachineMon struct {
 	ExternalURL                   string // external_url of its configuration, or ""
 	// CheckIn answers a check-in that has the right password and form. It returns the
 	// status and the body, which is compressed if the client accepts that.
-	CheckIn func(body []byte) (status int, answer string)
+	CheckIn func(q *http.Request, body []byte) (status int, answer string)
 
 	mu       sync.Mutex
 	archives map[string][]byte
@@ -137,7 +137,7 @@ func (m *MachineMon) checkIn(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		io.WriteString(w, `{"error":"hostname is required"}`+"\n")
 	default:
-		if status, answer := m.CheckIn(body); status == http.StatusOK {
+		if status, answer := m.CheckIn(q, body); status == http.StatusOK {
 			send(w, q, answer)
 		} else {
 			w.WriteHeader(status)

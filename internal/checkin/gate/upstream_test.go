@@ -48,7 +48,7 @@ const plainAnswer = `{"client_id":"c-1","next_checkin_seconds":120,"server_time"
 
 func newUpstream(t *testing.T) *upstream {
 	u := &upstream{answer: plainAnswer}
-	u.MachineMon = &testkit.MachineMon{ClientPassword: client, AdminPassword: correct, CheckIn: func([]byte) (int, string) {
+	u.MachineMon = &testkit.MachineMon{ClientPassword: client, AdminPassword: correct, CheckIn: func(*http.Request, []byte) (int, string) {
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		return http.StatusOK, u.answer
