@@ -32,7 +32,7 @@ func TestShippedConfig(t *testing.T) {
 	}
 	for _, c := range []*Config{asShipped, shown} {
 		if *c.Upstream != *none.Upstream || c.DownloadDir != none.DownloadDir || c.Manifest != none.Manifest || c.Database != none.Database ||
-			c.BasePath != "" || len(c.Trusted) > 0 || c.Certificate != nil {
+			c.BasePath != "" || c.External != "" || c.UpstreamTLS != nil || len(c.Trusted) > 0 || c.Certificate != nil {
 			t.Errorf("%+v, want %+v", c, none)
 		}
 	}

@@ -2,6 +2,8 @@ package gate
 
 import (
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
@@ -26,7 +28,9 @@ func TestUpstreamTLS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			up := newUpstream(t)
-			secure := httptest.NewTLSServer(up.Config.Handler)
+			secure := httptest.NewUnstartedServer(up.Config.Handler)
+			secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+			secure.StartTLS()
 			defer secure.Close()
 			cert := filepath.Join(t.TempDir(), "cert.pem")
 			testkit.Put(t, cert, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))
