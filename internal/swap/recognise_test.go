@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"os"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -14,6 +15,8 @@ func TestRecognise(t *testing.T) {
 		agent    string // content of the main file
 		extra    bool   // the optional file is there
 		offered  []string
+		earlier  string // a file from which the offered release has a delta
+		version  string // what the program says of itself
 		want     string
 		wantVerb state.Verb
 	}{
@@ -23,6 +26,10 @@ func TestRecognise(t *testing.T) {
 		"has more than the release": {agent: theirs, extra: true, offered: []string{theirs}, want: "v1", wantVerb: state.VerbCheck},
 		"another file":              {agent: "by hand", extra: true, offered: []string{theirs, "extra 1"}, want: "v1", wantVerb: state.VerbCheck},
 		"no list of files":          {agent: theirs, want: "v1", wantVerb: state.VerbCheck},
+		"an earlier release":        {agent: theirs, offered: []string{"agent 3"}, earlier: theirs, version: "v1.5", want: "v1.5", wantVerb: state.VerbApply},
+		"earlier, but which?":       {agent: theirs, offered: []string{"agent 3"}, earlier: theirs, want: "v1", wantVerb: state.VerbCheck},
+		"more than an earlier one":  {agent: theirs, extra: true, offered: []string{"agent 3"}, earlier: theirs, version: "v1.5", want: "v1", wantVerb: state.VerbCheck},
+		"no delta from it":          {agent: theirs, offered: []string{"agent 3"}, earlier: "agent 0", version: "v1.5", want: "v1", wantVerb: state.VerbCheck},
 		"unchanged":                 {agent: "agent 1", offered: []string{theirs, "extra 1"}, want: "v1", wantVerb: state.VerbApply},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -36,6 +43,12 @@ func TestRecognise(t *testing.T) {
 			if files != nil {
 				files = append(files, state.File{To: r.at("units/agent.service"), SHA256: sum("unit 1")})
 				o.Fingerprint = state.Fingerprint(files)
+			}
+			if c.earlier != "" {
+				o.Earlier = []string{sum("another"), sum(c.earlier)}
+			}
+			if c.version != "" {
+				must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("[health]\nversion_command = ['/bin/echo', 'agent "+c.version+"']\n"), 0o644))
 			}
 			must(t, r.tree.Update(state.RoleFetch, "agent", func(s *state.Status) { s.Offer = o }))
 			r.put(t, "bin/agent", file{content: c.agent, mode: 0o755})

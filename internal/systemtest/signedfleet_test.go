@@ -75,7 +75,7 @@ func TestSignedFleet(t *testing.T) {
 	once(t)
 	t.Parallel()
 	f := newFleet(t)
-	const old, first, second, third = "v0.1.11", "v0.1.12", "v0.1.13", "v0.1.14"
+	const old, first, second, third, unseen, last = "v0.1.11", "v0.1.12", "v0.1.13", "v0.1.14", "v0.1.15", "v0.1.16"
 	f.base, f.signed = "/monitor", newPublisher(t)
 	f.server.ExternalURL = "http://10.9.1.1:8080" // MachineMon's own address, past the gate
 	f.writeFile("/etc/machinemon-update/checkin-gate.toml", f.readFile("/etc/machinemon-update/checkin-gate.toml")+
@@ -122,6 +122,18 @@ func TestSignedFleet(t *testing.T) {
 		f.sign(releases.Client{Version: third})
 		f.await(a, third, updated(third))
 		f.shows(a, third, done, third, "")
+	})
+	f.step("a release that no check has seen", func() {
+		a.must("machinemon-update", "disable", "agent")
+		a.must("systemctl", "stop", "machinemon-checkin-relay.socket") // no directive starts a check
+		f.sign(releases.Client{Version: unseen})
+		a.must("sh", "-c", "curl -sSL https://"+monitor+f.base+"/download/install.sh >/run/install.sh && sh /run/install.sh --upgrade")
+		f.sign(releases.Client{Version: last})
+		(&agent{box: a.box}).runs(unseen)
+		(&agent{box: a.box}).asks(3, last, "check", "agent")
+		a.must("machinemon-update", "enable", "agent")
+		a.must("systemctl", "start", "machinemon-checkin-relay.socket")
+		f.await(a, last, updated(last))
 	})
 	f.step("no gate", func() {
 		e := &edge{box: f.box}

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -235,6 +236,17 @@ func TestUpstreamNotThere(t *testing.T) {
 	}
 	if got, want := b.lines(), "the MachineMon server answers 405 to a check-in: it is not at "+b.up.URL+monitor+" (hint: check upstream and base_path)"; got != want {
 		t.Errorf("it said\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestForgottenProxy checks the hint if all agents seem to be on the gate's machine.
+func TestForgottenProxy(t *testing.T) {
+	b := newBench(t)
+	for n := range 40 {
+		b.checkIn(request("amd64", "v0.1.11"), fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", n))
+	}
+	if got := b.lines(); !strings.HasSuffix(got, " come from this address (hint: set trusted_proxies to the web server on this machine)") {
+		t.Errorf("it said %s", got)
 	}
 }
 

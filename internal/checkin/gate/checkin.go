@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"path"
 	"strings"
 	"sync"
@@ -150,8 +151,11 @@ func (g *Gate) explain(resp *http.Response) {
 		g.problems.Begin("check-ins", fmt.Sprintf("the MachineMon server answers %d to a check-in: it is not at %s (hint: check upstream and base_path)",
 			resp.StatusCode, g.config.Upstream))
 	case http.StatusTooManyRequests:
-		g.problems.Begin("limit", fmt.Sprintf("the MachineMon server refuses check-ins of %s: more than 30 a minute come from this address "+
-			"(hint: see LIMITS in machinemon-checkin-gate(8))", resp.Request.Header.Get("X-Real-Ip")))
+		from, hint := resp.Request.Header.Get("X-Real-Ip"), "see LIMITS in machinemon-checkin-gate(8)"
+		if a, err := netip.ParseAddr(from); err == nil && a.IsLoopback() {
+			hint = "set trusted_proxies to the web server on this machine"
+		}
+		g.problems.Begin("limit", fmt.Sprintf("the MachineMon server refuses check-ins of %s: more than 30 a minute come from this address (hint: %s)", from, hint))
 	}
 }
 
