@@ -39,17 +39,17 @@ type Config struct {
 
 // file is the configuration as written, with its defaults.
 type file struct {
-	Upstream       string   `toml:"upstream"`
-	UpstreamCAFile string   `toml:"upstream_ca_file"`
-	UpstreamNoTLS  bool     `toml:"upstream_insecure_skip_tls"`
-	ExternalURL    string   `toml:"external_url"`
-	BasePath       string   `toml:"base_path"`
-	TLSCertificate string   `toml:"tls_certificate"`
-	TLSKey         string   `toml:"tls_key"`
-	TrustedProxies []string `toml:"trusted_proxies"`
-	DownloadDir    string   `toml:"download_dir"`
-	Manifest       string   `toml:"manifest"`
-	Database       string   `toml:"database"`
+	Upstream        string   `toml:"upstream"`
+	UpstreamCAFile  string   `toml:"upstream_ca_file"`
+	UpstreamSkipTLS bool     `toml:"upstream_insecure_skip_tls"`
+	ExternalURL     string   `toml:"external_url"`
+	BasePath        string   `toml:"base_path"`
+	TLSCertificate  string   `toml:"tls_certificate"`
+	TLSKey          string   `toml:"tls_key"`
+	TrustedProxies  []string `toml:"trusted_proxies"`
+	DownloadDir     string   `toml:"download_dir"`
+	Manifest        string   `toml:"manifest"`
+	Database        string   `toml:"database"`
 }
 
 var keys = []string{"upstream", "upstream_ca_file", "upstream_insecure_skip_tls", "external_url", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database"}
@@ -177,14 +177,14 @@ func address(s string) (*url.URL, error) {
 // checkUpstreamTLS sets how the gate verifies the server.
 func (f *file) checkUpstreamTLS(c *Config) error {
 	switch {
-	case f.UpstreamCAFile == "" && !f.UpstreamNoTLS:
+	case f.UpstreamCAFile == "" && !f.UpstreamSkipTLS:
 		return nil
 	case c.Upstream.Scheme != "https":
 		return errors.New("upstream_ca_file, upstream_insecure_skip_tls: need an upstream that begins with https")
-	case f.UpstreamCAFile != "" && f.UpstreamNoTLS:
+	case f.UpstreamCAFile != "" && f.UpstreamSkipTLS:
 		return errors.New("upstream_ca_file, upstream_insecure_skip_tls: must not be set both")
 	}
-	c.UpstreamTLS = &tls.Config{InsecureSkipVerify: f.UpstreamNoTLS}
+	c.UpstreamTLS = &tls.Config{InsecureSkipVerify: f.UpstreamSkipTLS}
 	if f.UpstreamCAFile == "" {
 		return nil
 	}

@@ -68,9 +68,6 @@ func (g *Gate) open(name string) (*os.File, fs.FileInfo, error) {
 func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) bool {
 	p, published, broken := g.published(name)
 	switch {
-	case broken && hosts(name):
-		http.Error(w, "the gate cannot read its manifest", http.StatusServiceUnavailable)
-		return true
 	case published && !manifest.ValidFile(p.File):
 		http.Redirect(w, r, p.File, http.StatusFound)
 		return true
@@ -80,11 +77,15 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 	if g.serveFile(w, r, name) {
 		return true
 	}
-	if published || !hosts(name) {
+	switch {
+	case published || !hosts(name):
 		http.NotFound(w, r)
-		return true
+	case broken:
+		http.Error(w, "the gate cannot read its manifest", http.StatusServiceUnavailable)
+	default:
+		return false
 	}
-	return false
+	return true
 }
 
 // published returns the platform of the published release whose archive has this name,

@@ -126,7 +126,7 @@ func (g *Gate) Handler() http.Handler {
 			return
 		case download && reads && g.download(w, r, name):
 			return
-		case path == "/download/install.sh":
+		case path == "/download/install.sh" && r.Method == http.MethodGet:
 			r = g.expectInstaller(r)
 		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
 			captured, release := g.captureBody(r)
