@@ -13,6 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func status(code int) http.HandlerFunc {
@@ -170,7 +171,7 @@ func TestHostileServer(t *testing.T) {
 			return newBench(t, strings.Replace(serveTLS(t, newSite(t)), "127.0.0.1", "localhost", 1))
 		}, nil, state.ResultNotDownloaded, "not localhost"},
 
-		{"captive portal", with(onManifest, bytesHandler([]byte("<html>Please pay\x1b[31m</html>"))), nil, state.ResultRefused, "cannot use http://127"},
+		{"captive portal", with(onManifest, bytesHandler([]byte("<html>Please pay\x1b[31m</html>"))), nil, state.ResultRefused, "cannot download http://127"},
 		{"other bytes", with(onArchive, bytesHandler([]byte(strings.Repeat("x", n)))), nil, state.ResultRefused, "its sha256 is"},
 		{"archive on another host", naming(func(p *manifest.Platform) { p.File = "https://198.51.100.7/agent.tar.gz" }), nil, state.ResultRefused, "cannot download https://198.51.100.7/agent.tar.gz: it is not on the manifest's origin"},
 		{"too large for the disk", naming(func(p *manifest.Platform) { p.Size = 1 << 40 }), nil, state.ResultFailed, "are free"},
@@ -258,3 +259,24 @@ func freePort(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// TestNoGate checks that the operator of a machine whose source is a MachineMon server
+// without a gate is told so, in each mode of trust and with a wrong path, too.
+func TestNoGate(t *testing.T) {
+	for path, c := range map[string]struct {
+		result state.Result
+		says   string
+	}{
+		"/download":         {state.ResultNotDownloaded, "the server answered 400 Bad Request " + hint},
+		"/monitor/download": {state.ResultRefused, "it is not JSON, but a web page " + hint},
+	} {
+		server := serve(t, &testkit.MachineMon{})
+		b := newBench(t, server+path)
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), c.result, c.says)
+		b, _, _ = signed(t)
+		b.target.Source.URL = server + path + "/client-manifest.json"
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), c.result, "2.root.json: "+c.says)
+	}
+}
+
+const hint = "(hint: a MachineMon server has no manifests: machinemon-checkin-gate must be in front of it)"

@@ -330,3 +330,14 @@ install = [{ from = "agent", to = "`+installed+`" }]
 		})
 	}
 }
+
+// TestEarlier checks that root gets to know from which files the release has deltas.
+func TestEarlier(t *testing.T) {
+	b, m, s := deltaBench(t)
+	s["/client-manifest.json"] = bytesHandler(marshal(t, m))
+	b.run(t, b.order(state.VerbCheck, "v1"))
+	want := []string{manifest.Digest([]byte("older")), manifest.Digest([]byte(before)), manifest.Digest([]byte(before))}
+	if o := b.status(t).Offer; o == nil || !slices.Equal(o.Earlier, want) {
+		t.Errorf("on offer is %+v", o)
+	}
+}

@@ -254,6 +254,16 @@ func installs(t *target.Target, r *source.Release) (fingerprint string, unit *st
 	return fingerprint, unit
 }
 
+// maxEarlier bounds [state.Offer.Earlier]: publishers make deltas from a few releases.
+const maxEarlier = 32
+
+func earlier(p manifest.Platform) (sums []string) {
+	for _, d := range p.Deltas[:min(len(p.Deltas), maxEarlier)] {
+		sums = append(sums, d.FromSHA256)
+	}
+	return sums
+}
+
 // ended returns the attempt's record.
 func (f *fetcher) ended(o outcome) state.Attempt {
 	a := state.Attempt{
@@ -281,7 +291,7 @@ func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 			s.Offer = nil
 			if !r.Manifest.Disabled {
 				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
-					Fingerprint: f.digest, Archive: r.Platform.SHA256, Unit: f.unit, NotYet: f.notYet(r.Manifest)}
+					Fingerprint: f.digest, Archive: r.Platform.SHA256, Earlier: earlier(r.Platform), Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}
 		s.Record(a)

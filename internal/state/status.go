@@ -28,6 +28,9 @@ type Offer struct {
 	// Fingerprint and Archive are what a [Rejection] of the release would contain.
 	Fingerprint string `json:"digest,omitempty"`
 	Archive     string `json:"archive"`
+	// Earlier has the SHA-256 of files of earlier releases, from which the release has
+	// deltas.
+	Earlier []string `json:"earlier,omitempty"`
 	// Unit is the unit's own file, if the manifest lists it.
 	Unit *File `json:"unit,omitempty"`
 	// Signed is the metadata that signs the release; empty in trust mode "checksum".

@@ -107,7 +107,7 @@ func (b *beginning) takeOrder() error {
 // run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		b.finishEarlier, b.resetUnits, b.load, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handBrought, b.writeOrder,
+		b.finishEarlier, b.resetUnits, b.load, b.recognise, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handBrought, b.writeOrder,
 	} {
 		if err := step(ctx); err != nil {
 			return err

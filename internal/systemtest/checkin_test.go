@@ -11,26 +11,18 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
-// mmServer stands in for machinemon-server at its default address.
+// mmServer starts a stand-in for machinemon-server at its default address.
 func (b *box) mmServer() {
 	b.t.Helper()
 	l, err := b.Listen("tcp", "127.0.0.1:8080")
 	b.ok(err)
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		user, password, _ := r.BasicAuth()
-		switch {
-		case r.URL.Path == "/api/v1/checkin" && r.Method == "POST" && r.Header.Get("X-Client-Password") == "secret":
-			io.WriteString(w, `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}`+"\n")
-		case r.URL.Path == "/api/v1/admin/settings" && user == "admin" && password == "admin":
-			io.WriteString(w, "{}")
-		case r.URL.Path == "/healthz":
-			io.WriteString(w, `{"status":"ok"}`)
-		default:
-			http.Error(w, "unauthorized", http.StatusUnauthorized)
-		}
-	})}
+	s := &http.Server{Handler: &testkit.MachineMon{ClientPassword: "secret", AdminPassword: "admin", CheckIn: func(*http.Request, []byte) (int, string) {
+		return http.StatusOK, `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
+	}}}
 	go s.Serve(l)
 	b.t.Cleanup(func() { s.Close() })
 }
@@ -38,22 +30,26 @@ func (b *box) mmServer() {
 // ask sends a request to the gate, as an agent or as the administrator.
 func (b *box) ask(method, path, body string, admin bool) (status int, answer string) {
 	b.t.Helper()
-	return b.askAt("127.0.0.1:8079", method, path, body, admin)
+	return b.askAt("127.0.0.1:8079", "", method, path, body, admin)
 }
 
-// askAt sends a request to the program at this address: the gate, or a relay before it.
-func (b *box) askAt(address, method, path, body string, admin bool) (status int, answer string) {
+// askAt sends a request to the program at this address: the gate, or a relay before it. It
+// comes as from a client's address, unless that is "".
+func (b *box) askAt(address, client, method, path, body string, admin bool) (status int, answer string) {
 	b.t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return b.Dial(ctx, network, address)
 	}}}
 	q, err := http.NewRequestWithContext(b.t.Context(), method, "http://monitor.example.com"+path, strings.NewReader(body))
 	b.ok(err)
 	q.Header.Set("X-Client-Password", "secret")
+	if client != "" {
+		q.Header.Set("X-Forwarded-For", client)
+	}
 	if admin {
 		q.SetBasicAuth("admin", "admin")
 	}
-	resp, err := client.Do(q)
+	resp, err := web.Do(q)
 	b.ok(err)
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)

@@ -250,7 +250,7 @@ func (c *chain) byCheckIn(installed, announced string) {
 
 	since := c.cursor()
 	request := fmt.Sprintf(`{"hostname":"web-1","os":"linux","arch":"amd64","client_version":%q,"client_id":"","checks":[]}`, installed)
-	if status, got := c.askAt(relayAt, "POST", "/api/v1/checkin", request, false); status != 200 || !strings.Contains(got, `"update_version":"`+announced+`"`) {
+	if status, got := c.askAt(relayAt, "", "POST", "/api/v1/checkin", request, false); status != 200 || !strings.Contains(got, `"update_version":"`+announced+`"`) {
 		c.t.Errorf("the check-in is answered with %d %s", status, got)
 	}
 	c.awaitEvent(since, inChain("commit started")[0])

@@ -3,7 +3,6 @@
 package systemtest
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,12 +15,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // fleet is a MachineMon server behind the gate on one machine, and agents on others that
@@ -31,6 +32,10 @@ type fleet struct {
 	golden      string  // a check-in of MachineMon's client
 	certificate []byte  // the gate's certificate
 	agents      []*edge // their host names and client IDs: a1 is c-1
+	server      *testkit.MachineMon
+	base        string       // the path of the monitor's address
+	signed      *publisher   // of the releases; nil: they are not signed
+	arrived     atomic.Int64 // check-ins at the server
 
 	mu    sync.Mutex
 	heard []heard
@@ -70,7 +75,13 @@ func newFleet(t *testing.T) *fleet {
 	f.writeFile("/etc/systemd/system/machinemon-checkin-gate.socket.d/port.conf", "[Socket]\nListenStream=\nListenStream=443\n", 0o644)
 	l, err := f.Listen("tcp", "127.0.0.1:8080")
 	f.ok(err)
-	s := &http.Server{Handler: http.HandlerFunc(f.machinemon)}
+	f.server = &testkit.MachineMon{ClientPassword: password, AdminPassword: "admin", CheckIn: f.checkIn}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/api/v1/checkin" {
+			f.arrived.Add(1)
+		}
+		f.server.ServeHTTP(w, q)
+	})}
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 	f.must("systemctl", "daemon-reload")
@@ -78,42 +89,23 @@ func newFleet(t *testing.T) *fleet {
 	return f
 }
 
-// machinemon stands in for machinemon-server. A check-in that differs from that of
-// MachineMon's client does not get status 200.
-func (f *fleet) machinemon(w http.ResponseWriter, q *http.Request) {
-	switch {
-	case q.URL.Path == "/api/v1/admin/settings":
-		if user, pass, _ := q.BasicAuth(); user != "admin" || pass != "admin" {
-			http.Error(w, "unauthorized", http.StatusUnauthorized)
-		}
-		return
-	case q.URL.Path != "/api/v1/checkin" || q.Method != http.MethodPost || q.Header.Get("X-Client-Password") != password || q.Header.Get("Content-Type") != "application/json":
-		http.Error(w, "unauthorized", http.StatusUnauthorized)
-		return
-	}
-	body, _ := io.ReadAll(q.Body)
+// checkIn answers a check-in. One that differs from that of MachineMon's client does not
+// get status 200.
+func (f *fleet) checkIn(q *http.Request, body []byte) (status int, text string) {
 	var in struct{ Hostname, Client_Version, Client_ID string }
 	json.Unmarshal(body, &in)
 	a := f.edge(in.Hostname)
-	if a == nil || in.Client_ID != a.id && in.Client_ID != "" || string(body) != f.request(in.Hostname, in.Client_Version, in.Client_ID) {
+	if a == nil || in.Client_ID != a.id && in.Client_ID != "" || string(body) != f.request(in.Hostname, in.Client_Version, in.Client_ID) ||
+		q.Header.Get("Content-Type") != "application/json" {
 		f.t.Errorf("this is no check-in: %s", body)
-		http.Error(w, "bad request", http.StatusBadRequest)
-		return
+		return http.StatusBadRequest, "{}"
 	}
 	h := heard{host: in.Hostname, version: in.Client_Version}
 	h.status, _ = checkin.ParseHeader(q.Header.Get("X-Machinemon-Update"))
 	f.mu.Lock()
 	f.heard = append(f.heard, h)
 	f.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	out := io.Writer(w)
-	if strings.Contains(q.Header.Get("Accept-Encoding"), "gzip") {
-		w.Header().Set("Content-Encoding", "gzip")
-		z := gzip.NewWriter(w)
-		defer z.Close()
-		out = z
-	}
-	io.WriteString(out, answer(a.id))
+	return http.StatusOK, answer(a.id)
 }
 
 // answer returns MachineMon's golden answer for this client.
@@ -167,7 +159,7 @@ func (f *fleet) join(user, version string) *edge {
 	a, home := f.plug(user, version)
 	a.writeFile("/etc/systemd/system/machinemon-client.service", "[Service]\nType=simple\nExecStart="+clientPath+"\nRestart=always\nRestartSec=10\nUser="+user+"\n", 0o644)
 	a.configureFor("http://"+relayAt, home)
-	a.writeFile("/etc/machinemon-update/checkin-relay.toml", "server_url = \"https://"+monitor+"/\"\nca_file = \"/etc/machinemon-update/monitor-ca.pem\"\n", 0o644)
+	a.writeFile("/etc/machinemon-update/checkin-relay.toml", "server_url = \"https://"+monitor+f.base+"/\"\nca_file = \"/etc/machinemon-update/monitor-ca.pem\"\n", 0o644)
 	a.writeFile("/etc/machinemon-update/targets.d/agent.toml.d/relay.toml", `[source]
 ca_file = "/etc/machinemon-update/monitor-ca.pem"
 [source.url_from]
@@ -177,6 +169,9 @@ append = "/download/client-manifest.json"
 [health]
 settle_seconds = 1
 `, 0o644)
+	if f.signed != nil {
+		a.pinAgent(f.signed)
+	}
 	(&chain{box: a.box}).shortPause() // also reloads systemd
 	a.must("machinemon-update", "enable", "agent")
 	a.stopShipped() // only directives may start a check
@@ -196,13 +191,20 @@ func (a *edge) configureFor(server, home string) {
 // are further ones of the command.
 func (f *fleet) publish(c releases.Client, options ...string) {
 	f.t.Helper()
+	archive := f.pack(c)
+	content, err := os.ReadFile(archive)
+	f.ok(err)
+	f.writeFile("/srv/"+filepath.Base(archive), string(content), 0o644)
+	f.must(append([]string{"machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/" + filepath.Base(archive)}, options...)...)
+}
+
+// pack returns the path of the archive of a client.
+func (f *fleet) pack(c releases.Client) string {
+	f.t.Helper()
 	const name = "machinemon-client-linux-amd64"
 	archive := filepath.Join(f.t.TempDir(), name+".tar.gz")
 	f.ok(releases.Pack(archive, releases.File{Name: name, Content: build(f.t, c)}))
-	content, err := os.ReadFile(archive)
-	f.ok(err)
-	f.writeFile("/srv/"+name+".tar.gz", string(content), 0o644)
-	f.must(append([]string{"machinemon-release", "publish", download, "--product", "machinemon-client", "--version", c.Version, "--deltas=0", "/srv/" + name + ".tar.gz"}, options...)...)
+	return archive
 }
 
 // await waits for such a check-in of an agent that arrives after the call.

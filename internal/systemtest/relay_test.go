@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -137,6 +138,9 @@ func TestCheckinRelay(t *testing.T) {
 	})
 }
 
+// limited is MachineMon's answer to more check-ins of an address than it takes.
+const limited = `{"error":"rate limit exceeded"}` + "\n"
+
 // done has the results of an attempt that installed the present version: a directive that
 // came during it started another check.
 const done = "committed|already current"
@@ -160,7 +164,7 @@ func (f *fleet) restarts(a *edge, version string) {
 			deb = d
 		}
 	}
-	before := f.checkIns()
+	before := f.arrived.Load()
 	enough := make(chan struct{})
 	var wg sync.WaitGroup
 	sent := make([]int, 3)
@@ -173,7 +177,11 @@ func (f *fleet) restarts(a *edge, version string) {
 				default:
 				}
 				sent[i]++
-				if status, got, err := f.post(a, version); status != 200 || got != answer(a.id) || err != nil {
+				status, got, err := f.post(a, version)
+				if status == http.StatusTooManyRequests && got == limited { // more than MachineMon takes from an address
+					continue
+				}
+				if status != 200 || got != answer(a.id) || err != nil {
 					f.t.Errorf("lost: %d %q, %v", status, got, err)
 				}
 			}
@@ -190,8 +198,8 @@ func (f *fleet) restarts(a *edge, version string) {
 	close(enough)
 	wg.Wait()
 	total := sent[0] + sent[1] + sent[2]
-	if heard := f.checkIns() - before; heard < total {
-		f.t.Errorf("%d of %d arrived", heard, total)
+	if arrived := f.arrived.Load() - before; arrived < int64(total) {
+		f.t.Errorf("%d of %d arrived", arrived, total)
 	}
 	f.t.Logf("%d check-ins", total)
 }

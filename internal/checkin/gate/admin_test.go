@@ -2,7 +2,6 @@ package gate
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +33,7 @@ func TestSwitch(t *testing.T) {
 		t.Errorf("another gate knows %+v", d)
 	}
 	form := []string{"Authorization: admin", "Content-Type: application/x-www-form-urlencoded"}
-	if a := b.do("POST", "/updates", "directives=on", form...); a.status != 303 || a.header.Get("Location") != "/updates" || b.stopped() {
+	if a := b.do("POST", "/updates", "directives=on", form...); a.status != 303 || a.header.Get("Location") != "updates" || b.stopped() {
 		t.Errorf("%+v", a)
 	}
 	for _, body := range []string{"", "directives=maybe", "directives=", "directives=off&directives=on", "directives=off&x=1", "directives=off;x", "%zz", `{"directives": false}`} {
@@ -61,22 +60,20 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
-// TestAdminBasePath checks that the admin paths exist below base_path only.
+// TestAdminBasePath checks that the admin paths exist below base_path, and without it for a
+// proxy that has stripped it.
 func TestAdminBasePath(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.BasePath = "/monitor" })
-	b.up.instead(http.StripPrefix("/monitor", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, password, _ := r.BasicAuth(); r.URL.Path != "/api/v1/admin/settings" || password != correct {
-			w.WriteHeader(http.StatusUnauthorized)
-		}
-	})).ServeHTTP)
 	auth := "Authorization: admin"
-	if a := b.do("GET", "/monitor/updates", "", auth); a.status != 200 || !strings.Contains(a.body, `action="/monitor/updates"`) {
-		t.Errorf("%+v", a)
+	for _, prefix := range []string{"/monitor", ""} {
+		if a := b.do("GET", prefix+"/updates", "", auth); a.status != 200 || !strings.Contains(a.body, `action="updates"`) {
+			t.Errorf("%+v", a)
+		}
+		if a := b.do("POST", prefix+"/updates", "directives=off", auth, "Content-Type: application/x-www-form-urlencoded"); a.header.Get("Location") != "updates" || !b.stopped() {
+			t.Errorf("%+v", a)
+		}
 	}
-	if a := b.do("POST", "/monitor/updates", "directives=off", auth, "Content-Type: application/x-www-form-urlencoded"); a.header.Get("Location") != "/monitor/updates" || !b.stopped() {
-		t.Errorf("%+v", a)
-	}
-	for _, path := range []string{"/updates", "/monitorupdates", "/monitor/updates/", "/monitor//updates", "/monitor/x/../updates"} {
+	for _, path := range []string{"/monitorupdates", "/monitor/updates/", "/monitor//updates", "/monitor/x/../updates"} {
 		if a := b.do("GET", path, "", auth); a.header.Get("Content-Security-Policy") != "" {
 			t.Errorf("%s is the gate's: %+v", path, a)
 		}

@@ -129,8 +129,7 @@ func (a *admins) ask(r *http.Request, client netip.Addr, authorization string) (
 }
 
 func (a *admins) get(ctx context.Context, host string, client netip.Addr, authorization string) (int, error) {
-	u := *a.gate.config.Upstream
-	u.Path = a.gate.config.BasePath + "/api/v1/admin/settings"
+	u := a.gate.config.Upstream.JoinPath("/api/v1/admin/settings")
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return 0, err

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,14 +105,19 @@ func (g *Gate) modify(resp *http.Response) error {
 		return fmt.Errorf("malformed HTTP status code %03d", resp.StatusCode)
 	}
 	g.problems.End("upstream", "the MachineMon server answers again")
+	if here, ok := resp.Request.Context().Value(installerKey{}).(string); ok && resp.StatusCode == http.StatusOK {
+		return g.leadHere(resp, here)
+	}
 	c, ok := resp.Request.Context().Value(checkinKey{}).(*pendingCheckin)
 	if !ok {
 		return nil
 	}
 	if resp.StatusCode != http.StatusOK {
 		g.count.refused.Add(1)
+		g.explain(resp)
 		return nil
 	}
+	g.problems.End("check-ins", "the MachineMon server takes check-ins again")
 	g.count.checkins.Add(1)
 	head, err := checkin.PeekBody(resp)
 	if err != nil && len(head) == 0 {
@@ -121,14 +126,7 @@ func (g *Gate) modify(resp *http.Response) error {
 	if err != nil {
 		return nil // the client gets the beginning, and sees that the rest is missing
 	}
-	body := head
-	switch resp.Header.Get("Content-Encoding") {
-	case "", "identity":
-	case "gzip":
-		body = inflate(head)
-	default:
-		body = nil
-	}
+	body, _ := plainText(resp, head)
 	members := readObject(body)
 	r, ok := parseReport(c.body.bytes(), resp.Request.Header.Get(checkin.StatusHeader), members)
 	if !ok {
@@ -150,13 +148,23 @@ func (g *Gate) modify(resp *http.Response) error {
 	if !changed {
 		return nil
 	}
-	resp.Body.Close()
-	resp.Body = io.NopCloser(bytes.NewReader(edited))
-	resp.ContentLength = int64(len(edited))
-	resp.Header.Del("Content-Encoding")
-	resp.Header.Del("Etag")
-	resp.Header.Set("Content-Length", strconv.Itoa(len(edited)))
+	replaceBody(resp, edited)
 	return nil
+}
+
+// explain logs why upstream takes no check-ins, if that is not the client's fault alone.
+func (g *Gate) explain(resp *http.Response) {
+	switch resp.StatusCode {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		g.problems.Begin("check-ins", fmt.Sprintf("the MachineMon server answers %d to a check-in: it is not at %s (hint: check upstream and base_path)",
+			resp.StatusCode, g.config.Upstream))
+	case http.StatusTooManyRequests:
+		from, hint := resp.Request.Header.Get("X-Real-Ip"), "see LIMITS in machinemon-checkin-gate(8)"
+		if a, err := netip.ParseAddr(from); err == nil && a.IsLoopback() {
+			hint = "set trusted_proxies to the web server on this machine"
+		}
+		g.problems.Begin("limit", fmt.Sprintf("the MachineMon server refuses check-ins of %s: more than 30 a minute come from this address (hint: %s)", from, hint))
+	}
 }
 
 // inflate returns the content of a gzip'ed answer, or nil if it is damaged. It stops

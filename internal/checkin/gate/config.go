@@ -1,13 +1,17 @@
 package gate
 
 import (
+	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
@@ -19,8 +23,10 @@ const ConfigFile = "/etc/machinemon-update/checkin-gate.toml"
 
 // Config is the gate's configuration after validation.
 type Config struct {
-	Upstream    *url.URL
-	BasePath    string           // "" or "/monitor"
+	Upstream    *url.URL         // with the path that a proxy before the server strips, or without
+	UpstreamTLS *tls.Config      // nil: as usual
+	External    string           // the address of the gate for clients, without a slash at its end; "": as they requested it
+	BasePath    string           // "" or "/monitor": what the gate strips
 	Certificate *tls.Certificate // nil: plain HTTP
 	Trusted     []netip.Prefix   // proxies whose headers about the client are trusted
 	DownloadDir string
@@ -35,18 +41,21 @@ type Config struct {
 
 // file is the configuration as written, with its defaults.
 type file struct {
-	Upstream       string   `toml:"upstream"`
-	BasePath       string   `toml:"base_path"`
-	TLSCertificate string   `toml:"tls_certificate"`
-	TLSKey         string   `toml:"tls_key"`
-	TrustedProxies []string `toml:"trusted_proxies"`
-	DownloadDir    string   `toml:"download_dir"`
-	Manifest       string   `toml:"manifest"`
-	Database       string   `toml:"database"`
-	ReleaseNotes   string   `toml:"release_notes"`
+	Upstream        string   `toml:"upstream"`
+	UpstreamCAFile  string   `toml:"upstream_ca_file"`
+	UpstreamSkipTLS bool     `toml:"upstream_insecure_skip_tls"`
+	ExternalURL     string   `toml:"external_url"`
+	BasePath        string   `toml:"base_path"`
+	TLSCertificate  string   `toml:"tls_certificate"`
+	TLSKey          string   `toml:"tls_key"`
+	TrustedProxies  []string `toml:"trusted_proxies"`
+	DownloadDir     string   `toml:"download_dir"`
+	Manifest        string   `toml:"manifest"`
+	Database        string   `toml:"database"`
+	ReleaseNotes    string   `toml:"release_notes"`
 }
 
-var keys = []string{"upstream", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database", "release_notes"}
+var keys = []string{"upstream", "upstream_ca_file", "upstream_insecure_skip_tls", "external_url", "base_path", "tls_certificate", "tls_key", "trusted_proxies", "download_dir", "manifest", "database", "release_notes"}
 
 func defaults() file {
 	return file{
@@ -85,13 +94,23 @@ func (c *Config) warn(what, file string) {
 func (f *file) check() (*Config, error) {
 	c := &Config{BasePath: f.BasePath, DownloadDir: f.DownloadDir, Manifest: f.Manifest, Database: f.Database, ReleaseNotes: f.ReleaseNotes}
 	var err error
-	c.Upstream, err = url.Parse(f.Upstream)
-	if err != nil || c.Upstream.Scheme != "http" && c.Upstream.Scheme != "https" || c.Upstream.Host == "" ||
-		strings.Trim(c.Upstream.Path, "/") != "" || c.Upstream.User != nil || c.Upstream.RawQuery != "" || c.Upstream.Fragment != "" {
-		return nil, errors.New(`upstream: must be the server's address, without a path (allowed: "http://HOST:PORT", "https://HOST:PORT"; put the path into base_path)`)
+	if c.Upstream, err = address(f.Upstream); err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
 	}
-	c.Upstream.Path = ""
-	if c.BasePath != "" && (!strings.HasPrefix(c.BasePath, "/") || !fs.ValidPath(c.BasePath[1:]) || c.BasePath == "/.") {
+	if err := f.checkUpstreamTLS(c); err != nil {
+		return nil, err
+	}
+	if f.ExternalURL != "" {
+		u, err := address(f.ExternalURL)
+		if err != nil {
+			return nil, fmt.Errorf("external_url: %w", err)
+		}
+		if c.External = u.String(); !plainAddress.MatchString(c.External) {
+			return nil, errors.New("external_url: must have only letters, digits and . _ ~ - in its path")
+		}
+		c.BasePath = cmp.Or(c.BasePath, u.Path) // as MachineMon does
+	}
+	if !isBase(c.BasePath) {
 		return nil, errors.New(`base_path: must be MachineMon's base_path (allowed: "", "/NAME", "/NAME/NAME")`)
 	}
 	if (f.TLSCertificate == "") != (f.TLSKey == "") {
@@ -138,4 +157,50 @@ func (f *file) check() (*Config, error) {
 		return nil, errors.New(`release_notes: must be an address (allowed: "https://HOST/PATH", with {version} for the release's version)`)
 	}
 	return c, nil
+}
+
+// plainAddress matches an address that means the same in a shell script.
+var plainAddress = regexp.MustCompile(`^https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~-]+)*$`)
+
+// isBase reports whether path is a prefix of paths, without a slash at its end.
+func isBase(path string) bool {
+	return path == "" || path[0] == '/' && fs.ValidPath(path[1:]) && path != "/."
+}
+
+// address parses the address of a server or of a directory on it.
+func address(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err == nil {
+		u.Path = strings.TrimRight(u.Path, "/")
+	}
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery ||
+		u.Fragment != "" || !isBase(u.Path) {
+		return nil, errors.New(`must be an address (allowed: "http://HOST:PORT", "https://HOST:PORT", "https://HOST/NAME")`)
+	}
+	return u, nil
+}
+
+// checkUpstreamTLS sets how the gate verifies the server.
+func (f *file) checkUpstreamTLS(c *Config) error {
+	switch {
+	case f.UpstreamCAFile == "" && !f.UpstreamSkipTLS:
+		return nil
+	case c.Upstream.Scheme != "https":
+		return errors.New("upstream_ca_file, upstream_insecure_skip_tls: need an upstream that begins with https")
+	case f.UpstreamCAFile != "" && f.UpstreamSkipTLS:
+		return errors.New("upstream_ca_file, upstream_insecure_skip_tls: must not be set both")
+	}
+	c.UpstreamTLS = &tls.Config{InsecureSkipVerify: f.UpstreamSkipTLS}
+	if f.UpstreamCAFile == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(f.UpstreamCAFile)
+	if err != nil {
+		return fmt.Errorf("upstream_ca_file: %w (hint: the user machinemon-checkin must be able to read it)", err)
+	}
+	c.UpstreamTLS.RootCAs = x509.NewCertPool()
+	if !c.UpstreamTLS.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("upstream_ca_file: %s has no certificate in PEM format", f.UpstreamCAFile)
+	}
+	return nil
 }

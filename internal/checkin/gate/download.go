@@ -16,6 +16,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
+// hosts reports whether upstream can have a file of this name in its /download/. It serves
+// a list, its installer and archives, and answers 400 to all other names, which clients
+// that look for signed metadata take for a failure.
+func hosts(name string) bool {
+	return name == "" || name == "install.sh" || strings.HasSuffix(name, ".tar.gz") && !strings.Contains(name, "/") && !byDigest.MatchString(name)
+}
+
 // byDigest matches a name that begins with its content's SHA-256, so never changes.
 var byDigest = regexp.MustCompile(`^[0-9a-f]{64}\.`)
 
@@ -59,8 +66,51 @@ func (g *Gate) openAny(name string) (*os.File, fs.FileInfo, error) {
 }
 
 // download serves a file. It reports false, without an answer, if the gate has none of
-// this name; the request then goes to upstream.
+// this name, but upstream may have one.
+//
+// MachineMon's installer asks for an archive by product and platform. It gets that of the
+// published release, and not upstream's own, which may be older.
 func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) bool {
+	p, published, broken := g.published(name)
+	switch {
+	case published && !manifest.ValidFile(p.File):
+		http.Redirect(w, r, p.File, http.StatusFound)
+		return true
+	case published:
+		name = path.Join(path.Dir(g.config.Manifest), p.File)
+	}
+	if g.serveFile(w, r, name) {
+		return true
+	}
+	switch {
+	case published || !hosts(name):
+		http.NotFound(w, r)
+	case broken:
+		http.Error(w, "the gate cannot read its manifest", http.StatusServiceUnavailable)
+	default:
+		return false
+	}
+	return true
+}
+
+// published returns the platform of the published release whose archive has this name,
+// without version and digest. broken reports that the manifest cannot be used.
+func (g *Gate) published(name string) (p manifest.Platform, ok, broken bool) {
+	name, archive := strings.CutSuffix(name, ".tar.gz")
+	if !archive {
+		return p, false, false
+	}
+	m, broken := g.readManifest()
+	if m == nil || m.Product == "" {
+		return p, false, broken
+	}
+	key, ours := strings.CutPrefix(name, m.Product+"-")
+	p, ok = m.Platforms[key]
+	return p, ok && ours, false
+}
+
+// serveFile serves a file of the download directory, and reports whether there is one.
+func (g *Gate) serveFile(w http.ResponseWriter, r *http.Request, name string) bool {
 	f, info, err := g.open(name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {

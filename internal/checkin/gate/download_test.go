@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestDownload(t *testing.T) {
@@ -33,7 +35,7 @@ func TestDownload(t *testing.T) {
 		"resumed":     {"GET", []string{"Range: bytes=4-", "If-Range: " + tag}, 206, "456789"},
 		"changed":     {"GET", []string{"Range: bytes=4-", `If-Range: "other"`}, 200, "0123456789"},
 		"past":        {"GET", []string{"Range: bytes=40-"}, 416, ""},
-		"not for us":  {"POST", nil, 404, ""},
+		"not for us":  {"POST", nil, 405, ""},
 		"compression": {"GET", []string{"Accept-Encoding: gzip"}, 200, "0123456789"},
 	} {
 		a := b.do(c.method, "/download/a.tar.gz", "", c.header...)
@@ -58,7 +60,8 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-// TestDownloadEscapes checks that no path leaves the directory; others go to upstream.
+// TestDownloadEscapes checks that no path leaves the directory. Upstream gets only those
+// names that it may have.
 func TestDownloadEscapes(t *testing.T) {
 	b := newBench(t)
 	dir := b.config.DownloadDir
@@ -80,11 +83,21 @@ func TestDownloadEscapes(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"../secret", "..%2fsecret", "%2e%2e/secret", "sub/../../secret", "out", "abs", "up/secret", ".part", "sub", "sub/", "", ".",
-		"fifo", "good/", "/good", "good%00", "%5c..%5csecret", "none", strings.Repeat("x", 5000)} {
+	for _, path := range []string{"../secret", "..%2fsecret", "%2e%2e/secret", "sub/../../secret", "out", "abs", "up/secret", ".part", "sub", "sub/", ".",
+		"fifo", "good/", "/good", "good%00", "%5c..%5csecret", "none", strings.Repeat("x", 5000),
+		// These only the gate can have; upstream would answer 400.
+		"2.root.json", "timestamp.json", "1.snapshot.json", "client-manifest.json", "client-manifest.json.minisig", "x.delta.zst", "x.tar.zst", "SHA256SUMS",
+		"sub/x.tar.gz", strings.Repeat("a", 64) + ".x.tar.gz"} {
 		before := b.up.count()
-		if a := b.do("GET", "/download/"+path, ""); a.status != 404 || !strings.HasPrefix(a.body, "upstream has no ") || b.up.count() != before+1 {
+		if a := b.do("GET", "/download/"+path, ""); a.status != 404 || a.body != "404 page not found\n" || b.up.count() != before {
 			t.Errorf("%.100s: %d %.100s", path, a.status, a.body)
+		}
+	}
+	b.up.Host("old.tar.gz", []byte("old"))
+	for path, want := range map[string]string{"": `"name":"old.tar.gz"`, "old.tar.gz": "old", "install.sh": "#!/bin/sh\n", "none.tar.gz": "binary not found\n"} {
+		before := b.up.count()
+		if a := b.do("GET", "/download/"+path, ""); !strings.Contains(a.body, want) || b.up.count() != before+1 {
+			t.Errorf("%s: %d %.100s", path, a.status, a.body)
 		}
 	}
 	if a := b.do("GET", "/download/in", ""); a.body != "good" {
@@ -125,5 +138,57 @@ func TestDisabledManifest(t *testing.T) {
 	}
 	if a := b.do("GET", path, ""); a.body != enabled.body {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestPublishedArchive checks that the archive that MachineMon's installer asks for is that
+// of the published release, and never an older one that upstream has.
+func TestPublishedArchive(t *testing.T) {
+	const name, elsewhere = "machinemon-client-linux-amd64.tar.gz", "https://releases.example.com/a.tar.gz"
+	published := func(file string) func(*manifest.Manifest) {
+		return func(m *manifest.Manifest) {
+			m.Product = "machinemon-client"
+			p := m.Platforms["linux-amd64"]
+			p.File = file
+			m.Platforms["linux-amd64"] = p
+		}
+	}
+	for what, c := range map[string]struct {
+		manifest string // its path
+		change   func(*manifest.Manifest)
+		name     string
+		status   int
+		want     string
+	}{
+		"published":                   {change: published("new-0.1.12.tar.gz"), status: 200, want: "new"},
+		"in a directory":              {manifest: "agent/m.json", change: published("new-0.1.12.tar.gz"), status: 200, want: "agent's new"},
+		"another format":              {change: published("new-0.1.12.tar.zst"), status: 200, want: "new zst"},
+		"elsewhere":                   {change: published(elsewhere), status: 302, want: elsewhere},
+		"missing":                     {change: published("gone.tar.gz"), status: 404, want: "404 page not found\n"},
+		"disabled":                    {change: func(m *manifest.Manifest) { published("new-0.1.12.tar.gz")(m); m.Disabled = true }, status: 200, want: "new"},
+		"no manifest":                 {status: 200, want: "old"},
+		"another product":             {change: func(m *manifest.Manifest) { m.Product = "machinemon-server" }, status: 200, want: "old"},
+		"no product":                  {change: func(m *manifest.Manifest) { m.Product = "" }, status: 200, want: "old"},
+		"not for this platform":       {change: func(m *manifest.Manifest) { published("x")(m); delete(m.Platforms, "linux-amd64") }, status: 200, want: "old"},
+		"a platform, but no product":  {change: published("new-0.1.12.tar.gz"), name: "linux-amd64.tar.gz", status: 404, want: "binary not found\n"},
+		"a manifest, but not a valid": {change: func(m *manifest.Manifest) { m.Version = "" }, status: 503, want: "the gate cannot read its manifest\n"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			b := newBench(t, func(conf *Config) { conf.Manifest = cmp.Or(c.manifest, conf.Manifest) })
+			b.up.Host(name, []byte("old"))
+			b.put("new-0.1.12.tar.gz", "new")
+			b.put("new-0.1.12.tar.zst", "new zst")
+			testkit.Put(t, filepath.Join(b.config.DownloadDir, "agent/new-0.1.12.tar.gz"), "agent's new")
+			if c.change != nil {
+				b.publish(c.change)
+				if c.manifest != "" {
+					testkit.Must(t, os.Rename(filepath.Join(b.config.DownloadDir, "client-manifest.json"), filepath.Join(b.config.DownloadDir, c.manifest)))
+				}
+			}
+			a := b.do("GET", "/download/"+cmp.Or(c.name, name), "")
+			if a.status != c.status || a.body != c.want && a.header.Get("Location") != c.want {
+				t.Errorf("%+v", a)
+			}
+		})
 	}
 }

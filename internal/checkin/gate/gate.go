@@ -3,9 +3,12 @@
 //
 // It passes all requests on to upstream, with these exceptions:
 //
-//	/download/…                     files of its download directory, if it has them
+//	/download/…                     files of its download directory, and what only that can have
+//	/download/install.sh            leads to the gate, if that knows its own address
 //	POST /api/v1/checkin            a directive is added to the answer if an update is due
 //	/api/v1/admin/updates, /updates the state of the clients' updates, for administrators
+//
+// Upstream has no routes below base_path, so the gate strips that from all requests.
 //
 // Its database keeps the clients' reports, which are unverified, and whether an
 // administrator has stopped updates. From the reports it counts, for the publisher, how the
@@ -72,12 +75,19 @@ func New(c *Config, say func(string)) *Gate {
 // release returns the published release, or nil if there is no valid manifest. It reads
 // the manifest again when the file has changed.
 func (g *Gate) release() *manifest.Manifest {
+	m, _ := g.readManifest()
+	return m
+}
+
+// readManifest is release; broken reports that there is a manifest, but no valid one.
+func (g *Gate) readManifest() (m *manifest.Manifest, broken bool) {
 	f, info, err := g.open(g.config.Manifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false
+	}
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			g.logState("manifest", "no client gets a directive", err)
-		}
-		return nil
+		g.logState("manifest", "no client gets a directive", err)
+		return nil, true
 	}
 	defer f.Close()
 	g.mu.Lock()
@@ -87,7 +97,7 @@ func (g *Gate) release() *manifest.Manifest {
 		g.current, err = parse(f)
 		g.logState("manifest", "no client gets a directive", err)
 	}
-	return g.current
+	return g.current, g.current == nil
 }
 
 // logState logs once that the gate cannot use something, and the consequence (meaning),
@@ -107,7 +117,8 @@ func (g *Gate) logState(what, meaning string, err error) {
 // Handler returns the handler for the public sockets.
 func (g *Gate) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path, ours := strings.CutPrefix(r.URL.Path, g.config.BasePath)
+		r = stripped(r, g.config.BasePath)
+		path := r.URL.Path
 		name, download := strings.CutPrefix(path, "/download/")
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
 		switch {
@@ -115,9 +126,10 @@ func (g *Gate) Handler() http.Handler {
 			// The proxy would treat it as an error of upstream.
 			http.Error(w, "the header Upgrade is malformed", http.StatusBadRequest)
 			return
-		case !ours:
 		case download && reads && g.download(w, r, name):
 			return
+		case path == "/download/install.sh" && r.Method == http.MethodGet:
+			r = g.expectInstaller(r)
 		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
 			captured, release := g.captureBody(r)
 			defer release()
@@ -147,8 +159,7 @@ func (g *Gate) captureBody(r *http.Request) (captured *http.Request, release fun
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" || r.Body == nil {
 		return r, func() {}
 	}
-	_, trusted := g.clientAddr(r)
-	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength, spare: &g.spare}, g.scheme(r, trusted) + "://" + g.host(r, trusted) + g.config.BasePath + "/download/"}
+	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength, spare: &g.spare}, g.external(r) + "/download/"}
 	r = r.WithContext(context.WithValue(r.Context(), checkinKey{}, p))
 	r.Body = p.body
 	return r, p.body.release

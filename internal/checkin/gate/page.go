@@ -40,7 +40,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 type pageData struct {
 	*overview
 	Style    template.CSS
-	Post     string // path to which the form of the switch is sent
+	Post     string // where the form of the switch is sent: pageHere
 	Releases string // directory into which the publisher writes
 	Problem  error  // why the overview has no more than the settings; or nil
 	Now      time.Time
@@ -175,6 +175,10 @@ func (d pageData) Ago(t time.Time) string {
 	}
 }
 
+// pageHere is the page's address, relative to itself: a proxy before the gate may strip a
+// prefix of which the gate does not know.
+const pageHere = "updates"
+
 // page answers with the page or, if there is a problem, with 503, it and the settings.
 func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview, problem error) {
 	status := http.StatusOK
@@ -182,7 +186,7 @@ func (g *Gate) page(w http.ResponseWriter, r *http.Request, o *overview, problem
 		status, o = http.StatusServiceUnavailable, &overview{Note: selfReportedNote, Settings: g.settingsView()}
 	}
 	var b bytes.Buffer
-	d := pageData{o, template.CSS(style), g.config.BasePath + "/updates", g.releases(), problem, time.Now(), r.URL.Query()}
+	d := pageData{o, template.CSS(style), pageHere, g.releases(), problem, time.Now(), r.URL.Query()}
 	if err := pageTemplate.Execute(&b, d); err != nil {
 		http.Error(w, fmt.Sprintf("cannot write the page: %v", err), http.StatusInternalServerError)
 		return

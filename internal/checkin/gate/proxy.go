@@ -25,6 +25,7 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 			// No proxy is set, and only clients may ask upstream for compression.
 			DisableCompression:  true,
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSClientConfig:     g.config.UpstreamTLS,
 			TLSHandshakeTimeout: 10 * time.Second,
 			MaxIdleConnsPerHost: 64,
 			// It is short because a check-in is lost if upstream closes its connection.

@@ -77,7 +77,8 @@ func (g *Gate) postSettings(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), refusal(err))
 		return
 	}
-	http.Redirect(w, r, g.config.BasePath+"/updates", http.StatusSeeOther)
+	w.Header().Set("Location", pageHere)
+	w.WriteHeader(http.StatusSeeOther)
 }
 
 // readForm reads directives=on or directives=off.

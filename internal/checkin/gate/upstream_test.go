@@ -1,7 +1,7 @@
 package gate
 
 import (
-	"compress/gzip"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const (
@@ -26,9 +27,10 @@ const (
 	client  = "client password"
 )
 
-// upstream imitates the parts of machinemon-server v0.1.11 that the gate uses.
+// upstream is the MachineMon server behind a gate. It remembers what it was asked.
 type upstream struct {
 	*httptest.Server
+	*testkit.MachineMon
 	mu       sync.Mutex
 	requests []*http.Request
 	bodies   []string
@@ -39,10 +41,18 @@ type upstream struct {
 // on and off are states of the switch.
 const on, off = true, false
 
+// badRequest is upstream's answer to a check-in that it cannot read.
+const badRequest = `{"error":"invalid request body"}` + "\n"
+
 const plainAnswer = `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
 
 func newUpstream(t *testing.T) *upstream {
 	u := &upstream{answer: plainAnswer}
+	u.MachineMon = &testkit.MachineMon{ClientPassword: client, AdminPassword: correct, CheckIn: func(*http.Request, []byte) (int, string) {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return http.StatusOK, u.answer
+	}}
 	u.Server = httptest.NewServer(http.HandlerFunc(u.serve))
 	t.Cleanup(u.Close)
 	return u
@@ -52,38 +62,14 @@ func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	u.mu.Lock()
 	u.requests, u.bodies = append(u.requests, r), append(u.bodies, string(body))
-	answer, over := u.answer, u.over
+	over := u.over
 	u.mu.Unlock()
 	if over != nil {
 		over(w, r)
 		return
 	}
-	switch r.URL.Path {
-	case "/api/v1/checkin":
-		if r.Header.Get("X-Client-Password") != client {
-			http.Error(w, `{"error":"invalid password"}`, http.StatusUnauthorized)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-			w.Header().Set("Content-Encoding", "gzip")
-			z := gzip.NewWriter(w)
-			io.WriteString(z, answer)
-			z.Close()
-			return
-		}
-		io.WriteString(w, answer)
-	case "/api/v1/admin/settings":
-		if user, password, _ := r.BasicAuth(); user != admin || password != correct {
-			http.Error(w, "unauthorized", http.StatusUnauthorized)
-			return
-		}
-		io.WriteString(w, "{}")
-	case "/healthz":
-		io.WriteString(w, `{"status":"ok"}`)
-	default:
-		http.Error(w, "upstream has no "+r.URL.Path, http.StatusNotFound)
-	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	u.MachineMon.ServeHTTP(w, r)
 }
 
 func (u *upstream) instead(h http.HandlerFunc) {

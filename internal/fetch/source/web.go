@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -55,10 +57,13 @@ func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
 	if resp.StatusCode == http.StatusNotModified && known.ETag != "" {
 		return known.Body, name, nil
 	}
-	if err := download.Whole(resp); err != nil {
+	if err := whole(resp); err != nil {
 		return nil, "", w.Unusable(ctx, resp, err)
 	}
 	raw, err := w.read(resp, manifest.MaxSize)
+	if err == nil {
+		err = noPage(raw)
+	}
 	if err != nil {
 		return nil, "", w.Unusable(ctx, resp, err)
 	}
@@ -81,8 +86,11 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 	defer resp.Body.Close()
 	w.base = resp.Request.URL
 	var body []byte
-	if err = download.Whole(resp); err == nil {
+	if err = whole(resp); err == nil {
 		body, err = w.read(resp, most)
+		if err == nil && strings.HasSuffix(file, ".root.json") { // the first file that is requested
+			err = noPage(body)
+		}
 	} else if _, busy := errors.AsType[*download.RateLimit](err); !busy && slices.Contains(absent, resp.StatusCode) {
 		err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
 	}
@@ -90,6 +98,19 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 		return nil, w.Unusable(ctx, resp, err)
 	}
 	return body, nil
+}
+
+// noGate is the hint for what a MachineMon server answers that is asked directly: 400 to
+// names that are not an archive's, and its dashboard to paths that it does not know.
+const noGate = "(hint: a MachineMon server has no manifests: machinemon-checkin-gate must be in front of it)"
+
+// whole is [download.Whole] for a manifest or a file of a signed repository.
+func whole(resp *http.Response) error {
+	err := download.Whole(resp)
+	if err != nil && resp.StatusCode == http.StatusBadRequest {
+		return fmt.Errorf("%w %s", err, noGate)
+	}
+	return err
 }
 
 // read reads a manifest or a file of a signed repository. From a server inside, to which
@@ -101,6 +122,14 @@ func (w *web) read(resp *http.Response, most int64) ([]byte, error) {
 		err = state.Refused("it is not JSON")
 	}
 	return b, err
+}
+
+// noPage returns an error if a file is a web page instead of JSON.
+func noPage(b []byte) error {
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("<")) {
+		return state.Refused("it is not JSON, but a web page %s", noGate)
+	}
+	return nil
 }
 
 // absent are the statuses that mean that a file does not exist. Stores whose lists are not

@@ -1,0 +1,71 @@
+package swap
+
+import (
+	"os"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// TestRecognise checks that the release that the last check found counts as installed if
+// something else installed it, and that other changes still count as made by hand.
+func TestRecognise(t *testing.T) {
+	const theirs = "installed by the program's own installer"
+	for name, c := range map[string]struct {
+		agent    string // content of the main file
+		extra    bool   // the optional file is there
+		offered  []string
+		earlier  string // a file from which the offered release has a delta
+		version  string // what the program says of itself
+		want     string
+		wantVerb state.Verb
+	}{
+		"the offered release":       {agent: theirs, extra: true, offered: []string{theirs, "extra 1"}, want: "v2", wantVerb: state.VerbApply},
+		"without the optional file": {agent: theirs, offered: []string{theirs}, want: "v2", wantVerb: state.VerbApply},
+		"lacks the optional file":   {agent: theirs, offered: []string{theirs, "extra 1"}, want: "v1", wantVerb: state.VerbCheck},
+		"has more than the release": {agent: theirs, extra: true, offered: []string{theirs}, want: "v1", wantVerb: state.VerbCheck},
+		"another file":              {agent: "by hand", extra: true, offered: []string{theirs, "extra 1"}, want: "v1", wantVerb: state.VerbCheck},
+		"no list of files":          {agent: theirs, want: "v1", wantVerb: state.VerbCheck},
+		"an earlier release":        {agent: theirs, offered: []string{"agent 3"}, earlier: theirs, version: "v1.5", want: "v1.5", wantVerb: state.VerbApply},
+		"earlier, but which?":       {agent: theirs, offered: []string{"agent 3"}, earlier: theirs, want: "v1", wantVerb: state.VerbCheck},
+		"more than an earlier one":  {agent: theirs, extra: true, offered: []string{"agent 3"}, earlier: theirs, version: "v1.5", want: "v1", wantVerb: state.VerbCheck},
+		"no delta from it":          {agent: theirs, offered: []string{"agent 3"}, earlier: "agent 0", version: "v1.5", want: "v1", wantVerb: state.VerbCheck},
+		"unchanged":                 {agent: "agent 1", offered: []string{theirs, "extra 1"}, want: "v1", wantVerb: state.VerbApply},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			old := r.status(t)
+			o := &state.Offer{Version: "v2", Sequence: 2, Archive: sum("archive")}
+			var files []state.File
+			for i, content := range c.offered {
+				files = append(files, state.File{To: r.at([]string{"bin/agent", "bin/extra"}[i]), SHA256: sum(content)})
+			}
+			if files != nil {
+				files = append(files, state.File{To: r.at("units/agent.service"), SHA256: sum("unit 1")})
+				o.Fingerprint = state.Fingerprint(files)
+			}
+			if c.earlier != "" {
+				o.Earlier = []string{sum("another"), sum(c.earlier)}
+			}
+			if c.version != "" {
+				must(t, os.WriteFile(r.at("admin/agent.toml"), []byte("[health]\nversion_command = ['/bin/echo', 'agent "+c.version+"']\n"), 0o644))
+			}
+			must(t, r.tree.Update(state.RoleFetch, "agent", func(s *state.Status) { s.Offer = o }))
+			r.put(t, "bin/agent", file{content: c.agent, mode: 0o755})
+			if c.extra {
+				r.put(t, "bin/extra", file{content: "extra 1", mode: 0o755})
+			}
+			r.step(t, "begin")
+			st := r.status(t).Installed
+			if st.Version != c.want || r.order(t).Verb != c.wantVerb {
+				t.Errorf("installed: %+v, order %+v\n%s", st, r.order(t), r.log)
+			}
+			if c.want == "v2" && (st.Sequence != 2 || st.Archive != sum("archive") || len(st.Files) != len(files) || st.Unsigned != true || r.order(t).Installed != "v2") {
+				t.Errorf("installed: %+v, order %+v", st, r.order(t))
+			}
+			if c.want == "v1" && len(st.Files) != len(old.Installed.Files) {
+				t.Errorf("installed: %+v", st)
+			}
+		})
+	}
+}
