@@ -3,6 +3,8 @@
 package systemtest
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +112,23 @@ func TestReleaseThatClings(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, strings.Replace(testdUnit, "[Service]\n", "[Service]\nType=notify\nTimeoutStartSec=5\nTimeoutStopSec=2\n", 1), testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "clings"})
-	c.apply(4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // the rollback is patient
+	defer cancel()
+	r, err := c.start("machinemon-update", "apply", "testd").Wait(ctx)
+	c.ok(err)
+	c.said(r, 4, "rolled back 1.1.0", "status 500", "1.0.0 runs again")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
-	c.assertClosed("")
+}
+
+// TestLimitsOfCommands: the commands of a release may not take more of the machine than
+// its pre-flight. A machine in a container may have no controllers for memory and
+// processes, so the test asks systemd.
+func TestLimitsOfCommands(t *testing.T) {
+	t.Parallel()
+	b := boot(t)
+	for name, want := range map[string]string{"MemoryMax": fmt.Sprint(1 << 30), "MemorySwapMax": "0", "TasksMax": "256", "OOMPolicy": "continue"} {
+		if got := b.property("machinemon-command@testd.service", name); got != want {
+			t.Errorf("%s=%s, want %s", name, got, want)
+		}
+	}
 }
