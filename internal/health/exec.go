@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 const (
@@ -67,10 +69,11 @@ func killGroup(pid int) error {
 	return nil
 }
 
-// quoted formats the end of a command's output, to be appended to a reason.
+// quoted formats the end of a command's output, to be appended to a reason. Package state
+// keeps from other users what follows the mark: perhaps only the command could read it.
 func quoted(output string) string {
 	if line := oneLine(output[max(0, len(output)-shownTail):]); line != "" {
-		return ": " + line
+		return state.SaidMark + line
 	}
 	return ""
 }

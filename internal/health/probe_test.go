@@ -127,16 +127,16 @@ func TestCommand(t *testing.T) {
 		most               time.Duration
 	}{
 		{"passes", "exit 0", "", 2 * time.Second},
-		{"fails", "echo oh no >&2; exit 3", "exited with status 3: oh no", 2 * time.Second},
+		{"fails", "echo oh no >&2; exit 3", "exited with status 3; it said: oh no", 2 * time.Second},
 		{"fails silently", "exit 1", "exited with status 1", 2 * time.Second},
 		{"is killed", "kill -SEGV $$", "was killed by SIGSEGV", 2 * time.Second},
 		{"hangs and ignores SIGTERM", "trap '' TERM; sleep 60 & wait; sleep 60", "no answer within 0.5 s", 2 * time.Second},
 		{"leaves a child that holds its output", "sleep 60 & echo $! >" + pidFile + "; exit 0", "", 2 * time.Second},
-		{"leaves a child and fails", "sleep 60 & echo broken; exit 2", "exited with status 2: broken", 2 * time.Second},
+		{"leaves a child and fails", "sleep 60 & echo broken; exit 2", "exited with status 2; it said: broken", 2 * time.Second},
 		{"writes without end", "yes", "no answer within 0.5 s", 2 * time.Second},
 		{"sees a minimal environment", `[ -z "$NOTIFY_SOCKET$HOME" ] && [ "$PWD" = / ] && [ -n "$PATH" ]`, "", 2 * time.Second},
 		{"has no ambient capability", "grep -q '^CapAmb:\t0*$' /proc/self/status", "", 2 * time.Second},
-		{"colours its output", `printf 'a\033[31mb\nc\000d'; exit 1`, "exited with status 1: a [31mb c d", 2 * time.Second},
+		{"colours its output", `printf 'a\033[31mb\nc\000d'; exit 1`, "exited with status 1; it said: a [31mb c d", 2 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			begin := time.Now()
@@ -183,8 +183,8 @@ func TestVersionCommand(t *testing.T) {
 		{"echo v1.9.1", "1.9.1", ""},
 		{"echo x 1.9.1", "v1.9.1", ""},
 		{"echo 1.9.1 >&2; exit 2", "1.9.1", ""},
-		{"echo 1.9.10", "1.9.1", "its output does not contain 1.9.1: 1.9.10"},
-		{"echo 1.9.1-rc1", "1.9.1", "its output does not contain 1.9.1: 1.9.1-rc1"},
+		{"echo 1.9.10", "1.9.1", "its output does not contain 1.9.1; it said: 1.9.10"},
+		{"echo 1.9.1-rc1", "1.9.1", "its output does not contain 1.9.1; it said: 1.9.1-rc1"},
 		{"exit 4", "1.9.1", "exited with status 4"},
 		{"true", "1.9.1", "its output does not contain 1.9.1"},
 	} {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -93,8 +94,12 @@ func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
 }
 
 // SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
+// All users can read it.
 func (t Tree) SetBaseline(target string, b Baseline) error {
-	b.Format = Format
+	b.Format, b.Probes = Format, slices.Clone(b.Probes)
+	for i := range b.Probes {
+		b.Probes[i].Detail = Unsaid(b.Probes[i].Detail)
+	}
 	return writeJSON(t.baseline(target), b)
 }
 
@@ -198,12 +203,12 @@ const (
 	causeLeast = 25  // bytes that each probe gets at least
 )
 
-// Causes lists the probes that did not pass, each with its cause.
+// Causes lists the probes that did not pass, each with its cause, for all users.
 func Causes(probes []ProbeResult) string {
 	var causes []string
 	for _, p := range probes {
 		if !p.Passed {
-			causes = append(causes, strings.TrimSuffix(p.Probe+": "+p.Detail, ": "))
+			causes = append(causes, strings.TrimSuffix(p.Probe+": "+Unsaid(p.Detail), ": "))
 		}
 	}
 	room := max(causeLeast, causesRoom/max(1, len(causes)))

@@ -21,13 +21,14 @@ var secrets = map[string]string{
 	"the client's key":               "clientSECRETd",
 	"a snapshot's file":              "snapshotSECRETe",
 	"a hook's output":                "hookSECRETf",
+	"a probe's output":               "probeSECRETg",
 	"the digest of a snapshot":       digest("snapshotSECRETe\n"),
 	"the digest of an installed one": digest("key = \"clientSECRETd\"\n"),
 }
 
 // onlyRoot are those that systemd's journal may have, which only root and a few groups
 // read.
-var onlyRoot = map[string]bool{"a hook's output": true}
+var onlyRoot = map[string]bool{"a hook's output": true, "a probe's output": true}
 
 // TestSecrets: whatever the command does, other users find nothing in /run, /var, the
 // journal and /proc that was given in confidence.
@@ -51,8 +52,13 @@ func TestSecrets(t *testing.T) {
 		c.writeFile("/etc/machinemon-update/hooks/pre", "#!/bin/sh\necho hookSECRETf\n"+more+"\n", 0o755)
 	}
 	hook("exit 3")
+	c.writeFile("/etc/testd/probed", "probeSECRETg\n", 0o600) // its group may read it
+	c.writeFile("/usr/local/bin/probe", "#!/bin/sh\n[ ! -e /etc/testd/ill ] || { cat /etc/testd/probed; exit 1; }\n", 0o755)
+	c.must("chgrp", "machinemon-gate", "/etc/testd/probed")
+	c.must("chmod", "640", "/etc/testd/probed")
 	// The version of an imported archive is not in its name.
 	plain := strings.Replace(testdTarget, "version_command = [\""+testdPath+"\", \"--version\"]\n", "", 1)
+	plain += "[[health.probe]]\ncommand = [\"/usr/local/bin/probe\"]\n"
 	file := strings.Replace(plain, "[health]", "[[install]]\nfrom = \"client.toml\"\nto = \"/etc/testd/client.toml\"\n[health]", 1) + "[rollback]\nsnapshot = [\"/etc/testd/shadow\"]\n" +
 		"[hooks]\npre_swap = [\"/etc/machinemon-update/hooks/pre\"]\n"
 	c.target(file)
@@ -130,8 +136,15 @@ func TestSecrets(t *testing.T) {
 	do(0, "machinemon-update", "history", "testd")
 	do(0, "machinemon-update", "history", "--json", "testd")
 	do(0, "machinemon-update", "status", "--json")
-	if got := c.must("machinemon-update", "history", "testd"); !strings.Contains(got, "hookSECRETf") {
-		t.Errorf("root does not see what the hook said: %s", got)
+	c.writeFile("/etc/testd/ill", "", 0o644)
+	publish(releases.Daemon{Version: "1.3.0"})
+	do(4, "machinemon-update", "apply", "testd") // its probe fails
+	do(0, "machinemon-update", "status", "--json", "testd")
+	got := c.must("machinemon-update", "history", "testd")
+	for _, said := range []string{"hookSECRETf", "probeSECRETg"} {
+		if !strings.Contains(got, said) {
+			t.Errorf("root does not see %s: %s", said, got)
+		}
 	}
 	c.ok(watch.Signal(syscall.SIGTERM))
 	if seen := c.wait(watch).Stdout; seen != "" {
