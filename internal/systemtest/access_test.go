@@ -64,7 +64,7 @@ func TestStatusInTheTrial(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 6",
 		`["`+testdPath+`", "--version"]`, `["/usr/local/bin/asked"]`).Replace(testdTarget))
-	c.writeFile("/usr/local/bin/asked", "#!/bin/sh\ntouch /tmp/asked-$(id -un)\necho testd 1.1.0\n", 0o755)
+	c.writeFile("/usr/local/bin/asked", "#!/bin/sh\ntouch /tmp/asked-$(id -un)\nexec "+testdPath+" --version\n", 0o755)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	since := c.cursor()
 	apply := c.start("machinemon-update", "apply", "testd")
