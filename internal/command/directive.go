@@ -6,7 +6,6 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/cli"
-	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -35,7 +34,7 @@ func (a *app) directive(args []string) error {
 	if err != nil {
 		return err
 	}
-	if v := installed.Version(context.Background(), t, st); v != "" {
+	if v := a.installedVersion(context.Background(), t, st); v != "" {
 		d.Installed = v
 	}
 	switch {

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -25,7 +24,7 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	if err != nil {
 		return at, err
 	}
-	asked, err := a.askFetcher(ctx, "look", name, installed.Version(ctx, t, st))
+	asked, err := a.askFetcher(ctx, "look", name, a.installedVersion(ctx, t, st))
 	if ctx.Err() != nil {
 		return at, errors.New("interrupted")
 	}

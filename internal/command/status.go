@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -89,7 +88,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		failed(err)
 		return s
 	}
-	if v := installed.Version(context.Background(), t, st); v != "" {
+	if v := a.installedVersion(context.Background(), t, st); v != "" {
 		s.Installed = v
 	}
 	a.undecided(&s, &st)

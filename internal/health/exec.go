@@ -69,7 +69,8 @@ func killGroup(pid int) error {
 	return nil
 }
 
-// quoted formats the end of a command's output, to be appended to a reason.
+// quoted formats the end of a command's output, to be appended to a reason. Package state
+// keeps from other users what follows the mark: perhaps only the command could read it.
 func quoted(output string) string {
 	if line := oneLine(output[max(0, len(output)-shownTail):]); line != "" {
 		return state.SaidMark + line

@@ -34,6 +34,12 @@ const hiddenSum = "private"
 // SaidMark precedes a program's line at the end of a text.
 const SaidMark = "; it said: "
 
+// Unsaid returns a text without a program's line at its end.
+func Unsaid(text string) string {
+	before, _, _ := strings.Cut(text, SaidMark)
+	return before
+}
+
 // elsewhere takes the place of a program's line in a text for all users.
 const elsewhere = "; what it said is in the journal"
 
@@ -103,8 +109,8 @@ func (p private) showDigest(key string, sum *string) {
 
 func (p private) hideTexts(id AttemptID, texts ...*string) {
 	for _, text := range texts {
-		before, _, found := strings.Cut(*text, SaidMark)
-		if !found {
+		before := Unsaid(*text)
+		if before == *text {
 			continue
 		}
 		public := before + elsewhere

@@ -3,6 +3,8 @@ package state
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -57,5 +59,31 @@ func TestCauses(t *testing.T) {
 		if !strings.Contains(got, p.Probe) {
 			t.Errorf("lacks %s: %s", p.Probe, got)
 		}
+	}
+}
+
+// TestUnsaid checks that what the commands of probes said is not where all users can read.
+func TestUnsaid(t *testing.T) {
+	tree := Tree{Var: t.TempDir(), Run: t.TempDir()}
+	probes := []ProbeResult{{Probe: "command /x", Detail: "exited with status 1" + SaidMark + "secret"}, {Probe: "tcp y", Detail: "refused"}}
+	const want = "command /x: exited with status 1; tcp y: refused"
+	if got := Causes(probes); got != want {
+		t.Errorf("Causes: %q, want %q", got, want)
+	}
+	if err := os.Mkdir(filepath.Join(tree.Run, "baseline"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.SetBaseline("x", Baseline{Attempt: "a1", Probes: probes}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := tree.Baseline("x", "a1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Probes[0].Detail; got != "exited with status 1" {
+		t.Errorf("the baseline has %q", got)
+	}
+	if !strings.HasSuffix(probes[0].Detail, "secret") {
+		t.Error("the caller's probes were changed")
 	}
 }

@@ -94,11 +94,11 @@ func (t Tree) Look(target string, attempt AttemptID) (*Baseline, error) {
 }
 
 // SetBaseline keeps the baseline before the swap, because the gate's next one replaces it.
-// It omits the answers, which may be a command's output: all users can read the file.
+// All users can read it.
 func (t Tree) SetBaseline(target string, b Baseline) error {
 	b.Format, b.Probes = Format, slices.Clone(b.Probes)
 	for i := range b.Probes {
-		b.Probes[i].Detail = ""
+		b.Probes[i].Detail = Unsaid(b.Probes[i].Detail)
 	}
 	return writeJSON(t.baseline(target), b)
 }
@@ -203,12 +203,12 @@ const (
 	causeLeast = 25  // bytes that each probe gets at least
 )
 
-// Causes lists the probes that did not pass, each with its cause.
+// Causes lists the probes that did not pass, each with its cause, for all users.
 func Causes(probes []ProbeResult) string {
 	var causes []string
 	for _, p := range probes {
 		if !p.Passed {
-			causes = append(causes, strings.TrimSuffix(p.Probe+": "+p.Detail, ": "))
+			causes = append(causes, strings.TrimSuffix(p.Probe+": "+Unsaid(p.Detail), ": "))
 		}
 	}
 	room := max(causeLeast, causesRoom/max(1, len(causes)))

