@@ -201,8 +201,8 @@ func TestDeltasFallBack(t *testing.T) {
 		{"missing", answer("/agent.zst", http.NotFound), "404 Not Found"},
 		{"the second is missing", answer("/tool.zst", http.NotFound), "404 Not Found"},
 		{"other bytes", answer("/agent.zst", bytesHandler([]byte(strings.ToUpper(aDelta)))), "its sha256 is "},
-		{"shorter", answer("/agent.zst", bytesHandler([]byte(aDelta[1:]))), "the manifest says 22"},
-		{"longer", answer("/agent.zst", bytesHandler([]byte(aDelta+"x"))), "the manifest says"},
+		{"shorter", answer("/agent.zst", bytesHandler([]byte(aDelta[1:]))), "instead of 22"},
+		{"longer", answer("/agent.zst", bytesHandler([]byte(aDelta+"x"))), "offers 23 bytes instead of 22"},
 		{"cut each time", answer("/agent.zst", cut(1, bytesHandler([]byte(aDelta)))), "cannot download "},
 		{"an error", answer("/agent.zst", status(500)), "500"},
 		{"on another server", func(_ *testing.T, _ *bench, m *manifest.Manifest, _ site) {

@@ -98,7 +98,8 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 		}
 		at := slices.IndexFunc(t.Listing.Types, func(lt ListedType) bool { return lt.Name == kind })
 		if at < 0 {
-			return nil, fmt.Errorf("line %d %+.80q is of a type that the target file does not have", n, line)
+			return nil, fmt.Errorf("line %d %+.80q is of a type that the target file does not have "+
+				"(hint: add an [[install_manifest.type]]; exclude = [\"*\"] in it leaves such files out)", n, line)
 		}
 		lt := t.Listing.Types[at]
 		if !plainName.MatchString(name) {
@@ -109,7 +110,8 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 			continue
 		}
 		if !matches(lt.Allow, name) {
-			return nil, fmt.Errorf("line %d %+.80q is not among the files that the target file allows", n, line)
+			return nil, fmt.Errorf("line %d %+.80q is not among the files that the target file allows "+
+				"(hint: if it is not needed, exclude it in [[install_manifest.type]])", n, line)
 		}
 		mode := lt.Mode
 		i := Install{From: dir + name, To: filepath.Join(lt.Directory, name), Mode: &mode, Listed: true}

@@ -29,8 +29,8 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 		if err != nil {
 			return err
 		}
-		for _, i := range t.Install {
-			if err := v.check(i, receipt.Files, tree); err != nil {
+		for n, i := range t.Install {
+			if err := v.check(i, n == 0 || i.To == t.Health.Main, receipt.Files, tree); err != nil {
 				return err
 			}
 		}
@@ -120,8 +120,9 @@ func (v *verifier) compare(f archive.File) error {
 }
 
 // check returns an error for a program that cannot run here, and for a file of another
-// kind than the installed file that it would replace.
-func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *state.Bundle) error {
+// kind than the installed file that it would replace. Only the unit's program must stay
+// what it was, ELF or script: a publisher may write a helper again in another language.
+func (v *verifier) check(i target.Install, main bool, files []state.ReceiptFile, tree *state.Bundle) error {
 	entry := i.Name(v.key, v.manifest.Version)
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
 	if at < 0 {
@@ -136,7 +137,10 @@ func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *stat
 		return state.Refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
 	}
 	was, is := installedKind(i.To), kindOf(f)
-	if was == program && is != program || was == text && is == program {
+	if !main && was.runs() && is.runs() {
+		return nil
+	}
+	if was == program && is != program || (was == text || was == script) && is == program {
 		return state.Refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
 	}
 	return nil
@@ -147,9 +151,13 @@ type kind string
 
 const (
 	program kind = "an ELF file"
+	script  kind = "a script"
 	text    kind = "text"
 	other   kind = "neither ELF nor text" // also an empty or missing file; any file may replace one of this kind
 )
+
+// runs reports whether a file of this kind can be executed.
+func (k kind) runs() bool { return k == program || k == script }
 
 // installedKind returns other for a file that does not exist or cannot be read here.
 func installedKind(path string) kind {
@@ -169,6 +177,9 @@ func kindOf(f *os.File) kind {
 	n, _ := f.ReadAt(head, 0) // a shorter file is judged by its content so far
 	if n == 0 || bytes.IndexByte(head[:n], 0) >= 0 {
 		return other
+	}
+	if bytes.HasPrefix(head, []byte("#!")) {
+		return script
 	}
 	return text
 }
