@@ -80,18 +80,19 @@ type Owner struct {
 // Journal is the open trial of a target. It contains all that commit, rollback and recover
 // need, so that these read no configuration, network or manifest.
 type Journal struct {
-	Format     int       `json:"format"`
-	Attempt    AttemptID `json:"attempt"`
-	Origin     Origin    `json:"origin"`
-	Target     string    `json:"target"`
-	Unit       string    `json:"unit"`
-	Main       string    `json:"main,omitempty"` // the file that the main process must run
-	From       string    `json:"from"`
-	Version    string    `json:"version"`
-	Sequence   int64     `json:"sequence,omitempty"`
-	Archive    string    `json:"archive,omitempty"`
-	Manifest   string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
-	Unsigned   bool      `json:"unsigned"`
+	Format   int       `json:"format"`
+	Attempt  AttemptID `json:"attempt"`
+	Origin   Origin    `json:"origin"`
+	Target   string    `json:"target"`
+	Unit     string    `json:"unit"`
+	Main     string    `json:"main,omitempty"` // the file that the main process must run
+	From     string    `json:"from"`
+	Version  string    `json:"version"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Archive  string    `json:"archive,omitempty"`
+	Manifest string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
+	Unsigned bool      `json:"unsigned"`
+	Listed
 	GoingBack  bool      `json:"going_back,omitempty"` // the attempt is the operator's rollback to the previous release
 	Started    time.Time `json:"started"`
 	Phase      Phase     `json:"phase"`
