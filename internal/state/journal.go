@@ -105,7 +105,7 @@ type Journal struct {
 	Probes     Passed    `json:"probes,omitempty"` // of the target
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
-	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
+	Hooked     bool      `json:"hooked,omitempty"` // a hook before the swap may have run
 	// Stopped says that rollback.stop stopped the unit before the snapshot, or may have
 	// done so. A rollback then always starts it again.
 	Stopped bool `json:"stopped,omitempty"`
