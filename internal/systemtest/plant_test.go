@@ -163,7 +163,7 @@ mv .new "$attempt"
 	for _, f := range []struct{ name, manifest, says string }{
 		{"its own manifest", manifest(forged), "the verifier handed on another one (sha256 "},
 		{"its own manifest of the version", strings.ReplaceAll(manifest(forged), "6.6.6", "1.1.0"), "the verifier handed on another one (sha256 "},
-		{"the fetcher's manifest", manifest(c.dir), " instead of "},
+		{"the fetcher's manifest", manifest(c.dir), ", the manifest says "},
 	} {
 		c.step(f.name, func() {
 			c.writeFile("/opt/forge/manifest.json", f.manifest, 0o644)
