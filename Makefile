@@ -32,7 +32,7 @@ WORKERS  := checkin-gate checkin-relay fetcher health-gate swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target units/*.socket)
 MAN      := $(wildcard packaging/man/*.[1-8])
-SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units packaging/add-agent-check packaging/scalebox-update $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
+SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units packaging/add-agent-check packaging/scalebox-update packaging/scalebox-template-notice $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -158,6 +158,7 @@ install:
 		$(DESTDIR)/usr/lib/systemd/system/basic.target.wants $(DESTDIR)/usr/lib/systemd/system-generators \
 		$(DESTDIR)/usr/lib/systemd/catalog $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/etc/needrestart/conf.d $(DESTDIR)/etc/machinemon-update
 	install $(COMMANDS:%=build/%) packaging/scalebox-update $(DESTDIR)/usr/bin
+	install -D packaging/scalebox-template-notice $(DESTDIR)/usr/lib/scalebox-update/template-notice
 	install $(WORKERS:%=build/%) packaging/add-agent-check $(DESTDIR)/usr/lib/machinemon-update
 	install -d $(DESTDIR)/usr/sbin
 	ln -sf ../lib/machinemon-update/checkin-relay $(DESTDIR)/usr/sbin/machinemon-checkin-relay

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -12,10 +13,26 @@ import (
 // make the unit kill its children.
 func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) {
 	at, err := a.asking(state.VerbCheck)(ctx, name)
-	if err == nil && at.Result == state.ResultAvailable {
-		at.Warning, err = a.otherUnitFile(ctx, name, at.Version)
+	if err != nil || at.Result != state.ResultAvailable {
+		return at, err
 	}
+	if at.Warning, err = a.otherUnitFile(ctx, name, at.Version); err != nil {
+		return at, err
+	}
+	unrun, err := a.unrun(name, at.Version)
+	at.Warning = strings.Trim(at.Warning+"; "+unrun, "; ")
 	return at, err
+}
+
+// unrun warns of scripts in a release that its own updater would run, if its manifest
+// shows that they are not the installed release's.
+func (a *app) unrun(name, version string) (string, error) {
+	fetched, err := a.tree.Status(state.RoleFetch, name)
+	if err != nil || fetched.Offer == nil || fetched.Offer.Version != version {
+		return "", err
+	}
+	st, err := a.tree.Status(state.RoleSwap, name)
+	return st.Installed.Unrun(version, fetched.Offer.LeftOut, "the release's archive"), err
 }
 
 // otherUnitFile returns a warning if a release has another unit file than the installed

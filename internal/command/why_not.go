@@ -47,8 +47,10 @@ const patience = 3 * time.Second
 // outlook fills in when the source is asked next, and what keeps the available release
 // from being installed then. m may be nil.
 func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
-	if exposed := t.Exposed(); exposed != "" {
-		s.Warnings = append(s.Warnings, exposed)
+	for _, warning := range []string{t.Exposed(), t.Overlaid()} {
+		if warning != "" {
+			s.Warnings = append(s.Warnings, warning)
+		}
 	}
 	var u systemd.Unit
 	if m != nil {

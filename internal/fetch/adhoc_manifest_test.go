@@ -38,7 +38,7 @@ func TestBare(t *testing.T) {
 		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.ResultHandedOn, ""},
 		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "1.9", state.ResultHandedOn, ""},
 		{"x.tar.gz", "", asks, "", state.ResultRefused, "its version is not known, but /usr/local/bin/agent must report it"},
-		{"x.tar.gz", manifest.Digest(nil), nil, "", state.ResultRefused, "its sha256 is " + sum + ", the manifest says " + manifest.Digest(nil)},
+		{"x.tar.gz", manifest.Digest(nil), nil, "", state.ResultRefused, "its sha256 is " + sum + " instead of " + manifest.Digest(nil)},
 	} {
 		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
 			handler := site{"/d/" + c.file: func(w http.ResponseWriter, r *http.Request) {

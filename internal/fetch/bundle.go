@@ -51,11 +51,20 @@ func total(deltas []delta) (size int64) {
 // of files that are already the release's. It returns nil if only the archive contains all
 // that the target installs, or if the deltas are not smaller.
 func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release) ([]delta, error) {
-	// Only the archive contains the files that a list adds. A source on this machine's
-	// disk saves no download.
+	// A source on this machine's disk saves no download.
 	_, local := src.(*source.Disk)
-	if local || f.full != nil || f.order.Brought() || t.Listing != nil || len(r.Platform.Deltas) == 0 {
+	if local || f.full != nil || f.order.Brought() || len(r.Platform.Deltas) == 0 {
 		return nil, nil
+	}
+	// Only the archive contains a list that is not the installed release's, and a program
+	// that is not installed.
+	if _, needed := r.Platform.Contents[t.Hooks.Program(r.Key, r.Manifest.Version)]; needed {
+		return nil, nil
+	}
+	own := *t
+	t = &own
+	if ok, err := t.AddRecorded(f.list, r.Platform.Contents, r.Key, r.Manifest.Version); !ok {
+		return nil, err
 	}
 	chosen, seen := []delta{}, map[string]bool{}
 	for _, i := range t.Install {

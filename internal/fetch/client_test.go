@@ -137,10 +137,10 @@ func TestHostileServer(t *testing.T) {
 		{"no headers at all", with(onArchive, raw("", true)), short, state.ResultNotDownloaded, ""},
 		{"huge headers", with(onArchive, raw(head+"X: "+strings.Repeat("x", 1<<20), true)), nil, state.ResultNotDownloaded, "exceeded"},
 
-		{"Content-Length too long", with(onArchive, raw(head+length(n+1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes, the manifest says %d", n+1, n)},
-		{"Content-Length too short", with(onArchive, raw(head+length(n-1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes, the manifest says %d", n-1, n)},
+		{"Content-Length too long", with(onArchive, raw(head+length(n+1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes instead of %d", n+1, n)},
+		{"Content-Length too short", with(onArchive, raw(head+length(n-1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes instead of %d", n-1, n)},
 		{"Content-Length absurd", with(onArchive, raw(head+"Content-Length: 9223372036854775808\r\n\r\n", false)), nil, state.ResultNotDownloaded, "Content-Length"},
-		{"no Content-Length, endless", with(onArchive, endless), nil, state.ResultRefused, fmt.Sprintf("longer than the %d bytes", n)},
+		{"no Content-Length, endless", with(onArchive, endless), nil, state.ResultRefused, fmt.Sprintf("longer than %d bytes", n)},
 		{"no Content-Length, short", with(onArchive, raw(head+"\r\nabc", false)), nil, state.ResultRefused, "it ends after 3 bytes"},
 		{"manifest endless", with(onManifest, endless), nil, state.ResultRefused, "larger than 1048576 bytes"},
 

@@ -94,6 +94,20 @@ func TestDeltas(t *testing.T) {
 	platform := func(f func(p *manifest.Platform)) func(*testing.T, *bench, *manifest.Manifest) {
 		return func(_ *testing.T, _ *bench, m *manifest.Manifest) { edit(m, f) }
 	}
+	// listed makes the tool a file that the release lists, below the list of the installed one.
+	listed := func(installed, offered string) func(*testing.T, *bench, *manifest.Manifest) {
+		return func(t *testing.T, b *bench, m *manifest.Manifest) {
+			dir := filepath.Dir(b.target.Install[1].To)
+			b.target.Install = slices.Delete(b.target.Install, 1, 2)
+			b.target.Listing = &target.Listing{File: "LIST", Optional: true, Types: []target.ListedType{{Name: "bin", Directory: dir, Mode: 0o755, Allow: []string{"*"}}}}
+			must(t, b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Installed: &state.Release{Version: "v1", Listed: state.Listed{List: installed}}}))
+			if offered != "" {
+				edit(m, func(p *manifest.Platform) {
+					p.Contents["LIST"] = manifest.Content{SHA256: manifest.Digest([]byte(offered)), Size: int64(len(offered))}
+				})
+			}
+		}
+	}
 	for _, c := range []struct {
 		name  string
 		edit  func(*testing.T, *bench, *manifest.Manifest)
@@ -107,6 +121,13 @@ func TestDeltas(t *testing.T) {
 			install("tool", "tool")(t, b, m)
 			install("agent", "agent")(t, b, m)
 		}, how: "by delta, 0.0 kB instead of 340.0 kB"},
+		{name: "with the list of the installed release", edit: listed("bin:tool\n", "bin:tool\n"), asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}, how: "by delta, 0.0 kB instead of 340.0 kB"},
+		{name: "with another list", edit: listed("bin:tool\n", "bin:tool\nbin:docs\n"), asked: []string{"/agent.tar.gz"}},
+		{name: "with a list, and none of the installed release", edit: listed("", "bin:tool\n"), asked: []string{"/agent.tar.gz"}},
+		{name: "without a list", edit: listed("bin:tool\n", ""), asked: []string{"/agent.zst"}, files: []state.ReceiptFile{agent}},
+		{name: "with a program that from_release runs", edit: func(t *testing.T, b *bench, m *manifest.Manifest) {
+			b.target.Hooks.FromRelease = []string{"tool"}
+		}, asked: []string{"/agent.tar.gz"}},
 		{name: "one entry in two places", edit: func(_ *testing.T, b *bench, _ *manifest.Manifest) {
 			b.target.Install = append(b.target.Install, target.Install{From: "agent", To: "/nowhere"})
 		}, asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}},
@@ -201,8 +222,8 @@ func TestDeltasFallBack(t *testing.T) {
 		{"missing", answer("/agent.zst", http.NotFound), "404 Not Found"},
 		{"the second is missing", answer("/tool.zst", http.NotFound), "404 Not Found"},
 		{"other bytes", answer("/agent.zst", bytesHandler([]byte(strings.ToUpper(aDelta)))), "its sha256 is "},
-		{"shorter", answer("/agent.zst", bytesHandler([]byte(aDelta[1:]))), "the manifest says 22"},
-		{"longer", answer("/agent.zst", bytesHandler([]byte(aDelta+"x"))), "the manifest says"},
+		{"shorter", answer("/agent.zst", bytesHandler([]byte(aDelta[1:]))), "instead of 22"},
+		{"longer", answer("/agent.zst", bytesHandler([]byte(aDelta+"x"))), "offers 23 bytes instead of 22"},
 		{"cut each time", answer("/agent.zst", cut(1, bytesHandler([]byte(aDelta)))), "cannot download "},
 		{"an error", answer("/agent.zst", status(500)), "500"},
 		{"on another server", func(_ *testing.T, _ *bench, m *manifest.Manifest, _ site) {

@@ -136,6 +136,8 @@ type fetcher struct {
 	full      *state.Fallback // the verifier's request for the archive instead of deltas, or nil
 	noDelta   string          // why the deltas were not used; "" if they had no fault
 	unit      *state.File     // the unit's own file in the release; nil if its manifest does not list it
+	list      string          // the installed release's own list of files; "" if it is not known
+	leftOut   map[string]string
 }
 
 // outcome is what an attempt came to.
@@ -184,6 +186,9 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	if err != nil {
 		return failed(nil, err)
 	}
+	if r := known.Status.Installed; r != nil {
+		f.list = r.List
+	}
 	if d := policy.Decide(known); d.Refused() {
 		return outcome{result: d.Result, reason: d.String()}
 	}
@@ -192,6 +197,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 		return failed(nil, err)
 	}
 	f.digest, f.unit = installs(t, r)
+	f.leftOut = leftOut(t, r)
 	known.Release = &policy.Release{Version: r.Manifest.Version, Sequence: r.Manifest.Sequence, Disabled: r.Manifest.Disabled,
 		NotYet: f.notYet(r.Manifest), Manifest: manifest.Digest(r.Raw), Archive: r.Platform.SHA256, Fingerprint: f.digest}
 	known.Now = time.Now().UTC()
@@ -264,6 +270,18 @@ func earlier(p manifest.Platform) (sums []string) {
 	return sums
 }
 
+// leftOut returns the digests of the files that the target file excludes from the
+// release's list, as far as the manifest lists them.
+func leftOut(t *target.Target, r *source.Release) map[string]string {
+	sums := map[string]string{}
+	for entry, c := range r.Platform.Contents {
+		if t.Listing.LeavesOut(entry, r.Key, r.Manifest.Version) && entry != t.Hooks.Program(r.Key, r.Manifest.Version) {
+			sums[entry] = c.SHA256
+		}
+	}
+	return sums
+}
+
 // ended returns the attempt's record.
 func (f *fetcher) ended(o outcome) state.Attempt {
 	a := state.Attempt{
@@ -290,7 +308,7 @@ func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 		if r := o.release; r != nil {
 			s.Offer = nil
 			if !r.Manifest.Disabled {
-				s.Offer = &state.Offer{Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
+				s.Offer = &state.Offer{LeftOut: f.leftOut, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
 					Fingerprint: f.digest, Archive: r.Platform.SHA256, Earlier: earlier(r.Platform), Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}

@@ -281,7 +281,7 @@ func TestNextRun(t *testing.T) {
 	b := newBench(t, serve(t, s))
 	for _, bad := range []string{"xx", strings.Repeat("x", len(payload))} {
 		s["/agent.tar.gz"] = bytesHandler([]byte(bad))
-		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultRefused, "the manifest says")
+		b.mustFail(t, b.run(t, b.order(state.VerbApply, "v1")), state.ResultRefused, " instead of ")
 	}
 	s["/agent.tar.gz"] = honest
 	if a := b.run(t, b.order(state.VerbApply, "v1")); a.Result != state.ResultHandedOn {

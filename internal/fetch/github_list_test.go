@@ -81,7 +81,7 @@ func TestGitHubVersions(t *testing.T) {
 		{name: "limited, the latest does not fit", releases: []releases.Tagged{taggedAs("v3.5.0"), taggedAs("v2.53.9")}, versions: ">=3", limited: true,
 			result: state.ResultNotDownloaded, text: `it takes no more requests until `},
 		{name: "limited, and says why the latest will not do", releases: []releases.Tagged{taggedAs("v3.5.0"), taggedAs("v2.53.9")}, versions: ">=3", limited: true,
-			result: state.ResultNotDownloaded, text: `; the latest release there, "v2.53.9", is not in source.versions ">=3"`},
+			result: state.ResultNotDownloaded, text: `; meanwhile the latest release there, "v2.53.9", is not in source.versions ">=3"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

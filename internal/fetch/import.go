@@ -119,7 +119,7 @@ func bring(ctx context.Context, src *source.Disk, r *source.Release, beside map[
 		return failed(err)
 	}
 	if sum != r.Platform.SHA256 {
-		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", name, sum, r.Platform.SHA256)
+		return state.Refused("cannot use %s: its sha256 is %s instead of %s", name, sum, r.Platform.SHA256)
 	}
 	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.Raw, 0o600); err != nil {
 		return err

@@ -32,7 +32,7 @@ func TestImport(t *testing.T) {
 		}, state.ResultRefused, "not beside it"},
 		{"another size", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.Size++ })
-		}, state.ResultRefused, "the manifest says"},
+		}, state.ResultRefused, " instead of "},
 		{"another product", "", func(m *manifest.Manifest) { m.Product = "server" }, state.ResultRefused, `of product "server"`},
 		{"another digest", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.SHA256 = manifest.Digest([]byte("x")) })

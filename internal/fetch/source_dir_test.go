@@ -70,7 +70,7 @@ func TestFileSource(t *testing.T) {
 		}, state.ResultNotDownloaded, "agent.tar.gz"},
 		{"a shorter archive", "", func(t *testing.T, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, "agent.tar.gz"), payload[1:], 0o644))
-		}, state.ResultRefused, "the manifest says 340000"},
+		}, state.ResultRefused, "bytes instead of 340000"},
 		{"another archive", "", func(t *testing.T, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, "agent.tar.gz"), make([]byte, len(payload)), 0o644))
 		}, state.ResultRefused, "its sha256 is"},

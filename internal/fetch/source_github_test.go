@@ -106,8 +106,9 @@ func TestGitHub(t *testing.T) {
 		name    string
 		release releases.Tagged
 		set     func(t *target.Target)
-		limit   int    // status of the API's answer
-		want    string // the manifest; "" for theManifest
+		limit   int         // status of the API's answer
+		header  http.Header // of that answer; nil for one with Retry-After
+		want    string      // the manifest; "" for theManifest
 		result  state.Result
 		text    string
 		asked   []string
@@ -162,8 +163,10 @@ func TestGitHub(t *testing.T) {
 		{name: "limited, its own manifest", release: build18(releases.Digested("client-manifest.json", document)), want: string(document), limit: spent,
 			asked: []string{"/repos/latest", "/latest", "/download/build-18/client-manifest.json", "/download/build-18/" + archiveName}},
 		{name: "limited, a named tag", release: undigested(sums(payloadSum)), limit: spent, set: func(t *target.Target) { t.Source.Tag = "build-18" }},
-		{name: "limited, no list", release: build18(), limit: spent, result: state.ResultRefused, text: "it has no file *.tar.gz"},
-		{name: "limited, no list, a name", release: build18(), limit: spent, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultRefused, text: "the sha256 of "},
+		{name: "limited, no list", release: build18(), limit: spent, result: state.ResultNotDownloaded, text: "; meanwhile no file *.tar.gz of build-18 is known (hint: with source.token_file the API takes more requests)"},
+		{name: "limited, no list, a name", release: build18(), limit: spent, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultNotDownloaded, text: "the server answered 403 Forbidden: it takes no more requests until "},
+		{name: "too many, no time", release: build18(), limit: http.StatusTooManyRequests, header: http.Header{}, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultNotDownloaded, text: "the server answered 429 Too Many Requests: it takes no more requests until "},
+		{name: "limited, another's digest", release: undigested(sums(longSums)), limit: spent, set: func(t *target.Target) { t.Source.Asset = "agent-{version}.tar.gz" }, result: state.ResultNotDownloaded, text: "; meanwhile no file agent-build-18.tar.gz of build-18 is known (hint: "},
 		{name: "limited, several match", release: build18(another, sums(payloadSum+strings.Repeat("ab", 32)+"  a.tar.gz\n")), limit: spent, result: state.ResultRefused, text: `among them "a.tar.gz" and "agent-build-18.tar.gz"`},
 		{name: "limited, only a prerelease", release: releases.Tagged{Tag: "build-18", Prerelease: true}, limit: spent, result: state.ResultNotDownloaded, text: "/repos/the-owner/agent/releases/latest: the server answered 403 Forbidden: it takes no more requests until "},
 	} {
@@ -174,7 +177,10 @@ func TestGitHub(t *testing.T) {
 				g = newGitHubServer(c.release)
 			}
 			if c.limit != 0 {
-				g.Limit(c.limit, http.Header{"Retry-After": {"60"}})
+				if c.header == nil {
+					c.header = http.Header{"Retry-After": {"60"}}
+				}
+				g.Limit(c.limit, c.header)
 			}
 			b := onGitHub(t, serve(t, g))
 			if c.set != nil {
@@ -183,6 +189,12 @@ func TestGitHub(t *testing.T) {
 			a := b.run(t, b.order(state.VerbApply, "build-17"))
 			if c.result != "" {
 				b.mustFail(t, a, c.result, c.text)
+				if c.limit != 0 && c.result == state.ResultNotDownloaded && a.RetryAfter.Before(a.Time.Add(50*time.Second)) {
+					t.Errorf("it may be asked again at %s", a.RetryAfter)
+				}
+				if strings.Contains(a.Reason, "allow_unauthenticated") {
+					t.Errorf("a hint gives up authentication: %s", a.Reason)
+				}
 				return
 			}
 			if c.want == "" {
@@ -346,7 +358,7 @@ func TestGitHubCache(t *testing.T) {
 		t.Errorf("asked for %q, want %q", got, want)
 	}
 	g.Publish(releases.Tagged{Tag: "build-19", Assets: build18().Assets})
-	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "release build-19 of the-owner/agent: it has no file")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultNotDownloaded, "; meanwhile no file *.tar.gz of build-19 is known")
 	g.Limit(0, nil)
 	if a := b.run(t, b.order(state.VerbCheck, "build-17")); a.Result != state.ResultAvailable || a.Version != "build-19" {
 		t.Errorf("%+v", a)

@@ -19,8 +19,13 @@ import (
 )
 
 const (
-	// smallest is the size in bytes of the smallest file whose delta is worth a request.
-	smallest = 64 << 10
+	// small is the size in bytes below which the delta of a file alone is not worth a
+	// request. Without it, however, a machine must download the archive.
+	small = 64 << 10
+	// mostSmall limits the number of small files that may have changed between two releases
+	// if they are to get deltas: the manifest lists each delta. A tree of more small files
+	// has none.
+	mostSmall = 32
 	// deltaMemory limits the total size in bytes of the files, old and new, of the deltas
 	// that are made at once. The program was seen to take four times as much, with the
 	// encoder's memory.
@@ -56,6 +61,7 @@ type job struct {
 	platform, entry string
 	from            manifest.Content
 	old, new        string // paths of the unpacked files
+	small           bool   // both files are
 
 	made *temporary // nil: a delta is not worth it
 	err  error
@@ -134,9 +140,9 @@ func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map
 
 // jobs pairs the files of an archive with those of the earlier releases.
 func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string, before []*manifest.Manifest) ([]*job, error) {
-	large := func(p manifest.Platform) map[string]manifest.Content {
+	usable := func(p manifest.Platform) map[string]manifest.Content {
 		c := maps.Clone(p.Contents)
-		maps.DeleteFunc(c, func(_ string, c manifest.Content) bool { return c.Size < smallest || c.Size > archive.MaxDelta })
+		maps.DeleteFunc(c, func(_ string, c manifest.Content) bool { return c.Size == 0 || c.Size > archive.MaxDelta })
 		return c
 	}
 	var (
@@ -150,7 +156,7 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 		if !ok || from[was.SHA256] {
 			continue
 		}
-		olds, err := u.unpack(filepath.Join(u.dir.Name(), was.File), large(was))
+		olds, err := u.unpack(filepath.Join(u.dir.Name(), was.File), usable(was))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted, or on another server
 		}
@@ -159,7 +165,7 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 		}
 		from[was.SHA256] = true
 		if news == nil {
-			if news, err = u.unpack(path, large(p)); err != nil {
+			if news, err = u.unpack(path, usable(p)); err != nil {
 				return nil, plain(err)
 			}
 		}
@@ -167,6 +173,8 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 		for name := range olds {
 			byName[unversioned(name, m.Version)] = name
 		}
+		var pairs []*job
+		changed := 0 // small files
 		for _, entry := range slices.Sorted(maps.Keys(news)) {
 			name := byName[unversioned(entry, q.Version)]
 			c := was.Contents[name]
@@ -174,8 +182,13 @@ func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string,
 				continue
 			}
 			done[entry+c.SHA256] = true
-			jobs = append(jobs, &job{platform: key, entry: entry, from: c, old: olds[name], new: news[entry]})
+			j := &job{platform: key, entry: entry, from: c, old: olds[name], new: news[entry]}
+			if j.small = max(c.Size, p.Contents[entry].Size) < small; j.small {
+				changed++
+			}
+			pairs = append(pairs, j)
 		}
+		jobs = append(jobs, slices.DeleteFunc(pairs, func(j *job) bool { return j.small && changed > mostSmall })...)
 		if len(from) > q.Deltas {
 			break
 		}

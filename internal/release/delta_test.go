@@ -66,3 +66,26 @@ func TestDeltas(t *testing.T) {
 	_, err := Verify(s.dir, "", s.now)
 	s.refused(err, p.Deltas[0].File+": its sha256 is ")
 }
+
+// TestSmallDeltas checks that small files have deltas, too, without which a machine would
+// download the archive for a changed script, unless very many have changed.
+func TestSmallDeltas(t *testing.T) {
+	for _, c := range []struct{ scripts, want int }{{1, 2}, {mostSmall, 1 + mostSmall}, {mostSmall + 1, 1}} {
+		s := newTestDir(t)
+		var p manifest.Platform
+		for _, version := range []string{"v7.7.1", "v7.7.2"} {
+			files := map[string]string{"empty": "", "same": "the same", "daemon": string(bytes.Repeat([]byte("daemon "+version), small))}
+			for i := range c.scripts {
+				files[fmt.Sprint("script", i)] = "#!/bin/sh\n# " + version
+			}
+			q := s.request(version)
+			q.Archives = []string{writeFiles(t, t.TempDir(), "agent-linux-amd64", files)}
+			m, _, err := Publish(q)
+			s.must(err)
+			p = m.Platforms["linux-amd64"]
+		}
+		if len(p.Deltas) != c.want {
+			t.Errorf("%d changed scripts: %d deltas, want %d", c.scripts, len(p.Deltas), c.want)
+		}
+	}
+}

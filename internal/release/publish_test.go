@@ -21,13 +21,20 @@ import (
 // writeArchive writes DIR/<product>-<platform>.tar.gz with one file.
 func writeArchive(t *testing.T, dir, name, body string) string {
 	t.Helper()
+	return writeFiles(t, dir, name, map[string]string{"bin": body})
+}
+
+func writeFiles(t *testing.T, dir, name string, files map[string]string) string {
+	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
-	if err := w.WriteHeader(&tar.Header{Name: "bin", Mode: 0o755, Size: int64(len(body))}); err != nil {
-		t.Fatal(err)
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(&tar.Header{Name: file, Mode: 0o755, Size: int64(len(files[file]))}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte(files[file]))
 	}
-	w.Write([]byte(body))
 	w.Close()
 	z.Close()
 	path := filepath.Join(dir, name+".tar.gz")

@@ -211,7 +211,7 @@ func TestInterrupted(t *testing.T) {
 	q.Dir = whole.dir
 	_, _, err := Publish(q)
 	base.must(err)
-	if len(steps) != 6 || !strings.HasSuffix(steps[0], ".tar.gz") || steps[4] != trust.TimestampFile || steps[5] != manifest.FileName {
+	if len(steps) != 7 || !strings.HasSuffix(steps[1], ".delta.zst") || !strings.HasSuffix(steps[0], ".tar.gz") || steps[5] != trust.TimestampFile || steps[6] != manifest.FileName {
 		t.Fatalf("steps %v", steps)
 	}
 
@@ -231,7 +231,7 @@ func TestInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := "v1"
-			if i >= 4 {
+			if i >= 5 { // the timestamp is there
 				want = "v2"
 			}
 			b, err := os.ReadFile(filepath.Join(s.dir, "1.root.json"))
@@ -241,7 +241,7 @@ func TestInterrupted(t *testing.T) {
 			}
 			plain, err := readManifest(filepath.Join(s.dir, manifest.FileName))
 			s.must(err)
-			if wantPlain := map[bool]string{true: "v2", false: "v1"}[i == 5]; plain.Version != wantPlain {
+			if wantPlain := map[bool]string{true: "v2", false: "v1"}[i == 6]; plain.Version != wantPlain {
 				t.Errorf("a checksum client sees %s", plain.Version)
 			}
 

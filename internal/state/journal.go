@@ -81,18 +81,19 @@ type Owner struct {
 // Journal is the open trial of a target. It contains all that commit, rollback and recover
 // need, so that these read no configuration, network or manifest.
 type Journal struct {
-	Format     int       `json:"format"`
-	Attempt    AttemptID `json:"attempt"`
-	Origin     Origin    `json:"origin"`
-	Target     string    `json:"target"`
-	Unit       string    `json:"unit"`
-	Main       string    `json:"main,omitempty"` // the file that the main process must run
-	From       string    `json:"from"`
-	Version    string    `json:"version"`
-	Sequence   int64     `json:"sequence,omitempty"`
-	Archive    string    `json:"archive,omitempty"`
-	Manifest   string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
-	Unsigned   bool      `json:"unsigned"`
+	Format   int       `json:"format"`
+	Attempt  AttemptID `json:"attempt"`
+	Origin   Origin    `json:"origin"`
+	Target   string    `json:"target"`
+	Unit     string    `json:"unit"`
+	Main     string    `json:"main,omitempty"` // the file that the main process must run
+	From     string    `json:"from"`
+	Version  string    `json:"version"`
+	Sequence int64     `json:"sequence,omitempty"`
+	Archive  string    `json:"archive,omitempty"`
+	Manifest string    `json:"manifest,omitempty"` // sha256 of the manifest's bytes
+	Unsigned bool      `json:"unsigned"`
+	Listed
 	GoingBack  bool      `json:"going_back,omitempty"` // the attempt is the operator's rollback to the previous release
 	Started    time.Time `json:"started"`
 	Phase      Phase     `json:"phase"`
@@ -105,7 +106,7 @@ type Journal struct {
 	Probes     Passed    `json:"probes,omitempty"` // of the target
 	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
 	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
-	Hooked     bool      `json:"hooked,omitempty"` // the pre_swap hook may have run
+	Hooked     bool      `json:"hooked,omitempty"` // a hook before the swap may have run
 	// Stopped says that rollback.stop stopped the unit before the snapshot, or may have
 	// done so. A rollback then always starts it again.
 	Stopped bool `json:"stopped,omitempty"`

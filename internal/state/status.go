@@ -33,6 +33,8 @@ type Offer struct {
 	Earlier []string `json:"earlier,omitempty"`
 	// Unit is the unit's own file, if the manifest lists it.
 	Unit *File `json:"unit,omitempty"`
+	// LeftOut is as in [Release], as far as the manifest shows it.
+	LeftOut map[string]string `json:"left_out,omitempty"`
 	// Signed is the metadata that signs the release; empty in trust mode "checksum".
 	Signed []Signed `json:"signed,omitempty"`
 }
@@ -66,6 +68,7 @@ type Release struct {
 	// Unproven is why no probe proves that the release serves; "" if one does, or if there
 	// are no probes.
 	Unproven string `json:"unproven,omitempty"`
+	Listed
 }
 
 // File returns the file installed at a path, or nil if there is none or r is nil.

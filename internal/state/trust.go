@@ -54,7 +54,7 @@ func (t Tree) floor(target string) string {
 func (t Tree) Floor(target string) (int64, error) {
 	f, err := readIfThere[floorFile](t.floor(target))
 	if errors.Is(err, ErrDamaged) {
-		err = fmt.Errorf("%w (hint: without it the next signed release is accepted, however old: rm %s)", err, t.floor(target))
+		err = fmt.Errorf("%w (hint: restore it from a backup; if it is removed, the next signed release is accepted, however old)", err)
 	}
 	if f == nil {
 		return 0, err

@@ -139,7 +139,7 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 // newRelease returns the record of the release that the trial installs.
 func newRelease(j *state.Journal) *state.Release {
 	return &state.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive,
-		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned}
+		Files: j.NewFiles(), Since: time.Now().UTC(), Unsigned: j.Unsigned, Listed: j.Listed}
 }
 
 // oldRelease returns the record of the release that the trial replaces. Its origin is
@@ -147,7 +147,7 @@ func newRelease(j *state.Journal) *state.Release {
 func oldRelease(j *state.Journal, installed *state.Release) *state.Release {
 	r := &state.Release{Version: j.From, Files: j.OldFiles(), Since: time.Now().UTC(), Unsigned: true}
 	if installed != nil && installed.Version == j.From {
-		r.Sequence, r.Archive, r.Unsigned = installed.Sequence, installed.Archive, installed.Unsigned
+		r.Sequence, r.Archive, r.Unsigned, r.Listed = installed.Sequence, installed.Archive, installed.Unsigned, installed.Listed
 	}
 	return r
 }

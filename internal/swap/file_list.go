@@ -38,10 +38,13 @@ func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p ma
 	if err != nil {
 		return state.Fail(state.ResultRefused, "cannot use %s: %w", name, err)
 	}
+	if len(list) <= maxKeptList {
+		sw.journal.List = string(list)
+	}
 	if len(excluded) > 0 {
 		sw.logf("%s: left alone, as the target file says: %s", describe(sw.journal), strings.Join(excluded, ", "))
 	}
-	return nil
+	return sw.leaveOut(entry, where, p, excluded, t.Hooks.Program(host, sw.journal.Version))
 }
 
 // makeListed makes the missing directories into which a release may list files. The swap

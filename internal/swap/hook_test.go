@@ -36,7 +36,7 @@ func TestPreSwap(t *testing.T) {
 		if got := r.sys.hook.Env[:4]; !slices.Equal(got[1:], []string{"MACHINEMON_TARGET=agent", "MACHINEMON_FROM=v1", "MACHINEMON_VERSION=v2"}) || !strings.HasPrefix(got[0], "PATH=/usr/local/sbin:") {
 			t.Errorf("its environment is %q", got)
 		}
-		if len(r.sys.hook.Env) != 5 {
+		if len(r.sys.hook.Env) != 6 || r.sys.hook.Env[4] != "MACHINEMON_NOTICE="+r.tree.Run+"/attempt/agent.notice" {
 			t.Errorf("its environment is %q", r.sys.hook.Env)
 		}
 		r.gate(t, "a1", state.FindingHealthy, "")

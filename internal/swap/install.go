@@ -49,6 +49,7 @@ type swapping struct {
 	status  state.Status
 	known   policy.Known
 	journal *state.Journal
+	program string // where root's copy of from_release's program is; "" if the release has none
 }
 
 func (sw *swapping) run(ctx context.Context) error {
@@ -275,9 +276,7 @@ func (sw *swapping) rememberArchive(r *state.Rejection) error {
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
 	deadline := stop + j.Timeout + j.Settle + slack
-	if len(sw.target.Hooks.PreSwap) > 0 {
-		deadline += hookTime
-	}
+	deadline += time.Duration(sw.target.Hooks.BeforeSwap()) * hookTime
 	// Earlier failures must not keep these units from starting now.
 	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
 		return err
@@ -296,7 +295,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 			return err
 		}
 	}
-	if err := sw.preSwap(ctx); err != nil {
+	if err := sw.beforeSwap(ctx); err != nil {
 		return err
 	}
 	if err := sw.rename(); err != nil {

@@ -42,6 +42,7 @@ func (sw *swapping) inPlace() bool {
 // adopt records a release whose files are installed already. It restarts nothing.
 func (sw *swapping) adopt() error {
 	sw.attempt.Result, sw.attempt.Reason = state.ResultAdopted, "its files were installed already"
+	sw.attempt.Warning = sw.journal.Warning
 	next := newRelease(sw.journal)
 	if sw.status.Installed != nil { // the same program goes on running
 		next.Unproven = sw.status.Installed.Unproven

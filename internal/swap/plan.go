@@ -93,6 +93,9 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	if err := sw.addListed(entry, where, p, host); err != nil {
 		return err
 	}
+	if err := sw.stageProgram(entry, where, p, t.Hooks.Program(host, m.Version)); err != nil {
+		return err
+	}
 	if err := t.CheckDestinations(sw.others(t.Name)); err != nil {
 		return err
 	}
@@ -165,7 +168,7 @@ func (sw *swapping) planPrevious() error {
 		return state.Fail(state.ResultNotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
-	sw.journal.Archive = prev.Archive
+	sw.journal.Archive, sw.journal.Listed = prev.Archive, prev.Listed
 	for _, f := range prev.Files {
 		if !slices.ContainsFunc(sw.target.Install, func(i target.Install) bool { return i.To == f.To }) {
 			sw.target.Install = append(sw.target.Install, target.Install{To: f.To, Listed: true})

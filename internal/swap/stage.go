@@ -62,7 +62,7 @@ func (sw *swapping) backUp() error {
 		}
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
-			err = backUp(c, len(sw.target.Hooks.PreSwap) > 0)
+			err = backUp(c, sw.target.Hooks.BeforeSwap() > 0)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot back up %s: %w%s", c.To, brief(err), hint(err))

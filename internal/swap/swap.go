@@ -20,7 +20,7 @@
 //  1. copy the new files beside their destinations, hashing; check; pre-flight
 //  2. link (or copy) the old files to backups beside them, and take the snapshot
 //  3. write the journal: prepared; arm the deadline; with rollback.stop the unit is
-//     stopped now, and the snapshot taken after that; run the pre_swap hook
+//     stopped now, and the snapshot taken after that; run the hooks before the swap
 //  4. rename each new file to its destination
 //  5. write the journal: trial; restart the unit
 //  6. the gate watches; its exit status starts commit or rollback

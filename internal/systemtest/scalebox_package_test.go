@@ -66,19 +66,45 @@ func TestScaleboxPackage(t *testing.T) {
 		s.update(0, "committed build-19 (was build-18)", "Update complete!")
 		s.assertRuns(releases.Daemon{Version: "build-19"}, build17())
 	})
-	s.step("Scalebox is installed again", func() {
-		const newer = "#!/bin/sh\necho a newer script\n"
-		s.writeFile("/root/scalebox-update", newer, 0o755)
-		s.must("cp", "/root/scalebox-update", script) // as its installation does
-		reinstall()
-		inPlace(newer)
-		if got := s.readFile(aside + ".~1~"); got != oldScript {
-			s.t.Errorf("the first script is now %q", got)
+	s.step("arguments", func() {
+		for _, args := range []string{"''", "'' --help", "--help --check", "--check scaleboxd", "update", "build-18", "--", "--halp"} {
+			since := s.cursor()
+			if r := s.run("sh", "-c", "scalebox-update "+args); r.Code != 1 || !strings.Contains(r.Stderr, "ERROR: Unknown argument: ") || r.Stdout != "" {
+				s.t.Errorf("with %s: %+v", args, r)
+			}
+			s.assertIdle(since)
 		}
-		s.must("mv", aside+".~1~", aside)
+		if r := s.run("scalebox-update", "-h"); r.Code != 0 || !strings.HasPrefix(r.Stdout, "usage: sudo scalebox-update ") {
+			s.t.Errorf("-h: %+v", r)
+		}
+	})
+	const newer = "#!/bin/sh\necho a newer script\n"
+	again := func() { // as Scalebox's installation does
+		s.writeFile("/root/scalebox-update", newer, 0o755)
+		s.must("cp", "/root/scalebox-update", script)
+	}
+	warned := func() bool {
+		return strings.Contains(s.must("machinemon-update", "status"),
+			"warning: "+script+" is not the package's, and runs instead of "+ours+" (hint: reinstall the package of "+ours+")")
+	}
+	s.step("Scalebox is installed again, twice", func() {
+		for range 2 {
+			if warned() {
+				s.t.Error("status warns of the package's own script")
+			}
+			again()
+			if !warned() {
+				s.t.Errorf("status does not warn:\n%s", s.must("machinemon-update", "status"))
+			}
+			reinstall()
+			inPlace(newer)
+		}
+		if left := s.must("sh", "-c", "ls "+script+"*"); left != script+"\n"+aside+"\n" {
+			s.t.Errorf("there are now %q", left)
+		}
 	})
 	s.aptGet("remove", "scalebox-update")
-	if got := s.readFile(script); got != oldScript {
+	if got := s.readFile(script); got != newer {
 		t.Errorf("after the removal %s holds %q", script, got)
 	}
 	for _, gone := range []string{ours, aside, "/usr/lib/machinemon-update/targets.d/scaleboxd.toml"} {
@@ -86,6 +112,15 @@ func TestScaleboxPackage(t *testing.T) {
 			t.Errorf("after the removal there is %s", gone)
 		}
 	}
+	s.step("purged while Scalebox's script is over ours", func() {
+		reinstall()
+		again()
+		s.writeFile(aside+".~1~", "of an earlier version of the package", 0o755)
+		s.aptGet("purge", "scalebox-update")
+		if left := s.must("sh", "-c", "cat "+script+"; ls "+script+"*"); left != newer+script+"\n" {
+			s.t.Errorf("left: %q", left)
+		}
+	})
 	s.awaitDaemon("build-19")
 	if r := s.run("machinemon-update", "status", "agent"); r.Code != 0 {
 		t.Errorf("status: %+v", r)

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -84,7 +86,28 @@ func TestScaleboxUpdate(t *testing.T) {
 		s.release(releases.Daemon{Version: "build-19"}, nineteen)
 		// Without the API only a file of the release states the digest.
 		s.hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
-		s.update(1, "ERROR: refused: cannot use release build-19 of The-Agentic-Journey/Scalebox: the sha256 of scalebox-build-19.tar.gz is known neither")
+		limited := func() {
+			s.t.Helper()
+			s.update(1, "ERROR: not downloaded: cannot download http://"+scaleboxHub+"/repos/", "it takes no more requests until ", "the sha256 of scalebox-build-19.tar.gz is known neither")
+			if r := s.run("machinemon-update", "apply", "scaleboxd"); r.Code != 7 || strings.Contains(r.Stdout+r.Stderr, "allow_unauthenticated") {
+				s.t.Errorf("apply: %+v", r)
+			}
+		}
+		limited()
+		s.hub.Limit(http.StatusTooManyRequests, http.Header{})
+		limited()
+		reset := time.Now().Add(90 * time.Minute)
+		s.hub.Limit(http.StatusForbidden, http.Header{"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {fmt.Sprint(reset.Unix())}})
+		limited()
+		asked := len(s.hub.Requests())
+		since := s.cursor()
+		s.run("systemctl", "start", "machinemon-fetch@scaleboxd.service") // as the timer does
+		s.await(since, func(e machine.Entry) bool {
+			return strings.Contains(e["MESSAGE"], reset.UTC().Format("backing off until 2006-01-02 15:04 UTC"))
+		})
+		if len(s.hub.Requests()) != asked {
+			s.t.Error("GitHub was asked before that time")
+		}
 		s.summed()
 		s.update(0, "committed build-19 (was build-18)", "Update complete!")
 		s.assertRuns(releases.Daemon{Version: "build-19"}, nineteen, "/usr/local/bin/scalebox-new")

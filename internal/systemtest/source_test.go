@@ -94,7 +94,7 @@ func TestBadConfiguration(t *testing.T) {
 		says         []string
 	}{
 		{"plain http", strings.Replace(testdTarget, releasesAt, "releases.example.com", 1), nil,
-			[]string{file + ":3: source.url", "plain http", "hint: use https, or set trust.allow_unauthenticated"}},
+			[]string{file + ":3: source.url", "plain http", "hint: use https, with source.ca_file "}},
 		{"unknown key", testdTarget + "[sauce]\n", nil, []string{file + ":13: sauce"}},
 		{"group may write", testdTarget, []string{"chmod", "g+w", file}, []string{file, "writable by its group"}},
 		{"others may write", testdTarget, []string{"chmod", "o+w", "/etc/machinemon-update/targets.d"}, []string{"/etc/machinemon-update/targets.d is writable by everyone"}},

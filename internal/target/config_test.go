@@ -184,9 +184,9 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[source]\ntype = 'file'\nurl = 'https://x'", `:7: source.url: does not belong to a source of type "file"`, "set source.type as well"},
 		{"%M[source]\ntype = 'file'\npath = 'releases'", ":7: source.path: " + path, ""},
 		{"%M[source]\ntype = 'file'\npath = '/open/x'", ":7: source.path: /open is writable by everyone", rootOnlyHint},
-		{"%M[source]\nurl = 'http://example.com/m.json'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
-		{"%M[source]\nurl = 'http://127.0.0.1.example.com/'", ":6: source.url: checksum trust is refused over plain http", unauthenticatedHint},
-		{"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true", ":7: source.insecure_skip_tls: checksum trust needs a server that proves its identity", unauthenticatedHint},
+		{"%M[source]\nurl = 'http://example.com/m.json'", ":6: source.url: checksum trust is refused over plain http", plainHint},
+		{"%M[source]\nurl = 'http://127.0.0.1.example.com/'", ":6: source.url: checksum trust is refused over plain http", plainHint},
+		{"%M[source]\nurl = 'https://example.com/'\ninsecure_skip_tls = true", ":7: source.insecure_skip_tls: checksum trust needs a server that proves its identity", insecureHint},
 		{"%M[source]\nurl_from = '/x'", `:6: source.url_from: must be a table (allowed: { file = "/DIR/NAME", key = "NAME", append = "/PATH" })`, ""},
 		{"%M[source.url_from]\nkey = 'x'\nappend = '/x'", ":5: source.url_from.file: is missing; it " + path, ""},
 		{"%M[source.url_from]\nfile = '/x'\nappend = '/x'", ":5: source.url_from.key: is missing; it " + fileKey, ""},
@@ -240,7 +240,7 @@ func TestConfigErrors(t *testing.T) {
 		{github + "api_url = 'ftp://x'", ":8: source.api_url: " + api, ""},
 		{github + "api_url = 'https://x/?y'", ":8: source.api_url: " + api, ""},
 		{github + "api_url = 'https://u:hunter2@x/'", ":8: source.api_url: " + api, ""},
-		{github + "api_url = 'http://example.com'", ":8: source.api_url: checksum trust is refused over plain http", unauthenticatedHint},
+		{github + "api_url = 'http://example.com'", ":8: source.api_url: checksum trust is refused over plain http", githubHint},
 		{github + "token_file = 'token'", ":8: source.token_file: " + token, ""},
 		{github + "token_file = '/etc/a b'", ":8: source.token_file: " + token, ""},
 		{github + "token_file = '/etc/%h'", ":8: source.token_file: " + token, ""},
@@ -275,8 +275,8 @@ func TestErrorPosition(t *testing.T) {
 	}{
 		{"value of a drop-in", map[string]string{adminFile + ".d/x.toml": "\n[health]\nsettle_seconds = -1"}, adminFile + ".d/x.toml:3: health.settle_seconds: must be a whole number of seconds (allowed: 0 to 3600)"},
 		{"element of a replaced list", map[string]string{adminFile: "[[install]]\nfrom = 'x'\n"}, adminFile + ":1: install.to: is missing; it must be an absolute path (allowed: \"/DIR/NAME\", without . and .. elements, double slashes and control characters)"},
-		{"loopback of the vendor", map[string]string{adminFile: "[trust]\nproduct = 'x'", vendorFile + ".d/x.toml": "[source]\nurl='http://localhost/'"}, vendorFile + ".d/x.toml:2: source.url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + unauthenticatedHint + ")"},
-		{"loopback API of the vendor", map[string]string{vendorFile + ".d/x.toml": "[source]\ntype='github'\nrepo='o/n'\napi_url='http://localhost/'"}, vendorFile + ".d/x.toml:4: source.api_url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + unauthenticatedHint + ")"},
+		{"loopback of the vendor", map[string]string{adminFile: "[trust]\nproduct = 'x'", vendorFile + ".d/x.toml": "[source]\nurl='http://localhost/'"}, vendorFile + ".d/x.toml:2: source.url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + plainHint + ")"},
+		{"loopback API of the vendor", map[string]string{vendorFile + ".d/x.toml": "[source]\ntype='github'\nrepo='o/n'\napi_url='http://localhost/'"}, vendorFile + ".d/x.toml:4: source.api_url: checksum trust is refused over plain http; a loopback server is trusted only when written in /etc/machinemon-update/targets.d (hint: " + githubHint + ")"},
 		{"type set below", map[string]string{adminFile: "source.type = 'file'", adminFile + ".d/x.toml": "source.url = 'https://x'"}, adminFile + ".d/x.toml:1: source.url: does not belong to a source of type \"file\" (hint: set source.type as well)"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

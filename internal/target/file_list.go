@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
 // MaxList is the size in bytes of the largest list of files that is read.
@@ -53,10 +55,25 @@ var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
 
 // MayName reports whether the list in this archive could name the entry.
 func (l *Listing) MayName(entry, platform, version string) bool {
+	return l.some(entry, platform, version, ListedType.takes)
+}
+
+// LeavesOut reports whether the entry is one that the target file excludes if the list in
+// this archive names it.
+func (l *Listing) LeavesOut(entry, platform, version string) bool {
+	return l.some(entry, platform, version, func(t ListedType, name string) bool {
+		return plainName.MatchString(name) && matches(t.Exclude, name)
+	})
+}
+
+// some reports whether the entry is beside the list and fits one of the types.
+func (l *Listing) some(entry, platform, version string, fits func(ListedType, string) bool) bool {
+	if l == nil {
+		return false
+	}
 	dir, name := path.Split(entry)
 	listed, _ := path.Split(l.Entry(platform, version))
-	return l != nil && dir == listed &&
-		slices.ContainsFunc(l.Types, func(t ListedType) bool { return t.takes(name) })
+	return dir == listed && slices.ContainsFunc(l.Types, func(t ListedType) bool { return fits(t, name) })
 }
 
 // Covers reports whether a list could have caused the installation of this file.
@@ -77,8 +94,8 @@ func matches(globs []string, name string) bool {
 }
 
 // AddListed adds to Install the files that the list in the archive of version for
-// platform names, except those that [[install]] names already. excluded are the listed
-// names that the target file excludes. After an error, Install is unchanged.
+// platform names, except those that [[install]] names already. excluded are the entries
+// of the listed files that the target file excludes. After an error, Install is unchanged.
 func (t *Target) AddListed(list []byte, platform, version string) (excluded []string, err error) {
 	dir, _ := path.Split(t.Listing.Entry(platform, version))
 	if len(list) > MaxList {
@@ -98,18 +115,20 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 		}
 		at := slices.IndexFunc(t.Listing.Types, func(lt ListedType) bool { return lt.Name == kind })
 		if at < 0 {
-			return nil, fmt.Errorf("line %d %+.80q is of a type that the target file does not have", n, line)
+			return nil, fmt.Errorf("line %d %+.80q is of a type that the target file does not have "+
+				"(hint: add an [[install_manifest.type]]; exclude = [\"*\"] in it leaves such files out)", n, line)
 		}
 		lt := t.Listing.Types[at]
 		if !plainName.MatchString(name) {
 			return nil, fmt.Errorf("line %d %+.80q does not name a file plainly", n, line)
 		}
 		if matches(lt.Exclude, name) {
-			excluded = append(excluded, name)
+			excluded = append(excluded, dir+name)
 			continue
 		}
 		if !matches(lt.Allow, name) {
-			return nil, fmt.Errorf("line %d %+.80q is not among the files that the target file allows", n, line)
+			return nil, fmt.Errorf("line %d %+.80q is not among the files that the target file allows "+
+				"(hint: if it is not needed, exclude it in [[install_manifest.type]])", n, line)
 		}
 		mode := lt.Mode
 		i := Install{From: dir + name, To: filepath.Join(lt.Directory, name), Mode: &mode, Listed: true}
@@ -127,6 +146,22 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 	}
 	t.Install = installs
 	return excluded, nil
+}
+
+// AddRecorded is AddListed for a release of which only the manifest's contents are known.
+// list is that of the installed release, "" if it is not known. ok reports whether it is
+// also this release's; a release without a list, if it needs none, adds nothing.
+func (t *Target) AddRecorded(list string, contents map[string]manifest.Content, platform, version string) (ok bool, err error) {
+	entry := t.Listing.Entry(platform, version)
+	want, listed := contents[entry]
+	if !listed {
+		return t.Listing == nil || t.Listing.Optional, nil
+	}
+	if list == "" || manifest.Digest([]byte(list)) != want.SHA256 {
+		return false, nil
+	}
+	_, err = t.AddListed([]byte(list), platform, version)
+	return err == nil, err
 }
 
 func (v *validation) listing() *Listing {

@@ -73,6 +73,8 @@ var keys = []key{
 	{"rollback.stop", yesOrNo, false, "Whether the unit is stopped before the snapshot is taken"},
 
 	{"hooks", tableOf("[hooks]"), nil, ""},
+	{"hooks.from_release", releaseCommand, nil, "A program of the release that root runs before anything is replaced"},
+	{"hooks.from_release_unsigned", yesOrNo, false, "Whether from_release may run a program of a release that is not signed"},
 	{"hooks.pre_swap", commandLine(0), nil, "A program that root runs before anything is replaced"},
 	{"hooks.post_commit", commandLine(0), nil, "A program that root runs when the update is committed"},
 

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -52,7 +53,8 @@ func TestShippedTargets(t *testing.T) {
 
 // uncommentedExample returns the example with a value for each key.
 func uncommentedExample(t *testing.T) string {
-	return regexp.MustCompile(`(?m)^# ([a-z_]+ = )`).ReplaceAllString(shipped(t, "examples/daemon.toml"), "$1")
+	all := regexp.MustCompile(`(?m)^# ([a-z_]+ = )`).ReplaceAllString(shipped(t, "examples/daemon.toml"), "$1")
+	return strings.Replace(all, "from_release_unsigned = false", "from_release_unsigned = true", 1) // from_release needs it
 }
 
 // TestExample: the example loads and shows each key; its commented keys are valid at
@@ -82,7 +84,7 @@ func TestExample(t *testing.T) {
 	// Not all keys can be uncommented at once: path and those of GitHub belong to other
 	// types of source, and url_from is an alternative to url. versions, ca_file, proxy,
 	// root, mode, owner, expect_body and the hooks have no default to show.
-	for _, name := range []string{"path", "url_from", "versions", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "pre_swap", "post_commit"} {
+	for _, name := range []string{"path", "url_from", "versions", "ca_file", "proxy", "repo", "asset", "tag", "api_url", "token_file", "root", "mode", "owner", "group", "expect_body", "from_release", "from_release_unsigned", "pre_swap", "post_commit"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}
 	uncommented := load(all)

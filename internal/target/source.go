@@ -77,7 +77,15 @@ func (v *validation) trustRoot(name string) string {
 	return file
 }
 
-const unauthenticatedHint = "use https, or set trust.allow_unauthenticated = true to accept releases from anybody on the path"
+// These hints name the cures that keep authentication. The manual page describes
+// trust.allow_unauthenticated, which gives it up.
+const (
+	githubHint   = "use https, with source.ca_file for a certificate authority of your own"
+	plainHint    = githubHint + `; or signed releases, trust.mode = "tuf"`
+	insecureHint = `set source.ca_file to the server's certificate authority instead; or use signed releases, trust.mode = "tuf"`
+	// The program's own configuration says so, and its author may need it.
+	derivedHint = `set source.url, and source.ca_file to the server's certificate authority; or use signed releases, trust.mode = "tuf"`
+)
 
 // authenticated refuses checksum trust if the transport proves nothing. Any local user
 // can listen on a free loopback port, so plain http to loopback is accepted only if the
@@ -87,18 +95,18 @@ func (v *validation) authenticated(t *Target) {
 	if err != nil || t.Source.URL == "" || t.Trust.AnyTransport() {
 		return // source has reported the error, and Derive checks a derived URL
 	}
-	key := "source.url"
+	key, hint := "source.url", plainHint
 	if t.Source.Type == SourceGitHub {
-		key = "source.api_url"
+		key, hint = "source.api_url", githubHint
 	}
 	switch {
 	case t.Source.InsecureSkipTLS:
-		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves its identity", unauthenticatedHint)
+		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves its identity", insecureHint)
 	case u.Scheme == "https":
 	case !Loopback(u.Hostname()):
-		v.problem(key, "checksum trust is refused over plain http", unauthenticatedHint)
+		v.problem(key, "checksum trust is refused over plain http", hint)
 	case !within(v.settings[key].file, filepath.Clean(v.dirs.Admin)):
-		v.problem(key, "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, unauthenticatedHint)
+		v.problem(key, "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, hint)
 	}
 }
 

@@ -81,8 +81,10 @@ type Target struct {
 // Hooks are commands of the operator; root runs each in its own unit. An empty command
 // means that there is no hook.
 type Hooks struct {
-	PreSwap    []string // runs after the snapshot, before the swap; its failure stops the attempt
-	PostCommit []string // runs after the verdict commit, which stands even if it fails
+	FromRelease []string // its program is an entry of the archive; runs before PreSwap if the release has it
+	Unsigned    bool     // whether FromRelease may run although nothing authenticates the publisher
+	PreSwap     []string // runs after the snapshot, before the swap; its failure stops the attempt
+	PostCommit  []string // runs after the verdict commit, which stands even if it fails
 }
 
 // The values of Source.Type.

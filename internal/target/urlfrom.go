@@ -151,11 +151,11 @@ func (t *Target) Derive(address string, insecure bool) error {
 	switch {
 	case t.Trust.AnyTransport():
 	case insecure:
-		return t.derived(insecureKey, "checksum trust needs a server that proves its identity", unauthenticatedHint)
+		return t.derived(insecureKey, "checksum trust needs a server that proves its identity", derivedHint)
 	case u.Scheme != "https" && Loopback(u.Hostname()):
-		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint)
+		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http; a loopback server is trusted only as source.url", plainHint)
 	case u.Scheme != "https":
-		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http", unauthenticatedHint)
+		return t.derived(t.Source.From.Key, "checksum trust is refused over plain http", plainHint)
 	}
 	t.Source.URL, t.Source.InsecureSkipTLS = address, insecure
 	return nil

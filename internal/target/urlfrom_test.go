@@ -126,9 +126,9 @@ func TestResolveRefuses(t *testing.T) {
 		{"endless", content("server_url = 'https://example.com/" + strings.Repeat("x", 2048) + "'\n"), url, ""},
 		{"flag that is none", content("server_url = 'https://x'\ninsecure_skip_tls = 'hunter2'\n"), clientFile + ": insecure_skip_tls: must be a boolean (allowed: true, false)", ""},
 
-		{"http", content("server_url = 'http://example.com'\n"), clientFile + ": server_url: checksum trust is refused over plain http", unauthenticatedHint},
-		{"loopback http", content("server_url = 'http://127.0.0.1:8080'\n"), clientFile + ": server_url: checksum trust is refused over plain http; a loopback server is trusted only as source.url", unauthenticatedHint},
-		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves its identity", unauthenticatedHint},
+		{"http", content("server_url = 'http://example.com'\n"), clientFile + ": server_url: checksum trust is refused over plain http", plainHint},
+		{"loopback http", content("server_url = 'http://127.0.0.1:8080'\n"), clientFile + ": server_url: checksum trust is refused over plain http; a loopback server is trusted only as source.url", plainHint},
+		{"any certificate", content("server_url = 'https://x'\ninsecure_skip_tls = true\n"), clientFile + ": insecure_skip_tls: checksum trust needs a server that proves its identity", derivedHint},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			// Even the administrator's url_from is not trusted for loopback.

@@ -44,7 +44,7 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 		Snapshot:    v.texts("rollback.snapshot"),
 		SnapshotMax: v.integer("rollback.snapshot_max_bytes"),
 		StopFirst:   v.boolean("rollback.stop"),
-		Hooks:       Hooks{PreSwap: v.texts("hooks.pre_swap"), PostCommit: v.texts("hooks.post_commit")},
+		Hooks:       v.hooks(),
 		Fragments:   files,
 		check:       v.check,
 		where:       v.settings,

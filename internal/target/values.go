@@ -120,6 +120,12 @@ func commandLine(least int) values {
 	}))
 }
 
+// releaseCommand is a program of the release, by its name in the archive, with arguments.
+var releaseCommand = listOf("a command as a list of strings", `["NAME", "ARGUMENT", …], NAME as in install.from, without NUL characters`, func(argv []string) bool {
+	plain := func(arg string) bool { return !strings.ContainsRune(arg, 0) }
+	return len(argv) == 0 || entryName(argv[0]) && each(plain)(argv)
+})
+
 func each(valid func(string) bool) func([]string) bool {
 	return func(list []string) bool {
 		return !slices.ContainsFunc(list, func(s string) bool { return !valid(s) })

@@ -51,7 +51,10 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 	for _, f := range v.receipt.Files {
 		deltas[f.Entry] = f.Name
 	}
-	var made []state.ReceiptFile
+	made, err := v.recordedList(t, into)
+	if err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{}
 	for _, i := range t.Install {
 		entry := i.Name(v.key, v.manifest.Version)
@@ -70,6 +73,45 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 		made = append(made, state.ReceiptFile{Entry: entry, Name: name})
 	}
 	return made, nil
+}
+
+// recordedList adds the files of the release's own list to the target. The list must be the
+// installed release's, which root's record has.
+func (v *verifier) recordedList(t *target.Target, into *state.Bundle) ([]state.ReceiptFile, error) {
+	entry := t.Listing.Entry(v.key, v.manifest.Version)
+	if entry == "" {
+		return nil, nil
+	}
+	st, err := v.tree.Status(state.RoleSwap, v.name)
+	if err != nil {
+		return nil, err
+	}
+	list := ""
+	if st.Installed != nil {
+		list = st.Installed.List
+	}
+	ok, err := t.AddRecorded(list, v.platform.Contents, v.key, v.manifest.Version)
+	if err != nil {
+		return nil, state.Refused("cannot use %s: %w", entry, err)
+	}
+	if !ok {
+		return nil, state.Refused("cannot make the release by delta: its %s is not that of the installed release", entry)
+	}
+	if _, listed := v.platform.Contents[entry]; !listed {
+		return nil, nil
+	}
+	const name = "0"
+	out, err := into.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		defer out.Close()
+		if _, err = io.WriteString(out, list); err == nil {
+			err = out.Sync()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", entry, durable.Cause(err))
+	}
+	return []state.ReceiptFile{{Entry: entry, Name: name}}, nil
 }
 
 // patchOne makes one entry of the archive from the installed file, which may be that entry

@@ -13,6 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/archive"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // deltas replaces the bundle's archive by a delta of the program. The other file that the
@@ -232,5 +233,57 @@ func TestDeltaMakesAForeignProgram(t *testing.T) {
 	b.mustRecord(t, b.run(t), state.ResultRefused, "its entry agent-v2: built for sparc")
 	if f := b.fallback(t); f != nil {
 		t.Errorf("it asks for the archive: %+v", f)
+	}
+}
+
+// TestDeltaListed checks that deltas make what the release's own list names, if the list is
+// the installed release's, and that the archive is asked for otherwise.
+func TestDeltaListed(t *testing.T) {
+	const list = "bin:tool\nbin:tool-update\n"
+	for name, c := range map[string]struct {
+		recorded string
+		want     []state.ReceiptFile
+	}{
+		"the same list": {list, []state.ReceiptFile{{Entry: "LIST", Name: "0"}, {Entry: "agent-v2", Name: "1"}, {Entry: "agent.service", Name: "2"}, {Entry: "tool", Name: "3"}}},
+		"another list":  {"bin:tool\n", nil},
+		"no list":       {"", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := deltas(t)
+			b.target.Listing = &target.Listing{File: "LIST", Types: []target.ListedType{
+				{Name: "bin", Directory: filepath.Join(b.root, "bin"), Mode: 0o755, Allow: []string{"tool*"}, Exclude: []string{"tool-update"}}}}
+			must(t, os.Mkdir(filepath.Join(b.root, "bin"), 0o755))
+			must(t, os.WriteFile(filepath.Join(b.root, "bin", "tool"), []byte("#!/bin/sh\n"), 0o755))
+			for entry, content := range map[string]string{"LIST": list, "tool": "#!/bin/sh\n", "tool-update": "it migrates"} {
+				b.bundle.content[entry] = content
+				b.bundle.platform(func(p *manifest.Platform) {
+					p.Contents[entry] = manifest.Content{SHA256: manifest.Digest([]byte(content)), Size: int64(len(content))}
+				})
+			}
+			must(t, os.MkdirAll(b.tree.Dir(state.RoleSwap, "agent"), 0o755))
+			must(t, b.tree.SetStatus(state.RoleSwap, "agent", state.Status{Installed: &state.Release{Version: "v1", Listed: state.Listed{List: c.recorded}}}))
+			b.hand(t)
+			a := b.run(t)
+			if c.want == nil {
+				if f := b.fallback(t); f == nil || !strings.Contains(f.Reason, "its LIST is not that of the installed release") {
+					t.Errorf("it does not ask for the archive: %+v, %+v", f, a)
+				}
+				return
+			}
+			b.mustRecord(t, a, state.ResultHandedOn, "")
+			entry, err := os.OpenRoot(filepath.Join(b.out(), attempt))
+			must(t, err)
+			defer entry.Close()
+			receipt, err := (&state.Bundle{Root: entry}).Receipt()
+			must(t, err)
+			if !slices.Equal(receipt.Files, c.want) {
+				t.Errorf("%+v", receipt.Files)
+			}
+			for _, f := range receipt.Files {
+				if got, err := entry.ReadFile(f.Name); err != nil || string(got) != b.bundle.content[f.Entry] {
+					t.Errorf("%s: %.80q, %v", f.Entry, got, err)
+				}
+			}
+		})
 	}
 }

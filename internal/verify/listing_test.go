@@ -22,12 +22,25 @@ func TestListing(t *testing.T) {
 		text     string
 		unpacked []string
 	}{
-		"listed":      {good, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
-		"no list":     {files{"tool": "x"}, nil, state.ResultHandedOn, "", []string{"agent-v2", "agent.service"}},
-		"list needed": {nil, func(b *bench) { b.target.Listing.Optional = false }, state.ResultRefused, "the archive has no LIST", nil},
-		"not there":   {files{"LIST": "bin:spare\nbin:tool"}, nil, state.ResultRefused, "the archive has no spare, no tool", nil},
-		"not allowed": {files{"LIST": "bin:agent"}, nil, state.ResultRefused, `cannot use LIST of agent.tar.gz: line 1 "bin:agent" is not among`, nil},
-		"excluded":    {files{"LIST": "bin:tool-update", "tool-update": "x"}, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service"}},
+		"listed":                       {good, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
+		"no list":                      {files{"tool": "x"}, nil, state.ResultHandedOn, "", []string{"agent-v2", "agent.service"}},
+		"list needed":                  {nil, func(b *bench) { b.target.Listing.Optional = false }, state.ResultRefused, "the archive has no LIST", nil},
+		"not there":                    {files{"LIST": "bin:spare\nbin:tool"}, nil, state.ResultRefused, "the archive has no spare, no tool", nil},
+		"not allowed":                  {files{"LIST": "bin:agent"}, nil, state.ResultRefused, `cannot use LIST of agent.tar.gz: line 1 "bin:agent" is not among`, nil},
+		"excluded":                     {files{"LIST": "bin:tool-update", "tool-update": "x"}, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool-update"}}, // for its digest
+		"excluded, not listed":         {files{"LIST": "bin:tool", "tool": "x", "tool-update": "x"}, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
+		"excluded, not in the archive": {files{"LIST": "bin:tool-update"}, nil, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service"}},
+		"excluded, not in the contents": {files{"LIST": "bin:tool-update", "tool-update": "x"}, func(b *bench) {
+			b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "tool-update") })
+		}, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service"}},
+		"from_release": {files{"migrate": "#!/bin/sh\n"}, func(b *bench) { b.target.Hooks.FromRelease = []string{"migrate", "-v"} },
+			state.ResultHandedOn, "", []string{"agent-v2", "agent.service", "migrate"}},
+		"from_release, foreign": {files{"migrate": foreign(t)}, func(b *bench) { b.target.Hooks.FromRelease = []string{"migrate"} },
+			state.ResultRefused, "its entry migrate: built for", nil},
+		"from_release, not in the contents": {files{"migrate": "x"}, func(b *bench) {
+			b.target.Hooks.FromRelease = []string{"migrate"}
+			b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "migrate") })
+		}, state.ResultRefused, "do not list its entry migrate", nil},
 		"no contents": {good, func(b *bench) { b.bundle.platform(func(p *manifest.Platform) { p.Contents = nil }) }, state.ResultHandedOn, "", []string{"LIST", "agent-v2", "agent.service", "tool"}},
 		"other list": {good, func(b *bench) {
 			b.bundle.platform(func(p *manifest.Platform) { p.Contents["LIST"] = p.Contents["tool"] })

@@ -24,7 +24,7 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 		return nil, fmt.Errorf("cannot read %s: %w", p.File, durable.Cause(err))
 	}
 	if info.Size() != p.Size {
-		return nil, state.Refused("cannot use %s: it has %d bytes, the manifest says %d", p.File, info.Size(), p.Size)
+		return nil, state.Refused("cannot use %s: it has %d bytes instead of %d", p.File, info.Size(), p.Size)
 	}
 	if err := v.room(p); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 		err = state.Refused("cannot use %s: it changed while it was copied", p.File)
 	}
 	if err == nil && sum != p.SHA256 {
-		err = state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", p.File, sum, p.SHA256)
+		err = state.Refused("cannot use %s: its sha256 is %s instead of %s", p.File, sum, p.SHA256)
 	}
 	if err != nil {
 		out.Close()

@@ -56,7 +56,7 @@ func TestBundles(t *testing.T) {
 		text   string
 	}{
 		{"altered payload", func(t *testing.T, b *bench) { b.bundle.payload[20] ^= 1 }, state.ResultRefused, "agent.tar.gz: its sha256 is"},
-		{"longer payload", func(t *testing.T, b *bench) { b.bundle.payload = append(b.bundle.payload, 0) }, state.ResultRefused, "bytes, the manifest says"},
+		{"longer payload", func(t *testing.T, b *bench) { b.bundle.payload = append(b.bundle.payload, 0) }, state.ResultRefused, "bytes instead of "},
 		{"no payload", instead("payload", func(string) error { return nil }), state.ResultRefused, "payload: no such file"},
 		{"FIFO for the payload", instead("payload", fifo), state.ResultRefused, "payload: it is not a regular file"},
 		{"link for the payload", instead("payload", func(p string) error { return os.Symlink("/etc/passwd", p) }), state.ResultRefused, "cannot read payload"},
@@ -112,9 +112,17 @@ func TestBundles(t *testing.T) {
 		{"for another machine", content(func(t *testing.T, c files) { c["agent-v2"] = foreign(t) }), state.ResultRefused, "its entry agent-v2: built for sparc, this machine is " + manifest.Host()},
 		{"a script where a program was", func(t *testing.T, b *bench) {
 			installed("agent", program1(t), script)(t, b)
-		}, state.ResultRefused, "its entry agent-v2 is text, and "},
+		}, state.ResultRefused, "its entry agent-v2 is a script, and "},
 		{"a program where a script was", installed("agent", "#!/bin/sh\n", nil), state.ResultRefused, "agent-v2 is an ELF file, and "},
 		{"a script where a script was", installed("agent", "#!/bin/sh\n", script), state.ResultHandedOn, ""},
+		{"a helper written again as a program", installed("extra", "#!/bin/sh\n", content(func(t *testing.T, c files) { c["extra"] = program1(t) })), state.ResultHandedOn, ""},
+		{"and as a script", func(t *testing.T, b *bench) {
+			installed("extra", program1(t), content(func(t *testing.T, c files) { c["extra"] = "#!/bin/sh\n" }))(t, b)
+		}, state.ResultHandedOn, ""},
+		{"a page where a helper was", func(t *testing.T, b *bench) {
+			installed("extra", program1(t), content(func(t *testing.T, c files) { c["extra"] = "<html>" }))(t, b)
+		}, state.ResultRefused, "its entry extra is text, and "},
+		{"a program where a unit file was", installed("agent.service", "[Unit]\n", content(func(t *testing.T, c files) { c["agent.service"] = program1(t) })), state.ResultRefused, "its entry agent.service is an ELF file, and "},
 		{"a program where an empty file was", installed("agent", "", nil), state.ResultHandedOn, ""},
 		{"a program where a damaged one was", installed("agent", strings.Repeat("\x00", 600), nil), state.ResultHandedOn, ""},
 		{"a FIFO at the destination", func(t *testing.T, b *bench) {

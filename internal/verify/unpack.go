@@ -29,8 +29,13 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 		if err != nil {
 			return err
 		}
-		for _, i := range t.Install {
-			if err := v.check(i, receipt.Files, tree); err != nil {
+		if program := t.Hooks.Program(v.key, v.manifest.Version); program != "" {
+			if err := v.check(target.Install{From: program}, false, receipt.Files, tree); err != nil {
+				return err
+			}
+		}
+		for n, i := range t.Install {
+			if err := v.check(i, n == 0 || i.To == t.Health.Main, receipt.Files, tree); err != nil {
 				return err
 			}
 		}
@@ -59,10 +64,12 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 	for _, i := range t.Install {
 		fixed[i.Name(v.key, version)] = true
 	}
+	program := t.Hooks.Program(v.key, version)
 	list := t.Listing.Entry(v.key, version)
 	n := 0
 	files, err := archive.Extract(payload, into.Root, func(entry string) string {
-		if !fixed[entry] && entry != list && !t.Listing.MayName(entry, v.key, version) {
+		if !fixed[entry] && entry != list && entry != program &&
+			!t.Listing.MayName(entry, v.key, version) && !t.Listing.LeavesOut(entry, v.key, version) {
 			return ""
 		}
 		n++
@@ -79,15 +86,25 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 	for n, f := range files {
 		names[f.Name] = strconv.Itoa(n)
 	}
+	wanted := map[string]bool{list: true, program: true} // no entry has the name ""
 	if t.Listing != nil {
-		if err := v.addListed(t, names[list], into); err != nil {
+		excluded, err := v.addListed(t, names[list], into)
+		if err != nil {
 			return nil, err
+		}
+		for _, entry := range excluded {
+			if _, described := v.platform.Contents[entry]; described || len(v.platform.Contents) == 0 {
+				wanted[entry] = true
+			}
 		}
 	}
 	if err := v.complete(t.Install, names); err != nil {
 		return nil, err
 	}
-	return v.keepWanted(t.Install, files, list, into)
+	for _, i := range t.Install {
+		wanted[i.Name(v.key, version)] = true
+	}
+	return v.keepWanted(wanted, files, into)
 }
 
 // limits returns the limit of the manifest's unpacked_size, or else [archive.Default]
@@ -120,8 +137,9 @@ func (v *verifier) compare(f archive.File) error {
 }
 
 // check returns an error for a program that cannot run here, and for a file of another
-// kind than the installed file that it would replace.
-func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *state.Bundle) error {
+// kind than the installed file that it would replace. Only the unit's program must stay
+// what it was, ELF or script: a publisher may write a helper again in another language.
+func (v *verifier) check(i target.Install, main bool, files []state.ReceiptFile, tree *state.Bundle) error {
 	entry := i.Name(v.key, v.manifest.Version)
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
 	if at < 0 {
@@ -136,7 +154,10 @@ func (v *verifier) check(i target.Install, files []state.ReceiptFile, tree *stat
 		return state.Refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
 	}
 	was, is := installedKind(i.To), kindOf(f)
-	if was == program && is != program || was == text && is == program {
+	if !main && was.runs() && is.runs() {
+		return nil
+	}
+	if was == program && is != program || (was == text || was == script) && is == program {
 		return state.Refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
 	}
 	return nil
@@ -147,9 +168,13 @@ type kind string
 
 const (
 	program kind = "an ELF file"
+	script  kind = "a script"
 	text    kind = "text"
 	other   kind = "neither ELF nor text" // also an empty or missing file; any file may replace one of this kind
 )
+
+// runs reports whether a file of this kind can be executed.
+func (k kind) runs() bool { return k == program || k == script }
 
 // installedKind returns other for a file that does not exist or cannot be read here.
 func installedKind(path string) kind {
@@ -170,27 +195,31 @@ func kindOf(f *os.File) kind {
 	if n == 0 || bytes.IndexByte(head[:n], 0) >= 0 {
 		return other
 	}
+	if bytes.HasPrefix(head, []byte("#!")) {
+		return script
+	}
 	return text
 }
 
-// addListed reads the release's list, which was extracted under this name, and adds its
-// files to the target. name is "" if the archive has no list.
-func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) error {
+// addListed reads the release's list, which was extracted under this name, adds its files
+// to the target, and returns the entries that the target file excludes. name is "" if the
+// archive has no list.
+func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) (excluded []string, err error) {
 	entry := t.Listing.Entry(v.key, v.manifest.Version)
 	if name == "" {
 		if t.Listing.Optional {
-			return nil
+			return nil, nil
 		}
-		return state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
+		return nil, state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
 	}
 	list, err := tree.Read(name, target.MaxList)
 	if err == nil {
-		_, err = t.AddListed(list, v.key, v.manifest.Version)
+		excluded, err = t.AddListed(list, v.key, v.manifest.Version)
 	}
 	if err != nil {
-		return state.Refused("cannot use %s of %s: %w", entry, v.platform.File, err)
+		return nil, state.Refused("cannot use %s of %s: %w", entry, v.platform.File, err)
 	}
-	return nil
+	return excluded, nil
 }
 
 // complete returns an error for an archive that lacks a file that is required or that the
@@ -212,19 +241,15 @@ func (v *verifier) complete(installs []target.Install, names map[string]string) 
 	return state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, strings.Join(missing, ", no "))
 }
 
-// keepWanted compares what the target installs, and the list, with the manifest's
-// contents, and removes the other extracted files.
-func (v *verifier) keepWanted(installs []target.Install, files []archive.File, list string, tree *state.Bundle) ([]state.ReceiptFile, error) {
-	wanted := map[string]bool{list: true} // no entry has the name ""
-	for _, i := range installs {
-		wanted[i.Name(v.key, v.manifest.Version)] = true
-	}
+// keepWanted compares the wanted entries with the manifest's contents, and removes the
+// other extracted files.
+func (v *verifier) keepWanted(wanted map[string]bool, files []archive.File, tree *state.Bundle) ([]state.ReceiptFile, error) {
 	var listed []state.ReceiptFile
 	for n, f := range files {
 		name := strconv.Itoa(n)
 		if !wanted[f.Name] {
 			if err := tree.Remove(name); err != nil {
-				return nil, fmt.Errorf("cannot remove %s, which %s does not name: %w", f.Name, list, err)
+				return nil, fmt.Errorf("cannot remove %s, which is not wanted: %w", f.Name, err)
 			}
 			continue
 		}

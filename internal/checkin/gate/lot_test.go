@@ -62,8 +62,9 @@ func TestSameLot(t *testing.T) {
 			id := fmt.Sprintf("c-%d", n)
 			b.up.answers(`{"client_id":"` + id + `"}`)
 			s := checkin.Status{Target: "agent", Installed: "v0.1.11", Lot: lot}
-			header := b.checkIn(withCheck(t, id, "v0.1.11", checkin.Status{}), checkin.StatusHeader+": "+s.Header())
-			check := b.checkIn(withCheck(t, id, "v0.1.11", s))
+			from := fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", n) // the server limits the check-ins of an address
+			header := b.checkIn(withCheck(t, id, "v0.1.11", checkin.Status{}), checkin.StatusHeader+": "+s.Header(), from)
+			check := b.checkIn(withCheck(t, id, "v0.1.11", s), from)
 			for how, a := range map[string]answer{"header": header, "check": check} {
 				if tells := strings.Contains(a.body, "update_version"); tells == d.Refused() {
 					t.Errorf("%d %%: machine %d: by %s: told: %t, the machine: %q", percent, n, how, tells, d)
@@ -72,7 +73,7 @@ func TestSameLot(t *testing.T) {
 				}
 			}
 			s.Lot = strings.ToUpper(lot)
-			if a := b.checkIn(withCheck(t, id, "v0.1.11", s)); strings.Contains(a.body, "update_version") != (percent > 0) {
+			if a := b.checkIn(withCheck(t, id, "v0.1.11", s), from); strings.Contains(a.body, "update_version") != (percent > 0) {
 				t.Errorf("%d %%: with the malformed ID %s: %s", percent, s.Lot, a.body)
 			}
 		}

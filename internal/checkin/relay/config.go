@@ -59,7 +59,7 @@ func (f *file) check() (*Config, error) {
 		return c, nil
 	}
 	if f.InsecureSkipTLS {
-		return nil, errors.New("ca_file: has no effect beside insecure_skip_tls = true (hint: remove one of them)")
+		return nil, errors.New("ca_file: has no effect beside insecure_skip_tls = true (hint: remove insecure_skip_tls)")
 	}
 	if !filepath.IsAbs(f.CAFile) {
 		return nil, errors.New(`ca_file: must be an absolute path (allowed: "/DIR/NAME")`)

@@ -116,7 +116,7 @@ func cause(err error) string {
 		return "it takes too long"
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "it does not speak TLS (hint: is it http:// in server_url?)"
+		return "it does not speak TLS (hint: is the port in server_url right?)"
 	}
 	if strings.HasPrefix(err.Error(), "tls: ") { // this includes errors of certificates
 		return err.Error()

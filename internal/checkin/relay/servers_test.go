@@ -121,7 +121,7 @@ func TestTLS(t *testing.T) {
 	// This is a server without TLS, such as another relay.
 	b.start(strings.Replace(b.url, "http:", "https:", 1), nil)
 	b.said = nil
-	if a := b.checkIn("{}"); a.status != 502 || !strings.HasSuffix(b.lines(), ": it does not speak TLS (hint: is it http:// in server_url?)") {
+	if a := b.checkIn("{}"); a.status != 502 || !strings.HasSuffix(b.lines(), ": it does not speak TLS (hint: is the port in server_url right?)") {
 		t.Errorf("https to http: %+v, it said %q", a, b.lines())
 	}
 }

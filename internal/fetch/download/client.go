@@ -131,7 +131,7 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		return c.Stream(ctx, u, header, size, Piece{}, allow)
 	}
 	if err = Whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
-		err = state.Refused("the server offers %d bytes, the manifest says %d", resp.ContentLength, size)
+		err = state.Refused("the server offers %d bytes instead of %d", resp.ContentLength, size)
 	}
 	if err != nil {
 		err = c.Unusable(flowing, resp, err)

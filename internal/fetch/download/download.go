@@ -48,7 +48,8 @@ func (t *Transfer) Download(ctx context.Context, part *Partial) error {
 			return nil
 		}
 		if !part.pieced || again {
-			return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", part.name, sum, part.of.SHA256)
+			// The manifest may be made of what GitHub or the operator said.
+			return state.Refused("cannot use %s: its sha256 is %s instead of %s", part.name, sum, part.of.SHA256)
 		}
 		// The pieces do not fit together, or a power cut damaged some. That says nothing
 		// about the source's archive, so it is downloaded once more.
@@ -122,7 +123,7 @@ func (t *Transfer) Receive(to io.Writer, from io.Reader, done, size int64, name 
 	for {
 		n, err := from.Read(buf)
 		if done+int64(n) > size {
-			return done, state.Refused("cannot use %s: it is longer than the %d bytes that the manifest says", name, size)
+			return done, state.Refused("cannot use %s: it is longer than %d bytes", name, size)
 		}
 		stored, failed := to.Write(buf[:n])
 		done += int64(stored)
@@ -141,7 +142,7 @@ func (t *Transfer) Receive(to io.Writer, from io.Reader, done, size int64, name 
 		}
 	}
 	if done < size {
-		return done, state.Refused("cannot use %s: it ends after %d bytes, the manifest says %d", name, done, size)
+		return done, state.Refused("cannot use %s: it ends after %d bytes instead of %d", name, done, size)
 	}
 	return done, nil
 }

@@ -158,7 +158,7 @@ func (d *Disk) Archive(_ context.Context, p manifest.Platform, _ download.Piece)
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() != p.Size {
-		err = state.Refused("it has %d bytes, the manifest says %d", info.Size(), p.Size)
+		err = state.Refused("it has %d bytes instead of %d", info.Size(), p.Size)
 	}
 	if err != nil {
 		f.Close()

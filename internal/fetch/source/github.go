@@ -26,10 +26,12 @@ import (
 // not the latest.
 //
 // The API answers sixty requests per hour and address without a token. When it refuses
-// more, GitHub's public web pages are enough: they show where the latest release is, and
-// its files. The manifest made of these has the same bytes.
+// more, GitHub's public web pages are enough if the release has its own manifest or a file
+// of digests: they show where the latest release is, and its files. The manifest made of
+// these has the same bytes. Without such a file, the attempt waits for the API.
 type github struct {
 	download.Client // url is the API's, for the release
+	target          string
 	site            *url.URL
 	source          target.Source
 	token           string // "" for none
@@ -45,7 +47,7 @@ func newGitHub(t *target.Target, dir string, l download.Limits) (*github, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &github{Client: c, site: siteOf(c.URL), source: t.Source}
+	g := &github{Client: c, target: t.Name, site: siteOf(c.URL), source: t.Source}
 	g.URL = c.URL.JoinPath("repos", t.Source.Repo, "releases")
 	switch {
 	case t.Source.Tag != "":
@@ -91,13 +93,21 @@ func (g *github) Manifest(ctx context.Context) ([]byte, string, error) {
 	}
 	if err != nil {
 		if unfit, ok := errors.AsType[*unfit](err); ok && g.offline {
-			err = state.NotDownloaded("%w; %w", limit, unfit)
+			err = state.NotDownloaded("%w; meanwhile %s%s", limit, unfit.problem, g.limitHint())
 		} else if g.offline && state.ResultOf(err) == state.ResultNotDownloaded {
 			err = limit
 		}
 		return nil, "", err
 	}
 	return raw, g.name(), nil
+}
+
+// limitHint returns the hint about a limit that a token raises.
+func (g *github) limitHint() string {
+	if g.token != "" {
+		return ""
+	}
+	return " (hint: with source.token_file the API takes more requests)"
 }
 
 // askAPI finds the release at the API.
@@ -188,7 +198,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 		return nil
 	}
 	if g.ranged() && !g.source.Versions.Has(tag) {
-		return &unfit{fmt.Sprintf("the latest release there, %.80q, is not in source.versions %q", tag, g.source.Versions)}
+		return &unfit{problem: fmt.Sprintf("the latest release there, %.80q, is not in source.versions %q", tag, g.source.Versions)}
 	}
 	g.release = &published{Tag: tag}
 	if err := g.release.check(); err != nil {
@@ -259,14 +269,18 @@ func (g *github) document(ctx context.Context) ([]byte, error) {
 	}
 	if p.SHA256 == "" {
 		if !g.Anybody {
-			return nil, state.Refused("cannot use %s: the sha256 of %s is known neither from the API nor from a %s "+
-				"(hint: publish one with the release, or set trust.allow_unauthenticated = true to accept any file)",
-				g.name(), name, strings.Join(sumFiles, " or "))
+			return nil, g.lacks(fmt.Sprintf("the sha256 of %s is known neither from the API nor from a %s", name, strings.Join(sumFiles, " or ")),
+				fmt.Sprintf("its publisher can add one; machinemon-update import %s FILE#sha256=DIGEST takes an archive whose digest you know from elsewhere", g.target))
 		}
 		p.SHA256 = download.UnknownDigest
 	}
 	m := manifest.Manifest{Schema: manifest.Schema, Version: g.release.Tag, Platforms: map[string]manifest.Platform{manifest.Host(): p}}
 	return m.Marshal()
+}
+
+// lacks returns the error that the release lacks something that the target needs.
+func (g *github) lacks(problem, hint string) error {
+	return state.Refused("cannot use %s: %w", g.name(), &unfit{problem, hint})
 }
 
 // choose returns the name of the archive that the target uses.
@@ -287,7 +301,10 @@ func (g *github) choose(sums map[string]string) (string, error) {
 	})
 	switch len(names) {
 	case 0:
-		return "", state.Refused("cannot use %s: it has no file %s (hint: set source.asset)", g.name(), pattern)
+		if g.release.Assets == nil {
+			return "", g.lacks("no file "+pattern+" of "+g.release.Tag+" is known", "set source.asset to its name")
+		}
+		return "", g.lacks("it has no file "+pattern, "set source.asset")
 	case 1:
 		return names[0], nil
 	}

@@ -21,10 +21,11 @@ const (
 	maxList  = 32 << 20 // bytes of a page: a hundred releases with a hundred files each need half of that
 )
 
-// An unfit error says that no release is in source.versions.
-type unfit struct{ text string }
+// An unfit error says that there is no release as the target needs it. If the API refuses
+// requests, that may be different when it answers again.
+type unfit struct{ problem, hint string }
 
-func (u *unfit) Error() string { return u.text }
+func (u *unfit) Error() string { return u.problem + " (hint: " + u.hint + ")" }
 
 // ranged reports whether the release is looked up in the list of releases.
 func (g *github) ranged() bool { return g.source.Tag == "" && g.source.Versions.Bounds() }
@@ -80,8 +81,9 @@ func (g *github) highest(ctx context.Context, resp *http.Response) (*published, 
 	if seen == 0 {
 		return nil, state.NotDownloaded("it has no release (hint: is source.repo right?)")
 	}
-	return nil, &state.Failure{Result: state.ResultNotAttempted, Err: &unfit{fmt.Sprintf(
-		"none of the %d newest releases of %s is in source.versions %q (hint: source.tag names one that is older)", seen, g.source.Repo, g.source.Versions)}}
+	return nil, &state.Failure{Result: state.ResultNotAttempted, Err: &unfit{
+		fmt.Sprintf("none of the %d newest releases of %s is in source.versions %q", seen, g.source.Repo, g.source.Versions),
+		"source.tag names one that is older"}}
 }
 
 func readPage(resp *http.Response) (all []listed, err error) {

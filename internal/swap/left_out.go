@@ -1,0 +1,57 @@
+package swap
+
+import (
+	"path"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+const (
+	maxKeptList = 16 << 10 // bytes; the status contains the list, and is read often
+	maxLeftOut  = 1 << 20  // bytes of an excluded file
+)
+
+// leaveOut records the digests of the files that the list names and the target file
+// excludes, and keeps the files for the operator. It warns of those that are not known to
+// be the installed release's: a program's own updater may contain a migration. program is
+// the one that from_release runs.
+func (sw *swapping) leaveOut(entry *state.Bundle, where map[string]string, p manifest.Platform, excluded []string, program string) error {
+	j := sw.journal
+	sums, contents := map[string]string{}, map[string][]byte{}
+	for _, name := range excluded {
+		want, described := p.Contents[name]
+		if described {
+			sums[name] = want.SHA256
+		}
+		from, ok := where[name]
+		if !ok || name == program {
+			continue // not in the archive, or the bundle has only deltas
+		}
+		content, err := entry.Read(from, maxLeftOut)
+		if err != nil {
+			sw.logf("%s: %s is not kept: %v", describe(j), name, err)
+			continue
+		}
+		sum := manifest.Digest(content)
+		if described && sum != want.SHA256 {
+			return state.Fail(state.ResultRefused, "cannot use %s: it is not the one in the manifest's contents", name)
+		}
+		sums[name], contents[path.Base(name)] = sum, content
+	}
+	delete(sums, program)
+	j.LeftOut = sums
+	place := "the archive " + p.File
+	if len(contents) > 0 {
+		dir, err := sw.Tree.KeepLeftOut(sw.name, contents)
+		if err != nil {
+			return err
+		}
+		place = dir
+	}
+	if warning := sw.status.Installed.Unrun(j.Version, sums, place); warning != "" {
+		sw.logf("%s: warning: %s", describe(j), warning)
+		j.Warn(warning)
+	}
+	return nil
+}
