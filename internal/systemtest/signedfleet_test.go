@@ -143,7 +143,7 @@ func TestSignedFleet(t *testing.T) {
 			if signs {
 				e.pinAgent(f.signed)
 			}
-			(&agent{box: f.box}).asks(7, "the server answered 400 Bad Request (hint: a MachineMon server has no manifests: machinemon-checkin-gate must be in front of it)", "check", "agent")
+			(&agent{box: f.box}).asks(7, "the server answered 400 Bad Request (hint: source.url must be the address of a manifest; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)", "check", "agent")
 		}
 	})
 }

@@ -47,7 +47,7 @@ func withCheck(t *testing.T, id, version string, s checkin.Status) string {
 // percentage, and however the status line comes. Machines that send a wrong ID, or none,
 // are told and decide by themselves.
 func TestSameLot(t *testing.T) {
-	b, lotOf := newBench(t), lotsOf(t)
+	b, lotOf := newBench(t, behind), lotsOf(t)
 	for _, percent := range []int{0, 1, 12, 50, 88, 99, 100} {
 		b.publish(func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: percent} })
 		told, installs := 0, 0

@@ -102,7 +102,7 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 
 // noGate is the hint for what a MachineMon server answers that is asked directly: 400 to
 // names that are not an archive's, and its dashboard to paths that it does not know.
-const noGate = "(hint: a MachineMon server has no manifests: machinemon-checkin-gate must be in front of it)"
+const noGate = "(hint: source.url must be the address of a manifest; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)"
 
 // whole is [download.Whole] for a manifest or a file of a signed repository.
 func whole(resp *http.Response) error {
