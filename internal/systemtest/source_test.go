@@ -40,7 +40,7 @@ func TestBadSource(t *testing.T) {
 		says       string
 	}{
 		{"altered", archive, releases.Content(altered), 6, refused, "its sha256 is "},
-		{"longer", archive, releases.Content(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("longer than the %d bytes", len(good))},
+		{"longer", archive, releases.Content(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("longer than %d bytes", len(good))},
 		{"shorter", archive, releases.Content(good[:len(good)-1]), 6, refused, fmt.Sprintf("ends after %d bytes", len(good)-1)},
 		{"says longer", archive, sized(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("offers %d bytes", len(good)+1)},
 		{"says shorter", archive, sized(good[:len(good)-1]), 6, refused, fmt.Sprintf("offers %d bytes", len(good)-1)},
