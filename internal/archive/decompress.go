@@ -83,8 +83,11 @@ func openZstd(in io.Reader) (io.Reader, func(), error) {
 
 func openXZ(in io.Reader) (io.Reader, func(), error) {
 	explain := func(err error) error {
-		if errors.Is(err, xz.ErrMemlimit) {
+		switch {
+		case errors.Is(err, xz.ErrMemlimit):
 			return fmt.Errorf("its xz dictionary is larger than %d MiB", maxWindow>>20)
+		case errors.Is(err, xz.ErrFormat):
+			return errNotEnd // the first header was valid
 		}
 		return err
 	}

@@ -69,7 +69,7 @@ func zipLayout(z *zip.Reader, r *io.SectionReader) error {
 		}
 		files = append(files, placed{f, body})
 	}
-	slices.SortFunc(files, func(a, b placed) int { return cmp.Compare(a.body, b.body) })
+	slices.SortStableFunc(files, func(a, b placed) int { return cmp.Compare(a.body, b.body) })
 	end := int64(0)
 	for _, f := range files {
 		if err := zipHeader(f.File, f.body, end, r); err != nil {
@@ -106,8 +106,8 @@ func zipHeader(f *zip.File, body, end int64, r io.ReaderAt) error {
 	short, long := binary.LittleEndian.Uint16, binary.LittleEndian.Uint32
 	nameSize, extraSize := int64(short(b[26:])), int64(short(b[28:]))
 	streamed := f.Flags&zipStreamed != 0
-	same := func(local, directory uint32) bool {
-		return local == directory || local == zip64 || streamed && local == 0
+	same := func(local, directory uint32, full uint64) bool {
+		return local == directory || uint64(local) == full || local == zip64 || streamed && local == 0
 	}
 	switch {
 	case at+size+nameSize+extraSize != body:
@@ -115,9 +115,9 @@ func zipHeader(f *zip.File, body, end int64, r io.ReaderAt) error {
 	case string(b[size:]) != f.Name || nameSize != int64(len(f.Name)),
 		short(b[8:]) != f.Method,
 		(short(b[6:])^f.Flags)&(zipEncrypted|zipStreamed) != 0,
-		!same(long(b[14:]), f.CRC32),
-		!same(long(b[18:]), f.CompressedSize),
-		!same(long(b[22:]), f.UncompressedSize):
+		long(b[14:]) != f.CRC32 && !(streamed && long(b[14:]) == 0),
+		!same(long(b[18:]), f.CompressedSize, f.CompressedSize64),
+		!same(long(b[22:]), f.UncompressedSize, f.UncompressedSize64):
 		return errors.New("its two headers in the zip archive differ")
 	}
 	return nil
