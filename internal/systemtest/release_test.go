@@ -149,7 +149,7 @@ func TestRefusedRelease(t *testing.T) {
 		{"text", "verify", "is text", []releases.File{{Name: "testd", Content: []byte("#!/bin/true\n")}}},
 		{"missing", "verify", "has no testd", []releases.File{{Name: "testd-other", Content: good}}},
 		{"symlink", "verify", "it is a link", []releases.File{{Name: "testd", Link: "/usr/bin/true"}}},
-		{"through a symlink", "verify", "it is a link", []releases.File{{Name: "testd", Content: good}, {Name: "x", Link: "/etc"}, planted}},
+		{"twice", "verify", "is there twice", []releases.File{{Name: "testd", Content: good}, {Name: "testd", Content: lying}}},
 		{"outside", "verify", "not a plain relative path", []releases.File{{Name: "testd", Content: good}, {Name: "../../planted"}}},
 		// Only the unit that failed last is a failed unit: a stage that succeeds resets its failure.
 		{"not executable", "swap", "cannot be executed", []releases.File{{Name: "testd", Content: damaged}}},
@@ -164,8 +164,13 @@ func TestRefusedRelease(t *testing.T) {
 			}
 		})
 	}
-	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	// What the target does not install is skipped, and not followed.
+	c.forge("1.2.0", releases.File{Name: "testd", Content: build(t, releases.Daemon{Version: "1.2.0"})},
+		releases.File{Name: "x", Link: "/etc"}, planted, releases.File{Name: "testd-cli", Link: "testd"})
 	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+	if got := c.must("find", "/", "-xdev", "-name", "planted"); got != "" {
+		c.t.Errorf("planted: %s", got)
+	}
 	c.assertRuns(releases.Daemon{Version: "1.2.0"})
 	c.assertClosed("1.0.0")
 }
