@@ -178,11 +178,18 @@ func TestRefusedRelease(t *testing.T) {
 // forge publishes a release that machinemon-release would refuse.
 func (c *chain) forge(version string, files ...releases.File) {
 	c.t.Helper()
-	const key = "linux-amd64"
 	name := fmt.Sprintf("%s-%s.tar.gz", version, strings.Map(func(r rune) rune { return max(r, '-') }, filepath.Base(c.t.Name())))
 	c.ok(releases.Pack(filepath.Join(c.dir, name), files...))
 	archive, err := os.ReadFile(filepath.Join(c.dir, name))
 	c.ok(err)
+	c.ship(version, name, archive)
+}
+
+// ship publishes a file as a release, with nothing but its digest in the manifest.
+func (c *chain) ship(version, name string, archive []byte) {
+	c.t.Helper()
+	const key = "linux-amd64"
+	c.ok(os.WriteFile(filepath.Join(c.dir, name), archive, 0o644))
 	m := manifest.Manifest{Schema: 1, Version: version, Platforms: map[string]manifest.Platform{
 		key: {File: name, SHA256: manifest.Digest(archive), Size: int64(len(archive))}}}
 	document, err := m.Marshal()
