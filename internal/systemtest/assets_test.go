@@ -54,12 +54,8 @@ func TestAssets(t *testing.T) {
 		c.assertClosed(was)
 	}
 
-	c.step("zip, glob", func() {
-		from("testd-*/testd")
-		c.ship("1.1.0", "testd.zip", zipped([]string{"testd-1.1.0/testd", "testd-1.1.0/README"}, program("1.1.0")))
-		installed("1.1.0", "1.0.0")
-	})
 	c.step("glob of several", func() {
+		from("testd-*/testd")
 		c.ship("1.2.0", "testd-1.2.zip", zipped([]string{"testd-1/testd", "testd-2/testd"}, program("1.2.0")))
 		c.refused(6, "refused", "verify", "1.2.0", "testd-*/testd must match exactly one entry, and 2 match: testd-1/testd, testd-2/testd")
 	})
@@ -68,9 +64,15 @@ func TestAssets(t *testing.T) {
 		c.ship("1.3.0", "testd-1.3.zip", zipped([]string{"testd"}, program("1.3.0")))
 		c.refused(6, "refused", "verify", "1.3.0", "the archive has no . (it has testd)")
 	})
+	c.step("zip, glob", func() {
+		from("testd-*/testd")
+		c.ship("1.3.1", "testd.zip", zipped([]string{"testd-1.3.1/testd", "testd-1.3.1/README"}, program("1.3.1")))
+		installed("1.3.1", "1.0.0")
+	})
 	c.step("a program in gzip", func() {
+		from(".")
 		c.ship("1.4.0", "testd-1.4.gz", gz(program("1.4.0")))
-		installed("1.4.0", "1.1.0")
+		installed("1.4.0", "1.3.1")
 	})
 	c.step("a program in xz", func() {
 		c.ship("1.5.0", "testd-1.5.xz", xz(program("1.5.0")))
