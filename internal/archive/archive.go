@@ -1,5 +1,6 @@
 // Package archive parses archives: tar, plain or in gzip, zstd, xz or bzip2; zip; and a
-// single program, plain or in one of these four compressions. No other package does.
+// single program, plain or in one of these four compressions. No other package does. The
+// decoders are those of libraries; xz's is the one that can limit its dictionary.
 //
 // The content decides the format, not the file's name. An archive counts as hostile until
 // Extract or List has returned without an error, and it is read within the caller's
