@@ -1,21 +1,29 @@
-// Package archive parses archives, tar in gzip or zstd. No other package does.
+// Package archive parses archives: tar, plain or in gzip, zstd, xz or bzip2; zip; and a
+// single program, plain or in one of these four compressions. No other package does. The
+// decoders are those of libraries; xz's is the one that can limit its dictionary.
 //
-// An archive counts as hostile until all of it has been read. It is read once, from the
-// first byte to the last, within the caller's Limits. Only the contents of regular files
-// are used: they are written with the names that the caller chose, in the caller's
-// directory. The archive's names, modes, owners, times and extended attributes never
-// reach the disk. An archive that has an entry other than a regular file or a directory
-// is refused, even if that entry is not wanted: no release needs links or devices, and
-// readers differ about their meaning.
+// The content decides the format, not the file's name. An archive counts as hostile until
+// Extract or List has returned without an error, and it is read within the caller's
+// Limits. Only the contents of regular files are used: they are written with the names
+// that the caller chose, in the caller's directory. The archive's names, modes, owners,
+// times and extended attributes never reach the disk. Links, devices and other entries
+// that the caller does not want are skipped, and never followed. An archive is refused if
+// the caller wants such an entry, or one below it, or if readers could differ about its
+// entries.
 package archive
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"path"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
+
+// Single is the name of the only entry of an archive that is one program.
+const Single = "."
 
 // Limits are the greatest sizes of an unpacked archive.
 type Limits struct {
@@ -27,59 +35,94 @@ type Limits struct {
 // than any known release of a daemon.
 var Default = Limits{Unpacked: 4 << 30, Entries: 10_000}
 
+// An Entry is anything in an archive except a directory.
+type Entry struct {
+	Name string // in the archive, without a leading "./"
+	// Unusable says why the entry cannot be extracted, for example "it is a link". It is
+	// empty for a regular file.
+	Unusable string
+}
+
 // File is a regular file in an archive.
 type File struct {
-	Name   string // in the archive, without a leading "./"
+	Name   string // as Entry.Name
 	SHA256 string // 64 lower-case hex digits
 	Size   int64  // bytes
 }
 
 // Extract writes entries of the archive r into a directory. want returns the file name
-// in into for an entry's name, or "" to skip the entry. Names are case-sensitive. Each
-// file is created (O_EXCL) with mode 0600 and synced; the caller syncs the directory.
+// in into for an entry, or "" to skip the entry; it is called once for each. Names are
+// case-sensitive. Each file is created (O_EXCL) with mode 0600 and synced; the caller
+// syncs the directory.
 //
 // It returns the files that it wrote, in the archive's order. The caller checks whether
 // all that it needs are there. After an error, Extract has removed its files.
-func Extract(r io.Reader, into *os.Root, want func(name string) string, lim Limits) (files []File, err error) {
+func Extract(r *io.SectionReader, into *os.Root, want func(Entry) string, lim Limits) (files []File, err error) {
 	var made []string
 	defer func() {
 		if err != nil {
+			files = nil
 			for _, name := range made {
 				into.Remove(name) // if this fails, too, err is still the cause
 			}
 		}
 	}()
-	err = walk(r, lim, func(name string, body io.Reader) error {
-		out := want(name)
-		if out == "" {
+	kinds := map[string]string{} // by the name of each entry
+	err = walk(r, lim, func(e Entry, open opener) error {
+		kinds[e.Name] = e.Unusable
+		if kinds[e.Name] == "" {
+			kinds[e.Name] = "it is a file"
+		}
+		out := want(e)
+		switch {
+		case out == "":
 			return nil
+		case e.Unusable != "":
+			return errors.New(e.Unusable)
 		}
 		f, err := into.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}
 		made = append(made, out)
-		file, err := hashTo(f, name, body)
+		file, err := hashTo(f, e.Name, open)
 		if err == nil {
 			err = f.Sync()
 		}
 		files = append(files, file)
 		return errors.Join(err, f.Close())
 	})
-	return files, err
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
+			if kind, there := kinds[dir]; there {
+				return nil, fmt.Errorf("entry %q leads through %q: %s", f.Name, dir, kind)
+			}
+		}
+	}
+	return files, nil
 }
 
-// List reads the whole archive and returns its regular files, in the archive's order.
-func List(r io.Reader, lim Limits) (files []File, err error) {
-	err = walk(r, lim, func(name string, body io.Reader) error {
-		f, err := hashTo(io.Discard, name, body)
+// List reads all regular files of the archive and returns them, in the archive's order.
+func List(r *io.SectionReader, lim Limits) (files []File, err error) {
+	err = walk(r, lim, func(e Entry, open opener) error {
+		if e.Unusable != "" {
+			return nil
+		}
+		f, err := hashTo(io.Discard, e.Name, open)
 		files = append(files, f)
 		return err
 	})
 	return files, err
 }
 
-func hashTo(w io.Writer, name string, body io.Reader) (File, error) {
+func hashTo(w io.Writer, name string, open opener) (File, error) {
+	body, err := open()
+	if err != nil {
+		return File{}, err
+	}
 	sum, n, err := durable.CopySHA256(w, body)
-	return File{Name: name, SHA256: sum, Size: n}, err
+	return File{Name: name, SHA256: sum, Size: n}, errors.Join(err, body.Close())
 }

@@ -40,7 +40,7 @@ func BenchmarkExtract(b *testing.B) {
 			defer root.Close()
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
-				if _, err := Extract(bytes.NewReader(archive), root, names(map[string]string{"bin": "0"}), lim); err != nil {
+				if _, err := Extract(section(archive), root, names(map[string]string{"bin": "0"}), lim); err != nil {
 					b.Fatal(err)
 				}
 				if err := root.Remove("0"); err != nil {

@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"archive/tar"
 	"bufio"
 	"errors"
 	"fmt"
@@ -9,195 +8,134 @@ import (
 	"io/fs"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
+	"github.com/mikelolasagasti/xz"
 )
 
-const (
-	// maxName is the greatest length of an entry's name in bytes. Linux limits each element
-	// of a path to 255 (NAME_MAX).
-	maxName = 1024
-	// maxWindow is the memory in bytes that a zstd frame may ask for: zstd -d's default,
-	// which suffices for --ultra -22 and --long.
-	maxWindow = 128 << 20
-	// entryOverhead is the space in bytes of an entry's tar header, a PAX or GNU long-name
-	// header and padding; tarOverhead that of the end, padded to tar's largest record.
-	entryOverhead = 4 << 10
-	tarOverhead   = 1 << 20
-	tarBlock      = 512
-)
+// maxName is the greatest length of an entry's name in bytes. Linux limits each element
+// of a path to 255 (NAME_MAX).
+const maxName = 1024
 
 var errTruncated = errors.New("the archive is cut short")
 
-// walk calls file for each regular file, in order. It returns nil only if it has read r
-// to its end and found exactly one complete archive.
-func walk(r io.Reader, lim Limits, file func(name string, body io.Reader) error) error {
-	err := walkTar(r, lim, file)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+// An opener opens the content of an entry, which must be read before the next entry.
+type opener func() (io.ReadCloser, error)
+
+// walk calls visit for each entry except directories, in order. It returns nil only if r
+// is exactly one complete archive.
+func walk(r *io.SectionReader, lim Limits, visit func(Entry, opener) error) error {
+	t := &tally{lim: lim, left: lim.Unpacked, seen: map[string]bool{}, visit: visit}
+	head := make([]byte, tarBlock)
+	n, err := r.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	head = head[:n]
+	switch {
+	case isZip(head):
+		err = walkZip(r, t)
+	case compressed(head) || isProgram(head) || isTar(head):
+		err = walkStream(io.NewSectionReader(r, 0, r.Size()), t)
+	default:
+		return errors.New("it is neither an archive (tar, plain or in gzip, zstd, xz or bzip2, or zip) nor a program (ELF or a script)")
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, xz.ErrBuf) {
 		return errTruncated
 	}
 	return err
 }
 
-func walkTar(r io.Reader, lim Limits, file func(name string, body io.Reader) error) error {
-	in := bufio.NewReaderSize(r, 64<<10)
-	unpacked, closeUnpacked, err := decompress(in)
+// walkStream walks an archive that is read from its beginning to its end.
+func walkStream(r io.Reader, t *tally) error {
+	unpacked, closeUnpacked, err := decompress(bufio.NewReaderSize(r, 64<<10))
 	if err != nil {
 		return err
 	}
 	defer closeUnpacked()
-
-	tooLarge := fmt.Errorf("the archive unpacks to more than %d bytes", lim.Unpacked)
-	stream := &counter{r: unpacked, max: lim.Unpacked + int64(lim.Entries)*entryOverhead + tarOverhead, beyond: tooLarge}
-	tr := tar.NewReader(stream)
-	var (
-		left = lim.Unpacked      // bytes that the remaining files may have
-		end  int64               // offset in the stream at which the last entry ends
-		seen = map[string]bool{} // names of regular files
-	)
-	for entries := 0; ; entries++ {
-		h, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if entries == lim.Entries {
-			return fmt.Errorf("the archive has more than %d entries", lim.Entries)
-		}
-		name, err := checkEntry(h)
-		if err != nil {
-			return err
-		}
-		end = stream.n + (h.Size+tarBlock-1)/tarBlock*tarBlock
-		if h.Typeflag == tar.TypeDir {
-			continue
-		}
-		if left -= h.Size; left < 0 {
-			return tooLarge
-		}
-		if seen[name] {
-			return fmt.Errorf("entry %q is there twice", name)
-		}
-		seen[name] = true
-		if err := file(name, tr); err != nil {
-			return fmt.Errorf("entry %q: %w", name, err)
-		}
-	}
-	// A tar stream ends with two blocks of zeros. archive/tar does not require them, so
-	// it would accept an archive that was cut between two entries.
-	if stream.n < end+2*tarBlock {
-		return errTruncated
-	}
-	if err := onlyZeros(stream); err != nil {
+	in := bufio.NewReaderSize(unpacked, 64<<10)
+	head, err := in.Peek(4)
+	if err != nil && err != io.EOF {
 		return err
 	}
-	// Only one gzip member was read, and more data may follow it. The zstd decoder has
-	// read to the end of r, and accepted only zstd frames.
-	if _, err := in.ReadByte(); err != io.EOF {
-		if err != nil {
-			return err
-		}
-		return errors.New("there is something after the end of the gzip stream")
+	if isProgram(head) {
+		return walkSingle(in, t)
+	}
+	return walkTar(in, t)
+}
+
+// walkSingle walks an archive that is one program.
+func walkSingle(r io.Reader, t *tally) error {
+	body := &counter{r: r, max: t.lim.Unpacked, beyond: t.tooLarge()}
+	if err := t.add(); err != nil {
+		return err
+	}
+	if err := t.entry(Entry{Name: Single}, 0, func() (io.ReadCloser, error) { return io.NopCloser(body), nil }); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, body) // if it was skipped
+	return err
+}
+
+func isProgram(head []byte) bool {
+	return strings.HasPrefix(string(head), "\x7fELF") || strings.HasPrefix(string(head), "#!")
+}
+
+// A tally enforces the limits and calls visit.
+type tally struct {
+	lim     Limits
+	entries int             // so far, with directories
+	left    int64           // bytes that the remaining files may have
+	seen    map[string]bool // names of entries that are no directories
+	visit   func(Entry, opener) error
+}
+
+func (t *tally) tooLarge() error {
+	return fmt.Errorf("the archive unpacks to more than %d bytes", t.lim.Unpacked)
+}
+
+// add counts an entry of any kind.
+func (t *tally) add() error {
+	if t.entries++; t.entries > t.lim.Entries {
+		return fmt.Errorf("the archive has more than %d entries", t.lim.Entries)
 	}
 	return nil
 }
 
-// decompress returns a reader of the content of in, whose first bytes give its format.
-func decompress(in *bufio.Reader) (r io.Reader, closeReader func(), err error) {
-	magic, err := in.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, nil, err
+// entry counts the size of an entry that is no directory, and visits it.
+func (t *tally) entry(e Entry, size int64, open opener) error {
+	if size > t.left {
+		return t.tooLarge()
 	}
-	switch {
-	case strings.HasPrefix(string(magic), "\x1f\x8b"):
-		z, err := gzip.NewReader(in)
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		z.Multistream(false)
-		return z, func() { z.Close() }, nil
-	case string(magic) == "\x28\xb5\x2f\xfd":
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
+	t.left -= size
+	if t.seen[e.Name] {
+		return fmt.Errorf("entry %.80q is there twice", e.Name)
 	}
-	return nil, nil, errors.New("it is neither a gzip nor a zstd file")
+	t.seen[e.Name] = true
+	if err := t.visit(e, open); err != nil {
+		return fmt.Errorf("entry %.80q: %w", e.Name, err)
+	}
+	return nil
 }
 
-// checkEntry returns the entry's name, or an error unless it is a regular file or a
-// directory with a plain relative name.
-func checkEntry(h *tar.Header) (string, error) {
-	refuse := func(why string) (string, error) { return "", fmt.Errorf("entry %.80q: %s", h.Name, why) }
-	for key := range h.PAXRecords {
-		// Readers that use the header's size instead see other entries (CVE-2025-62518).
-		if key == "size" {
-			return refuse("it has a PAX size record")
-		}
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return refuse("it is a sparse file")
-		}
-	}
-	switch h.Typeflag {
-	case tar.TypeReg:
-	case tar.TypeDir:
-		if h.Size != 0 {
-			return refuse("it is a directory with content")
-		}
-	case tar.TypeGNUSparse:
-		return refuse("it is a sparse file")
-	case tar.TypeSymlink, tar.TypeLink:
-		return refuse("it is a link")
-	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		return refuse("it is a device or FIFO")
-	default:
-		return refuse(fmt.Sprintf("it is of an unknown kind (%q)", h.Typeflag))
-	}
-
-	name := strings.TrimPrefix(h.Name, "./")
-	if h.Typeflag == tar.TypeDir {
-		name = strings.TrimSuffix(name, "/")
-		if name == "" || name == "." {
-			return ".", nil // the top directory, which tar -c . adds
-		}
-	}
+// checkName returns the name of an entry without "./", and why no file can be extracted
+// under it, if so. It returns an error for names that are tricks rather than names.
+func checkName(raw string) (name, unusable string, err error) {
+	refuse := func(why string) (string, string, error) { return "", "", fmt.Errorf("entry %.80q: %s", raw, why) }
+	name = strings.TrimPrefix(raw, "./")
 	switch {
-	case len(h.Name) > maxName:
-		return refuse(fmt.Sprintf("its name is longer than %d bytes", maxName))
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return refuse("its name contains control characters")
-	case !fs.ValidPath(name) || name == ".":
+	case !fs.ValidPath(strings.ToValidUTF8(name, "?")) || name == ".":
 		return refuse("its name is not a plain relative path")
+	case !utf8.ValidString(name):
+		unusable = "its name is not UTF-8"
+	case len(raw) > maxName:
+		unusable = fmt.Sprintf("its name is longer than %d bytes", maxName)
 	case strings.HasPrefix(name, "-") || strings.Contains(name, "/-"):
-		return refuse("its name begins with -")
+		unusable = "its name begins with -"
 	}
-	return name, nil
-}
-
-// onlyZeros reads r to its end, and returns an error if it has a byte that is not zero.
-func onlyZeros(r io.Reader) error {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		for _, b := range buf[:n] {
-			if b != 0 {
-				return errors.New("there is something after the end of the tar archive")
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return name, unusable, nil
 }
 
 // counter counts the bytes read from r, and fails with beyond after max bytes.

@@ -68,7 +68,7 @@ func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release)
 	}
 	chosen, seen := []delta{}, map[string]bool{}
 	for _, i := range t.Install {
-		entry := i.Name(r.Key, r.Manifest.Version)
+		entry := entry(i, r)
 		want, listed := r.Platform.Contents[entry]
 		if seen[entry] || !listed && i.Optional {
 			continue

@@ -132,6 +132,13 @@ func TestDeltas(t *testing.T) {
 			b.target.Install = append(b.target.Install, target.Install{From: "agent", To: "/nowhere"})
 		}, asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}},
 
+		{name: "by a glob", edit: func(_ *testing.T, b *bench, _ *manifest.Manifest) {
+			b.target.Install[0].From, b.target.Install[2].From = "age*", "doc*"
+		}, asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}},
+
+		{name: "by a glob of several", edit: func(_ *testing.T, b *bench, _ *manifest.Manifest) {
+			b.target.Install[0].From = "*"
+		}, asked: []string{"/agent.tar.gz"}},
 		{name: "none from what is installed", edit: install("agent", "changed by hand"), asked: []string{"/agent.tar.gz"}},
 		{name: "not installed yet", edit: func(t *testing.T, b *bench, _ *manifest.Manifest) {
 			must(t, os.Remove(b.target.Install[1].To))

@@ -26,7 +26,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
@@ -243,7 +245,7 @@ func installs(t *target.Target, r *source.Release) (fingerprint string, unit *st
 	var files []state.File
 	complete := true
 	for _, i := range t.Install {
-		c, listed := r.Platform.Contents[i.Name(r.Key, r.Manifest.Version)]
+		c, listed := r.Platform.Contents[entry(i, r)]
 		if !listed {
 			complete = complete && i.Optional
 			continue
@@ -280,6 +282,17 @@ func leftOut(t *target.Target, r *source.Release) map[string]string {
 		}
 	}
 	return sums
+}
+
+// entry returns the entry of the release's archive that is installed, as far as the
+// manifest's contents say: "" if a glob does not match exactly one. The verifier reports
+// that.
+func entry(i target.Install, r *source.Release) string {
+	name, err := i.Find(r.Key, r.Manifest.Version, slices.Collect(maps.Keys(r.Platform.Contents)))
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // ended returns the attempt's record.

@@ -145,7 +145,7 @@ func TestGitHub(t *testing.T) {
 		{name: "an endless list", release: undigested(sums(strings.Repeat(payloadSum, 20_000))), result: state.ResultRefused, text: "larger than 1048576 bytes"},
 		{name: "an altered list", release: undigested(releases.Asset{Name: "checksums.txt", Content: []byte(payloadSum), Digest: "sha256:" + strings.Repeat("ab", 32)}), result: state.ResultRefused, text: "its sha256 is"},
 
-		{name: "several files match", release: build18(another), result: state.ResultRefused, text: `it has 2 files *.tar.gz, among them "agent-linux-mips.tar.gz" and "agent-build-18.tar.gz" (hint: set source.asset, with {os}, {arch}, {version} or {number})`},
+		{name: "several files match", release: build18(another), result: state.ResultRefused, text: `it has 2 files *.tar.gz, among them "agent-linux-mips.tar.gz" and "agent-build-18.tar.gz" (hint: set source.asset, with {os}, {arch}, {machine}, {version} or {number})`},
 		{name: "no file matches", release: build18(), set: func(t *target.Target) { t.Source.Asset = "*.zip" }, result: state.ResultRefused, text: "it has no file *.zip"},
 		{name: "another product", release: build18(), set: func(t *target.Target) { t.Trust.Product = "agent" }, result: state.ResultRefused, text: `it is of product ""`},
 		{name: "a manifest that names another server", release: with(func(p *manifest.Platform) { p.File = "https://198.51.100.7/" + archiveName }), result: state.ResultRefused, text: "an archive that is not among its files"},

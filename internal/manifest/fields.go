@@ -34,7 +34,7 @@ func (r *reader) fail(at, format string, args ...any) {
 // checkEntry checks the name of an archive's entry; at is its place in the document.
 func (r *reader) checkEntry(at, name string) {
 	switch {
-	case !fs.ValidPath(name) || name == ".":
+	case !fs.ValidPath(name): // "." is a file that is the program itself
 		r.fail(at, "not a plain relative path in the archive")
 	case strings.ContainsFunc(name, unicode.IsControl):
 		r.fail(at, "a name must not contain control characters")

@@ -23,9 +23,10 @@ https://monitor.example.com/download/ serves, from anywhere:
 Copies each archive into DIR and then replaces DIR/client-manifest.json in one
 step. Any web server that serves DIR as static files will do.
 
-An archive is tar.gz or tar.zst and its name ends in its platform:
-NAME-linux-amd64.tar.gz, NAME_linux_armv7.tar.zst, NAME-1.2.linux-arm64.tgz.
-In DIR it is always called PRODUCT-VERSION-PLATFORM-DIGEST.EXT, so no file that
+An archive is tar (plain, gz, zst, xz, bz2) or zip, or it is the program itself,
+plain or compressed. Its name ends in its platform: NAME-linux-amd64.tar.gz,
+NAME_linux_armv7.zip, NAME-1.2.linux-arm64.
+In DIR it is called PRODUCT-VERSION-PLATFORM-DIGEST.EXT, so no file that
 a manifest has named is ever overwritten; old ones are yours to delete.
 
 A new version starts with the platforms given. At the version that DIR already

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -129,12 +130,16 @@ func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map
 		return nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	want, at := map[string]string{}, map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		want[name] = fmt.Sprint(len(want))
 		at[name] = filepath.Join(into, want[name])
 	}
-	_, err = archive.Extract(f, root, func(name string) string { return want[name] }, archive.Default)
+	_, err = archive.Extract(io.NewSectionReader(f, 0, info.Size()), root, func(e archive.Entry) string { return want[e.Name] }, archive.Default)
 	return at, err
 }
 

@@ -104,7 +104,7 @@ func (t *temporary) describe() (manifest.Platform, error) {
 		return p, err
 	}
 	defer f.Close()
-	files, err := archive.List(f, archive.Default)
+	files, err := archive.List(io.NewSectionReader(f, 0, t.size), archive.Default)
 	if err != nil {
 		return p, err
 	}

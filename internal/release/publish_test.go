@@ -209,8 +209,13 @@ func TestParseName(t *testing.T) {
 		{"scalebox-build-17.tar.gz", "build-17", "", "", ""},
 		{"agent-linux-x86_64.tar.gz", "1", "", "", ""},
 		{"agent-linux-arm.tar.gz", "1", "", "", ""}, // it does not say which arm
-		{"agent-linux-amd64.zip", "1", "", "", ""},
-		{"agent-linux-amd64", "1", "", "", ""},
+		{"agent-linux-amd64.zip", "1", "agent", "linux-amd64", ".zip"},
+		{"agent_1_linux_amd64.tar.xz", "1", "agent", "linux-amd64", ".tar.xz"},
+		{"agent-1.linux-amd64.tbz2", "1", "agent", "linux-amd64", ".tbz2"},
+		{"agent-linux-amd64", "1", "agent", "linux-amd64", ""},
+		{"agent-linux-amd64.gz", "1", "agent", "linux-amd64", ".gz"},
+		{"agent-linux-amd64.rar", "1", "", "", ""},
+		{"agent-linux-amd64.exe", "1", "", "", ""},
 		{"linux-amd64.tar.gz", "1", "", "", ""},
 		{"my agent-linux-amd64.tar.gz", "1", "", "", ""},
 	} {

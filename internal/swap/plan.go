@@ -3,6 +3,7 @@ package swap
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -99,15 +100,23 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	if err := t.CheckDestinations(sw.others(t.Name)); err != nil {
 		return err
 	}
+	// Only the contents are signed; without them, the verifier's word counts.
+	names := slices.Collect(maps.Keys(p.Contents))
+	if len(names) == 0 {
+		names = slices.Collect(maps.Keys(where))
+	}
 	for _, inst := range t.Install {
-		name := inst.Name(host, m.Version)
+		name, err := inst.Find(host, m.Version, names)
+		if err != nil {
+			return state.Fail(state.ResultRefused, "cannot install %s: %w", inst.To, err)
+		}
 		from, ok := where[name]
 		want, inContents := p.Contents[name]
 		if !ok && inst.Optional && !inContents {
 			continue
 		}
 		if !ok {
-			return state.Fail(state.ResultRefused, "cannot find %s in the release", name)
+			return state.Fail(state.ResultRefused, "cannot find %s in the release", inst.Name(host, m.Version))
 		}
 		if len(p.Contents) > 0 && !inContents {
 			return state.Fail(state.ResultRefused, "cannot install %s: the manifest's contents do not list it", name)

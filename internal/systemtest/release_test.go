@@ -149,7 +149,7 @@ func TestRefusedRelease(t *testing.T) {
 		{"text", "verify", "is text", []releases.File{{Name: "testd", Content: []byte("#!/bin/true\n")}}},
 		{"missing", "verify", "has no testd", []releases.File{{Name: "testd-other", Content: good}}},
 		{"symlink", "verify", "it is a link", []releases.File{{Name: "testd", Link: "/usr/bin/true"}}},
-		{"through a symlink", "verify", "it is a link", []releases.File{{Name: "testd", Content: good}, {Name: "x", Link: "/etc"}, planted}},
+		{"twice", "verify", "is there twice", []releases.File{{Name: "testd", Content: good}, {Name: "testd", Content: lying}}},
 		{"outside", "verify", "not a plain relative path", []releases.File{{Name: "testd", Content: good}, {Name: "../../planted"}}},
 		// Only the unit that failed last is a failed unit: a stage that succeeds resets its failure.
 		{"not executable", "swap", "cannot be executed", []releases.File{{Name: "testd", Content: damaged}}},
@@ -164,8 +164,13 @@ func TestRefusedRelease(t *testing.T) {
 			}
 		})
 	}
-	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	// What the target does not install is skipped, and not followed.
+	c.forge("1.2.0", releases.File{Name: "testd", Content: build(t, releases.Daemon{Version: "1.2.0"})},
+		releases.File{Name: "x", Link: "/etc"}, planted, releases.File{Name: "testd-cli", Link: "testd"})
 	c.apply(0, "committed 1.2.0 (was 1.0.0)")
+	if got := c.must("find", "/", "-xdev", "-name", "planted"); got != "" {
+		c.t.Errorf("planted: %s", got)
+	}
 	c.assertRuns(releases.Daemon{Version: "1.2.0"})
 	c.assertClosed("1.0.0")
 }
@@ -173,11 +178,18 @@ func TestRefusedRelease(t *testing.T) {
 // forge publishes a release that machinemon-release would refuse.
 func (c *chain) forge(version string, files ...releases.File) {
 	c.t.Helper()
-	const key = "linux-amd64"
 	name := fmt.Sprintf("%s-%s.tar.gz", version, strings.Map(func(r rune) rune { return max(r, '-') }, filepath.Base(c.t.Name())))
 	c.ok(releases.Pack(filepath.Join(c.dir, name), files...))
 	archive, err := os.ReadFile(filepath.Join(c.dir, name))
 	c.ok(err)
+	c.ship(version, name, archive)
+}
+
+// ship publishes a file as a release, with nothing but its digest in the manifest.
+func (c *chain) ship(version, name string, archive []byte) {
+	c.t.Helper()
+	const key = "linux-amd64"
+	c.ok(os.WriteFile(filepath.Join(c.dir, name), archive, 0o644))
 	m := manifest.Manifest{Schema: 1, Version: version, Platforms: map[string]manifest.Platform{
 		key: {File: name, SHA256: manifest.Digest(archive), Size: int64(len(archive))}}}
 	document, err := m.Marshal()

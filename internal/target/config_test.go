@@ -16,14 +16,14 @@ func TestConfigErrors(t *testing.T) {
 		path     = `must be an absolute path (allowed: "/DIR/NAME", without . and .. elements, double slashes and control characters)`
 		service  = `must be the name of a service (allowed: "NAME.service" or "NAME@INSTANCE.service")`
 		install  = `must be a list of tables (allowed: [[install]] tables with from and to, at least one, at most 64)`
-		from     = `must be a file's name in the archive (allowed: a relative path without . and .. elements; {os} {arch} {version} {number} are filled in)`
+		from     = `must be a file's name in the archive, or a glob that matches one (allowed: a relative path with * ? [ ], without . and .. elements, or "." for an asset that is the program; {os} {arch} {machine} {version} {number} are filled in)`
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
 		top      = `(allowed: description, unit, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, install_manifest, rollback, hooks, health)`
-		source   = `(allowed: type, url, url_from, path, versions, downgrade, insecure_skip_tls, ca_file, proxy, repo, asset, tag, api_url, token_file)`
+		source   = `(allowed: type, url, url_from, path, arch, versions, downgrade, insecure_skip_tls, ca_file, proxy, repo, asset, tag, api_url, token_file)`
 		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
 		repo     = `must be a repository on GitHub (allowed: "OWNER/NAME")`
-		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in)`
+		asset    = `must be a file's name in the release, or a glob (allowed: a plain name with * ? [ ]; {os} {arch} {machine} {version} {number} are filled in)`
 		tag      = `must be a release's tag (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
 		api      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment, and without query)`
 		token    = `must be an absolute path (allowed: "/DIR/NAME" of A-Z a-z 0-9 . _ @ + -)`
@@ -114,6 +114,11 @@ func TestConfigErrors(t *testing.T) {
 		{"%M[[install]]\nfrom = '-rf'\nto = '/opt/x'", ":6: install.from: " + from, ""},
 		{"%M[[install]]\nfrom = ''\nto = '/opt/x'", ":6: install.from: " + from, ""},
 		{"%M[[install]]\nfrom = 'x-{arc}'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[source]\narch = { amd64 = 'x/y' }", ":6: source.arch.amd64: must be the publisher's name of an architecture (allowed: 1 to 32 of A-Z a-z 0-9 . _ -, the first a letter or digit)", ""},
+		{"%M[source]\narch = { x86_64 = 'x' }", ":6: source.arch.x86_64: is not a known key (allowed: 386, amd64, arm64, armv5, armv6, armv7, loong64, mips64le, ppc64le, riscv64, s390x)", ""},
+		{"%M[source]\narch = 'amd64'", ":6: source.arch: must be a table (allowed: names of 386, amd64, arm64, armv5, armv6, armv7, loong64, mips64le, ppc64le, riscv64, s390x, as { amd64 = \"x86_64\" })", ""},
+		{"%M[[install]]\nfrom = 'x/[a'\nto = '/opt/x'", ":6: install.from: " + from, ""},
+		{"%M[[install]]\nfrom = './'\nto = '/opt/x'", ":6: install.from: " + from, ""},
 		{"%M[[install]]\nfrom = \"x\\u0000\"\nto = '/opt/x'", ":6: install.from: " + from, ""},
 		{"%M[[install]]\nfrom = 'x'\nto = 'opt/x'", ":7: install.to: " + path, ""},
 		{"%M[[install]]\nfrom = 'x'\nto = '/opt/../x'", ":7: install.to: " + path, ""},

@@ -29,6 +29,8 @@ type Listing struct {
 	File     string // the list's name in the archive, with placeholders as in [Install.From]
 	Optional bool   // whether a release without the list is complete
 	Types    []ListedType
+
+	names archNames
 }
 
 // A ListedType says how files of one type are installed.
@@ -46,7 +48,7 @@ func (l *Listing) Entry(platform, version string) string {
 	if l == nil {
 		return ""
 	}
-	return Install{From: l.File}.Name(platform, version)
+	return l.names.fill(l.File, platform, version)
 }
 
 // plainName matches the names that a listed file may have: one word that a shell, a unit
@@ -168,7 +170,7 @@ func (v *validation) listing() *Listing {
 	if !v.written("install_manifest") {
 		return nil
 	}
-	l := &Listing{File: v.text("install_manifest.file"), Optional: v.boolean("install_manifest.optional")}
+	l := &Listing{File: v.text("install_manifest.file"), Optional: v.boolean("install_manifest.optional"), names: v.archNames()}
 	for _, at := range v.elements("install_manifest.type") {
 		lt := ListedType{
 			Name:      v.text(at + ".name"),

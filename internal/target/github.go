@@ -11,9 +11,9 @@ import (
 var githubKeys = []string{"source.repo", "source.asset", "source.tag", "source.api_url", "source.token_file"}
 
 // AssetPattern returns the glob of [path.Match] for the archive's name among the files of
-// a release, with the placeholders filled in as in [Install.Name].
+// a release, with the placeholders filled in.
 func (s Source) AssetPattern(platform, version string) string {
-	return Install{From: s.Asset}.Name(platform, version)
+	return s.names.fill(s.Asset, platform, version)
 }
 
 // VersionIn returns the version that an archive's name contains. It returns "" if Asset

@@ -3,6 +3,7 @@ package target
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -45,7 +46,7 @@ downgrade = true`,
 			vendorFile: minimal + "[source]\nurl = 'https://example.com/m.json'\n",
 			adminFile:  "[source]\ntype = 'github'\n" + row.source,
 		}).Load("agent")
-		if err != nil || got.Source != row.want {
+		if err != nil || !reflect.DeepEqual(got.Source, row.want) {
 			t.Errorf("%s: got %+v, %v, want %+v", row.name, got, err, row.want)
 		}
 	}

@@ -1,6 +1,10 @@
 package target
 
-import "strings"
+import (
+	"maps"
+	"slices"
+	"strings"
+)
 
 // A key is a key that a target file may hold. Its row in keys is the only place that has
 // its type, bounds and default: parsing, merging and validation follow the row, and
@@ -17,7 +21,7 @@ type key struct {
 type required string
 
 // keys are all keys of a target file, in the order in which errors list them.
-var keys = []key{
+var keys = append([]key{
 	{"description", textOf("text on one line", "1 to 200 characters", shortLine), nil, "What people call the program"},
 	{"unit", textOf("the name of a service", `"NAME.service" or "NAME@INSTANCE.service"`, serviceName), required("is the package installed that brings this target?"), "The service that runs it"},
 	{"auto_update_enabled", yesOrNo, false, "Whether scheduled runs install what they find"},
@@ -32,13 +36,14 @@ var keys = []key{
 	{"source.url_from.key", textOf("the name of a key of that file", "1 to 100 of A-Z a-z 0-9 _ -", matching(`^[A-Za-z0-9_-]{1,100}$`)), required(""), "The key that holds an address"},
 	{"source.url_from.append", textOf("the manifest's path below that URL", `"/PATH", of A-Z a-z 0-9 . _ ~ - /, without . and .. elements and double slashes`, appendable), required(""), "The manifest's path below that address"},
 	{"source.path", rootOnly(absolutePath), nil, "Releases on this machine"},
+	{"source.arch", tableOf("names of " + strings.Join(slices.Sorted(maps.Keys(architectures)), ", ") + `, as { amd64 = "x86_64" }`), nil, "The publisher's names of architectures"},
 	{"source.versions", textOf("a range of versions", `conditions such as ">=3, <4", with = != > < >= <= ~>; at most 200 characters`, versionRange), nil, "Which versions are taken from the source"},
 	{"source.downgrade", yesOrNo, false, "Whether scheduled runs and directives may go to a lower version"},
 	{"source.insecure_skip_tls", yesOrNo, false, "Whether any certificate is accepted"},
 	{"source.ca_file", rootOnly(absolutePath), nil, "A file with certificates in PEM"},
 	{"source.proxy", textOf("a proxy", `"http://HOST:PORT" or "https://HOST:PORT", without user and password`, proxyURL), nil, "The proxy"},
 	{"source.repo", textOf("a repository on GitHub", `"OWNER/NAME"`, repositoryName), nil, "The repository"},
-	{"source.asset", textOf("a file's name in the release, or a glob", `a plain name with * ? [ ]; {os} {arch} {version} {number} are filled in`, assetGlob), "*.tar.gz", "The archive among the files of a release"},
+	{"source.asset", textOf("a file's name in the release, or a glob", "a plain name with * ? [ ]; "+filledIn, assetGlob), "*.tar.gz", "The archive among the files of a release"},
 	{"source.tag", textOf("a release's tag", wordAllowed, word.MatchString), nil, "The release with this tag"}, // a tag is a version, in the same characters as a product
 	{"source.api_url", textOf("a URL", urlAllowed+", and without query", apiURL), "https://api.github.com", "The API"},
 	{"source.token_file", rootOnly(textOf("an absolute path", `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`, unquotedPath)), nil, "A file with a token"},
@@ -50,7 +55,7 @@ var keys = []key{
 	{"trust.allow_unauthenticated", yesOrNo, false, "Whether to accept what anybody on the path can change"},
 
 	{"install", tablesOf("[[install]] tables with from and to", 1, 64), nil, ""},
-	{"install.from", archiveEntry, required(""), "The file's name in the archive"},
+	{"install.from", archiveGlob, required(""), "The file's name in the archive"},
 	{"install.to", absolutePath, required(""), "Where it goes"},
 	{"install.mode", octalMode, nil, "Its permissions"},
 	{"install.owner", textOf("root, the only user that may write what is installed", `"root"`, rootName), nil, "Its owner"},
@@ -92,6 +97,14 @@ var keys = []key{
 	{"health.probe.foreign", besideSocket, false, "Beside http, tcp, unix: whether a program outside of the unit may answer"},
 	{"health.probe.command", commandLine(1), nil, "The command exits with 0"},
 	{"health.probe.journal", textOf("text that a line of the unit's journal contains", "1 to 200 printable characters", onOneLine), nil, "A line that a process of the unit has logged since the unit was started last"},
+}, archKeys()...)
+
+// archKeys are the keys of source.arch. The manual has one row for all of them.
+func archKeys() (all []key) {
+	for _, arch := range slices.Sorted(maps.Keys(architectures)) {
+		all = append(all, key{"source.arch." + arch, archName, nil, ""})
+	}
+	return all
 }
 
 var keyByName = func() map[string]key {

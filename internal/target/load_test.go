@@ -219,7 +219,7 @@ func TestSourceTypeOverride(t *testing.T) {
 	})
 	got, err := d.Load("agent")
 	must(t, err)
-	if want := (Source{Type: "file", Path: "/srv/releases"}); got.Source != want {
+	if want := (Source{Type: "file", Path: "/srv/releases"}); !reflect.DeepEqual(got.Source, want) {
 		t.Errorf("got %+v, want %+v", got.Source, want)
 	}
 }

@@ -38,6 +38,7 @@ func (v *validation) source() Source {
 		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.path"}
 		s = v.github()
 	}
+	s.names = v.archNames()
 	s.Versions, _ = version.ParseRange(v.text("source.versions")) // text has refused ranges that are not valid
 	s.Downgrade = v.boolean("source.downgrade")
 	if s.Type != SourceFile {

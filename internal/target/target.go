@@ -30,7 +30,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -115,6 +114,8 @@ type Source struct {
 	Asset     string // glob with placeholders; see AssetPattern
 	Tag       string // of the release; "" is the latest
 	TokenFile string // systemd hands its content to the fetcher; "" for none
+
+	names archNames
 }
 
 // The values of Trust.Mode.
@@ -150,21 +151,15 @@ func (t *Target) Pin() ([]byte, error) {
 
 // Install is one file of the release and its place on this machine.
 type Install struct {
-	From     string       // name in the archive, with placeholders; see Name
+	From     string       // name in the archive, with placeholders, or a glob; see Name and Find
 	To       string       // absolute
 	Mode     *fs.FileMode // permission bits; nil keeps the existing file's
 	Owner    *string      // name or number; nil keeps the existing file's
 	Group    *string      // name or number; nil keeps the existing file's
 	Optional bool         // whether a release without it is complete
 	Listed   bool         // the release lists it, not the target file
-}
 
-// Name returns the entry's name in the archive of version for platform, a key of the
-// manifest such as "linux-armv7". {number} is [manifest.Number] of the version: often a
-// tag is "v1.9.1" and the files' names contain "1.9.1".
-func (i Install) Name(platform, version string) string {
-	os, arch, _ := strings.Cut(platform, "-")
-	return strings.NewReplacer("{os}", os, "{arch}", arch, "{version}", version, "{number}", manifest.Number(version)).Replace(i.From)
+	names archNames
 }
 
 // Directories returns, sorted and once each, the directories in which root writes during

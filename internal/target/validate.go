@@ -192,6 +192,7 @@ func (v *validation) installs() []Install {
 			Owner:    unlessEmpty(v.text(at + ".owner")),
 			Group:    unlessEmpty(v.text(at + ".group")),
 			Optional: v.boolean(at + ".optional"),
+			names:    v.archNames(),
 		}
 		v.destination(at+".to", i.To)
 		if slices.ContainsFunc(installs, func(other Install) bool { return other.To == i.To }) {

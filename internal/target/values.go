@@ -85,6 +85,7 @@ func rootOnly(v values) values {
 const (
 	pathAllowed = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
 	urlAllowed  = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
+	filledIn    = "{os} {arch} {machine} {version} {number} are filled in"
 	wordAllowed = "1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit"
 )
 
@@ -94,7 +95,9 @@ var (
 	absolutePath = textOf("an absolute path", pathAllowed, cleanPath)
 	// For the root directory, the error of forbidden is clearer.
 	anyDirectory = textOf("an absolute path", pathAllowed, func(s string) bool { return s == "/" || cleanPath(s) })
-	archiveEntry = textOf("a file's name in the archive", `a relative path without . and .. elements; {os} {arch} {version} {number} are filled in`, entryName)
+	archiveEntry = textOf("a file's name in the archive", `a relative path without . and .. elements; `+filledIn, func(s string) bool { return entryName(s) && !isGlob(s) })
+	archiveGlob  = textOf("a file's name in the archive, or a glob that matches one", `a relative path with * ? [ ], without . and .. elements, or "." for an asset that is the program; `+filledIn, func(s string) bool { return s == "." || entryGlob(s) })
+	archName     = textOf("the publisher's name of an architecture", "1 to 32 of A-Z a-z 0-9 . _ -, the first a letter or digit", matching(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`))
 	octalMode    = textOf("an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`, func(s string) bool {
 		n, err := strconv.ParseUint(s, 8, 32)
 		return err == nil && threeDigits.MatchString(s) && n&0o022 == 0 && n&0o400 != 0
@@ -140,7 +143,7 @@ var (
 
 	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 	threeDigits = regexp.MustCompile(`^0?[0-7]{3}$`)
-	placeholder = regexp.MustCompile(`\{(os|arch|version|number)\}`)
+	placeholder = regexp.MustCompile(`\{(os|arch|machine|version|number)\}`)
 	urlPath     = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
 	ownerName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}$`)
 	plainPath   = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
@@ -177,10 +180,12 @@ func entryName(from string) bool {
 		!strings.ContainsAny(plain, `{}\`) && !hasControl(plain) && from[0] != '-'
 }
 
-func assetGlob(s string) bool {
+func entryGlob(s string) bool {
 	_, err := path.Match(s, "")
-	return err == nil && entryName(s) && !strings.Contains(s, "/")
+	return err == nil && entryName(s)
 }
+
+func assetGlob(s string) bool { return entryGlob(s) && !strings.Contains(s, "/") }
 
 func repositoryName(s string) bool {
 	_, name, _ := strings.Cut(s, "/")

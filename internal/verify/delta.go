@@ -55,15 +55,22 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 	if err != nil {
 		return nil, err
 	}
+	v.entries = map[string]string{}
+	for entry := range v.platform.Contents {
+		v.entries[entry] = ""
+	}
 	seen := map[string]bool{}
 	for _, i := range t.Install {
-		entry := i.Name(v.key, v.manifest.Version)
+		entry, err := v.find(i)
+		if err != nil {
+			return nil, err
+		}
 		want, listed := v.platform.Contents[entry]
 		if seen[entry] || !listed && i.Optional {
 			continue
 		}
 		if !listed {
-			return nil, state.Refused("cannot make %s by delta: the manifest's contents do not list it", entry)
+			return nil, state.Refused("cannot make %s by delta: the manifest's contents do not list it", i.Name(v.key, v.manifest.Version))
 		}
 		seen[entry] = true
 		name := strconv.Itoa(len(made))

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +49,8 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 // unpack extracts what the target installs, as "0", "1" and so on, and compares it with
 // the manifest's contents. A list in the archive adds files to the target. Because the
 // archive is read only once, unpack extracts all files that the list could name, and
-// removes those that it does not name.
+// removes those that it does not name. Of the entries that a glob matches it extracts only
+// the first: a second one is an error.
 func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	log.Status("checking the archive")
 	payload, err := v.copyPayload(bundle, state.PayloadName, v.platform)
@@ -60,16 +64,14 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 		return nil, err
 	}
 	version := v.manifest.Version
-	fixed := map[string]bool{}
-	for _, i := range t.Install {
-		fixed[i.Name(v.key, version)] = true
-	}
-	program := t.Hooks.Program(v.key, version)
-	list := t.Listing.Entry(v.key, version)
+	list, program := t.Listing.Entry(v.key, version), t.Hooks.Program(v.key, version)
+	v.entries = map[string]string{}
+	found := map[string]bool{} // the globs of which an entry was extracted
 	n := 0
-	files, err := archive.Extract(payload, into.Root, func(entry string) string {
-		if !fixed[entry] && entry != list && entry != program &&
-			!t.Listing.MayName(entry, v.key, version) && !t.Listing.LeavesOut(entry, v.key, version) {
+	files, err := archive.Extract(io.NewSectionReader(payload, 0, v.platform.Size), into.Root, func(e archive.Entry) string {
+		v.entries[e.Name] = e.Unusable
+		listed := e.Unusable == "" && (t.Listing.MayName(e.Name, v.key, version) || t.Listing.LeavesOut(e.Name, v.key, version))
+		if e.Name != list && e.Name != program && !listed && !v.installs(t.Install, e, found) {
 			return ""
 		}
 		n++
@@ -102,9 +104,37 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 		return nil, err
 	}
 	for _, i := range t.Install {
-		wanted[i.Name(v.key, version)] = true
+		entry, err := v.find(i)
+		if err != nil {
+			return nil, err
+		}
+		wanted[entry] = true
 	}
 	return v.keepWanted(wanted, files, into)
+}
+
+// installs reports whether to extract an entry because of an install.
+func (v *verifier) installs(installs []target.Install, e archive.Entry, found map[string]bool) bool {
+	wanted := false
+	for _, i := range installs {
+		name := i.Name(v.key, v.manifest.Version)
+		switch {
+		case name == e.Name:
+			wanted = true
+		case e.Unusable == "" && !found[name] && i.Matches(v.key, v.manifest.Version, e.Name):
+			found[name], wanted = true, true
+		}
+	}
+	return wanted
+}
+
+// find returns the entry that is installed, "" if a glob matches none.
+func (v *verifier) find(i target.Install) (string, error) {
+	entry, err := i.Find(v.key, v.manifest.Version, slices.Collect(maps.Keys(v.entries)))
+	if err != nil {
+		return "", state.Refused("cannot unpack %s: %w", v.platform.File, err)
+	}
+	return entry, nil
 }
 
 // limits returns the limit of the manifest's unpacked_size, or else [archive.Default]
@@ -140,7 +170,10 @@ func (v *verifier) compare(f archive.File) error {
 // kind than the installed file that it would replace. Only the unit's program must stay
 // what it was, ELF or script: a publisher may write a helper again in another language.
 func (v *verifier) check(i target.Install, main bool, files []state.ReceiptFile, tree *state.Bundle) error {
-	entry := i.Name(v.key, v.manifest.Version)
+	entry, err := v.find(i)
+	if err != nil {
+		return err
+	}
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
 	if at < 0 {
 		return nil // optional, and not in this release
@@ -210,7 +243,7 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 		if t.Listing.Optional {
 			return nil, nil
 		}
-		return nil, state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, entry)
+		return nil, v.lacks([]string{entry})
 	}
 	list, err := tree.Read(name, target.MaxList)
 	if err == nil {
@@ -227,18 +260,44 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 func (v *verifier) complete(installs []target.Install, names map[string]string) error {
 	var missing []string
 	for _, i := range installs {
-		entry := i.Name(v.key, v.manifest.Version)
+		entry, err := v.find(i)
+		if err != nil {
+			return err
+		}
+		if why := v.entries[entry]; why != "" {
+			return state.Refused("cannot unpack %s: entry %q: %s", v.platform.File, entry, why)
+		}
 		_, there := names[entry]
 		_, listed := v.platform.Contents[entry]
-		if !there && (!i.Optional || listed) && !slices.Contains(missing, entry) {
-			missing = append(missing, entry)
+		name := i.Name(v.key, v.manifest.Version)
+		if !there && (!i.Optional || listed) && !slices.Contains(missing, name) {
+			missing = append(missing, name)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	slices.Sort(missing)
-	return state.Refused("cannot unpack %s: the archive has no %s", v.platform.File, strings.Join(missing, ", no "))
+	return v.lacks(missing)
+}
+
+// lacks returns the error that the archive lacks entries, and says what it has.
+func (v *verifier) lacks(missing []string) error {
+	names := slices.Collect(maps.Keys(v.entries))
+	has := "it is empty"
+	if _, single := v.entries[archive.Single]; single {
+		has = `it is one program, whose name is "."`
+	} else if len(names) > 0 {
+		has = "it has " + target.SomeNames(names)
+	}
+	for _, name := range missing {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if why := v.entries[dir]; why != "" {
+				has += fmt.Sprintf("; %s: %s", dir, why)
+			}
+		}
+	}
+	return state.Refused("cannot unpack %s: the archive has no %s (%s)", v.platform.File, strings.Join(missing, ", no "), has)
 }
 
 // keepWanted compares the wanted entries with the manifest's contents, and removes the

@@ -68,6 +68,8 @@ type verifier struct {
 	metadata []byte // what signs it, in trust mode "tuf"
 	key      string // of this machine's platform
 	platform manifest.Platform
+
+	entries map[string]string // the names of the archive's entries, and why each is unusable
 }
 
 func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, error)) error {

@@ -308,6 +308,6 @@ func (g *github) choose(sums map[string]string) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", state.Refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {version} or {number})",
+	return "", state.Refused("cannot use %s: it has %d files %s, among them %+.80q and %+.80q (hint: set source.asset, with {os}, {arch}, {machine}, {version} or {number})",
 		g.name(), len(names), pattern, names[0], names[1])
 }
