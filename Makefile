@@ -39,7 +39,7 @@ ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # The Debian packages that check, deb, demo and test use. ca-certificates is for
 # downloading Go modules over https. The gate's tests start PostgreSQL themselves.
-DEPS := ca-certificates debhelper lintian man-db mmdebstrap postgresql shellcheck systemd-container
+DEPS := bzip2 ca-certificates debhelper lintian man-db mmdebstrap postgresql shellcheck systemd-container xz-utils
 
 # More machines run at once than there are cores, because they wait most of the time.
 BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)

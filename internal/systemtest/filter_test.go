@@ -226,6 +226,7 @@ func TestFilterOfSystemd249(t *testing.T) {
 		}
 		c.assertClosed("1.8.0")
 
+		p.release("rollout", p.repo, "--plan", "1,100", "--after", "1h", "--keys", p.keys, "--passphrase-fd", "3")
 		c.hosts(p)
 		const signature = "/srv/download/timestamp.json"
 		before := c.readFile(signature)
@@ -233,6 +234,9 @@ func TestFilterOfSystemd249(t *testing.T) {
 		if c.readFile(signature) == before {
 			c.t.Errorf("%s was not signed again", signature)
 		}
+		c.writeFile("/etc/machinemon-update/checkin-gate.toml", "download_dir = \"/srv/download\"\n", 0o644)
+		c.must("systemctl", "restart", "machinemon-checkin-gate.service")
+		c.must("systemctl", "start", "machinemon-release-rollout@srv-download.service")
 	})
 	c.assertAllowed(since, services)
 }

@@ -146,7 +146,7 @@ func TestRefusedRelease(t *testing.T) {
 		files             []releases.File
 	}{
 		{"architecture", "verify", "built for aarch64", []releases.File{{Name: "testd", Content: foreign}}},
-		{"text", "verify", "is text", []releases.File{{Name: "testd", Content: []byte("#!/bin/true\n")}}},
+		{"text", "verify", "is a script", []releases.File{{Name: "testd", Content: []byte("#!/bin/true\n")}}},
 		{"missing", "verify", "has no testd", []releases.File{{Name: "testd-other", Content: good}}},
 		{"symlink", "verify", "it is a link", []releases.File{{Name: "testd", Link: "/usr/bin/true"}}},
 		{"twice", "verify", "is there twice", []releases.File{{Name: "testd", Content: good}, {Name: "testd", Content: lying}}},
