@@ -45,6 +45,7 @@ type simulation struct {
 	pin      []byte // nil: without signatures
 	socket   string
 	clock    atomic.Int64 // its time, in seconds since 1970
+	checkIns int
 	machines []*machine
 	bad      map[string]bool // versions that fail on each machine
 	silences map[string]bool // versions after which no machine checks in
@@ -55,7 +56,7 @@ func (s *simulation) now() time.Time { return time.Unix(s.clock.Load(), 0) }
 // newSimulation publishes v1, which all machines have.
 func newSimulation(t *testing.T, signed bool) *simulation {
 	t.Helper()
-	s := &simulation{bench: newBench(t), bad: map[string]bool{}, silences: map[string]bool{}, socket: filepath.Join(t.TempDir(), "socket")}
+	s := &simulation{bench: newBench(t, behind), bad: map[string]bool{}, silences: map[string]bool{}, socket: filepath.Join(t.TempDir(), "socket")}
 	s.clock.Store(time.Now().Unix())
 	s.Gate.now = s.now
 	l, err := net.Listen("unix", s.socket)
@@ -151,7 +152,9 @@ func (m *machine) checkIn() {
 		line.Rejected = m.status.Rejected[n-1].Version
 	}
 	m.up.answers(`{"client_id":"` + m.id + `","next_checkin_seconds":120}`)
-	a := m.bench.checkIn(withCheck(m.t, m.id, m.installed, line))
+	// The server limits the check-ins of an address by the real time.
+	m.checkIns++
+	a := m.bench.checkIn(withCheck(m.t, m.id, m.installed, line), fmt.Sprintf("X-Forwarded-For: 2001:db8::%x", m.checkIns))
 	if a.status != http.StatusOK {
 		m.t.Fatalf("%+v", a)
 	}
