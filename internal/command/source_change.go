@@ -42,7 +42,7 @@ func resolve(ctx context.Context, m machine, t *target.Target) error {
 	if err != nil {
 		return err
 	}
-	return t.Resolve(target.Command{Args: u.Command, User: u.User})
+	return t.Resolve(target.Command{Args: u.Command, User: u.User, Dynamic: u.DynamicUser})
 }
 
 // source returns the source of releases in words.

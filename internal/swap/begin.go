@@ -277,7 +277,7 @@ func (s *Swapper) resolve(ctx context.Context, t *target.Target, st *state.Statu
 	if err != nil {
 		return err
 	}
-	if err := t.Resolve(target.Command{Args: u.Command, User: u.User}); err != nil {
+	if err := t.Resolve(target.Command{Args: u.Command, User: u.User, Dynamic: u.DynamicUser}); err != nil {
 		return err
 	}
 	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {

@@ -174,8 +174,12 @@ func firstCommand(property any) []string {
 	if len(commands) == 0 || len(commands[0]) < 2 {
 		return nil
 	}
+	path, _ := commands[0][0].(string)
 	args, _ := commands[0][1].([]string)
-	return args
+	if len(args) == 0 {
+		return nil
+	}
+	return append([]string{path}, args[1:]...) // the first argument may be another name: see "@" in systemd.service(5)
 }
 
 func (c *Conn) properties(ctx context.Context, unit string) (map[string]any, error) {

@@ -58,14 +58,16 @@ func (v *validation) urlFrom() *URLFrom {
 
 // A Command is how systemd starts the program of a target.
 type Command struct {
-	Args []string // with the program's path; nil if there is no unit
-	User string   // User= of the unit; "" is root
+	Args    []string // with the program's path; nil if there is no unit
+	User    string   // User= of the unit; "" is root, unless Dynamic
+	Dynamic bool     // DynamicUser= of the unit
 }
 
-// asRoot reports whether the program runs as root. What it runs may then depend on its
-// configuration anyway, so the owner of that may also say where its updates come from.
-func (c Command) asRoot() bool {
-	return len(c.Args) > 0 && (c.User == "" || c.User == "root" || c.User == "0")
+// runsAsRoot reports whether the command runs the target's own program as root. What that
+// runs may then depend on its configuration anyway, so the owner of that may also say where
+// its updates come from. Another program, such as setpriv, may run it as somebody else.
+func (t *Target) runsAsRoot(c Command) bool {
+	return len(c.Args) > 0 && c.Args[0] == t.Health.Main && !c.Dynamic && (c.User == "" || c.User == "root" || c.User == "0")
 }
 
 // named returns the file that the option of a command names; "" if there is none.
@@ -105,7 +107,7 @@ func (t *Target) Resolve(c Command) error {
 		return t.derived("", "does not exist", "configure the program of "+t.Unit+", or set source.url")
 	}
 	data, wrong := t.check.read(t.Source.Read, maxFragment, "")
-	if wrong.aboutWriters() && named != "" && c.asRoot() {
+	if wrong.aboutWriters() && named != "" && t.runsAsRoot(c) {
 		data, wrong = t.check.readOfUser(named)
 	}
 	if wrong != nil {

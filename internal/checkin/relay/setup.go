@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -68,7 +70,8 @@ func (s *setup) run(ctx context.Context) error {
 		return err
 	}
 	if err := s.checksIn(ctx); err != nil {
-		return errors.Join(err, os.Remove(s.drop), s.switchTo(ctx, s.former), run(ctx, "systemctl", "disable", "--quiet", "--now", socket))
+		undo := context.WithoutCancel(ctx) // also after Ctrl-C
+		return errors.Join(err, os.Remove(s.drop), s.switchTo(undo, s.former), run(undo, "systemctl", "disable", "--quiet", "--now", socket))
 	}
 	s.say("the agent checks in through the relay; " + ConfigFile + " now has its server_url")
 	// The new source counts for scheduled runs from this check on. It may have no release yet.
@@ -114,7 +117,7 @@ func (s *setup) look(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	err = t.Resolve(target.Command{Args: u.Command, User: u.User})
+	err = t.Resolve(target.Command{Args: u.Command, User: u.User, Dynamic: u.DynamicUser})
 	s.config, s.former = t.Source.Read, strings.TrimSuffix(t.Source.URL, t.Source.From.Append)
 	switch {
 	case c.ServerURL != "" && (err != nil || s.former == address): // by an earlier setup
@@ -143,11 +146,20 @@ func (s *setup) switchTo(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	owner := info.Sys().(*syscall.Stat_t)
+	owner, err := user.LookupId(strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10))
+	if err != nil {
+		return fmt.Errorf("cannot find the owner of %s: %w", s.config, err)
+	}
+	uid, uerr := strconv.ParseUint(owner.Uid, 10, 32)
+	gid, gerr := strconv.ParseUint(owner.Gid, 10, 32) // the file's group may be root's
+	if err := errors.Join(uerr, gerr); err != nil {
+		return fmt.Errorf("cannot find the owner of %s: %w", s.config, err)
+	}
 	cmd := exec.CommandContext(ctx, s.target.Health.Main, "--config", s.config, "--server", server, "--no-daemon")
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
+	// In a session of its own, the user's processes cannot type into root's terminal.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, Setsid: true}
 	if err := output(cmd); err != nil {
 		return err
 	}
