@@ -137,6 +137,7 @@ func TestConfigErrors(t *testing.T) {
 		{"%Mowner = 'agent'", `:5: install.owner: must be root, the only user that may write what is installed (allowed: "root")`, ""},
 		{"%Mgroup = '-x'", ":5: install.group: must be a group (allowed: a name or a number, in quotes)", ""},
 		{"%M[rollback]\nsnapshot = ['x']", ":6: rollback.snapshot: " + snaps, ""},
+		{"%M[hooks]\nfrom_release = ['migrate-*']\nfrom_release_unsigned = true", ":6: hooks.from_release: must be a command as a list of strings (allowed: [\"NAME\", \"ARGUMENT\", …], NAME as in install.from but no glob, without NUL characters)", ""},
 		{"%M[rollback]\nsnapshot = ['/etc/x', '/etc/x']", ":6: rollback.snapshot: names a file twice", ""},
 		{"%M[rollback]\nsnapshot = ['/home/x/y']", ":6: rollback.snapshot: must not be in /home", ""},
 		{"%M[rollback]\nsnapshot = ['/etc/x', '/etc/y/z', '/etc/x/z']", ":6: rollback.snapshot: /etc/x/z overlaps /etc/x", ""},

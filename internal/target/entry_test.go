@@ -100,3 +100,11 @@ func TestFind(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// TestProgramOfRelease: the program of a release has the publisher's names of architectures.
+func TestProgramOfRelease(t *testing.T) {
+	h := Hooks{FromRelease: []string{"migrate-{arch}", "--all"}, names: archNames{"amd64": "64bit"}}
+	if got := h.Program("linux-amd64", "v1"); got != "migrate-64bit" {
+		t.Errorf("%q", got)
+	}
+}

@@ -84,6 +84,8 @@ type Hooks struct {
 	Unsigned    bool     // whether FromRelease may run although nothing authenticates the publisher
 	PreSwap     []string // runs after the snapshot, before the swap; its failure stops the attempt
 	PostCommit  []string // runs after the verdict commit, which stands even if it fails
+
+	names archNames
 }
 
 // The values of Source.Type.

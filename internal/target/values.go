@@ -124,9 +124,9 @@ func commandLine(least int) values {
 }
 
 // releaseCommand is a program of the release, by its name in the archive, with arguments.
-var releaseCommand = listOf("a command as a list of strings", `["NAME", "ARGUMENT", …], NAME as in install.from, without NUL characters`, func(argv []string) bool {
+var releaseCommand = listOf("a command as a list of strings", `["NAME", "ARGUMENT", …], NAME as in install.from but no glob, without NUL characters`, func(argv []string) bool {
 	plain := func(arg string) bool { return !strings.ContainsRune(arg, 0) }
-	return len(argv) == 0 || entryName(argv[0]) && each(plain)(argv)
+	return len(argv) == 0 || entryName(argv[0]) && !isGlob(argv[0]) && each(plain)(argv)
 })
 
 func each(valid func(string) bool) func([]string) bool {
