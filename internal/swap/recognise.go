@@ -20,7 +20,7 @@ import (
 // suffices: the bytes are there already, and what replaces them is verified.
 func (b *beginning) recognise(ctx context.Context) error {
 	r := b.status.Installed
-	if r == nil || installed.Unchanged(r) {
+	if r == nil || installed.Unchanged(r) || b.target.Listing != nil { // what a release lists is only in its record
 		return nil
 	}
 	found, err := b.Tree.Status(state.RoleFetch, b.name)
@@ -30,6 +30,11 @@ func (b *beginning) recognise(ctx context.Context) error {
 	files, err := onDisk(b.target)
 	if err != nil {
 		return nil // a file that cannot be read is not recognised
+	}
+	for i := range files {
+		if old := r.File(files[i].To); old != nil {
+			files[i].Created, files[i].Private = old.Created, old.Private
+		}
 	}
 	o := found.Offer
 	next := &state.Release{Files: files, Since: time.Now().UTC(), Unsigned: true}

@@ -69,3 +69,23 @@ func TestRecognise(t *testing.T) {
 		})
 	}
 }
+
+// TestRecogniseListed: files that the release lists are only in its record, so that record
+// stays, and a file that was changed by hand remains one.
+func TestRecogniseListed(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, "[install_manifest]\nfile = 'LIST'\noptional = true\n[[install_manifest.type]]\nname = 'bin'\ndirectory = '"+r.at("bin")+"'\nallow = ['listed']\n")
+	r.put(t, "bin/listed", file{content: "by hand", mode: 0o755})
+	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) {
+		s.Installed.Files = append(s.Installed.Files, state.File{To: r.at("bin/listed"), SHA256: sum("listed 1")})
+	}))
+	old := r.status(t).Installed
+	fixed := old.Files[:len(old.Files)-1]
+	must(t, r.tree.Update(state.RoleFetch, "agent", func(s *state.Status) {
+		s.Offer = &state.Offer{Version: "v1", Sequence: 1, Fingerprint: state.Fingerprint(fixed)}
+	}))
+	r.step(t, "begin")
+	if st := r.status(t).Installed; len(st.Files) != len(old.Files) || r.order(t).Verb != state.VerbCheck {
+		t.Errorf("installed: %+v, order %+v\n%s", st, r.order(t), r.log)
+	}
+}
