@@ -273,6 +273,36 @@ func TestAdvanceKilled(t *testing.T) {
 	}
 }
 
+// TestSetAfterKill: what is published after a killed step is the plan's step, not that of
+// the manifest which was left.
+func TestSetAfterKill(t *testing.T) {
+	s := newTestDir(t)
+	s.publish("v1")
+	s.start(1, 10, 100)
+	s.now = s.now.Add(time.Hour)
+	killed, left := errors.New("killed"), 1
+	kept = func(string) error {
+		if left--; left < 0 {
+			return killed
+		}
+		return nil
+	}
+	failed := func(*rollout.Plan) (rollout.Counts, error) { return rollout.Counts{Failed: 1}, nil }
+	_, _, err := Advance(s.dir, s.online(), failed, s.now)
+	kept = func(string) error { return nil }
+	if !errors.Is(err, killed) || s.percent("v1") != 1 {
+		t.Fatalf("%v, at %d %%", err, s.percent("v1"))
+	}
+	least := "v0"
+	s.set(SetRequest{MinVersion: &least})
+	if got := s.percent("v1"); got != 0 {
+		t.Errorf("it was published for %d %%", got)
+	}
+	if _, moved, err := Advance(s.dir, s.online(), failed, s.now.Add(time.Minute)); err != nil || moved != rollout.Stay || s.percent("v1") != 0 {
+		t.Errorf("then moved %d: %v, at %d %%", moved, err, s.percent("v1"))
+	}
+}
+
 // TestPublishKeeps shows what a release keeps, and what is said of it.
 func TestPublishKeeps(t *testing.T) {
 	dir := t.TempDir()

@@ -139,6 +139,9 @@ func (e *edit) newest() (*manifest.Manifest, error) {
 // plan is for this release, it goes on. Otherwise it ends here: a plan that was lost raises
 // nothing, and one that was left would raise a release for which it was not made.
 func (e *edit) files(m *manifest.Manifest, now time.Time) ([]file, error) {
+	if e.plan.Of(m) && !e.ends {
+		m = rollout.At(m, e.plan.Percent) // a killed Advance may have left another one
+	}
 	text, err := marshal(m)
 	if err != nil {
 		return nil, err
