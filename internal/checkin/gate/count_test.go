@@ -40,11 +40,13 @@ func TestCount(t *testing.T) {
 			r.ResultVersion = "v2"
 			r.Attempted = started.Add(-4 * time.Minute)
 		}, rollout.Counts{Failed: 1}},
-		"rollback failed, runs it": {func(r *report) { r.Version = "v2"; r.Result = "rollback failed"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
-		"refused":                  {func(r *report) { r.Result = "refused"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
-		"failed":                   {func(r *report) { r.Result = "failed"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
-		"rejected":                 {func(r *report) { r.Result = "already current"; r.ResultVersion = "v1"; r.Rejected = "v2" }, rollout.Counts{Failed: 1}},
-		"rejected, has it by now":  {func(r *report) { r.Version = "v2"; r.Result = "committed"; r.ResultVersion = "v2"; r.Rejected = "v2" }, rollout.Counts{Have: 1}},
+		"rollback failed, runs it":   {func(r *report) { r.Version = "v2"; r.Result = "rollback failed"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
+		"refused":                    {func(r *report) { r.Result = "refused"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
+		"failed":                     {func(r *report) { r.Result = "failed"; r.ResultVersion = "v2" }, rollout.Counts{Failed: 1}},
+		"rejected":                   {func(r *report) { r.Result = "already current"; r.ResultVersion = "v1"; r.Rejected = "v2" }, rollout.Counts{Failed: 1}},
+		"rejected, has it by now":    {func(r *report) { r.Version = "v2"; r.Result = "committed"; r.ResultVersion = "v2"; r.Rejected = "v2" }, rollout.Counts{Have: 1}},
+		"rejected, may try it again": {func(r *report) { r.Result = "available"; r.ResultVersion = "v2"; r.Rejected = "v2" }, rollout.Counts{}},
+		"rejected, tries it again":   {func(r *report) { r.Result = "on trial"; r.ResultVersion = "v2"; r.Rejected = "v2" }, rollout.Counts{Pending: 1}},
 		"rejected before": {func(r *report) {
 			r.Result = "rolled back"
 			r.ResultVersion = "v2"

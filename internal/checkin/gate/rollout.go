@@ -74,12 +74,15 @@ func count(c *rollout.Counts, p *rollout.Plan, m *manifest.Manifest, r report) {
 	since := func(t time.Time) bool { return !r.Attempted.Before(t.Add(-clocks)) }
 	runs := manifest.SameVersion(r.Version, p.Version)
 	tried := manifest.SameVersion(r.ResultVersion, p.Version) && since(p.Started)
+	result := state.Result(r.Result)
+	// A machine that rejected the release may try it again since, if its publisher says so.
+	again := tried && (result == state.ResultAvailable || result == state.ResultHandedOn || result == state.ResultOnTrial)
 	switch {
-	case tried && failed(state.Result(r.Result)), !runs && r.Rejected != "" && manifest.SameVersion(r.Rejected, p.Version) && since(p.Started):
+	case tried && failed(result), !runs && !again && r.Rejected != "" && manifest.SameVersion(r.Rejected, p.Version) && since(p.Started):
 		c.Failed++
 	case runs:
 		c.Have++
-	case awaited(p, m, r) && !(tried && r.Result == string(state.ResultAvailable) && since(p.Since)):
+	case awaited(p, m, r) && !(tried && result == state.ResultAvailable && since(p.Since)):
 		c.Pending++
 	}
 }
