@@ -52,8 +52,8 @@ func TestPlants(t *testing.T) {
 		{"1.3.0", "rm -rf ready status.json; mkfifo ready; echo garbage >status.json; chmod 0 status.json",
 			"rm -rf ready status.json; ln -s ../../fetch ready; echo '{\"format\":999}' >status.json",
 			[]string{"ready (a symbolic link of user ", "its format 999 is newer"}, false, true},
-		{"1.4.0", "rm -rf ready; mkdir ready; chmod 770 ready; mkdir 'ready/A 1' ready/.x; touch 'ready/A 1/x'; chmod 1770 ready",
-			"cd ../../fetch/testd/ready; mkdir -p mine .mine; touch mine/x .mine/x; chmod 700 mine .mine; cd " + verifyDir +
+		{"1.4.0", "rm -rf ready; mkdir r; mkdir 'r/A 1' r/.x; touch 'r/A 1/x'; chmod 1770 r; mv r ready", // at once: the verifier starts
+			"mkdir m1 m2; touch m1/x m2/x; mv m1 ../../fetch/testd/ready/mine; mv m2 ../../fetch/testd/ready/.mine" +
 				"; rm -rf ready; mkdir ready; cd ready; perl -e 'for (1..3000) { mkdir \"a\"; chdir \"a\" or die }'",
 			nil, true, true},
 	} {
