@@ -13,6 +13,7 @@
 package archive
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -67,12 +68,9 @@ func Extract(r *io.SectionReader, into *os.Root, want func(Entry) string, lim Li
 			}
 		}
 	}()
-	kinds := map[string]string{} // by the name of each entry
+	all := kinds{}
 	err = walk(r, lim, func(e Entry, open opener) error {
-		kinds[e.Name] = e.Unusable
-		if kinds[e.Name] == "" {
-			kinds[e.Name] = "it is a file"
-		}
+		all.note(e)
 		out := want(e)
 		switch {
 		case out == "":
@@ -86,7 +84,7 @@ func Extract(r *io.SectionReader, into *os.Root, want func(Entry) string, lim Li
 		}
 		made = append(made, out)
 		file, err := hashTo(f, e.Name, open)
-		if err == nil {
+		if err == nil && len(made) <= fewFiles {
 			err = f.Sync()
 		}
 		files = append(files, file)
@@ -95,19 +93,35 @@ func Extract(r *io.SectionReader, into *os.Root, want func(Entry) string, lim Li
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
-		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
-			if kind, there := kinds[dir]; there {
-				return nil, fmt.Errorf("entry %q leads through %q: %s", f.Name, dir, kind)
-			}
+	if len(made) > fewFiles {
+		if err := syncAll(into); err != nil {
+			return nil, err
 		}
+	}
+	if err := all.lead(files); err != nil {
+		return nil, err
 	}
 	return files, nil
 }
 
+// fewFiles is up to how many files are synced one by one, which spares other programs the
+// sync of all that they have written.
+const fewFiles = 64
+
+func syncAll(into *os.Root) error {
+	d, err := into.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(durable.SyncAll(d), d.Close())
+}
+
 // List reads all regular files of the archive and returns them, in the archive's order.
+// It refuses an archive in which one cannot be extracted, as Extract does.
 func List(r *io.SectionReader, lim Limits) (files []File, err error) {
+	all := kinds{}
 	err = walk(r, lim, func(e Entry, open opener) error {
+		all.note(e)
 		if e.Unusable != "" {
 			return nil
 		}
@@ -115,7 +129,27 @@ func List(r *io.SectionReader, lim Limits) (files []File, err error) {
 		files = append(files, f)
 		return err
 	})
+	if err == nil {
+		err = all.lead(files)
+	}
 	return files, err
+}
+
+// kinds says what the entries of an archive are, by their names.
+type kinds map[string]string
+
+func (k kinds) note(e Entry) { k[e.Name] = cmp.Or(e.Unusable, "it is a file") }
+
+// lead returns an error if the name of a file leads through an entry, which is no directory.
+func (k kinds) lead(files []File) error {
+	for _, f := range files {
+		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
+			if kind, there := k[dir]; there {
+				return fmt.Errorf("entry %q leads through %q: %s", f.Name, dir, kind)
+			}
+		}
+	}
+	return nil
 }
 
 func hashTo(w io.Writer, name string, open opener) (File, error) {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"golang.org/x/sys/unix"
 )
 
 // Cause returns the cause of an error of package os without operation and paths, for
@@ -56,6 +58,15 @@ func replace(path, dir string, data []byte, mode fs.FileMode) error {
 func SyncDir(dir string) error {
 	if err := SyncFile(dir); err != nil {
 		return fmt.Errorf("cannot sync %s: %w", dir, Cause(err))
+	}
+	return nil
+}
+
+// SyncAll makes all of a file system durable, of which f is a file or directory. For
+// thousands of files that is far faster than a sync of each.
+func SyncAll(f *os.File) error {
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return &os.PathError{Op: "sync", Path: f.Name(), Err: err}
 	}
 	return nil
 }

@@ -25,5 +25,14 @@ func Reserve(f *os.File, bytes int64) error {
 	return Cause(err)
 }
 
+// RoomHint returns the hint for an error that the disk or quota of a path is used up, and ""
+// for any other error.
+func RoomHint(err error, path string) string {
+	if !Full(err) {
+		return ""
+	}
+	return " (hint: make room on the disk of " + path + "; df and df -i show what is free)"
+}
+
 // Full reports whether an error means that a disk or a quota is used up.
 func Full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -4,18 +4,17 @@ package installed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
-	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -48,10 +47,50 @@ func Version(ctx context.Context, t *target.Target, st state.Status) string {
 	return askVersion(ctx, t)
 }
 
+// Formerly returns the install of a file that the records name.
+func Formerly(f state.File) target.Install {
+	i := target.Install{To: f.To, Listed: true, Tree: f.Tree != nil}
+	if i.Tree {
+		i.Releases = f.Tree.Releases
+	}
+	return i
+}
+
+// Others loads the targets except this one, to compare their files with its own. The errors
+// are about targets that cannot be loaded.
+func Others(tree state.Tree, dirs target.Dirs, name string) (all []*target.Target, errs []error) {
+	names, err := dirs.Names()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, n := range names {
+		if n == name {
+			continue
+		}
+		t, err := dirs.Load(n)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("not comparing with target %s: %w", n, err))
+			continue
+		}
+		// The files that its releases listed are not in its target file.
+		if st, err := tree.Status(state.RoleSwap, n); err == nil && st.Installed != nil {
+			for _, f := range st.Installed.Files {
+				t.Install = append(t.Install, Formerly(f))
+			}
+		}
+		all = append(all, t)
+	}
+	return all, errs
+}
+
 // Missing returns the first file that every release of the target installs and that is not
-// there, or "". A file whose directory this process may not look at counts as there.
+// there, or "". A file whose directory this process may not look at counts as there, and
+// so does one in a user's home.
 func Missing(t *target.Target) string {
 	for _, i := range t.Install {
+		if durable.OfUser(i.To) {
+			continue
+		}
 		if _, err := os.Lstat(i.To); errors.Is(err, fs.ErrNotExist) && !i.Optional && !i.Listed {
 			return i.To
 		}
@@ -61,22 +100,14 @@ func Missing(t *target.Target) string {
 
 // Unchanged reports whether the files of a release are on disk as the release left them.
 func Unchanged(r *state.Release) bool {
-	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, changed)
-}
-
-func changed(f state.File) bool {
-	sum, err := durable.FileSHA256(f.To)
-	if errors.Is(err, fs.ErrNotExist) {
-		return f.SHA256 != ""
-	}
-	return err != nil || sum != f.SHA256
+	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, func(f state.File) bool { return !f.Same() })
 }
 
 // askVersion runs the installed program's version_command and returns the version that it
 // prints. The unit runs this program already; root runs it as a [stranger] all the same.
 func askVersion(ctx context.Context, t *target.Target) string {
 	argv := t.Health.VersionCommand
-	if len(argv) == 0 {
+	if len(argv) == 0 || durable.OfUser(argv[0]) { // no other user runs what that user can write
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -94,9 +125,13 @@ func askVersion(ctx context.Context, t *target.Target) string {
 	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
 	var out capped
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// Ignore a failure: some programs print their version and exit with status 1.
+	// Some programs print their version and exit with status 1. What one printed that had to
+	// be killed, as a daemon that ignores the option, is something else.
 	_ = cmd.Run()
-	return manifest.FindVersion(string(out), filepath.Base(argv[0]))
+	if s := cmd.ProcessState; s == nil || !s.Exited() {
+		return ""
+	}
+	return t.Health.Printed(string(out)).Version()
 }
 
 // maxOutput is how many bytes of a program's output are read.

@@ -20,6 +20,7 @@ const maxBytes = 1 << 40
 var (
 	validFile   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]*$`)
 	validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	validSHA512 = regexp.MustCompile(`^[0-9a-f]{128}$`)
 )
 
 // reader reads the fields of the decoded document and keeps the first error.
@@ -140,6 +141,14 @@ func (f fields) digest(key string) string {
 	at, s := f.string(key)
 	if !validDigest.MatchString(s) {
 		f.fail(at, "must be 64 lower-case hex digits")
+	}
+	return s
+}
+
+func (f fields) sha512(key string) string {
+	at, s := f.string(key)
+	if !validSHA512.MatchString(s) {
+		f.fail(at, "must be 128 lower-case hex digits")
 	}
 	return s
 }

@@ -50,6 +50,7 @@ type Rollout struct {
 type Platform struct {
 	File         string             `json:"file"` // a file name beside the manifest, or an http(s) URL
 	SHA256       string             `json:"sha256"`
+	SHA512       string             `json:"sha512,omitempty"`        // in addition; "": not given
 	Size         int64              `json:"size"`                    // bytes
 	UnpackedSize int64              `json:"unpacked_size,omitempty"` // bytes of all its files together; 0: not given
 	Contents     map[string]Content `json:"contents,omitempty"`      // by name in the archive

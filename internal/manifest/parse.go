@@ -62,13 +62,16 @@ func (r *reader) manifest(o object) *Manifest {
 		if !ValidName(key) {
 			r.fail(joinPath(platforms.at, key), "not a platform key such as linux-amd64")
 		}
-		m.Platforms[key] = platform(platforms.object(key, "file", "sha256", "size", "unpacked_size", "contents", "deltas"))
+		m.Platforms[key] = platform(platforms.object(key, "file", "sha256", "sha512", "size", "unpacked_size", "contents", "deltas"))
 	}
 	return m
 }
 
 func platform(f fields) Platform {
 	p := Platform{File: f.file("file"), SHA256: f.digest("sha256"), Size: f.number("size", 1, maxBytes)}
+	if f.has("sha512") {
+		p.SHA512 = f.sha512("sha512")
+	}
 	if f.has("unpacked_size") {
 		p.UnpackedSize = f.number("unpacked_size", 1, maxBytes)
 	}

@@ -27,6 +27,7 @@ var full = `{
     "linux-amd64": {
       "file": "machinemon-client-linux-amd64.tar.gz",
       "sha256": "` + hex64 + `",
+      "sha512": "` + hex64 + hex64 + `",
       "size": 3489273,
       "unpacked_size": 8736930,
       "contents": {
@@ -61,7 +62,7 @@ func TestParse(t *testing.T) {
 		Schema: 1, Product: "machinemon-client", Version: "v0.1.11", Sequence: 11,
 		ReleasedAt: "2026-11-01T12:00:00Z", MinVersion: "v0.1.2", Disabled: true, Rollout: &Rollout{10},
 		Platforms: map[string]Platform{"linux-amd64": {
-			File: "machinemon-client-linux-amd64.tar.gz", SHA256: hex64, Size: 3489273, UnpackedSize: 8736930,
+			File: "machinemon-client-linux-amd64.tar.gz", SHA256: hex64, SHA512: hex64 + hex64, Size: 3489273, UnpackedSize: 8736930,
 			Contents: map[string]Content{"machinemon-client-linux-amd64": {hex64, 8736930}},
 			Deltas: []Delta{{FromSHA256: hex64, Entry: "machinemon-client-linux-amd64",
 				File: "https://cdn.example.com/d/1.zst", SHA256: hex64, Size: 180723}},
@@ -178,6 +179,11 @@ func TestParseRefuses(t *testing.T) {
 		{"no percent", in(full, `"percent": 10`, ``), "rollout.percent: missing"},
 		{"platform key", in(least, `linux-amd64`, `../linux`), `platforms."../linux": not a platform key such as linux-amd64`},
 		{"digest upper case", in(least, hex64, strings.ToUpper(hex64)), "platforms.linux-amd64.sha256: must be 64 lower-case hex digits"},
+		{"sha512 too short", in(full, hex64+hex64, hex64), "platforms.linux-amd64.sha512: must be 128 lower-case hex digits"},
+		{"sha512 upper case", in(full, hex64+hex64, strings.ToUpper(hex64)+hex64), "platforms.linux-amd64.sha512: must be 128 lower-case hex digits"},
+		{"sha512 of another type", in(full, `"`+hex64+hex64+`"`, "null"), "platforms.linux-amd64.sha512: must be a string, not null"},
+		{"sha512 alone", in(full, `"sha256": "`+hex64+`",
+      "sha512"`, `"sha512"`), "platforms.linux-amd64.sha256: missing"},
 		{"digest too short", in(least, hex64, hex64[1:]), "platforms.linux-amd64.sha256: must be 64 lower-case hex digits"},
 		{"unpacked_size", in(full, `8736930`, `0`), "platforms.linux-amd64.unpacked_size: must be a plain whole number from 1 to 1099511627776"},
 		{"contents an array", in(least, `"size":1`, `"size":1,"contents":[]`), "platforms.linux-amd64.contents: must be an object, not an array"},

@@ -38,7 +38,10 @@ func Lower(a, b string) bool {
 func Ordered(v string) bool { return parse(v) != nil }
 
 // Range is a set of versions. The zero Range contains all versions.
-type Range struct{ text string }
+type Range struct {
+	text        string
+	prereleases bool // see WithPrereleases
+}
 
 // maxRange is the greatest length of a range's text in bytes.
 const maxRange = 200
@@ -52,7 +55,7 @@ func ParseRange(text string) (Range, error) {
 	if _, err := semver.NewConstraint(text); err != nil {
 		return Range{}, err
 	}
-	return Range{text}, nil
+	return Range{text: text}, nil
 }
 
 // String returns the text that ParseRange parsed, or "" for the zero Range.
@@ -61,9 +64,16 @@ func (r Range) String() string { return r.text }
 // Bounds reports whether the range has conditions.
 func (r Range) Bounds() bool { return r.text != "" }
 
+// WithPrereleases returns the range in which a pre-release is, too, if the version that it
+// precedes is: with "<4" 3.5.0-rc1 is, and 4.0.0-rc1 is not.
+func (r Range) WithPrereleases() Range {
+	r.prereleases = true
+	return r
+}
+
 // Has reports whether a version is in the range. A pre-release such as 4.0.0-rc1 is in a
 // range only if a condition names a pre-release of 4.0.0, because "<4" is not meant to
-// include 4.0.0-rc1.
+// include 4.0.0-rc1. See also [Range.WithPrereleases].
 func (r Range) Has(v string) bool {
 	if !r.Bounds() {
 		return true
@@ -72,6 +82,9 @@ func (r Range) Has(v string) bool {
 	p := parse(v)
 	if err != nil || p == nil {
 		return false
+	}
+	if r.prereleases && conditions.Check(p.Core()) {
+		return true
 	}
 	// The library lets != alone accept each pre-release.
 	if p.Prerelease() != "" && !slices.ContainsFunc(conditions, (*semver.Constraint).Prerelease) {
