@@ -9,14 +9,16 @@
 //	paths.target.wants/machinemon-swap@T.path
 //	timers.target.wants/machinemon-fetch@T.timer     if a source is configured
 //	paths.target.wants/machinemon-directive@T.path   the same
+//	multi-user.target.wants/machinemon-inform@T.service   tells at boot how T fares
 //	machinemon-fetch@T.timer.d/50-target.conf        the schedule of the checks
-//	machinemon-fetch@T.service.d/50-target.conf      the fetcher's account, and the source's token
+//	machinemon-fetch@T.service.d/50-target.conf      the fetcher's account, and the source's secrets
 //	machinemon-fetch-full@T.service.d/50-target.conf the same
 //	machinemon-verify@T.service.d/50-target.conf     the verifier's account
-//	machinemon-baseline@T.service.d/50-target.conf   the gate's account, and the socket for commands
+//	machinemon-baseline@T.service.d/50-target.conf   the gate's account, its network, the socket for commands, and the files of probes
 //	machinemon-health-gate@T.service.d/50-target.conf the same
 //	machinemon-command@T.service.d/50-target.conf    the account of the target's commands
 //	machinemon-command@T.socket.d/50-target.conf     the gate's account, which alone asks for them
+//	machinemon-notify@T.service.d/50-target.conf     the sender's account, and its token
 //	machinemon-swap@T.service.d/50-target.conf       the directories that the swap writes
 //	UNIT.d/50-machinemon-update.conf                 start after recovery
 //
@@ -86,15 +88,18 @@ func units(t *target.Target) map[string]output {
 	m := map[string]output{
 		"machinemon-swap@" + t.Name + ".service.d/50-target.conf": {
 			text: "# The directories that an update of target " + t.Name + " writes, from " + from + ".\n[Service]\n" + writable(t)},
-		// Recovery runs before basic.target. Only units without default dependencies
-		// need this line, since others start after basic.target. The text does not name
-		// the target, because targets may share a unit.
-		t.Unit + ".d/50-machinemon-update.conf": {
-			text: "# After a crash, recovery undoes an unfinished update before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n"},
+	}
+	// Recovery runs before basic.target. Only units without default dependencies
+	// need this line, since others start after basic.target. The text does not name
+	// the target, because targets may share a unit.
+	for _, unit := range t.Units() {
+		m[unit+".d/50-machinemon-update.conf"] = output{
+			text: "# After a crash, recovery undoes an unfinished update before the program starts.\n[Unit]\nAfter=machinemon-update-recover.service\n"}
 	}
 	for _, step := range []string{"verify", "swap"} {
 		m["paths.target.wants/machinemon-"+step+"@"+t.Name+".path"] = output{link: unitDir + "/machinemon-" + step + "@.path"}
 	}
+	m["multi-user.target.wants/machinemon-inform@"+t.Name+".service"] = output{link: unitDir + "/machinemon-inform@.service"}
 	var timer, times, directives output
 	if t.Source.Type != "" {
 		timer.link = unitDir + "/machinemon-fetch@.timer"
@@ -115,9 +120,21 @@ func units(t *target.Target) map[string]output {
 // other target has, and what is for that account only.
 func accounts(t *target.Target) map[string]string {
 	user := func(step string) string { return "[Service]\nUser=" + target.Account(step, t.Name) + "\n" }
-	fetch, gate := user("fetch"), user("gate")
+	fetch, gate, notify := user("fetch"), user("gate"), user("notify")
+	if t.Notify != nil && t.Notify.TokenFile != "" {
+		notify += credential(target.Credential(t.Notify.TokenFile), t.Notify.TokenFile)
+	}
 	if t.Source.TokenFile != "" {
-		fetch += credential(t.Source.TokenFile)
+		fetch += credential("token", t.Source.TokenFile)
+	}
+	for _, file := range t.ProbeFiles() {
+		gate += credential(target.Credential(file), file)
+	}
+	if t.LeavesLoopback() {
+		gate += "IPAddressAllow=any\n"
+	}
+	if t.Source.ProxyLoginFile != "" {
+		fetch += credential("proxy-login", t.Source.ProxyLoginFile)
 	}
 	if t.HasCommands() {
 		gate += "[Unit]\nWants=machinemon-command@" + t.Name + ".socket\nAfter=machinemon-command@" + t.Name + ".socket\n"
@@ -127,8 +144,8 @@ func accounts(t *target.Target) map[string]string {
 		// The fetcher's group can read and remove bundles.
 		"verify.service":   user("verify") + "SupplementaryGroups=\nSupplementaryGroups=" + target.Account("fetch", t.Name) + "\n",
 		"baseline.service": gate, "health-gate.service": gate,
-		"command.service": user("command"),
-		"command.socket":  "[Socket]\nSocketUser=" + target.Account("gate", t.Name) + "\n",
+		"command.service": user("command"), "notify.service": notify,
+		"command.socket": "[Socket]\nSocketUser=" + target.Account("gate", t.Name) + "\n",
 	}
 }
 
@@ -203,12 +220,12 @@ func schedule(t *target.Target) string {
 	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
 }
 
-// credential returns settings that make systemd read the token as root, since the fetcher
-// may not read the file. If the file is missing, the fetcher gets "no such file" as its
-// token and reports that; without SetCredential= systemd would only fail the unit with
-// 243/CREDENTIALS. Package target refuses paths that would need quotes.
-func credential(path string) string {
-	return "SetCredential=token:no such file\nLoadCredential=token:" + path + "\n"
+// credential returns settings that make systemd read a file as root, since the step may not
+// read it. If the file is missing, the step gets [target.NoFile] as its content and reports
+// that; without SetCredential= systemd would only fail the unit with 243/CREDENTIALS.
+// Package target refuses paths that would need quotes.
+func credential(id, path string) string {
+	return "SetCredential=" + id + ":" + target.NoFile + "\nLoadCredential=" + id + ":" + path + "\n"
 }
 
 // writable returns the settings for all directories of files that a swap writes. Backups

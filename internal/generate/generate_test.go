@@ -31,6 +31,7 @@ machinemon-swap@agent.service.d/50-target.conf
 	# The directories that an update of target agent writes, from /etc/machinemon-update/targets.d/agent.toml.
 	[Service]
 	ReadWritePaths="-/usr/local/bin"
+multi-user.target.wants/machinemon-inform@agent.service -> /usr/lib/systemd/system/machinemon-inform@.service
 paths.target.wants/machinemon-swap@agent.path -> /usr/lib/systemd/system/machinemon-swap@.path
 paths.target.wants/machinemon-verify@agent.path -> /usr/lib/systemd/system/machinemon-verify@.path
 `
@@ -50,7 +51,7 @@ func tree(t testing.TB, targets map[string]string) target.Dirs {
 	t.Helper()
 	d := target.DefaultDirs
 	d.Root = t.TempDir()
-	for _, template := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
+	for _, template := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer", "machinemon-inform@.service"} {
 		put(t, d.Root+unitDir+"/"+template, "")
 	}
 	for name, content := range targets {
@@ -65,7 +66,7 @@ var (
 )
 
 // ofAccount matches the drop-ins that TestAccounts examines.
-var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command)@.*[.](service|socket)[.]d/`)
+var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command|notify)@.*[.](service|socket)[.]d/`)
 
 // list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
@@ -94,23 +95,33 @@ func list(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// TestAccounts shows that each step of each target gets an account of its own, and only
-// its fetcher gets the token.
+// TestAccounts shows that each step of each target gets an account of its own, that only
+// its fetcher gets the secrets of its source, and only its gate the files of probes.
 func TestAccounts(t *testing.T) {
-	const token = "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token' }\n"
-	d := tree(t, map[string]string{"agent.toml": token + agent,
-		"a.b.toml": strings.ReplaceAll(agent, "agent", "b") + "[health]\nversion_command = ['/usr/local/bin/b']\n"})
+	const token = "source = { type = 'github', repo = 'o/n', token_file = '/etc/agent/token', proxy = 'http://x:1', proxy_login_file = '/etc/agent/proxy' }\n"
+	const probes = "[[health.probe]]\nhttp = 'https://x'\nca_file = '/etc/b/ca'\nheaders_file = '/etc/b/h'\n[[health.probe]]\ngrpc = 'http://x'\nheaders_file = '/etc/b/h'\n"
+	d := tree(t, map[string]string{"agent.toml": token + agent + "[notify]\nwebhook = 'https://x'\ntoken_file = '/etc/agent/notify'\n",
+		"a.b.toml": strings.ReplaceAll(agent, "agent", "b") + "[health]\nversion_command = ['/usr/local/bin/b']\n" + probes})
 	out := t.TempDir()
 	must(t, Run(d, out, t.Output()))
 	const b = "_2e7336dc8eba87ef"
-	credential := "SetCredential=token:no such file\nLoadCredential=token:/etc/agent/token\n"
+	credential := "SetCredential=token:no such file\nLoadCredential=token:/etc/agent/token\n" +
+		"SetCredential=proxy-login:no such file\nLoadCredential=proxy-login:/etc/agent/proxy\n"
+	var files string
+	for _, file := range []string{"/etc/b/ca", "/etc/b/h"} {
+		id := target.Credential(file)
+		files += "SetCredential=" + id + ":no such file\nLoadCredential=" + id + ":" + file + "\n"
+	}
+	files += "IPAddressAllow=any\n" // x is not on the loopback
 	commands := "[Unit]\nWants=machinemon-command@a.b.socket\nAfter=machinemon-command@a.b.socket\n"
 	for unit, want := range map[string]string{
 		"fetch@agent": "User=mm-fetch-agent\n" + credential, "fetch-full@agent": "User=mm-fetch-agent\n" + credential,
 		"verify@agent":   "User=mm-verify-agent\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch-agent\n",
 		"baseline@agent": "User=mm-gate-agent\n", "health-gate@agent": "User=mm-gate-agent\n", "command@agent": "User=mm-command-agent\n",
-		"fetch@a.b": "User=mm-fetch" + b + "\n", "verify@a.b": "User=mm-verify" + b + "\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch" + b + "\n",
-		"baseline@a.b": "User=mm-gate" + b + "\n" + commands, "health-gate@a.b": "User=mm-gate" + b + "\n" + commands, "command@a.b": "User=mm-command" + b + "\n",
+		"notify@agent": "User=mm-notify-agent\nSetCredential=" + target.Credential("/etc/agent/notify") + ":no such file\nLoadCredential=" + target.Credential("/etc/agent/notify") + ":/etc/agent/notify\n",
+		"notify@a.b":   "User=mm-notify" + b + "\n",
+		"fetch@a.b":    "User=mm-fetch" + b + "\n", "verify@a.b": "User=mm-verify" + b + "\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch" + b + "\n",
+		"baseline@a.b": "User=mm-gate" + b + "\n" + files + commands, "health-gate@a.b": "User=mm-gate" + b + "\n" + files + commands, "command@a.b": "User=mm-command" + b + "\n",
 	} {
 		text, err := os.ReadFile(filepath.Join(out, "machinemon-"+unit+".service.d/50-target.conf"))
 		must(t, err)
@@ -122,6 +133,45 @@ func TestAccounts(t *testing.T) {
 	must(t, err)
 	if got, want := settings(string(text)), "[Socket]\nSocketUser=mm-gate"+b+"\n"; got != want {
 		t.Errorf("the socket for commands: %q, want %q", got, want)
+	}
+}
+
+// TestProbesBeyondLoopback shows that the gate may reach other addresses only for a target
+// with a probe that needs them.
+func TestProbesBeyondLoopback(t *testing.T) {
+	for probe, beyond := range map[string]bool{
+		"":                                                  false,
+		"http = 'http://127.0.0.1:8080/'":                   false,
+		"http = 'https://[::1]:8080/'":                      false,
+		"tcp = '127.9.9.9:1'":                               false,
+		"tcp = '[::1]:1'":                                   false,
+		"unix = '/run/x'":                                   false,
+		"command = ['/usr/local/bin/agent']":                false,
+		"journal = 'up'":                                    false,
+		"http = 'http://192.0.2.1:8080/'":                   true,
+		"http = 'http://[2001:db8::1]:8080/'":               true,
+		"http = 'http://www.example.com/'":                  true,
+		"tcp = 'localhost:1'":                               true, // what /etc/hosts lacks is asked of a server
+		"tcp = '192.0.2.1:1'":                               true,
+		"tcp = '0.0.0.0:1'":                                 true,
+		"grpc = 'http://127.0.0.1:1'":                       false,
+		"grpc = 'https://192.0.2.1:1'":                      true,
+		"http = 'http://www.example.com/'\nunix = '/run/x'": false,
+	} {
+		text := agent + "[[health.probe]]\njournal = 'ready'\n"
+		if probe != "" {
+			text += "[[health.probe]]\n" + probe + "\n"
+		}
+		out := t.TempDir()
+		must(t, Run(tree(t, map[string]string{"agent.toml": text}), out, t.Output()))
+		for _, unit := range []string{"baseline", "health-gate"} {
+			dropIn, err := os.ReadFile(filepath.Join(out, "machinemon-"+unit+"@agent.service.d/50-target.conf"))
+			must(t, err)
+			service, _, _ := strings.Cut(settings(string(dropIn)), "[Unit]")
+			if got := strings.Contains(service, "\nIPAddressAllow=any\n"); got != beyond {
+				t.Errorf("%s: %s: any address: %t, want %t", probe, unit, got, beyond)
+			}
+		}
 	}
 }
 
@@ -154,6 +204,7 @@ rollback.snapshot = ["/etc/x/config", "/opt/x/bin/state"]
 	ReadWritePaths="-/etc/systemd/system"
 	ReadWritePaths="-/etc/x"
 	ReadWritePaths="-/opt/x/bin"
+multi-user.target.wants/machinemon-inform@x.service -> /usr/lib/systemd/system/machinemon-inform@.service
 paths.target.wants/machinemon-swap@x.path -> /usr/lib/systemd/system/machinemon-swap@.path
 paths.target.wants/machinemon-verify@x.path -> /usr/lib/systemd/system/machinemon-verify@.path
 x@1.service.d/50-machinemon-update.conf
@@ -177,11 +228,11 @@ install = [{ from = "a", to = '/opt/50% "off"\x $HOME/a' }]
 		}, want: agentUnits,
 			log: `cannot use target "A b": is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)
 cannot use target aaa: /etc/machinemon-update/targets.d/aaa.toml:1: is not valid TOML: expected value, not end of input
-cannot use target bare: /etc/machinemon-update/targets.d/bare.toml: unit: is missing; it must be the name of a service (allowed: "NAME.service" or "NAME@INSTANCE.service") (hint: is the package installed that brings this target?)
+cannot use target bare: /etc/machinemon-update/targets.d/bare.toml: unit: is missing; it must be the name of a service (allowed: "NAME.service", "NAME@INSTANCE.service", "NAME@.service" for all running instances, or "" for none) (hint: is the package installed that brings this target?)
 cannot use target deep: /etc/machinemon-update/targets.d/deep.toml:1: is not valid TOML: arrays and inline tables are nested more than the maximum of 10000 levels deep
 cannot use target huge: /etc/machinemon-update/targets.d/huge.toml: is larger than 64 KiB
 cannot use target status: is no name for a target, as it is a verb of the command
-cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colour: is not a known key (allowed: from, to, mode, owner, group, optional)
+cannot use target zzz: /etc/machinemon-update/targets.d/zzz.toml:5: install.colour: is not a known key (allowed: from, to, mode, owner, group, optional, keep, releases)
 `},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -233,7 +284,7 @@ func TestUnwritable(t *testing.T) {
 	d = tree(t, map[string]string{"agent.toml": agent})
 	must(t, os.RemoveAll(d.Root+unitDir))
 	if err := Run(d, t.TempDir(), t.Output()); err == nil ||
-		err.Error() != "cannot generate units of target agent: machinemon-swap@.path is not in /usr/lib/systemd/system" {
+		err.Error() != "cannot generate units of target agent: machinemon-inform@.service is not in /usr/lib/systemd/system" {
 		t.Errorf("no units installed: got %v", err)
 	}
 }

@@ -8,7 +8,8 @@ import (
 
 // Account returns the name of the account under which a step of a target runs: each step
 // of each target has its own, so that no target can reach the files, processes or
-// credentials of another one. step is "fetch", "verify", "gate" or "command".
+// credentials of another one. step is "fetch", "verify", "gate",
+// "command" or "notify".
 //
 // A name of systemd-sysusers(8) has at most 31 characters, without dots. A target whose
 // name does not fit is represented by a digest. The separator before the digest is

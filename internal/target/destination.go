@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
@@ -28,10 +30,17 @@ var systemOwn = []string{
 	"/etc/passwd", "/etc/passwd-", "/etc/shadow", "/etc/shadow-", "/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-",
 	"/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/sudoers", "/etc/sudoers.d", "/etc/doas.conf", "/etc/polkit-1",
 	"/etc/pam.conf", "/etc/pam.d", "/etc/security", "/etc/login.defs", "/etc/shells", "/etc/nsswitch.conf", "/etc/ssh", "/etc/krb5.keytab",
-	"/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache", "/etc/fstab", "/etc/crypttab", "/etc/machine-id", "/boot",
+	"/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.cache", "/etc/fstab", "/etc/crypttab", "/etc/machine-id", "/boot", "/efi",
 	"/etc/apt", "/etc/dpkg", "/var/lib/dpkg", "/var/lib/apt", "/var/lib/systemd", "/etc/systemd/system.conf", "/etc/systemd/journald.conf",
 	"/usr/lib/systemd/systemd", "/usr/lib/systemd/system-generators", "/etc/systemd/system-generators",
 	"/usr/bin/machinemon-update", "/usr/bin/machinemon-release",
+}
+
+// sharedDirs are directories that belong to no single program.
+var sharedDirs = []string{
+	"/usr/local", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/libexec", "/usr/local/share", "/usr/local/etc",
+	"/usr/bin", "/usr/sbin", "/usr/lib", "/usr/libexec", "/usr/share", "/etc/systemd/system", "/usr/lib/systemd/system",
+	"/var/lib", "/var/log", "/var/cache", "/var/spool", "/var/opt",
 }
 
 // ownName reports whether an element of a path below a directory of systemd is a unit of
@@ -84,19 +93,37 @@ func (t *Target) CheckDestinations(all []*Target) error {
 		if i.Listed {
 			path = "install_manifest"
 		}
-		resolved, problem, hint := t.check.destination(i.To)
-		if problem == "" {
-			problem, hint = t.check.replaceable(resolved)
+		resolved, problem, hint := i.To, "", ""
+		if !durable.OfUser(i.To) { // there the unit's user looks, before the swap
+			resolved, problem, hint = t.check.destination(i.To, i)
+			if problem == "" {
+				problem, hint = t.check.replaceable(resolved)
+			}
 		}
 		if problem == "" {
-			problem = t.taken(resolved, all)
+			problem = t.taken(resolved, i.Tree && i.Releases == "", all)
+		}
+		found := []spot{{path, i.To, i.Tree && i.Releases == ""}}
+		if problem == "" && i.Releases != "" {
+			path = fmt.Sprintf("install[%d].releases", n)
+			found = append(found, spot{path, i.Releases, true})
+			resolved, problem, hint = t.check.releases(i.Releases)
+			if problem == "" {
+				problem = t.taken(resolved, true, all)
+			}
 		}
 		if problem != "" {
 			return t.refuse(path, problem, hint)
 		}
-		for _, alias := range aliases(i.To, resolved) {
-			installed = append(installed, alias)
-			paths[alias] = path
+		for _, p := range found {
+			for _, alias := range aliases(p.path, t.check.located(p.path)) {
+				installed = append(installed, alias)
+				paths[alias] = p.key
+				if p.tree {
+					installed = append(installed, alias+"/")
+					paths[alias+"/"] = p.key
+				}
+			}
 		}
 	}
 	if err := t.checkSnapshots(all); err != nil {
@@ -136,7 +163,7 @@ func (t *Target) refuse(path, problem, hint string) *ConfigError {
 
 // destination returns the path of file without symlinks in its parents, or the problem
 // because of which root must not write it.
-func (c checker) destination(file string) (resolved, problem, hint string) {
+func (c checker) destination(file string, i Install) (resolved, problem, hint string) {
 	dir, err := c.resolve(filepath.Dir(file))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", err.Error(), "create the directory first"
@@ -154,15 +181,40 @@ func (c checker) destination(file string) (resolved, problem, hint string) {
 		return resolved, "", ""
 	case err != nil:
 		return "", file + ": " + durable.Cause(err).Error(), ""
+	case i.Releases != "" && info.Mode()&fs.ModeSymlink == 0:
+		return "", file + " is not a symlink", "move it to " + i.Releases + "/NAME, and make it a link to that"
+	case i.Releases != "": // the directory to which it leads is checked below
 	case info.Mode()&fs.ModeSymlink != 0:
 		return "", file + " is a symlink", "name the file that it leads to"
-	case !info.Mode().IsRegular():
+	case i.Tree && !info.IsDir():
+		return "", file + " is not a directory", ""
+	case i.Tree && mounted(c.root+resolved):
+		return "", file + " is a mount point, which cannot be replaced", "mount it on a directory above it, or name a directory below it"
+	case !i.Tree && !info.Mode().IsRegular():
 		return "", file + " is not a regular file", ""
 	}
-	if err := c.rootOnly(resolved); err != nil {
+	err = c.rootOnly(resolved)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", file + " leads to nothing: " + err.Error(), "correct or remove the link"
+	}
+	if err != nil {
 		return "", err.Error(), rootOnlyHint
 	}
 	return resolved, "", ""
+}
+
+// releases returns the path of a directory of releases without symlinks, or the problem
+// because of which root must not write there.
+func (c checker) releases(dir string) (resolved, problem, hint string) {
+	// A name that no release has, because its directory is what counts.
+	file, problem, hint := c.destination(filepath.Join(dir, " "), Install{})
+	return filepath.Dir(file), problem, hint
+}
+
+// mounted reports whether a directory is on another file system than its parent.
+func mounted(dir string) bool {
+	var own, above unix.Stat_t
+	return unix.Lstat(dir, &own) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && own.Dev != above.Dev
 }
 
 const capabilitiesHint = "give the unit what it needs by AmbientCapabilities= and Group= instead"
@@ -193,15 +245,30 @@ func (c checker) replaceable(file string) (problem, hint string) {
 	return "", ""
 }
 
-// taken returns as a problem which other target the file belongs to, or "".
-func (t *Target) taken(file string, all []*Target) (problem string) {
+// taken returns as a problem which other target the file belongs to, or "". A tree also
+// must not contain anything of another target.
+func (t *Target) taken(file string, isTree bool, all []*Target) (problem string) {
 	for _, other := range all {
 		if other.Name == t.Name {
 			continue
 		}
-		if slices.ContainsFunc(other.Install, func(i Install) bool { return t.check.located(i.To) == file }) ||
-			slices.ContainsFunc(other.Snapshot, func(path string) bool { return within(file, t.check.located(path)) }) {
-			return file + " belongs to target " + other.Name
+		for _, i := range other.Install {
+			for _, p := range i.spots() {
+				switch at := t.check.located(p.path); {
+				case at == file, p.tree && within(file, at):
+					return file + " belongs to target " + other.Name
+				case isTree && within(at, file):
+					return file + " contains " + p.path + " of target " + other.Name
+				}
+			}
+		}
+		for _, path := range other.Snapshot {
+			switch of := t.check.located(path); {
+			case within(file, of):
+				return file + " belongs to target " + other.Name
+			case isTree && within(of, file):
+				return file + " contains " + path + " of target " + other.Name
+			}
 		}
 	}
 	return ""
@@ -229,7 +296,8 @@ func aliases(written, resolved string) []string {
 }
 
 // packaged returns the first of files that a Debian package owns, and the package's name.
-// Both are "" if there is no such file, or no dpkg on this machine.
+// Both are "" if there is no such file, or no dpkg on this machine. A name with / at its
+// end stands for everything below that directory.
 func (c checker) packaged(files []string) (file, pkg string, err error) {
 	const info = "/var/lib/dpkg/info"
 	entries, err := os.ReadDir(c.root + info)
@@ -249,7 +317,11 @@ func (c checker) packaged(files []string) (file, pkg string, err error) {
 			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), durable.Cause(err))
 		}
 		for _, file := range files {
-			if bytes.Contains(content, []byte("\n"+file+"\n")) || bytes.HasPrefix(content, []byte(file+"\n")) {
+			line := file
+			if !strings.HasSuffix(file, "/") {
+				line += "\n"
+			}
+			if bytes.Contains(content, []byte("\n"+line)) || bytes.HasPrefix(content, []byte(line)) {
 				return file, pkg, nil
 			}
 		}

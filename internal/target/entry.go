@@ -2,6 +2,7 @@ package target
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -73,8 +74,83 @@ func (i Install) Find(platform, version string, names []string) (string, error) 
 	return "", fmt.Errorf("%s must match exactly one entry, and %d match: %s", name, len(found), SomeNames(found))
 }
 
-// Matches reports whether an entry may be the one that Find returns.
+// Files returns which of these names are installed from the archive of version for
+// platform, by their paths below [Install.To]; the path of a file that is no tree is "".
+// For a glob of a directory that does not match exactly one it returns an error, or nothing.
+func (i Install) Files(platform, version string, names []string) (map[string]string, error) {
+	if !i.Tree {
+		name, err := i.Find(platform, version, names)
+		if err != nil || !slices.Contains(names, name) {
+			return nil, err
+		}
+		return map[string]string{"": name}, nil
+	}
+	files, dirs := map[string]string{}, map[string]bool{}
+	for _, n := range names {
+		if dir, ok := i.directory(platform, version, n); ok {
+			dirs[dir] = true
+			files[strings.TrimPrefix(n, dir)] = n
+		}
+	}
+	if len(dirs) > 1 {
+		return nil, fmt.Errorf("%s must match exactly one directory, and %d match: %s", i.Name(platform, version), len(dirs), SomeNames(slices.Collect(maps.Keys(dirs))))
+	}
+	return files, nil
+}
+
+// Elsewhere returns, for a file that is not where From says, the From that finds it: the only
+// one of these names that ends as From or To does. It returns "" if there is no such one.
+func (i Install) Elsewhere(platform, version string, names []string) string {
+	found := ""
+	for _, n := range names {
+		if base := path.Base(n); base != path.Base(i.Name(platform, version)) && base != path.Base(i.To) && len(names) > 1 {
+			continue
+		}
+		if found != "" || i.Tree {
+			return ""
+		}
+		found = n
+	}
+	// What differs from release to release becomes a placeholder again.
+	for _, placeholder := range []string{"{version}", "{number}", "{arch}", "{machine}"} {
+		if value := i.names.fill(placeholder, platform, version); len(value) > 2 {
+			found = strings.ReplaceAll(found, value, placeholder)
+		}
+	}
+	return found
+}
+
+// directory reports whether an entry is below the directory of a tree, or below one that
+// its glob matches, and returns that directory with a / at its end; "" is all of the archive.
+func (i Install) directory(platform, version, entry string) (dir string, ok bool) {
+	name := i.Name(platform, version)
+	if name == "./" {
+		return "", true
+	}
+	at := 0
+	for range strings.Count(name, "/") {
+		n := strings.IndexByte(entry[at:], '/')
+		if n < 0 {
+			return "", false
+		}
+		at += n + 1
+	}
+	dir = entry[:at]
+	fits, err := path.Match(strings.TrimSuffix(name, "/"), strings.TrimSuffix(dir, "/"))
+	return dir, name == dir || isGlob(name) && err == nil && fits
+}
+
+// Has reports whether a path is the installed file, or a file below the installed tree.
+func (i Install) Has(file string) bool {
+	return i.To == file || i.Tree && within(file, i.To)
+}
+
+// Matches reports whether an entry may be one that Find or Files returns.
 func (i Install) Matches(platform, version, entry string) bool {
+	if i.Tree {
+		_, ok := i.directory(platform, version, entry)
+		return ok
+	}
 	name := i.Name(platform, version)
 	fits, err := path.Match(name, entry)
 	return name == entry || isGlob(name) && err == nil && fits

@@ -124,8 +124,14 @@ func (t *Target) AddListed(list []byte, platform, version string) (excluded []st
 		if !plainName.MatchString(name) {
 			return nil, fmt.Errorf("line %d %+.80q does not name a file plainly", n, line)
 		}
-		if matches(lt.Exclude, name) {
+		out := matches(lt.Exclude, name)
+		if out && !slices.Contains(excluded, dir+name) {
 			excluded = append(excluded, dir+name)
+		}
+		if len(installs)-rows+len(excluded) > maxListed {
+			return nil, fmt.Errorf("it lists more than %d files", maxListed)
+		}
+		if out {
 			continue
 		}
 		if !matches(lt.Allow, name) {

@@ -3,17 +3,15 @@ package target
 import (
 	"net/url"
 	"strings"
-
-	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// githubKeys are the keys that only a source of type github may have.
+// githubKeys are the keys that only a source of type github, forgejo or gitlab may have.
 var githubKeys = []string{"source.repo", "source.asset", "source.tag", "source.api_url", "source.token_file"}
 
 // AssetPattern returns the glob of [path.Match] for the archive's name among the files of
-// a release, with the placeholders filled in.
+// a release, with the placeholders filled in. Of an address it is the last part.
 func (s Source) AssetPattern(platform, version string) string {
-	return s.names.fill(s.Asset, platform, version)
+	return s.names.fill(lastPart(s.Asset), platform, version)
 }
 
 // VersionIn returns the version that an archive's name contains. It returns "" if Asset
@@ -31,36 +29,27 @@ func (s Source) VersionIn(file, platform string) string {
 	return version
 }
 
-// github returns the source that the keys of [source] for GitHub describe. Without
-// source.repo the source is not configured yet.
-func (v *validation) github() Source {
+// github returns the source that the keys of [source] for GitHub, Forgejo or GitLab
+// describe. Without source.repo the source is not configured yet.
+func (v *validation) github(kind string) Source {
 	if !v.written("source.repo") {
 		return Source{}
 	}
 	s := Source{
-		Type:      SourceGitHub,
+		Type:      kind,
 		Repo:      v.text("source.repo"),
 		Asset:     v.text("source.asset"),
 		Tag:       v.text("source.tag"),
 		TokenFile: v.text("source.token_file"),
-		URL:       v.text("source.api_url"),
+		URL:       v.api(kind),
 	}
+	if kind != SourceGitLab && strings.Count(s.Repo, "/") > 1 {
+		v.problem("source.repo", `must be "OWNER/NAME"`, "only GitLab has groups within groups")
+	}
+	v.tags(&s)
 	u, err := url.Parse(s.URL) // text has refused URLs that are not valid
 	if err == nil && s.TokenFile != "" && u.Scheme != "https" && !Loopback(u.Hostname()) {
 		v.problem("source.token_file", "must not be sent over plain http", "")
 	}
 	return s
-}
-
-// Exposed warns of a token that all users of the machine can read; "" if there is none. It
-// is no error: the token is known by now, and an update may be what the machine needs.
-func (t *Target) Exposed() string {
-	file := t.Source.TokenFile
-	if file == "" {
-		return ""
-	}
-	if secret, err := durable.Secret(t.check.root + file); secret || err != nil {
-		return "" // the fetcher reports that it has no token
-	}
-	return "every user can read the token in " + file + " (hint: chmod 0600 " + file + ", and replace the token)"
 }

@@ -24,7 +24,7 @@ func (h Hooks) Program(platform, version string) string {
 // operator says so.
 func (v *validation) hooks() Hooks {
 	h := Hooks{Unsigned: v.boolean("hooks.from_release_unsigned"), FromRelease: v.texts("hooks.from_release"), PreSwap: v.texts("hooks.pre_swap"), PostCommit: v.texts("hooks.post_commit"), names: v.archNames()}
-	if len(h.FromRelease) > 0 && v.text("trust.mode") != TrustTUF && !h.Unsigned {
+	if len(h.FromRelease) > 0 && v.text("trust.mode") == TrustChecksum && !h.Unsigned {
 		v.problem("hooks.from_release", "root would run a program of releases that are not signed", `take signed releases, trust.mode = "tuf"; or write a pre_swap hook of your own`)
 	}
 	return h

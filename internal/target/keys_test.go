@@ -16,6 +16,7 @@ var sources = []string{
 	"source.url = 'https://x'\n",
 	"source.url_from = { file = '/etc/x', key = 'x', append = '/x' }\n",
 	"[source]\ntype = 'github'\nrepo = 'o/n'\n",
+	"[source]\nurl = 'https://x'\nproxy = 'http://x:1'\n",
 	"[source]\ntype = 'file'\npath = '/srv/releases'\n",
 }
 
@@ -50,7 +51,7 @@ func TestKeysAreRead(t *testing.T) {
 		must(t, err)
 		return string(text), ""
 	}
-	refused := map[kind]any{kindText: strings.Repeat("\x00", 2000), kindInteger: int64(-1), kindTexts: []string{"\x00"}}
+	refused := map[kind]any{kindText: strings.Repeat("\x00", 2000), kindInteger: int64(-1), kindStatus: "6xx", kindTexts: []string{"\x00"}}
 	for _, k := range keys {
 		if k.kind == kindTable || k.kind == kindTables {
 			continue
@@ -67,7 +68,7 @@ func TestKeysAreRead(t *testing.T) {
 		if !read {
 			t.Errorf("%s is not read", k.name)
 		}
-		types := map[kind]reflect.Type{kindText: reflect.TypeFor[string](), kindInteger: reflect.TypeFor[int64](), kindBoolean: reflect.TypeFor[bool](), kindTexts: reflect.TypeFor[[]string]()}
+		types := map[kind]reflect.Type{kindText: reflect.TypeFor[string](), kindInteger: reflect.TypeFor[int64](), kindStatus: reflect.TypeFor[int64](), kindBoolean: reflect.TypeFor[bool](), kindTexts: reflect.TypeFor[[]string]()}
 		if _, must := k.otherwise.(required); !must && k.otherwise != nil && (reflect.TypeOf(k.otherwise) != types[k.kind] || !k.valid(k.otherwise)) {
 			t.Errorf("%s cannot have the default %#v", k.name, k.otherwise)
 		}
@@ -105,7 +106,7 @@ func manualKeys(t *testing.T) map[string]manualKey {
 // TestManual compares the tables of the manual with keys: names, types, bounds, defaults
 // and help.
 func TestManual(t *testing.T) {
-	kinds := map[kind]string{kindText: "string", kindInteger: "integer", kindBoolean: "boolean", kindTexts: "list of strings", kindTable: "table", kindTables: "list of tables"}
+	kinds := map[kind]string{kindText: "string", kindInteger: "integer", kindStatus: "integer or string", kindBoolean: "boolean", kindTexts: "list of strings", kindTable: "table", kindTables: "list of tables"}
 	bounds := regexp.MustCompile(`\d+ to \d+|"[a-z0-9]{3,}"`)
 	someDefault := regexp.MustCompile(`Default ("[^"]*"|\w+)\.|Required\.`)
 	manual := manualKeys(t)

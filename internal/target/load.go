@@ -23,6 +23,10 @@ const maxFragment = 64 << 10
 // as trust.MaxRoot.
 const maxPin = 512_000
 
+// maxKeys is the size in bytes of the largest file that is read from trust.key, the same
+// as signature.MaxKeys.
+const maxKeys = 256 << 10
+
 // AutoUpdate is the drop-in that the verbs enable and disable write. Its name sorts late
 // among the drop-ins, so that it overrides them.
 const AutoUpdate = "90-auto-update.toml"
@@ -42,6 +46,20 @@ var verbs = []string{
 // ValidName reports whether name has the form of a target's name. Load also refuses the
 // verbs of the command.
 func ValidName(name string) bool { return targetName.MatchString(name) }
+
+func validName(name string) *ConfigError {
+	if !targetName.MatchString(name) {
+		e := &ConfigError{Problem: "is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)"}
+		if lower := strings.ToLower(name); ValidName(lower) {
+			e.Hint = "rename it to " + lower
+		}
+		return e
+	}
+	if slices.Contains(verbs, name) {
+		return &ConfigError{Problem: "is no name for a target, as it is a verb of the command"}
+	}
+	return nil
+}
 
 // Names returns, sorted, the name of every target that a T.toml or a drop-in describes.
 // It ignores [AutoUpdate], which remains when the package that brings T.toml is removed.
@@ -66,6 +84,22 @@ func (d Dirs) Names() ([]string, error) {
 	return slices.Sorted(maps.Keys(names)), nil
 }
 
+// Unread returns a line about each of the administrator's files that looks like a target
+// file by another name, and so is not read.
+func (d Dirs) Unread() (lines []string) {
+	entries, _ := os.ReadDir(filepath.Join(d.Root, d.Admin)) // Names reports the error
+	for _, e := range entries {
+		ext := filepath.Ext(e.Name())
+		if name := strings.ToLower(strings.TrimSuffix(e.Name(), ext)); ValidName(name) && slices.Contains(otherForms, ext) {
+			lines = append(lines, fmt.Sprintf("%s is not read (hint: a target file is NAME.toml: sudo mv %[1]s %s.toml)", filepath.Join(d.Admin, e.Name()), filepath.Join(d.Admin, name)))
+		}
+	}
+	return lines
+}
+
+// otherForms are the ends of names of other programs' configuration.
+var otherForms = []string{".conf", ".cfg", ".ini", ".json", ".yaml", ".yml", ".tml", ".TOML"}
+
 // describes reports whether a directory T.toml.d has a drop-in besides AutoUpdate. It
 // returns true if the directory cannot be read, so that Load reports the error.
 func describes(dropins string) bool {
@@ -85,11 +119,8 @@ func (d Dirs) Load(name string) (*Target, error) {
 }
 
 func (d Dirs) load(name string) (*Target, *ConfigError) {
-	if !targetName.MatchString(name) {
-		return nil, &ConfigError{Problem: "is no name for a target (allowed: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit)"}
-	}
-	if slices.Contains(verbs, name) {
-		return nil, &ConfigError{Problem: "is no name for a target, as it is a verb of the command"}
+	if err := validName(name); err != nil {
+		return nil, err
 	}
 	files, err := d.fragments(name)
 	if err != nil {
@@ -107,14 +138,26 @@ func (d Dirs) load(name string) (*Target, *ConfigError) {
 		if err != nil {
 			return nil, err
 		}
-		f, err := parse(data)
-		if err != nil {
-			err.File = file
+		if err := v.merge(data, file, order); err != nil {
 			return nil, err
 		}
-		v.settings.merge(f, file, order)
 	}
-	return v.target(name, files)
+	t, err := v.target(name, files)
+	if err == nil {
+		t.addNotify(d)
+	}
+	return t, err
+}
+
+// merge adds a fragment, which overrides those of a lower order.
+func (v *validation) merge(data []byte, file string, order int) *ConfigError {
+	f, err := parse(data)
+	if err != nil {
+		err.File = file
+		return err
+	}
+	v.settings.merge(f, file, order)
+	return nil
 }
 
 // fragments returns the target's files in the order in which they override each other:
@@ -138,7 +181,7 @@ func (d Dirs) fragments(name string) ([]string, *ConfigError) {
 			return nil, &ConfigError{File: dropins, Problem: "cannot be read: " + durable.Cause(err).Error()}
 		}
 		for _, e := range entries {
-			if !dropIn(e.Name()) {
+			if !dropIn(e.Name()) || filepath.Join(dropins, e.Name()) == d.Without {
 				continue
 			}
 			if hasControl(e.Name()) {

@@ -2,10 +2,12 @@ package target
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,7 +61,7 @@ func TestLoadDefaults(t *testing.T) {
 		Unit:        "agent.service",
 		CheckEvery:  time.Hour,
 		SnapshotMax: 1 << 30,
-		Trust:       Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json"},
+		Trust:       Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json", Key: "/etc/machinemon-update/trust/agent.key"},
 		Install:     []Install{{From: "agent", To: "/usr/local/bin/agent"}},
 		Health:      Health{Timeout: 30 * time.Second, Settle: 5 * time.Second, Main: "/usr/local/bin/agent"},
 		Fragments:   []string{adminFile},
@@ -92,12 +94,30 @@ timeout_seconds = 3600
 settle_seconds = 0
 main = ""
 version_command = ["/usr/local/bin/agent", "--version"]
+version_pattern = 'agent v([^ ]+)'
 [[health.probe]]
 http = "http://[::1]:8080/healthz"
 [[health.probe]]
 http = "https://example.com"
 expect_status = 401
 expect_body = "no"
+[[health.probe]]
+http = "https://localhost:8443/x?y"
+expect_status = "2xx"
+ca_file = "/etc/agent/ca.pem"
+headers_file = "/etc/agent/headers"
+timeout_seconds = 3600
+[[health.probe]]
+http = "https://localhost"
+unix = "/run/agent.sock"
+insecure_skip_tls = true
+headers_file = "/etc/agent/headers"
+[[health.probe]]
+grpc = "http://127.0.0.1:50051/agent.v1.Agent"
+[[health.probe]]
+grpc = "https://example.com:50051/"
+foreign = true
+headers_file = "/etc/agent/headers"
 [[health.probe]]
 tcp = "[::1]:80"
 [[health.probe]]
@@ -117,7 +137,7 @@ journal = 'it says "ready"'
 		AutoUpdateEnabled: true,
 		CheckEvery:        time.Minute,
 		Source:            Source{Type: "manifest", URL: "https://example.com/m.json?x=1", InsecureSkipTLS: true, CAFile: "/etc/agent/ca.pem", Proxy: "http://proxy:3128"},
-		Trust:             Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json", Product: "agent", AllowUnauthenticated: true},
+		Trust:             Trust{Mode: "checksum", Root: "/etc/machinemon-update/trust/agent.root.json", Key: "/etc/machinemon-update/trust/agent.key", Product: "agent", AllowUnauthenticated: true},
 		Install: []Install{
 			{From: "agent-{version}/agent-{os}-{arch}", To: "/usr/local/bin/agent", Mode: pointer(fs.FileMode(0o755)), Owner: pointer("root"), Group: pointer("adm")},
 			{From: "agent.service", To: "/opt/agent/agent.service", Mode: pointer(fs.FileMode(0o644)), Optional: true},
@@ -128,9 +148,14 @@ journal = 'it says "ready"'
 		Health: Health{
 			Timeout:        time.Hour,
 			VersionCommand: []string{"/usr/local/bin/agent", "--version"},
+			VersionPattern: "agent v([^ ]+)",
 			Probes: []Probe{
 				{HTTP: "http://[::1]:8080/healthz", ExpectStatus: 200},
 				{HTTP: "https://example.com", ExpectStatus: 401, ExpectBody: "no"},
+				{HTTP: "https://localhost:8443/x?y", ExpectClass: 2, CAFile: "/etc/agent/ca.pem", HeadersFile: "/etc/agent/headers", Timeout: time.Hour},
+				{HTTP: "https://localhost", Unix: "/run/agent.sock", ExpectStatus: 200, InsecureSkipTLS: true, HeadersFile: "/etc/agent/headers"},
+				{GRPC: "http://127.0.0.1:50051/agent.v1.Agent"},
+				{GRPC: "https://example.com:50051/", Foreign: true, HeadersFile: "/etc/agent/headers"},
 				{TCP: "[::1]:80"},
 				{Unix: "/run/agent.sock"},
 				{Command: []string{"/usr/local/bin/agent", "ping"}},
@@ -158,6 +183,9 @@ func TestProbeString(t *testing.T) {
 		want  string
 	}{
 		{Probe{HTTP: "http://127.0.0.1:8080/healthz?token=secret"}, "http http://127.0.0.1:8080/healthz"},
+		{Probe{HTTP: "http://localhost/healthz?token=secret", Unix: "/run/x.sock"}, "http http://localhost/healthz at /run/x.sock"},
+		{Probe{GRPC: "https://[::1]:443/my.Service"}, "grpc https://[::1]:443/my.Service"},
+		{Probe{GRPC: "http://localhost", Unix: "/run/x.sock", HeadersFile: "/x"}, "grpc http://localhost at /run/x.sock"},
 		{Probe{TCP: "[::1]:80"}, "tcp [::1]:80"},
 		{Probe{Unix: "/run/x.sock"}, "unix /run/x.sock"},
 		{Probe{Command: []string{"/usr/bin/x", "--password=secret"}}, "command /usr/bin/x"},
@@ -334,7 +362,7 @@ func TestLoadName(t *testing.T) {
 	for _, row := range []struct{ name, want string }{
 		{"none", "cannot use target none: no none.toml in /etc/machinemon-update/targets.d or /usr/lib/machinemon-update/targets.d (hint: `machinemon-update status` lists the targets)"},
 		{"", `cannot use target "": ` + rule},
-		{"Agent", `cannot use target "Agent": ` + rule},
+		{"Agent", `cannot use target "Agent": ` + rule + " (hint: rename it to agent)"},
 		{"../agent", `cannot use target "../agent": ` + rule},
 		{"-x", `cannot use target "-x": ` + rule},
 		{"a\nb", `cannot use target "a\nb": ` + rule},
@@ -348,6 +376,17 @@ func TestLoadName(t *testing.T) {
 		if err == nil || err.Error() != row.want {
 			t.Errorf("Load(%q)\n got %v\nwant %s", row.name, err, row.want)
 		}
+	}
+}
+
+// TestUnread: what looks like a target file by another name is reported, and not read.
+func TestUnread(t *testing.T) {
+	d := tree(t, map[string]string{adminFile: minimal, "/etc/machinemon-update/targets.d/caddy.conf": "", "/etc/machinemon-update/targets.d/dns.yaml": "",
+		"/etc/machinemon-update/targets.d/old.TOML": "", "/etc/machinemon-update/targets.d/README": "", "/etc/machinemon-update/targets.d/a.toml.dpkg-old": ""})
+	const is = "/etc/machinemon-update/targets.d/%s is not read (hint: a target file is NAME.toml: sudo mv /etc/machinemon-update/targets.d/%[1]s /etc/machinemon-update/targets.d/%s.toml)"
+	want := []string{fmt.Sprintf(is, "caddy.conf", "caddy"), fmt.Sprintf(is, "dns.yaml", "dns"), fmt.Sprintf(is, "old.TOML", "old")}
+	if got := d.Unread(); !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
 

@@ -12,6 +12,12 @@ func TestKey(t *testing.T) {
 		{HTTP: "http://127.0.0.1:1/?token=2", ExpectStatus: 200},
 		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 204},
 		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, ExpectBody: "ok"},
+		{HTTP: "http://127.0.0.1:1/", ExpectClass: 2}, {GRPC: "http://127.0.0.1:1/"},
+		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, Unix: "/x"},
+		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, HeadersFile: "/x"},
+		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, CAFile: "/x"},
+		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, InsecureSkipTLS: true},
+		{HTTP: "http://127.0.0.1:1/", ExpectStatus: 200, Timeout: 1},
 		{TCP: "/x"}, {TCP: "/x", Foreign: true}, {Unix: "/x"}, {Command: []string{"/x"}}, {Command: []string{"/x", "a b"}}, {Command: []string{"/x", "a", "b"}},
 	} {
 		if other, ok := seen[p.Key()]; ok {

@@ -13,6 +13,8 @@ type Named struct {
 	Path   string // a directory, manifest or archive on this machine
 	URL    string // of an archive; set only if Path is ""
 	SHA256 string // that the archive must have; "" if the operator does not say
+	// Version is that of an archive without a manifest; "" if the operator does not say.
+	Version string
 }
 
 // String returns the path or URL for messages, without the query: it may be a secret.

@@ -47,8 +47,10 @@ func aroundForbidden(path string) string {
 // below it or contains it; "" if there is none. resolved is path as locate returns it.
 func overlap(path, resolved string, t *Target, snapshots []string, locate func(string) string) string {
 	for _, i := range t.Install {
-		if to := locate(i.To); within(to, resolved) || within(resolved, to) {
-			return path + " overlaps the installed file " + i.To
+		for _, p := range i.spots() {
+			if to := locate(p.path); within(to, resolved) || within(resolved, to) {
+				return path + " overlaps the installed file " + p.path
+			}
 		}
 	}
 	if t.Listing != nil {
@@ -72,7 +74,7 @@ func (t *Target) checkSnapshots(all []*Target) error {
 	for n, path := range t.Snapshot {
 		place, problem, hint := t.check.snapshotPlace(path)
 		if problem == "" {
-			problem = t.taken(place.Path, all)
+			problem = t.taken(place.Path, false, all)
 		}
 		if problem == "" {
 			problem = overlap(path, place.Path, t, t.Snapshot[:n], t.check.located)

@@ -28,24 +28,29 @@ func (v *validation) source() Source {
 		s.URL = v.text("source.url")
 		s.InsecureSkipTLS = v.boolean("source.insecure_skip_tls")
 	case SourceFile:
-		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.ca_file", "source.proxy"}
+		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.ca_file", "source.proxy", "source.proxy_login_file", "source.no_proxy"}
 		if !v.written("source.path") {
 			s.Type = SourceNone
 			break
 		}
 		s.Path = v.text("source.path")
-	case SourceGitHub:
+	case SourceGitHub, SourceForgejo, SourceGitLab:
 		foreign = []string{"source.url", "source.url_from", "source.insecure_skip_tls", "source.path"}
-		s = v.github()
+		s = v.github(kind)
 	}
 	s.names = v.archNames()
 	s.Versions, _ = version.ParseRange(v.text("source.versions")) // text has refused ranges that are not valid
+	if s.Prereleases {
+		s.Versions = s.Versions.WithPrereleases()
+	}
 	s.Downgrade = v.boolean("source.downgrade")
 	if s.Type != SourceFile {
-		s.CAFile, s.Proxy = v.text("source.ca_file"), v.text("source.proxy")
+		s.CAFile = v.text("source.ca_file")
+		v.proxy(&s)
 	}
-	if kind != SourceGitHub {
+	if kind == SourceManifest || kind == SourceFile {
 		foreign = append(foreign, githubKeys...)
+		foreign = append(foreign, tagKeys...)
 	}
 	for _, path := range foreign {
 		at, written := v.settings[path]
@@ -65,17 +70,38 @@ func (v *validation) trustMode() string {
 	return mode
 }
 
-// trustRoot returns the file of the root that the operator vouches for. If the file is
-// missing, attempts fail, but the target loads, so that its status can be shown.
-func (v *validation) trustRoot(name string) string {
-	if v.written("trust.root") {
-		return v.text("trust.root")
+// trustFile returns the file that the operator vouches for in this mode, and its name in
+// the directory of such files if the key is not written. If the file is missing, attempts
+// fail, but the target loads, so that its status can be shown.
+func (v *validation) trustFile(key, mode, name string) string {
+	if v.written(key) {
+		return v.text(key)
 	}
-	file := filepath.Join(filepath.Dir(v.dirs.Admin), "trust", name+".root.json")
-	if v.text("trust.mode") == TrustTUF {
-		v.rootOnly("trust.root", file)
+	file := filepath.Join(filepath.Dir(v.dirs.Admin), "trust", name)
+	if v.text("trust.mode") == mode {
+		v.rootOnly(key, file)
 	}
 	return file
+}
+
+// signed refuses a target whose signed releases could not be told from others that the
+// same key has signed.
+func (v *validation) signed(t *Target) {
+	if isAddress(t.Source.Asset) && t.Trust.Product != "" {
+		v.problem("trust.product", "means nothing beside source.asset, which is an address: no manifest names a product", "")
+		return
+	}
+	if t.Trust.Mode != TrustSigned || t.Trust.Product != "" || t.Source.Type == SourceNone {
+		return
+	}
+	if t.Source.Repo == "" {
+		v.missing("trust.product", "a source of type "+t.Source.Type+" needs a signed manifest, and the signed releases of another program must not pass as this one's")
+		return
+	}
+	if t.Source.VersionIn(t.Source.AssetPattern("linux-amd64", "1.2.3"), "linux-amd64") == "" {
+		v.problem("source.asset", `must be the archive's whole name, with {version} or {number} and without * ? [, if trust.mode is "signature" and trust.product is not set`,
+			"the signed name is all that says which version an archive is")
+	}
 }
 
 // These hints name the cures that keep authentication. The manual page describes
@@ -88,7 +114,8 @@ const (
 	derivedHint = `set source.url, and source.ca_file to the server's certificate authority; or use signed releases, trust.mode = "tuf"`
 )
 
-// authenticated refuses checksum trust if the transport proves nothing. Any local user
+// authenticated refuses a transport that proves nothing, except under tuf: signatures alone
+// do not show that there is a newer release. Any local user
 // can listen on a free loopback port, so plain http to loopback is accepted only if the
 // administrator wrote the URL.
 func (v *validation) authenticated(t *Target) {
@@ -97,17 +124,17 @@ func (v *validation) authenticated(t *Target) {
 		return // source has reported the error, and Derive checks a derived URL
 	}
 	key, hint := "source.url", plainHint
-	if t.Source.Type == SourceGitHub {
+	if t.Source.Repo != "" {
 		key, hint = "source.api_url", githubHint
 	}
 	switch {
 	case t.Source.InsecureSkipTLS:
-		v.problem("source.insecure_skip_tls", "checksum trust needs a server that proves its identity", insecureHint)
+		v.problem("source.insecure_skip_tls", t.Trust.Mode+" trust needs a server that proves its identity", insecureHint)
 	case u.Scheme == "https":
 	case !Loopback(u.Hostname()):
-		v.problem(key, "checksum trust is refused over plain http", hint)
+		v.problem(key, t.Trust.Mode+" trust is refused over plain http", hint)
 	case !within(v.settings[key].file, filepath.Clean(v.dirs.Admin)):
-		v.problem(key, "checksum trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, hint)
+		v.problem(key, t.Trust.Mode+" trust is refused over plain http; a loopback server is trusted only when written in "+v.dirs.Admin, hint)
 	}
 }
 

@@ -15,21 +15,16 @@
 package target
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -42,6 +37,8 @@ type Dirs struct {
 
 	Vendor string // fragments of the packages
 	Admin  string // fragments of the operator; they override Vendor's key by key
+
+	Without string // a drop-in that is not read; "" for none
 }
 
 // DefaultDirs are the directories of an installed machinemon-update.
@@ -55,7 +52,9 @@ var DefaultDirs = Dirs{
 type Target struct {
 	Name        string
 	Description string
-	Unit        string // the service that runs the program
+	Unit        string   // the service that runs the program; "" if none does. See [Target.Units]
+	Also        []string // more services that run it
+	Reload      bool     // whether they are reloaded, and not restarted
 
 	AutoUpdateEnabled bool          // whether scheduled runs and directives may install
 	CheckEvery        time.Duration // between scheduled checks, at least a minute
@@ -66,10 +65,15 @@ type Target struct {
 	Listing *Listing  // how a release may list more files; nil: it may not
 	Hooks   Hooks
 	Health  Health
+	Notify  *Notify // how people are told of events, as [notify] of the target says, or that of all targets
+	// Unnotified is why the latter cannot be used; "" if it can.
+	Unnotified string
 
 	Snapshot    []string // files and directories saved before the swap and restored by a rollback
 	SnapshotMax int64    // bytes that all of Snapshot together may take on the disk
-	StopFirst   bool     // whether the unit is stopped before Snapshot is saved and hooks run
+	// KeepPrevious says that the kept previous release is not given up to make room.
+	KeepPrevious bool
+	StopFirst    bool // whether the unit is stopped before Snapshot is saved and hooks run
 
 	Fragments []string // the files it was loaded from; later ones override earlier ones
 
@@ -94,6 +98,8 @@ const (
 	SourceManifest = "manifest" // URL names the manifest
 	SourceFile     = "file"     // Path names a directory, manifest or archive
 	SourceGitHub   = "github"   // URL is GitHub's API, Repo the repository
+	SourceForgejo  = "forgejo"  // the same, of a server with Forgejo or Gitea
+	SourceGitLab   = "gitlab"   // the same, of GitLab
 )
 
 // Source is where releases come from.
@@ -104,6 +110,8 @@ type Source struct {
 	InsecureSkipTLS bool   // do not verify the server's certificate
 	CAFile          string // of the certificates that take the place of the system's; "" for none
 	Proxy           string // URL; "" for none
+	ProxyLoginFile  string // systemd hands its content to the fetcher; "" for none
+	NoProxy         []string
 
 	Versions  version.Range // the versions of releases that are taken from it
 	Downgrade bool          // whether scheduled runs and directives may go to a lower version
@@ -111,25 +119,31 @@ type Source struct {
 	From *URLFrom // where root finds URL and InsecureSkipTLS; nil if the target file has the URL
 	Read string   // the file that Resolve read; "" before
 
-	// The fields below are set only for GitHub.
+	// The fields below are set only for GitHub, Forgejo and GitLab.
 	Repo      string // OWNER/NAME
-	Asset     string // glob with placeholders; see AssetPattern
+	Asset     string // glob or address with placeholders; see AssetPattern and AssetURL
 	Tag       string // of the release; "" is the latest
-	TokenFile string // systemd hands its content to the fetcher; "" for none
+	TagPrefix string // of the program's tags; see VersionOf
+	// Prereleases says whether prereleases are taken, too.
+	Prereleases bool
+	Checksums   string // glob or address with placeholders, see ChecksumsPattern and ChecksumsURL; "" is a file with a usual name
+	TokenFile   string // systemd hands its content to the fetcher; "" for none
 
 	names archNames
 }
 
 // The values of Trust.Mode.
 const (
-	TrustChecksum = "checksum" // digests from the manifest, believed because of the transport it came over
-	TrustTUF      = "tuf"      // signatures that Root leads to; the transport proves nothing
+	TrustChecksum = "checksum"  // digests from the manifest, believed because of the transport it came over
+	TrustTUF      = "tuf"       // signatures that Root leads to; the transport proves nothing
+	TrustSigned   = "signature" // signatures by the publisher's keys in Key
 )
 
 // Trust is how a release is authenticated.
 type Trust struct {
 	Mode                 string
 	Root                 string // the file that Pin reads; absolute
+	Key                  string // the file that PublicKeys reads; absolute
 	Product              string // the manifest's product must be this one; "" allows any, except under tuf
 	AllowUnauthenticated bool   // whether a transport that anyone on the path can change is accepted
 }
@@ -137,13 +151,29 @@ type Trust struct {
 // AnyTransport reports whether releases may come over a transport that anyone can change.
 func (t Trust) AnyTransport() bool { return t.AllowUnauthenticated || t.Mode == TrustTUF }
 
+// ByVersion reports whether a release's version is all that shows that it is not an old
+// one: the manifest, which has a sequence, is not signed.
+func (t Trust) ByVersion() bool { return t.Mode == TrustSigned && t.Product == "" }
+
 // Pin reads the root in which all trust under tuf begins.
-func (t *Target) Pin() ([]byte, error) {
-	if _, err := os.Lstat(filepath.Join(t.check.root, t.Trust.Root)); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot trust any release of %s: there is no %s (hint: machinemon-update trust %s FILE --sha256 HEX)",
-			t.Name, t.Trust.Root, t.Name)
+func (t *Target) Pin() ([]byte, error) { return t.pinned(t.Trust.Root, maxPin) }
+
+// PublicKeys reads the publisher's keys, by which all trust under signature begins.
+func (t *Target) PublicKeys() ([]byte, error) {
+	return t.pinned(t.Trust.Key, maxKeys)
+}
+
+// Unpinned begins the error of [Target.Pin] and [Target.PublicKeys] before the operator has
+// pinned anything.
+const Unpinned = "cannot trust any release of "
+
+// pinned reads a file in which the operator has pinned what signs the releases.
+func (t *Target) pinned(file string, most int64) ([]byte, error) {
+	if _, err := os.Lstat(filepath.Join(t.check.root, file)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf(Unpinned+"%s: there is no %s (hint: sudo machinemon-update trust %s FILE --sha256 HEX)",
+			t.Name, file, t.Name)
 	}
-	pin, wrong := t.check.read(t.Trust.Root, maxPin, "everybody may read it: chmod 0644")
+	pin, wrong := t.check.read(file, most, "everybody may read it: chmod 0644")
 	if wrong != nil {
 		wrong.Target = t.Name
 		return nil, wrong
@@ -151,26 +181,40 @@ func (t *Target) Pin() ([]byte, error) {
 	return pin, nil
 }
 
-// Install is one file of the release and its place on this machine.
+// Install is one file of the release, or a directory with all its files, and its place on
+// this machine.
 type Install struct {
-	From     string       // name in the archive, with placeholders, or a glob; see Name and Find
+	From     string       // name in the archive, with placeholders, or a glob; see Name, Find and Files
 	To       string       // absolute
 	Mode     *fs.FileMode // permission bits; nil keeps the existing file's
 	Owner    *string      // name or number; nil keeps the existing file's
 	Group    *string      // name or number; nil keeps the existing file's
 	Optional bool         // whether a release without it is complete
 	Listed   bool         // the release lists it, not the target file
+	Tree     bool         // it is a directory, whose name in From ends with /
+	Keep     []string     // of a tree: the names below To that stay what they are
+	Releases string       // of a tree: To is a link to a directory below this one; "" if To is the tree itself
 
 	names archNames
 }
 
+// Dir returns the directory to which the file, or the tree, is written.
+func (i Install) Dir() string {
+	if i.Releases != "" {
+		return i.Releases
+	}
+	return filepath.Dir(i.To)
+}
+
 // Directories returns, sorted and once each, the directories in which root writes during
-// an update of the target. The data of other users are not among them: only those users
-// write there.
+// an update of the target. The data and the programs of other users are not among them:
+// only those users write there.
 func (t *Target) Directories() []string {
 	var dirs []string
 	for _, i := range t.Install {
-		dirs = append(dirs, filepath.Dir(i.To))
+		if !durable.OfUser(i.To) {
+			dirs = append(dirs, filepath.Dir(i.To), i.Dir())
+		}
 	}
 	for _, path := range t.Snapshot {
 		if dir := t.check.snapshotDir(path); dir != "" {
@@ -196,65 +240,21 @@ type Health struct {
 	Main string
 
 	VersionCommand []string // its output must contain the new version; may be nil
+	VersionPattern string   // selects the version in that output; "" for the first one
 	Probes         []Probe
 }
 
-// A Probe asks the program whether it works. Exactly one of HTTP, TCP,
-// Unix, Command and Journal is set.
-type Probe struct {
-	HTTP         string // URL to GET
-	ExpectStatus int    // of HTTP
-	ExpectBody   string // text that the answer to HTTP must contain
-
-	TCP     string // host:port to connect to
-	Unix    string // socket to connect to
-	Command []string
-	Journal string // text in a line that the unit has logged since its latest start
-
-	// Foreign says that HTTP, TCP or Unix may be answered by a program outside of the unit.
-	Foreign bool
+// LongestTry returns the longest time that a probe sets for a try of its own.
+func (h Health) LongestTry() (most time.Duration) {
+	for _, p := range h.Probes {
+		most = max(most, p.Timeout)
+	}
+	return most
 }
 
-// String names the probe in reports, for example "tcp 127.0.0.1:8080". It omits a
-// command's arguments and a URL's query: they may contain secrets.
-func (p Probe) String() string {
-	switch {
-	case p.HTTP != "":
-		u, err := url.Parse(p.HTTP)
-		if err != nil {
-			return "http"
-		}
-		u.RawQuery = ""
-		return "http " + u.Redacted()
-	case p.TCP != "":
-		return "tcp " + p.TCP
-	case p.Unix != "":
-		return "unix " + p.Unix
-	case len(p.Command) > 0:
-		return "command " + p.Command[0]
-	case p.Journal != "":
-		return "journal " + strconv.Quote(p.Journal)
-	}
-	return "empty probe"
-}
-
-// Key returns an ID of the probe's whole text, of which String omits parts: a probe that
-// was changed is another one. A field that is added to Probe later does not change the
-// keys of probes that leave it empty.
-func (p Probe) Key() string {
-	text := map[string]any{}
-	v := reflect.ValueOf(p)
-	for i := range v.NumField() {
-		if f := v.Field(i); !f.IsZero() {
-			text[v.Type().Field(i).Name] = f.Interface()
-		}
-	}
-	canonical, err := json.Marshal(text) // json.Marshal sorts the keys
-	if err != nil {
-		panic(err) // strings and numbers cannot fail
-	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:])
+// Printed returns what VersionCommand printed, to be searched for a version.
+func (h Health) Printed(text string) version.Output {
+	return version.Output{Text: text, Program: filepath.Base(h.VersionCommand[0]), Pattern: h.VersionPattern}
 }
 
 // ProbeKeys returns the keys of the target's probes.
@@ -264,6 +264,17 @@ func (t *Target) ProbeKeys() []string {
 		keys = append(keys, p.Key())
 	}
 	return keys
+}
+
+// ProbeFiles returns, sorted and once each, the files of the target's probes that systemd
+// hands to the gate.
+func (t *Target) ProbeFiles() []string {
+	var files []string
+	for _, p := range t.Health.Probes {
+		files = append(files, p.Files()...)
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // HasCommands reports whether the gate runs commands of the target.

@@ -71,9 +71,9 @@ func (r *reader) keyValue(in place, node *unstable.Node) *ConfigError {
 	}
 	value := node.Value()
 	switch k := keyByName[at.name]; {
-	case k.kind == kindText && value.Kind == unstable.String:
+	case (k.kind == kindText || k.kind == kindStatus) && value.Kind == unstable.String:
 		r.note(at, string(value.Data))
-	case k.kind == kindInteger && value.Kind == unstable.Integer:
+	case (k.kind == kindInteger || k.kind == kindStatus) && value.Kind == unstable.Integer:
 		// The decoder refuses numbers out of range.
 		n, _ := strconv.ParseInt(strings.ReplaceAll(string(value.Data), "_", ""), 0, 64)
 		r.note(at, n)
@@ -136,7 +136,9 @@ func (r *reader) enter(in place, dotted unstable.Iterator) (place, *unstable.Nod
 		parent := in
 		in = place{dot(parent.name, name), dot(parent.path, name)}
 		if _, ok := keyByName[in.name]; !ok {
-			return in, part, r.fault(in, part, unknown(parent.name))
+			fault := r.fault(in, part, "")
+			fault.Problem, fault.Hint = unknown(parent.name, name)
+			return in, part, fault
 		}
 		if _, ok := r.found[in.path]; !ok {
 			r.found[in.path] = setting{line: r.line(part)}

@@ -38,7 +38,7 @@ func TestTUF(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", b, want)
 		}
 	}
-	pin("cannot trust any release of agent: there is no " + rootFile + " (hint: machinemon-update trust agent FILE --sha256 HEX)")
+	pin("cannot trust any release of agent: there is no " + rootFile + " (hint: sudo machinemon-update trust agent FILE --sha256 HEX)")
 	at := filepath.Join(d.Root, rootFile)
 	must(t, os.MkdirAll(filepath.Dir(at), 0o755))
 	put(t, at, strings.Repeat("x", maxPin))

@@ -94,17 +94,28 @@ func (f *URLFrom) named(args []string) (file string, err error) {
 // Resolve reads the current values from the file of source.url_from and completes the
 // source as Derive does. It needs root. The error is a *ConfigError.
 func (t *Target) Resolve(c Command) error {
+	server, insecure, err := t.Find(c)
+	if err != nil {
+		return err
+	}
+	return t.Derive(server+t.Source.From.Append, insecure)
+}
+
+// Find returns the values of the file of source.url_from, without a slash at the server's
+// end, and whether the updated program skips the verification of the server's certificate.
+// It needs root. The error is a *ConfigError.
+func (t *Target) Find(c Command) (server string, insecure bool, err error) {
 	from := t.Source.From
 	t.Source.Read = from.File
 	named, err := from.named(c.Args)
 	if err != nil {
-		return t.derived("", err.Error(), t.urlHint())
+		return "", false, t.derived("", err.Error(), t.urlHint())
 	}
 	if named != "" {
 		t.Source.Read = named
 	}
 	if _, err := os.Lstat(filepath.Join(t.check.root, t.Source.Read)); errors.Is(err, fs.ErrNotExist) {
-		return t.derived("", "does not exist", "configure the program of "+t.Unit+", or set source.url")
+		return "", false, t.derived("", "does not exist", "configure the program of "+t.Unit+", or set source.url")
 	}
 	data, wrong := t.check.read(t.Source.Read, maxFragment, "")
 	if wrong.aboutWriters() && named != "" && t.runsAsRoot(c) {
@@ -114,7 +125,7 @@ func (t *Target) Resolve(c Command) error {
 		if wrong.Target = t.Name; wrong.aboutWriters() {
 			wrong.Hint = t.urlHint()
 		}
-		return wrong
+		return "", false, wrong
 	}
 	var keys map[string]any
 	if err := toml.Unmarshal(data, &keys); err != nil {
@@ -123,20 +134,20 @@ func (t *Target) Resolve(c Command) error {
 		if de, ok := errors.AsType[*toml.DecodeError](err); ok {
 			problem.Line, _ = de.Position()
 		}
-		return problem
+		return "", false, problem
 	}
 	base, text := keys[from.Key].(string)
 	if _, there := keys[from.Key]; !there {
-		return t.derived(from.Key, "is missing; it must be a URL (allowed: "+baseAllowed+")", "")
+		return "", false, t.derived(from.Key, "is missing; it must be a URL (allowed: "+baseAllowed+")", "")
 	}
 	if u, err := url.Parse(base); !text || err != nil || u.RawQuery != "" || u.ForceQuery {
-		return t.derived(from.Key, "must be a URL (allowed: "+baseAllowed+")", "")
+		return "", false, t.derived(from.Key, "must be a URL (allowed: "+baseAllowed+")", "")
 	}
 	insecure, boolean := keys[insecureKey].(bool)
 	if _, there := keys[insecureKey]; there && !boolean {
-		return t.derived(insecureKey, "must be a boolean (allowed: true, false)", "")
+		return "", false, t.derived(insecureKey, "must be a boolean (allowed: true, false)", "")
 	}
-	return t.Derive(strings.TrimRight(base, "/")+from.Append, insecure)
+	return strings.TrimRight(base, "/"), insecure, nil
 }
 
 const baseAllowed = `"https://HOST/PATH" or "http://HOST/PATH", without user, password, query and fragment`

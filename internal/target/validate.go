@@ -5,16 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // ownUnit matches the units of machinemon-update: if the updater updated itself, the swap
 // would kill it midway. It does not match those of MachineMon's agent and server.
-var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive)([@.-].*)?\.service$`)
+var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive|inform|notify)([@.-].*)?\.service$`)
 
 // A validation turns merged settings into a Target and keeps the first problem that it
 // finds.
@@ -26,32 +29,39 @@ type validation struct {
 }
 
 func (v *validation) target(name string, files []string) (*Target, *ConfigError) {
+	unit, also := v.units()
 	t := &Target{
 		Name:              name,
 		Description:       cmp.Or(v.text("description"), name),
-		Unit:              v.unit(),
+		Unit:              unit,
+		Also:              also,
 		AutoUpdateEnabled: v.boolean("auto_update_enabled"),
 		CheckEvery:        v.seconds("auto_update_check_every_seconds"),
 		Source:            v.source(),
 		Trust: Trust{
 			Mode:                 v.trustMode(),
-			Root:                 v.trustRoot(name),
+			Root:                 v.trustFile("trust.root", TrustTUF, name+".root.json"),
+			Key:                  v.trustFile("trust.key", TrustSigned, name+".key"),
 			Product:              v.text("trust.product"),
 			AllowUnauthenticated: v.boolean("trust.allow_unauthenticated"),
 		},
-		Install:     v.installs(),
-		Listing:     v.listing(),
-		Snapshot:    v.texts("rollback.snapshot"),
-		SnapshotMax: v.integer("rollback.snapshot_max_bytes"),
-		StopFirst:   v.boolean("rollback.stop"),
-		Hooks:       v.hooks(),
-		Fragments:   files,
-		check:       v.check,
-		where:       v.settings,
+		Install:      v.installs(),
+		Listing:      v.listing(),
+		Snapshot:     v.texts("rollback.snapshot"),
+		SnapshotMax:  v.integer("rollback.snapshot_max_bytes"),
+		StopFirst:    v.boolean("rollback.stop"),
+		KeepPrevious: v.boolean("rollback.keep_previous"),
+		Hooks:        v.hooks(),
+		Fragments:    files,
+		check:        v.check,
+		where:        v.settings,
 	}
 	v.authenticated(t)
+	v.signed(t)
 	v.snapshot(t)
 	t.Health = v.health(t.Install)
+	t.Notify = v.notify()
+	v.kind(t)
 	if v.err != nil {
 		if v.err.File == "" {
 			v.err.File = files[0]
@@ -164,6 +174,9 @@ func (v *validation) rootOnly(path string, value any) {
 	case []string:
 		files = v.check.commandFiles(value)
 	}
+	if path == "health.version_command" && len(files) > 0 && v.programOfUser(files[0]) {
+		files = files[1:]
+	}
 	for _, file := range files {
 		if file == "" {
 			continue
@@ -172,14 +185,6 @@ func (v *validation) rootOnly(path string, value any) {
 			v.problem(path, err.Error(), rootOnlyHint)
 		}
 	}
-}
-
-func (v *validation) unit() string {
-	unit := v.text("unit")
-	if ownUnit.MatchString(unit) {
-		v.problem("unit", "must not be a unit of machinemon-update itself", "")
-	}
-	return unit
 }
 
 func (v *validation) installs() []Install {
@@ -192,15 +197,80 @@ func (v *validation) installs() []Install {
 			Owner:    unlessEmpty(v.text(at + ".owner")),
 			Group:    unlessEmpty(v.text(at + ".group")),
 			Optional: v.boolean(at + ".optional"),
+			Keep:     v.texts(at + ".keep"),
+			Releases: v.text(at + ".releases"),
 			names:    v.archNames(),
 		}
-		v.destination(at+".to", i.To)
-		if slices.ContainsFunc(installs, func(other Install) bool { return other.To == i.To }) {
-			v.problem(at+".to", "is installed twice", "")
+		i.Tree = strings.HasSuffix(i.From, "/")
+		if !i.Tree && v.written(at+".keep") {
+			v.bad(at + ".keep")
+		}
+		if durable.OfUser(i.To) {
+			v.ofUser(at, i)
+		} else {
+			v.destination(at+".to", i.To)
+		}
+		if i.Tree {
+			v.treeDestination(at+".to", i.To)
+		}
+		if v.written(at + ".releases") {
+			v.releases(at, i)
+		}
+		for _, other := range installs {
+			if other.To == i.To {
+				v.problem(at+".to", "is installed twice", "")
+				continue
+			}
+			for _, p := range other.spots() {
+				for _, own := range i.spots() {
+					if p.tree && within(own.path, p.path) || own.tree && within(p.path, own.path) {
+						v.problem(at+"."+own.key, "overlaps "+p.path+", which is installed, too", "")
+					}
+				}
+			}
 		}
 		installs = append(installs, i)
 	}
 	return installs
+}
+
+// releases checks the key install.releases.
+func (v *validation) releases(install string, i Install) {
+	at := install + ".releases"
+	switch {
+	case !i.Tree:
+		v.problem(at, "stands beside a file", "the name of a directory in from ends with /")
+	case v.written(install + ".keep"):
+		v.problem(at, "stands beside keep", "each release has a directory of its own, so keep the data elsewhere, such as in /var/lib")
+	case within(i.To, i.Releases), within(i.Releases, i.To):
+		v.problem(at, "overlaps to, which is the link to one of the releases", `as in to = "/opt/NAME/current" and releases = "/opt/NAME/releases"`)
+	}
+	v.destination(at, i.Releases)
+	v.treeDestination(at, i.Releases)
+}
+
+// A spot is a path at which an install has something: a tree has all that is below.
+type spot struct {
+	key, path string
+	tree      bool
+}
+
+// spots returns the spots of an install.
+func (i Install) spots() []spot {
+	if i.Releases == "" {
+		return []spot{{"to", i.To, i.Tree}}
+	}
+	return []spot{{"to", i.To, false}, {"releases", i.Releases, true}}
+}
+
+// treeDestination refuses a directory that has more below it than one program.
+func (v *validation) treeDestination(path, dir string) {
+	if what := aroundForbidden(dir); what != "" {
+		v.problem(path, "must not contain "+what, "")
+	}
+	if slices.Contains(sharedDirs, dir) {
+		v.problem(path, "is a directory of many programs, which a release would replace", "name a directory of its own, such as /opt/NAME")
+	}
 }
 
 func unlessEmpty(s string) *string {
@@ -210,10 +280,44 @@ func unlessEmpty(s string) *string {
 	return &s
 }
 
+// ofUser checks an install in the home of the unit's user, whose process replaces the
+// program there.
+func (v *validation) ofUser(at string, i Install) {
+	if i.Tree {
+		v.problem(at+".to", "must not be a directory in /home", ownHint(i.To))
+	}
+	if unit := v.text("unit"); unit == "" || IsTemplate(unit) {
+		v.problem(at+".to", fmt.Sprintf("must not be in /home beside unit = %q", unit), ownHint(i.To))
+	}
+	for _, key := range []string{"mode", "owner", "group", "optional"} {
+		if v.written(at + "." + key) {
+			v.problem(at+"."+key, "means nothing for a file in /home, which keeps what it has", "remove it")
+		}
+	}
+}
+
+// programOfUser reports whether the target installs this file in a user's home. As a
+// version_command, only its new file is run, which root has checked.
+func (v *validation) programOfUser(file string) bool {
+	return durable.OfUser(file) && slices.ContainsFunc(v.elements("install"), func(at string) bool { return v.text(at+".to") == file })
+}
+
 // destination checks a place to write as far as that needs no look at the machine.
 // CheckDestinations checks the rest.
 func (v *validation) destination(path, file string) {
-	if where := forbidden(file); where != "" {
+	where := forbidden(file)
+	switch {
+	case where == "":
+	case strings.HasSuffix(path, ".to") && (where == "/home" || where == "/root"):
+		v.problem(path, "must not be in "+where, ownHint(file))
+	default:
 		v.problem(path, "must not be in "+where, "")
 	}
+}
+
+// ownHint says what takes the place of a program in a home. Root does not write there, and
+// what it installs must not be the user's to replace.
+func ownHint(file string) string {
+	program := "/usr/local/bin/" + filepath.Base(file)
+	return fmt.Sprintf("write to = %q here and ExecStart=%s in the unit, which may keep its User=; root installs nothing where a user can write", program, program)
 }

@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/machinemon/machinemon-update/internal/dirtree"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -25,6 +26,7 @@ const (
 	kindInteger             // int64
 	kindBoolean             // bool
 	kindTexts               // []string
+	kindStatus              // int64 or string
 	kindTable
 	kindTables
 )
@@ -83,6 +85,8 @@ func rootOnly(v values) values {
 }
 
 const (
+	unquotedAllowed = `"/DIR/NAME" of A-Z a-z 0-9 . _ @ + -`
+
 	pathAllowed = `"/DIR/NAME", without . and .. elements, double slashes and control characters`
 	urlAllowed  = `"https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment`
 	filledIn    = "{os} {arch} {machine} {version} {number} are filled in"
@@ -91,14 +95,23 @@ const (
 
 var (
 	yesOrNo      = values{kind: kindBoolean, must: "a boolean", allowed: "true, false", valid: func(any) bool { return true }}
-	besideSocket = values{kind: kindBoolean, must: "a boolean", allowed: "true, false; only beside http, tcp or unix", valid: func(any) bool { return true }}
+	besideSocket = values{kind: kindBoolean, must: "a boolean", allowed: "true, false; only beside http, grpc, tcp or unix", valid: func(any) bool { return true }}
+	besideTLS    = values{kind: kindBoolean, must: "a boolean", allowed: "true, false; only beside a URL that begins with https", valid: func(any) bool { return true }}
+	// An HTTP status, or all that begin with one digit.
+	expectedStatus = values{kind: kindStatus, must: "an HTTP status or a class of them", allowed: `100 to 599, or "1xx" to "5xx"; only beside http`, valid: func(v any) bool {
+		text, isText := v.(string)
+		n, isNumber := v.(int64)
+		return isText && statusClass.MatchString(text) || isNumber && n >= 100 && n <= 599
+	}}
 	absolutePath = textOf("an absolute path", pathAllowed, cleanPath)
 	// For the root directory, the error of forbidden is clearer.
 	anyDirectory = textOf("an absolute path", pathAllowed, func(s string) bool { return s == "/" || cleanPath(s) })
 	archiveEntry = textOf("a file's name in the archive", `a relative path without . and .. elements; `+filledIn, func(s string) bool { return entryName(s) && !isGlob(s) })
-	archiveGlob  = textOf("a file's name in the archive, or a glob that matches one", `a relative path with * ? [ ], without . and .. elements, or "." for an asset that is the program; `+filledIn, func(s string) bool { return s == "." || entryGlob(s) })
-	archName     = textOf("the publisher's name of an architecture", "1 to 32 of A-Z a-z 0-9 . _ -, the first a letter or digit", matching(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`))
-	octalMode    = textOf("an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`, func(s string) bool {
+	archiveGlob  = textOf("a file's name in the archive, or a glob that matches one", `a relative path with * ? [ ], without . and .. elements, or "." for an asset that is the program; with / at its end, a directory, "./" for all of the archive; `+filledIn, func(s string) bool {
+		return s == "." || s == "./" || entryGlob(strings.TrimSuffix(s, "/"))
+	})
+	archName  = textOf("the publisher's name of an architecture", "1 to 32 of A-Z a-z 0-9 . _ -, the first a letter or digit", matching(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`))
+	octalMode = textOf("an octal mode in quotes, without write permission for group and others", `"0400" to "0755"`, func(s string) bool {
 		n, err := strconv.ParseUint(s, 8, 32)
 		return err == nil && threeDigits.MatchString(s) && n&0o022 == 0 && n&0o400 != 0
 	})
@@ -138,14 +151,16 @@ func each(valid func(string) bool) func([]string) bool {
 func matching(pattern string) func(string) bool { return regexp.MustCompile(pattern).MatchString }
 
 var (
-	// unitName follows systemd.unit(5). A template without an instance does not match.
-	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]+)?\.service$`)
+	// unitName follows systemd.unit(5). A template has an empty instance.
+	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
 
 	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 	threeDigits = regexp.MustCompile(`^0?[0-7]{3}$`)
 	placeholder = regexp.MustCompile(`\{(os|arch|machine|version|number)\}`)
 	urlPath     = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
-	ownerName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}$`)
+	ownerName   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)+$`)
+	statusClass = regexp.MustCompile(`^[1-5]xx$`)
+	serviceText = regexp.MustCompile(`^/?[A-Za-z0-9._]*$`)
 	plainPath   = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
 )
 
@@ -173,11 +188,26 @@ func versionRange(s string) bool {
 	return err == nil && !hasControl(r.String())
 }
 
+func versionPattern(s string) bool {
+	return version.Pattern(s) && utf8.ValidString(s) && !hasControl(s)
+}
+
 // entryName reports whether a file in a release can have this name.
 func entryName(from string) bool {
 	plain := placeholder.ReplaceAllString(from, "x")
 	return fs.ValidPath(plain) && plain != "." && len(from) <= 255 &&
 		!strings.ContainsAny(plain, `{}\`) && !hasControl(plain) && from[0] != '-'
+}
+
+// keepNames reports whether an install can keep these names below its directory.
+func keepNames(names []string) bool {
+	for n, name := range names {
+		others := slices.Delete(slices.Clone(names), n, n+1)
+		if !fs.ValidPath(name) || name == "." || len(name) > 255 || hasControl(name) || dirtree.Keeps(others, name) {
+			return false
+		}
+	}
+	return len(names) <= 32
 }
 
 func entryGlob(s string) bool {
@@ -188,8 +218,7 @@ func entryGlob(s string) bool {
 func assetGlob(s string) bool { return entryGlob(s) && !strings.Contains(s, "/") }
 
 func repositoryName(s string) bool {
-	_, name, _ := strings.Cut(s, "/")
-	return ownerName.MatchString(s) && name != "." && name != ".."
+	return ownerName.MatchString(s) && path.Clean(s) == s && len(s) <= 255
 }
 
 // cleanPath reports whether path is absolute, names a file other than /, and is clean, so
@@ -220,6 +249,12 @@ func webURL(s string) bool {
 		return false
 	}
 	return u.Hostname() != "" && u.User == nil && !strings.Contains(s, "#") && (u.Port() == "" && !strings.HasSuffix(u.Host, ":") || port(u.Port()))
+}
+
+// grpcURL reports whether s names a server of gRPC, and perhaps one of its services.
+func grpcURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && apiURL(s) && serviceText.MatchString(u.EscapedPath())
 }
 
 func apiURL(s string) bool { return webURL(s) && !strings.Contains(s, "?") }

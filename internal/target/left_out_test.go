@@ -1,0 +1,90 @@
+package target
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+)
+
+// TestLeftOut checks that a release leaves out the same entries whether its list or only
+// its manifest is known.
+func TestLeftOut(t *testing.T) {
+	const platform, version = "linux-amd64", "build-18"
+	const list = "bin:scalebox-update\nbin:scalebox-new\n"
+	of := func(list string, entries ...string) map[string]manifest.Content {
+		contents := map[string]manifest.Content{"INSTALL_MANIFEST": {SHA256: manifest.Digest([]byte(list))}}
+		for _, e := range entries {
+			contents[e] = manifest.Content{SHA256: "sum of " + e}
+		}
+		return contents
+	}
+	for name, c := range map[string]struct {
+		exclude   []string // of the type bin; nil for the target's own
+		program   string   // of from_release
+		installed string   // list
+		contents  map[string]manifest.Content
+		want      string
+	}{
+		"the list is known":            {installed: list, contents: of(list, "scalebox-update", "scaleboxd", "scalebox-new"), want: "scalebox-update"},
+		"not in its list":              {installed: "bin:scalebox-new\n", contents: of("bin:scalebox-new\n", "scalebox-update"), want: ""},
+		"another list":                 {installed: "bin:x\n", contents: of(list, "scalebox-update", "scaleboxd"), want: "scalebox-update"},
+		"no list known":                {contents: of(list, "scalebox-update"), want: "scalebox-update"},
+		"it runs before the swap":      {program: "scalebox-update", installed: list, contents: of(list, "scalebox-update"), want: ""},
+		"it runs, another list":        {program: "scalebox-update", contents: of(list, "scalebox-update"), want: ""},
+		"not in the contents":          {installed: list, contents: of(list), want: ""},
+		"no list in the release":       {installed: list, contents: map[string]manifest.Content{"scalebox-update": {SHA256: "x"}}, want: ""},
+		"exclude all, list is known":   {exclude: []string{"*"}, installed: list, contents: of(list, "scalebox-update", "scalebox-new", "scaleboxd", "LICENSE"), want: "scalebox-new,scalebox-update"},
+		"exclude all, another list":    {exclude: []string{"*"}, contents: of(list, "scalebox-update", "scaleboxd", "x/y"), want: "scalebox-update"},
+		"a list that root will refuse": {installed: "etc:x\n", contents: of("etc:x\n", "scalebox-update"), want: ""},
+	} {
+		got := scaleboxd(t)
+		if c.exclude != nil {
+			got.Listing.Types[slices.IndexFunc(got.Listing.Types, func(l ListedType) bool { return l.Name == "bin" })].Exclude = c.exclude
+		}
+		if c.program != "" {
+			got.Hooks.FromRelease = []string{c.program}
+		}
+		before := len(got.Install)
+		sums := got.LeftOutOf(c.installed, c.contents, platform, version)
+		if names := strings.Join(slices.Sorted(maps.Keys(sums)), ","); names != c.want || len(got.Install) != before {
+			t.Errorf("%s: %s, want %s", name, names, c.want)
+		}
+		for entry, sum := range sums {
+			if sum != "sum of "+entry {
+				t.Errorf("%s: %s has %s", name, entry, sum)
+			}
+		}
+	}
+}
+
+// TestLeftOutBound: a publisher may list and ship as many excluded files as it likes.
+func TestLeftOutBound(t *testing.T) {
+	got := scaleboxd(t)
+	got.Listing.Types[0].Exclude = []string{"*"}
+	kind := got.Listing.Types[0].Name
+	contents := map[string]manifest.Content{"INSTALL_MANIFEST": {SHA256: "another"}}
+	var list strings.Builder
+	for n := range 200 {
+		contents[fmt.Sprint("x", n)] = manifest.Content{SHA256: "x"}
+		for range 2 { // a line twice is one file
+			fmt.Fprintf(&list, "%s:x%d\n", kind, n)
+		}
+	}
+	if n := len(got.LeftOutOf("", contents, "linux-amd64", "v1")); n != MaxLeftOut {
+		t.Errorf("%d of the manifest's", n)
+	}
+	excluded, err := got.AddListed([]byte(list.String()), "linux-amd64", "v1")
+	if n := len(got.LeftOut(excluded, "linux-amd64", "v1")); err != nil || len(excluded) != 200 || n != MaxLeftOut {
+		t.Errorf("%d of %d of the list: %v", n, len(excluded), err)
+	}
+	for n := range 100 {
+		fmt.Fprintf(&list, "%s:y%d\n", kind, n)
+	}
+	if _, err := got.AddListed([]byte(list.String()), "linux-amd64", "v1"); err == nil || err.Error() != "it lists more than 256 files" {
+		t.Error(err)
+	}
+}
