@@ -19,14 +19,21 @@ type Rules struct {
 	AutoUpdate bool
 	Versions   version.Range
 	Downgrade  bool
+	// ByVersion says that signatures do not show which release is the newest: an attacker
+	// in the source or the fetcher could bring back an old one.
+	ByVersion  bool
 	CheckEvery time.Duration
 }
 
-// Unit is the state of a target's unit in systemd.
+// Unit is the state of one of a target's units in systemd.
 type Unit struct {
 	Name, Load, Active string
 	Queued             bool // a job is about to change the state
-	Passing            bool // the unit never stays active: Type=oneshot without RemainAfterExit=yes
+	Idle               bool // it waits for what starts it, and is not started by an update
+	Working            bool // it is idle otherwise, but does its work now
+	Unjudged           bool // it is idle, and nothing could show whether a release works
+	Unreloadable       bool // it is to be reloaded, and cannot be
+	Template           bool // it is a template of which no instance runs; only Name is set then
 }
 
 // Release is a release that may be installed. A field that is not known is zero.
@@ -50,7 +57,7 @@ type Known struct {
 	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks or goes back
 	Status  state.Status // the swapper's
 	Changed bool         // the installed files are not as the last update left them
-	Unit    *Unit        // nil: not known
+	Units   []Unit       // nil: not known, or none
 	Release *Release     // nil: before its manifest was read
 	History []state.Attempt
 	Now     time.Time // in the location in which times are printed

@@ -14,7 +14,7 @@ func known() Known {
 		Order: state.Order{Origin: state.OriginSchedule, Verb: state.VerbApply, Installed: "1.0.0"},
 		Status: state.Status{Installed: &state.Release{Version: "1.0.0", Sequence: 1,
 			Files: []state.File{{To: "/usr/local/bin/agent", SHA256: "old"}}}},
-		Unit:    &Unit{Name: "agent.service", Load: "loaded", Active: "active"},
+		Units:   []Unit{{Name: "agent.service", Load: "loaded", Active: "active"}},
 		Release: &Release{Version: "1.1.0", Sequence: 2, Archive: "archive", Manifest: "manifest", Fingerprint: "new"},
 		Now:     time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC),
 	}
@@ -31,7 +31,7 @@ func manual(k *Known)    { k.Rules.AutoUpdate = false }
 func edit(k *Known)      { k.Changed = true }
 func wait(k *Known)      { k.Release.NotYet = "not yet" }
 func worry(k *Known)     { k.Order.Doubt = "no probe passes" }
-func stop(k *Known)      { k.Unit.Active = "inactive" }
+func stop(k *Known)      { k.Units[0].Active = "inactive" }
 func reject(k *Known) {
 	k.Status.Rejected = []state.Rejection{{Archive: k.Release.Archive, Sequence: k.Release.Sequence, Time: k.Now, Reason: "it died"}}
 }
@@ -48,8 +48,8 @@ func failed(manifest string) func(*Known) {
 
 // TestDecide checks each rule, the attempts that it binds, and its place in the order.
 func TestDecide(t *testing.T) {
-	const rejection = "it was rejected on 2026-11-01 12:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"
-	held := Decision{RuleHeld, state.ResultNotAttempted, "it is held since 2026-11-01", "machinemon-update unhold agent", nil}
+	const rejection = "it was rejected on 2026-11-01 12:00 UTC: it died (hint: sudo machinemon-update unskip agent tries it again)"
+	held := Decision{RuleHeld, state.ResultNotAttempted, "it is held since 2026-11-01", "sudo machinemon-update unhold agent", nil}
 	backsOff := Decision{Rule: RuleBackoff, Result: state.ResultNotAttempted, Reason: "it failed before: backing off until 2026-11-01 12:59 UTC"}
 	available := Decision{Rule: RuleOnlyCheck, Result: state.ResultAvailable}
 	for _, c := range []struct {
@@ -93,25 +93,38 @@ func TestDecide(t *testing.T) {
 		{"others go first, for a check", []func(*Known){wait, check}, Decision{RuleRollout, state.ResultAvailable, "not yet", "", nil}},
 		{"others go first, for a person", []func(*Known){wait, operator}, Decision{}},
 
-		{"not enabled", []func(*Known){manual, edit}, Decision{RuleAutoUpdate, state.ResultNotAttempted, "scheduled runs only check", "machinemon-update apply agent", nil}},
-		{"not enabled, for a directive", []func(*Known){manual, directive, before}, Decision{RuleAutoUpdate, state.ResultNotAttempted, "scheduled runs only check", "machinemon-update apply agent", nil}},
+		{"not enabled", []func(*Known){manual, edit}, Decision{RuleAutoUpdate, state.ResultNotAttempted, "scheduled runs only check", "sudo machinemon-update apply agent", nil}},
+		{"not enabled, for a directive", []func(*Known){manual, directive, before}, Decision{RuleAutoUpdate, state.ResultNotAttempted, "scheduled runs only check", "sudo machinemon-update apply agent", nil}},
 		{"not enabled, for a person", []func(*Known){manual, operator}, Decision{}},
 
-		{"changed by hand", []func(*Known){edit, stop}, Decision{RuleChanged, state.ResultNotAttempted, "the installed files were changed by hand", "machinemon-update apply agent", nil}},
+		{"changed by hand", []func(*Known){edit, stop}, Decision{RuleChanged, state.ResultNotAttempted, "the installed files were changed by hand", "sudo machinemon-update apply agent", nil}},
 		{"changed by hand, for a person", []func(*Known){edit, operator}, Decision{}},
 
-		{"stopped", []func(*Known){stop, worry}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "systemctl start agent.service", nil}},
-		{"stopped, for a rollback", []func(*Known){stop, goBack}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "systemctl start agent.service", nil}},
+		{"stopped", []func(*Known){stop, worry}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
+		{"stopped, for a rollback", []func(*Known){stop, goBack}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"stopped, for a check", []func(*Known){stop, check}, available},
-		{"never stays active", []func(*Known){stop, func(k *Known) { k.Unit.Passing = true }}, Decision{RuleUnit, state.ResultNotAttempted,
-			"agent.service is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so", "only a unit that stays active can be watched", nil}},
-		{"about to start", []func(*Known){stop, func(k *Known) { k.Unit.Queued = true }}, Decision{}},
-		{"failed", []func(*Known){func(k *Known) { k.Unit.Active = "failed" }}, Decision{}},
-		{"masked", []func(*Known){func(k *Known) { k.Unit.Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},
-		{"not installed", []func(*Known){func(k *Known) { k.Unit.Load = "not-found" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is not installed", "", nil}},
-		{"a broken unit", []func(*Known){func(k *Known) { k.Unit.Load = "bad-setting" }}, Decision{RuleUnit, state.ResultMisconfigured,
+		{"idle", []func(*Known){stop, func(k *Known) { k.Units[0].Idle = true }}, Decision{}},
+		{"idle otherwise, and at work", []func(*Known){func(k *Known) { k.Units[0].Idle, k.Units[0].Working = true, true }}, Decision{RuleUnit, state.ResultNotAttempted,
+			"agent.service is at work", "it is updated between its runs; systemctl status agent.service", nil}},
+		{"idle, and no command", []func(*Known){stop, func(k *Known) { k.Units[0].Idle, k.Units[0].Unjudged = true, true }}, Decision{RuleUnit, state.ResultMisconfigured,
+			"cannot judge agent: agent.service is idle, and the target has no command that shows whether a release works", "set health.version_command", nil}},
+		{"one of several is stopped", []func(*Known){func(k *Known) {
+			k.Units = append(k.Units, Unit{Name: "worker.service", Load: "loaded", Active: "inactive"})
+		}}, Decision{RuleUnit, state.ResultNotAttempted, "worker.service is stopped", "sudo systemctl start worker.service", nil}},
+		{"one of several is idle", []func(*Known){func(k *Known) {
+			k.Units = append(k.Units, Unit{Name: "job.service", Load: "loaded", Active: "inactive", Idle: true})
+		}}, Decision{}},
+		{"no instance runs", []func(*Known){func(k *Known) { k.Units = []Unit{{Name: "agent@.service", Template: true}} }}, Decision{RuleUnit, state.ResultNotAttempted,
+			"no instance of agent@.service runs", "sudo systemctl start one of its instances", nil}},
+		{"cannot be reloaded", []func(*Known){func(k *Known) { k.Units[0].Unreloadable = true }}, Decision{RuleUnit, state.ResultMisconfigured,
+			"cannot update agent: agent.service cannot be reloaded, for it has no ExecReload=", `remove restart = "reload"`, nil}},
+		{"about to start", []func(*Known){stop, func(k *Known) { k.Units[0].Queued = true }}, Decision{}},
+		{"failed", []func(*Known){func(k *Known) { k.Units[0].Active = "failed" }}, Decision{}},
+		{"masked", []func(*Known){func(k *Known) { k.Units[0].Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},
+		{"not installed", []func(*Known){func(k *Known) { k.Units[0].Load = "not-found" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is not installed", "", nil}},
+		{"a broken unit", []func(*Known){func(k *Known) { k.Units[0].Load = "bad-setting" }}, Decision{RuleUnit, state.ResultMisconfigured,
 			"cannot update agent: systemd could not load agent.service (bad-setting)", "systemctl status agent.service", nil}},
-		{"no unit is known", []func(*Known){func(k *Known) { k.Unit = nil }}, Decision{}},
+		{"no unit is known", []func(*Known){func(k *Known) { k.Units = nil }}, Decision{}},
 
 		{"doubt", []func(*Known){worry, failed("")}, Decision{RuleDoubt, state.ResultNotAttempted, "no probe passes", "", nil}},
 		{"doubt before the source is asked", []func(*Known){worry, before}, Decision{}},

@@ -11,7 +11,7 @@ import (
 // TestVersions checks source.versions, and which attempts may install a lower version.
 func TestVersions(t *testing.T) {
 	const (
-		lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"
+		lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: sudo machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"
 		which = " (hint: source.versions of target agent says which releases are taken)"
 	)
 	schedule, directive, operator := state.Order{Origin: state.OriginSchedule}, state.Order{Origin: state.OriginDirective}, state.Order{Origin: state.OriginOperator}
@@ -32,7 +32,7 @@ func TestVersions(t *testing.T) {
 		{name: "up", order: schedule, installed: "2.53.9", to: "3.5.0"},
 		{name: "down", order: schedule, installed: "3.5.0", to: "2.53.9", want: lower},
 		{name: "down, by a directive", order: directive, installed: "3.5.0", to: "2.53.9", want: lower},
-		{name: "down, by nobody known", order: unknown, installed: "3.5.0", to: "2.53.9", want: lower},
+		{name: "down, no asker known", order: unknown, installed: "3.5.0", to: "2.53.9", want: lower},
 		{name: "down, by a person", order: operator, installed: "3.5.0", to: "2.53.9"},
 		{name: "down, allowed", order: schedule, installed: "3.5.0", to: "2.53.9", downgrade: true},
 		{name: "to a release candidate", order: schedule, installed: "v3.5.0", to: "v3.5.0-rc.1",

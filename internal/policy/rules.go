@@ -40,6 +40,7 @@ var rules = []struct {
 	{RuleCurrent, offered, current},
 	{RuleRejected, offered, rejected},
 	{RuleVersions, offered, outOfRange},
+	{RuleDowngrade, offered, replayed},
 	{RuleDowngrade, offered | unattended, down},
 	{RuleRollout, offered | unattended, waits},
 	{RuleOnlyCheck, offered, onlyChecks},
@@ -55,13 +56,16 @@ func held(k Known) (Decision, bool) {
 	return d, d.Refused()
 }
 
+// HeldSince begins the reason of [Held].
+const HeldSince = "it is held since "
+
 // Held refuses to change a target that the operator holds.
 func Held(target string, st state.Status) Decision {
 	if st.Held == nil {
 		return Decision{}
 	}
-	return Decision{Rule: RuleHeld, Result: state.ResultNotAttempted, Reason: "it is held since " + st.Held.Since.Format(time.DateOnly),
-		Hint: "machinemon-update unhold " + target}
+	return Decision{Rule: RuleHeld, Result: state.ResultNotAttempted, Reason: HeldSince + st.Held.Since.Format(time.DateOnly),
+		Hint: "sudo machinemon-update unhold " + target}
 }
 
 func disabled(k Known) (Decision, bool) {
@@ -113,8 +117,22 @@ func outOfRange(k Known) (Decision, bool) {
 func down(k Known) (Decision, bool) {
 	descent := Descent(k.Release.Version, k.Order.Installed)
 	return Decision{Reason: descent + ", and no schedule goes down",
-			Hint: "machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"},
+			Hint: "sudo machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"},
 		descent != "" && !k.Order.Brought() && !k.Rules.Downgrade && !withdraws(k)
+}
+
+// replayed keeps also a person's attempt from installing a lower version of a program if
+// nothing but the version tells an old release from a new one. Without an order of versions,
+// any release might be an old one.
+func replayed(k Known) (Decision, bool) {
+	to, from := k.Release.Version, k.Order.Installed
+	reason := Descent(to, from)
+	if reason == "" && from != "" && !manifest.SameVersion(to, from) && !(version.Ordered(to) && version.Ordered(from)) {
+		reason = "nothing shows that " + to + " is not older than the installed " + from
+	}
+	return Decision{Reason: reason + ", and its signature does not forbid to bring back an old release",
+			Hint: "source.downgrade = true, or source.tag, allows it"},
+		k.Rules.ByVersion && reason != "" && !k.Order.Brought() && !k.Rules.Downgrade
 }
 
 // Descent returns a sentence for people about an install that goes to a lower version, or
@@ -152,20 +170,30 @@ func onlyChecks(k Known) (Decision, bool) {
 }
 
 func notEnabled(k Known) (Decision, bool) {
-	return Decision{Reason: "scheduled runs only check", Hint: "machinemon-update apply " + k.Rules.Target}, !k.Rules.AutoUpdate
+	return Decision{Reason: "scheduled runs only check", Hint: "sudo machinemon-update apply " + k.Rules.Target}, !k.Rules.AutoUpdate
 }
 
 func changed(k Known) (Decision, bool) {
-	return Decision{Reason: "the installed files were changed by hand", Hint: "machinemon-update apply " + k.Rules.Target}, k.Changed
+	return Decision{Reason: "the installed files were changed by hand", Hint: "sudo machinemon-update apply " + k.Rules.Target}, k.Changed
 }
 
-// notUpdatable refuses a unit that is not there or that a person stopped. It does not
-// refuse a failed or crash-looping unit, because the update may be the cure.
+// notUpdatable refuses if one of the units refuses.
 func notUpdatable(k Known) (Decision, bool) {
-	u := k.Unit
+	for _, u := range k.Units {
+		if d, refused := k.unitRefuses(u); refused {
+			return d, true
+		}
+	}
+	return Decision{}, false
+}
+
+// unitRefuses refuses a unit that is not there, that a person stopped, or that no trial
+// could judge. It does not refuse a failed or crash-looping unit, because the update may be
+// the cure.
+func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	switch {
-	case u == nil:
-		return Decision{}, false
+	case u.Template:
+		return Decision{Reason: "no instance of " + u.Name + " runs", Hint: "sudo systemctl start one of its instances"}, true
 	case u.Load == "masked":
 		return Decision{Reason: u.Name + " is masked"}, true
 	case u.Load == "not-found":
@@ -173,13 +201,18 @@ func notUpdatable(k Known) (Decision, bool) {
 	case u.Load != "loaded":
 		return Decision{Result: state.ResultMisconfigured, Hint: "systemctl status " + u.Name,
 			Reason: fmt.Sprintf("cannot update %s: systemd could not load %s (%s)", k.Rules.Target, u.Name, u.Load)}, true
-	case u.Active != "inactive" || u.Queued:
+	case u.Unreloadable:
+		return Decision{Result: state.ResultMisconfigured, Hint: `remove restart = "reload"`,
+			Reason: fmt.Sprintf("cannot update %s: %s cannot be reloaded, for it has no ExecReload=", k.Rules.Target, u.Name)}, true
+	case u.Unjudged:
+		return Decision{Result: state.ResultMisconfigured, Hint: "set health.version_command",
+			Reason: fmt.Sprintf("cannot judge %s: %s is idle, and the target has no command that shows whether a release works", k.Rules.Target, u.Name)}, true
+	case u.Working:
+		return Decision{Reason: u.Name + " is at work", Hint: "it is updated between its runs; systemctl status " + u.Name}, true
+	case u.Active != "inactive" || u.Queued || u.Idle:
 		return Decision{}, false
-	case u.Passing:
-		return Decision{Reason: u.Name + " is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so",
-			Hint: "only a unit that stays active can be watched"}, true
 	}
-	return Decision{Reason: u.Name + " is stopped", Hint: "systemctl start " + u.Name}, true
+	return Decision{Reason: u.Name + " is stopped", Hint: "sudo systemctl start " + u.Name}, true
 }
 
 func doubtful(k Known) (Decision, bool) { return Decision{Reason: k.Order.Doubt}, k.Order.Doubt != "" }

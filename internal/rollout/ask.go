@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -23,7 +24,7 @@ func (p *Plan) Ask(socket string) (Counts, error) {
 		}}}
 	resp, err := c.Get("http://gate/rollout")
 	if err != nil {
-		return Counts{}, fmt.Errorf("cannot reach the gate: %w (hint: systemctl start machinemon-checkin-gate-local.socket)", errors.Unwrap(err))
+		return Counts{}, Unreachable(err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
@@ -41,4 +42,13 @@ func (p *Plan) Ask(socket string) (Counts, error) {
 		return Counts{}, fmt.Errorf("the gate has another rollout, of %.64q, sequence %d (hint: download_dir of the gate must be the directory of this release)", s.Version, s.Sequence)
 	}
 	return s.Counts, nil
+}
+
+// Unreachable explains why a request to the gate's socket got no answer.
+func Unreachable(err error) error {
+	hint := "sudo systemctl start machinemon-checkin-gate-local.socket"
+	if errors.Is(err, fs.ErrPermission) {
+		hint = "ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket"
+	}
+	return fmt.Errorf("cannot reach the gate: %w (hint: %s)", errors.Unwrap(err), hint)
 }

@@ -14,18 +14,22 @@ import (
 const Usage = `snapshot-save MAX SRC DST [SRC DST]…
        swapper snapshot-reserve BACKUP PATH [BACKUP PATH]…
        swapper snapshot-release BACKUP PATH [BACKUP PATH]…
-       swapper snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)`
+       swapper snapshot-restore BACKUP PATH [BACKUP PATH]…   (BACKUP "-": PATH did not exist)
+       swapper program-look MAX PATH OUT
+       swapper program-put FILE PATH DIGEST…   (DIGEST "-": there is no file at PATH)`
 
 // ErrUsage is the error for arguments that a Verb does not accept.
 var ErrUsage = errors.New("wrong arguments")
 
 // A Verb does the work of [Save], [Reserve], [Release] or [Restore] in a process of the data's user. It takes
 // pairs of paths and writes the Summary of each saved one on a line. A path that does not
-// exist is not saved, without an error.
+// exist is not saved, without an error. The verbs program-look and program-put read and
+// replace that user's program.
 type Verb func(out io.Writer, args []string) error
 
 // Verbs are the verbs that a program offers to such a process, by name.
-var Verbs = map[string]Verb{"snapshot-save": saveAll, "snapshot-reserve": reserveAll, "snapshot-release": releaseAll, "snapshot-restore": restoreAll}
+var Verbs = map[string]Verb{"snapshot-save": saveAll, "snapshot-reserve": reserveAll, "snapshot-release": releaseAll, "snapshot-restore": restoreAll,
+	"program-look": lookAtProgram, "program-put": putProgram}
 
 func saveAll(out io.Writer, args []string) error {
 	if len(args) < 3 || len(args)%2 == 0 {

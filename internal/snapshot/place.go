@@ -82,6 +82,8 @@ func (p place) wrong(err error) error {
 		return err
 	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EBUSY):
 		return p.problem("is a mount point (hint: name what is mounted there by itself, or leave it out)")
+	case errors.Is(err, unix.EAGAIN):
+		return p.problem("a program holds a lease on it (hint: it is in /proc/locks)")
 	}
 	return &entryError{p.path, err}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -275,4 +276,30 @@ func TestMountPoint(t *testing.T) {
 	put(t, dir+"/data/a/new", "x")
 	restore(t, dir+"/backup", dir+"/data", true)
 	equal(t, "restored", describe(t, dir+"/elsewhere/data"), want)
+}
+
+// TestLeased: a process that the stop of the unit does not end holds a lease on a file. Its
+// content cannot be compared, and comes back all the same.
+func TestLeased(t *testing.T) {
+	dir := t.TempDir()
+	data, backup := dir+"/data", dir+"/backup"
+	put(t, data+"/file", "before")
+	save(t, data, backup)
+	put(t, data+"/file", "after.")
+	f, err := os.Open(data + "/file")
+	must(t, err)
+	defer f.Close()
+	signal.Ignore(unix.SIGIO) // by which the kernel asks for the end of the lease
+	defer signal.Reset(unix.SIGIO)
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	must(t, err)
+	if _, err = Save(data, dir+"/second", 1<<40); err == nil || !strings.Contains(err.Error(), "data/file: a program holds a lease on it (hint: ") {
+		t.Errorf("Save returned %v", err)
+	}
+	restore(t, backup, data, true)
+	got, err := os.ReadFile(data + "/file")
+	must(t, err)
+	if string(got) != "before" {
+		t.Errorf("the file has %q", got)
+	}
 }

@@ -230,7 +230,8 @@ func sameFile(want look, in *os.File, p place) (was look, same bool, err error) 
 		return was, false, gone(err)
 	}
 	now, err := p.openFile()
-	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) {
+	// EAGAIN: a process holds a lease on the file. The new file has none.
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAGAIN) {
 		return was, false, nil
 	}
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 // faster, although it also writes other data of that file system.
 const few = 32
 
-// A syncer makes everything that was written durable before end returns.
+// A syncer makes everything that was written durable before durable returns.
 type syncer struct {
 	n     int
 	whole bool
 }
 
-// wrote syncs a file or directory that was written, or leaves that to end.
+// wrote syncs a file or directory that was written, or leaves that to durable.
 func (s *syncer) wrote(f *os.File) error {
 	if s.n++; s.n > few || s.whole {
 		s.whole = true
@@ -48,18 +48,13 @@ func (s *syncer) durable(to place) error {
 	if err := s.names(to.dir); err != nil {
 		return to.wrong(err)
 	}
+	if !s.whole {
+		return nil // nor need the file be opened, on which a process may hold a lease
+	}
 	f, err := to.openFile()
 	if err != nil {
 		return to.wrong(err)
 	}
 	defer f.Close()
-	return to.wrong(s.end(f))
-}
-
-// end syncs the file system of f if not everything is synced already.
-func (s *syncer) end(f *os.File) error {
-	if !s.whole {
-		return nil
-	}
-	return retry0(func() error { return unix.Syncfs(int(f.Fd())) })
+	return to.wrong(retry0(func() error { return unix.Syncfs(int(f.Fd())) }))
 }

@@ -29,6 +29,16 @@ func NewAttempt() AttemptID {
 	return AttemptID(strings.Replace(now, ".", "", 1) + "-" + hex.EncodeToString(b[:]))
 }
 
+// Began returns the time in the ID, and whether there is one.
+func (id AttemptID) Began() (time.Time, bool) {
+	digits, _, _ := strings.Cut(string(id), "-")
+	if len(digits) != len("20060102t150405000") {
+		return time.Time{}, false
+	}
+	at, err := time.Parse("20060102t150405.000", digits[:15]+"."+digits[15:])
+	return at, err == nil
+}
+
 // Attempt is one role's record of one attempt.
 type Attempt struct {
 	ID       AttemptID `json:"id"`
@@ -62,6 +72,9 @@ type Attempt struct {
 	// RetryAfter is when a source that refused further requests will accept them again, as
 	// the source said.
 	RetryAfter time.Time `json:"retry_after,omitzero"`
+	// Needs is how many free bytes the fetcher needs on its disk, if too few ended the
+	// attempt.
+	Needs int64 `json:"needs,omitempty"`
 	// Expired says that the attempt failed because signatures had expired. That is no
 	// fault of the release; it ends when the publisher signs again.
 	Expired bool `json:"expired,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,7 @@ type ReceiptFile struct {
 // regular files inside the bundle only, and of bounded size.
 type Bundle struct {
 	*os.Root
+	dir     string       // its path, for messages: Root's own name is one of this process
 	consume func() error // set by [Tree.Claim]
 }
 
@@ -70,6 +72,9 @@ func (t Tree) HandOn(r Role, target string, attempt AttemptID, fill func(*Bundle
 	}
 	if failed := spool.consume(attempt); failed != nil {
 		err = fmt.Errorf("%w; %w", err, failed)
+	}
+	if help := durable.RoomHint(err, spool.dir); help != "" {
+		err = fmt.Errorf("%w%s", err, help)
 	}
 	return err
 }
@@ -125,7 +130,7 @@ func (b *Bundle) write(name string, data []byte) error {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", name, durable.Cause(err))
+		return fmt.Errorf("cannot write %s: %w", filepath.Join(b.dir, name), durable.Cause(err))
 	}
 	return nil
 }

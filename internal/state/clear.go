@@ -37,10 +37,19 @@ type Foreign struct {
 // keep there: the spool with its entries, files of an earlier attempt, and what a
 // taken-over worker may have put in their place to stop later attempts. It returns what the
 // role's program would not have left. It does not follow links, and it removes also what
-// its caller could not use: after an error, the rest is gone.
+// its caller could not use: after an error, the rest is gone. It works for a bounded time:
+// what it then leaves is in no role's way, and the next attempt continues.
 func (t Tree) Clear(r Role, target string) (foreign []string, err error) {
 	return t.clear(r, target, func(c *clearing) {
+		// First what the role will use: there may be a million other names.
+		for _, name := range slices.Concat(c.lasting, passing, []string{"ready"}) {
+			c.judge(name)
+		}
+		until := time.Now().Add(clearFor)
 		for name, err := range durable.NamesIn(c.root) {
+			if err == nil && time.Now().After(until) {
+				err = fmt.Errorf("other names are still there after %s", clearFor)
+			}
 			if err != nil {
 				c.fail(".", err)
 				break
@@ -84,6 +93,9 @@ type clearing struct {
 	failed  error
 }
 
+// clearFor is how long [Tree.Clear] removes a role's files one by one.
+var clearFor = 20 * time.Second
+
 // mostNamed is how many foreign files are named; one that planted thousands must not fill
 // the log.
 const mostNamed = 5
@@ -114,7 +126,7 @@ func (c *clearing) judge(name string) {
 // usable reports whether the file is one that its owner can read and replace.
 func usable(info fs.FileInfo) bool { return info.Mode().IsRegular() && info.Mode()&0o600 == 0o600 }
 
-// entries notes what is in the spool beside entries of its producer.
+// entries notes what is in the spool beside entries of its producer and its link to one.
 func (c *clearing) entries(ready fs.FileInfo) {
 	spool, err := durable.OpenDirIn(c.root, "ready")
 	if err != nil {
@@ -122,13 +134,14 @@ func (c *clearing) entries(ready fs.FileInfo) {
 		return
 	}
 	defer spool.Close()
-	for name, err := range durable.NamesIn(spool) {
+	for name, err := range (&Spool{root: spool}).first() {
 		if err != nil {
 			c.fail("ready", err)
 			return
 		}
 		info, err := spool.Lstat(name)
-		if err == nil && (!info.IsDir() || owner(info) != owner(ready) || !AttemptID(strings.TrimPrefix(name, ".")).Valid()) {
+		link := name == nextLink && err == nil && info.Mode().Type() == fs.ModeSymlink
+		if err == nil && !link && (!info.IsDir() || owner(info) != owner(ready) || !AttemptID(strings.TrimPrefix(name, ".")).Valid()) {
 			c.note("ready/"+name, info)
 		}
 	}

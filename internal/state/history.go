@@ -30,7 +30,7 @@ func (t Tree) History(target string) ([]Attempt, error) {
 				a.Healthy, a.Unhealthy, a.Said, a.Rejected = false, "", nil, ""
 			}
 			a.Unhealthy = Line(a.Unhealthy)
-			a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(a.Warning), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
+			a.Reason, a.Warning, a.NoDelta = Line(a.Reason), Line(cmp.Or(a.Warning, merged[a.ID].Warning)), Line(cmp.Or(a.NoDelta, merged[a.ID].NoDelta))
 			merged[a.ID] = a
 			ids = append(ids, a.ID)
 		}

@@ -52,7 +52,8 @@ type Change struct {
 	New    string `json:"new,omitempty"`    // sha256; of [KindReplace] only
 	// Created says that an update created the file.
 	Created bool `json:"created,omitempty"`
-	// Pending says that the snapshot is not taken yet, so nothing may be restored from it.
+	// Pending says that the snapshot is not taken yet, so nothing may be restored from it;
+	// or that the swap has not tried yet to replace a program in a user's home.
 	Pending bool `json:"pending,omitempty"`
 	// Saved is what a snapshot's backup contains, in the terms of package snapshot; "" if
 	// there was nothing to save.
@@ -67,7 +68,43 @@ type Change struct {
 	// Private says that not all users may read the old file, or the one to which the
 	// operator goes back, and thus their digests.
 	Private bool `json:"private,omitempty"`
+	// Tree says that a directory is replaced as a whole. Old and New are digests of package
+	// tree then, and Backup is Staged, because the old tree and the new one change places,
+	// or, of a change that is [Change.Linked], the directory of the old one.
+	Tree *TreeChange `json:"tree,omitempty"`
 }
+
+// Digest returns the digest of what is in the change's place, as [File.Digest] does.
+func (c Change) Digest() (string, error) {
+	f := File{To: c.To}
+	if c.Tree != nil {
+		f.Tree = &Directory{Keep: c.Tree.Keep, Releases: c.Tree.Releases}
+	}
+	return f.Digest()
+}
+
+// TreeChange is what is special about the exchange of a directory.
+type TreeChange struct {
+	Keep []string `json:"keep,omitempty"` // the names below it that are no part of the digests
+	Kept []string `json:"kept,omitempty"` // of these, what the old tree has: it moves to the new one
+	// OldIno and NewIno are the inode numbers of the two directories; 0 if there was no old
+	// one. Unlike a [FileID] they stay the same over a boot.
+	OldIno uint64 `json:"old_ino,omitempty"`
+	NewIno uint64 `json:"new_ino"`
+	Mark   string `json:"mark,omitempty"` // as [Directory.Mark], of the new tree
+	// Releases is as in [Directory]. If it is not empty, the trees do not change places: To
+	// is a link, which leads to Left before the swap, "" if there is no link, and to Dir
+	// after it. Older is the directory of the release that was kept before, or "". Link is
+	// the name of a new link before it replaces To.
+	Releases string `json:"releases,omitempty"`
+	Dir      string `json:"dir,omitempty"`
+	Left     string `json:"left,omitempty"`
+	Older    string `json:"older,omitempty"`
+	Link     string `json:"link,omitempty"`
+}
+
+// Linked reports whether the change is that of a link to a tree.
+func (c Change) Linked() bool { return c.Tree != nil && c.Tree.Releases != "" }
 
 // Owner is the user of a unit whose data are in a snapshot. All values are as the unit
 // states them: names or numbers, "" for the user's own group.
@@ -85,7 +122,8 @@ type Journal struct {
 	Attempt  AttemptID `json:"attempt"`
 	Origin   Origin    `json:"origin"`
 	Target   string    `json:"target"`
-	Unit     string    `json:"unit"`
+	Unit     string    `json:"unit"`           // "" if no unit runs the program
+	Also     []string  `json:"also,omitempty"` // more units that run it; see [Journal.Units]
 	Main     string    `json:"main,omitempty"` // the file that the main process must run
 	From     string    `json:"from"`
 	Version  string    `json:"version"`
@@ -103,10 +141,14 @@ type Journal struct {
 	Reason     string    `json:"reason,omitempty"`
 	Warning    string    `json:"warning,omitempty"` // as in [Attempt]
 	Unproven   bool      `json:"unproven,omitempty"`
-	Probes     Passed    `json:"probes,omitempty"` // of the target
-	Reload     bool      `json:"reload,omitempty"` // a unit file is among the changes
-	WasRunning bool      `json:"was_running"`      // the unit was active and stable before the swap
-	Hooked     bool      `json:"hooked,omitempty"` // a hook before the swap may have run
+	Probes     Passed    `json:"probes,omitempty"`    // of the target
+	Reload     bool      `json:"reload,omitempty"`    // a unit file is among the changes
+	ByReload   bool      `json:"by_reload,omitempty"` // the trial reloads the units instead of restarting them
+	WasRunning bool      `json:"was_running"`         // the units were active and stable before the swap
+	// Idle are those of the units that wait for what starts them, with the invocation ID of
+	// their last run before the trial. Neither the trial nor a rollback starts them.
+	Idle   map[string]string `json:"idle,omitempty"`
+	Hooked bool              `json:"hooked,omitempty"` // a hook before the swap may have run
 	// Stopped says that rollback.stop stopped the unit before the snapshot, or may have
 	// done so. A rollback then always starts it again.
 	Stopped bool `json:"stopped,omitempty"`
@@ -134,6 +176,7 @@ type Journal struct {
 	// the restart by CLOCK_MONOTONIC, which cannot be set. Later lines in another
 	// invocation are the new program's. Said are their last lines at the verdict.
 	Invocation string        `json:"invocation,omitempty"`
+	AlsoRan    []string      `json:"also_ran,omitempty"` // the same of the other units
 	Restarted  time.Duration `json:"restarted,omitempty"`
 	Said       []string      `json:"said,omitempty"`
 	// Timeout is health.timeout_seconds of the trial. After a rollback, the old version
@@ -143,6 +186,14 @@ type Journal struct {
 	// MainID is the main file that root installed last: the new one from the swap on, the
 	// old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
+}
+
+// Units returns all units that run the program, in the order in which they are started.
+func (j *Journal) Units() []string {
+	if j.Unit == "" {
+		return nil
+	}
+	return append([]string{j.Unit}, j.Also...)
 }
 
 // Again says how a rollback that failed for want of space goes on.
@@ -195,7 +246,7 @@ func (j *Journal) Warn(text string) {
 
 // SettleHint says what the operator can do about a trial whose rollback failed.
 func SettleHint(name string) string {
-	return fmt.Sprintf("machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+	return fmt.Sprintf("sudo machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
 }
 
 // Fingerprint returns a digest of the paths and bytes of a set of installed files. It does
@@ -214,7 +265,11 @@ func (j *Journal) NewFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind == KindReplace {
-			files = append(files, File{To: c.To, SHA256: c.New, Created: c.Created, Private: c.Private && j.GoingBack})
+			f := File{To: c.To, SHA256: c.New, Created: c.Created, Private: c.Private && j.GoingBack}
+			if c.Tree != nil {
+				f.Tree = &Directory{Keep: c.Tree.Keep, Mark: c.Tree.Mark, Releases: c.Tree.Releases}
+			}
+			files = append(files, f)
 		}
 	}
 	return files
@@ -226,7 +281,11 @@ func (j *Journal) OldFiles() []File {
 	var files []File
 	for _, c := range j.Changes {
 		if c.Kind != KindSnapshot {
-			files = append(files, File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != "", Private: c.Private})
+			f := File{To: c.To, SHA256: c.Old, Backup: c.Backup, Created: c.Created && c.Old != "", Private: c.Private}
+			if c.Tree != nil {
+				f.Tree = &Directory{Keep: c.Tree.Keep, Releases: c.Tree.Releases}
+			}
+			files = append(files, f)
 		}
 	}
 	return files

@@ -27,7 +27,7 @@ type Listed struct {
 // release's, and where says where its files can be read.
 func (r *Release) Unrun(version string, leftOut map[string]string, where string) string {
 	var changed []string
-	was := "those of the installed release are not known"
+	was := "the one of the installed release is not known"
 	for _, entry := range slices.Sorted(maps.Keys(leftOut)) {
 		if r == nil || r.LeftOut[entry] != leftOut[entry] {
 			changed = append(changed, path.Base(entry))
@@ -39,8 +39,13 @@ func (r *Release) Unrun(version string, leftOut map[string]string, where string)
 	if r != nil && len(r.LeftOut) > 0 {
 		was = "it differs from that of " + cmp.Or(r.Version, "the installed release")
 	}
+	const most = 5
+	names := strings.Join(changed[:min(len(changed), most)], ", ")
+	if more := len(changed) - most; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
 	return fmt.Sprintf("%s of %s is not run, and %s: it may contain a migration (hint: read it in %s; write a pre_swap hook for what it migrates)",
-		strings.Join(changed, ", "), version, was, where)
+		names, version, was, where)
 }
 
 // leftOut is the directory of the files that the installed release brings for its own

@@ -40,6 +40,15 @@ func Unsaid(text string) string {
 	return before
 }
 
+// WithHint adds a hint to a text that has none, before a program's line at its end.
+func WithHint(text, hint string) string {
+	before := Unsaid(text)
+	if strings.Contains(before, "(hint: ") {
+		return text
+	}
+	return before + " (hint: " + hint + ")" + text[len(before):]
+}
+
 // elsewhere takes the place of a program's line in a text for all users.
 const elsewhere = "; what it said is in the journal"
 
@@ -161,7 +170,9 @@ func (j *Journal) show(p private) {
 		c := &j.Changes[i]
 		p.showDigest(c.Backup, &c.Old)
 		p.showDigest(stagedDigest(c.Staged), &c.New)
-		measure(c.Backup, &c.Old)
+		if c.Tree == nil { // the old tree may be in either place, and its inode identifies it
+			measure(c.Backup, nil, &c.Old)
+		}
 	}
 	p.showTexts(j.Attempt, j.texts()...)
 	if said := p.Said[j.Attempt]; len(said) > 0 {
@@ -171,9 +182,9 @@ func (j *Journal) show(p private) {
 
 // measure replaces a digest that was lost by that of the backup: a rollback that cannot
 // compare a backup is better than none.
-func measure(backup string, sum *string) {
+func measure(backup string, of *Directory, sum *string) {
 	if *sum == hiddenSum {
-		if is, err := durable.FileSHA256(backup); err == nil {
+		if is, err := (File{To: backup, Tree: of}).Digest(); err == nil && is != "" {
 			*sum = is
 		}
 	}
@@ -207,7 +218,7 @@ func (r *Release) show(p private) {
 		p.showDigest(f.Backup, &f.SHA256)
 		p.showDigest(installedDigest(f.To), &f.SHA256)
 		if f.Backup != "" {
-			measure(f.Backup, &f.SHA256)
+			measure(f.Backup, f.Tree, &f.SHA256)
 		}
 	}
 }

@@ -21,14 +21,17 @@ type Rejection struct {
 	Interruptions int `json:"interruptions,omitempty"`
 }
 
+// RejectedOn begins the reason of [Rejection.Refusal].
+const RejectedOn = "it was rejected on "
+
 // Refusal says why a rejected release is not installed.
 func (r *Rejection) Refusal() string {
-	return "it was rejected on " + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
+	return RejectedOn + r.Time.UTC().Format("2006-01-02 15:04 UTC") + ": " + r.Reason
 }
 
 // UnskipHint says how the operator undoes the rejections of a target.
 func UnskipHint(target string) string {
-	return "machinemon-update unskip " + target + " tries it again"
+	return "sudo machinemon-update unskip " + target + " tries it again"
 }
 
 // MaxInterruptions is the number of interrupted trials after which a release is rejected.

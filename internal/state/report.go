@@ -65,6 +65,9 @@ type Report struct {
 	Blamed   string        `json:"blamed,omitempty"`   // the probe that is the only reason for [FindingBad]
 	MainPID  uint32        `json:"main_pid"`           // the process that runs the main file; 0 if none must
 	Probes   []ProbeResult `json:"probes"`
+	// PIDs has, by the names of the target's other units, the processes that run the main
+	// file in them.
+	PIDs map[string]uint32 `json:"pids,omitempty"`
 }
 
 // The reports of a target's gate in the directory [Tree.Gate]. systemd opens them for the

@@ -49,10 +49,12 @@ type Request struct {
 	Attempt AttemptID `json:"attempt"`
 	Verb    Verb      `json:"verb"`
 	Import  bool      `json:"import,omitempty"` // the release is in [Tree.Import], not at the source
-	// URL is the address of an archive that replaces the source, and SHA256 its required
-	// digest; "" if the operator gave none.
-	URL    string `json:"url,omitempty"`
-	SHA256 string `json:"sha256,omitempty"`
+	// URL is the address of an archive that replaces the source, SHA256 its required digest,
+	// and Version its version; "" if the operator gave none.
+	URL     string `json:"url,omitempty"`
+	SHA256  string `json:"sha256,omitempty"`
+	Version string `json:"version,omitempty"`
+	DryRun  bool   `json:"dry_run,omitempty"` // as in [Order]
 	// MainID is the installed main file: the baseline of a rollback reads no order.
 	MainID FileID `json:"main_id,omitzero"`
 	// Made is when the request was written, as time since the boot. A request that a
@@ -118,9 +120,12 @@ type Order struct {
 	Attempt AttemptID `json:"attempt"`
 	Origin  Origin    `json:"origin"`
 	Verb    Verb      `json:"verb"`
-	Import  bool      `json:"import,omitempty"` // this and the next two are as in [Request]
+	Import  bool      `json:"import,omitempty"` // this and the next three are as in [Request]
 	URL     string    `json:"url,omitempty"`
 	SHA256  string    `json:"sha256,omitempty"`
+	Version string    `json:"version,omitempty"`
+	// DryRun says that the attempt ends before the swap, and leaves nothing behind.
+	DryRun bool `json:"dry_run,omitempty"`
 	// Query says that the file does not have the query of URL; [Tree.Address] adds it.
 	Query     bool   `json:"query,omitempty"`
 	Installed string `json:"installed"` // the version found on the machine; "" if unknown

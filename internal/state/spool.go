@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
@@ -13,17 +15,27 @@ import (
 
 // Spool is the ready/ directory of a role and target.
 //
-// The producer builds an entry under a name that begins with a dot, which systemd's
-// DirectoryNotEmpty= does not see, and renames it when it is durable. The consumer renames
-// it back to a dot name before it reads a byte, so that the entry triggers nothing again,
-// even if the consumer is killed. An entry that stayed visible would restart the consumer
-// until both units have failed.
+// The producer builds an entry under a name that begins with a dot, renames it when it is
+// durable, and makes a link to it. The path unit waits for what the link leads to. systemd
+// reads no list of names for that: a taken-over producer may have made a million of them,
+// and each further one would make systemd read them all. The consumer renames the entry
+// back to a dot name before it reads a byte, so that the link leads nowhere and triggers
+// nothing again, even if the consumer is killed. An entry that stayed in sight would
+// restart the consumer until both units have failed.
 type Spool struct {
 	root *os.Root
+	dir  string // its path, for messages: root is opened without one
 	// full says that an entry could not be removed, so that no other one is tried: each
 	// may take as long.
 	full bool
 }
+
+// nextLink is the name of the link. No attempt's entry has it, hidden or not.
+const nextLink = ".next.link"
+
+// mostListed is how many names of a spool the consumer looks at. Further names trigger
+// nothing, and root removes them before the next attempt.
+const mostListed = 1000
 
 // makeSpool creates the spool if it is missing, and opens it. The mode is 0770: the
 // consumer's unit has the producer's group, and must be able to remove entries.
@@ -51,7 +63,7 @@ func (t Tree) openSpool(r Role, target string) (*Spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
-	return &Spool{root: root}, nil
+	return &Spool{root: root, dir: t.Ready(r, target)}, nil
 }
 
 func mkdir(root *os.Root, name string) error {
@@ -87,42 +99,98 @@ func (s *Spool) stage(attempt AttemptID) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot stage %s: %w", attempt, durable.Cause(err))
 	}
-	return &Bundle{Root: root}, nil
+	return &Bundle{Root: root, dir: filepath.Join(s.dir, hidden(attempt))}, nil
 }
 
-// offer makes a staged entry durable and shows it to the consumer.
+// offer makes a staged entry durable and shows it to the consumer. After an error it is
+// hidden.
 func (s *Spool) offer(attempt AttemptID) error {
-	for _, dir := range []string{hidden(attempt), "."} {
-		if dir == "." {
-			if err := s.root.Rename(hidden(attempt), string(attempt)); err != nil {
-				return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
+	err := s.sync(hidden(attempt))
+	if err == nil {
+		err = s.root.Rename(hidden(attempt), string(attempt))
+	}
+	if err == nil {
+		if err = s.link(attempt); err != nil {
+			if back := s.root.Rename(string(attempt), hidden(attempt)); back != nil {
+				err = fmt.Errorf("%w; cannot hide it: %w", err, back)
 			}
 		}
-		d, err := s.root.Open(dir)
-		if err != nil {
-			return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
-			return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
-		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot hand on %s: %w", attempt, durable.Cause(err))
 	}
 	return nil
 }
 
-// claim hides and opens the newest entry and returns it with its attempt. It removes
-// everything else from the spool: older entries and names that are not attempts. It hides
-// what it cannot remove, which would otherwise start the consumer again. attempt is "" if
-// there was nothing to claim.
-func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
-	for n, err := range durable.NamesIn(s.root) {
+// link lets the link that systemd watches lead to an entry.
+func (s *Spool) link(attempt AttemptID) error {
+	err := s.clear(nextLink)
+	if err == nil {
+		err = s.root.Symlink(string(attempt), nextLink)
+	}
+	if err == nil {
+		err = s.sync(".")
+	}
+	return err
+}
+
+func (s *Spool) sync(dir string) error {
+	d, err := s.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// next returns the attempt whose entry the link leads to, or else the newest entry: an
+// earlier version of this package made no link.
+func (s *Spool) next() (attempt AttemptID, err error) {
+	if id, ok := s.linked(); ok {
+		return id, nil
+	}
+	for n, err := range s.first() {
 		if err != nil {
-			return "", nil, fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
+			return "", err
 		}
 		if id := AttemptID(n); id.Valid() && id > attempt {
 			attempt = id
 		}
+	}
+	return attempt, nil
+}
+
+// linked returns the attempt that the link names, and reports whether it has an entry.
+func (s *Spool) linked() (attempt AttemptID, ok bool) {
+	to, err := s.root.Readlink(nextLink)
+	if attempt = AttemptID(to); err != nil || !attempt.Valid() {
+		return "", false
+	}
+	_, err = s.root.Lstat(to)
+	return attempt, err == nil
+}
+
+// first returns the names in the spool, [mostListed] at most.
+func (s *Spool) first() iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		listed := 0
+		for n, err := range durable.NamesIn(s.root) {
+			if err != nil {
+				err = fmt.Errorf("cannot list the spool: %w", durable.Cause(err))
+			}
+			if listed++; listed > mostListed || !yield(n, err) {
+				return
+			}
+		}
+	}
+}
+
+// claim hides and opens the next entry and returns it with its attempt. It removes the
+// link, so that nothing starts the consumer again, and what else is in the spool: older
+// entries and names that are not attempts. attempt is "" if there was nothing to claim.
+func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
+	if attempt, err = s.next(); err != nil {
+		return "", nil, err
 	}
 	if attempt != "" {
 		// A leftover entry with the hidden name would block the rename.
@@ -131,19 +199,26 @@ func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 			err = durable.Cause(s.root.Rename(string(attempt), hidden(attempt)))
 		}
 		if err != nil {
-			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, err)
+			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, errors.Join(err, s.clear(nextLink)))
 		}
 	}
-	for n, err := range durable.NamesIn(s.root) {
+	err = s.clear(nextLink)
+	for n, lerr := range s.first() {
+		if err == nil {
+			err = lerr
+		}
 		if err == nil && n != hidden(attempt) && !strings.HasPrefix(n, stuck) {
 			err = s.clear(n)
 		}
-		if err != nil && attempt != "" {
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		if attempt != "" {
 			err = errors.Join(err, s.consume(attempt))
 		}
-		if err != nil {
-			return "", nil, err
-		}
+		return "", nil, err
 	}
 	if attempt == "" {
 		return "", nil, nil
@@ -152,7 +227,7 @@ func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 	if err != nil {
 		return attempt, nil, errors.Join(fmt.Errorf("cannot open %s: %w", attempt, durable.Cause(err)), s.consume(attempt))
 	}
-	return attempt, &Bundle{Root: root}, nil
+	return attempt, &Bundle{Root: root, dir: filepath.Join(s.dir, hidden(attempt))}, nil
 }
 
 // stuck is the prefix of hidden entries that could not be removed.
@@ -198,13 +273,11 @@ func (t Tree) Pending(r Role, target string) (bool, error) {
 		return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
 	}
 	defer spool.Close()
-	for n, err := range durable.NamesIn(spool.root) {
-		if err != nil {
-			return false, fmt.Errorf("cannot list %s: %w", t.Ready(r, target), durable.Cause(err))
-		}
-		if AttemptID(n).Valid() { // other names trigger nothing, or are removed at once
-			return true, nil
-		}
+	attempt, ok := spool.linked()
+	if !ok {
+		return false, nil
 	}
-	return false, nil
+	// What is no directory triggers nothing, or is removed at once.
+	info, err = spool.root.Lstat(string(attempt))
+	return err == nil && info.IsDir(), nil
 }

@@ -22,11 +22,15 @@ func names(t *testing.T, dir string) []string {
 	return all
 }
 
-// pending checks that Pending reports what systemd's DirectoryNotEmpty= sees.
+// pending checks that Pending reports what the path unit sees: systemd's PathExists=
+// follows the link.
 func pending(t *testing.T, tree Tree, want bool) {
 	t.Helper()
 	if got, err := tree.Pending(RoleFetch, "agent"); err != nil || got != want {
 		t.Errorf("pending: %v, %v; want %v", got, err, want)
+	}
+	if _, err := os.Stat(tree.Ready(RoleFetch, "agent") + "/.next.link"); (err == nil) != want {
+		t.Errorf("systemd sees an entry: %v; want %v", err == nil, want)
 	}
 }
 
@@ -45,7 +49,7 @@ func TestSpool(t *testing.T) {
 		must(t, err)
 		must(t, entry.write("payload", []byte("bytes")))
 		must(t, entry.Describe([]byte("{}"), nil, Receipt{Attempt: "a1", Platform: "linux-amd64", Files: []ReceiptFile{{"agent", "0"}}}))
-		wantError(t, entry.write("payload", nil), "cannot write payload", "file exists")
+		wantError(t, entry.write("payload", nil), "cannot write "+tree.Ready(RoleFetch, "agent")+"/.a1/payload: file exists")
 		must(t, entry.Close())
 	}
 	pending(t, tree, false)
@@ -185,5 +189,45 @@ func TestEntryHostile(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestFullDisk: the error names the file on the disk that is full, and what helps.
+func TestFullDisk(t *testing.T) {
+	testkit.NeedRoot(t, "it mounts a small file system")
+	tree := newTree(t)
+	must(t, os.MkdirAll(tree.Dir(RoleVerify, "agent"), 0o755))
+	must(t, unix.Mount("tmpfs", tree.Dir(RoleVerify, "agent"), "tmpfs", 0, "mode=755,size=64k"))
+	t.Cleanup(func() { must(t, unix.Unmount(tree.Dir(RoleVerify, "agent"), unix.MNT_DETACH)) })
+	err := tree.HandOn(RoleVerify, "agent", "a1", func(b *Bundle) error {
+		if err := b.WriteFile("0", make([]byte, 64<<10), 0o640); err != nil {
+			return err
+		}
+		return b.Describe(nil, nil, Receipt{Attempt: "a1"})
+	})
+	ready := tree.Ready(RoleVerify, "agent")
+	want := "cannot write " + ready + "/.a1/receipt.json: no space left on device (hint: make room on the disk of " + ready + "; df and df -i show what is free)"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// TestNoRoomForLink: an entry that cannot be shown does not stay where a later attempt's
+// consumer would find it.
+func TestNoRoomForLink(t *testing.T) {
+	testkit.NeedRoot(t, "it mounts a small file system")
+	tree := newTree(t)
+	must(t, os.MkdirAll(tree.Dir(RoleVerify, "agent"), 0o755))
+	// For itself, the spool, the entry and its file.
+	must(t, unix.Mount("tmpfs", tree.Dir(RoleVerify, "agent"), "tmpfs", 0, "mode=755,nr_inodes=4"))
+	t.Cleanup(func() { must(t, unix.Unmount(tree.Dir(RoleVerify, "agent"), unix.MNT_DETACH)) })
+	err := tree.HandOn(RoleVerify, "agent", "a1", func(b *Bundle) error { return b.WriteFile("0", nil, 0o640) })
+	ready := tree.Ready(RoleVerify, "agent")
+	want := "cannot hand on a1: no space left on device (hint: make room on the disk of " + ready + "; df and df -i show what is free)"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if left, err := os.ReadDir(ready); err != nil || len(left) > 0 {
+		t.Errorf("%v stay: %v", left, err)
 	}
 }

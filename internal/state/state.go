@@ -10,10 +10,12 @@
 //	    partial.json          which archive that is
 //	    handover.json         which manifest it handed on, for root
 //	    ready/<attempt>/      a bundle; the verifier removes it
+//	    ready/.next.link      a link to it, for which systemd waits
 //	  verify/T/             the verifier of T writes
 //	    status.json
 //	    fallback.json         a request for the archive of an attempt instead of deltas
 //	    ready/<attempt>/      a verified tree; the swapper removes it
+//	    ready/.next.link      a link to it, for which systemd waits
 //	  swap/T/               root writes
 //	    status.json           installed, previous and rejected releases, probes that passed
 //	    journal.json          the open trial; absent if none is open
@@ -22,6 +24,11 @@
 //	    floor.json            the highest sequence of a signed release committed here
 //	    import/               a release that the operator imports, for the fetcher
 //	    snapshot/             data saved for the open trial; 0700
+//	  notify/T/             what people are told (root)
+//	    told.json             which attempts are told
+//	    ready/                notices that wait; the sender removes them
+//	  evidence/T/           what is kept of trials that failed, by attempt; 0700 (root)
+//	  metrics/              what node_exporter reads; one file for each target (root)
 //	  beside                the directories beside installed files, for a purge
 //	/run/machinemon-update/
 //	  request/T.json        what the operator asked for (root; removed when read)

@@ -129,10 +129,10 @@ func TestJournal(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(j) || got.Format != Format {
 		t.Errorf("got %+v, want %+v", got, j)
 	}
-	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  false false} {/a m  true false}]" {
+	if files := fmt.Sprint(got.NewFiles()); files != "[{/b n  0 false false <nil>} {/a m  0 true false <nil>}]" {
 		t.Errorf("new files %s", files)
 	}
-	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b false false} {/a   false false} {/c p /x/c true false}]" {
+	if files := fmt.Sprint(got.OldFiles()); files != "[{/b o /x/b 0 false false <nil>} {/a   0 false false <nil>} {/c p /x/c 0 true false <nil>}]" {
 		t.Errorf("old files %s", files)
 	}
 	if open, err := tree.OpenTrials(); err != nil || fmt.Sprint(open) != "[agent]" {

@@ -95,7 +95,7 @@ func TestRejects(t *testing.T) {
 		{name: "interrupted twice", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}}, digest: "d"},
 		{name: "interrupted three times", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}}, digest: "d", want: true},
 		{name: "three times, but not the same release", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d", Interruptions: 1}, {Fingerprint: "e", Interruptions: 1}}, digest: "d"},
-		{name: "counted anew at a new sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 2, Interruptions: 1}}, digest: "d", sequence: 2},
+		{name: "counted from one at a new sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 1, Interruptions: 1}, {Fingerprint: "d", Sequence: 2, Interruptions: 1}}, digest: "d", sequence: 2},
 		{name: "bad after an interruption", reject: []Rejection{{Fingerprint: "d", Interruptions: 1}, {Fingerprint: "d"}}, digest: "d", want: true},
 		{name: "an interruption changes no rejection", reject: []Rejection{{Fingerprint: "d"}, {Fingerprint: "d", Interruptions: 1}}, digest: "d", want: true},
 		{name: "rejected again at a higher sequence", reject: []Rejection{{Fingerprint: "d", Sequence: 1}, {Fingerprint: "d", Sequence: 2}}, digest: "d", sequence: 2, want: true},

@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
@@ -38,6 +39,12 @@ func (c *Conn) Stop(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
+}
+
+// ReloadUnit makes a unit that runs read its configuration again, as its ExecReload= says,
+// and waits as Start does.
+func (c *Conn) ReloadUnit(ctx context.Context, name string) error {
+	return c.job(ctx, "reload", name, (*dbus.Conn).ReloadUnitContext)
 }
 
 // Kill ends all processes of a unit at once.
@@ -113,6 +120,11 @@ func (c *Conn) Reload(ctx context.Context) error {
 	return nil
 }
 
+// NotifyUnit and NotifyTimer are the sender of a target's notices, and the timer that starts
+// it again.
+func NotifyUnit(name string) string  { return "machinemon-notify@" + name + ".service" }
+func NotifyTimer(name string) string { return "machinemon-notify@" + name + ".timer" }
+
 // Arm starts a transient timer that starts the service of the same name after the given
 // time. It replaces a timer of that name.
 func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error {
@@ -124,7 +136,7 @@ func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error
 		USec uint64
 	}
 	return c.transient(ctx, timer, []dbus.Property{
-		dbus.PropDescription("Deadline of a trial"),
+		dbus.PropDescription("Time until " + strings.TrimSuffix(timer, "timer") + "service starts"),
 		property("TimersMonotonic", []monotonic{{"OnActiveSec", uint64(after.Microseconds())}}),
 		property("AccuracyUSec", uint64(100_000)),
 		property("RemainAfterElapse", false),

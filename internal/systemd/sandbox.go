@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,14 +19,20 @@ type Sandbox struct {
 	Argv   []string
 	User   string
 	Over   []Bind // of files
+	Input  string // the file that is its standard input; "" for none
 	Output string // a file for its output; Try makes and removes it
+	// Time and MaxOutput, in bytes, are limits that differ from those of a program that
+	// prints its version; 0 if they do not.
+	Time      time.Duration
+	MaxOutput int64
 }
 
-// SandboxResult is how the program ended. At most one of Exec and Signal is set, and
-// Detail explains it.
+// SandboxResult is how the program ended. At most one of Exec, Signal and Late is set;
+// Detail explains it, or says with which status the program failed.
 type SandboxResult struct {
 	Exec   bool // it could not be executed
-	Signal bool // a signal ended it; so does the time limit
+	Signal bool // a signal ended it
+	Late   bool // it did not end within the time limit
 	Detail string
 	Output string
 }
@@ -45,7 +52,8 @@ const (
 // The user is no dynamic one: that would bring PrivateTmp=, in which the program could
 // fill the disk.
 func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, sandboxTime+10*time.Second)
+	limit, most := cmp.Or(t.Time, sandboxTime), cmp.Or(t.MaxOutput, sandboxOutput)
+	ctx, cancel := context.WithTimeout(ctx, limit+10*time.Second)
 	defer cancel()
 	defer os.Remove(t.Output)
 	props := []dbus.Property{
@@ -78,30 +86,35 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update"}),
 		property("MemoryMax", uint64(sandboxMemory)),
 		property("MemorySwapMax", uint64(0)),
-		property("LimitFSIZE", uint64(1<<20)), // of its output; more ends it by a signal
+		property("LimitFSIZE", uint64(max(1<<20, most))), // of its output; more ends it by a signal
 		property("LimitCORE", uint64(0)),
 		property("KillSignal", int32(unix.SIGKILL)), // it has nothing to clean up
 		property("OOMScoreAdjust", int32(1000)),     // the kernel ends it before the machine's services
 		property("TasksMax", uint64(256)),
 	}
+	if t.Input != "" {
+		props = append(props, property("StandardInputFile", t.Input))
+	}
 	if len(t.Over) > 0 {
 		props = append(props, property("BindReadOnlyPaths", t.Over))
 	}
-	u, err := c.oneshot(ctx, t.Unit, t.Argv, sandboxTime, props)
+	u, err := c.oneshot(ctx, t.Unit, t.Argv, limit, props)
 	if err != nil {
 		return SandboxResult{}, err
 	}
 	var r SandboxResult
-	failure := u.failure(sandboxTime)
+	failure := u.failure(limit)
 	out, err := os.ReadFile(t.Output)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // systemd may fail before it makes the file
 		return SandboxResult{}, err
 	}
-	r.Output = string(out[:min(len(out), sandboxOutput)])
+	r.Output = string(out[:min(int64(len(out)), most)])
 	switch {
 	case u.Result == "oom-kill": // perhaps because of the machine's other programs
 		return r, fmt.Errorf("it was out of memory (it may use %d MiB)", sandboxMemory>>20)
-	case u.Result == "timeout", u.ExecCode == Killed, u.ExecCode == Dumped:
+	case u.Result == "timeout":
+		r.Late, r.Detail = true, failure.Error()
+	case u.ExecCode == Killed, u.ExecCode == Dumped:
 		r.Signal, r.Detail = true, failure.Error()
 	case u.ExecCode == Exited && u.ExecValue == ExecFailed:
 		r.Exec, r.Detail = true, "the kernel refuses it (wrong format or architecture?)"
@@ -109,6 +122,8 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		return r, failure
 	case u.ExecValue >= setupFailed && r.Output == "":
 		return r, fmt.Errorf("systemd cannot make its sandbox: %w", failure)
+	case failure != nil:
+		r.Detail = failure.Error()
 	}
 	return r, nil
 }

@@ -33,6 +33,7 @@ type Unit struct {
 	Triggers     []string // sockets, timers and path units that start it
 	Fragment     string   // its unit file
 	DropIns      []string // in the order in which systemd reads them
+	Outdated     bool     // its files changed since systemd read them (NeedDaemonReload)
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
 	// of the program that runs or is being started. It is zero if it never did.
 	Began time.Duration
@@ -53,6 +54,7 @@ type Unit struct {
 
 	Type            string // simple, forking, oneshot, …
 	RemainAfterExit bool
+	CanReload       bool      // it has an ExecReload=, or another way to be reloaded
 	BeganAt         time.Time // Began, by the clock of the time at that moment
 	// Forced and Clean are RestartForceExitStatus= and SuccessExitStatus=.
 	Forced, Clean Exits
@@ -99,6 +101,9 @@ func (u Unit) Remains() bool {
 	return u.Type == "oneshot" && u.RemainAfterExit && u.Active == "active" && u.Sub == "exited"
 }
 
+// Passes reports whether the unit never stays active: it is done when its process ends.
+func (u Unit) Passes() bool { return u.Type == "oneshot" && !u.RemainAfterExit }
+
 // String returns the state in the form of `systemctl status`.
 func (u Unit) String() string {
 	s := u.Active + " (" + u.Sub + ")"
@@ -137,6 +142,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.Triggers, _ = p["TriggeredBy"].([]string)
 	u.Fragment, _ = p["FragmentPath"].(string)
 	u.DropIns, _ = p["DropInPaths"].([]string)
+	u.Outdated, _ = p["NeedDaemonReload"].(bool)
 	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
 		u.Began = time.Duration(usec) * time.Microsecond
 	}
@@ -155,6 +161,7 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
 	u.Type, _ = p["Type"].(string)
 	u.RemainAfterExit, _ = p["RemainAfterExit"].(bool)
+	u.CanReload, _ = p["CanReload"].(bool)
 	if usec, ok := p["InactiveExitTimestamp"].(uint64); ok && usec > 0 {
 		u.BeganAt = time.UnixMicro(int64(usec))
 	}
