@@ -27,20 +27,23 @@ func TestBare(t *testing.T) {
 		file    string
 		sum     string
 		set     func(*target.Target)
+		says    string // the version that the operator says
 		version string // of the release that is handed on; "" for none
 		result  state.Result
 		text    string
 	}{
-		{"x.tar.gz", "", nil, "sha256-" + sum[:12], state.ResultHandedOn, ""},
-		{"x.tar.gz", sum, nil, "sha256-" + sum[:12], state.ResultHandedOn, ""},
-		{build, "", named, "build-18", state.ResultHandedOn, ""},
-		{build, sum, func(t *target.Target) { named(t); asks(t) }, "build-18", state.ResultHandedOn, ""},
-		{"agent-build 18." + system + ".tar.gz", "", named, "sha256-" + sum[:12], state.ResultHandedOn, ""},
-		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "1.9", state.ResultHandedOn, ""},
-		{"x.tar.gz", "", asks, "", state.ResultRefused, "its version is not known, but /usr/local/bin/agent must report it"},
-		{"x.tar.gz", manifest.Digest(nil), nil, "", state.ResultRefused, "its sha256 is " + sum + " instead of " + manifest.Digest(nil)},
+		{"x.tar.gz", "", nil, "", "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{"x.tar.gz", sum, nil, "", "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{build, "", named, "", "build-18", state.ResultHandedOn, ""},
+		{build, sum, func(t *target.Target) { named(t); asks(t) }, "", "build-18", state.ResultHandedOn, ""},
+		{"agent-build 18." + system + ".tar.gz", "", named, "", "sha256-" + sum[:12], state.ResultHandedOn, ""},
+		{"agent-1.9." + system + ".tar.gz", "", func(t *target.Target) { t.Source.Asset = "agent-{number}.{os}.tar.gz" }, "", "1.9", state.ResultHandedOn, ""},
+		{"x.tar.gz", "", asks, "", "", state.ResultRefused, "its version is not known, but /usr/local/bin/agent must report it"},
+		{"x.tar.gz", "", asks, "1.9.4", "1.9.4", state.ResultHandedOn, ""},
+		{build, sum, named, "1.9.4", "1.9.4", state.ResultHandedOn, ""},
+		{"x.tar.gz", manifest.Digest(nil), nil, "", "", state.ResultRefused, "its sha256 is " + sum + " instead of " + manifest.Digest(nil)},
 	} {
-		t.Run(c.file+" "+fmt.Sprint(c.result), func(t *testing.T) {
+		t.Run(c.file+" "+c.says+" "+fmt.Sprint(c.result), func(t *testing.T) {
 			handler := site{"/d/" + c.file: func(w http.ResponseWriter, r *http.Request) {
 				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(payload)) // it sends the size
 			}}
@@ -76,6 +79,7 @@ func TestBare(t *testing.T) {
 			for _, root := range []string{serve(t, handler), serveTLS(t, handler)} {
 				o := b.order(state.VerbApply, "v1")
 				o.URL, o.SHA256 = root+"/d/"+strings.ReplaceAll(c.file, " ", "%20"), c.sum
+				o.Version = c.says
 				check(b.run(t, o))
 			}
 			if strings.Contains(c.file, " ") {
@@ -88,7 +92,7 @@ func TestBare(t *testing.T) {
 			if err := b.tree.DropImport("agent"); err != nil {
 				t.Fatal(err)
 			}
-			unvouched, err := Import(t.Context(), b.tree, b.target, target.Named{Path: path, SHA256: c.sum}, b.tree.Import("agent"))
+			unvouched, err := Import(t.Context(), b.tree, b.target, target.Named{Path: path, SHA256: c.sum, Version: c.says}, b.tree.Import("agent"))
 			if err != nil {
 				b.mustFail(t, state.Attempt{Result: state.ResultOf(err), Reason: err.Error()}, c.result, c.text)
 				return

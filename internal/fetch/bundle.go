@@ -24,6 +24,9 @@ type delta struct {
 // handOn downloads the release for the verifier: by deltas if they are smaller, or else,
 // or if the deltas fail, by the archive. how describes the download by deltas.
 func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Target, r *source.Release) (how string, err error) {
+	if err := f.roomForFiles(t, r); err != nil {
+		return "", err
+	}
 	deltas, err := f.deltas(src, t, r)
 	if err == nil && deltas != nil {
 		err = f.download(ctx, src, r, deltas)
@@ -68,12 +71,18 @@ func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release)
 	}
 	chosen, seen := []delta{}, map[string]bool{}
 	for _, i := range t.Install {
+		if i.Tree {
+			return nil, nil // a release has thousands of files in it: deltas of single ones save little
+		}
 		entry := entry(i, r)
 		want, listed := r.Platform.Contents[entry]
 		if seen[entry] || !listed && i.Optional {
 			continue
 		}
 		seen[entry] = true
+		if durable.OfUser(i.To) {
+			return nil, nil // the fetcher's sandbox hides it
+		}
 		from, err := durable.FileSHA256(i.To)
 		if !listed || errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
@@ -131,7 +140,7 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 			err = fmt.Errorf("%w; %w", err, failed)
 		}
 	}()
-	if err := room("download "+p.File, f.tree.Dir(state.RoleFetch, f.name), needs(p)-part.Stored()); err != nil {
+	if err := f.roomForDownload(p, part.Stored()); err != nil {
 		return err
 	}
 	from := download.Transfer{Open: src.Archive, Pause: f.limits.Pause, Report: f.report}
@@ -144,16 +153,7 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 	return part.Move(b, name)
 }
 
-// needs returns the disk space for a download in bytes: the archive, the verifier's copy
-// of it, and what is unpacked from that. The sum cannot overflow: the manifest's sizes are
-// at most 1 TiB.
-func needs(p manifest.Platform) int64 { return 2*p.Size + p.UnpackedSize }
-
-// room returns the error that something cannot be done if that would fill the disk of dir.
-func room(do, dir string, need int64) error {
-	free, err := state.Free(dir)
-	if err == nil && need > free {
-		err = fmt.Errorf("cannot %s: it needs %.1f MB on the disk of %s, and %.1f MB are free", do, float64(need)/1e6, dir, float64(free)/1e6)
-	}
-	return err
-}
+// needs returns the disk space for a download in bytes: the archive and the verifier's copy
+// of it or, when the verifier has removed the first, one archive and what is unpacked. The
+// sum cannot overflow: the manifest's sizes are at most 1 TiB.
+func needs(p manifest.Platform) int64 { return p.Size + max(p.Size, p.UnpackedSize) }

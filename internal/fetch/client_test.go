@@ -279,4 +279,4 @@ func TestNoGate(t *testing.T) {
 	}
 }
 
-const hint = "(hint: source.url must be the address of a manifest; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)"
+const hint = "(hint: source.url must be the address of a manifest, a JSON file, and not of a directory or page; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)"

@@ -236,11 +236,6 @@ func TestDeltasFallBack(t *testing.T) {
 		{"on another server", func(_ *testing.T, _ *bench, m *manifest.Manifest, _ site) {
 			edit(m, func(p *manifest.Platform) { p.Deltas[1].File = "http://127.0.0.1:1/agent.zst" })
 		}, "it is not on the manifest's origin"},
-		{"too large for the disk", func(_ *testing.T, _ *bench, m *manifest.Manifest, _ site) {
-			edit(m, func(p *manifest.Platform) {
-				p.Contents["agent"] = manifest.Content{SHA256: manifest.Digest(nil), Size: 1 << 40}
-			})
-		}, "cannot download agent.zst: it needs 1099511.6 MB"},
 		{"a directory is installed", installed(func(path string) error {
 			if err := os.Remove(path); err != nil {
 				return err

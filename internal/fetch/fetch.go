@@ -31,6 +31,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/dirtree"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -134,12 +135,15 @@ type fetcher struct {
 	rootOnly func(path string) error
 	// machineID is the path of the file with the machine's ID.
 	machineID string
-	digest    string          // of the files that the release would install; "" if its manifest does not list them
-	full      *state.Fallback // the verifier's request for the archive instead of deltas, or nil
-	noDelta   string          // why the deltas were not used; "" if they had no fault
-	unit      *state.File     // the unit's own file in the release; nil if its manifest does not list it
-	list      string          // the installed release's own list of files; "" if it is not known
-	leftOut   map[string]string
+	digest    string            // of the files that the release would install; "" if its manifest does not list them
+	full      *state.Fallback   // the verifier's request for the archive instead of deltas, or nil
+	noDelta   string            // why the deltas were not used; "" if they had no fault
+	unit      *state.File       // the unit's own file in the release; nil if its manifest does not list it
+	list      string            // the installed release's own list of files; "" if it is not known
+	leftOut   map[string]string // as [state.Offer] has it
+	previous  *state.Release    // the kept one; nil if there is none
+	keeps     bool              // whether the operator wants it kept
+	warning   string            // of the source, for the operator; "" for none
 }
 
 // outcome is what an attempt came to.
@@ -179,7 +183,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	}
 	if t.Source.From != nil && !f.order.Brought() {
 		if s := known.Status.Source; s == nil || s.From != t.Source.From.String() {
-			return failed(nil, state.Fail(state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check %s, by root, finds it)", t.Name))
+			return failed(nil, state.Fail(state.ResultNotAttempted, "no source is known yet (hint: sudo machinemon-update check %s finds it)", t.Name))
 		} else if err := t.Derive(s.URL, s.InsecureSkipTLS); err != nil {
 			return failed(nil, state.Fail(state.ResultMisconfigured, "%w", err))
 		}
@@ -191,15 +195,19 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	if r := known.Status.Installed; r != nil {
 		f.list = r.List
 	}
+	f.previous, f.keeps = known.Status.Previous, t.KeepPrevious
 	if d := policy.Decide(known); d.Refused() {
 		return outcome{result: d.Result, reason: d.String()}
 	}
 	r, err := f.resolve(ctx, src, t, cache != "")
+	if w, ok := src.(source.Warner); ok {
+		f.warning = w.Warning()
+	}
 	if err != nil {
 		return failed(nil, err)
 	}
 	f.digest, f.unit = installs(t, r)
-	f.leftOut = leftOut(t, r)
+	f.leftOut = t.LeftOutOf(f.list, r.Platform.Contents, r.Key, r.Manifest.Version)
 	known.Release = &policy.Release{Version: r.Manifest.Version, Sequence: r.Manifest.Sequence, Disabled: r.Manifest.Disabled,
 		NotYet: f.notYet(r.Manifest), Manifest: manifest.Digest(r.Raw), Archive: r.Platform.SHA256, Fingerprint: f.digest}
 	known.Now = time.Now().UTC()
@@ -224,7 +232,7 @@ func (f *fetcher) source(t *target.Target, cache string) (source.Source, error) 
 		if err != nil {
 			return nil, err
 		}
-		return source.NewDirect(t, address, f.order.SHA256, f.limits)
+		return source.NewDirect(t, address, f.order.SHA256, f.order.Version, f.limits)
 	}
 	return source.New(t, cache, f.limits, f.rootOnly)
 }
@@ -245,6 +253,14 @@ func installs(t *target.Target, r *source.Release) (fingerprint string, unit *st
 	var files []state.File
 	complete := true
 	for _, i := range t.Install {
+		if i.Tree {
+			file := state.File{To: i.To, SHA256: treeDigest(i, r)}
+			complete = complete && (file.SHA256 != "" || i.Optional)
+			if file.SHA256 != "" {
+				files = append(files, file)
+			}
+			continue
+		}
 		c, listed := r.Platform.Contents[entry(i, r)]
 		if !listed {
 			complete = complete && i.Optional
@@ -252,7 +268,7 @@ func installs(t *target.Target, r *source.Release) (fingerprint string, unit *st
 		}
 		file := state.File{To: i.To, SHA256: c.SHA256}
 		files = append(files, file)
-		if unit == nil && filepath.Base(i.To) == t.Unit {
+		if unit == nil && slices.Contains(t.Units(), filepath.Base(i.To)) {
 			unit = &file
 		}
 	}
@@ -262,24 +278,26 @@ func installs(t *target.Target, r *source.Release) (fingerprint string, unit *st
 	return fingerprint, unit
 }
 
+// treeDigest returns the digest of a directory that a release would install, "" if the
+// manifest's contents do not list it.
+func treeDigest(i target.Install, r *source.Release) string {
+	names, err := i.Files(r.Key, r.Manifest.Version, slices.Collect(maps.Keys(r.Platform.Contents)))
+	if err != nil || len(names) == 0 {
+		return ""
+	}
+	sums := map[string]string{}
+	for name, entry := range names {
+		sums[name] = r.Platform.Contents[entry].SHA256
+	}
+	return dirtree.Sum(sums, i.Keep)
+}
+
 // maxEarlier bounds [state.Offer.Earlier]: publishers make deltas from a few releases.
 const maxEarlier = 32
 
 func earlier(p manifest.Platform) (sums []string) {
 	for _, d := range p.Deltas[:min(len(p.Deltas), maxEarlier)] {
 		sums = append(sums, d.FromSHA256)
-	}
-	return sums
-}
-
-// leftOut returns the digests of the files that the target file excludes from the
-// release's list, as far as the manifest lists them.
-func leftOut(t *target.Target, r *source.Release) map[string]string {
-	sums := map[string]string{}
-	for entry, c := range r.Platform.Contents {
-		if t.Listing.LeavesOut(entry, r.Key, r.Manifest.Version) && entry != t.Hooks.Program(r.Key, r.Manifest.Version) {
-			sums[entry] = c.SHA256
-		}
 	}
 	return sums
 }
@@ -299,13 +317,16 @@ func entry(i target.Install, r *source.Release) string {
 func (f *fetcher) ended(o outcome) state.Attempt {
 	a := state.Attempt{
 		ID: f.order.Attempt, Time: time.Now().UTC(), Origin: f.order.Origin, From: f.order.Installed,
-		Stage: string(state.RoleFetch), Result: o.result, Reason: o.reason, NoDelta: state.Line(f.noDelta), Expired: trust.Expired(o.err),
+		Stage: string(state.RoleFetch), Result: o.result, Reason: o.reason, Warning: f.warning, NoDelta: state.Line(f.noDelta), Expired: trust.Expired(o.err),
 	}
 	if v, ok := errors.AsType[*download.Veiled](o.err); ok {
 		a.Cause = v.Cause.Error()
 	}
 	if l, ok := errors.AsType[*download.RateLimit](o.err); ok {
 		a.RetryAfter = l.Until
+	}
+	if n, ok := errors.AsType[*noRoom](o.err); ok {
+		a.Needs = n.needs
 	}
 	if r := o.release; r != nil {
 		a.Version, a.Sequence, a.Manifest = r.Manifest.Version, r.Manifest.Sequence, manifest.Digest(r.Raw)
@@ -321,7 +342,7 @@ func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 		if r := o.release; r != nil {
 			s.Offer = nil
 			if !r.Manifest.Disabled {
-				s.Offer = &state.Offer{LeftOut: f.leftOut, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Signed == nil, Signed: r.Signed,
+				s.Offer = &state.Offer{LeftOut: f.leftOut, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Metadata == nil, Signed: r.Signed,
 					Fingerprint: f.digest, Archive: r.Platform.SHA256, Earlier: earlier(r.Platform), Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}

@@ -86,7 +86,7 @@ func TestDecisions(t *testing.T) {
 		{name: "older", verb: state.VerbApply, installed: "v3", result: state.ResultHandedOn, offer: true},
 		{name: "disabled", edit: disabled, verb: state.VerbApply, installed: "v1", result: state.ResultNotAttempted, text: "the publisher has disabled updates"},
 		{name: "check, disabled", edit: disabled, verb: state.VerbCheck, installed: "v1", result: state.ResultNotAttempted, text: "disabled"},
-		{name: "rejected", verb: state.VerbApply, installed: "v1", rejected: &rejection, result: state.ResultNotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer (hint: machinemon-update unskip agent tries it again)", offer: true},
+		{name: "rejected", verb: state.VerbApply, installed: "v1", rejected: &rejection, result: state.ResultNotAttempted, text: "it was rejected on 2026-10-31 23:59 UTC: it did not answer (hint: sudo machinemon-update unskip agent tries it again)", offer: true},
 		{name: "check, rejected", verb: state.VerbCheck, installed: "v1", rejected: &rejection, result: state.ResultNotAttempted, text: "rejected", offer: true},
 		{name: "same bytes rejected", verb: state.VerbApply, installed: "v1", rejected: &sameBytes, result: state.ResultNotAttempted, text: "rejected", offer: true},
 		{name: "same archive rejected", verb: state.VerbApply, installed: "v1", rejected: &sameArchive, result: state.ResultNotAttempted, text: "rejected", offer: true},
@@ -430,7 +430,7 @@ func TestFoundByRoot(t *testing.T) {
 		result state.Result
 		text   string
 	}{
-		{"nothing yet", nil, true, state.ResultNotAttempted, "no source is known yet (hint: machinemon-update check agent, by root, finds it)"},
+		{"nothing yet", nil, true, state.ResultNotAttempted, "no source is known yet (hint: sudo machinemon-update check agent finds it)"},
 		{"by another url_from", &state.Source{From: "/root/old.toml: server_url + /x", URL: url}, true, state.ResultNotAttempted, "no source is known yet"},
 		{"something", &state.Source{From: from, URL: url}, true, state.ResultHandedOn, ""},
 		{"no longer allowed", &state.Source{From: from, URL: url}, false, state.ResultMisconfigured, "/root/client.toml: server_url: checksum trust is refused over plain http"},

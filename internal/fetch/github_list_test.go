@@ -159,9 +159,9 @@ func TestGitHubVersionsHostile(t *testing.T) {
 		{"null", "null", state.ResultNotDownloaded, "it has no release"},
 		{"a list of nothing", `[null,{}]`, state.ResultNotAttempted, "none of the 2 newest"},
 		{"other tags", `[{"tag_name":"../../3.5.0"},{"tag_name":"3.5.0\n\u001b[31m"},{"tag_name":"` + strings.Repeat("3.", 40) + `5"}]`, state.ResultNotAttempted, "none of the 3 newest"},
-		{"bad files in a release that is not taken", `[{"tag_name":"v2.0.0","assets":[{"name":"../a"}]},{"tag_name":"v3.5.0","assets":[]}]`, state.ResultRefused, "release v3.5.0 of the-owner/agent: it has no file *.tar.gz"},
+		{"bad files in a release that is not taken", `[{"tag_name":"v2.0.0","assets":[{"name":"../a"}]},{"tag_name":"v3.5.0","assets":[{"name":"a"}]}]`, state.ResultRefused, "release v3.5.0 of the-owner/agent: it has no file *.tar.gz"},
 		{"bad files in the one that is", `[{"tag_name":"v3.5.0","assets":[{"name":"../a"}]}]`, state.ResultRefused, `has a file with the name "../a"`},
-		{"half uploaded", `[{"tag_name":"v3.5.0","assets":[{"name":"a.tar.gz","state":"starter","size":1}]}]`, state.ResultRefused, "it has no file *.tar.gz"},
+		{"half uploaded", `[{"tag_name":"v3.5.0","assets":[{"name":"a.tar.gz","state":"starter","size":1}]}]`, state.ResultNotAttempted, "the upload of a.tar.gz is not finished"},
 		{"too long", `["` + strings.Repeat("x", 32<<20) + `"]`, state.ResultRefused, "larger than 33554432 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

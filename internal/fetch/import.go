@@ -27,16 +27,20 @@ import (
 // Therefore manifest and archive are read from one directory, and only root can read the
 // copy.
 //
-// Under trust mode "tuf" the repository's files are copied too, except the roots that root
+// Under trust mode "signature" the signature is copied too, and the signed checksums. Under
+// "tuf" the repository's files are copied too, except the roots that root
 // knows. They are verified where those of every source are.
 func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Named, dir string) (unvouched bool, err error) {
 	src := source.NewNamed(t, n)
 	defer src.Close()
 	var r *source.Release
 	var beside map[string][]byte
-	if t.Trust.Mode == target.TrustTUF {
+	switch t.Trust.Mode {
+	case target.TrustTUF:
 		r, beside, err = readRepository(ctx, tree, src, t)
-	} else {
+	case target.TrustSigned:
+		r, beside, err = resolveSigned(ctx, tree, src, t, "")
+	default:
 		r, err = source.Resolve(ctx, src, "")
 	}
 	if err != nil {
@@ -45,7 +49,10 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Nam
 	if n.SHA256 != "" && n.SHA256 != r.Platform.SHA256 {
 		return false, state.Refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.Platform.SHA256)
 	}
-	return src.Unvouched, bring(ctx, src, r, beside, dir)
+	if n.Version != "" && n.Version != r.Manifest.Version {
+		return false, state.Refused("cannot use %s: it is to be version %s, the manifest says %s", n.Path, n.Version, r.Manifest.Version)
+	}
+	return src.Unvouched && t.Trust.Mode == target.TrustChecksum, bring(ctx, src, r, beside, dir)
 }
 
 // recorder stores the files that are read of a signed repository.

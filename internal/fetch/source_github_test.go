@@ -130,23 +130,21 @@ func TestGitHub(t *testing.T) {
 		{name: "a named tag", release: build18(), set: func(t *target.Target) { t.Source.Tag = "build-18" }, asked: []string{"/repos/tags/build-18", "/download/build-18/" + archiveName}},
 		{name: "a named prerelease", release: releases.Tagged{Tag: "build-18", Prerelease: true, Assets: build18().Assets}, set: func(t *target.Target) { t.Source.Tag = "build-18" }},
 
-		{name: "no digest", release: undigested(), result: state.ResultRefused, text: "cannot use release build-18 of the-owner/agent: the sha256 of agent-build-18.tar.gz is known neither from the API nor from a checksums.txt or SHA256SUMS (hint: "},
-		{name: "another's digest", release: undigested(sums(longSums)), result: state.ResultRefused, text: "the sha256 of "},
-		{name: "a directory's file of this name", release: undigested(sums(manifest.Digest(payload) + "  ./" + archiveName + "\n")), result: state.ResultRefused, text: "the sha256 of "},
-		{name: "another kind of digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha512:" + strings.Repeat("0", 128)}}}, result: state.ResultRefused, text: "the sha256 of "},
+		{name: "no digest", release: undigested(), result: state.ResultRefused, text: "cannot use release build-18 of the-owner/agent: no sha256 or sha512 of agent-build-18.tar.gz is known: the API states none, and it has no checksum file such as checksums.txt, SHA256SUMS or agent-build-18.tar.gz.sha256 (hint: "},
+		{name: "another's digest", release: undigested(sums(longSums)), result: state.ResultRefused, text: "the API states none, and checksums.txt lists something-else, but not agent-build-18.tar.gz (hint: "},
+		{name: "another kind of digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha512:" + strings.Repeat("0", 128)}}}, result: state.ResultRefused, text: "no sha256 or sha512 of "},
 		{name: "nobody's digest", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha256:" + download.UnknownDigest}}}, result: state.ResultRefused, text: "its sha256 is"},
 		{name: "no digest but something", release: releases.Tagged{Tag: "build-18", Assets: []releases.Asset{{Name: archiveName, Content: payload, Digest: "sha256:\x1b[31m"}}}, result: state.ResultRefused, text: "64 lower-case hex digits"},
 		{name: "other bytes", release: undigested(sums(strings.Repeat("ab", 32) + "  " + archiveName + "\n")), result: state.ResultRefused, text: "its sha256 is"},
-		{name: "a list that is none", release: undigested(sums("<html>\x1b[31m")), result: state.ResultRefused, text: "cannot use checksums.txt of release build-18 of the-owner/agent: line 1 is not one of sha256sum(1)"},
-		{name: "a list with upper case", release: undigested(sums(strings.ToUpper(payloadSum[:64]) + payloadSum[64:])), result: state.ResultRefused, text: "line 1 is not"},
-		{name: "a list with two digests", release: undigested(sums(payloadSum + strings.Repeat("ab", 32) + "  " + archiveName + "\n")), result: state.ResultRefused, text: "another sha256"},
-		{name: "a list with escaped names", release: undigested(sums("\\" + payloadSum)), result: state.ResultRefused, text: "line 1 is not"},
-		{name: "two lists that differ", release: undigested(sums(payloadSum), releases.Digested("SHA256SUMS", []byte(strings.Repeat("ab", 32)+"  "+archiveName))), result: state.ResultRefused, text: "cannot use SHA256SUMS"},
+		{name: "a list that is none", release: undigested(sums("<html>\x1b[31m")), result: state.ResultRefused, text: "checksums.txt has no line of a known form (line 1 is none)"},
+		{name: "a list with two digests", release: undigested(sums(payloadSum + strings.Repeat("ab", 32) + "  " + archiveName + "\n")), result: state.ResultRefused, text: "cannot use release build-18 of the-owner/agent: its checksums.txt has two different sha256 digests of agent-build-18.tar.gz, " + payloadSum[:64] + " and " + strings.Repeat("ab", 32)},
+		{name: "a list with escaped names", release: undigested(sums("\\" + payloadSum)), result: state.ResultRefused, text: "no line of a known form"},
+		{name: "two lists that differ", release: undigested(sums(payloadSum), releases.Digested("SHA256SUMS", []byte(strings.Repeat("ab", 32)+"  "+archiveName))), result: state.ResultRefused, text: "its SHA256SUMS has the sha256 " + strings.Repeat("ab", 32) + " of agent-build-18.tar.gz, a checksum file before it " + payloadSum[:64]},
 		{name: "an endless list", release: undigested(sums(strings.Repeat(payloadSum, 20_000))), result: state.ResultRefused, text: "larger than 1048576 bytes"},
 		{name: "an altered list", release: undigested(releases.Asset{Name: "checksums.txt", Content: []byte(payloadSum), Digest: "sha256:" + strings.Repeat("ab", 32)}), result: state.ResultRefused, text: "its sha256 is"},
 
 		{name: "several files match", release: build18(another), result: state.ResultRefused, text: `it has 2 files *.tar.gz, among them "agent-linux-mips.tar.gz" and "agent-build-18.tar.gz" (hint: set source.asset, with {os}, {arch}, {machine}, {version} or {number})`},
-		{name: "no file matches", release: build18(), set: func(t *target.Target) { t.Source.Asset = "*.zip" }, result: state.ResultRefused, text: "it has no file *.zip"},
+		{name: "no file matches", release: build18(), set: func(t *target.Target) { t.Source.Asset = "*.zip" }, result: state.ResultRefused, text: "it has no file *.zip; it has "},
 		{name: "another product", release: build18(), set: func(t *target.Target) { t.Trust.Product = "agent" }, result: state.ResultRefused, text: `it is of product ""`},
 		{name: "a manifest that names another server", release: with(func(p *manifest.Platform) { p.File = "https://198.51.100.7/" + archiveName }), result: state.ResultRefused, text: "an archive that is not among its files"},
 		{name: "a manifest that names a file that is not there", release: with(func(p *manifest.Platform) {}), result: state.ResultNotDownloaded, text: "/download/build-18/agent.tar.gz: the server answered 404"},
@@ -158,7 +156,8 @@ func TestGitHub(t *testing.T) {
 		// These are without the API.
 		{name: "limited, checksums.txt", release: undigested(sums(payloadSum)), limit: spent,
 			asked: []string{"/repos/latest", "/latest", "/download/build-18/client-manifest.json", "/download/build-18/checksums.txt",
-				"/download/build-18/SHA256SUMS", "/download/build-18/" + archiveName, "/download/build-18/" + archiveName}},
+				"/download/build-18/SHA256SUMS", "/download/build-18/sha256sums.txt", "/download/build-18/SHA256SUMS.txt", "/download/build-18/SHA512SUMS",
+				"/download/build-18/agent_build-18_checksums.txt", "/download/build-18/" + archiveName, "/download/build-18/" + archiveName}},
 		{name: "limited, SHA256SUMS", release: undigested(releases.Digested("SHA256SUMS", []byte(payloadSum))), limit: http.StatusTooManyRequests},
 		{name: "limited, its own manifest", release: build18(releases.Digested("client-manifest.json", document)), want: string(document), limit: spent,
 			asked: []string{"/repos/latest", "/latest", "/download/build-18/client-manifest.json", "/download/build-18/" + archiveName}},
@@ -257,7 +256,7 @@ func TestGitHubHostile(t *testing.T) {
 		{"a query as a name", answer("build-18", "a?b#.tar.gz"), state.ResultRefused, "must be a plain file name"},
 		{"the same name twice", answer("build-18", "a.tar.gz", "a.tar.gz"), state.ResultRefused, "has two files a.tar.gz"},
 		{"too many files", answer("build-18", many...), state.ResultRefused, "more than 1000 files"},
-		{"no files", answer("build-18"), state.ResultRefused, "it has no file *.tar.gz"},
+		{"no files", answer("build-18"), state.ResultNotAttempted, "release build-18 of the-owner/agent is not complete yet: it has no files"},
 		{"no tag", answer("", "a.tar.gz"), state.ResultRefused, "not a release as GitHub's API describes one"},
 		{"a path as a tag", answer("../../x", "a.tar.gz"), state.ResultRefused, `its tag "../../x" is no version`},
 		{"a slash in the tag", answer("release/1", "a.tar.gz"), state.ResultRefused, "is no version"},
@@ -271,7 +270,7 @@ func TestGitHubHostile(t *testing.T) {
 		{"deep", text(strings.Repeat("[", 20_000)), state.ResultRefused, "not a release as"},
 		{"no size", text(`{"tag_name":"x","assets":[{"name":"a.tar.gz","digest":"sha256:` + strings.Repeat("ab", 32) + `"}]}`), state.ResultRefused, "size: must be a plain whole number from 1"},
 		{"below zero", text(`{"tag_name":"x","assets":[{"name":"a.tar.gz","size":-1,"digest":"sha256:` + strings.Repeat("ab", 32) + `"}]}`), state.ResultRefused, "size: must be a plain whole number from 1"},
-		{"half uploaded", text(`{"tag_name":"x","assets":[{"name":"a.tar.gz","state":"starter","size":1}]}`), state.ResultRefused, "it has no file *.tar.gz"},
+		{"half uploaded", text(`{"tag_name":"x","assets":[{"name":"a.tar.gz","state":"starter","size":1}]}`), state.ResultNotAttempted, "release x of the-owner/agent is not complete yet: the upload of a.tar.gz is not finished"},
 		{"endless", endless, state.ResultRefused, "larger than 4194304 bytes"},
 		{"elsewhere", redirect("http://127.0.0.1:9/"), state.ResultRefused, "which is not authenticated"},
 		{"403 without a limit", func(w http.ResponseWriter, r *http.Request) {
@@ -331,7 +330,7 @@ func TestGitHubUndigested(t *testing.T) {
 	b.brought(t, b.run(t, b.order(state.VerbApply, "build-17")), theManifest(t))
 
 	b.target.Trust.AllowUnauthenticated = false
-	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "the sha256 of ")
+	b.mustFail(t, b.run(t, b.order(state.VerbApply, "build-17")), state.ResultRefused, "no sha256 or sha512 of ")
 
 	// The same is true without the API.
 	b = onGitHub(t, b.target.Source.URL)

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/pem"
 	"io"
 	"net"
@@ -23,6 +24,7 @@ import (
 type proxy struct {
 	plain     http.Handler
 	encrypted string // address of the server
+	login     string // "" for none, else USER:PASSWORD that each request must have
 
 	mu    sync.Mutex
 	asked []string
@@ -32,6 +34,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.asked = append(p.asked, r.Method+" "+r.RequestURI)
 	p.mu.Unlock()
+	if p.login != "" && r.Header.Get("Proxy-Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(p.login)) {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="proxy"`)
+		w.WriteHeader(http.StatusProxyAuthRequired)
+		return
+	}
+	r.Header.Del("Proxy-Authorization") // as proxies do
 	if r.Method != http.MethodConnect {
 		p.plain.ServeHTTP(w, r)
 		return

@@ -30,13 +30,17 @@ func getter(ctx context.Context, repo source.Repository) trust.Get {
 // In the mode "tuf" it starts from this role's own State, with the roots that the swapper
 // knows, and stores the new State if keep is set.
 func (f *fetcher) resolve(ctx context.Context, src source.Source, t *target.Target, keep bool) (*source.Release, error) {
-	if t.Trust.Mode != target.TrustTUF {
+	switch t.Trust.Mode {
+	case target.TrustChecksum:
 		return source.Resolve(ctx, src, t.Trust.Product)
+	case target.TrustSigned:
+		r, _, err := resolveSigned(ctx, f.tree, src, t, f.order.Installed)
+		return r, err
 	}
 	repo, ok := src.(source.Repository)
 	if !ok {
 		return nil, state.Refused("cannot use this source of %s: only signed metadata authenticates its releases (trust.mode = %q), "+
-			"and neither GitHub nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
+			"and neither GitHub, Forgejo, GitLab nor an archive's address has any (hint: a source of type \"manifest\" or \"file\" that machinemon-release signs)", t.Name, t.Trust.Mode)
 	}
 	ctx, cancel := f.limits.Brief(ctx)
 	defer cancel()

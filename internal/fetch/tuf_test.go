@@ -190,7 +190,7 @@ func TestSignedRefused(t *testing.T) {
 			repo.Publish(edit(release1(), func(p *manifest.Platform) { p.SHA256 = manifest.Digest(nil) }))
 		}, "", "its sha256 is"},
 		{"no root", func(t *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) { must(t, os.Remove(b.pinned)) },
-			"", "there is no /trust/agent.root.json (hint: machinemon-update trust agent FILE --sha256 HEX)"},
+			"", "there is no /trust/agent.root.json (hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
 		{"a new pin", func(t *testing.T, b *bench, repo *trusttest.Repo, _ *mirror) {
 			b.rootKnows(t, repo)
 			must(t, os.WriteFile(b.pinned, trusttest.NewOf(t, "another", time.Now(), release1()).Pin, 0o644))
@@ -201,7 +201,7 @@ func TestSignedRefused(t *testing.T) {
 		}, "", "timestamp v2: expired on "},
 		{"GitHub", func(_ *testing.T, b *bench, _ *trusttest.Repo, _ *mirror) {
 			b.target.Source = target.Source{Type: target.SourceGitHub, Repo: "o/n", URL: "http://127.0.0.1:9"}
-		}, "", "only signed metadata authenticates its releases (trust.mode = \"tuf\"), and neither GitHub nor an archive's address has any"},
+		}, "", "only signed metadata authenticates its releases (trust.mode = \"tuf\"), and neither GitHub, Forgejo, GitLab nor an archive's address has any"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, repo, m := signed(t)
@@ -265,7 +265,7 @@ func TestSignedImport(t *testing.T) {
 			must(t, os.Remove(filepath.Join(dir, trust.TimestampFile)))
 		}, text: "there is no timestamp.json beside it"},
 		{name: "no root", play: func(t *testing.T, b *bench, _ *trusttest.Repo, _ string) { must(t, os.Remove(b.pinned)) },
-			text: "(hint: machinemon-update trust agent FILE --sha256 HEX)"},
+			text: "(hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
 		{name: "another's", play: func(t *testing.T, b *bench, _ *trusttest.Repo, _ string) {
 			must(t, os.WriteFile(b.pinned, trusttest.NewOf(t, "another", time.Now(), release1()).Pin, 0o644))
 		}, text: "root v2: too few valid signatures"},

@@ -61,6 +61,7 @@ type Client struct {
 	URL       *url.URL // as configured
 	Anybody   bool     // the operator accepts a transport that anyone on the path can change
 	Limits    Limits
+	Linked    bool // the server of URL says where its files are, which may be on other servers
 	reach     *reach
 	transport *http.Transport
 }
@@ -89,7 +90,8 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 		Limits:  l,
 		reach:   reach,
 		transport: &http.Transport{
-			Proxy:                  reach.through(proxy),
+			Proxy:                  reach.through(proxy, t.Source.NoProxy),
+			OnProxyConnectResponse: proxyAnswer,
 			Protocols:              h1,
 			DialContext:            reach.dial(l.Dial),
 			TLSHandshakeTimeout:    l.TLS,
@@ -151,8 +153,11 @@ func follows(resp *http.Response, have Piece, size int64) bool {
 		plain(resp)
 }
 
+// secretHeaders are those with a token: GitLab has a header of its own for it.
+var secretHeaders = []string{"Authorization", "Private-Token"}
+
 // Ask sends a request. allow decides about the address of each redirect. Only the server
-// of u gets the Authorization header.
+// of u gets the headers with a token.
 func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http.Header, allow func(*url.URL) error) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
@@ -170,7 +175,9 @@ func (c *Client) Ask(ctx context.Context, method string, u *url.URL, header http
 		// Go treats another port of the same host as the same server.
 		abroad := func(r *http.Request) bool { return Origin(r.URL) != Origin(u) }
 		if abroad(next) || slices.ContainsFunc(via, abroad) {
-			next.Header.Del("Authorization")
+			for _, name := range secretHeaders {
+				next.Header.Del(name)
+			}
 		}
 		if err := secureHop(last, next.URL); err != nil {
 			return err
@@ -227,6 +234,9 @@ func Origin(u *url.URL) string {
 func Whole(resp *http.Response) error {
 	if l := rateLimited(resp, time.Now()); l != nil {
 		return l
+	}
+	if resp.StatusCode == http.StatusProxyAuthRequired {
+		return proxyRefused(resp.StatusCode)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))

@@ -37,19 +37,25 @@ func (t *Transfer) Download(ctx context.Context, part *Partial) error {
 		if err := t.fill(ctx, part); err != nil {
 			return err
 		}
-		sum, _, err := durable.SHA256(io.NewSectionReader(part.file, 0, math.MaxInt64))
-		if err != nil {
+		want := part.of
+		learn := t.Learn != nil && want.SHA256 == UnknownDigest
+		if learn {
+			want.SHA256 = ""
+		}
+		sums := want.Sums()
+		if _, err := io.Copy(sums, io.NewSectionReader(part.file, 0, math.MaxInt64)); err != nil {
 			return fmt.Errorf("cannot read %s back: %w", part.name, durable.Cause(err))
 		}
-		if t.Learn != nil && part.of.SHA256 == UnknownDigest {
-			return t.Learn(sum)
+		wrong := sums.Wrong()
+		if wrong == "" && learn {
+			return t.Learn(sums.SHA256())
 		}
-		if sum == part.of.SHA256 {
+		if wrong == "" {
 			return nil
 		}
 		if !part.pieced || again {
 			// The manifest may be made of what GitHub or the operator said.
-			return state.Refused("cannot use %s: its sha256 is %s instead of %s", part.name, sum, part.of.SHA256)
+			return state.Refused("cannot use %s: %s", part.name, wrong)
 		}
 		// The pieces do not fit together, or a power cut damaged some. That says nothing
 		// about the source's archive, so it is downloaded once more.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -135,12 +137,14 @@ func (r *reach) dial(limit time.Duration) func(ctx context.Context, network, at 
 
 // through returns a function that chooses the proxy of a request. It bypasses the proxy
 // for loopback addresses, which would mean the proxy's own machine; plain http from
-// loopback is trusted.
-func (r *reach) through(proxy *url.URL) func(*http.Request) (*url.URL, error) {
+// loopback is trusted. It also bypasses it for the hosts of direct, except for the proxy's
+// own address, which dial does not judge.
+func (r *reach) through(proxy *url.URL, direct []string) func(*http.Request) (*url.URL, error) {
 	if proxy == nil {
 		return nil
 	}
 	r.proxy = hostPort(proxy)
+	choose := (&httpproxy.Config{HTTPProxy: proxy.String(), HTTPSProxy: proxy.String(), NoProxy: strings.Join(direct, ",")}).ProxyFunc()
 	return func(q *http.Request) (*url.URL, error) {
 		host, loopback := q.URL.Hostname(), target.Loopback(q.URL.Hostname())
 		ip, err := netip.ParseAddr(host)
@@ -155,6 +159,9 @@ func (r *reach) through(proxy *url.URL) func(*http.Request) (*url.URL, error) {
 		if err != nil || loopback {
 			return nil, err
 		}
-		return proxy, nil
+		if hostPort(q.URL) == r.proxy {
+			return proxy, nil
+		}
+		return choose(q.URL)
 	}
 }

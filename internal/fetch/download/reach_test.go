@@ -216,7 +216,7 @@ func TestSourceInside(t *testing.T) {
 }
 
 // TestVeiled checks that the error of an allowed redirect to another server inside is the
-// same for whatever is there, and that the cause is known.
+// same whether a port there is open or not, and that the cause is known.
 func TestVeiled(t *testing.T) {
 	http404 := func(c net.Conn) { c.Write([]byte("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")) }
 	ssh := func(c net.Conn) { c.Write([]byte("SSH-2.0-x\r\n\r\n")) }
@@ -304,6 +304,93 @@ func TestProxyInside(t *testing.T) {
 		asked.Store(0)
 		if text, _ := said(t, clientOf(t, "http://releases.test/x", proxy.URL)); !strings.HasSuffix(text, c.text) || asked.Load() != c.asked {
 			t.Errorf("%s: %d requests to the proxy: %s", c.to, asked.Load(), text)
+		}
+	}
+}
+
+// TestNoProxy checks what is reached without the proxy, and that the rule about addresses
+// holds for it.
+func TestNoProxy(t *testing.T) {
+	proxied := make(chan string, 10)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxied <- r.RequestURI
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer proxy.Close()
+	at := strings.TrimPrefix(proxy.URL, "http://")
+	for _, c := range []struct {
+		source string
+		direct []string
+		want   string // the URI that the proxy is asked for, "" for none
+	}{
+		{"http://releases.test/x", nil, "http://releases.test/x"},
+		{"http://releases.test/x", []string{"releases.test"}, ""},
+		{"http://www.releases.test/x", []string{"releases.test"}, ""},
+		{"http://releases.test/x", []string{".releases.test"}, "http://releases.test/x"},
+		{"http://RELEASES.test:80/x", []string{"releases.test:80"}, ""},
+		{"http://releases.test:8080/x", []string{"releases.test:80"}, "http://releases.test:8080/x"},
+		{"http://192.0.2.7/x", []string{"192.0.2.0/24"}, ""},
+		{"http://192.0.3.7/x", []string{"192.0.2.0/24"}, "http://192.0.3.7/x"},
+	} {
+		client, err := NewClient(&target.Target{Source: target.Source{Proxy: proxy.URL, NoProxy: c.direct}}, c.source, DefaultLimits)
+		testkit.Must(t, err)
+		reached := false
+		dial := client.transport.DialContext
+		client.transport.DialContext = func(ctx context.Context, network, to string) (net.Conn, error) {
+			if to != at {
+				reached = true
+				return nil, errors.New("reached directly")
+			}
+			return dial(ctx, network, to)
+		}
+		text, _ := said(t, &client)
+		got := ""
+		select {
+		case got = <-proxied:
+		default:
+		}
+		if got != c.want || reached != (c.want == "") {
+			t.Errorf("%s without %q: asked for %q: %s", c.source, c.direct, got, text)
+		}
+	}
+	// A redirect to a host that is reached directly is judged by its address. The proxy's
+	// own address is not, so it is not reached directly.
+	_, port, err := net.SplitHostPort(at)
+	testkit.Must(t, err)
+	var to string
+	leading := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host == "releases.test" {
+			http.Redirect(w, r, to, http.StatusFound)
+			return
+		}
+		proxied <- r.RequestURI
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer leading.Close()
+	_, own, err := net.SplitHostPort(strings.TrimPrefix(leading.URL, "http://"))
+	testkit.Must(t, err)
+	for _, c := range []struct{ to, text, proxied string }{
+		{"http://inner.test:" + port + "/x", "which is an address of this machine", ""},
+		{"http://proxy.test:" + own + "/x", "the server answered 418 I'm a teapot", "http://proxy.test:" + own + "/x"},
+	} {
+		to = c.to
+		client, err := NewClient(&target.Target{Source: target.Source{Proxy: "http://proxy.test:" + own, NoProxy: []string{"inner.test", "proxy.test"}}}, "http://releases.test/x", DefaultLimits)
+		testkit.Must(t, err)
+		dial := client.transport.DialContext
+		client.transport.DialContext = func(ctx context.Context, network, at string) (net.Conn, error) {
+			if at == "proxy.test:"+own {
+				return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+own)
+			}
+			return dial(ctx, network, strings.Replace(at, "inner.test", "localhost", 1)) // as DNS may answer
+		}
+		text, _ := said(t, &client)
+		got := ""
+		select {
+		case got = <-proxied:
+		default:
+		}
+		if !strings.HasSuffix(text, c.text) || got != c.proxied {
+			t.Errorf("%s: the proxy was asked for %q: %s", c.to, got, text)
 		}
 	}
 }

@@ -43,12 +43,15 @@ type About struct {
 	Format int    `json:"format"`
 	URL    string `json:"url"`
 	ETag   string `json:"etag"`
-	SHA256 string `json:"sha256"` // this and the size are those of the whole archive in the manifest
+	SHA256 string `json:"sha256"` // this, SHA512 and the size are those of the whole archive in the manifest
+	SHA512 string `json:"sha512,omitempty"`
 	Size   int64  `json:"size"`
 }
 
 // Of reports whether it is the archive that p describes.
-func (a About) Of(p manifest.Platform) bool { return a.SHA256 == p.SHA256 && a.Size == p.Size }
+func (a About) Of(p manifest.Platform) bool {
+	return a.SHA256 == p.SHA256 && a.SHA512 == p.SHA512 && a.Size == p.Size
+}
 
 // ReadAbout returns what can be resumed in a directory. ok is false if there is nothing.
 func ReadAbout(dir string) (a About, ok bool) {
@@ -132,7 +135,7 @@ func (p *Partial) begin(b *Body) error {
 		}
 		p.have.url, p.have.etag = b.from.url, b.from.etag
 		if p.lasting() {
-			data, err := json.Marshal(About{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.Size})
+			data, err := json.Marshal(About{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.SHA512, p.of.Size})
 			if err == nil {
 				err = durable.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
 			}
@@ -148,7 +151,9 @@ func (p *Partial) begin(b *Body) error {
 }
 
 // lasting reports whether a later attempt may resume it.
-func (p *Partial) lasting() bool { return p.have.etag != "" && p.of.SHA256 != UnknownDigest }
+func (p *Partial) lasting() bool {
+	return p.have.etag != "" && (p.of.SHA256 != UnknownDigest || p.of.SHA512 != "")
+}
 
 // Stored returns how many bytes of it are stored.
 func (p *Partial) Stored() int64 { return p.have.bytes }

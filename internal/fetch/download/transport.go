@@ -1,11 +1,16 @@
 package download
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
+	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +23,8 @@ import (
 // has a quarter of that.
 const maxRoots = 1 << 20
 
-// proxyOf returns the target's proxy, or nil for none. It ignores the environment.
+// proxyOf returns the target's proxy with the user and password for it, or nil for none. It
+// ignores the environment.
 func proxyOf(t *target.Target) (*url.URL, error) {
 	if t.Source.Proxy == "" {
 		return nil, nil
@@ -27,7 +33,35 @@ func proxyOf(t *target.Target) (*url.URL, error) {
 	if err != nil {
 		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.proxy is not valid", t.Name)
 	}
+	if t.Source.ProxyLoginFile == "" {
+		return u, nil
+	}
+	login, err := Credential(t.Name, "the login of source.proxy_login_file", "proxy-login")
+	if err != nil {
+		return nil, err
+	}
+	user, password, ok := strings.Cut(login, ":")
+	if !ok || user == "" || strings.ContainsFunc(login, unicode.IsControl) {
+		return nil, state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.proxy_login_file has no login (hint: one line USER:PASSWORD, in a file that exists)", t.Name)
+	}
+	u.User = url.UserPassword(user, password)
 	return u, nil
+}
+
+// proxyAnswer returns an error for a proxy that does not connect to a server.
+func proxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	return proxyRefused(resp.StatusCode)
+}
+
+func proxyRefused(status int) error {
+	hint := ""
+	if status == http.StatusProxyAuthRequired {
+		hint = " (hint: source.proxy_login_file names a file with USER:PASSWORD for it)"
+	}
+	return fmt.Errorf("the proxy answered %d %s%s", status, http.StatusText(status), hint)
 }
 
 // rootsOf returns the certificates for the target's servers, or nil for the system's.

@@ -38,8 +38,8 @@ func (c *Client) unreached(ctx context.Context, u, last *url.URL, err error) err
 	case is:
 		return Failed(ctx, u, state.Refused("its host is %s", b.kind))
 	}
-	if c.veils(u, last) {
-		return veil(u, last, Failed(ctx, last, err))
+	if from := c.leading(u); c.veils(from, last) {
+		return veil(from, last, Failed(ctx, last, err))
 	}
 	return Failed(ctx, u, err)
 }
@@ -50,11 +50,13 @@ func (c *Client) Unusable(ctx context.Context, resp *http.Response, err error) e
 }
 
 // Inside reports whether errors about an answer are [Veiled].
-func (c *Client) Inside(resp *http.Response) bool { return c.veils(asked(resp), resp.Request.URL) }
+func (c *Client) Inside(resp *http.Response) bool {
+	return c.veils(c.leading(asked(resp)), resp.Request.URL)
+}
 
 func (c *Client) veiled(resp *http.Response, err error) error {
 	if c.Inside(resp) {
-		return veil(asked(resp), resp.Request.URL, err)
+		return veil(c.leading(asked(resp)), resp.Request.URL, err)
 	}
 	return err
 }
@@ -66,6 +68,15 @@ func asked(resp *http.Response) *url.URL {
 		first = first.Response.Request
 	}
 	return first.URL
+}
+
+// leading returns the address from which a request for u was led there: an address in the
+// answer of an API is as a redirect.
+func (c *Client) leading(u *url.URL) *url.URL {
+	if c.Linked {
+		return c.URL
+	}
+	return u
 }
 
 // veils reports whether a redirect led from the server of u to another one inside.

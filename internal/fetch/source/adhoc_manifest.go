@@ -17,16 +17,19 @@ const (
 )
 
 // bare makes the manifest of an archive without one, as the operator named it. The version
-// comes from the file's name, if source.asset says where it is, or else from the beginning
-// of the digest, which distinguishes archives well enough. sum is "" if not known yet.
-func bare(t *target.Target, file string, size int64, sum string) ([]byte, error) {
+// is the operator's; else it comes from the file's name, if source.asset says where it is, or
+// else from the beginning of the digest, which distinguishes archives well enough. sum is
+// "" if not known yet, and version if the operator did not say it.
+func bare(t *target.Target, file string, size int64, sum, version string) ([]byte, error) {
 	key := manifest.Host()
-	version := t.Source.VersionIn(file, key)
+	if version == "" {
+		version = t.Source.VersionIn(file, key)
+	}
 	switch {
 	case manifest.ValidName(version):
 	case len(t.Health.VersionCommand) > 0:
 		return nil, state.Refused("cannot use %s: its version is not known, but %s must report it "+
-			"(hint: make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
+			"(hint: add --version and what it reports, or make a manifest with machinemon-release publish)", file, t.Health.VersionCommand[0])
 	case sum != "":
 		version = digestVersion(sum)
 	default:

@@ -25,7 +25,12 @@ type cache struct {
 	url      string
 	insecure bool
 	usable   func(body []byte) bool
+	// untagged says that answers without an ETag are kept, for what was learned of them.
+	untagged bool
 }
+
+// keeps reports whether an answer with this ETag is kept.
+func (c cache) keeps(etag string) bool { return download.UsableTag(etag) || c.untagged && etag == "" }
 
 // cached is the content of the cache file.
 type cached struct {
@@ -54,15 +59,15 @@ func (c cache) load() cached {
 	data, err := durable.ReadFile(filepath.Join(c.dir, cacheName), maxCache)
 	var k cached
 	if err != nil || json.Unmarshal(data, &k) != nil || k.Format != state.Format ||
-		k.URL != c.url || k.Insecure != c.insecure || !download.UsableTag(k.ETag) || !c.usable(k.Body) {
+		k.URL != c.url || k.Insecure != c.insecure || !c.keeps(k.ETag) || !c.usable(k.Body) {
 		return cached{}
 	}
 	return k
 }
 
-// store stores an answer if it came with a usable ETag.
+// store stores an answer if one with this ETag is kept.
 func (c cache) store(body []byte, etag string) error {
-	if c.dir == "" || !download.UsableTag(etag) {
+	if c.dir == "" || !c.keeps(etag) {
 		return nil
 	}
 	data, err := json.Marshal(cached{state.Format, c.url, c.insecure, etag, body})

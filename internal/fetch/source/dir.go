@@ -28,8 +28,9 @@ type Disk struct {
 	root     *os.Root // the open dir, from which later files are read
 	archived string   // the archive that path names, or ""
 	// named is the target of an archive that needs no manifest; nil if all need one.
-	named *target.Target
-	sum   string // the operator's digest of that archive, or ""
+	named   *target.Target
+	sum     string // the operator's digest of that archive, or ""
+	version string // the operator's version of that archive, or ""
 	// Unvouched reports that neither a manifest nor the operator gave the archive's digest.
 	Unvouched bool
 }
@@ -37,7 +38,7 @@ type Disk struct {
 // NewNamed returns the release that an operator names by its path, which other users may
 // be able to write to. It may be an archive without a manifest. Call Close at the end.
 func NewNamed(t *target.Target, n target.Named) *Disk {
-	return &Disk{Path: n.Path, RootOnly: func(string) error { return nil }, named: t, sum: n.SHA256}
+	return &Disk{Path: n.Path, RootOnly: func(string) error { return nil }, named: t, sum: n.SHA256, version: n.Version}
 }
 
 // locate finds the directory, and the name of the manifest in it.
@@ -138,7 +139,7 @@ func (d *Disk) without() ([]byte, string, error) {
 	if err != nil {
 		return nil, "", unreadable(d.Path, err)
 	}
-	raw, err := bare(d.named, d.archived, info.Size(), sum)
+	raw, err := bare(d.named, d.archived, info.Size(), sum, d.version)
 	return raw, d.Path, err
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -18,7 +17,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// github is a release of a repository on GitHub, or on a server with the same API. The
+// github is a release of a repository on GitHub, or on a server with the same API, or with
+// that of a [forge]. The
 // API's description of the release becomes a manifest, unless the release has a manifest
 // among its files.
 //
@@ -36,6 +36,11 @@ type github struct {
 	source          target.Source
 	token           string // "" for none
 	cache           cache
+	forge           *forge // nil for GitHub
+
+	// unsigned says that a manifest among the files counts nothing, because signatures are
+	// of the checksums or the archive.
+	unsigned bool
 
 	offline bool // the API accepts no more requests
 	etag    string
@@ -47,11 +52,11 @@ func newGitHub(t *target.Target, dir string, l download.Limits) (*github, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &github{Client: c, target: t.Name, site: siteOf(c.URL), source: t.Source}
+	g := &github{Client: c, target: t.Name, site: siteOf(c.URL), source: t.Source, unsigned: t.Trust.ByVersion()}
 	g.URL = c.URL.JoinPath("repos", t.Source.Repo, "releases")
 	switch {
 	case t.Source.Tag != "":
-		g.URL = g.URL.JoinPath("tags", t.Source.Tag)
+		g.URL = g.URL.JoinPath("tags", url.PathEscape(t.Source.Tag))
 	case g.ranged():
 		g.URL.RawQuery = "per_page=" + perPage
 	default:
@@ -84,7 +89,8 @@ func (g *github) Manifest(ctx context.Context) ([]byte, string, error) {
 	known := g.cache.load()
 	err := g.askAPI(ctx, known)
 	limit := err
-	if _, g.offline = errors.AsType[*download.RateLimit](err); g.offline {
+	if _, limited := errors.AsType[*download.RateLimit](err); limited && g.forge == nil {
+		g.offline = true
 		err = g.askSite(ctx, known)
 	}
 	var raw []byte
@@ -128,7 +134,7 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 		}
 		return g.Unusable(ctx, resp, err)
 	}
-	if g.ranged() {
+	if g.ranged() || g.forge != nil && g.source.Tag == "" {
 		g.release, err = g.highest(ctx, resp)
 	} else {
 		g.release, err = g.only(resp)
@@ -149,8 +155,10 @@ func (g *github) askAPI(ctx context.Context, known cached) error {
 // askFor sends a request to the API, for a changed answer only if etag is not "".
 func (g *github) askFor(ctx context.Context, u *url.URL, etag string) (*http.Response, error) {
 	header := unless(etag)
-	header.Set("Accept", "application/vnd.github+json")
-	header.Set("X-GitHub-Api-Version", "2022-11-28")
+	if g.forge == nil {
+		header.Set("Accept", "application/vnd.github+json")
+		header.Set("X-GitHub-Api-Version", "2022-11-28")
+	}
 	g.authorize(header)
 	return g.Ask(ctx, http.MethodGet, u, header, g.SafeHop)
 }
@@ -161,7 +169,17 @@ func (g *github) only(resp *http.Response) (*published, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := parsePublished(body)
+	var p *published
+	if g.forge == nil {
+		p, err = parsePublished(body)
+	} else if l, wrong := g.forge.parse(body); wrong != nil {
+		err = wrong
+	} else {
+		p, err = l.clean()
+	}
+	if err == nil {
+		err = g.checkTag(p.Tag)
+	}
 	if err == nil && g.source.Tag != "" && p.Tag != g.source.Tag {
 		err = state.Refused("it is about another tag, %s", p.Tag)
 	}
@@ -197,11 +215,11 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 		g.release = old
 		return nil
 	}
-	if g.ranged() && !g.source.Versions.Has(tag) {
-		return &unfit{problem: fmt.Sprintf("the latest release there, %.80q, is not in source.versions %q", tag, g.source.Versions)}
+	if g.ranged() && !g.takes(tag) {
+		return &unfit{problem: fmt.Sprintf("the latest release there, %+.80q, is not %s", tag, g.wanted())}
 	}
 	g.release = &published{Tag: tag}
-	if err := g.release.check(); err != nil {
+	if err := g.checkTag(tag); err != nil {
 		return download.Failed(ctx, latest, err)
 	}
 	return nil
@@ -209,7 +227,7 @@ func (g *github) askSite(ctx context.Context, known cached) error {
 
 // store caches what is known of the release.
 func (g *github) store() error {
-	if g.etag == "" {
+	if g.etag == "" && g.forge == nil { // not every forge sends one
 		return nil
 	}
 	body, err := json.Marshal(g.release)
@@ -220,16 +238,17 @@ func (g *github) store() error {
 }
 
 // Learn records the digest of an archive that was published without one, if the operator
-// accepts that. From then on the archive must have it, and a rejection is found by it.
+// accepts that, or with a sha512 only, which the download has. From then on the archive must have it, and a rejection is found by it.
 func (g *github) Learn(r *Release, sum string) error {
-	if !g.Anybody { // the release's own manifest has the placeholder as its digest
+	// The release's own manifest may have the placeholder as its digest.
+	if !g.Anybody && r.Platform.SHA512 == "" {
 		return state.Refused("cannot use %s: its sha256 is %s, the manifest says %s", g.name(), sum, download.UnknownDigest)
 	}
 	if err := r.complete(sum); err != nil {
 		return err
 	}
 	if a := g.release.asset(r.Platform.File); a != nil {
-		a.Digest = digestPrefix + sum
+		a.Digest, a.SHA512 = digestPrefix+sum, r.Platform.SHA512
 		return g.store()
 	}
 	return nil
@@ -238,43 +257,63 @@ func (g *github) Learn(r *Release, sum string) error {
 // document returns the release's manifest: the one among its files, or one made of the
 // name, size and digest of the archive that the target uses.
 func (g *github) document(ctx context.Context) ([]byte, error) {
-	raw, err := g.small(ctx, manifest.FileName)
-	if raw != nil || err != nil {
-		return raw, err
+	if !g.unsigned && !g.away() {
+		raw, err := g.small(ctx, manifest.FileName)
+		if raw != nil || err != nil {
+			return raw, err
+		}
 	}
-	var sums map[string]string
-	if g.release.Assets == nil { // only the sum files list the names
-		if sums, err = g.sums(ctx); err != nil {
+	var err error
+	pattern := g.source.AssetPattern(manifest.Host(), g.version())
+	var files []sumFile
+	if g.release.Assets == nil && !g.away() { // only the checksum files list the names
+		archive := pattern
+		if isGlob(pattern) {
+			archive = ""
+		}
+		near, _ := g.sumNames(archive)
+		if files, err = g.readSums(ctx, near); err != nil {
 			return nil, err
 		}
 	}
-	name, err := g.choose(sums)
-	if err != nil {
-		return nil, err
+	name := pattern
+	if !g.away() {
+		if name, err = g.choose(pattern, listedNames(files)); err != nil {
+			return nil, err
+		}
 	}
 	p := manifest.Platform{File: name}
-	if a := g.release.asset(name); a != nil {
+	a := g.release.asset(name)
+	if g.away() {
+		a = nil
+	}
+	if a != nil && g.forge == nil { // elsewhere, the same address may have another file since
+		p.SHA256, p.SHA512 = a.sha256(), a.SHA512
+	}
+	if a != nil && a.Size != unknownSize {
 		p.Size = a.Size
-		p.SHA256 = a.sha256()
 	} else if p.Size, err = g.size(ctx, name); err != nil {
 		return nil, err
 	}
-	if p.SHA256 == "" && sums == nil {
-		if sums, err = g.sums(ctx); err != nil {
+	if p.SHA256 == "" || g.namedSums() {
+		why, err := g.digest(ctx, &p, files)
+		if err == nil && why != "" && (!g.Anybody || g.namedSums() || g.away()) {
+			err = g.unvouched(name, why)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
-	if p.SHA256 == "" {
-		p.SHA256 = sums[name]
+	if p.SHA256 == "" && p.SHA512 != "" && a != nil && a.SHA512 == p.SHA512 {
+		p.SHA256 = a.sha256()
+	}
+	if p.SHA256 == "" && g.away() {
+		return nil, g.unvouched(name, "only its sha512 is stated, by which a rejected release is not found again")
 	}
 	if p.SHA256 == "" {
-		if !g.Anybody {
-			return nil, g.lacks(fmt.Sprintf("the sha256 of %s is known neither from the API nor from a %s", name, strings.Join(sumFiles, " or ")),
-				fmt.Sprintf("its publisher can add one; machinemon-update import %s FILE#sha256=DIGEST takes an archive whose digest you know from elsewhere", g.target))
-		}
 		p.SHA256 = download.UnknownDigest
 	}
-	m := manifest.Manifest{Schema: manifest.Schema, Version: g.release.Tag, Platforms: map[string]manifest.Platform{manifest.Host(): p}}
+	m := manifest.Manifest{Schema: manifest.Schema, Version: g.version(), Platforms: map[string]manifest.Platform{manifest.Host(): p}}
 	return m.Marshal()
 }
 
@@ -283,28 +322,32 @@ func (g *github) lacks(problem, hint string) error {
 	return state.Refused("cannot use %s: %w", g.name(), &unfit{problem, hint})
 }
 
-// choose returns the name of the archive that the target uses.
-func (g *github) choose(sums map[string]string) (string, error) {
-	pattern := g.source.AssetPattern(manifest.Host(), g.release.Tag)
-	names := slices.Sorted(maps.Keys(sums))
+// choose returns the name of the archive that the target uses, which the pattern matches:
+// one of the release's files, or of names, if these are not known.
+func (g *github) choose(pattern string, names []string) (string, error) {
+	fits := func(name string) bool {
+		fits, err := path.Match(pattern, name)
+		return err == nil && fits
+	}
+	if err := g.notYet(fits); err != nil {
+		return "", err
+	}
 	if g.release.Assets != nil {
 		names = nil
 		for _, a := range g.release.Assets {
 			names = append(names, a.Name)
 		}
-	} else if len(names) == 0 && !strings.ContainsAny(pattern, "*?[") {
+	} else if len(names) == 0 && !isGlob(pattern) {
 		return pattern, nil
 	}
-	names = slices.DeleteFunc(names, func(name string) bool {
-		fits, err := path.Match(pattern, name)
-		return err != nil || !fits
-	})
+	all := target.SomeNames(names)
+	names = slices.DeleteFunc(names, func(name string) bool { return !fits(name) })
 	switch len(names) {
 	case 0:
 		if g.release.Assets == nil {
 			return "", g.lacks("no file "+pattern+" of "+g.release.Tag+" is known", "set source.asset to its name")
 		}
-		return "", g.lacks("it has no file "+pattern, "set source.asset")
+		return "", g.lacks("it has no file "+pattern+"; it has "+all, "set source.asset")
 	case 1:
 		return names[0], nil
 	}

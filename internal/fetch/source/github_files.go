@@ -5,26 +5,30 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// sumFiles are the files of a release that may contain the digests of the others.
-var sumFiles = []string{"checksums.txt", "SHA256SUMS"}
-
 // place returns the address of a file of the release and the header to request it with.
 // Without a token the file is at the release's web page. With a token it is at the API,
 // because only the API accepts tokens.
+//
+// A file that source.asset or source.checksums has by its address is there, and its server
+// gets no token.
 func (g *github) place(name string) (*url.URL, http.Header, error) {
+	if u, err := g.elsewhere(name); u != nil || err != nil {
+		return u, nil, err
+	}
+	if g.forge != nil {
+		return g.placeOnForge(name)
+	}
 	if g.token == "" || g.offline {
-		return g.site.JoinPath(g.source.Repo, "releases/download", g.release.Tag, name), nil, nil
+		return g.site.JoinPath(g.source.Repo, "releases/download", url.PathEscape(g.release.Tag), name), nil, nil
 	}
 	a := g.release.asset(name)
 	if a == nil {
@@ -41,7 +45,9 @@ func (g *github) place(name string) (*url.URL, http.Header, error) {
 }
 
 func (g *github) authorize(header http.Header) {
-	if g.token != "" {
+	if g.token != "" && g.forge != nil {
+		g.forge.token(header, g.token)
+	} else if g.token != "" {
 		header.Set("Authorization", "Bearer "+g.token)
 	}
 }
@@ -57,9 +63,14 @@ func (g *github) open(ctx context.Context, method, name string) (*http.Response,
 
 // small reads a file of the release other than the archive; nil if there is none.
 func (g *github) small(ctx context.Context, name string) ([]byte, error) {
+	if u, err := g.elsewhere(name); err != nil {
+		return nil, err
+	} else if u != nil {
+		return g.smallElsewhere(ctx, u)
+	}
 	a := g.release.asset(name)
 	if a == nil && g.release.Assets != nil {
-		return nil, nil
+		return nil, g.notYet(func(file string) bool { return file == name })
 	}
 	resp, err := g.open(ctx, http.MethodGet, name)
 	if err != nil {
@@ -69,7 +80,11 @@ func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 	if a == nil && resp.StatusCode == http.StatusNotFound {
 		return nil, nil
 	}
-	var b []byte
+	return g.content(ctx, resp, a)
+}
+
+// content reads a small file from an answer; a is what the API says of it, nil if nothing.
+func (g *github) content(ctx context.Context, resp *http.Response, a *asset) (b []byte, err error) {
 	if err = download.Whole(resp); err == nil {
 		b, err = readSmall(resp.Body, manifest.MaxSize)
 	}
@@ -82,28 +97,20 @@ func (g *github) small(ctx context.Context, name string) ([]byte, error) {
 	return b, nil
 }
 
-// sums returns the digests in the release's [sumFiles], by file name. The map is not nil.
-func (g *github) sums(ctx context.Context) (map[string]string, error) {
-	sums := map[string]string{}
-	for _, name := range sumFiles {
-		b, err := g.small(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if err := parseSums(b, sums); err != nil {
-			return nil, state.Refused("cannot use %s of %s: %w", name, g.name(), err)
-		}
-	}
-	return sums, nil
-}
-
 // size requests the size of a file that the API does not describe.
 func (g *github) size(ctx context.Context, name string) (int64, error) {
-	resp, err := g.open(ctx, http.MethodHead, name)
+	method := http.MethodHead
+	if g.forge != nil || g.away() {
+		method = http.MethodGet // addresses that a store signs are valid for one method, and not every server answers HEAD
+	}
+	resp, err := g.open(ctx, method, name)
 	if err != nil {
 		return 0, err
 	}
 	resp.Body.Close()
+	if g.away() && slices.Contains(absent, resp.StatusCode) && !g.Inside(resp) {
+		return 0, g.notThere(g.assetURL(), "asset")
+	}
 	if err = download.Whole(resp); err == nil && resp.ContentLength < 0 {
 		err = errors.New("the server does not send its size")
 	}
@@ -129,24 +136,9 @@ var validToken = regexp.MustCompile(`^[!-~]+$`)
 
 // readToken reads the token that systemd, as root, passed on from source.token_file.
 func readToken(name string) (string, error) {
-	dir := os.Getenv("CREDENTIALS_DIRECTORY")
-	if dir == "" {
-		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file was not handed over "+
-			"(hint: root's check has it, after systemctl daemon-reload)", name)
+	token, err := download.Credential(name, "the token of source.token_file", "token")
+	if err == nil && (len(token) > 1000 || !validToken.MatchString(token)) {
+		err = state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.token_file has no token (hint: one line without spaces, in a file that exists)", name)
 	}
-	f, err := os.Open(filepath.Join(dir, "token"))
-	if err != nil {
-		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file was not handed over: %w "+
-			"(hint: systemctl daemon-reload)", name, durable.Cause(err))
-	}
-	defer f.Close()
-	b, err := readSmall(f, 2048)
-	if err != nil {
-		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: the token of source.token_file: %w", name, durable.Cause(err))
-	}
-	token := strings.TrimSuffix(string(b), "\n")
-	if len(token) > 1000 || !validToken.MatchString(token) {
-		return "", state.Fail(state.ResultMisconfigured, "cannot fetch %s: source.token_file has no token (hint: one line without spaces, in a file that exists)", name)
-	}
-	return token, nil
+	return token, err
 }

@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
-	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
-	"github.com/machinemon/machinemon-update/internal/version"
 )
 
 const (
@@ -27,23 +24,6 @@ type unfit struct{ problem, hint string }
 
 func (u *unfit) Error() string { return u.problem + " (hint: " + u.hint + ")" }
 
-// ranged reports whether the release is looked up in the list of releases.
-func (g *github) ranged() bool { return g.source.Tag == "" && g.source.Versions.Bounds() }
-
-// cacheKey returns the address that the cached answer is for. Of a list, the cache has
-// only the release that was in the range.
-func (g *github) cacheKey() string {
-	if !g.ranged() {
-		return g.URL.String()
-	}
-	return g.URL.String() + "#" + url.QueryEscape(g.source.Versions.String())
-}
-
-// better reports whether tag is in source.versions and higher than the other tag.
-func (g *github) better(tag, than string) bool {
-	return g.source.Versions.Has(tag) && version.Lower(than, tag)
-}
-
 // listed is a release in the list.
 type listed struct {
 	published
@@ -51,13 +31,13 @@ type listed struct {
 	Prerelease bool `json:"prerelease"`
 }
 
-// highest returns the release with the highest version in source.versions. The list begins
+// highest returns the release with the highest version that can be taken. The list begins
 // with the newest release, so the first page with a matching one has the newest of that
 // version line. An old line may begin behind a hundred newer releases.
 func (g *github) highest(ctx context.Context, resp *http.Response) (*published, error) {
 	seen := 0
 	for page := 1; ; page++ {
-		all, err := readPage(resp)
+		all, err := g.readPage(resp)
 		if err != nil {
 			return nil, err
 		}
@@ -81,15 +61,21 @@ func (g *github) highest(ctx context.Context, resp *http.Response) (*published, 
 	if seen == 0 {
 		return nil, state.NotDownloaded("it has no release (hint: is source.repo right?)")
 	}
+	if !g.ranged() {
+		return nil, g.none(seen)
+	}
 	return nil, &state.Failure{Result: state.ResultNotAttempted, Err: &unfit{
-		fmt.Sprintf("none of the %d newest releases of %s is in source.versions %q", seen, g.source.Repo, g.source.Versions),
+		fmt.Sprintf("none of the %d newest releases of %s is %s", seen, g.source.Repo, g.wanted()),
 		"source.tag names one that is older"}}
 }
 
-func readPage(resp *http.Response) (all []listed, err error) {
+func (g *github) readPage(resp *http.Response) (all []listed, err error) {
 	body, err := readSmall(resp.Body, maxList)
 	if err != nil {
 		return nil, err
+	}
+	if g.forge != nil {
+		return g.forge.parseList(body)
 	}
 	// The decoder's error is not used, because it quotes the input.
 	if json.Unmarshal(body, &all) != nil {
@@ -98,15 +84,16 @@ func readPage(resp *http.Response) (all []listed, err error) {
 	return all, nil
 }
 
-// best returns the highest allowed release of a page, or nil if there is none. A tag that
-// is not a version belongs to another product.
+// best returns the highest allowed release of a page, or nil if there is none; without a
+// range it is the first. A tag that is not a version belongs to another product. Of
+// versions without an order, the newest release is the highest.
 func (g *github) best(all []listed) (best *published) {
 	for i := range all {
 		l := &all[i]
-		if l.Draft || l.Prerelease || !manifest.ValidName(l.Tag) || !g.source.Versions.Has(l.Tag) {
+		if l.Draft || l.Prerelease && !g.source.Prereleases || !g.takes(l.Tag) {
 			continue
 		}
-		if best == nil || g.better(l.Tag, best.Tag) {
+		if best == nil || g.ranged() && g.better(l.Tag, best.Tag) {
 			best = &l.published
 		}
 	}

@@ -1,5 +1,5 @@
-// Package source knows where releases come from: a web server, GitHub, a directory of this
-// machine, or an archive's address. It reads the manifest, or makes one, and asks package
+// Package source knows where releases come from: a web server, GitHub, Forgejo or
+// GitLab, a directory of this machine, or an archive's address. It reads the manifest, or makes one, and asks package
 // download for the bytes of the archive.
 package source
 
@@ -44,6 +44,8 @@ func New(t *target.Target, cache string, l download.Limits, rootOnly func(string
 		return &Disk{Path: t.Source.Path, RootOnly: rootOnly}, nil
 	case target.SourceGitHub:
 		return newGitHub(t, cache, l)
+	case target.SourceForgejo, target.SourceGitLab:
+		return newForge(t, cache, l)
 	case target.SourceNone:
 		return nil, state.Fail(state.ResultMisconfigured,
 			"cannot fetch %s: no source is configured (hint: set source.url in /etc/machinemon-update/targets.d/%s.toml)", t.Name, t.Name)
@@ -59,9 +61,8 @@ type Release struct {
 	Key      string // of the platform
 	Platform manifest.Platform
 
-	// These two are set for a signed repository only.
-	Metadata []byte         // for the roles that verify it again
-	Signed   []state.Signed // the metadata that signs the manifest
+	Metadata []byte         // of a signed release, for the roles that verify it again
+	Signed   []state.Signed // the metadata that signs the manifest of a signed repository
 }
 
 // Resolve reads the manifest without signatures, and returns its release as [Choose] does.
@@ -97,6 +98,9 @@ func Choose(raw []byte, name, product string) (*Release, error) {
 type Learner interface {
 	Learn(r *Release, sum string) error
 }
+
+// Warner is a source that may have a warning for the operator after Manifest; "" is none.
+type Warner interface{ Warning() string }
 
 // complete replaces [download.UnknownDigest] by the digest of the downloaded archive.
 func (r *Release) complete(sum string) (err error) {

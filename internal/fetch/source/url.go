@@ -14,17 +14,18 @@ import (
 // direct is an archive on a web server that the operator named.
 type direct struct {
 	download.Client
-	target *target.Target
-	sum    string
+	target  *target.Target
+	sum     string
+	version string
 }
 
-// NewDirect returns the archive at an address that the operator named, with its sha256, or
-// "" if not known.
-func NewDirect(t *target.Target, address, sum string, l download.Limits) (Source, error) {
+// NewDirect returns the archive at an address that the operator named, with its sha256 and
+// version, or "" if not known.
+func NewDirect(t *target.Target, address, sum, version string, l download.Limits) (Source, error) {
 	own := *t // the exceptions of the target's own source do not apply; its proxy does
 	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := download.NewClient(&own, address, l)
-	return &direct{c, t, sum}, err
+	return &direct{c, t, sum, version}, err
 }
 
 // Manifest requests the archive for its size. It uses GET, because some servers do not
@@ -47,7 +48,7 @@ func (d *direct) Manifest(ctx context.Context) ([]byte, string, error) {
 	if !manifest.ValidFile(file) {
 		file = bareName
 	}
-	raw, err := bare(d.target, file, resp.ContentLength, d.sum)
+	raw, err := bare(d.target, file, resp.ContentLength, d.sum, d.version)
 	return raw, download.Show(d.URL), err
 }
 

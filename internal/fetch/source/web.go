@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,11 +59,14 @@ func (w *web) Manifest(ctx context.Context) ([]byte, string, error) {
 		return known.Body, name, nil
 	}
 	if err := whole(resp); err != nil {
+		if resp.StatusCode == http.StatusNotFound {
+			err = fmt.Errorf("%w (hint: is source.url the address of a manifest?)", err)
+		}
 		return nil, "", w.Unusable(ctx, resp, err)
 	}
 	raw, err := w.read(resp, manifest.MaxSize)
-	if err == nil {
-		err = noPage(raw)
+	if !w.Inside(resp) {
+		err = cmp.Or(noPage(raw), noArchive(raw), err)
 	}
 	if err != nil {
 		return nil, "", w.Unusable(ctx, resp, err)
@@ -102,7 +106,7 @@ func (w *web) Beside(ctx context.Context, file string, most int64) ([]byte, erro
 
 // noGate is the hint for what a MachineMon server answers that is asked directly: 400 to
 // names that are not an archive's, and its dashboard to paths that it does not know.
-const noGate = "(hint: source.url must be the address of a manifest; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)"
+const noGate = "(hint: source.url must be the address of a manifest, a JSON file, and not of a directory or page; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)"
 
 // whole is [download.Whole] for a manifest or a file of a signed repository.
 func whole(resp *http.Response) error {
@@ -128,6 +132,19 @@ func (w *web) read(resp *http.Response, most int64) ([]byte, error) {
 func noPage(b []byte) error {
 	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("<")) {
 		return state.Refused("it is not JSON, but a web page %s", noGate)
+	}
+	return nil
+}
+
+// archives are what the files begin with that are taken for a manifest by mistake: gzip, zip,
+// zstd, xz, bzip2 and programs.
+var archives = []string{"\x1f\x8b", "PK\x03\x04", "\x28\xb5\x2f\xfd", "\xfd7zXZ\x00", "BZh", "\x7fELF"}
+
+// noArchive returns an error if a file is an archive instead of JSON.
+func noArchive(b []byte) error {
+	if slices.ContainsFunc(archives, func(begin string) bool { return bytes.HasPrefix(b, []byte(begin)) }) {
+		return state.Refused("it is not JSON, but an archive (hint: source.url must be the address of a manifest that names the archive; machinemon-release makes one, " +
+			"and machinemon-update import installs an archive without one)")
 	}
 	return nil
 }
