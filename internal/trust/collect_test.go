@@ -30,7 +30,7 @@ func TestCollect(t *testing.T) {
 		{"another pin", func(r *machine, known *trust.State) { known.Pin = "x" }, "2.root.json timestamp.json 1.snapshot.json 1.targets.json M", ""},
 		{"a damaged snapshot is known", func(_ *machine, known *trust.State) { known.Snapshot = known.Targets }, "2.root.json timestamp.json 1.snapshot.json", ""},
 		{"another manifest is known", func(_ *machine, known *trust.State) { known.Manifest = []byte("{}") }, "2.root.json timestamp.json M", ""},
-		{"a root that nobody signed", func(r *machine, _ *trust.State) { r.SignRoot(r.Key("stranger")) }, "2.root.json", "root v2: too few valid signatures"},
+		{"a root without a signature", func(r *machine, _ *trust.State) { r.SignRoot(r.Key("stranger")) }, "2.root.json", "root v2: too few valid signatures"},
 		{"a timestamp of a stranger", func(r *machine, _ *trust.State) {
 			r.Release(2)
 			r.Files[trust.TimestampFile] = trusttest.Sign(r.Repo, r.Timestamp, r.Key("stranger"))

@@ -51,7 +51,7 @@ func TestAttacks(t *testing.T) {
 				if got.Sequence != int64(want.(int)) {
 					t.Errorf("%+v, want sequence %d", got, want)
 				}
-				must(t, os.RemoveAll(filepath.Join(b.out(), attempt)))
+				must(t, os.RemoveAll(b.out()))
 				installed = got.Version
 				must(t, b.tree.RaiseFloor("agent", got.Sequence))
 			}

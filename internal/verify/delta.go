@@ -61,10 +61,14 @@ func (v *verifier) patched(t *target.Target, bundle, into *state.Bundle) ([]stat
 	}
 	seen := map[string]bool{}
 	for _, i := range t.Install {
-		entry, err := v.find(i)
+		if i.Tree {
+			return nil, state.Refused("cannot make %s by delta: it is a directory", i.Name(v.key, v.manifest.Version))
+		}
+		files, err := v.files(i, false)
 		if err != nil {
 			return nil, err
 		}
+		entry := files[""]
 		want, listed := v.platform.Contents[entry]
 		if seen[entry] || !listed && i.Optional {
 			continue

@@ -10,10 +10,40 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
-// copyPayload copies the bundle's archive or delta while hashing it, and returns the copy
-// if it is what the manifest says. The copy has no name, so no other process can open it,
-// and it disappears when it is closed or the program ends.
+// archive returns a copy of the bundle's archive. If the archive is signed, the copy is
+// checked, and also handed on with the tree.
+func (v *verifier) archive(bundle, tree *state.Bundle) (*os.File, error) {
+	if v.proof == nil {
+		return v.copyPayload(bundle, state.PayloadName, v.platform)
+	}
+	payload, err := v.copyTo(bundle, state.PayloadName, v.platform, func() (*os.File, error) {
+		return tree.OpenFile(state.PayloadName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := v.proof.Check(io.NewSectionReader(payload, 0, v.platform.Size)); err != nil {
+		payload.Close()
+		return nil, err
+	}
+	return payload, nil
+}
+
+// copyPayload copies the bundle's archive or delta. The copy has no name, so no other
+// process can open it, and it disappears when it is closed or the program ends.
 func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Platform) (*os.File, error) {
+	return v.copyTo(bundle, name, p, func() (*os.File, error) {
+		out, err := os.CreateTemp(v.tree.Dir(state.RoleVerify, v.name), state.TempPayload+"*")
+		if err == nil {
+			err = os.Remove(out.Name())
+		}
+		return out, err
+	})
+}
+
+// copyTo copies the bundle's archive or delta into the file that create makes, while
+// hashing it, and returns the copy if it is what the manifest says.
+func (v *verifier) copyTo(bundle *state.Bundle, name string, p manifest.Platform, create func() (*os.File, error)) (*os.File, error) {
 	in, err := bundle.Open(name)
 	if err != nil {
 		return nil, state.Refused("%w", err)
@@ -29,16 +59,16 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 	if err := v.room(p); err != nil {
 		return nil, err
 	}
-	out, err := os.CreateTemp(v.tree.Dir(state.RoleVerify, v.name), state.TempPayload+"*")
+	out, err := create()
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy %s: %w", p.File, durable.Cause(err))
 	}
-	sum, n, err := copyTo(out, in, p)
+	sums, n, err := copyFrom(in, out, p)
 	if err == nil && n != p.Size {
 		err = state.Refused("cannot use %s: it changed while it was copied", p.File)
 	}
-	if err == nil && sum != p.SHA256 {
-		err = state.Refused("cannot use %s: its sha256 is %s instead of %s", p.File, sum, p.SHA256)
+	if err == nil && sums.Wrong() != "" {
+		err = state.Refused("cannot use %s: %s", p.File, sums.Wrong())
 	}
 	if err != nil {
 		out.Close()
@@ -47,29 +77,28 @@ func (v *verifier) copyPayload(bundle *state.Bundle, name string, p manifest.Pla
 	return out, nil
 }
 
-// copyTo copies in to out, and sets out to its beginning. It reads up to one byte more
+// copyFrom copies in to out, and sets out to its beginning. It reads up to one byte more
 // than the manifest says, because the file may have grown since its size was checked.
-func copyTo(out *os.File, in io.Reader, p manifest.Platform) (sum string, n int64, err error) {
-	if err = os.Remove(out.Name()); err == nil {
-		sum, n, err = durable.CopySHA256(out, io.LimitReader(in, p.Size+1))
-	}
+func copyFrom(in io.Reader, out *os.File, p manifest.Platform) (sums *manifest.Sums, n int64, err error) {
+	sums = p.Sums()
+	n, err = io.Copy(io.MultiWriter(out, sums), io.LimitReader(in, p.Size+1))
 	if err == nil {
 		_, err = out.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		return "", 0, fmt.Errorf("cannot copy %s: %w", p.File, durable.Cause(err))
+		return nil, 0, fmt.Errorf("cannot copy %s: %w", p.File, durable.Cause(err))
 	}
-	return sum, n, nil
+	return sums, n, nil
 }
 
-// room returns an error if the copy and its unpacked files would fill the disk.
+// room returns an error if the copy, or the unpacked files after it, would fill the disk.
+// The fetcher's archive is removed in between, so only the larger of the two counts.
 func (v *verifier) room(p manifest.Platform) error {
 	free, err := v.free()
 	if err != nil {
 		return err
 	}
-	// The sum cannot overflow: the manifest's sizes are at most 1 TiB.
-	if need := p.Size + p.UnpackedSize; need > free {
+	if need := max(p.Size, p.UnpackedSize); need > free {
 		return fmt.Errorf("cannot unpack %s: it needs %.1f MB on the disk of %s, and %.1f MB are free",
 			p.File, float64(need)/1e6, v.tree.Dir(state.RoleVerify, v.name), float64(free)/1e6)
 	}

@@ -56,6 +56,9 @@ func TestBundles(t *testing.T) {
 		text   string
 	}{
 		{"altered payload", func(t *testing.T, b *bench) { b.bundle.payload[20] ^= 1 }, state.ResultRefused, "agent.tar.gz: its sha256 is"},
+		{"another sha512", func(t *testing.T, b *bench) {
+			b.bundle.platform(func(p *manifest.Platform) { p.SHA512 = strings.Repeat("0", 128) })
+		}, state.ResultRefused, "agent.tar.gz: its sha512 is"},
 		{"longer payload", func(t *testing.T, b *bench) { b.bundle.payload = append(b.bundle.payload, 0) }, state.ResultRefused, "bytes instead of "},
 		{"no payload", instead("payload", func(string) error { return nil }), state.ResultRefused, "payload: no such file"},
 		{"FIFO for the payload", instead("payload", fifo), state.ResultRefused, "payload: it is not a regular file"},

@@ -113,7 +113,7 @@ func TestSignedRefused(t *testing.T) {
 		}, text: "it is larger than 16777216 bytes"},
 		{name: "no root", before: func(t *testing.T, b *bench, _ *trusttest.Repo) {
 			must(t, os.Remove(filepath.Join(b.root, "trust/agent.root.json")))
-		}, text: "there is no /trust/agent.root.json (hint: machinemon-update trust agent FILE --sha256 HEX)"},
+		}, text: "there is no /trust/agent.root.json (hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
 		{name: "a new pin", before: func(t *testing.T, b *bench, repo *trusttest.Repo) {
 			b.rootKnows(t, repo)
 			b.pin(t, trusttest.NewOf(t, "another", time.Now(), b.bundle.manifest))

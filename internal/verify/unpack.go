@@ -33,12 +33,20 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 			return err
 		}
 		if program := t.Hooks.Program(v.key, v.manifest.Version); program != "" {
-			if err := v.check(target.Install{From: program}, false, receipt.Files, tree); err != nil {
+			if err := v.check(program, "", false, receipt.Files, tree); err != nil {
 				return err
 			}
 		}
 		for n, i := range t.Install {
-			if err := v.check(i, n == 0 || i.To == t.Health.Main, receipt.Files, tree); err != nil {
+			files, err := v.files(i, false)
+			if err != nil {
+				return err
+			}
+			to, entry := i.To, files[""]
+			if i.Tree { // it may have programs for other machines, too
+				to, entry = t.Health.Main, files[strings.TrimPrefix(t.Health.Main, i.To+"/")]
+			}
+			if err := v.check(entry, to, n == 0 || to == t.Health.Main, receipt.Files, tree); err != nil {
 				return err
 			}
 		}
@@ -53,11 +61,16 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 // the first: a second one is an error.
 func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state.ReceiptFile, error) {
 	log.Status("checking the archive")
-	payload, err := v.copyPayload(bundle, state.PayloadName, v.platform)
+	payload, err := v.archive(bundle, into)
 	if err != nil {
 		return nil, err
 	}
 	defer payload.Close()
+	// Two archives and what is unpacked would be most of what an attempt needs. If this
+	// program is killed now, nothing is lost: a claimed bundle is not taken again.
+	if err := bundle.Remove(state.PayloadName); err != nil {
+		return nil, fmt.Errorf("cannot remove the fetcher's archive: %w", durable.Cause(err))
+	}
 	log.Status("unpacking")
 	limits, err := v.limits()
 	if err != nil {
@@ -104,11 +117,13 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 		return nil, err
 	}
 	for _, i := range t.Install {
-		entry, err := v.find(i)
+		files, err := v.files(i, false)
 		if err != nil {
 			return nil, err
 		}
-		wanted[entry] = true
+		for _, entry := range files {
+			wanted[entry] = true
+		}
 	}
 	return v.keepWanted(wanted, files, into)
 }
@@ -119,7 +134,7 @@ func (v *verifier) installs(installs []target.Install, e archive.Entry, found ma
 	for _, i := range installs {
 		name := i.Name(v.key, v.manifest.Version)
 		switch {
-		case name == e.Name:
+		case name == e.Name, i.Tree && i.Matches(v.key, v.manifest.Version, e.Name):
 			wanted = true
 		case e.Unusable == "" && !found[name] && i.Matches(v.key, v.manifest.Version, e.Name):
 			found[name], wanted = true, true
@@ -128,13 +143,30 @@ func (v *verifier) installs(installs []target.Install, e archive.Entry, found ma
 	return wanted
 }
 
-// find returns the entry that is installed, "" if a glob matches none.
-func (v *verifier) find(i target.Install) (string, error) {
-	entry, err := i.Find(v.key, v.manifest.Version, slices.Collect(maps.Keys(v.entries)))
-	if err != nil {
-		return "", state.Refused("cannot unpack %s: %w", v.platform.File, err)
+// files returns the entries that are installed, as [target.Install.Files] does. For a glob
+// only entries that can be extracted count, since the manifest's contents list no others;
+// if a required one matches none of them, another entry shows why. With listed those count,
+// too, that only the contents have.
+func (v *verifier) files(i target.Install, listed bool) (map[string]string, error) {
+	var usable []string
+	all := slices.Collect(maps.Keys(v.entries))
+	for name, why := range v.entries {
+		if why == "" {
+			usable = append(usable, name)
+		}
 	}
-	return entry, nil
+	if listed {
+		usable = slices.AppendSeq(usable, maps.Keys(v.platform.Contents))
+	}
+	files, err := i.Files(v.key, v.manifest.Version, usable)
+	_, named := v.entries[i.Name(v.key, v.manifest.Version)]
+	if len(files) == 0 && err == nil && (named || !i.Optional) {
+		files, err = i.Files(v.key, v.manifest.Version, all)
+	}
+	if err != nil {
+		return nil, state.Refused("cannot unpack %s: %w", v.platform.File, err)
+	}
+	return files, nil
 }
 
 // limits returns the limit of the manifest's unpacked_size, or else [archive.Default]
@@ -169,11 +201,7 @@ func (v *verifier) compare(f archive.File) error {
 // check returns an error for a program that cannot run here, and for a file of another
 // kind than the installed file that it would replace. Only the unit's program must stay
 // what it was, ELF or script: a publisher may write a helper again in another language.
-func (v *verifier) check(i target.Install, main bool, files []state.ReceiptFile, tree *state.Bundle) error {
-	entry, err := v.find(i)
-	if err != nil {
-		return err
-	}
+func (v *verifier) check(entry, to string, main bool, files []state.ReceiptFile, tree *state.Bundle) error {
 	at := slices.IndexFunc(files, func(f state.ReceiptFile) bool { return f.Entry == entry })
 	if at < 0 {
 		return nil // optional, and not in this release
@@ -186,12 +214,12 @@ func (v *verifier) check(i target.Install, main bool, files []state.ReceiptFile,
 	if err := archive.CheckArch(f, v.key); err != nil {
 		return state.Refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
 	}
-	was, is := installedKind(i.To), kindOf(f)
+	was, is := installedKind(to), kindOf(f)
 	if !main && was.runs() && is.runs() {
 		return nil
 	}
 	if was == program && is != program || (was == text || was == script) && is == program {
-		return state.Refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, i.To, was)
+		return state.Refused("cannot use %s: its entry %s is %s, and %s is %s", v.platform.File, entry, is, to, was)
 	}
 	return nil
 }
@@ -258,27 +286,47 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 // complete returns an error for an archive that lacks a file that is required or that the
 // manifest's contents list.
 func (v *verifier) complete(installs []target.Install, names map[string]string) error {
-	var missing []string
+	var missing, lines []string
 	for _, i := range installs {
-		entry, err := v.find(i)
+		files, err := v.files(i, i.Tree)
 		if err != nil {
 			return err
 		}
-		if why := v.entries[entry]; why != "" {
-			return state.Refused("cannot unpack %s: entry %q: %s", v.platform.File, entry, why)
-		}
-		_, there := names[entry]
-		_, listed := v.platform.Contents[entry]
 		name := i.Name(v.key, v.manifest.Version)
-		if !there && (!i.Optional || listed) && !slices.Contains(missing, name) {
+		if _, listed := v.platform.Contents[name]; len(files) == 0 && (!i.Optional || listed) && !slices.Contains(missing, name) {
 			missing = append(missing, name)
+			if from := i.Elsewhere(v.key, v.manifest.Version, v.usable()); from != "" {
+				lines = append(lines, fmt.Sprintf("from = %q", from))
+			}
+		}
+		for _, entry := range files {
+			if why := v.entries[entry]; why != "" {
+				return state.Refused("cannot unpack %s: entry %q: %s", v.platform.File, entry, why)
+			}
+			if _, there := names[entry]; !there && !slices.Contains(missing, entry) {
+				missing = append(missing, entry)
+			}
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
 	slices.Sort(missing)
-	return v.lacks(missing)
+	hint := ""
+	if len(lines) > 0 {
+		hint = " (hint: " + strings.Join(lines, ", ") + ")"
+	}
+	return fmt.Errorf("%w%s", v.lacks(missing), hint)
+}
+
+// usable returns the names of the entries that can be installed.
+func (v *verifier) usable() (names []string) {
+	for name, why := range v.entries {
+		if why == "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // lacks returns the error that the archive lacks entries, and says what it has.

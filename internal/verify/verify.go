@@ -12,7 +12,9 @@
 // deltas while it copies them, so that the hashed bytes are those that it unpacks or
 // applies. If trust.mode is "tuf", the manifest must be signed, by the same rules as the
 // swapper's, and have the digest of every file. This role stores no state of a repository:
-// it reads root's.
+// it reads root's. If it is "signature", what is signed is checked before anything is
+// unpacked. An archive that is signed itself, or by its checksum, is handed on with the
+// tree, so that root can check it, too.
 package verify
 
 import (
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/signature"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/trust"
@@ -64,9 +67,10 @@ type verifier struct {
 	// These are read from the bundle, and empty until then.
 	receipt  state.Receipt
 	manifest *manifest.Manifest
-	raw      []byte // its bytes as published
-	metadata []byte // what signs it, in trust mode "tuf"
-	key      string // of this machine's platform
+	raw      []byte             // its bytes as published
+	metadata []byte             // what signs it, in the trust modes "tuf" and "signature"
+	proof    *signature.Archive // what remains to be checked of the archive; nil for nothing
+	key      string             // of this machine's platform
 	platform manifest.Platform
 
 	entries map[string]string // the names of the archive's entries, and why each is unusable
@@ -98,10 +102,15 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) (err error) {
 		return state.Refused("%w", err)
 	}
 	v.key = manifest.Host()
-	if t.Trust.Mode == target.TrustTUF {
+	switch t.Trust.Mode {
+	case target.TrustTUF:
+		err = v.tuf(bundle, t)
+	case target.TrustSigned:
 		err = v.signed(bundle, t)
-	} else if v.manifest, err = manifest.Parse(v.raw); err != nil {
-		err = state.Refused("cannot use the manifest: %w", err)
+	default:
+		if v.manifest, err = manifest.Parse(v.raw); err != nil {
+			err = state.Refused("cannot use the manifest: %w", err)
+		}
 	}
 	if err != nil {
 		return err
@@ -115,9 +124,23 @@ func (v *verifier) read(bundle *state.Bundle, t *target.Target) (err error) {
 	return nil
 }
 
-// signed reads the manifest of a target with trust mode "tuf" from the swapper's State, as
-// the swapper will, and keeps the metadata for it.
+// signed reads the manifest of a target with trust mode "signature".
 func (v *verifier) signed(bundle *state.Bundle, t *target.Target) (err error) {
+	if v.metadata, err = bundle.Metadata(signature.MaxEvidence); err != nil {
+		return state.Refused("%w", err)
+	}
+	order, err := v.order()
+	if err != nil {
+		return err
+	}
+	v.manifest, v.proof, err = signature.Verifier{Tree: v.tree, Target: t, Platform: v.key, Installed: order.Installed,
+		From: "the bundle", Clock: time.Now()}.Manifest(v.metadata, v.raw)
+	return err
+}
+
+// tuf reads the manifest of a target with trust mode "tuf" from the swapper's State, as
+// the swapper will, and keeps the metadata for it.
+func (v *verifier) tuf(bundle *state.Bundle, t *target.Target) (err error) {
 	if v.metadata, err = bundle.Metadata(trust.MaxMetadata); err != nil {
 		return state.Refused("%w", err)
 	}

@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha512"
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -211,6 +213,8 @@ func (b *bench) mustRecord(t *testing.T, a state.Attempt, result state.Result, t
 func TestHandedOn(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077)) // as in the unit
 	b := newBench(t)
+	sum := sha512.Sum512(b.bundle.payload)
+	b.bundle.platform(func(p *manifest.Platform) { p.SHA512 = hex.EncodeToString(sum[:]) })
 	if err := b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Installed: "v1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +224,7 @@ func TestHandedOn(t *testing.T) {
 	if a.Origin != state.OriginOperator || a.From != "v1" || a.Version != "v2" || a.Sequence != 7 {
 		t.Errorf("%+v", a)
 	}
-	if got := ls(t, b.out()); !slices.Equal(got, []string{attempt}) {
+	if got := ls(t, b.out()); !slices.Equal(got, []string{".next.link", attempt}) {
 		t.Fatalf("in the spool: %v", got)
 	}
 	entry, err := os.OpenRoot(filepath.Join(b.out(), attempt))
