@@ -10,10 +10,11 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -37,34 +38,41 @@ type commandAnswer struct {
 type runner func(ctx context.Context, key string) (output string, err error)
 
 // versionProber asks the installed program for its version.
-func versionProber(argv []string, version string, run runner) prober {
+func versionProber(h target.Health, version string, run runner) prober {
 	return prober{
-		name:  "version_command " + argv[0],
+		name:  "version_command " + h.VersionCommand[0],
 		limit: commandLimit,
 		once:  true,
 		try: func(ctx context.Context, _ peers) error {
 			output, err := run(ctx, "")
-			if manifest.Mentions(output, version) {
+			printed := h.Printed(output)
+			problem := printed.Problem(version)
+			_, unasked := errors.AsType[notAsked](err)
+			switch {
+			case problem == "":
 				return nil // some programs print their version and exit with status 1
-			}
-			if err != nil {
+			case printed.Told(version):
+				return errors.New("it " + problem + quoted(output))
+			case err == nil:
+				return mistaken{errors.New("it " + problem + quoted(output))}
+			case ctx.Err() != nil, unasked, strings.HasPrefix(err.Error(), killedBy):
 				return err
 			}
-			return fmt.Errorf("its output does not contain %s%s", version, quoted(output))
+			return mistaken{errors.New(state.WithHint(err.Error(), "correct health.version_command"))}
 		},
 	}
 }
 
-// commandOf returns the command with a key.
-func commandOf(h target.Health, key string) []string {
+// commandOf returns the command with a key, and how long it may take.
+func commandOf(h target.Health, key string) ([]string, time.Duration) {
 	if key == "" {
-		return h.VersionCommand
+		return h.VersionCommand, commandLimit
 	}
 	i := slices.IndexFunc(h.Probes, func(p target.Probe) bool { return p.Key() == key })
 	if i < 0 {
-		return nil
+		return nil, 0
 	}
-	return h.Probes[i].Command
+	return h.Probes[i].Command, limitOf(h.Probes[i])
 }
 
 // commander is the gate's side: connections to the unit that runs the commands. Each is
@@ -216,11 +224,11 @@ func serveCommands(ctx context.Context, conn net.Conn, h target.Health) {
 }
 
 func answerTo(ctx context.Context, h target.Health, r commandRequest) commandAnswer {
-	argv := commandOf(h, r.Key)
+	argv, limit := commandOf(h, r.Key)
 	if len(argv) == 0 {
 		return commandAnswer{Failure: "the target file has no such command any more"}
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	output, err := command(ctx, argv)
 	a := commandAnswer{Output: output}

@@ -36,10 +36,13 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 		return output, fmt.Errorf("exited with status %d%s", exit.ExitCode(), quoted(output))
 	case errors.As(err, &exit):
 		signal := exit.Sys().(syscall.WaitStatus).Signal()
-		return output, fmt.Errorf("was killed by %s%s", unix.SignalName(signal), quoted(output))
+		return output, fmt.Errorf(killedBy+"%s%s", unix.SignalName(signal), quoted(output))
 	}
 	return output, plain(err)
 }
+
+// killedBy begins the error of a command that a signal ended.
+const killedBy = "was killed by "
 
 // launch runs a command. When it returns, no process of the command's process group is
 // left.

@@ -9,19 +9,19 @@ import (
 // does not if it is the first one, follows an exit that the unit declares, and comes
 // before the program was healthy: a daemon that migrates its data may ask for one. The
 // trial then expects everything of the program that systemd starts.
-func (t *trial) forgives(s unitState) bool {
+func (t *trial) forgives(w *watched, s unitState) bool {
 	switch {
-	case s.restarting() && t.forgiven != "" && t.forgiven == s.Invocation:
+	case s.restarting() && w.forgiven != "" && w.forgiven == s.Invocation:
 		return true // the same restart, which waits for RestartSec=
-	case !t.fresh || !s.declared || t.forgiven != "" || t.proven() || s.NRestarts > t.restarts+1:
+	case !t.fresh || !s.declared || w.forgiven != "" || t.proven() || s.NRestarts > w.restarts+1:
 		return false
 	}
-	t.forgiven = "over" // the invocation is not known
+	w.forgiven = "over" // the invocation is not known
 	if s.restarting() {
-		t.forgiven = s.Invocation
+		w.forgiven = s.Invocation
 	}
-	t.restarts++
-	t.wasUp, t.fixed, t.settling = false, false, time.Time{}
+	w.restarts++
+	w.wasUp, w.fixed, t.settling = false, false, time.Time{}
 	for i := range t.probes {
 		p := &t.probes[i]
 		p.passed, p.dropped = p.once && p.passed, false

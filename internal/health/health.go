@@ -20,12 +20,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // afterSettle limits the settle time after a rollback: the old program has run before.
@@ -37,19 +41,19 @@ type Gate struct {
 	dirs    target.Dirs
 	log     *log.Log
 	inspect inspector
-	connect func(ctx context.Context, unit string) (manager, error)
+	connect func(ctx context.Context, units ...string) (manager, error)
 }
 
 // NewGate makes a gate that uses the running systemd, and the child of [SplitOff]. It sets
 // the attempt of the log.
 func NewGate(tree state.Tree, dirs target.Dirs, log *log.Log) (Gate, error) {
 	inspect, err := inspecting()
-	return Gate{tree, dirs, log, inspect, func(ctx context.Context, unit string) (manager, error) { return systemd.Connect(ctx, unit) }}, err
+	return Gate{tree, dirs, log, inspect, func(ctx context.Context, units ...string) (manager, error) { return systemd.Connect(ctx, units...) }}, err
 }
 
 // manager is the part of [systemd.Conn] that a judgement uses.
 type manager interface {
-	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	units.Reader
 	Processes(ctx context.Context, unit string) ([]int, error)
 	Changes() <-chan struct{}
 	Close()
@@ -68,7 +72,8 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	}
 	commands := commander{socket: g.tree.Commands(name)}
 	defer commands.Close()
-	p := plan{unit: t.Unit, main: program{path: t.Health.Main}, probes: probers(t.Health, commands.run)}
+	p := plan{target: t, probes: probers(t.Health, commands.run)}
+	main := program{path: t.Health.Main}
 	// A single try may take its whole limit, so that what passes in a trial passes here.
 	p.timeout = answerLimit
 	for _, probe := range p.probes {
@@ -78,7 +83,7 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 	rolledBack := j != nil && j.Verdict == state.VerdictRollback
 	if j != nil {
 		b.Attempt, g.log.Version = j.Attempt, j.Version
-	} else if b.Attempt, p.main.id, err = g.waitingAttempt(name); err != nil {
+	} else if b.Attempt, main.id, err = g.waitingAttempt(name); err != nil {
 		return state.Baseline{}, err
 	}
 	g.log.Attempt = b.Attempt
@@ -87,10 +92,14 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 		if err != nil {
 			return state.Baseline{}, err
 		}
-		p.unit, p.main = j.Unit, program{j.Main, j.MainID}
+		p.units = subjects(j.Units(), program{j.Main, j.MainID}, j.Idle)
 		p.timeout, p.settle = j.Timeout, min(j.Settle, afterSettle)
 		p.fresh, p.since = true, j.Started
 		p.excuse(before, j.Probes)
+	} else if names, err := g.names(ctx, t); err != nil {
+		return state.Baseline{}, err
+	} else {
+		p.units = subjects(names, main, nil)
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil && rolledBack {
@@ -144,68 +153,148 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	}
 	commands := commander{socket: g.tree.Commands(name)}
 	defer commands.Close()
-	p := plan{unit: j.Unit, main: program{j.Main, j.MainID}, timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health, commands.run),
+	p := plan{target: t, units: subjects(j.Units(), program{j.Main, j.MainID}, j.Idle), timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health, commands.run),
 		strict: true, fresh: true, since: j.Started}
+	for i := range p.units {
+		p.units[i].reloaded = j.ByReload
+	}
+	p.began = j.Restarted
 	p.excuse(before, j.Probes)
 	// Not in the baseline: the old program has another version.
-	if argv := t.Health.VersionCommand; len(argv) > 0 && j.Version != "" { // the operator may go back to a program whose version is unknown
-		p.probes = append(p.probes, versionProber(argv, j.Version, commands.run))
+	if len(t.Health.VersionCommand) > 0 && !durable.OfUser(t.Health.VersionCommand[0]) && j.Version != "" { // the operator may go back to a program whose version is unknown
+		p.probes = append(p.probes, versionProber(t.Health, j.Version, commands.run))
 	}
 	out, err := g.judge(ctx, p)
 	if err != nil {
 		out = outcome{finding: state.FindingUnsure, reason: oneLine(err.Error())}
 	}
 	if out.unproven {
-		out.reason += " (hint: machinemon-update probe " + name + ")"
+		out.reason += " (hint: sudo machinemon-update probe " + name + ")"
 	}
 	return &state.Report{Attempt: j.Attempt, Finding: out.finding, Reason: out.reason,
-		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, Probes: out.tried}, nil
+		Unproven: out.unproven, Blamed: out.blamed, MainPID: out.pid, PIDs: out.pids, Probes: out.tried}, nil
+}
+
+// names returns the units of a target outside of a trial.
+func (g Gate) names(ctx context.Context, t *target.Target) ([]string, error) {
+	if !t.Template() {
+		return t.Units(), nil
+	}
+	m, err := g.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask systemd for %s: %w", t.Unit, err)
+	}
+	defer m.Close()
+	return units.Names(ctx, m, t)
 }
 
 // judge runs a judgement to its end. Its error says that systemd does not answer.
 func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	start := time.Now()
-	m, err := g.connect(ctx, p.unit)
+	var names []string
+	for _, w := range p.units {
+		names = append(names, w.unit)
+	}
+	if len(names) == 0 { // nothing to ask systemd for
+		p.settle = 0
+		return watch(ctx, newTrial(p, start), nil, nil, log.Status), nil
+	}
+	m, err := g.connect(ctx, names...)
 	if err != nil {
-		return outcome{}, fmt.Errorf("cannot ask systemd for %s: %w", p.unit, err)
+		return outcome{}, fmt.Errorf("cannot ask systemd for %s: %w", strings.Join(names, ", "), err)
 	}
 	defer m.Close()
-	if p.strict { // the limit counts from the start of the unit
-		u, err := m.Unit(ctx, p.unit)
-		if err != nil {
-			return outcome{}, err
-		}
-		if now, err := systemd.Monotonic(); err == nil && u.Began > 0 {
-			start = start.Add(u.Began - now)
+	began, err := p.prepare(ctx, m)
+	if err != nil {
+		return outcome{}, err
+	}
+	if p.strict { // the limit counts from the start of the units
+		if now, err := systemd.Monotonic(); err == nil && began > 0 {
+			start = start.Add(began - now)
 		}
 	}
-	ends := exits{since: p.since}
-	look := func(ctx context.Context) (unitState, error) {
-		s, err := observe(ctx, m, g.inspect, p.unit, p.main)
+	ends := make([]exits, len(names))
+	look := func(ctx context.Context, i int) (unitState, error) {
+		s, err := observe(ctx, m, g.inspect, p.units[i])
 		if err == nil && p.fresh {
-			s.declared = ends.declared(ctx, s)
+			ends[i].since = p.since
+			s.declared = ends[i].declared(ctx, s)
 		}
 		return s, err
 	}
 	p.peers = peers{manager: m, inspect: g.inspect}
 	out := watch(ctx, newTrial(p, start), look, m.Changes(), log.Status)
-	if p.strict && out.finding == state.FindingBad && !out.standing {
+	if p.strict && out.finding == state.FindingBad {
 		err = p.contest(ctx, &out)
 	}
 	return out, err
 }
 
-// contest changes the finding on a program that did not stay up to "cannot tell" if
-// another program answers one of its probes: without its port a good program ends, too.
+// prepare completes the plan by what systemd says of the units now, and returns when the
+// last of those that were started began to start, by CLOCK_MONOTONIC.
+func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err error) {
+	resting := true // all units
+	for i := range p.units {
+		w := &p.units[i]
+		u, err := m.Unit(ctx, w.unit)
+		if err != nil {
+			return 0, err
+		}
+		if !p.fresh {
+			if w.idle, err = units.Idle(ctx, m, u); err != nil {
+				return 0, err
+			}
+			w.run = u.Invocation
+		}
+		if w.idle && p.fresh { // before the swap, no probe starts the old program
+			if w.woken, err = units.Woken(ctx, m, p.target, u); err != nil {
+				return 0, err
+			}
+		}
+		resting = resting && w.idle && !w.woken
+		switch {
+		case w.idle:
+		case w.reloaded:
+			began = max(began, p.began)
+		default:
+			began = max(began, u.Began)
+		}
+	}
+	if resting {
+		p.settle = 0 // there is nothing to watch
+		p.probes = slices.Clone(p.probes)
+		for i := range p.probes {
+			p.probes[i].resting = p.probes[i].running
+		}
+	}
+	return began, nil
+}
+
+// subjects returns the units that a judgement watches.
+func subjects(names []string, main program, idle map[string]string) (all []subject) {
+	for _, name := range names {
+		run, is := idle[name]
+		all = append(all, subject{unit: name, main: main, idle: is, run: run})
+	}
+	return all
+}
+
+// contest changes the finding on a bad program to "cannot tell" if another program answers
+// one of its probes, or has the address: without its port a good program fails, too.
 func (p plan) contest(ctx context.Context, out *outcome) (err error) {
 	who := p.peers
-	if who.unit, err = who.manager.Unit(ctx, p.unit); err != nil {
-		return err
+	who.contest = true
+	for _, w := range p.units {
+		u, err := who.manager.Unit(ctx, w.unit)
+		if err != nil {
+			return err
+		}
+		who.units = append(who.units, u)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	for _, one := range p.probes {
-		if !one.owned || one.excused {
+		if !one.owned || one.excused || one.resting {
 			continue
 		}
 		if e, ok := errors.AsType[unowned](try(ctx, one, who, answerLimit)); ok && !e.unknown {
@@ -218,8 +307,8 @@ func (p plan) contest(ctx context.Context, out *outcome) (err error) {
 
 // plan holds the parameters of a judgement.
 type plan struct {
-	unit            string
-	main            program
+	target          *target.Target
+	units           []subject
 	timeout, settle time.Duration
 	probes          []prober
 	peers           peers // that may answer the probes
@@ -232,6 +321,7 @@ type plan struct {
 	// program.
 	fresh bool
 	since time.Time
+	began time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
 }
 
 // excuse marks what failed before the swap. A probe that failed then and has never

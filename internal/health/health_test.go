@@ -38,8 +38,9 @@ func (f fake) Processes(context.Context, string) ([]int, error) {
 	}
 	return f.pids, nil
 }
-func (f fake) Changes() <-chan struct{} { return nil }
-func (f fake) Close()                   {}
+func (f fake) Alive(context.Context, ...string) ([]string, error) { return nil, nil }
+func (f fake) Changes() <-chan struct{}                           { return nil }
+func (f fake) Close()                                             {}
 
 func running(pid int) systemd.Unit {
 	u := up.Unit
@@ -132,7 +133,7 @@ func TestLook(t *testing.T) {
 		{name: "no such file", unit: running(os.Getpid()), main: "/nonexistent", err: "cannot compare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, "x.service", program{c.main, c.id})
+			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, subject{unit: "x.service", main: program{c.main, c.id}})
 			if s.foreign != c.foreign || s.older != c.older || s.aside != uint32(c.aside) {
 				t.Errorf("foreign: %q, older %v, beside %d, want %q, %v, %d", s.foreign, s.older, s.aside, c.foreign, c.older, c.aside)
 			}
@@ -267,7 +268,7 @@ func newBench(t *testing.T, m manager, probe bool) bench {
 			serveCommands(context.Background(), c, x.Health)
 		}
 	})
-	b.connect = func(context.Context, string) (manager, error) {
+	b.connect = func(context.Context, ...string) (manager, error) {
 		if m == nil {
 			return nil, errors.New("systemd does not answer")
 		}
@@ -344,7 +345,7 @@ func TestJudge(t *testing.T) {
 			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.FindingHealthy && !c.unproven) {
 				t.Errorf("report %+v, want %q", r, c.finding)
 			}
-			if why := "tcp " + b.port + ": connection refused (hint: machinemon-update probe x)"; c.unproven && !strings.HasSuffix(r.Reason, why) {
+			if why := "tcp " + b.port + ": connection refused (hint: sudo machinemon-update probe x)"; c.unproven && !strings.HasSuffix(r.Reason, why) {
 				t.Errorf("the reason %q does not end with %q", r.Reason, why)
 			}
 			if c.finding == state.FindingHealthy && (r.MainPID != uint32(os.Getpid()) || len(r.Probes) != 1 || r.Probes[0].Key != key || r.Probes[0].Passed == c.unproven) {
@@ -532,7 +533,7 @@ func TestWrongMain(t *testing.T) {
 // TestJudgeUnknownVersion shows that version_command is not run if the operator goes back
 // to a program whose version was never known.
 func TestJudgeUnknownVersion(t *testing.T) {
-	for version, want := range map[string]state.Finding{"": state.FindingHealthy, "2": state.FindingBad} {
+	for version, want := range map[string]state.Finding{"": state.FindingHealthy, "2": state.FindingUnsure} {
 		b := newBench(t, fake{unit: running(os.Getpid())}, true)
 		text := fmt.Sprintf("unit = \"x.service\"\n[[install]]\nfrom = \"x\"\nto = \"/opt/x\"\n[health]\nmain = \"\"\nversion_command = [\"/bin/echo\"]\n[[health.probe]]\ntcp = %q\nforeign = true\n", b.port)
 		if err := os.WriteFile(filepath.Join(b.dirs.Root, "etc", "x.toml"), []byte(text), 0o644); err != nil {

@@ -23,6 +23,17 @@ const (
 	errorMost = 4 << 10  // bytes of journalctl's error output
 )
 
+// said returns nil if a line of a unit's present run contains text. The last run of an idle
+// unit before the trial is not its present one.
+func (p peers) said(ctx context.Context, text string) error {
+	return p.each(func(p peers) error {
+		if run, rested := p.rested[p.unit.Name]; rested && run == p.unit.Invocation {
+			return errors.New(p.unit.Name + " has not been started since")
+		}
+		return logged(ctx, p.unit, text)
+	})
+}
+
 // logged returns nil if a line of the unit's present run contains text. It reads the
 // newest lines first.
 func logged(ctx context.Context, u systemd.Unit, text string) error {

@@ -14,8 +14,9 @@ type outcome struct {
 	unproven bool
 	blamed   string // the only probe that makes the finding bad
 	standing bool
-	why      string // why the unit is not up
-	pid      uint32
+	why      string            // why the unit is not up
+	pid      uint32            // of the first unit's program
+	pids     map[string]uint32 // of the other units'
 	probes   []state.ProbeResult
 	tried    []state.ProbeResult // those that were tried
 
@@ -24,11 +25,21 @@ type outcome struct {
 
 // finish ends the judgement.
 func (t *trial) finish(f state.Finding, reason string) {
-	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stand == standingUp, why: oneLine(t.why),
-		pid: t.program, unjudgeable: oneLine(t.unjudgeable())}
+	o := &outcome{finding: f, reason: oneLine(reason), blamed: t.blamed, standing: t.stands() == standingUp, why: oneLine(t.why()),
+		unjudgeable: oneLine(t.unjudgeable())}
+	for i, w := range t.units {
+		if i == 0 {
+			o.pid = w.program
+			continue
+		}
+		if o.pids == nil {
+			o.pids = map[string]uint32{}
+		}
+		o.pids[w.unit] = w.program
+	}
 	asked, proven := false, false
 	for _, p := range t.probes {
-		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown, Millis: p.took.Milliseconds()}
+		r := state.ProbeResult{Probe: p.name, Key: p.key, Passed: p.passed, Detail: p.detail, Unknown: p.unknown || p.resting, Millis: p.took.Milliseconds()}
 		if p.passed {
 			r.Detail = p.answer
 		}
@@ -39,7 +50,7 @@ func (t *trial) finish(f state.Finding, reason string) {
 		}
 		o.probes = append(o.probes, r)
 		// The program's version proves what was installed, but not that it serves.
-		asked = asked || p.key != ""
+		asked = asked || p.key != "" && !p.resting
 		proven = proven || p.key != "" && p.passed && !p.dropped
 	}
 	if t.strict && f == state.FindingHealthy && asked && !proven {
@@ -51,14 +62,14 @@ func (t *trial) finish(f state.Finding, reason string) {
 // status describes the progress of the judgement in one line.
 func (t *trial) status(now time.Time) string {
 	switch {
-	case t.stand != standingUp:
-		return "waiting for " + t.unit + ": " + t.why
+	case t.stands() != standingUp:
+		return "waiting for " + t.worst().unit + ": " + t.worst().why
 	case !t.settling.IsZero():
 		return "settling: " + seconds(max(0, t.settled().Sub(now))) + " left"
 	}
 	passed, first := 0, ""
 	for _, p := range t.probes {
-		if p.passed {
+		if p.passed || p.resting {
 			passed++
 		} else if first == "" {
 			first = p.name

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,11 +27,34 @@ type unowned struct {
 	unknown bool
 }
 
-// peers knows which programs may answer for a unit.
+// peers knows which programs may answer for a target.
 type peers struct {
-	unit    systemd.Unit // as it was last read
+	units []systemd.Unit // as they were last read; a program of each may answer
+	// rested has the idle units by their names: the invocation IDs of the runs before the
+	// trial.
+	rested  map[string]string
+	unit    systemd.Unit // of units, the one that is asked about now
 	manager manager
 	inspect inspector
+	// contest says to find out why nothing listens at an address, see [taken].
+	contest bool
+}
+
+// each asks about one unit after the other until ask returns nil. Otherwise it returns the
+// first error.
+func (p peers) each(ask func(peers) error) (first error) {
+	if len(p.units) == 0 {
+		return ask(p)
+	}
+	for _, u := range p.units {
+		p.unit = u
+		err := ask(p)
+		if err == nil {
+			return nil
+		}
+		first = cmp.Or(first, err)
+	}
+	return first
 }
 
 // dialing makes a connection.
@@ -46,10 +70,13 @@ func (p peers) dialer(foreign bool) dialing {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := d.DialContext(ctx, network, address)
 		if err != nil {
+			if p.contest {
+				err = p.silent(err)
+			}
 			return nil, err
 		}
 		// systemd may be busy for longer than the program may take to answer.
-		if err := p.verify(context.WithoutCancel(ctx), c); err != nil {
+		if err := p.each(func(p peers) error { return p.verify(context.WithoutCancel(ctx), c) }); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
 		return c, nil
@@ -191,6 +218,16 @@ func (p peers) listens(ctx context.Context, pid int, uid uint32) (bool, error) {
 func (p peers) stranger(which, cure string) error {
 	return unowned{fmt.Errorf("another program than %s answers: %s (hint: %s; if it is a proxy in front of %s, write foreign = true in this probe)",
 		p.unit.Name, oneLine(which), cure, p.unit.Name), false}
+}
+
+// silent returns the error of a try to connect: another one if a program that does not
+// listen keeps the unit from listening.
+func (p peers) silent(err error) error {
+	if at, is := taken(err); is {
+		return unowned{fmt.Errorf("another program than %s has the address %s, and does not listen there (hint: lsof shows its socket as \"protocol: TCP\", and ss does not; stop it)",
+			p.units[0].Name, at), false}
+	}
+	return err
 }
 
 // cannotTell returns the error of an answer of which nothing tells the program.

@@ -103,13 +103,13 @@ func listener(t *testing.T, path, what string) (string, int) {
 	return "", 0
 }
 
-// units is a systemd with several units.
-type units struct {
+// fakeUnits is a systemd with several units.
+type fakeUnits struct {
 	fake
 	is map[string]systemd.Unit
 }
 
-func (u units) Unit(_ context.Context, name string) (systemd.Unit, error) {
+func (u fakeUnits) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	if s, ok := u.is[name]; ok {
 		return s, nil
 	}
@@ -128,7 +128,7 @@ func TestPeers(t *testing.T) {
 
 	for _, c := range []struct {
 		name, group, what string
-		triggers          []string // units that trigger the unit
+		triggers          []string // fakeUnits that trigger the unit
 		foreign           bool
 		want              string // the beginning of the error; "" if the probe passes
 	}{
@@ -157,11 +157,11 @@ func TestPeers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			address, pid := listener(t, c.group, c.what)
 			who := peers{unit: systemd.Unit{Name: "x.service", ControlGroup: ours, Triggers: c.triggers, UID: systemd.NoUID}, inspect: inspect,
-				manager: units{fake{pids: []int{os.Getpid()}}, map[string]systemd.Unit{
+				manager: fakeUnits{fake{pids: []int{os.Getpid()}}, map[string]systemd.Unit{
 					"x.socket": {Active: "active", ControlGroup: socket}, "stopped.socket": {Active: "inactive", ControlGroup: socket},
 					"init.scope": {Active: "active", ControlGroup: init}}}}
 			if strings.HasPrefix(c.group, ours) {
-				who.manager = units{fake: fake{pids: []int{os.Getpid(), pid}}}
+				who.manager = fakeUnits{fake: fake{pids: []int{os.Getpid(), pid}}}
 			}
 			p := target.Probe{TCP: address, Foreign: c.foreign}
 			if strings.HasPrefix(c.what, "unix") {
@@ -212,7 +212,7 @@ func TestPeersListener(t *testing.T) {
 		{"systemd, for a socket unit", 1, 0, 61234, []string{"x.socket"}, true},
 	} {
 		who := peers{unit: systemd.Unit{Name: "x.service", UID: c.user, Triggers: c.triggers}, inspect: inspect,
-			manager: units{fake{pids: []int{daemon.Process.Pid}}, map[string]systemd.Unit{"x.socket": {Active: "active"}, "init.scope": {}}}}
+			manager: fakeUnits{fake{pids: []int{daemon.Process.Pid}}, map[string]systemd.Unit{"x.socket": {Active: "active"}, "init.scope": {}}}}
 		if got, err := who.listens(t.Context(), c.pid, c.uid); got != c.want || err != nil {
 			t.Errorf("%s: %v, %v", c.name, got, err)
 		}
@@ -253,25 +253,47 @@ type ends struct {
 func (e *ends) LocalAddr() net.Addr  { return e.local }
 func (e *ends) RemoteAddr() net.Addr { return e.remote }
 
-// TestSecretOfProbe shows that another program does not receive the request of a probe,
-// which may hold a secret.
+// TestSecretOfProbe shows that another program receives no request of a probe, which may
+// hold a secret, whatever the transport.
 func TestSecretOfProbe(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	testkit.Must(t, err)
-	defer l.Close()
-	sent := make(chan []byte, 1)
-	go func() {
-		if c, err := l.Accept(); err == nil {
+	hand(t, "/h", "Authorization: Bearer hunter2\n")
+	socket := filepath.Join(t.TempDir(), "s")
+	for _, c := range []struct {
+		network, address string
+		probe            func(address string) target.Probe
+	}{
+		{"tcp", "127.0.0.1:0", func(at string) target.Probe { return target.Probe{HTTP: "http://" + at + "/?token=hunter2"} }},
+		{"tcp", "127.0.0.1:0", func(at string) target.Probe { return target.Probe{HTTP: "https://" + at, InsecureSkipTLS: true} }},
+		{"tcp", "127.0.0.1:0", func(at string) target.Probe { return target.Probe{GRPC: "http://" + at} }},
+		{"tcp", "127.0.0.1:0", func(at string) target.Probe { return target.Probe{GRPC: "https://" + at, InsecureSkipTLS: true} }},
+		{"unix", socket, func(at string) target.Probe { return target.Probe{HTTP: "http://localhost", Unix: at} }},
+		{"unix", socket, func(at string) target.Probe {
+			return target.Probe{HTTP: "https://localhost", Unix: at, InsecureSkipTLS: true}
+		}},
+		{"unix", socket, func(at string) target.Probe { return target.Probe{GRPC: "http://localhost", Unix: at} }},
+	} {
+		l, err := net.Listen(c.network, c.address)
+		testkit.Must(t, err)
+		sent := make(chan []byte, 1)
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				sent <- []byte(err.Error())
+				return
+			}
 			b, _ := io.ReadAll(c)
 			sent <- b
+		}()
+		probe := c.probe(l.Addr().String())
+		probe.HeadersFile = "/h"
+		p := probers(target.Health{Probes: []target.Probe{probe}}, nil)[0]
+		err = try(t.Context(), p, peers{unit: systemd.Unit{Name: "x.service"}, manager: fakeUnits{fake: fake{pids: []int{1}}}, inspect: inspect}, answerLimit)
+		if _, ok := errors.AsType[unowned](err); !ok || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", probe, err)
 		}
-	}()
-	p := probers(target.Health{Probes: []target.Probe{{HTTP: "http://" + l.Addr().String() + "/?token=hunter2", ExpectStatus: 200}}}, nil)[0]
-	err = try(t.Context(), p, peers{unit: systemd.Unit{Name: "x.service"}}, answerLimit)
-	if _, ok := errors.AsType[unowned](err); !ok || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("%v", err)
-	}
-	if b := <-sent; len(b) > 0 {
-		t.Errorf("it was sent %q", b)
+		if b := <-sent; len(b) > 0 {
+			t.Errorf("%s: it was sent %q", probe, b)
+		}
+		l.Close()
 	}
 }

@@ -1,13 +1,9 @@
 package health
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"syscall"
@@ -20,7 +16,6 @@ import (
 const (
 	answerLimit  = 2 * time.Second  // of a connection or a request
 	commandLimit = 10 * time.Second // of a command, which may be a script
-	maxBody      = 1 << 20          // bytes of an answer that are read
 	maxLine      = 700              // bytes of a reason
 )
 
@@ -33,6 +28,8 @@ type prober struct {
 	excused bool // it failed before the swap and never passed on this machine
 	once    bool // it need not be tried again after it has passed
 	owned   bool // only a socket of the unit may answer it
+	running bool // it needs a unit that runs
+	resting bool // it is not tried, because no unit runs and the probe would not start one
 	// try returns nil if the probe passes; otherwise the cause, in a few words and
 	// without the probe's name.
 	try func(ctx context.Context, who peers) error
@@ -44,6 +41,10 @@ type noAnswer struct{ error }
 // notAsked is the error of a try that failed on our side: the program was not asked.
 type notAsked struct{ error }
 
+// mistaken is the error of a try that shows a mistake in the target file or in a file that
+// it names. It is no evidence against the program, and goes away only when that is mended.
+type mistaken struct{ error }
+
 // judged returns the error in err that says more than that the try failed.
 func judged(err error) (error, bool) {
 	if e, ok := errors.AsType[noAnswer](err); ok {
@@ -52,21 +53,33 @@ func judged(err error) (error, bool) {
 	if e, ok := errors.AsType[notAsked](err); ok {
 		return e, true
 	}
+	if e, ok := errors.AsType[mistaken](err); ok {
+		return e, true
+	}
 	return errors.AsType[unowned](err)
+}
+
+// limitOf returns how long a try of the probe may take.
+func limitOf(p target.Probe) time.Duration {
+	if len(p.Command) > 0 || p.Journal != "" {
+		return cmp.Or(p.Timeout, commandLimit)
+	}
+	return cmp.Or(p.Timeout, answerLimit)
 }
 
 func probers(h target.Health, run runner) []prober {
 	var all []prober
 	for _, p := range h.Probes {
-		n := prober{name: p.String(), key: p.Key(), limit: answerLimit, answer: "a connection is accepted"}
+		n := prober{name: p.String(), key: p.Key(), limit: limitOf(p), answer: "a connection is accepted", running: len(p.Command) == 0}
 		switch {
 		case p.HTTP != "":
-			n.answer = fmt.Sprintf("status %d", p.ExpectStatus)
-			if p.ExpectBody != "" {
-				n.answer += ", with the expected text"
-			}
+			n.answer = proofOf(p)
 			n.owned = !p.Foreign
 			n.try = func(ctx context.Context, who peers) error { return get(ctx, p, who) }
+		case p.GRPC != "":
+			n.answer = "its health service says SERVING"
+			n.owned = !p.Foreign
+			n.try = func(ctx context.Context, who peers) error { return checkGRPC(ctx, p, who) }
 		case p.TCP != "":
 			n.owned = !p.Foreign
 			n.try = func(ctx context.Context, who peers) error { return connect(ctx, "tcp", p.TCP, who.dialer(p.Foreign)) }
@@ -74,10 +87,10 @@ func probers(h target.Health, run runner) []prober {
 			n.owned = !p.Foreign
 			n.try = func(ctx context.Context, who peers) error { return connect(ctx, "unix", p.Unix, who.dialer(p.Foreign)) }
 		case p.Journal != "":
-			n.limit, n.answer = commandLimit, "a line of this run contains it"
-			n.try = func(ctx context.Context, who peers) error { return logged(ctx, who.unit, p.Journal) }
+			n.answer = "a line of this run contains it"
+			n.try = func(ctx context.Context, who peers) error { return who.said(ctx, p.Journal) }
 		default:
-			n.limit, n.answer = commandLimit, "exited with status 0"
+			n.answer = "exited with status 0"
 			n.try = func(ctx context.Context, _ peers) error {
 				_, err := run(ctx, n.key)
 				return err
@@ -94,48 +107,6 @@ func connect(ctx context.Context, network, address string, dial dialing) error {
 		return plain(err)
 	}
 	return conn.Close()
-}
-
-// web makes a new connection for each request, uses no proxy, and follows no redirect.
-func web(dial dialing) *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            dial,
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-func get(ctx context.Context, p target.Probe, who peers) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.HTTP, nil)
-	if err != nil {
-		return plain(err)
-	}
-	req.Header.Set("User-Agent", "machinemon-update health-gate")
-	// The request may hold a secret, so the program is checked before it is sent.
-	resp, err := web(who.dialer(p.Foreign)).Do(req)
-	if err != nil {
-		return plain(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != p.ExpectStatus {
-		return fmt.Errorf("status %d instead of %d", resp.StatusCode, p.ExpectStatus)
-	}
-	if p.ExpectBody == "" {
-		return nil
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	if bytes.Contains(body, []byte(p.ExpectBody)) {
-		return nil
-	}
-	if err != nil {
-		return plain(err)
-	}
-	return errors.New("its answer does not contain the expected text")
 }
 
 // plain removes from an error what the probe's name says already, and the URL, whose

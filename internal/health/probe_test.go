@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,6 +61,7 @@ func TestProbes(t *testing.T) {
 	t.Setenv("HTTP_PROXY", web.URL)
 	t.Setenv("http_proxy", web.URL)
 
+	var rows []testkit.Row
 	for _, c := range []struct {
 		probe target.Probe
 		want  string // a part of the error; "" if the probe passes
@@ -93,6 +96,7 @@ func TestProbes(t *testing.T) {
 			}
 			continue
 		}
+		rows = append(rows, rowOf(c.probe, c.want))
 		if !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
 			t.Errorf("%s: %q, want %q", c.probe, got, c.want)
 		}
@@ -100,6 +104,32 @@ func TestProbes(t *testing.T) {
 			t.Errorf("%s: unfit for a report: %q", c.probe, got)
 		}
 	}
+	testkit.Accepted(t, "Probes", rows)
+}
+
+// rowOf returns the row of a probe in the shipped table, as a target file has it.
+func rowOf(p target.Probe, refused string) testkit.Row {
+	var keys []string
+	for _, k := range []struct{ key, value string }{{"http", p.HTTP}, {"grpc", p.GRPC}, {"tcp", p.TCP}, {"unix", p.Unix},
+		{"command", strings.Join(p.Command, " ")}, {"expect_body", p.ExpectBody}, {"ca_file", p.CAFile}, {"headers_file", p.HeadersFile}} {
+		if k.value != "" {
+			value := regexp.MustCompile(`(127\.0\.0\.1|localhost|example\.com|\[::1\]):\d+`).ReplaceAllString(k.value, "SERVER")
+			if filepath.Dir(value) != "/" && k.key == "unix" {
+				value = "/run/" + filepath.Base(value)
+			}
+			keys = append(keys, k.key+" = "+value)
+		}
+	}
+	switch {
+	case p.ExpectClass > 0:
+		keys = append(keys, fmt.Sprintf("expect_status = %dxx", p.ExpectClass))
+	case p.ExpectStatus > 0:
+		keys = append(keys, fmt.Sprintf("expect_status = %d", p.ExpectStatus))
+	}
+	if p.InsecureSkipTLS {
+		keys = append(keys, "insecure_skip_tls = true")
+	}
+	return testkit.Row{What: strings.Join(keys, ", "), Refused: refused}
 }
 
 // serve lets answer answer every connection, and then closes it.
@@ -178,17 +208,27 @@ func alive(pid int) bool {
 }
 
 func TestVersionCommand(t *testing.T) {
-	for _, c := range []struct{ script, version, want string }{
-		{"echo node_exporter, version 1.9.1 '(branch: HEAD)'", "1.9.1", ""},
-		{"echo v1.9.1", "1.9.1", ""},
-		{"echo x 1.9.1", "v1.9.1", ""},
-		{"echo 1.9.1 >&2; exit 2", "1.9.1", ""},
-		{"echo 1.9.10", "1.9.1", "its output does not contain 1.9.1; it said: 1.9.10"},
-		{"echo 1.9.1-rc1", "1.9.1", "its output does not contain 1.9.1; it said: 1.9.1-rc1"},
-		{"exit 4", "1.9.1", "exited with status 4"},
-		{"true", "1.9.1", "its output does not contain 1.9.1"},
+	const (
+		another = "(hint: if that is not its version, health.version_pattern selects another part of the output); it said: "
+		none    = "it prints no version, and must print 1.9.1 (hint: correct health.version_command; health.version_pattern selects a part of its output)"
+	)
+	for _, c := range []struct{ script, pattern, version, want string }{
+		{"echo node_exporter, version 1.9.1 '(branch: HEAD)'", "", "1.9.1", ""},
+		{"echo v1.9.1", "", "1.9.1", ""},
+		{"echo x 1.9.1", "", "v1.9.1", ""},
+		{"echo 1.9.1 >&2; exit 2", "", "1.9.1", ""},
+		{"echo 1.9.10", "", "1.9.1", "it says 1.9.10 instead of 1.9.1 " + another + "1.9.10"},
+		{"echo 1.9.1-rc1", "", "1.9.1", "it says 1.9.1-rc1 instead of 1.9.1 " + another + "1.9.1-rc1"},
+		{"echo 1.9.0 '(revision: 1.9.1)'; exit 1", "", "1.9.1", "it says 1.9.0 instead of 1.9.1 " + another + "1.9.0 (revision: 1.9.1)"},
+		{"echo lib 3.0 app 1.9.1", "app (.*)", "1.9.1", ""},
+		{"exit 4", "", "1.9.1", "exited with status 4 (hint: correct health.version_command)"},
+		{"echo usage; exit 4", "", "1.9.1", "exited with status 4 (hint: correct health.version_command); it said: usage"},
+		{"kill -SEGV $$", "", "1.9.1", "was killed by SIGSEGV"},
+		{"true", "", "1.9.1", none},
+		{"echo nothing", "", "1.9.1", none + "; it said: nothing"},
 	} {
-		if got := outcomeOf(versionProber(sh(c.script), c.version, commandsOf(t, target.Health{VersionCommand: sh(c.script)})), 2*time.Second); got != c.want {
+		h := target.Health{VersionCommand: sh(c.script), VersionPattern: c.pattern}
+		if got := outcomeOf(versionProber(h, c.version, commandsOf(t, h)), 2*time.Second); got != c.want {
 			t.Errorf("%s: %q, want %q", c.script, got, c.want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -21,6 +22,9 @@ type program struct {
 
 // files returns the identities that the program's file may have.
 func (p program) files() ([]state.FileID, error) {
+	if durable.OfUser(p.path) {
+		return nil, nil // the path counts; root compares the bytes before the commit
+	}
 	var ids []state.FileID
 	if p.id.Known() {
 		ids = append(ids, p.id)
@@ -32,6 +36,11 @@ func (p program) files() ([]state.FileID, error) {
 		return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
 	}
 	return ids, nil
+}
+
+// runsAs reports whether a process executes the program.
+func (p program) runsAs(e executable, files []state.FileID) bool {
+	return slices.Contains(files, e.File) || durable.OfUser(p.path) && e.Path == p.path
 }
 
 // find records which process of the unit runs one of the files or, if none does, what
@@ -50,7 +59,7 @@ func (s *unitState) find(ctx context.Context, m manager, inspect inspector, main
 		case errors.Is(err, errVanished):
 		case err != nil:
 			failed = err
-		case slices.Contains(files, e.File):
+		case main.runsAs(e, files):
 			running[pid] = e
 		case replaced(e.Path, main.path):
 			older = append(older, pid)

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -18,26 +19,13 @@ const (
 )
 
 // trial is a running judgement: a state machine without clock and side effects. First
-// the unit must be up and each probe must pass, within the timeout; then both must
+// each unit must be up and each probe must pass, within the timeout; then both must
 // stay so for the settle time.
 type trial struct {
 	plan
 	start  time.Time
+	units  []*watched
 	probes []probe
-
-	seen       bool // the state was read at least once
-	stand      standing
-	why        string // why the unit is not up
-	wasUp      bool   // it was up, with the main process pid
-	pid        uint32
-	last       unitState // the latest state
-	program    uint32    // the process that runs the program
-	fixed      bool      // program was read in the settle time, and must not change from then on
-	unreadable bool      // the state could not be read
-	forgiven   string    // the run whose end is forgiven, because the unit declares it
-	restarts   uint32    // NRestarts that do not count
-	lookAt     time.Time // when to read the state again without an event of systemd; zero: never
-	looks      int
 
 	settling    time.Time // the begin of the settle time; zero: not begun
 	failure     string    // a failure of a probe in the settle time
@@ -56,6 +44,7 @@ type probe struct {
 	dropped bool // it failed before the swap, too, and no longer counts
 	unknown bool // the last try gave no evidence for or against the program
 	unasked bool // the last try failed before it reached the program
+	mistake bool // the last try shows a mistake of the target file
 	unowned bool // the answer cannot be ascribed to the unit
 	detail  string
 	next    time.Time
@@ -64,58 +53,14 @@ type probe struct {
 }
 
 func newTrial(p plan, now time.Time) *trial {
-	t := &trial{plan: p, start: now, why: "systemd has not told its state"}
+	t := &trial{plan: p, start: now}
+	for _, u := range p.units {
+		t.units = append(t.units, &watched{subject: u, why: "systemd has not told its state"})
+	}
 	for _, p := range p.probes {
 		t.probes = append(t.probes, probe{prober: p, next: now})
 	}
 	return t
-}
-
-// unitSeen records a state of the unit.
-func (t *trial) unitSeen(now time.Time, s unitState) {
-	if t.end != nil {
-		return
-	}
-	if !t.seen && !t.strict {
-		t.restarts = s.NRestarts
-	}
-	t.seen = true
-	if !t.strict && s.foreign == t.before {
-		s.foreign = "" // no worse than before the swap
-	}
-	t.last = s
-	t.stand, t.why = s.classify()
-	switch {
-	case s.restarting() && t.forgives(s):
-		t.stand, t.why = standingPending, "systemd restarts it after an exit that it declares"
-	case t.stand != standingDown && s.NRestarts > t.restarts && !t.forgives(s):
-		t.stand, t.why = standingDown, "its main process ended and systemd restarted it"
-	}
-	if t.wasUp && t.stand != standingDown && t.stand != standingInterrupted && s.MainPID != t.pid {
-		t.stand, t.why = standingInterrupted, fmt.Sprintf("its main process changed from %d to %d: another program or the operator restarted it, or it replaced itself", t.pid, s.MainPID)
-	}
-	switch {
-	case t.stand == standingDown:
-		t.finish(state.FindingBad, t.why+t.lasted(now))
-	case t.stand == standingInterrupted && (t.wasUp || s.Job == 0):
-		t.finish(state.FindingUnsure, t.why)
-	case t.stand == standingUp && t.fixed && s.aside != 0 && s.aside != t.program:
-		t.stand, t.why = standingDown, fmt.Sprintf("process %d, which ran %s, ended, and another one runs it", t.program, t.main.path)
-		t.finish(state.FindingBad, t.why+t.lasted(now))
-	case t.stand == standingUp:
-		t.wasUp, t.pid, t.program, t.fixed = true, s.MainPID, s.pid(), !t.settling.IsZero()
-	}
-	// systemd sends no event when a process executes another file, as a wrapper does, nor
-	// when another process than the main one ends.
-	t.lookAt = time.Time{}
-	switch {
-	case s.foreign != "":
-		t.looks++
-		t.lookAt = now.Add(pause(t.looks))
-	case s.aside != 0 && !t.settling.IsZero():
-		t.lookAt = now.Add(settlePause)
-	}
-	t.advance(now)
 }
 
 // probeEnded records the outcome of a try of a probe.
@@ -135,11 +80,12 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 	_, p.unasked = errors.AsType[notAsked](err)
 	other, unowned := errors.AsType[unowned](err)
 	p.unowned = unowned
-	p.unknown = p.unknown || p.unasked || other.unknown
+	_, p.mistake = errors.AsType[mistaken](err)
+	p.unknown = p.unknown || p.unasked || p.mistake || other.unknown
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
-		} else if p.unasked {
+		} else if p.unasked || p.mistake {
 			t.finish(state.FindingUnsure, p.name+" could not be tried again: "+p.detail)
 		} else {
 			t.failure = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
@@ -147,26 +93,6 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 		}
 	}
 	t.advance(now)
-}
-
-// unjudgeable returns why no trial of this unit could be judged: the unit is active but
-// no process of it runs the main file, or its processes cannot be read, or the answer of a
-// probe cannot be ascribed to it. A process that runs an older file, which was replaced by
-// hand, is no reason: the next restart ends it.
-func (t *trial) unjudgeable() string {
-	if t.unreadable || t.stand == standingPending && t.last.foreign == t.why && !t.last.older {
-		return t.why
-	}
-	if p := t.contested(); p != nil && t.stand == standingUp {
-		return p.name + ": " + p.detail
-	}
-	return ""
-}
-
-// stateUnknown ends the trial because the unit's state cannot be read.
-func (t *trial) stateUnknown(err error) {
-	t.stand, t.why, t.unreadable = standingPending, err.Error(), true
-	t.finish(state.FindingUnsure, t.why)
 }
 
 // advance changes the state as the time requires.
@@ -195,15 +121,17 @@ func (t *trial) advance(now time.Time) {
 		t.settling = now
 		for i := range t.probes {
 			p := &t.probes[i]
-			p.dropped = !p.passed
+			p.dropped = !p.passed || p.resting
 			p.next = now.Add(settlePause)
 		}
 		// Read again which process runs the program: a wrapper has started it by now.
-		if t.last.aside != 0 {
-			t.lookAt = now
+		for _, w := range t.units {
+			if w.last.aside != 0 {
+				w.lookAt = now
+			}
 		}
-	case t.stand != standingUp:
-		t.finish(state.FindingBad, t.why+t.lasted(now))
+	case t.stands() != standingUp:
+		t.finish(state.FindingBad, t.why()+t.lasted(now))
 		return
 	}
 	if !now.Before(t.settled()) && !t.waiting() {
@@ -215,15 +143,15 @@ func (t *trial) advance(now time.Time) {
 // that the timeout is over. An excused probe that fails is waited for until then; in a
 // trial that is not strict, only for its first try, as is one without evidence.
 func (t *trial) ready(over bool) bool {
-	if t.stand != standingUp {
+	if t.stands() != standingUp {
 		return false
 	}
 	for _, p := range t.probes {
-		if !p.passed && !(p.excused && (over || !t.strict && p.tries > 0)) && !(p.unknown && !t.strict) {
+		if !p.passed && !p.resting && !(p.excused && (over || !t.strict && p.tries > 0)) && !(p.unknown && !t.strict) {
 			return false
 		}
 	}
-	return true
+	return t.asleep() == nil
 }
 
 // contested returns a probe that counts and whose answer cannot be ascribed to the unit;
@@ -241,28 +169,40 @@ func (t *trial) contested() *probe {
 // overdue ends a trial whose unit or probes were not healthy within the timeout.
 func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
+	// The timeout may be too short for a good release.
+	slow := "the program"
+	if w := t.worst(); w != nil {
+		slow = w.unit
+	} else if len(t.units) == 1 {
+		slow = t.units[0].unit
+	}
+	longer := "if " + slow + " needs longer to start, raise health.timeout_seconds"
 	switch {
-	case t.stand != standingUp && t.why == t.before && !t.lookAt.IsZero():
-		t.finish(state.FindingUnsure, t.why+`, as before the swap (hint: write main = "" below [health])`)
-	case t.stand != standingUp:
-		t.finish(state.FindingBad, "not healthy"+within+": "+t.why)
+	case t.stands() != standingUp && t.why() == t.before && !t.worst().lookAt.IsZero():
+		t.finish(state.FindingUnsure, t.why()+`, as before the swap (hint: write main = "" below [health])`)
+	case t.stands() != standingUp:
+		t.finish(state.FindingBad, state.WithHint("not healthy"+within+": "+t.why(), longer))
 	}
 	if p := t.contested(); t.end == nil && p != nil {
 		t.finish(state.FindingUnsure, p.name+" did not pass"+within+": "+p.detail)
 	}
 	for _, p := range t.probes {
-		if t.end == nil && !p.passed && !p.excused {
-			detail := p.detail
-			if detail == "" {
-				detail = "no answer"
-			}
-			if p.unasked {
-				t.finish(state.FindingUnsure, p.name+" could not be tried"+within+": "+detail)
-				return
-			}
-			t.blamed = p.name
-			t.finish(state.FindingBad, p.name+" did not pass"+within+": "+detail)
+		if t.end != nil || p.passed || p.excused || p.resting {
+			continue
 		}
+		detail := cmp.Or(p.detail, "no answer")
+		switch {
+		case p.unasked:
+			t.finish(state.FindingUnsure, p.name+" could not be tried"+within+": "+detail)
+		case p.mistake:
+			t.finish(state.FindingUnsure, p.name+" cannot judge any release: "+detail)
+		default:
+			t.blamed = p.name
+			t.finish(state.FindingBad, state.WithHint(p.name+" did not pass"+within+": "+detail, longer))
+		}
+	}
+	if w := t.asleep(); t.end == nil && w != nil {
+		t.finish(state.FindingUnsure, w.unit+" was not started"+within+" by the probes of its socket")
 	}
 }
 
@@ -270,7 +210,12 @@ func (t *trial) overdue() {
 // another program might answer. A baseline tries them also if the program that runs is
 // not the main file.
 func (t *trial) probing() bool {
-	return t.stand == standingUp || !t.strict && !t.lookAt.IsZero()
+	for _, w := range t.units {
+		if w.stand != standingUp && (t.strict || w.lookAt.IsZero()) {
+			return false
+		}
+	}
+	return true
 }
 
 // startDue returns the probes that are due and marks them as running.
@@ -303,8 +248,10 @@ func (t *trial) nextWake(now time.Time) (time.Time, bool) {
 	default:
 		return time.Time{}, false // wait for tries that began in the settle time
 	}
-	if !t.lookAt.IsZero() {
-		times = append(times, t.lookAt)
+	for _, w := range t.units {
+		if !w.lookAt.IsZero() {
+			times = append(times, w.lookAt)
+		}
 	}
 	for _, p := range t.probes {
 		if t.probing() && p.idle() {
@@ -321,7 +268,7 @@ func (t *trial) nextWake(now time.Time) (time.Time, bool) {
 }
 
 // idle reports whether a new try of the probe may begin.
-func (p *probe) idle() bool { return !p.busy && !p.dropped && !(p.once && p.passed) }
+func (p *probe) idle() bool { return !p.busy && !p.dropped && !p.resting && !(p.once && p.passed) }
 
 // waiting reports whether a try of a probe that counts is running.
 func (t *trial) waiting() bool {

@@ -57,6 +57,8 @@ var (
 		s.Type, s.RemainAfterExit = "oneshot", true
 		return s
 	}()
+	errMistake = mistaken{errors.New("ca_file /x does not exist (hint: make it)")}
+
 	asks = unit("activating", "auto-restart", 0).exited("exit-code", systemd.Exited, 75).asDeclared() // to be restarted
 
 	errRefused  = errors.New("connection refused")
@@ -100,7 +102,7 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: 6 * time.Second, to: 7 * time.Second},
 		{name: "starts slowly", units: []seenAt{{0, starting, nil}, {20 * time.Second, up, nil}}, probes: good,
 			finding: state.FindingHealthy, from: 25 * time.Second, to: 25100 * ms},
-		{name: "starts for ever", units: []seenAt{{0, starting, nil}}, probes: good, fallen: true,
+		{name: "never ends its start", units: []seenAt{{0, starting, nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "not healthy within 30 s: it is still starting (start)", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "is being executed", units: []seenAt{{0, up.runs("its main process runs /usr/lib/systemd/systemd, not /opt/x"), nil}, {5 * ms, up, nil}}, probes: good,
 			finding: state.FindingHealthy, from: 5 * time.Second, to: 5100 * ms},
@@ -252,6 +254,20 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: time.Second, to: 1100 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a daemon that needs 40 s", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {40 * time.Second, nil, false}}},
+			finding: state.FindingBad, reason: "a did not pass within 30 s: connection refused (hint: if x.service needs longer to start, raise health.timeout_seconds)", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a daemon that needs 40 s to be ready", units: []seenAt{{0, starting, nil}, {40 * time.Second, up, nil}}, probes: good, fallen: true,
+			finding: state.FindingBad, reason: "not healthy within 30 s: it is still starting (start) (hint: if x.service needs longer to start, raise health.timeout_seconds)", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a cause with a hint of its own", units: steady, probes: map[string][]answers{"a": always(errors.New("status 401 instead of 200 (hint: x)"))},
+			finding: state.FindingBad, reason: "a did not pass within 30 s: status 401 instead of 200 (hint: x)", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a command's words", units: steady, probes: map[string][]answers{"a": always(errors.New("exited with status 1; it said: wait"))},
+			finding: state.FindingBad, reason: "a did not pass within 30 s: exited with status 1 (hint: if x.service needs longer to start, raise health.timeout_seconds); it said: wait", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a mistake in the target file", units: steady, probes: map[string][]answers{"a": always(nil), "b": always(errMistake)},
+			finding: state.FindingUnsure, reason: "b cannot judge any release: ca_file /x does not exist (hint: make it)", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a mistake in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errMistake, false}}},
+			finding: state.FindingUnsure, reason: "a could not be tried again: ca_file /x does not exist (hint: make it)", from: 2 * time.Second, to: 2700 * ms},
+		{name: "baseline: a mistake in the target file", lenient: true, units: steady, probes: map[string][]answers{"a": always(errMistake)}, settle: time.Second,
+			finding: state.FindingHealthy, unjudgeable: "a: ca_file /x does not exist (hint: make it)", from: time.Second, to: 1600 * ms},
 		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
 			finding: state.FindingHealthy, from: time.Second, to: time.Second},
 		{name: "baseline: another restart", lenient: true, units: []seenAt{{0, up.restarted(4), nil}, {500 * ms, up.restarted(5), nil}}, settle: time.Second, fallen: true,
@@ -287,7 +303,7 @@ func TestTrial(t *testing.T) {
 				case none:
 					c.program = 0
 				}
-				p := plan{unit: "x.service", main: program{path: "/opt/x"}, timeout: 30 * time.Second, settle: 5 * time.Second, before: c.before, strict: !c.lenient, fresh: !c.lenient || c.fresh}
+				p := plan{units: []subject{{unit: "x.service", main: program{path: "/opt/x"}}}, timeout: 30 * time.Second, settle: 5 * time.Second, before: c.before, strict: !c.lenient, fresh: !c.lenient || c.fresh}
 				if c.settle != 0 {
 					p.settle = max(c.settle, 0)
 				}
@@ -304,7 +320,7 @@ func TestTrial(t *testing.T) {
 				for _, u := range c.units[1:] {
 					time.AfterFunc(u.at, func() { changes <- struct{}{} })
 				}
-				look := func(context.Context) (unitState, error) {
+				look := func(context.Context, int) (unitState, error) {
 					u := current(c.units, time.Since(start), func(u seenAt) time.Duration { return u.at })
 					return u.is, u.err
 				}
@@ -363,7 +379,7 @@ func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var at []time.Duration
-		p := plan{timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, peers) error {
+		p := plan{units: []subject{{unit: "x.service"}}, timeout: 10 * time.Second, settle: time.Second, strict: true, probes: []prober{{name: "a", limit: time.Second, try: func(context.Context, peers) error {
 			at = append(at, time.Since(start))
 			if time.Since(start) < 5*time.Second {
 				return errRefused
@@ -373,7 +389,7 @@ func TestTries(t *testing.T) {
 		tried := 0
 		p.probes[1].try = func(context.Context, peers) error { tried++; return nil }
 		var said []string
-		watch(t.Context(), newTrial(p, start), func(context.Context) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
+		watch(t.Context(), newTrial(p, start), func(context.Context, int) (unitState, error) { return up, nil }, nil, func(s string) { said = append(said, s) })
 		want := []time.Duration{0, 20 * ms, 60 * ms, 140 * ms, 300 * ms, 620 * ms, 1260 * ms, 2260 * ms, 3260 * ms, 4260 * ms, 5260 * ms, 5760 * ms}
 		if !slices.Equal(at, want) {
 			t.Errorf("tries at %v, want %v", at, want)
@@ -390,11 +406,11 @@ func TestTries(t *testing.T) {
 
 // TestTried shows that a probe that was never tried is not reported as failed.
 func TestTried(t *testing.T) {
-	tr := newTrial(plan{strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
-	tr.unitSeen(tr.start, up)
+	tr := newTrial(plan{units: []subject{{unit: "x.service"}}, strict: true, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
+	tr.unitSeen(tr.start, 0, up)
 	tr.startDue(tr.start)
 	tr.probeEnded(tr.start, 1, errRefused)
-	tr.stateUnknown(errors.New("bus"))
+	tr.stateUnknown(0, errors.New("bus"))
 	if got := tr.end.tried; len(got) != 1 || got[0].Probe != "b" || len(tr.end.probes) != 2 {
 		t.Errorf("tried: %v of %v", got, tr.end.probes)
 	}

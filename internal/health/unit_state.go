@@ -3,7 +3,6 @@ package health
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +41,9 @@ func (s unitState) restarting() bool {
 
 // observe reads the state of the unit. It lists the unit's other processes only if the
 // main process is not the program: that is rare, and takes PID 1 some time.
-func observe(ctx context.Context, m manager, inspect inspector, unit string, main program) (unitState, error) {
-	u, err := m.Unit(ctx, unit)
+func observe(ctx context.Context, m manager, inspect inspector, w subject) (unitState, error) {
+	main := w.main
+	u, err := m.Unit(ctx, w.unit)
 	s := unitState{Unit: u}
 	if err != nil || main.path == "" || !active(u) || u.Sub == "exited" {
 		return s, err
@@ -54,8 +54,12 @@ func observe(ctx context.Context, m manager, inspect inspector, unit string, mai
 	}
 	if u.MainPID != 0 {
 		e, err := inspect(int(u.MainPID))
-		if err != nil || slices.Contains(files, e.File) {
+		if err != nil || main.runsAs(e, files) {
 			return s, err
+		}
+		if w.reloaded && replaced(e.Path, main.path) {
+			s.older, s.foreign = true, "its main process still runs an older "+main.path
+			return s, nil
 		}
 	}
 	return s, s.find(ctx, m, inspect, main, files)

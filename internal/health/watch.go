@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// watch runs a trial to its end: it reads the unit's state at each event of systemd,
+// watch runs a trial to its end: it reads the units' states at each event of systemd,
 // tries the probes when they are due, and passes both to the trial.
-func watch(ctx context.Context, t *trial, look func(context.Context) (unitState, error), changes <-chan struct{}, say func(string)) outcome {
+func watch(ctx context.Context, t *trial, look func(ctx context.Context, unit int) (unitState, error), changes <-chan struct{}, say func(string)) outcome {
 	type result struct {
 		probe int
 		err   error
@@ -21,21 +21,27 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 	defer cancel()
 	results := make(chan result, len(t.probes)) // each probe has at most one try running
 
-	see := func() {
-		switch s, err := look(ctx); {
+	see := func(i int) {
+		switch s, err := look(ctx, i); {
 		case err == nil:
-			t.unitSeen(time.Now(), s)
+			t.unitSeen(time.Now(), i, s)
 		case !errors.Is(err, errVanished):
-			t.stateUnknown(err)
+			t.stateUnknown(i, err)
 		}
 	}
-	see()
+	seeAll := func() {
+		for i := range t.units {
+			see(i)
+		}
+	}
+	seeAll()
+	t.advance(time.Now())
 	said := ""
 	for t.end == nil {
 		now := time.Now()
 		for _, i := range t.startDue(now) {
 			p, who, limit := t.probes[i].prober, t.peers, t.left(now, i)
-			who.unit = t.last.Unit
+			who.units, who.rested = t.lastSeen(), t.rested()
 			tries.Go(func() { results <- result{i, try(ctx, p, who, limit)} })
 		}
 		if s := t.status(now); s != said {
@@ -48,13 +54,15 @@ func watch(ctx context.Context, t *trial, look func(context.Context) (unitState,
 		}
 		select {
 		case <-changes:
-			see()
+			seeAll()
 		case r := <-results:
 			t.probeEnded(time.Now(), r.probe, r.err)
 		case <-alarm:
 			now := time.Now()
-			if !t.lookAt.IsZero() && !now.Before(t.lookAt) {
-				see()
+			for i, w := range t.units {
+				if !w.lookAt.IsZero() && !now.Before(w.lookAt) {
+					see(i)
+				}
 			}
 			t.advance(now)
 		}
