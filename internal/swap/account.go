@@ -27,11 +27,16 @@ func (s *Swapper) MakeAccounts(ctx context.Context, name string) error {
 	}
 	cmd := exec.CommandContext(ctx, "/usr/bin/systemd-sysusers", "--inline",
 		account("fetch", name, "downloads"), account("verify", name, "verification"),
-		account("gate", name, "health probes"), account("command", name, "probe commands"))
+		account("gate", name, "health probes"), account("command", name, "probe commands"),
+		account("notify", name, "notification"))
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot make the accounts of %s: systemd-sysusers: %w: %s", name, err, state.Line(string(said)))
 	}
-	return s.handOver(name)
+	_, gid, err := idsOf(target.Account("notify", name))
+	if err != nil {
+		return fmt.Errorf("cannot use the account of %s: %w", name, err)
+	}
+	return errors.Join(s.handOver(name), s.Tree.MakeNotices(name, gid))
 }
 
 // deepest is the depth of the fetcher's deepest file: ready/ATTEMPT/FILE.

@@ -52,7 +52,7 @@ func (s *Swapper) unreturned(j *state.Journal, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s starts although not all data came back from %s; those from before the update are kept in %s: %w",
-		j.Unit, state.Called(j.Version), s.backups(j), err)
+		named(j), state.Called(j.Version), s.backups(j), err)
 }
 
 // A dataError says that data did not come back.

@@ -13,6 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // lateNetwork is how long after a boot the network may take to come up.
@@ -99,7 +100,7 @@ func (b *beginning) takeOrder() error {
 	// ended.
 	if req != nil && req.Verb != state.VerbRollback && req.Verb != state.VerbProbe {
 		b.order = state.Order{Attempt: req.Attempt, Origin: state.OriginOperator, Verb: req.Verb,
-			Import: req.Import, URL: req.URL, SHA256: req.SHA256}
+			Import: req.Import, URL: req.URL, SHA256: req.SHA256, Version: req.Version, DryRun: req.DryRun}
 	}
 	return nil
 }
@@ -107,7 +108,7 @@ func (b *beginning) takeOrder() error {
 // run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		b.finishEarlier, b.resetUnits, b.load, b.recognise, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.handBrought, b.writeOrder,
+		b.finishEarlier, b.resetUnits, b.load, b.recognise, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.makeRoomForDownload, b.handBrought, b.writeOrder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -202,6 +203,9 @@ func (b *beginning) prepareInstall(ctx context.Context) error {
 	if err := b.target.CheckDestinations(b.others(b.name)); err != nil {
 		return err
 	}
+	if err := b.knowOwner(ctx); err != nil {
+		return err
+	}
 	return b.letWrite(ctx, b.target)
 }
 
@@ -273,7 +277,7 @@ func (s *Swapper) goingBack(ctx context.Context, name string) error {
 
 // resolve records the source that the file of source.url_from names now.
 func (s *Swapper) resolve(ctx context.Context, t *target.Target, st *state.Status) error {
-	u, err := s.Systemd.Unit(ctx, t.Unit)
+	u, err := units.First(ctx, s.Systemd, t)
 	if err != nil {
 		return err
 	}

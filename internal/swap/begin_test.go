@@ -100,14 +100,14 @@ func TestBegin(t *testing.T) {
 		}
 		r.offer(t, "a1", "v2", 2, release2) // the hold comes after the order
 		hold(&state.Hold{Since: time.Now()})
-		r.fails(t, "swap", state.ResultNotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
+		r.fails(t, "swap", state.ResultNotAttempted, "it is held since", "(hint: sudo machinemon-update unhold agent)")
 		r.want(t, oldFiles)
 		r.step(t, "begin") // a scheduled attempt still checks
 		if o := r.order(t); o.Verb != state.VerbCheck {
 			t.Errorf("order %+v", o)
 		}
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
-		r.fails(t, "begin", state.ResultNotAttempted, "it is held since", "(hint: machinemon-update unhold agent)")
+		r.fails(t, "begin", state.ResultNotAttempted, "it is held since", "(hint: sudo machinemon-update unhold agent)")
 		hold(nil)
 		r.step(t, "begin")
 		if o := r.order(t); o.Verb != state.VerbApply {

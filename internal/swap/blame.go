@@ -32,7 +32,7 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 			reason += "; the old version passes " + p
 			finding = state.FindingBad
 		} else if p := unchanged(report, before, after); finding == state.FindingBad && p != "" {
-			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: machinemon-update probe " + j.Target + ")"
+			reason += "; not rejected: " + p + " failed before the update, too, and fails with the old version (hint: sudo machinemon-update probe " + j.Target + ")"
 			finding = state.FindingUnsure
 		}
 	}
@@ -54,7 +54,8 @@ func (s *Swapper) judge(j *state.Journal, after *state.Baseline, changed bool, s
 	a := s.ended(j, "rollback", result, reason)
 	if after != nil { // the old program was watched; here each failure of a probe counts
 		a.Unhealthy = illness(nil, after)
-		a.Healthy = a.Unhealthy == "" && !after.Unprobed
+		runs := len(j.Idle) < len(j.Units()) // else nothing was started
+		a.Healthy = a.Unhealthy == "" && !after.Unprobed && runs
 	}
 	a.Blameless = blameless
 	if st.Rejects(r.Fingerprint, r.Archive, r.Sequence) != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/dirtree"
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -35,8 +37,8 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 			err = s.proven(ctx, j, report)
 		}
 		if err != nil {
-			// systemd starts nothing if commit fails: the unit has no OnFailure=, because
-			// a commit that is killed must be retried, not undone.
+			// systemd undoes nothing if commit fails: the unit's OnFailure= only informs,
+			// because a commit that is killed must be retried, not undone.
 			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
 		}
 		j.Verdict, j.Finding, j.Unproven, j.Reason = state.VerdictCommit, report.Finding, report.Unproven, report.Reason
@@ -58,33 +60,54 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 	if report == nil || report.Finding != state.FindingHealthy {
 		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
 	}
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	pids := map[string]uint32{j.Unit: report.MainPID}
+	maps.Copy(pids, report.PIDs)
+	for _, unit := range j.Units() {
+		if err := s.provenIn(ctx, j, unit, pids[unit]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// provenIn is proven for one unit, in which the gate saw the program as process pid.
+func (s *Swapper) provenIn(ctx context.Context, j *state.Journal, unit string, pid uint32) error {
+	u, err := s.Systemd.Unit(ctx, unit)
 	if err != nil {
 		return err
 	}
+	if run, idle := j.Idle[unit]; idle {
+		if u.Active == "failed" && u.Invocation != run {
+			return fmt.Errorf("cannot commit %s: %s is %s", j.Target, unit, u)
+		}
+		return nil
+	}
 	if !u.Running() {
-		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, j.Unit, u)
+		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, unit, u)
 	}
 	if u.Remains() {
 		return nil // such a unit has no process
 	}
-	if u.MainPID != report.MainPID {
+	if u.MainPID != pid {
 		// The program may be a wrapper's child.
-		pids, err := s.Systemd.Processes(ctx, j.Unit)
-		if err != nil || j.Main == "" || !slices.Contains(pids, int(report.MainPID)) {
-			return errors.Join(err, fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw process %d", j.Target, j.Unit, u, u.MainPID, report.MainPID))
+		pids, err := s.Systemd.Processes(ctx, unit)
+		if err != nil || j.Main == "" || !slices.Contains(pids, int(pid)) {
+			return errors.Join(err, fmt.Errorf("cannot commit %s: %s is %s with main process %d, the gate saw process %d", j.Target, unit, u, u.MainPID, pid))
 		}
 	}
 	if j.Main == "" {
 		return nil
 	}
-	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", report.MainPID))
+	if durable.OfUser(j.Main) {
+		return provenOfUser(j, pid)
+	}
+	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
 		return fmt.Errorf("cannot commit %s: %w", j.Target, err)
 	}
 	installed, err := state.Identify(j.Main)
 	if err != nil || running != installed || j.MainID.Known() && running != j.MainID {
-		return errors.Join(err, fmt.Errorf("cannot commit %s: process %d of %s does not run %s", j.Target, report.MainPID, j.Unit, j.Main))
+		return errors.Join(err, fmt.Errorf("cannot commit %s: process %d of %s does not run %s", j.Target, pid, unit, j.Main))
 	}
 	return nil
 }
@@ -124,6 +147,11 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 		if j.Unproven {
 			next.Unproven = state.Line(j.Reason)
 		}
+		if left != nil {
+			for i := range left.Files {
+				left.Files[i].Size = dirtree.Size(left.Files[i].Backup)
+			}
+		}
 		st.Installed, st.Previous = next, left
 		st.Learn(j.Probes, nil)
 		st.Record(a)
@@ -157,7 +185,7 @@ func plain(files []state.File) []state.File {
 	var out []state.File
 	for _, f := range files {
 		if f.SHA256 != "" {
-			out = append(out, state.File{To: f.To, SHA256: f.SHA256})
+			out = append(out, state.File{To: f.To, SHA256: f.SHA256, Tree: f.Tree})
 		}
 	}
 	return out
@@ -184,12 +212,19 @@ func recorded(st *state.Status, attempt state.AttemptID) bool {
 // the previous release.
 func (s *Swapper) closeTrial(j *state.Journal, previous *state.Release) error {
 	s.release(j)
+	s.logError(j, retire(j, previous))
 	if err := s.Tree.CloseJournal(j.Target); err != nil {
+		return err
+	}
+	if err := s.spare(j); err != nil {
 		return err
 	}
 	var dirs []string
 	for _, c := range j.Changes {
-		dirs = append(dirs, filepath.Dir(c.To))
+		dirs = append(dirs, rootsOwn(c.To)...)
+		if c.Linked() {
+			dirs = append(dirs, c.Tree.Releases)
+		}
 	}
 	return s.sweep(j.Target, dirs, previous)
 }

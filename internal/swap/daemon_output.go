@@ -1,7 +1,9 @@
 package swap
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -44,7 +46,11 @@ func (s *Swapper) eavesdrop(ctx context.Context, j *state.Journal) (heard func()
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		lines, err = s.lastLines(ctx, j.Unit)
+		for _, unit := range j.Units() {
+			more, merr := s.lastLines(ctx, unit)
+			lines, err = append(lines, more...), errors.Join(err, merr)
+		}
+		slices.SortStableFunc(lines, func(a, b systemd.LogLine) int { return cmp.Compare(a.At, b.At) })
 	}()
 	return func() {
 		<-read
@@ -62,7 +68,7 @@ func (s *Swapper) lastLines(ctx context.Context, unit string) ([]systemd.LogLine
 // said returns the last lines that the new program wrote before until.
 func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said []string) {
 	for _, l := range lines {
-		if l.At < j.Restarted || l.At > until || l.Invocation != "" && l.Invocation == j.Invocation {
+		if l.At < j.Restarted || l.At > until || l.Invocation != "" && slices.Contains(ran(j), l.Invocation) {
 			continue // from the old program: before the swap, while it stopped, or after it came back
 		}
 		if line := plainLine(l.Text); line != "" {
@@ -77,13 +83,17 @@ func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said 
 // it, perhaps several times, for the end of an error: the line may say why the program
 // does not run.
 func (s *Swapper) lastWords(ctx context.Context, j *state.Journal) func() string {
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	new, err := s.unitsOf(ctx, j)
 	s.logError(j, err)
 	began := s.now()
-	return func() string {
-		return s.lastLine(ctx, j, j.Unit, func(l systemd.LogLine) bool {
-			return l.At >= began && l.Invocation != "" && l.Invocation != u.Invocation // others are from the new program
-		})
+	return func() (line string) {
+		for _, unit := range j.Units() {
+			line = cmp.Or(line, s.lastLine(ctx, j, unit, func(l systemd.LogLine) bool {
+				ofNew := slices.ContainsFunc(new, func(u systemd.Unit) bool { return u.Invocation == l.Invocation })
+				return l.At >= began && l.Invocation != "" && !ofNew
+			}))
+		}
+		return line
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // mayInstall asks the policy before a release is known. It examines the files and the
@@ -17,15 +19,13 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 	if b.status.Installed != nil && !b.asked() {
 		k.Changed = !installed.Unchanged(b.status.Installed)
 	}
-	return b.decideWithUnit(ctx, k, b.target.Unit)
+	return b.decideWithUnits(ctx, k, b.target)
 }
 
-// decideWithUnit asks the policy, and tells it the state of the target's unit.
-func (s *Swapper) decideWithUnit(ctx context.Context, k policy.Known, name string) (policy.Decision, error) {
-	u, err := s.Systemd.Unit(ctx, name)
-	if err != nil {
-		return policy.Decision{}, err
+// decideWithUnits asks the policy, and tells it the states of the target's units.
+func (s *Swapper) decideWithUnits(ctx context.Context, k policy.Known, t *target.Target) (d policy.Decision, err error) {
+	if k.Units, err = units.States(ctx, s.Systemd, t); err != nil {
+		return d, err
 	}
-	k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0, Passing: u.Type == "oneshot" && !u.RemainAfterExit}
 	return policy.Decide(k), nil
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -30,27 +30,9 @@ func (s *Swapper) letWrite(ctx context.Context, t *target.Target) error {
 // others loads the other targets, except those whose file is invalid: such a file must
 // not keep this target from its update.
 func (s *Swapper) others(name string) []*target.Target {
-	names, err := s.Targets.Names()
-	if err != nil {
+	all, errs := installed.Others(s.Tree, s.Targets, name)
+	for _, err := range errs {
 		s.logf("%s: %v", name, err)
-	}
-	var all []*target.Target
-	for _, n := range names {
-		if n == name {
-			continue
-		}
-		t, err := s.Targets.Load(n)
-		if err != nil {
-			s.logf("%s: not comparing with target %s: %v", name, n, err)
-			continue
-		}
-		// The files that its releases listed are not in its target file.
-		if st, err := s.Tree.Status(state.RoleSwap, n); err == nil && st.Installed != nil {
-			for _, f := range st.Installed.Files {
-				t.Install = append(t.Install, target.Install{To: f.To})
-			}
-		}
-		all = append(all, t)
 	}
 	return all
 }

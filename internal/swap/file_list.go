@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -42,9 +41,9 @@ func (sw *swapping) addListed(entry *state.Bundle, where map[string]string, p ma
 		sw.journal.List = string(list)
 	}
 	if len(excluded) > 0 {
-		sw.logf("%s: left alone, as the target file says: %s", describe(sw.journal), strings.Join(excluded, ", "))
+		sw.logf("%s: left alone, as the target file says: %s", describe(sw.journal), target.SomeNames(excluded))
 	}
-	return sw.leaveOut(entry, where, p, excluded, t.Hooks.Program(host, sw.journal.Version))
+	return sw.leaveOut(entry, where, p, t.LeftOut(excluded, host, sw.journal.Version))
 }
 
 // makeListed makes the missing directories into which a release may list files. The swap

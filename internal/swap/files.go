@@ -42,10 +42,11 @@ func sidePath(dir, target string, attempt state.AttemptID, index int, kind strin
 	return filepath.Join(dir, fmt.Sprintf("%s@%s.%d.%s", target, attempt, index, kind))
 }
 
-// sweep removes what attempts of this target left: the snapshots and, beside its files in
+// sweep removes what attempts of this target left: the snapshots, the copies of programs of
+// users and, beside its files in
 // dirs, all but the backups of the previous release.
 func (s *Swapper) sweep(name string, dirs []string, previous *state.Release) error {
-	return errors.Join(sweepBeside(name, dirs, previous), s.Tree.DropSnapshots(name))
+	return errors.Join(sweepBeside(name, dirs, previous), s.Tree.DropSnapshots(name), s.Tree.DropPrograms(name, previous))
 }
 
 func sweepBeside(name string, dirs []string, previous *state.Release) error {
@@ -67,7 +68,7 @@ func sweepBeside(name string, dirs []string, previous *state.Release) error {
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			if strings.HasPrefix(e.Name(), name+"@") && !kept[path] {
-				if err := remove(path); err != nil {
+				if err := os.RemoveAll(path); err != nil {
 					return fmt.Errorf("cannot clear %s: %w", path, err)
 				}
 			}
@@ -87,9 +88,9 @@ func digest(path string) (string, error) {
 	return sum, err
 }
 
-// copyFile copies a source of at most limit bytes into a new file, durably, and returns
-// its sha256.
-func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
+// copyFile copies a source of at most limit bytes into a new file, durably if sync is set,
+// and returns its sha256.
+func copyFile(dst string, src io.Reader, limit int64, sync bool) (sum string, err error) {
 	f, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
@@ -101,6 +102,9 @@ func copyFile(dst string, src io.Reader, limit int64) (sum string, err error) {
 	}
 	if n > limit {
 		return "", fmt.Errorf("the file has grown beyond %d bytes", limit)
+	}
+	if !sync {
+		return sum, nil
 	}
 	return sum, f.Sync()
 }
@@ -186,7 +190,7 @@ func syncDirs(changes []state.Change) error {
 			continue // package snapshot has synced it, as root or as the owner
 		}
 		for _, p := range []string{c.To, c.Staged, c.Backup} {
-			if d := filepath.Dir(p); p != "" && !done[d] {
+			if d := filepath.Dir(p); p != "" && !done[d] && !durable.OfUser(p) {
 				done[d] = true
 				if err := durable.SyncDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err

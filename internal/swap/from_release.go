@@ -21,7 +21,7 @@ func (sw *swapping) stageProgram(entry *state.Bundle, where map[string]string, p
 		return state.Fail(state.ResultRefused, "cannot run %s of the release: archive and manifest differ about it", name)
 	}
 	failed := func(err error) error { return fmt.Errorf("cannot copy %s: %w%s", name, brief(err), hint(err)) }
-	dir, err := sideDir(sw.target.Install[0].To)
+	dir, err := sw.stagingDir(sw.target.Install[0].To)
 	if err != nil {
 		return failed(err)
 	}
@@ -30,7 +30,7 @@ func (sw *swapping) stageProgram(entry *state.Bundle, where map[string]string, p
 		return failed(err)
 	}
 	at := sidePath(dir, sw.name, sw.journal.Attempt, 0, "run") // swept when the attempt ends
-	sum, err := stageEntry(entry, from, at, want, described, room)
+	sum, err := stageEntry(entry, from, at, want, described, room, true)
 	if err == nil {
 		err = os.Chmod(at, 0o700)
 	}

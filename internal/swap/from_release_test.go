@@ -116,7 +116,7 @@ func TestUnrun(t *testing.T) {
 		}
 	}
 	two := with(release2, list, "agent-a", "agent-update")
-	install("a1", "v2", 2, two, "agent-update of v2 is not run, and those of the installed release are not known: it may contain a migration")
+	install("a1", "v2", 2, two, "agent-update of v2 is not run, and the one of the installed release is not known: it may contain a migration")
 	three := with(release3, list, "agent-a")
 	three["agent-update"] = two["agent-update"]
 	install("a2", "v3", 3, three, "")

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/signature"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -49,7 +51,8 @@ type swapping struct {
 	status  state.Status
 	known   policy.Known
 	journal *state.Journal
-	program string // where root's copy of from_release's program is; "" if the release has none
+	proof   *signature.Archive // what remains to be checked of the archive; nil for nothing
+	program string             // where root's copy of from_release's program is; "" if the release has none
 }
 
 func (sw *swapping) run(ctx context.Context) error {
@@ -60,9 +63,11 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err != nil || attempt == "" && entry == nil {
 		return err
 	}
+	consume := func() {}
 	if entry != nil {
-		defer sw.consume(entry)
+		consume = sync.OnceFunc(func() { sw.consume(entry) })
 	}
+	defer consume()
 	sw.attempt = state.Attempt{ID: attempt, Stage: string(state.RoleSwap)}
 	sw.Log.Attempt = attempt
 	if err := sw.Tree.Leaving(); err != nil {
@@ -91,7 +96,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	}
 	// The hold, the target file or the unit may have changed since the attempt began.
 	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status}
-	if d, err := sw.decideWithUnit(ctx, sw.known, sw.target.Unit); err != nil || d.Refused() {
+	if d, err := sw.decideWithUnits(ctx, sw.known, sw.target); err != nil || d.Refused() {
 		return errors.Join(err, d.Err())
 	}
 	dirs := everywhere(sw.target, &sw.status)
@@ -99,21 +104,24 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err
 	}
 	sw.journal = &state.Journal{
-		Attempt: attempt, Origin: order.Origin, Target: sw.name, Unit: sw.target.Unit,
+		Attempt: attempt, Origin: order.Origin, Target: sw.name,
 		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
-		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode != target.TrustTUF,
+		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode == target.TrustChecksum,
 		GoingBack: order.Verb == state.VerbRollback, PostCommit: sw.target.Hooks.PostCommit,
+	}
+	if err := sw.setUnits(ctx); err != nil {
+		return err
 	}
 	log.Status("copying the new files")
 	if sw.journal.GoingBack {
-		err = sw.planPrevious()
+		err = sw.planPrevious(ctx)
 	} else {
-		err = sw.planTree(entry)
+		err = sw.planTree(ctx, entry)
 	}
 	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
 	sw.about(sw.journal)
 	if err == nil {
-		err = sw.try(ctx)
+		err = sw.try(ctx, consume)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
 		sw.giveUp(ctx)
@@ -159,8 +167,14 @@ func (sw *swapping) alone() error {
 	}
 	for _, name := range names {
 		// A damaged journal is reported when its own target is handled.
-		if j, err := sw.Tree.Journal(name); err == nil && j != nil && name != sw.name && j.Unit == sw.target.Unit {
-			return state.Fail(state.ResultNotAttempted, "the trial of target %s, whose unit is %s, too, is open", name, j.Unit)
+		j, err := sw.Tree.Journal(name)
+		if err != nil || j == nil || name == sw.name {
+			continue
+		}
+		for _, unit := range j.Units() {
+			if slices.ContainsFunc(sw.target.Units(), func(own string) bool { return hasName(unit, own) }) {
+				return state.Fail(state.ResultNotAttempted, "the trial of target %s, whose unit is %s, too, is open", name, unit)
+			}
 		}
 	}
 	return nil
@@ -177,22 +191,37 @@ func everywhere(t *target.Target, st *state.Status) []string {
 	for _, r := range []*state.Release{st.Installed, st.Previous} {
 		if r != nil {
 			for _, f := range r.Files {
-				dirs = append(dirs, filepath.Dir(f.To))
+				dirs = append(dirs, rootsOwn(f.To)...)
+				if f.Tree != nil {
+					dirs = append(dirs, f.Dir())
+				}
 			}
 		}
 	}
 	return dirs
 }
 
-// try takes the staged files through the checks and starts their trial.
-func (sw *swapping) try(ctx context.Context) error {
+// try takes the staged files through the checks and starts their trial. consume removes
+// what was handed over.
+func (sw *swapping) try(ctx context.Context, consume func()) error {
 	j := sw.journal
 	digest := state.Fingerprint(j.NewFiles())
 	sw.known.Release = &policy.Release{Version: j.Version, Sequence: j.Sequence, Archive: j.Archive, Fingerprint: digest, Staged: true}
 	if d := policy.Decide(sw.known); d.Refused() {
 		return errors.Join(d.Err(), sw.rememberArchive(d.Rejection))
 	}
-	if sw.inPlace() {
+	// What is not known to be this version must not be recorded as such.
+	inPlace := sw.inPlace()
+	if inPlace {
+		if sw.unnamed() {
+			if err := sw.preflight(ctx); err != nil {
+				return err
+			}
+		}
+		if sw.known.Order.DryRun {
+			sw.endDryRun("its files are installed already, and apply would only record that")
+			return nil
+		}
 		return sw.adopt()
 	}
 	before, err := sw.Tree.Look(sw.name, j.Attempt)
@@ -210,27 +239,20 @@ func (sw *swapping) try(ctx context.Context) error {
 	if err := sw.preflight(ctx); err != nil {
 		return err
 	}
-	unit, err := sw.Systemd.Unit(ctx, j.Unit)
+	all, err := sw.knowUnits(ctx, before)
 	if err != nil {
 		return err
 	}
-	// A unit in a crash loop may look running now; the baseline watched it for longer.
-	j.Invocation = unit.Invocation
-	j.WasRunning = unit.Running() && (before == nil || before.Standing)
-	j.Spares = unit.SparesChildren()
-	sw.warnOfChildren(unit)
-	j.Stopped = sw.target.StopFirst
-	if j.Dependents, err = sw.running(ctx, unit.Dependents); err != nil {
-		return err
-	}
-	if j.Triggers, err = sw.running(ctx, unit.Triggers); err != nil {
-		return err
+	j.Stopped = sw.target.StopFirst || keeps(j)
+	if sw.known.Order.DryRun {
+		sw.endDryRun("verified, and apply would " + sw.intends())
+		return nil
 	}
 	log.Status("backing up the old files")
 	if err := sw.backUp(); err != nil {
 		return err
 	}
-	saving, err := sw.checkData(unit)
+	saving, err := sw.checkData(all)
 	if err != nil {
 		return err
 	}
@@ -242,6 +264,9 @@ func (sw *swapping) try(ctx context.Context) error {
 			return err
 		}
 	}
+	// To remove thousands of files takes seconds, in which the gate would not watch the
+	// trial.
+	consume()
 	if err := sw.alone(); err != nil {
 		return err // another trial may have begun during the copies
 	}
@@ -251,7 +276,7 @@ func (sw *swapping) try(ctx context.Context) error {
 	}
 	// From here on the journal is open: an error starts the rollback unit, which knows
 	// only what the journal says.
-	if err := sw.begun(ctx, unit.StopLimit+saving); err != nil {
+	if err := sw.begun(ctx, stopLimit(all)+saving); err != nil {
 		j.Failure = err.Error()
 		return errors.Join(err, sw.Tree.SetJournal(j))
 	}
@@ -275,7 +300,8 @@ func (sw *swapping) rememberArchive(r *state.Rejection) error {
 // program may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
-	deadline := stop + j.Timeout + j.Settle + slack
+	// A try may begin at the end of the settle time.
+	deadline := stop + j.Timeout*time.Duration(max(1, len(j.Units()))) + j.Settle + sw.target.Health.LongestTry() + slack
 	deadline += time.Duration(sw.target.Hooks.BeforeSwap()) * hookTime
 	// Earlier failures must not keep these units from starting now.
 	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
@@ -298,7 +324,10 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.beforeSwap(ctx); err != nil {
 		return err
 	}
-	if err := sw.rename(); err != nil {
+	if err := sw.rename(ctx); err != nil {
+		return err
+	}
+	if err := sw.wakeUp(ctx); err != nil {
 		return err
 	}
 	j.Phase, j.Restarted = state.PhaseTrial, sw.now()
@@ -306,21 +335,40 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
-	sw.Log.Event(log.EventOnTrial, "%s: installed, restarting %s", describe(j), j.Unit)
-	err := sw.restart(ctx, j, j.Timeout)
+	sw.Log.Event(log.EventOnTrial, "%s: installed, %s", describe(j), renewal(j))
+	var err error
+	if j.ByReload && !j.Reload { // a new unit file needs a restart
+		err = sw.reload(ctx, j)
+	} else {
+		err = sw.restart(ctx, j, j.Timeout)
+	}
 	if _, overdue := errors.AsType[*systemd.OverdueError](err); overdue {
 		j.Finding = state.FindingBad
-		return fmt.Errorf("not healthy in time: %w", err)
+		return fmt.Errorf("not healthy in time: %w (hint: if it needs longer to start, raise health.timeout_seconds)", err)
 	}
 	if err == nil || !j.Reload {
 		return err
 	}
 	// In that case nothing can start, so there is nothing for the gate to watch.
-	if u, uerr := sw.Systemd.Unit(ctx, j.Unit); uerr == nil && u.Load != "loaded" {
-		j.Finding = state.FindingBad
-		return fmt.Errorf("systemd cannot load the new %s (%s): %w", j.Unit, u.Load, err)
+	now, uerr := sw.unitsOf(ctx, j)
+	for _, u := range now {
+		if uerr == nil && u.Load != "loaded" {
+			j.Finding = state.FindingBad
+			return fmt.Errorf("systemd cannot load the new %s (%s): %w", u.Name, u.Load, err)
+		}
 	}
 	return err
+}
+
+// renewal says how the units get the new program.
+func renewal(j *state.Journal) string {
+	switch {
+	case len(j.Units()) == len(j.Idle):
+		return "nothing is restarted"
+	case j.ByReload && !j.Reload:
+		return "reloading " + named(j)
+	}
+	return "restarting " + named(j)
 }
 
 // slack is the time that the deadline allows beyond the limits of the restart and the

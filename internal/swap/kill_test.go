@@ -249,6 +249,27 @@ func TestOrder(t *testing.T) {
 				{call: "create", path: "bin/.machinemon-update/agent@a1.0.new"}},
 			"the units' directory before the second journal": {newUnit, {call: "sync", path: "units"}, write},
 		}},
+		{"swap", func(t *testing.T, r *rig) {
+			r.withTree(t, linkLine, oldTreeFiles)
+			r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+		}, map[string][]durableStep{
+			"a tree before the link to it, and the link before the second journal": {
+				{call: "write", path: "opt/releases/.machinemon-update/agent@a1.3.tree/share/deep/new"}, write,
+				{"rename", "opt/releases/.machinemon-update/agent@a1.3.tree", "opt/releases/v2"}, {call: "sync", path: "opt/releases"},
+				{call: "symlink", path: "opt/.machinemon-update/agent@a1.3.link"},
+				{"rename", "opt/.machinemon-update/agent@a1.3.link", "opt/app"}, {call: "sync", path: "opt"}, write, restart},
+		}},
+		{"commit", func(t *testing.T, r *rig) {
+			r.withTree(t, linkLine, layouts[1].old)
+			r.update(t, "a0", "v0", 1, withPublished(release3, "0", map[string]string{"share/a": "a 0"}))
+			r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+			r.step(t, "swap")
+			r.gate(t, "a1", state.FindingHealthy, "")
+		}, map[string][]durableStep{
+			"an old release leaves between its record and the closing": {
+				write, record, {"rename", "opt/releases/v1", "opt/releases/.machinemon-update/agent@a1.3.v1.gone"},
+				{call: "sync", path: "opt/releases"}, {call: "sync", path: "opt/releases/.machinemon-update"}, closing},
+		}},
 		{"rollback", badTrial, map[string][]durableStep{
 			"verdict, files, restart, record, closing": {
 				write, syncState, {"rename", "bin/.machinemon-update/agent@a1.0.back", "bin/agent"},

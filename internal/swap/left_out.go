@@ -9,26 +9,27 @@ import (
 
 const (
 	maxKeptList = 16 << 10 // bytes; the status contains the list, and is read often
-	maxLeftOut  = 1 << 20  // bytes of an excluded file
+	maxLeftOut  = 4 << 20  // bytes of all excluded files that are kept
 )
 
 // leaveOut records the digests of the files that the list names and the target file
 // excludes, and keeps the files for the operator. It warns of those that are not known to
-// be the installed release's: a program's own updater may contain a migration. program is
-// the one that from_release runs.
-func (sw *swapping) leaveOut(entry *state.Bundle, where map[string]string, p manifest.Platform, excluded []string, program string) error {
+// be the installed release's: a program's own updater may contain a migration. excluded is
+// as [target.Target.LeftOut] returns it.
+func (sw *swapping) leaveOut(entry *state.Bundle, where map[string]string, p manifest.Platform, excluded []string) error {
 	j := sw.journal
 	sums, contents := map[string]string{}, map[string][]byte{}
+	left := int64(maxLeftOut)
 	for _, name := range excluded {
 		want, described := p.Contents[name]
 		if described {
 			sums[name] = want.SHA256
 		}
 		from, ok := where[name]
-		if !ok || name == program {
+		if !ok {
 			continue // not in the archive, or the bundle has only deltas
 		}
-		content, err := entry.Read(from, maxLeftOut)
+		content, err := entry.Read(from, left)
 		if err != nil {
 			sw.logf("%s: %s is not kept: %v", describe(j), name, err)
 			continue
@@ -38,8 +39,8 @@ func (sw *swapping) leaveOut(entry *state.Bundle, where map[string]string, p man
 			return state.Fail(state.ResultRefused, "cannot use %s: it is not the one in the manifest's contents", name)
 		}
 		sums[name], contents[path.Base(name)] = sum, content
+		left -= int64(len(content))
 	}
-	delete(sums, program)
 	j.LeftOut = sums
 	place := "the archive " + p.File
 	if len(contents) > 0 {

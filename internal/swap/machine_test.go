@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -28,6 +29,7 @@ type machine struct {
 	on    map[string]func()       // run by call, before it has any effect
 	after state.Baseline          // what the gate's user sees after a rollback
 	now   *state.Baseline         // the same before an attempt; nil: the baseline fails
+	said  string                  // by the program in its pre-flight, if tried is the list of an archive
 	tried systemd.SandboxResult
 	armed time.Duration
 	up    time.Duration
@@ -35,6 +37,7 @@ type machine struct {
 	lines []systemd.LogLine // lines in the unit's log
 	trial systemd.Sandbox
 	hook  systemd.Hook
+	home  string // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
 func newMachine(r *rig) *machine {
@@ -92,13 +95,16 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	case name == "agent.service":
 		u.Dependents, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
 		u.Invocation = "1st"
+		if m.home != "" {
+			u.User, u.UID = "alice", alice
+		}
 		if m.get("running") != "" {
 			u.Active, u.Sub, u.MainPID = "active", "running", m.pid
 		}
 	case strings.HasSuffix(name, ".path"):
 		u.Active, u.Sub = "active", "waiting"
 	case name == "machinemon-swap@agent.service":
-		u.Writable = []string{m.at("bin"), "-" + m.at("units"), m.at("etc")}
+		u.Writable = []string{m.at("bin"), "-" + m.at("units"), m.at("etc"), m.at("opt")}
 	case name == "machinemon-fetch@agent.service":
 		u.User = "mm-fetch-agent"
 	case name == "needs.service" && m.get("needs") != "stopped":
@@ -164,10 +170,11 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 	if rerr := m.stopAgent(); rerr != nil {
 		return rerr
 	}
-	if info, rerr := os.Lstat(m.at("bin/agent")); rerr != nil || !info.Mode().IsRegular() {
+	agent := cmp.Or(m.home, m.at("bin/agent"))
+	if info, rerr := os.Lstat(agent); rerr != nil || !info.Mode().IsRegular() {
 		return errors.Join(err, rerr) // exec(2) fails, which is not an error of the job
 	}
-	program, rerr := os.ReadFile(m.at("bin/agent"))
+	program, rerr := os.ReadFile(agent)
 	if rerr != nil {
 		return rerr
 	}
@@ -175,6 +182,9 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 		return rerr
 	}
 	if rerr := m.set("running", string(program)); rerr != nil {
+		return rerr
+	}
+	if rerr := os.WriteFile(m.at("opt/app/data/seen"), program, 0o600); rerr != nil && !os.IsNotExist(rerr) {
 		return rerr
 	}
 	if config, rerr := os.ReadFile(m.at("etc/config")); rerr != nil || string(config) >= "config of "+string(program) {
@@ -213,6 +223,8 @@ func (m *machine) Reload(context.Context) error {
 	}
 	return m.set("loaded", string(file))
 }
+
+func (m *machine) ReloadUnit(_ context.Context, name string) error { return m.call("reload", name) }
 
 func (m *machine) Arm(_ context.Context, timer string, after time.Duration) error {
 	if err := m.call("arm", timer); err != nil {
@@ -264,7 +276,11 @@ func (m *machine) ResetFailed(_ context.Context, names ...string) error {
 }
 
 func (m *machine) Try(_ context.Context, p systemd.Sandbox) (systemd.SandboxResult, error) {
-	m.trial = p
+	if m.said != "" && p.Input == "" { // a pre-flight, after an archive was listed
+		m.tried.Output = m.said
+	} else {
+		m.trial = p
+	}
 	return m.tried, m.call("try", filepath.Base(p.Argv[0]))
 }
 
@@ -273,6 +289,9 @@ func (m *machine) Try(_ context.Context, p systemd.Sandbox) (systemd.SandboxResu
 func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 	m.hook = h
 	program := filepath.Base(h.Argv[0])
+	if h.User == "alice" {
+		return errors.Join(m.call("hook", h.Argv[1]), asAlice(h))
+	}
 	if program == "migrate" {
 		if err := os.WriteFile(m.at("etc/config"), []byte("migrated"), 0o640); err != nil {
 			return err

@@ -38,6 +38,7 @@ const childEnv = "MACHINEMON_TEST_SWAPPER"
 var base, memory string
 
 func TestMain(m *testing.M) {
+	verbOfUser()
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
 		useUnits(filepath.Dir(dir))
 		r := open(dir)
@@ -412,11 +413,12 @@ func (r *rig) want(t *testing.T, want map[string]file) {
 	}
 }
 
-// beside returns the files in the side directories.
+// beside returns the files in the side directories, and the directories of releases to
+// which no link leads.
 func (r *rig) beside(t *testing.T) []string {
 	t.Helper()
-	var all []string
-	for _, d := range []string{"bin", "units", "etc"} {
+	all := r.unlinked(t)
+	for _, d := range []string{"bin", "units", "etc", "opt", "opt/releases"} {
 		dir := filepath.Join(r.at(d), sideName)
 		entries, err := os.ReadDir(dir)
 		if !os.IsNotExist(err) {
@@ -456,9 +458,8 @@ func (r *rig) closed(t *testing.T) {
 				continue
 			}
 			kept = append(kept, f.Backup)
-			content, err := os.ReadFile(f.Backup)
-			if err != nil || sum(string(content)) != f.SHA256 {
-				t.Errorf("the backup of %s is damaged: %q, %v", f.To, content, err)
+			if got, err := (state.File{To: f.Backup, Tree: f.Tree}).Digest(); err != nil || got != f.SHA256 {
+				t.Errorf("the backup of %s is damaged: %s, %v", f.To, got, err)
 			}
 		}
 	}
@@ -468,8 +469,8 @@ func (r *rig) closed(t *testing.T) {
 	}
 	if st.Installed != nil {
 		for _, f := range st.Installed.Files {
-			if got, err := digest(f.To); err != nil || got != f.SHA256 {
-				t.Errorf("%s is not as the status says: %v", f.To, err)
+			if !f.Same() {
+				t.Errorf("%s is not as the status says", f.To)
 			}
 		}
 	}

@@ -46,7 +46,7 @@ func (sw *swapping) gone(to string) error {
 		return fmt.Errorf("cannot look at %s, which is to go: %w", to, brief(err))
 	case !info.Mode().IsRegular():
 		return stays("it is not a regular file any more")
-	case filepath.Base(to) == sw.target.Unit:
+	case slices.Contains(sw.target.Units(), filepath.Base(to)):
 		return stays("it is the unit's own file")
 	}
 	old, err := digest(to)

@@ -170,7 +170,7 @@ func TestOverdue(t *testing.T) {
 	r.sys.fails["restart agent.service"] = &systemd.OverdueError{Within: 30 * time.Second,
 		Unit: systemd.Unit{Name: "agent.service", Active: "activating", Sub: "start-pre"}}
 	r.offer(t, "a1", "v2", 2, release2)
-	r.fails(t, "swap", state.ResultFailed, "agent.service is still activating (start-pre) 30s after its start began")
+	r.fails(t, "swap", state.ResultFailed, "agent.service is still activating (start-pre) 30s after its start began (hint: if it needs longer to start, raise health.timeout_seconds)")
 	if r.sys.limit != 30*time.Second {
 		t.Errorf("the restart's limit was %s", r.sys.limit)
 	}
@@ -308,7 +308,7 @@ func TestSettle(t *testing.T) {
 		r.word(t, state.VerbSettleKeep)
 		r.step(t, "rollback")
 		r.ended(t, "a1", state.ResultSettled)
-		if got, want := r.last(t).Warning, "agent.service does not run: it is failed (failed) (hint: systemctl start agent.service)"; got != want {
+		if got, want := r.last(t).Warning, "agent.service does not run: it is failed (failed) (hint: sudo systemctl start agent.service)"; got != want {
 			t.Errorf("warning %q, want %q", got, want)
 		}
 	})

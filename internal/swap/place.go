@@ -1,29 +1,37 @@
 package swap
 
 import (
+	"context"
 	"os"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
 // rename puts the new files in their places, the last step before the restart. A file
 // whose content is installed already stays: systemd takes a new file of the same content
 // for a changed unit.
-func (sw *swapping) rename() error {
-	for _, c := range sw.journal.Changes {
+func (sw *swapping) rename(ctx context.Context) error {
+	for i, c := range sw.journal.Changes {
 		if c.Kind != state.KindReplace {
 			continue
 		}
-		if c.Old == c.New {
+		if c.Old == c.New && !c.Linked() && !durable.OfUser(c.To) {
 			// Check again, because a hook may have changed the file meanwhile.
-			if now, err := digest(c.To); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
+			if now, err := c.Digest(); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
 				continue
 			}
 		}
 		put := os.Rename
 		if c.Old == "" {
 			put = renameNew // a file that was created there meanwhile has no backup
+		}
+		if c.Tree != nil {
+			put = func(_, _ string) error { return placeTree(c) }
+		}
+		if durable.OfUser(c.To) {
+			put = func(_, _ string) error { return sw.placeAsUser(ctx, &sw.journal.Changes[i]) }
 		}
 		if err := put(c.Staged, c.To); err != nil {
 			return state.Fail(state.ResultFailed, "cannot install %s: %w%s", c.To, brief(err), hint(err))

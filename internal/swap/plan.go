@@ -1,12 +1,14 @@
 package swap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -63,7 +65,7 @@ func (sw *swapping) takeRequest() (state.AttemptID, error) {
 
 // planTree stages the files of a verified tree: it copies them, hashes the copies, and
 // compares the hashes with the manifest's contents.
-func (sw *swapping) planTree(entry *state.Bundle) error {
+func (sw *swapping) planTree(ctx context.Context, entry *state.Bundle) error {
 	m, err := sw.believe(entry)
 	if err != nil {
 		return err
@@ -83,6 +85,11 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 		return state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
 	}
 	j.Archive = p.SHA256
+	if sw.proof != nil {
+		if p.Contents, err = sw.contents(ctx, entry, p); err != nil {
+			return err
+		}
+	}
 	receipt, err := entry.Receipt()
 	if err != nil {
 		return state.Fail(state.ResultRefused, "%w", err)
@@ -105,7 +112,37 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	if len(names) == 0 {
 		names = slices.Collect(maps.Keys(where))
 	}
+	err = sw.makeRoom(func(i target.Install) int64 {
+		files, err := i.Files(host, m.Version, names)
+		if err != nil {
+			return 0 // staging reports it
+		}
+		size := int64(0)
+		for _, name := range files {
+			size += entrySize(entry, where[name])
+		}
+		return size
+	})
+	if err != nil {
+		return err
+	}
 	for _, inst := range t.Install {
+		if inst.Tree {
+			files, err := inst.Files(host, m.Version, names)
+			if err == nil && len(files) == 0 && !inst.Optional {
+				err = fmt.Errorf("cannot find %s in the release", inst.Name(host, m.Version))
+			}
+			if err != nil {
+				return state.Fail(state.ResultRefused, "cannot install %s: %w", inst.To, err)
+			}
+			if len(files) > 0 {
+				err = sw.planDirectory(entry, inst, files, where, p)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		name, err := inst.Find(host, m.Version, names)
 		if err != nil {
 			return state.Fail(state.ResultRefused, "cannot install %s: %w", inst.To, err)
@@ -125,8 +162,8 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 		if err != nil {
 			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
-		c, err := sw.stage(inst.To, own, func(staged string, room int64) (string, error) {
-			return stageEntry(entry, from, staged, want, inContents, room)
+		c, err := sw.stage(ctx, inst.To, own, func(staged string, room int64) (string, error) {
+			return stageEntry(entry, from, staged, want, inContents, room, true)
 		})
 		if err != nil {
 			return err
@@ -135,6 +172,9 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 			return state.Fail(state.ResultRefused, "cannot install %s: its sha256 is %s, the manifest says %s", name, c.New, want.SHA256)
 		}
 		was := sw.status.Installed.File(c.To)
+		if err := sw.unattended(c, was); err != nil {
+			return err
+		}
 		if inst.Listed && was == nil {
 			if err := theirs(c); err != nil {
 				return err
@@ -149,7 +189,17 @@ func (sw *swapping) planTree(entry *state.Bundle) error {
 	return sw.planSnapshot()
 }
 
-func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content, inContents bool, room int64) (string, error) {
+// entrySize returns the size of a file of the tree, 0 if it is not there.
+func entrySize(entry *state.Bundle, name string) int64 {
+	info, err := entry.Lstat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// stageEntry copies an entry of a verified tree, without a sync if others follow it.
+func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content, inContents bool, room int64, sync bool) (string, error) {
 	f, err := entry.Open(from)
 	if err != nil {
 		return "", err
@@ -166,12 +216,12 @@ func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content,
 	if need := info.Size(); need > room {
 		return "", fmt.Errorf("it needs %d bytes, %d are free", need, room)
 	}
-	return copyFile(staged, f, limit)
+	return copyFile(staged, f, limit, sync)
 }
 
 // planPrevious stages the kept release, which has run here before. It copies or links the
 // backups instead of moving them, because they must survive this trial.
-func (sw *swapping) planPrevious() error {
+func (sw *swapping) planPrevious(ctx context.Context) error {
 	prev := sw.status.Previous
 	if prev == nil {
 		return state.Fail(state.ResultNotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
@@ -180,7 +230,7 @@ func (sw *swapping) planPrevious() error {
 	sw.journal.Archive, sw.journal.Listed = prev.Archive, prev.Listed
 	for _, f := range prev.Files {
 		if !slices.ContainsFunc(sw.target.Install, func(i target.Install) bool { return i.To == f.To }) {
-			sw.target.Install = append(sw.target.Install, target.Install{To: f.To, Listed: true})
+			sw.target.Install = append(sw.target.Install, installed.Formerly(f))
 		}
 	}
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
@@ -194,7 +244,13 @@ func (sw *swapping) planPrevious() error {
 			}
 			continue
 		}
-		c, err := sw.stage(f.To, own, func(staged string, _ int64) (string, error) {
+		if f.Tree != nil {
+			if err := sw.planPreviousTree(f); err != nil {
+				return err
+			}
+			continue
+		}
+		c, err := sw.stage(ctx, f.To, own, func(staged string, _ int64) (string, error) {
 			// A link would share its bytes with the backup, and once it is installed a
 			// program may write the file in place.
 			sum, err := copyWhole(staged, f.Backup)

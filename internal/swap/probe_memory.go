@@ -109,7 +109,7 @@ func doubt(t *target.Target, known state.Passed, now *state.Baseline) string {
 		}
 		failed = append(failed, state.ProbeResult{Probe: p.String(), Detail: r.Detail})
 	}
-	return fmt.Sprintf("no probe would prove it, for none ever passed here: %s (hint: machinemon-update probe %s shows them; "+
+	return fmt.Sprintf("no probe would prove it, for none ever passed here: %s (hint: sudo machinemon-update probe %s shows them; "+
 		"mend them in /etc/machinemon-update/targets.d/%s.toml; machinemon-update apply %s installs it unproven)",
 		state.Causes(failed), t.Name, t.Name, t.Name)
 }

@@ -17,7 +17,7 @@ func (sw *swapping) judgeable(before *state.Baseline) error {
 	if strings.Contains(before.Unjudgeable, "(hint: ") {
 		return state.Fail(state.ResultMisconfigured, "cannot judge %s: %s", sw.name, before.Unjudgeable)
 	}
-	hint := "systemctl status " + sw.journal.Unit + " " + unitOf("baseline", sw.name)
+	hint := "systemctl status " + strings.Join(append(sw.journal.Units(), unitOf("baseline", sw.name)), " ")
 	if sw.journal.Main != "" {
 		hint = state.MainHint(sw.name)
 	}

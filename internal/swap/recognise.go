@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -62,14 +61,23 @@ func (b *beginning) recognise(ctx context.Context) error {
 // onDisk returns the files that the target installs, as they are on the disk.
 func onDisk(t *target.Target) (files []state.File, err error) {
 	for _, i := range t.Install {
-		sum, err := durable.FileSHA256(i.To)
-		if errors.Is(err, fs.ErrNotExist) && i.Optional {
-			continue
+		f := state.File{To: i.To}
+		if i.Tree {
+			f.Tree = &state.Directory{Keep: i.Keep, Releases: i.Releases}
+			if f.Tree.Mark, err = f.Marked(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+		if f.SHA256, err = f.Digest(); err == nil && f.SHA256 == "" {
+			if i.Optional {
+				continue
+			}
+			err = fs.ErrNotExist
 		}
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, state.File{To: i.To, SHA256: sum})
+		files = append(files, f)
 	}
 	return files, nil
 }

@@ -68,7 +68,7 @@ func (s *Swapper) recover(ctx context.Context, name string) error {
 		}
 	}
 	s.logf("%s: rolling back: %s", describe(j), j.Reason)
-	changed, err := s.restore(j)
+	changed, err := s.restore(ctx, j)
 	// Data that were restored once were written since by the program that ran.
 	if dataReturns(j) && !j.Restored && !errors.Is(err, errTheirs) {
 		err = withData(err, s.restoreData(ctx, j))

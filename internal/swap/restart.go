@@ -14,28 +14,42 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
-// restart makes the unit run the files that are now in place, whether it runs or not.
-// limit bounds the start, but not the stop of the program before it; zero leaves the
-// start to the unit's own TimeoutStartSec=. An [*systemd.OverdueError] says that the
-// start was not done by then. restart does not judge the unit otherwise: the gate does
+// restart makes the units run the files that are now in place, whether they run or not.
+// limit bounds each start, but not the stop of the program before it; zero leaves the
+// start to the unit's own TimeoutStartSec=. An [*systemd.OverdueError] says that a
+// start was not done by then. restart does not judge the units otherwise: the gate does
 // that after a swap, and the baseline after a rollback. A job that fails is not an error,
-// since Restart= may bring the unit up a second later.
+// since Restart= may bring the unit up a second later. Idle units are not started.
 func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Duration) error {
-	log.Status("restarting " + j.Unit)
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	log.Status(renewal(j))
+	all, err := s.unitsOf(ctx, j)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+cmp.Or(limit, u.StartLimit)+slack)
+	patience := slack
+	for _, u := range all {
+		patience += u.StopLimit + cmp.Or(limit, u.StartLimit)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// A unit stops under the settings that systemd has loaded. If these spare the unit's
 	// other processes, the new file may not: the stop comes before the reload. If they do
 	// not, the new file may: the reload comes first. The stop also prevents a restart
 	// that systemd was about to make and would count as one of the program that starts
 	// now.
-	if j.Reload && u.SparesChildren() || strings.HasPrefix(u.Sub, "auto-restart") {
-		if err := s.Systemd.Stop(ctx, j.Unit); err != nil {
+	var running []systemd.Unit
+	for _, u := range all {
+		if _, idle := j.Idle[u.Name]; !idle {
+			running = append(running, u)
+		} else if err := s.layDown(ctx, j, u); err != nil {
 			return err
+		}
+	}
+	for _, u := range slices.Backward(running) {
+		if j.Reload && u.SparesChildren() || strings.HasPrefix(u.Sub, "auto-restart") {
+			if err := s.Systemd.Stop(ctx, u.Name); err != nil {
+				return err
+			}
 		}
 	}
 	if j.Reload {
@@ -43,20 +57,55 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 			return err
 		}
 	}
-	if err := s.Systemd.ResetFailed(ctx, j.Unit); err != nil {
-		return err
+	for i, u := range slices.Backward(running) {
+		if i > 0 { // the first one stops when it is restarted
+			if err := s.Systemd.Stop(ctx, u.Name); err != nil {
+				return err
+			}
+		}
 	}
-	// The units that trigger this one were stopped while its data were restored. They
-	// start first, because a socket cannot start once its service runs.
-	s.startAgain(ctx, j, j.Triggers)
-	if err = s.Systemd.Restart(ctx, j.Unit, limit); err != nil {
-		if _, ok := errors.AsType[*systemd.JobError](err); !ok {
+	for _, u := range running {
+		if err := s.Systemd.ResetFailed(ctx, u.Name); err != nil {
 			return err
 		}
-		s.logf("%s: %v", describe(j), err)
 	}
-	// Requires= stops the dependents with the unit, and does not start them again.
+	// The units that trigger these were stopped while their data were restored. They
+	// start first, because a socket cannot start once its service runs.
+	s.startAgain(ctx, j, j.Triggers)
+	for _, u := range running {
+		if err := s.Systemd.Restart(ctx, u.Name, limit); err != nil {
+			if _, ok := errors.AsType[*systemd.JobError](err); !ok {
+				return err
+			}
+			s.logf("%s: %v", describe(j), err)
+		}
+	}
+	// Requires= stops the dependents with the units, and does not start them again.
 	s.startAgain(ctx, j, j.Dependents)
+	return nil
+}
+
+// reload makes the running units execute the new program at a reload, in their order. The
+// gate then looks whether they did. A reload that fails is a fault of the release, which
+// the old program refuses to become.
+func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
+	log.Status(renewal(j))
+	ctx, cancel := context.WithTimeout(ctx, j.Timeout*time.Duration(len(j.Units())))
+	defer cancel()
+	for _, name := range j.Units() {
+		// The restarts of the past are no fault of this program.
+		if err := s.Systemd.ResetFailed(ctx, name); err != nil {
+			return err
+		}
+		err := s.Systemd.ReloadUnit(ctx, name)
+		_, failed := errors.AsType[*systemd.JobError](err)
+		if failed || errors.Is(err, context.DeadlineExceeded) {
+			j.Finding = state.FindingBad
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -68,22 +117,24 @@ func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []stri
 			err = s.Systemd.Start(ctx, name)
 		}
 		if err != nil {
-			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), name, j.Unit, err)
+			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), name, named(j), err)
 		}
 	}
 }
 
-// halt stops the unit, so that nothing writes its data. Before that it stops the units
-// that could start it again meanwhile: sockets, timers and path units.
+// halt stops the units, so that nothing writes their data. Before that it stops the units
+// that could start them again meanwhile: sockets, timers and path units.
 func (s *Swapper) halt(ctx context.Context, j *state.Journal) error {
-	log.Status("stopping " + j.Unit)
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	log.Status("stopping " + named(j))
+	all, err := s.unitsOf(ctx, j)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, u.StopLimit+slack)
+	ctx, cancel := context.WithTimeout(ctx, stopLimit(all)+slack)
 	defer cancel()
-	for _, name := range append(slices.Clone(j.Triggers), j.Unit) {
+	own := j.Units()
+	slices.Reverse(own)
+	for _, name := range append(slices.Clone(j.Triggers), own...) {
 		if err := s.Systemd.Stop(ctx, name); err != nil {
 			return err
 		}
@@ -99,13 +150,16 @@ func (s *Swapper) loosen(ctx context.Context, j *state.Journal, do func(context.
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	u, uerr := s.Systemd.Unit(ctx, j.Unit)
-	if uerr != nil || u.Active != "deactivating" || u.Invocation == j.Invocation {
+	all, uerr := s.unitsOf(ctx, j)
+	stuck := slices.DeleteFunc(all, func(u systemd.Unit) bool { return u.Active != "deactivating" || slices.Contains(ran(j), u.Invocation) })
+	if uerr != nil || len(stuck) == 0 {
 		return errors.Join(err, uerr)
 	}
-	s.logf("%s: %s does not stop: killing its processes", describe(j), j.Unit)
-	if kerr := s.Systemd.Kill(ctx, j.Unit); kerr != nil {
-		return errors.Join(err, kerr)
+	for _, u := range stuck {
+		s.logf("%s: %s does not stop: killing its processes", describe(j), u.Name)
+		if kerr := s.Systemd.Kill(ctx, u.Name); kerr != nil {
+			return errors.Join(err, kerr)
+		}
 	}
 	return do(ctx, j)
 }

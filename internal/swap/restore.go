@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,22 +16,26 @@ import (
 
 // restore brings the old files back and verifies each, in any state in which the trial
 // may have ended. It reports whether it changed anything.
-func (s *Swapper) restore(j *state.Journal) (changed bool, err error) {
+func (s *Swapper) restore(ctx context.Context, j *state.Journal) (changed bool, err error) {
 	log.Status("restoring the old files")
-	changed, err = restoreFiles(j)
+	changed, err = s.restoreFiles(ctx, j)
 	if durable.Full(err) {
 		s.freeBeside(j)
-		did, again := restoreFiles(j)
+		did, again := s.restoreFiles(ctx, j)
 		return changed || did, again
 	}
 	return changed, err
 }
 
-func restoreFiles(j *state.Journal) (changed bool, err error) {
+func (s *Swapper) restoreFiles(ctx context.Context, j *state.Journal) (changed bool, err error) {
 	var failed error
 	for i := len(j.Changes) - 1; i >= 0; i-- {
 		if c := j.Changes[i]; c.Kind != state.KindSnapshot {
-			did, err := putBack(c, ours(j, c))
+			restore := func() (bool, error) { return putBack(c, ours(j, c)) }
+			if durable.OfUser(c.To) {
+				restore = func() (bool, error) { return s.putBackAsUser(ctx, j, c) }
+			}
+			did, err := restore()
 			changed = changed || did
 			// Restore the others even after an error, so that less is broken.
 			failed = errors.Join(failed, unrestored(c, err))
@@ -67,6 +72,9 @@ var errTheirs = errors.New("another file was put there since, and stays")
 // putBack restores one file if the digest of what is in its place is in ours; nil allows
 // any digest.
 func putBack(c state.Change, ours []string) (changed bool, err error) {
+	if c.Tree != nil {
+		return putTreeBack(c, ours)
+	}
 	now, err := digest(c.To)
 	if err != nil {
 		return false, err
@@ -128,7 +136,7 @@ func remove(path string) error {
 // A backup that cannot be copied stays shared.
 func (s *Swapper) unshare(j *state.Journal) {
 	for _, c := range j.Changes {
-		if c.Backup == "" || c.Kind == state.KindSnapshot {
+		if c.Backup == "" || c.Kind == state.KindSnapshot || c.Tree != nil || durable.OfUser(c.To) {
 			continue
 		}
 		installed, err := os.Lstat(c.To)

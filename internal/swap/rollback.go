@@ -1,12 +1,15 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
 // Rollback ends the trial with the old release. It needs the journal and the gate's
@@ -68,7 +71,7 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		return s.failedRollback(ctx, j, err)
 	}
 	if j.WasRunning && !after.Standing {
-		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", j.Unit, after.Detail, lastWords()))
+		return s.failedRollback(ctx, j, fmt.Errorf("the old files are back, but %s does not run: %s%s", named(j), after.Detail, lastWords()))
 	}
 	return s.closeRollback(ctx, j, after, changed)
 }
@@ -90,24 +93,26 @@ func helpersOf(j *state.Journal) (units []string) {
 // that came back once are the old program's from then on, even if that rollback was
 // killed, or failed because the program did not run.
 func (s *Swapper) bringBack(ctx context.Context, j *state.Journal) (changed bool, err error) {
-	if !dataReturns(j) || j.Restored {
-		return s.restore(j)
+	if !dataReturns(j) && !keeps(j) || j.Restored {
+		return s.restore(ctx, j)
 	}
 	if runsOn(j) {
-		changed, err = s.restore(j)
+		changed, err = s.restore(ctx, j)
 		return changed, withData(err, s.restoreData(ctx, j))
 	}
-	u, halted := s.Systemd.Unit(ctx, j.Unit)
+	all, halted := s.unitsOf(ctx, j)
 	// As in restart: load the settings that spare its children before the unit stops.
-	if halted == nil && j.Reload && j.Spares && !u.SparesChildren() {
-		changed, err = s.restore(j)
+	if halted == nil && j.Reload && j.Spares && slices.ContainsFunc(all, func(u systemd.Unit) bool { return !u.SparesChildren() }) {
+		changed, err = s.restore(ctx, j)
 		s.logError(j, errors.Join(err, s.Systemd.Reload(ctx))) // both are tried again later
 	}
 	if halted == nil {
 		halted = s.loosen(ctx, j, s.halt)
 	}
-	did, err := s.restore(j) // also if the data cannot come back
+	did, err := s.restore(ctx, j) // also if the data cannot come back
 	switch {
+	case !dataReturns(j): // what is kept has moved; a program that did not stop goes on with it
+		s.logError(j, halted)
 	case halted != nil: // the new program may write its data
 		err = withData(err, halted)
 	case !errors.Is(err, errTheirs): // a foreign file means that another program will run
@@ -155,19 +160,26 @@ func (s *Swapper) setStatus(j *state.Journal, st state.Status) error {
 
 // probeOld makes the gate's user examine how the old program fares.
 func (s *Swapper) probeOld(ctx context.Context, j *state.Journal) (*state.Baseline, error) {
-	log.Status("watching whether " + j.Unit + " runs")
+	log.Status("watching whether " + cmp.Or(named(j), j.Target) + " runs")
 	s.identify(j)
 	s.note(j)
 	after, err := s.look(ctx, j.Target, j.Attempt, describe(j)+": no look at the old program")
 	if after != nil || err != nil {
 		return after, err
 	}
-	// The gate's user could not tell; systemd knows whether the unit runs.
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	// The gate's user could not tell; systemd knows whether the units run.
+	all, err := s.unitsOf(ctx, j)
 	if err != nil {
 		return nil, err
 	}
-	return &state.Baseline{Attempt: j.Attempt, Standing: u.Running(), Detail: u.String(), Unprobed: true}, nil
+	after = &state.Baseline{Attempt: j.Attempt, Standing: true, Unprobed: true}
+	for _, u := range all {
+		run, idle := j.Idle[u.Name]
+		if runs := u.Running() || idle && (u.Active != "failed" || u.Invocation == run); after.Standing || !runs {
+			after.Standing, after.Detail = runs, u.String()
+		}
+	}
+	return after, nil
 }
 
 // failedRollback records the failure, and keeps the journal and every file. From then on

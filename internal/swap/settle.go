@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -73,7 +74,10 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 func (s *Swapper) setAside(j *state.Journal) error {
 	moved := false
 	for _, c := range j.Changes {
-		now, err := digest(c.To)
+		if durable.OfUser(c.To) {
+			continue // root moves nothing there
+		}
+		now, err := now(c)
 		if own := ours(j, c); err != nil || c.Kind != state.KindReplace || own == nil || now == "" || slices.Contains(own, now) {
 			continue // an error will occur again when the file is restored
 		}
@@ -108,8 +112,11 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 	if err != nil {
 		return err
 	}
-	old := allAre(plain(j.OldFiles()))
-	kept := !old && allAre(j.NewFiles())
+	if err := gatherAll(j); err != nil {
+		return err
+	}
+	old := s.allAre(ctx, j, plain(j.OldFiles()))
+	kept := !old && s.allAre(ctx, j, j.NewFiles())
 	what := "files of another release, or of several"
 	switch {
 	case old:
@@ -147,17 +154,23 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 // warnOfRest warns the operator if what is kept does not run: the trial ends here, and no
 // unit will start it.
 func (s *Swapper) warnOfRest(ctx context.Context, j *state.Journal) {
-	u, err := s.Systemd.Unit(ctx, j.Unit)
+	all, err := s.unitsOf(ctx, j)
 	s.logError(j, err)
-	if err == nil && j.WasRunning && u.Settled() && !u.Running() {
-		j.Warn(fmt.Sprintf("%s does not run: it is %s (hint: systemctl start %s)", u.Name, u, u.Name))
+	for _, u := range all {
+		if _, idle := j.Idle[u.Name]; !idle && j.WasRunning && u.Settled() && !u.Running() {
+			j.Warn(fmt.Sprintf("%s does not run: it is %s (hint: sudo systemctl start %s)", u.Name, u, u.Name))
+		}
 	}
 }
 
 // allAre reports whether there are files and all are installed with the listed digests.
-func allAre(files []state.File) bool {
+func (s *Swapper) allAre(ctx context.Context, j *state.Journal, files []state.File) bool {
 	return len(files) > 0 && !slices.ContainsFunc(files, func(f state.File) bool {
-		got, err := digest(f.To)
+		look := f.Digest
+		if durable.OfUser(f.To) {
+			look = func() (string, error) { return s.digestAsUser(ctx, j, f.To) }
+		}
+		got, err := look()
 		return err != nil || got != f.SHA256
 	})
 }

@@ -41,7 +41,7 @@ func (sw *swapping) planSnapshot() error {
 // checkData refuses, before anything stops, a snapshot that cannot be taken. It returns
 // how long the snapshot may take, and as much again for the space of its restore, which
 // some file systems keep only for what is written.
-func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
+func (sw *swapping) checkData(running []systemd.Unit) (time.Duration, error) {
 	j := sw.journal
 	var all int64
 	saving := time.Duration(0)
@@ -50,7 +50,7 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 			continue
 		}
 		if c.Theirs && j.Owner == nil {
-			owner, err := ownerOf(u)
+			owner, err := ownerOf(running)
 			if err != nil {
 				return 0, state.Fail(state.ResultMisconfigured, "cannot take a snapshot of %s: %w", c.To, err)
 			}
@@ -83,8 +83,12 @@ func (sw *swapping) checkData(u systemd.Unit) (time.Duration, error) {
 // writes ten million of them a second.
 func dataTime(bytes int64) time.Duration { return time.Duration(bytes/10_000_000) * time.Second }
 
-// ownerOf returns the user whose data a unit works on.
-func ownerOf(u systemd.Unit) (*state.Owner, error) {
+// ownerOf returns the user whose data the units work on: the first one's.
+func ownerOf(all []systemd.Unit) (*state.Owner, error) {
+	if len(all) == 0 {
+		return nil, errors.New("others than root can write there, and the target has no unit whose user they belong to (hint: name what root alone can write)")
+	}
+	u := all[0]
 	switch {
 	case u.DynamicUser:
 		return nil, fmt.Errorf("others than root can write there, and %s has a user for its run only (DynamicUser=)", u.Name)

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,13 +11,17 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/machinemon/machinemon-update/internal/dirtree"
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // stage makes bring write a new file beside its destination, with owner, mode and label.
-func (sw *swapping) stage(to string, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
+func (sw *swapping) stage(ctx context.Context, to string, own ownership, bring func(staged string, room int64) (string, error)) (state.Change, error) {
+	if durable.OfUser(to) {
+		return sw.stageOfUser(ctx, to, bring)
+	}
 	c := state.Change{Kind: state.KindReplace, To: to}
 	failed := func(err error) (state.Change, error) {
 		return c, fmt.Errorf("cannot stage %s: %w%s", to, brief(err), hint(err))
@@ -53,7 +58,18 @@ func (sw *swapping) stage(to string, own ownership, bring func(staged string, ro
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
-		if c.Old == "" || c.Kind == state.KindSnapshot {
+		if c.Old == "" || c.Kind == state.KindSnapshot || durable.OfUser(c.To) { // root has a copy of a user's program
+			continue
+		}
+		if c.Tree != nil { // the exchange keeps it
+			secret, err := dirtree.Secret(oldDir(*c), c.Tree.Keep)
+			if err != nil {
+				return fmt.Errorf("cannot look at %s: %w", c.To, brief(err))
+			}
+			c.Private, c.Backup = c.Private || secret, c.Staged
+			if c.Linked() {
+				c.Backup = c.Tree.Left
+			}
 			continue
 		}
 		dir, err := sideDir(c.To)
@@ -95,7 +111,7 @@ func copyWhole(dst, src string) (sum string, err error) {
 		return "", err
 	}
 	defer f.Close()
-	if sum, err = copyFile(dst, f, largest); err != nil {
+	if sum, err = copyFile(dst, f, largest, true); err != nil {
 		return "", err
 	}
 	if err := dress(dst, src, ownership{uid: -1, gid: -1}); err != nil {
@@ -144,7 +160,7 @@ func hint(err error) string {
 	}
 	switch errno {
 	case syscall.EROFS:
-		return " (hint: the file system is mounted read-only; or the target file is newer than systemd's view of it: systemctl daemon-reload)"
+		return " (hint: the file system is mounted read-only; or the target file is newer than systemd's view of it: sudo systemctl daemon-reload)"
 	case syscall.EPERM:
 		return " (hint: is the file immutable? lsattr shows it, chattr -i removes it)"
 	case syscall.ENOSPC, syscall.EDQUOT:

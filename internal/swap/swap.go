@@ -4,13 +4,17 @@
 // It runs as root and is the sole writer of the installed files, of swap/T/ under the
 // state directory, and of the 0700 directories .machinemon-update/ beside the installed
 // files. The new files wait in these, and the old ones are kept there: a rename cannot
-// cross mounts, so both must be on the destination's.
+// cross mounts, so both must be on the destination's. Only programs in the home of the
+// unit's user are read and replaced by a process of that user.
 //
 // Package swap does not trust the other roles. A verified tree is bytes to be copied,
 // hashed and compared; the gate's report says only how the trial went. Package swap
 // trusts what root wrote: target files, order, journal and status. For a target with
 // trust.mode = "tuf" it also trusts the manifest to which root's own chain of keys leads,
-// from the pin on, and which names every file by its digest. Under "checksum" it takes the
+// from the pin on, and which names every file by its digest. Under "signature" it trusts
+// what the pinned keys have signed: such a manifest, or else an archive, of which it makes a
+// copy. It parses no archive: it checks the copy, and has another user list it in a sandbox
+// without anything to write to. Under "checksum" it takes the
 // fetcher's word, not the verifier's, which manifest the server sent. Only if that manifest
 // has no contents, it takes the verifier's word which files were in the archive.
 //
@@ -46,6 +50,7 @@ type Manager interface {
 	Start(ctx context.Context, name string) error
 	Queue(ctx context.Context, name string) error
 	Restart(ctx context.Context, name string, limit time.Duration) error
+	ReloadUnit(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string) error
 	Kill(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, names ...string) error

@@ -22,7 +22,7 @@ type durableStep struct{ call, path, to string }
 func (d durableStep) String() string { return strings.TrimSpace(d.call + " " + d.path + " " + d.to) }
 
 // durableCalls are the system calls by which this program changes files.
-var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
+var durableCalls = []uint32{unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_SYMLINKAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
 	unix.SYS_FCHMODAT, unix.SYS_FCHMOD, unix.SYS_WRITE, unix.SYS_FALLOCATE}
 
 // syncsEnv makes the traced process stop at each sync, too.
@@ -150,6 +150,8 @@ func (r *rig) entered(pid int) (durableStep, bool) {
 		d = durableStep{"rename", name(word(1), word(2)), name(word(3), word(4))}
 	case unix.SYS_LINKAT:
 		d = durableStep{"link", name(word(1), word(2)), name(word(3), word(4))}
+	case unix.SYS_SYMLINKAT:
+		d = durableStep{call: "symlink", path: name(word(2), word(3))}
 	case unix.SYS_UNLINKAT:
 		d = durableStep{call: "unlink", path: name(word(1), word(2))}
 	case unix.SYS_MKDIRAT:

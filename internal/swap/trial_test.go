@@ -304,8 +304,10 @@ func TestPreflight(t *testing.T) {
 	}{
 		"the version":       {result: systemd.SandboxResult{Output: "agent version 2.0.0 (linux)"}},
 		"with exit 1":       {result: systemd.SandboxResult{Output: "v2.0.0", Detail: "exit status 1"}},
-		"another version":   {result: systemd.SandboxResult{Output: "agent 2.0.01"}, want: state.ResultRefused, words: "says 2.0.01, the manifest v2.0.0"},
-		"no version":        {want: state.ResultRefused, words: "says no version"},
+		"another version":   {result: systemd.SandboxResult{Output: "agent 2.0.01"}, want: state.ResultRefused, words: "the new program says 2.0.01 instead of v2.0.0 (hint: if that is not its version, health.version_pattern selects another part of the output); it said: agent 2.0.01"},
+		"no version":        {want: state.ResultMisconfigured, words: "cannot tell the version of the new program: it prints no version, and must print v2.0.0 (hint: "},
+		"with exit 2":       {result: systemd.SandboxResult{Detail: "exit status 2"}, want: state.ResultMisconfigured, words: "it (exit status 2) prints no version"},
+		"a log":             {result: systemd.SandboxResult{Late: true, Output: "\n\x1b[31m2024-05-09T18:45:40.230Z starting\x1b[0m\nmore", Detail: "it did not end within 20s"}, want: state.ResultMisconfigured, words: "cannot tell the version of the new program: it did not end within 20s (hint: health.version_command must print the version and end); it said: 2024-05-09T18:45:40.230Z starting"},
 		"cannot be run":     {result: systemd.SandboxResult{Exec: true, Detail: "wrong"}, want: state.ResultRefused, words: "cannot be executed: wrong"},
 		"dies":              {result: systemd.SandboxResult{Signal: true, Output: "v2.0.0", Detail: "SIGILL"}, want: state.ResultRefused, words: "SIGILL"},
 		"cannot be started": {fails: errors.New("no answer"), want: state.ResultFailed, words: "no answer"},

@@ -8,7 +8,8 @@ import (
 )
 
 // believe reads the manifest of a verified tree. In mode tuf it verifies root's own copy
-// of the manifest and its metadata with the TUF state that root keeps.
+// of the manifest and its metadata with the TUF state that root keeps, and in mode
+// signature with the keys that the operator has pinned.
 func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	raw, err := entry.Manifest()
 	if err != nil {
@@ -17,12 +18,18 @@ func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	sw.journal.Manifest = manifest.Digest(raw)
 	sw.attempt.Manifest = sw.journal.Manifest
 	var m *manifest.Manifest
-	if sw.target.Trust.Mode == target.TrustTUF {
+	switch sw.target.Trust.Mode {
+	case target.TrustTUF:
 		m, err = sw.signed(entry, raw)
-	} else if err = sw.handedOn(); err != nil {
-		return nil, err
-	} else if m, err = manifest.Parse(raw); err != nil {
-		err = state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
+	case target.TrustSigned:
+		m, err = sw.vouched(entry, raw)
+	default:
+		if err = sw.handedOn(); err != nil {
+			return nil, err
+		}
+		if m, err = manifest.Parse(raw); err != nil {
+			err = state.Fail(state.ResultRefused, "cannot use the manifest: %w", err)
+		}
 	}
 	if m != nil {
 		sw.journal.Version, sw.journal.Sequence = m.Version, m.Sequence
@@ -30,7 +37,7 @@ func (sw *swapping) believe(entry *state.Bundle) (*manifest.Manifest, error) {
 	return m, err
 }
 
-// handedOn checks that the manifest of an unsigned release is the one that the fetcher
+// handedOn checks that a manifest that is not signed is the one that the fetcher
 // handed on in this attempt. The verifier could otherwise install any release of its own.
 func (sw *swapping) handedOn() error {
 	h, err := sw.Tree.Handover(sw.name)

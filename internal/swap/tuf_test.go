@@ -183,7 +183,7 @@ func TestSignedRefused(t *testing.T) {
 			must(t, os.WriteFile(entry+"/metadata.json", []byte("x"), 0o640))
 		}, words: "the metadata is damaged"},
 		{name: "no root", rig: func(t *testing.T, r *rig, _ *trusttest.Repo) { must(t, os.Remove(r.at("trust/agent.root.json"))) },
-			words: "(hint: machinemon-update trust agent FILE --sha256 HEX)"},
+			words: "(hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
 		{name: "a new pin", rig: func(t *testing.T, r *rig, repo *trusttest.Repo) {
 			r.knows(t, repo)
 			r.pin(t, trusttest.NewOf(t, "another", time.Now(), &manifest.Manifest{Schema: 1, Version: "v1"}))

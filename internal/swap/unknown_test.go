@@ -28,5 +28,5 @@ func TestBackToUnknown(t *testing.T) {
 		t.Errorf("log: %s", log)
 	}
 	r.offer(t, "c1", "v2", 2, release2)
-	r.fails(t, "swap", state.ResultNotAttempted, "the operator went back to the files of before, version unknown (hint: machinemon-update unskip agent tries it again)")
+	r.fails(t, "swap", state.ResultNotAttempted, "the operator went back to the files of before, version unknown (hint: sudo machinemon-update unskip agent tries it again)")
 }

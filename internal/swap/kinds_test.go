@@ -1,0 +1,189 @@
+package swap
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
+)
+
+// A kind is how the units of the target are, and what becomes of them.
+type kind struct {
+	unit    string // the target file's first lines, in place of the unit
+	units   map[string]systemd.Unit
+	begins  []string // the calls for units that the swap makes, in order
+	rolls   []string // those that the rollback makes
+	idle    map[string]string
+	pids    map[string]uint32
+	judged  map[string]systemd.Unit // how the units are when the trial is judged
+	refused string                  // why the commit is refused then; "" if it is not
+}
+
+// calls returns the calls that start, stop or change units of the target.
+func (m *machine) unitCalls() (calls []string) {
+	for _, c := range m.calls {
+		verb, name, _ := strings.Cut(c, " ")
+		if slices.Contains([]string{"restart", "stop", "reload", "start", "kill"}, verb) && !strings.HasPrefix(name, "machinemon-") && name != "needs.service" {
+			calls = append(calls, strings.TrimSpace(c))
+		}
+	}
+	m.calls = nil
+	return calls
+}
+
+// kinds has the kinds of units; the test machine's is one service.
+func kinds() map[string]kind {
+	at := func(active, sub string, more func(*systemd.Unit)) systemd.Unit {
+		u := systemd.Unit{Load: "loaded", Active: active, Sub: sub, Result: "success"}
+		if active == "active" {
+			u.MainPID = 4242
+		}
+		if more != nil {
+			more(&u)
+		}
+		return u
+	}
+	oneshot := func(run string) func(*systemd.Unit) {
+		return func(u *systemd.Unit) { u.Type, u.Invocation = "oneshot", run }
+	}
+	triggered := func(u *systemd.Unit) { u.Invocation, u.Triggers = "1st", []string{"agent.socket"} }
+	worker := at("active", "running", func(u *systemd.Unit) { u.MainPID, u.Invocation = 4343, "w" })
+	other := worker
+	other.MainPID = 4344
+	reloadable := at("active", "running", func(u *systemd.Unit) { u.CanReload, u.Invocation = true, "1st" })
+	return map[string]kind{
+		"no unit": {unit: "unit = ''", begins: nil, rolls: nil},
+		"a oneshot": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", oneshot("1st"))},
+			idle: map[string]string{"agent.service": "1st"}},
+		"a oneshot, and its run fails": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", oneshot("1st"))},
+			idle:   map[string]string{"agent.service": "1st"},
+			judged: map[string]systemd.Unit{"agent.service": at("failed", "failed", oneshot("2nd"))}, refused: "agent.service is failed"},
+		"waits for its socket": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", triggered), "agent.socket": at("active", "listening", nil)},
+			idle:   map[string]string{"agent.service": "1st"},
+			judged: map[string]systemd.Unit{"agent.service": at("active", "running", func(u *systemd.Unit) { triggered(u); u.Invocation = "2nd" }), "agent.socket": at("active", "listening", nil)},
+			rolls:  []string{"stop agent.service"}},
+		"several": {unit: "units = ['agent.service', 'worker.service']", units: map[string]systemd.Unit{"worker.service": worker},
+			pids:   map[string]uint32{"worker.service": 4343},
+			begins: []string{"stop worker.service", "restart agent.service", "restart worker.service"},
+			rolls:  []string{"stop worker.service", "restart agent.service", "restart worker.service"}},
+		"several, and one has restarted": {unit: "unit = 'agent.service'\nunits = ['worker.service']", units: map[string]systemd.Unit{"worker.service": worker},
+			pids:   map[string]uint32{"worker.service": 4343},
+			judged: map[string]systemd.Unit{"worker.service": other}, refused: "worker.service is active (running) with main process 4344, the gate saw process 4343",
+			begins: []string{"stop worker.service", "restart agent.service", "restart worker.service"},
+			rolls:  []string{"stop worker.service", "restart agent.service", "restart worker.service"}},
+		"reload": {unit: "unit = 'agent.service'\nrestart = 'reload'", units: map[string]systemd.Unit{"agent.service": reloadable},
+			begins: []string{"reload agent.service"}, rolls: []string{"restart agent.service"}},
+	}
+}
+
+// trialOf begins the trial of a release that leaves the unit file alone.
+func (k kind) trialOf(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t)
+	r.configure(t, "")
+	content, err := os.ReadFile(r.at("targets/agent.toml"))
+	must(t, err)
+	replace := []string{`unit = "agent.service"`, k.unit, "main = ''\n", "version_command = ['/usr/bin/true']\n",
+		fmt.Sprintf("[rollback]\nsnapshot = [%q]\n", r.at("etc/config")), ""}
+	switch {
+	case strings.Contains(k.unit, "reload"):
+		replace[3] += "main = '" + r.at("bin/agent") + "'\n"
+	case k.unit == "unit = ''":
+		replace = append(replace, "settle_seconds = 5\n", "")
+	default:
+		replace[3] += "main = ''\n"
+	}
+	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.NewReplacer(replace...).Replace(string(content))), 0o644))
+	for name, u := range k.units {
+		r.sys.units[name] = u
+	}
+	r.sys.tried = systemd.SandboxResult{Output: "agent v2"}
+	r.offer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2", "agent.service": "unit 1"})
+	return r
+}
+
+func (k kind) judge(t *testing.T, r *rig, f state.Finding) {
+	t.Helper()
+	for name, u := range k.judged {
+		r.sys.units[name] = u
+	}
+	must(t, report(r.tree, state.Report{Attempt: "a1", Finding: f, Reason: "it is so", MainPID: r.sys.pid, PIDs: k.pids}))
+}
+
+// TestKinds: what a swap, a commit and a rollback do to the units of each kind.
+func TestKinds(t *testing.T) {
+	var rows []testkit.Row
+	for _, name := range slices.Sorted(maps.Keys(kinds())) {
+		rows = append(rows, testkit.Row{What: name + ": " + strings.ReplaceAll(kinds()[name].unit, "\n", "; "), Refused: kinds()[name].refused})
+	}
+	testkit.Accepted(t, "Kinds of units", rows)
+	for name, k := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			r := k.trialOf(t)
+			r.step(t, "swap")
+			if got := r.sys.unitCalls(); !slices.Equal(got, k.begins) {
+				t.Errorf("the swap: %q, want %q", got, k.begins)
+			}
+			j, err := r.tree.Journal("agent")
+			must(t, err)
+			if j == nil || len(j.Idle) != len(k.idle) || j.Idle["agent.service"] != k.idle["agent.service"] {
+				t.Fatalf("journal: %+v", j)
+			}
+			if !strings.Contains(k.unit, "reload") { // there the process would have to run the file
+				k.judge(t, r, state.FindingHealthy)
+				if k.refused == "" {
+					r.step(t, "commit")
+					r.ended(t, "a1", state.ResultCommitted)
+				} else {
+					r.fails(t, "commit", state.ResultFailed, k.refused)
+				}
+			}
+
+			r = k.trialOf(t)
+			r.step(t, "swap")
+			k.judge(t, r, state.FindingBad)
+			r.sys.unitCalls()
+			r.step(t, "rollback")
+			if got := r.sys.unitCalls(); !slices.Equal(got, k.rolls) {
+				t.Errorf("the rollback: %q, want %q", got, k.rolls)
+			}
+			r.ended(t, "a1", state.ResultRolledBack, "it is so")
+			if got, err := os.ReadFile(r.at("bin/agent")); err != nil || string(got) != "agent 1" {
+				t.Errorf("installed: %q, %v", got, err)
+			}
+			if last := r.last(t); last.Healthy != (len(k.rolls) > 0 && k.idle == nil) {
+				t.Errorf("recorded: %+v", last)
+			}
+			if j, err := r.tree.Journal("agent"); j != nil || err != nil {
+				t.Errorf("the trial is open: %+v, %v", j, err)
+			}
+		})
+	}
+}
+
+// TestReloadFails: a reload that fails is the release's fault. A new unit file needs a
+// restart.
+func TestReloadFails(t *testing.T) {
+	k := kinds()["reload"]
+	r := k.trialOf(t)
+	r.sys.fails["reload agent.service"] = &systemd.JobError{Verb: "reload", Unit: "agent.service", Result: "failed"}
+	r.fails(t, "swap", state.ResultFailed, `cannot reload agent.service: the job ended with "failed"`)
+	r.step(t, "rollback")
+	r.ended(t, "a1", state.ResultRolledBack, `cannot reload agent.service`)
+	if len(r.status(t).Rejected) != 1 {
+		t.Errorf("rejected: %+v", r.status(t).Rejected)
+	}
+
+	r = k.trialOf(t)
+	r.offer(t, "a2", "v2", 2, release2)
+	r.step(t, "swap")
+	if got := r.sys.unitCalls(); !slices.Equal(got, []string{"reload", "restart agent.service"}) {
+		t.Errorf("with a new unit file: %q", got)
+	}
+}
