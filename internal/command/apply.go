@@ -105,10 +105,10 @@ func summary(name string, at state.Attempt, took time.Duration) string {
 	return s + at.Detour()
 }
 
-// asking returns a function for each that asks the chain for an attempt with this verb.
-func (a *app) asking(verb state.Verb) func(context.Context, string) (state.Attempt, error) {
+// asking returns a function for each that asks the chain for an attempt.
+func (a *app) asking(req state.Request) func(context.Context, string) (state.Attempt, error) {
 	return func(ctx context.Context, name string) (state.Attempt, error) {
-		return a.attempt(ctx, name, state.Request{Verb: verb}, func() error {
+		return a.attempt(ctx, name, req, func() error {
 			if t, err := a.targets.Load(name); err == nil { // the attempt reports the error
 				a.warnAbout(name, t.Exposed())
 			}

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,8 @@ func (b *bench) write(path, content string) {
 
 func (b *bench) offer(r state.Role, entry string) {
 	b.t.Helper()
-	if err := os.Mkdir(filepath.Join(b.tree.Ready(r, "agent"), entry), 0o755); err != nil {
+	ready := b.tree.Ready(r, "agent")
+	if err := errors.Join(os.Mkdir(filepath.Join(ready, entry), 0o755), os.Symlink(entry, filepath.Join(ready, ".next.link"))); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -3,24 +3,27 @@ package command
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // checkOne makes the chain check one target. It also warns if the available release could
 // make the unit kill its children.
 func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) {
-	at, err := a.asking(state.VerbCheck)(ctx, name)
+	at, err := a.asking(state.Request{Verb: state.VerbCheck})(ctx, name)
 	if err != nil || at.Result != state.ResultAvailable {
 		return at, err
 	}
-	if at.Warning, err = a.otherUnitFile(ctx, name, at.Version); err != nil {
+	unitFile, err := a.otherUnitFile(ctx, name, at.Version)
+	if err != nil {
 		return at, err
 	}
 	unrun, err := a.unrun(name, at.Version)
-	at.Warning = strings.Trim(at.Warning+"; "+unrun, "; ")
+	at.Warning = strings.Trim(at.Warning+"; "+unitFile+"; "+unrun, "; ")
 	return at, err
 }
 
@@ -55,9 +58,19 @@ func (a *app) otherUnitFile(ctx context.Context, name, version string) (string, 
 		return "", nil
 	}
 	defer m.Close()
-	u, err := m.Unit(ctx, t.Unit)
-	if err != nil || !u.SparesChildren() {
+	names, err := units.Names(ctx, m, t)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s brings another %s; the running one leaves its children alone (KillMode=%s), and a stop under one that does not would end them", version, t.Unit, u.KillMode), nil
+	for _, name := range names {
+		u, err := m.Unit(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		if filepath.Base(st.Offer.Unit.To) == name && u.SparesChildren() || t.Template() && u.SparesChildren() {
+			return fmt.Sprintf("%s brings another %s; the running one leaves its children alone (KillMode=%s), and a stop under one that does not would end them",
+				version, filepath.Base(st.Offer.Unit.To), u.KillMode), nil
+		}
+	}
+	return "", nil
 }

@@ -12,6 +12,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/generate"
+	"github.com/machinemon/machinemon-update/internal/nearest"
 	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -44,11 +46,15 @@ type app struct {
 	terminal *os.File // err if that is a terminal, on which progress can be drawn; else nil
 	root     bool
 	reload   func() error // makes systemd read changed targets
+	// inform makes monitoring learn of a decision about the targets; nil if systemd does not run.
+	inform func(names []string) error
+	send   func(name string) error // starts the sender of a target's notices
 	// machine connects to systemd; nil if systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // the directory of the generator's units
 	fetcher   string // the path of the fetcher program
 	machineID string // the path of the file with the machine's ID
+	clock     func() (synchronised bool, err error)
 	exit      int
 }
 
@@ -63,7 +69,7 @@ A target is a file in /etc/machinemon-update/targets.d or
 /usr/lib/machinemon-update/targets.d.
 
 Exit status: 0 done or already current; 1 failed, nothing changed; 2 usage or
-configuration error; 3 (check) an update is available; 4 failed and rolled back;
+configuration error; 3 (check, --dry-run) an update is available; 4 rolled back;
 5 failed, and so did the rollback; 6 refused: verification failed; 7 could not
 download; 8 not attempted; 130 left with Ctrl-C. Of several targets the worst.
 
@@ -72,19 +78,20 @@ More: man machinemon-update`
 // Main runs the command and returns its exit status.
 func Main(args []string, version string) int {
 	a := &app{
-		tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
+		send: sendNotices, tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
 		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", machineID: rollout.MachineIDFile, terminal: cli.Terminal(),
+		clock: clockSynchronised,
 	}
 	if util.IsRunningSystemd() {
-		a.machine, a.generated = connect, generate.Dir
+		a.machine, a.generated, a.inform = connect, generate.Dir, informAll
 	}
 	return a.main(args, version)
 }
 
 func (a *app) main(args []string, version string) int {
 	root := &cobra.Command{
-		Use: "machinemon-update", Short: "Update daemons that are shipped as tarballs", Long: long,
-		Args: noArgs,
+		Use: "machinemon-update", Short: "Update daemons that are shipped as tarballs", Long: long, Version: version,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.status(nil) },
 	}
 	root.SetOut(a.out)
@@ -119,19 +126,35 @@ an update of the target that failed, was rolled back, or that no probe proves.`,
 		}
 		return a.status(args)
 	}).Flags().BoolVar(&forCheck, "check", false, "one line about one target, for a MachineMon check")
+	apply := state.Request{Verb: state.VerbApply}
 	addForRoot("apply [TARGET...]", "Update the targets now (no target: all of them)", `
-One target after the other, whatever auto_update_enabled says. A release that
+One target after the other, also if auto_update_enabled is false. A release that
 was rejected, or that its publisher disabled, is not installed. Ctrl-C leaves:
-the attempt goes on without you.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error { return a.each(args, a.asking(state.VerbApply)) })
+the attempt goes on without you.
+--dry-run downloads, verifies and tries the release up to the swap, says what
+would be replaced, and leaves nothing behind. Exit status 3 says that there is
+an update.`, cobra.ArbitraryArgs, a.completeAny, func(args []string) error { return a.each(args, a.asking(apply)) }).
+		Flags().BoolVar(&apply.DryRun, "dry-run", false, "end before anything is replaced")
 	add("check [TARGET...]", "Ask the sources what is available (no target: all of them)", `
 Installs nothing; exit status 3 says that there is an update. What root finds is
 recorded, and "status" shows it.`, cobra.ArbitraryArgs, a.completeAny, a.check)
-	add("history TARGET", "Show the attempts on a target, newest first", `
-The log of one of them, by its ID:
-  journalctl MACHINEMON_ATTEMPT=ID`, oneTarget, oneOnly, a.history)
-	addForRoot("rollback TARGET", "Go back to the previous release, and reject the one that it leaves", `
+	add("check-config [TARGET|FILE...]", "Check target files (no argument: those of all targets)", `
+Exit status 2 says that one is refused; the line names file, line and key. FILE
+is a target file that is not in its place yet: neither owners nor directories on
+this machine matter to it.`, cobra.ArbitraryArgs, a.completeConfig, a.checkConfig)
+	add("doctor [TARGET...]", "Examine what could keep targets from their updates", `
+Each line is ok, warn or bad, with its cure; exit status 1 says that one is bad.
+The sources are asked as by check, and root tries the probes as by probe.
+Nothing is updated or restarted.`, cobra.ArbitraryArgs, a.completeAny, a.doctor)
+	a.addInit(addForRoot)
+	add("history [TARGET [ATTEMPT]]", "Show the attempts on a target (none: on all), newest first", `
+With the ID of an attempt whose trial failed, root sees what was kept of it:
+what each probe was answered, and what the program and the steps logged, in the
+order of time. The log of any attempt:
+  journalctl MACHINEMON_ATTEMPT=ID`, upToAttempt, oneOnly, a.history)
+	addForRoot("rollback TARGET", "Go back to the previous release, and reject the present one", `
 One previous release is kept. "apply" leaves the rejected one alone until there
-is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.VerbRollback)) })
+is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbRollback})) })
 	addForRoot("settle TARGET keep|back", "End a trial whose rollback failed", `
 After exit status 5 the trial stays open until you decide, and nothing else
 touches the target but the next boot. "keep" ends it with the files that are
@@ -142,19 +165,22 @@ Shows of each probe whether it passes, what was answered and how long that took.
 Exits with 0 if the unit runs as it must and every probe passes, else with 1.
 A probe that never passed here is not believed: where there is no other,
 scheduled runs install nothing, and "apply" ends with "committed unproven".`, oneTarget, oneOnly, a.probe)
+	var v string
 	addForRoot("import TARGET FILE|URL[#sha256=DIGEST]|-", "Install a release from a file or a URL", `
 FILE is a manifest with its archive beside it, an archive, or a directory with
 both; URL is that of an archive, https or on this machine. With - it is read from
 standard input, so that no user sees a secret in it. With #sha256=DIGEST at
 its end the archive must have that digest. The release is verified and watched as
-by apply.`, targetAndFile, thenFile, a.importRelease)
+by apply. An archive without a manifest has the version V.`, targetAndFile, thenFile, func(args []string) error { return a.importRelease(args, v) }).
+		Flags().StringVar(&v, "version", "", "the version `V` that the program of an archive reports")
 	var sum string
-	addForRoot("trust TARGET ROOT --sha256 HEX", "Trust a publisher's root file for the releases of a target", `
-For a target with trust.mode = "tuf". ROOT is the repository's 1.root.json, or a
-later one. Where it comes from proves nothing; HEX, its SHA-256, must come from
-the publisher by another way. Without --sha256 it only prints what the file has.
-Another root takes the place of the one before: no release that was installed
-since becomes acceptable again.`, targetAndRoot, thenFile, func(args []string) error { return a.pin(args, sum) }).
+	addForRoot("trust TARGET FILE --sha256 HEX", "Trust a publisher's root file or keys for a target", `
+With trust.mode = "tuf", FILE is the repository's 1.root.json, or a later one;
+with trust.mode = "signature", it has the publisher's public keys. Where it
+comes from proves nothing; HEX, its SHA-256, must come from the publisher by
+another way. Without --sha256 it only prints what the file has.
+Another file takes the place of the one before: no release that was installed
+since becomes acceptable again.`, targetAndPin, thenFile, func(args []string) error { return a.pin(args, sum) }).
 		Flags().StringVar(&sum, "sha256", "", "`HEX` digest that the file must have")
 	addForRoot("enable TARGET...", "Let scheduled runs install what they find", `
 They check by themselves every auto_update_check_every_seconds, and otherwise
@@ -167,10 +193,15 @@ Checks go on.`, someTargets, a.completeAny, a.hold)
 	addForRoot("skip TARGET...", "Reject the release that the last check found", `
 Another release is installed as usual.`, someTargets, a.completeAny, a.skip)
 	addForRoot("unskip TARGET...", "Forget which releases were rejected, by a failed trial or by skip", "", someTargets, a.completeAny, a.unskip)
+	var test bool
+	addForRoot("notify --test TARGET", "Tell people something, as a test of [notify]", `
+Sends a test by mail, webhook and command, as the target file or
+/etc/machinemon-update/notify.toml says, and waits until it is sent.`, oneTarget, oneOnly, func(args []string) error { return a.notifyTest(args, test) }).
+		Flags().BoolVar(&test, "test", false, "send a test")
 	addForRoot("directive TARGET", "Check at once if a check-in response announces another version", `
 Reads MachineMon's response on standard input; of its fields only update_version
 counts. What is installed, and whether, is decided as in a scheduled run.`, oneTarget, oneOnly, a.directive)
-	add("version", "Print the version of this program", "", noArgs, cobra.NoFileCompletions, func([]string) error {
+	add("version", "Print the version of this program", "", cli.NoArgs, cobra.NoFileCompletions, func([]string) error {
 		return a.print(map[string]string{"version": version}, "machinemon-update "+version+"\n")
 	})
 	a.worst(cli.Run(root, exitOf))
@@ -190,22 +221,13 @@ var (
 	someTargets   = cli.Args("a target", listsThem, cli.AtLeast(1))
 	oneTarget     = cli.Args("exactly one target", listsThem, cli.Exactly(1))
 	targetAndFile = cli.Args("a target and a file or URL", "machinemon-update status lists the targets", cli.Exactly(2))
-	targetAndRoot = cli.Args("a target and a root file", "", cli.Exactly(2))
+	targetAndPin  = cli.Args("a target and a file of a root or of keys", "", cli.Exactly(2))
 	targetAndWord = cli.Args("a target, and keep or back", "", func(args []string) bool {
 		return len(args) == 2 && (args[1] == "keep" || args[1] == "back")
 	})
 )
 
 const listsThem = "machinemon-update status lists them"
-
-// noArgs refuses all arguments. The root command uses it too, so the error is about an
-// unknown verb.
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return cli.Usagef("unknown command %q (hint: machinemon-update --help)", args[0])
-	}
-	return nil
-}
 
 // completeAny offers the targets that are not named yet.
 func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -215,6 +237,12 @@ func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string,
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return !target.ValidName(n) || slices.Contains(named, n) })
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeConfig offers the targets, and files.
+func (a *app) completeConfig(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
+	names, _ := a.completeAny(c, named, begun)
+	return names, cobra.ShellCompDirectiveDefault
 }
 
 // completeFirst offers the targets for the first argument, and words for the second.
@@ -250,7 +278,8 @@ func (a *app) choose(names []string) ([]string, error) {
 	var chosen []string
 	for _, n := range names {
 		if !slices.Contains(all, n) {
-			return nil, cli.Usagef("cannot find target %q: no file in %s or %s describes it (hint: machinemon-update status lists the targets)", n, a.targets.Admin, a.targets.Vendor)
+			hint := cmp.Or(nearest.Hint(n, all), "machinemon-update status lists the targets")
+			return nil, cli.Usagef("cannot find target %q: no file in %s or %s describes it (hint: %s)", n, a.targets.Admin, a.targets.Vendor, hint)
 		}
 		if !slices.Contains(chosen, n) {
 			chosen = append(chosen, n)

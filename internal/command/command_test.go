@@ -46,7 +46,8 @@ func program() {
 	a := &app{
 		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
 		targets: dirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
-		reload: func() error { return nil }, fetcher: "fetcher", machineID: filepath.Join(work, "machine-id"),
+		reload: func() error { return nil }, send: func(string) error { return nil }, fetcher: "fetcher", machineID: filepath.Join(work, "machine-id"),
+		clock: clockSynchronised,
 	}
 	if state := os.Getenv("PATH_UNIT"); state != "" {
 		a.machine = func(context.Context) (machine, error) {

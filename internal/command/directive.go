@@ -78,5 +78,5 @@ func (a *app) watched(name string) error {
 	if err != nil || u.Active == "active" {
 		return err
 	}
-	return fmt.Errorf("the directive is not seen yet: %s is %s, %s (hint: systemctl daemon-reload, then systemctl start paths.target)", u.Name, u.Load, u)
+	return fmt.Errorf("the directive is not seen yet: %s is %s, %s (hint: sudo systemctl daemon-reload, then sudo systemctl start paths.target)", u.Name, u.Load, u)
 }

@@ -75,11 +75,11 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 		if units, err = f.conn.Units(ctx, unitsOf(f.name)...); err != nil {
 			return at, err
 		}
-		nobody, err := f.idle(units)
+		none, err := f.idle(units)
 		if err != nil {
 			return at, err
 		}
-		if nobody {
+		if none {
 			idle++
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
@@ -43,7 +44,7 @@ func (a *app) skip(names []string) error {
 			return "", err
 		}
 		if f.Offer == nil || f.Offer.Archive == "" {
-			return "", fmt.Errorf("cannot skip the release of %s: no check has found one (hint: machinemon-update check %s)", name, name)
+			return "", fmt.Errorf("cannot skip the release of %s: no check has found one (hint: sudo machinemon-update check %s)", name, name)
 		}
 		s.Reject(state.Rejection{Version: f.Offer.Version, Sequence: f.Offer.Sequence, Fingerprint: f.Offer.Fingerprint,
 			Archive: f.Offer.Archive, Time: time.Now().UTC(), Reason: "the operator skips it"})
@@ -56,18 +57,32 @@ func (a *app) unskip(names []string) error {
 	return a.decide(names, func(_ string, s *state.Status) (string, error) {
 		n := len(s.Rejected)
 		s.Rejected = nil
-		return fmt.Sprintf("%d rejected releases may be tried again", n), nil
+		return fmt.Sprintf("releases that may be tried again: %d", n), nil
 	})
 }
 
 // decide changes the swapper's status of the targets, under their locks.
 func (a *app) decide(names []string, change func(name string, s *state.Status) (string, error)) error {
-	return a.sayOfEach(names, func(name string) (string, error) { return a.decideOne(name, change) }, nil)
+	return a.sayOfEach(names, func(name string) (string, error) { return a.decideOne(name, change) }, a.inform)
+}
+
+// informAll makes monitoring learn what the operator has decided.
+func informAll(names []string) error {
+	ctx := context.Background()
+	conn, err := systemd.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, name := range names {
+		err = errors.Join(err, conn.Queue(ctx, unit("inform", name)))
+	}
+	return err
 }
 
 // sayOfEach calls do for each target and prints what it returns, and then calls end unless
-// that is nil. The first error of do ends the verb.
-func (a *app) sayOfEach(names []string, do func(name string) (line string, err error), end func() error) error {
+// that is nil, with the names of all of them. The first error of do ends the verb.
+func (a *app) sayOfEach(names []string, do func(name string) (line string, err error), end func(names []string) error) error {
 	names, err := a.choose(names)
 	if err != nil {
 		return err
@@ -81,7 +96,7 @@ func (a *app) sayOfEach(names []string, do func(name string) (line string, err e
 	}
 	err = a.print(map[string]any{"targets": said}, text)
 	if end != nil {
-		err = errors.Join(err, end())
+		err = errors.Join(err, end(names))
 	}
 	return err
 }
@@ -106,11 +121,20 @@ func (a *app) decideOne(name string, change func(string, *state.Status) (string,
 // enable lets scheduled runs install. The target file may be newer than the last
 // daemon-reload, so that its timer does not exist before the next one.
 func (a *app) enable(names []string) error {
-	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "enable") }, a.reload)
+	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "enable") }, a.changed)
 }
 
 func (a *app) disable(names []string) error {
-	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "disable") }, a.reload)
+	return a.sayOfEach(names, func(name string) (string, error) { return a.setAutoUpdate(name, "disable") }, a.changed)
+}
+
+// changed makes systemd and monitoring learn that target files have changed.
+func (a *app) changed(names []string) error {
+	err := a.reload()
+	if a.inform != nil {
+		err = errors.Join(err, a.inform(names))
+	}
+	return err
 }
 
 // setAutoUpdate writes the operator's choice to a drop-in, and loads the target to check
@@ -156,9 +180,33 @@ func (a *app) setAutoUpdate(name, verb string) (string, error) {
 		return "", fmt.Errorf("cannot %s %s: a later drop-in in %s says otherwise", verb, name, dir)
 	}
 	if on {
-		return fmt.Sprintf("scheduled runs install what they find, every %s", t.CheckEvery), nil
+		return "scheduled runs install what they find, every " + every(t.CheckEvery), nil
 	}
 	return "scheduled runs only report what is available", nil
+}
+
+// short returns a time without the units that are zero: "1h" and not "1h0m0s".
+func short(d time.Duration) string {
+	s := d.String()
+	for _, end := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, end) {
+			s = s[:len(s)-len("0s")]
+		}
+	}
+	return s
+}
+
+// every returns an interval as it follows the word "every".
+func every(d time.Duration) string {
+	switch d {
+	case time.Minute:
+		return "minute"
+	case time.Hour:
+		return "hour"
+	case 24 * time.Hour:
+		return "day"
+	}
+	return short(d)
 }
 
 // reloadSystemd makes systemd read the targets again and start their timers and path

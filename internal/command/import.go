@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
+	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -18,7 +19,8 @@ import (
 const maxAddress = 64 << 10
 
 // importRelease is apply with a release that the operator names instead of the source's.
-func (a *app) importRelease(args []string) error {
+// version is that of an archive without a manifest, or "".
+func (a *app) importRelease(args []string, version string) error {
 	address := args[1]
 	if address == "-" {
 		line, err := bufio.NewReader(io.LimitReader(a.in, maxAddress)).ReadString('\n')
@@ -31,20 +33,23 @@ func (a *app) importRelease(args []string) error {
 	if err != nil {
 		return cli.Usagef("%w", err)
 	}
+	if version != "" && !manifest.ValidName(version) {
+		return cli.Usagef("cannot import %s: %q is not a version", named, state.Printable(version))
+	}
 	if named.Path != "" {
 		if named.Path, err = filepath.Abs(named.Path); err != nil {
 			return fmt.Errorf("cannot import %s: %w", address, err)
 		}
 	}
 	return a.each(args[:1], func(ctx context.Context, name string) (state.Attempt, error) {
-		req := state.Request{Verb: state.VerbApply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256}
+		req := state.Request{Verb: state.VerbApply, Import: named.Path != "", URL: named.URL, SHA256: named.SHA256, Version: version}
 		return a.attempt(ctx, name, req, func() error {
 			warning := ""
 			if req.Import {
 				if err := errors.Join(a.tree.MakeSwapDir(name), a.tree.DropImport(name)); err != nil {
 					return err
 				}
-				copied, err := a.askFetcher(ctx, "import", name, named.Path, named.SHA256)
+				copied, err := a.askFetcher(ctx, "import", name, named.Path, named.SHA256, version)
 				if err != nil {
 					return err
 				}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // torn returns a warning if the running unit has data of the snapshot open for writing: a
@@ -23,16 +24,24 @@ func (a *app) torn(ctx context.Context, m machine, t *target.Target) (string, er
 	if !a.root || m == nil || t.StopFirst || len(t.Snapshot) == 0 {
 		return "", nil
 	}
-	pids, err := m.Processes(ctx, t.Unit)
+	names, err := units.Names(ctx, m, t)
 	if err != nil {
 		return "", err
+	}
+	var pids []int
+	for _, name := range names {
+		more, err := m.Processes(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		pids = append(pids, more...)
 	}
 	written, err := openForWriting(pids, t.Snapshot)
 	if err != nil || len(written) == 0 {
 		return "", err
 	}
 	return fmt.Sprintf("%s has %s of the snapshot open for writing: what a rollback restores may be torn (hint: rollback.stop = true in %s/%s.toml)",
-		t.Unit, strings.Join(written, ", "), a.targets.Admin, t.Name), nil
+		strings.Join(names, ", "), strings.Join(written, ", "), a.targets.Admin, t.Name), nil
 }
 
 // warn prints what may go wrong at an update of the target. The attempt reports errors of

@@ -32,6 +32,13 @@ func (a *app) warnAbout(name, warning string) {
 	}
 }
 
+// warnOfUnread prints what looks like a target file and is none.
+func (a *app) warnOfUnread() {
+	for _, line := range a.targets.Unread() {
+		fmt.Fprintf(a.err, "machinemon-update: warning: %s\n", state.Printable(line))
+	}
+}
+
 // row is a row of a table, with notes on separate lines below: they would not fit beside
 // the cells on 80 columns.
 type row struct{ cells, notes []string }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +25,8 @@ type probed struct {
 	Detail   string        `json:"detail,omitempty"` // why the unit is not as it must be
 	Probes   []probeResult `json:"probes"`
 
-	hint string // how to make the unit judgeable
+	units []string
+	hint  string // how to make the unit judgeable
 }
 
 // probeResult is one probe in probed.
@@ -154,7 +156,7 @@ func (a *app) gateLooks(ctx context.Context, conn *systemd.Conn, t *target.Targe
 // probedOf combines the gate's answers with the target's own probes. The gate is not
 // trusted about other probes.
 func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed {
-	p := probed{Target: t.Name, Unit: t.Unit, Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
+	p := probed{Target: t.Name, Unit: t.Unit, units: t.Units(), Standing: now.Standing, Detail: now.Detail, Probes: []probeResult{}}
 	if now.Unjudgeable != "" && t.Health.Main != "" {
 		p.hint = state.MainHint(t.Name)
 	}
@@ -165,7 +167,8 @@ func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed 
 	good := now.Standing
 	for _, probe := range t.Health.Probes {
 		r := found[probe.Key()]
-		good = good && r.Passed
+		rests := r.Unknown && r.Detail == state.NotTried // no unit runs that could answer, and none must
+		good = good && (r.Passed || rests)
 		one := probeResult{Probe: probe.String(), Passed: r.Passed, Unknown: r.Unknown, Foreign: probe.Foreign, Detail: r.Detail, Millis: r.Millis}
 		if at := known[probe.Key()]; !at.IsZero() {
 			one.LastPassed = &at
@@ -180,27 +183,35 @@ func probedOf(t *target.Target, now *state.Baseline, known state.Passed) probed 
 
 // text returns p for people.
 func (p probed) text(admin string) string {
-	line := fmt.Sprintf("%s: %s stands", p.Target, p.Unit)
+	names := strings.Join(p.units, ", ")
+	line := fmt.Sprintf("%s: %s stands", p.Target, names)
+	if len(p.units) == 0 {
+		line = p.Target + ": no unit runs it"
+	}
 	if !p.Standing {
-		line = fmt.Sprintf("%s: %s is not as it must be: %s", p.Target, p.Unit, p.Detail)
+		line = fmt.Sprintf("%s: %s is not as it must be: %s", p.Target, names, p.Detail)
 		if p.hint != "" {
 			line += " (hint: " + p.hint + ")"
 		}
 	}
 	line = state.Printable(line) + "\n"
 	if len(p.Probes) == 0 {
-		return line + "  there are no probes: how the unit stands is all that decides\n"
+		decides := "how the unit stands"
+		if len(p.units) == 0 {
+			decides = "its version_command"
+		}
+		return line + "  there are no probes: " + decides + " is all that decides\n"
 	}
 	rows := []row{{cells: []string{"PROBE", "RESULT", "TIME"}}}
 	for _, r := range p.Probes {
 		result := "fails"
 		switch {
+		case r.Detail == state.NotTried:
+			result = state.NotTried
 		case r.Unknown:
 			result = "no answer"
 		case r.Passed:
 			result = "passes"
-		case r.Detail == state.NotTried:
-			result = state.NotTried
 		}
 		one := row{cells: []string{r.Probe, result, fmt.Sprintf("%d ms", r.Millis)}}
 		if result != state.NotTried {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // sourceChanged returns how the file of source.url_from differs from the source that
@@ -26,7 +27,7 @@ func (a *app) sourceChanged(ctx context.Context, m machine, t *target.Target, st
 	if st.Uses(t.Source.From.String(), t.Source.URL, t.Source.InsecureSkipTLS) {
 		return ""
 	}
-	return fmt.Sprintf("%s: %s now says %s (hint: machinemon-update check %s makes them use it)",
+	return fmt.Sprintf("%s: %s now says %s (hint: sudo machinemon-update check %s makes them use it)",
 		uses, t.Source.Read, source(t.Source.URL, t.Source.InsecureSkipTLS), t.Name)
 }
 
@@ -38,7 +39,7 @@ func resolve(ctx context.Context, m machine, t *target.Target) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	u, err := m.Unit(ctx, t.Unit)
+	u, err := units.First(ctx, m, t)
 	if err != nil {
 		return err
 	}

@@ -7,15 +7,19 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
 // targetStatus is one target in `status --json`.
 type targetStatus struct {
-	Target      string         `json:"target"`
-	Description string         `json:"description,omitempty"`
-	Unit        string         `json:"unit,omitempty"`
+	Target      string   `json:"target"`
+	Description string   `json:"description,omitempty"`
+	Unit        string   `json:"unit,omitempty"`
+	Also        []string `json:"also,omitempty"` // its other units
+	signed      bool
+	pinned      bool           // what signs the releases is pinned
 	Installed   string         `json:"installed"` // "unknown" if neither the record nor the program says it
 	Available   string         `json:"available,omitempty"`
 	Checked     *time.Time     `json:"checked,omitempty"`
@@ -45,6 +49,9 @@ func (a *app) status(args []string) error {
 	names, err := a.choose(args)
 	if err != nil {
 		return err
+	}
+	if len(args) == 0 {
+		a.warnOfUnread()
 	}
 	ctx := context.Background()
 	m := a.see(ctx)
@@ -81,8 +88,10 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		}
 		return s
 	}
-	s.Description, s.Unit = t.Description, t.Unit
+	s.Description, s.Unit, s.Also, s.signed = t.Description, t.Unit, t.Also, t.Trust.Mode != target.TrustChecksum
 	s.Unsigned, s.AutoUpdate = t.Trust.Mode == target.TrustChecksum, t.AutoUpdateEnabled
+	_, unpinned := pin(t)
+	s.pinned = unpinned == nil
 	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		failed(err)
@@ -156,7 +165,7 @@ func (s targetStatus) row() row {
 	r := row{cells: []string{s.Target, s.Installed, cmp.Or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
-	} else if s.Unit != "" { // if Unit is "", the target file could not be read
+	} else if s.signed {
 		r.cells[3] = "signed"
 	}
 	reason := ""
@@ -165,6 +174,9 @@ func (s targetStatus) row() row {
 		r.cells[5], reason = outcome(*s.Last), s.Last.Reason
 		if s.Last.Result == state.ResultUnproven && s.Unproven == "" {
 			reason = provenSince
+		}
+		if s.over(reason) {
+			reason = ""
 		}
 	}
 	switch {
@@ -207,15 +219,29 @@ func (s targetStatus) row() row {
 		r.note("warning: " + w)
 	}
 	if s.Leaving {
-		r.note("the package is being removed: no attempt begins (hint: dpkg --configure -a)")
+		r.note("the package is being removed: no attempt begins (hint: sudo dpkg --configure -a)")
 	}
 	if s.Pending {
-		r.note("the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload")
+		r.note("the target file, or a directory that it names, has changed: systemd will know after sudo systemctl daemon-reload")
 	}
 	if s.NextCheck != nil {
 		r.note("next check: " + s.NextCheck.Local().Format(minutes))
 	}
 	return r
+}
+
+// over reports whether what refused the last attempt holds no more, since the operator has
+// changed it. history keeps such a reason.
+func (s targetStatus) over(reason string) bool {
+	switch {
+	case strings.HasPrefix(reason, policy.HeldSince):
+		return s.Held == nil
+	case strings.HasPrefix(reason, state.RejectedOn):
+		return !slices.Contains(s.Rejected, state.Called(s.Last.Version))
+	case strings.HasPrefix(reason, target.Unpinned):
+		return s.pinned
+	}
+	return false
 }
 
 // onTrial returns that the version is on trial, as text.

@@ -20,7 +20,7 @@ func TestExpiring(t *testing.T) {
 		{name: "fresh", root: 300 * day, timestamp: 6 * day, snapshot: 6 * day},
 		{name: "no refresh for a while", root: 300 * day, timestamp: 2 * day, snapshot: 5 * day,
 			want: "timestamp v4 expires on " + at(2*day) + ": nothing is installed after that unless the publisher signs again"},
-		{name: "a root that nobody renews", root: 6 * day, timestamp: 5 * day, snapshot: 5 * day,
+		{name: "a root that is not renewed", root: 6 * day, timestamp: 5 * day, snapshot: 5 * day,
 			want: "root v1 expires on " + at(6*day) + ": nothing is installed after that unless the publisher signs again"},
 		{name: "expired", root: 6 * day, timestamp: 2 * day, snapshot: -time.Hour,
 			want: "snapshot v3 has expired on " + at(-time.Hour) + ": nothing is installed until the publisher signs again"},

@@ -12,11 +12,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/units"
 )
 
 // machine is the part of systemd that status uses; *systemd.Conn implements it.
 type machine interface {
-	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	units.Reader
 	NextElapse(ctx context.Context, timer string) (time.Time, error)
 	Processes(ctx context.Context, unit string) ([]int, error)
 	Close()
@@ -47,18 +48,18 @@ const patience = 3 * time.Second
 // outlook fills in when the source is asked next, and what keeps the available release
 // from being installed then. m may be nil.
 func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target.Target, st *state.Status, history []state.Attempt) error {
-	for _, warning := range []string{t.Exposed(), t.Overlaid()} {
+	for _, warning := range []string{t.Exposed(), t.Overlaid(), t.Unnotified} {
 		if warning != "" {
 			s.Warnings = append(s.Warnings, warning)
 		}
 	}
-	var u systemd.Unit
+	var found []policy.Unit
 	if m != nil {
 		// The timeout is separate: slow programs may have used up an earlier one.
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		var err error
-		if u, err = m.Unit(ctx, t.Unit); err != nil {
+		if found, err = units.States(ctx, m, t); err != nil {
 			return err
 		}
 		next, err := m.NextElapse(ctx, timer(t.Name))
@@ -94,10 +95,7 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	if s.Installed == state.Unknown {
 		k.Order.Installed = ""
 	}
-	if u.Name != "" {
-		k.Unit = &policy.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Queued: u.Job != 0,
-			Passing: u.Type == "oneshot" && !u.RemainAfterExit}
-	}
+	k.Units = found
 	s.WhyNot = whyNot(k)
 	return nil
 }
@@ -130,11 +128,14 @@ func offered(fs state.Status) *policy.Release {
 // doubt returns why the signatures of the offer would be refused, or "" if no reason is
 // known.
 func doubt(t *target.Target, o *state.Offer) string {
-	if t.Trust.Mode != target.TrustTUF {
+	if t.Trust.Mode == target.TrustChecksum {
 		return ""
 	}
-	if _, err := t.Pin(); err != nil {
+	if _, err := pin(t); err != nil {
 		return err.Error()
+	}
+	if t.Trust.Mode == target.TrustSigned {
+		return ""
 	}
 	now := time.Now()
 	if slices.ContainsFunc(o.Signed, func(s state.Signed) bool { return now.After(s.Expires) }) {

@@ -28,6 +28,7 @@ func (m fakeMachine) Unit(_ context.Context, name string) (systemd.Unit, error) 
 }
 func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { return m.next, m.err }
 func (fakeMachine) Processes(context.Context, string) ([]int, error)        { return nil, nil }
+func (fakeMachine) Alive(context.Context, ...string) ([]string, error)      { return nil, nil }
 func (fakeMachine) Close()                                                  {}
 
 // TestOutlook: what status says about the next scheduled run.
@@ -57,7 +58,7 @@ func TestOutlook(t *testing.T) {
 		{name: "nothing is available", more: on, unit: running, next: next, want: nextCheck},
 		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
 		{name: "no timer", more: on, unit: running, fetch: offer},
-		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: machinemon-update apply agent)"},
+		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: sudo machinemon-update apply agent)"},
 		{name: "others go first", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"
@@ -66,30 +67,30 @@ func TestOutlook(t *testing.T) {
 		{name: "others go first, and not enabled", unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"
-		}, want: "available, not yet for this machine (rollout at 10 %); scheduled runs only check (hint: machinemon-update apply agent)"},
+		}, want: "available, not yet for this machine (rollout at 10 %); scheduled runs only check (hint: sudo machinemon-update apply agent)"},
 		{name: "rejected", unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: sudo machinemon-update unskip agent tries it again)"},
 		{name: "rejected just now", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultRolledBack, Reason: "it died"}}
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
-		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: machinemon-update unskip agent tries it again)"},
+		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: sudo machinemon-update unskip agent tries it again)"},
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},
 		{name: "lower than what is installed", more: on, unit: running, fetch: offer, swap: installs("1.2.0", 2),
-			want: "1.1.0 is lower than the installed 1.2.0, and no schedule goes down (hint: machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"},
+			want: "1.1.0 is lower than the installed 1.2.0, and no schedule goes down (hint: sudo machinemon-update apply agent installs it; source.downgrade = true lets schedules do so)"},
 		{name: "lower, with a higher sequence", more: on, unit: running, next: next, fetch: func(s *state.Status) { offer(s); s.Offer.Sequence = 3 }, swap: installs("1.2.0", 2), want: nextCheck},
 		{name: "lower, and allowed", more: on + "source.downgrade = true\n", unit: running, next: next, fetch: offer, swap: installs("1.2.0", 2), want: nextCheck},
 		{name: "out of range, and not enabled", more: "source.versions = '>=2'\n", unit: running, fetch: offer,
 			want: "1.1.0 is not in source.versions \">=2\" (hint: source.versions of target agent says which releases are taken)"},
 		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Installed = &state.Release{Version: "1.0.0", Files: []state.File{{To: "/nonexistent", SHA256: "x"}}}
-		}, want: "the installed files were changed by hand (hint: machinemon-update apply agent)"},
+		}, want: "the installed files were changed by hand (hint: sudo machinemon-update apply agent)"},
 		{name: "stopped", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive"}, fetch: offer,
-			want: "agent.service is stopped (hint: systemctl start agent.service)"},
-		{name: "never active for long", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive", Type: "oneshot"}, fetch: offer,
-			want: "agent.service is not active: of Type=oneshot without RemainAfterExit=yes, it never stays so (hint: only a unit that stays active can be watched)"},
+			want: "agent.service is stopped (hint: sudo systemctl start agent.service)"},
+		{name: "idle, and nothing shows whether a release works", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive", Type: "oneshot"}, fetch: offer,
+			want: "cannot judge agent: agent.service is idle, and the target has no command that shows whether a release works (hint: set health.version_command)"},
 		{name: "proven since", unit: running, next: next, swap: func(s *state.Status) {
 			s.Installed = &state.Release{Version: "1.1.0"}
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultUnproven, Version: "1.1.0", Reason: "no probe proves it"}}
@@ -108,7 +109,7 @@ func TestOutlook(t *testing.T) {
 			m := fakeMachine{unit: c.unit, next: c.next.In(elsewhere)}
 			// From here on the units exist as the generator made them.
 			templates := filepath.Join(a.targets.Root, "usr/lib/systemd/system")
-			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer"} {
+			for _, u := range []string{"machinemon-verify@.path", "machinemon-swap@.path", "machinemon-directive@.path", "machinemon-fetch@.timer", "machinemon-inform@.service"} {
 				write(t, filepath.Join(templates, u), "")
 			}
 			ok(t, generate.Run(a.targets, a.generated, t.Output()))
@@ -135,7 +136,7 @@ func TestOutlook(t *testing.T) {
 				t.Error("a comment is pending")
 			}
 			write(t, file, "auto_update_check_every_seconds = 60\n"+target)
-			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "the target file, or a directory that it names, has changed: systemd will know after systemctl daemon-reload") {
+			if s := a.statusOf(t.Context(), m, "agent"); !s.Pending || !strings.Contains(strings.Join(s.row().notes, "\n"), "the target file, or a directory that it names, has changed: systemd will know after sudo systemctl daemon-reload") {
 				t.Errorf("an edit is not pending: %+v", s)
 			}
 		})

@@ -1,0 +1,207 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/machinemon/machinemon-update/internal/cli"
+	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/installed"
+	"github.com/machinemon/machinemon-update/internal/nearest"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
+)
+
+// initFrom is where the releases of the target that init describes come from; at most one
+// is not "".
+type initFrom struct{ github, manifest, file string }
+
+// addInit adds the verb by add.
+func (a *app) addInit(add func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) *cobra.Command) {
+	var from initFrom
+	var write bool
+	oneSource := cli.Args("a unit, and at most one source", "", func(args []string) bool {
+		given := len(args) - 1
+		for _, s := range []string{from.github, from.manifest} {
+			if s != "" {
+				given++
+			}
+		}
+		return len(args) > 0 && given <= 1
+	})
+	flags := add("init UNIT [FILE]", "Print a target file for a service that runs", `
+It names the unit, its program, the command that prints the version, and a TCP
+port of the unit as probe. FILE is a manifest, an archive or a directory with
+releases on this machine. --write puts it into
+  /etc/machinemon-update/targets.d
+unless there is such a target.`, oneSource, completeSecond, func(args []string) error {
+		if len(args) > 1 {
+			var err error
+			if from.file, err = filepath.Abs(args[1]); err != nil {
+				return err
+			}
+		}
+		return a.initTarget(args[0], from, write)
+	}).Flags()
+	flags.StringVar(&from.github, "github", "", "`OWNER/NAME` of the program's repository")
+	flags.StringVar(&from.manifest, "manifest", "", "`URL` of the publisher's manifest")
+	flags.BoolVar(&write, "write", false, "write the file, and let systemd read it")
+}
+
+// completeSecond offers files for the second argument only.
+func completeSecond(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(named) == 1 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// initiated is the JSON of init.
+type initiated struct {
+	Target  string `json:"target"`
+	File    string `json:"file"`
+	Text    string `json:"text"`
+	Written bool   `json:"written"`
+}
+
+// initTarget makes a target file for a unit from what systemd knows of it and from what its
+// program does now. It prints the file, or writes it where no target has that name.
+func (a *app) initTarget(unit string, from initFrom, write bool) error {
+	if !strings.HasSuffix(unit, ".service") {
+		unit += ".service"
+	}
+	name := strings.ToLower(strings.ReplaceAll(strings.TrimSuffix(unit, ".service"), "@", "-"))
+	ctx := context.Background()
+	m := a.see(ctx)
+	if m == nil {
+		return errors.New("cannot describe " + unit + ": systemd does not answer")
+	}
+	defer m.Close()
+	u, err := m.Unit(ctx, unit)
+	if err != nil {
+		return err
+	}
+	if u.Load != "loaded" || len(u.Command) == 0 {
+		return cli.Usagef("cannot describe %s: it has no program (%s) (hint: %s)", unit, u.Load,
+			cmp.Or(nearest.Hint(unit, running(ctx, m)), "systemctl list-units --type=service lists the units"))
+	}
+	text, err := describeUnit(ctx, m, u, name, from)
+	if err != nil {
+		return err
+	}
+	in := initiated{Target: name, File: filepath.Join(a.targets.Admin, name+".toml"), Text: text}
+	if err := a.acceptable(name, text); err != nil {
+		return err
+	}
+	if !write {
+		return a.print(in, text)
+	}
+	if all, err := a.targets.Names(); err != nil {
+		return err
+	} else if slices.Contains(all, name) {
+		return cli.Usagef("cannot write %s: there is a target %s already (hint: without --write the file is only printed)", in.File, name)
+	}
+	if err := durable.WriteFile(filepath.Join(a.targets.Root, in.File), []byte(text), 0o644); err != nil {
+		return err
+	}
+	in.Written = true
+	return errors.Join(a.print(in, text+fmt.Sprintf("\n%s: written to %s (hint: sudo machinemon-update doctor %[1]s, then sudo machinemon-update apply --dry-run %[1]s)\n", name, in.File)), a.reload())
+}
+
+// running returns the services that run, for a suggestion.
+func running(ctx context.Context, m machine) []string {
+	names, err := m.Alive(ctx, "*.service")
+	if err != nil {
+		return nil
+	}
+	return names
+}
+
+// acceptable returns the error with which a target file would be refused.
+func (a *app) acceptable(name, text string) error {
+	dir, err := os.MkdirTemp("", "machinemon-update-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, name+".toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return a.targets.CheckFile(file)
+}
+
+// describeUnit returns the text of a target file for a unit.
+func describeUnit(ctx context.Context, m machine, u systemd.Unit, name string, from initFrom) (string, error) {
+	program, err := filepath.EvalSymlinks(u.Command[0])
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", cli.Usagef("cannot describe %s: its program %s is not there", u.Name, u.Command[0])
+	}
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Made by `machinemon-update init %s`; man machinemon-update.target explains all keys.\nunit = %q\n\n[source]\n%s\n", u.Name, u.Name, from.lines())
+	fmt.Fprintf(&b, "[[install]]\n# Its name in the archive; apply --dry-run says which names there are.\nfrom = %q\nto = %q\n\n[health]\n", filepath.Base(program), program)
+	if argv := versionCommand(ctx, name, program); argv != nil {
+		fmt.Fprintf(&b, "version_command = [%q, %q]\n", argv[0], argv[1])
+	} else {
+		fmt.Fprintf(&b, "# None of --version, version and -version printed a version.\n# version_command = [%q, \"--version\"]\n", program)
+	}
+	pids, err := m.Processes(ctx, u.Name)
+	if err != nil {
+		return "", err
+	}
+	ports, err := listening(pids)
+	if err != nil {
+		return "", err
+	}
+	if len(ports) == 0 {
+		b.WriteString("# It listens at no TCP port, so how the unit runs decides. See health.probe.\n")
+	}
+	for i, at := range ports {
+		off := ""
+		if i > 0 {
+			off = "# "
+		} else {
+			b.WriteString("\n# Better a page that shows its health: http = \"http://" + at.String() + "/...\"\n")
+		}
+		fmt.Fprintf(&b, "%[1]s[[health.probe]]\n%[1]stcp = %q\n", off, at)
+	}
+	return b.String(), nil
+}
+
+// lines returns the keys of the source.
+func (f initFrom) lines() string {
+	switch {
+	case f.github != "":
+		return fmt.Sprintf("type = \"github\"\nrepo = %q\n# The archive among a release's files, with {os}, {arch}, {version} or {number}.\nasset = \"*{os}*{arch}*.tar.gz\"\n", f.github)
+	case f.manifest != "":
+		return fmt.Sprintf("url = %q\n", f.manifest)
+	case f.file != "":
+		return fmt.Sprintf("type = \"file\"\npath = %q\n", f.file)
+	}
+	return "# Without a source only import brings releases.\n# type = \"github\"\n# repo = \"OWNER/NAME\"\n"
+}
+
+// versionCommand returns the first usual command at which the program prints a version. It
+// runs as a stranger, without a network.
+func versionCommand(ctx context.Context, name, program string) []string {
+	for _, word := range []string{"--version", "version", "-version"} {
+		argv := []string{program, word}
+		if installed.Version(ctx, &target.Target{Name: name, Health: target.Health{VersionCommand: argv}}, state.Status{}) != "" {
+			return argv
+		}
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/cli"
+	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/systemd"
+)
+
+// notifyTest sends a test in all ways in which events of a target are told, as an event is
+// sent, and waits for the end.
+func (a *app) notifyTest(args []string, test bool) error {
+	if !test {
+		return cli.Usagef("cannot notify without --test: events are told by themselves (hint: machinemon-update notify --test %s)", args[0])
+	}
+	t, err := a.load(args[0])
+	if err != nil {
+		return err
+	}
+	if t.Unnotified != "" {
+		return state.Fail(state.ResultMisconfigured, "cannot test the notification of %s: %s", t.Name, t.Unnotified)
+	}
+	ways := t.Notify.Ways()
+	if len(ways) == 0 {
+		return state.Fail(state.ResultMisconfigured, "cannot test the notification of %s: there is none (hint: [notify] in the target file, or in %s)", t.Name, a.targets.NotifyFile())
+	}
+	host, _ := os.Hostname()
+	n := state.Notice{Event: "test", Target: t.Name, Host: host, Time: time.Now().UTC(), Reason: "machinemon-update notify --test"}
+	for _, way := range ways {
+		if err := a.tree.AddNotice(way, n); err != nil {
+			return err
+		}
+	}
+	// The sender's account and token are those of systemd's last reload.
+	if err := a.reload(); err != nil {
+		return err
+	}
+	var late []string
+	for range 2 { // the sender may be at its end already, and then tells the rest the next time
+		if err := a.send(t.Name); err != nil {
+			return err
+		}
+		late = nil
+		for _, way := range ways {
+			waiting, err := a.tree.WaitingNotices(t.Name, way)
+			if err != nil {
+				return err
+			}
+			if len(waiting) > 0 {
+				late = append(late, way)
+			}
+		}
+		if len(late) == 0 {
+			break
+		}
+	}
+	if len(late) > 0 {
+		return fmt.Errorf("cannot tell of %s by %s; it is tried again (hint: journalctl -u %s says why)", t.Name, strings.Join(late, " and "), systemd.NotifyUnit(t.Name))
+	}
+	return a.print(map[string]any{"target": t.Name, "told": ways}, fmt.Sprintf("%s: told by %s\n", t.Name, strings.Join(ways, " and ")))
+}
+
+// sendNotices starts the sender of a target's notices and waits for its end. What it could
+// not send still waits in the spool.
+func sendNotices(name string) error {
+	ctx := context.Background()
+	conn, err := systemd.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	err = conn.Start(ctx, systemd.NotifyUnit(name))
+	if _, failed := errors.AsType[*systemd.JobError](err); failed {
+		return nil
+	}
+	return err
+}
