@@ -101,7 +101,11 @@ func say(c *cobra.Command, m *manifest.Manifest, changed bool, notes []string) e
 		did = "unchanged:"
 	}
 	platforms := strings.Join(slices.Sorted(maps.Keys(m.Platforms)), ", ")
-	_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s %s, sequence %d, for %s\n", did, m.Product, m.Version, m.Sequence, platforms)
+	but := strings.TrimPrefix(limits(m), ", ")
+	if but != "" {
+		but = " (" + but + ")"
+	}
+	_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s %s, sequence %d, for %s%s\n", did, m.Product, m.Version, m.Sequence, platforms, but)
 	return err
 }
 

@@ -16,7 +16,8 @@ import (
 
 // Main runs the command and returns its exit status: 0 done, 1 failed, 2 usage.
 func Main(args []string, version string) int {
-	root := &cobra.Command{Use: "machinemon-release", Short: "Publish releases for machinemon-update"}
+	root := &cobra.Command{Use: "machinemon-release", Short: "Publish releases for machinemon-update", Version: version,
+		Args: cli.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	root.SetArgs(args)
 	root.AddCommand(publishCommand(), setCommand(), rolloutCommand(), keygenCommand(), initCommand(),
 		refreshCommand(), rotateCommand(), statusCommand(), verifyCommand(), versionCommand(version))

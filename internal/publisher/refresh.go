@@ -14,7 +14,7 @@ const refreshHelp = `Example: what machinemon-release-refresh@.timer runs every 
 
   machinemon-release refresh /srv/download
 
-Signs snapshot and timestamp anew, for seven days, with the online key. That
+Signs snapshot and timestamp again, for seven days, with the online key. That
 tells machines that nothing newer is kept from them. It does not prolong what
 the other keys signed, and refuses once that has expired. It refuses as well
 while KEYS/root holds a key that it can read.`

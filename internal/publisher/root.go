@@ -54,8 +54,8 @@ is a draft, which each of the other holders signs:
   machinemon-release rotate /srv/download --draft --key /media/usb2/two/root/7be09a4411c3.pem
 
 That shows what the draft changes, and asks at a terminal. Sign nothing that you
-did not expect: a draft may be of anybody who can write to DIR. So may be the
-roots in it: keep 1.root.json with your key, and have them checked by --root FILE.
+did not expect: every user that can write to DIR can place a draft there, or a
+root. So keep 1.root.json with your key, and have the roots checked by --root FILE.
 Only DIR's root files are needed, so a copy of those will do.`
 
 func rotateCommand() *cobra.Command {

@@ -150,6 +150,9 @@ func (k Keys) load(path string) (_ signer, err error) {
 	if err != nil {
 		return signer{}, err
 	}
+	if string(b) == "none" { // of SetCredential= in the timers' units
+		return signer{}, errors.New("there is no such key (hint: copy it as \"Signing every day\" in man machinemon-release says)")
+	}
 	asked := false
 	priv, err := cryptoutils.UnmarshalPEMToPrivateKey(b, func(bool) ([]byte, error) {
 		asked = true

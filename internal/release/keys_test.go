@@ -36,6 +36,11 @@ func TestKeys(t *testing.T) {
 	if _, err := k.load(secret); err == nil || err.Error() != "cannot use the key "+secret+": the passphrase is not the right one" {
 		t.Errorf("got %v", err)
 	}
+	none := filepath.Join(dir, "online.pem")
+	testkit.Must(t, os.WriteFile(none, []byte("none"), 0o600)) // the units' credential, if there is no file
+	if _, err := k.load(none); err == nil || !strings.HasPrefix(err.Error(), "cannot use the key "+none+": there is no such key (hint: ") {
+		t.Errorf("got %v", err)
+	}
 	if err := os.Chmod(secret, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +48,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := Keygen(dir, "admin", nil); err == nil {
-		t.Error("a key for nobody")
+		t.Error("a key for no role")
 	}
 }
 

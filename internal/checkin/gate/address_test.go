@@ -115,6 +115,11 @@ func (b *bench) leadsBack(configured bool) {
 	if a := b.do("GET", monitor+"/download/2.root.json", ""); a.status != 404 {
 		t.Errorf("2.root.json: %+v", a)
 	}
+	script := b.do("GET", monitor+"/download/install.sh", "").body
+	base := serverLine.FindStringSubmatch(script)
+	if configured && (base == nil || base[1] != b.url+monitor || b.fetched(base[1]+"/download/machinemon-client-linux-amd64.tar.gz") != "new") {
+		t.Errorf("the installer downloads from %q", base)
+	}
 	page := b.url + monitor + "/updates"
 	a = b.do("GET", monitor+"/updates?result=trouble", "", "Authorization: admin")
 	form := regexp.MustCompile(`<form method="post" action="([^"]*)">`).FindStringSubmatch(a.body)
@@ -124,11 +129,6 @@ func (b *bench) leadsBack(configured bool) {
 	a = b.do("POST", monitor+"/updates", "directives=off", "Authorization: admin", "Content-Type: application/x-www-form-urlencoded")
 	if a.status != 303 || b.resolve(page, a.header.Get("Location")) != page || !b.stopped() {
 		t.Errorf("the form: %+v", a)
-	}
-	script := b.do("GET", monitor+"/download/install.sh", "").body
-	base := serverLine.FindStringSubmatch(script)
-	if configured && (base == nil || base[1] != b.url+monitor || b.fetched(base[1]+"/download/machinemon-client-linux-amd64.tar.gz") != "new") {
-		t.Errorf("the installer downloads from %q", base)
 	}
 }
 

@@ -52,7 +52,7 @@ func newTab(t *testing.T) *tab {
 		end()
 	})
 	if err := chromedp.Listen(ctx, b.heard); err != nil {
-		t.Fatalf("cannot start the browser: %v (hint: make deps)", err)
+		t.Fatalf("cannot start the browser: %v (hint: make check-page installs it)", err)
 	}
 	handle := true
 	command(b, fetch.Enable, fetch.EnableParams{HandleAuthRequests: &handle})

@@ -11,6 +11,10 @@ import (
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func newFleet(t *testing.T) (*bench, *tab) {
@@ -121,6 +125,31 @@ func TestPageEmpty(t *testing.T) {
 	v.do(chromedp.Navigate(b.url + "/updates"))
 	v.looks("no-database")
 	v.wants("the database cannot be used (hint: journalctl -u machinemon-checkin-gate)", "off: updates are stopped", "The database has not been read yet")
+}
+
+// TestPageRollout checks how far a release with a plan has come, before and after it stops.
+func TestPageRollout(t *testing.T) {
+	b, v := newFleet(t)
+	b.config.ReleaseNotes = "https://example.com/notes/{version}"
+	b.publish(func(m *manifest.Manifest) {
+		m.ReleasedAt, m.Rollout = "2026-11-01T12:00:00Z", &manifest.Rollout{Percent: 10}
+	})
+	p := rollout.New(b.release(), []int{10, 50, 100}, 6*time.Hour, 10, time.Now().Add(-24*time.Hour))
+	for name, failures := range map[string]int{"rollout": 100, "rollout-stops": 10} {
+		p.MaxFailures = failures
+		text, err := p.Marshal()
+		testkit.Must(t, err)
+		b.put(rollout.FileName, string(text))
+		v.do(chromedp.Navigate(b.url + "/updates"))
+		v.looks(name)
+		v.wants("For 10 % of the clients.", "14 of 35 clients have it, 7 failed", "Released 2026-11-01 12:00 UTC", "Rollout by plan: 10 % since ", " 14 have it, ")
+		if got := ask[bool](v, `document.body.innerText.includes("stopped: ")`); got != (failures == 10) {
+			t.Errorf("%s: stopped: %t", name, got)
+		}
+		if got := ask[int](v, `document.querySelectorAll("a[href='https://example.com/notes/v0.1.12']").length`); got != 1 {
+			t.Errorf("%s: %d links to the notes", name, got)
+		}
+	}
 }
 
 // TestPageSwitch turns the switch by mouse; the page then shows its state, user and time.

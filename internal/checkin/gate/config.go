@@ -119,7 +119,7 @@ func (f *file) check() (*Config, error) {
 	if f.TLSKey != "" {
 		pair, err := tls.LoadX509KeyPair(f.TLSCertificate, f.TLSKey)
 		if err != nil {
-			return nil, fmt.Errorf("tls_certificate, tls_key: %w (hint: the user machinemon-checkin must be able to read them)", err)
+			return nil, fmt.Errorf("tls_certificate, tls_key: %w (hint: the user machinemon-checkin must be able to read them; with LoadCredential= only root must, see machinemon-checkin-gate(8))", err)
 		}
 		c.Certificate = &pair
 	}

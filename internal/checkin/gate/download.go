@@ -67,23 +67,13 @@ func (g *Gate) openAny(name string) (*os.File, fs.FileInfo, error) {
 
 // download serves a file. It reports false, without an answer, if the gate has none of
 // this name, but upstream may have one.
-//
-// MachineMon's installer asks for an archive by product and platform. It gets that of the
-// published release, and not upstream's own, which may be older.
 func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) bool {
-	p, published, broken := g.published(name)
+	m, p, broken := g.published(name)
 	switch {
-	case published && !manifest.ValidFile(p.File):
-		http.Redirect(w, r, p.File, http.StatusFound)
-		return true
-	case published:
-		name = path.Join(path.Dir(g.config.Manifest), p.File)
-	}
-	if g.serveFile(w, r, name) {
-		return true
-	}
-	switch {
-	case published || !hosts(name):
+	case m != nil:
+		g.serveInstaller(w, r, name, m, p)
+	case g.serveFile(w, r, name):
+	case !hosts(name):
 		http.NotFound(w, r)
 	case broken:
 		http.Error(w, "the gate cannot read its manifest", http.StatusServiceUnavailable)
@@ -91,22 +81,6 @@ func (g *Gate) download(w http.ResponseWriter, r *http.Request, name string) boo
 		return false
 	}
 	return true
-}
-
-// published returns the platform of the published release whose archive has this name,
-// without version and digest. broken reports that the manifest cannot be used.
-func (g *Gate) published(name string) (p manifest.Platform, ok, broken bool) {
-	name, archive := strings.CutSuffix(name, ".tar.gz")
-	if !archive {
-		return p, false, false
-	}
-	m, broken := g.readManifest()
-	if m == nil || m.Product == "" {
-		return p, false, broken
-	}
-	key, ours := strings.CutPrefix(name, m.Product+"-")
-	p, ok = m.Platforms[key]
-	return p, ok && ours, false
 }
 
 // serveFile serves a file of the download directory, and reports whether there is one.

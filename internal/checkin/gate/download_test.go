@@ -1,7 +1,12 @@
 package gate
 
 import (
+	"archive/tar"
+	"bytes"
 	"cmp"
+	"compress/gzip"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,49 +146,97 @@ func TestDisabledManifest(t *testing.T) {
 	}
 }
 
+// tarGz returns a tar in gzip with one file.
+func tarGz(t *testing.T, content string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	testkit.Must(t, w.WriteHeader(&tar.Header{Name: "machinemon-client-linux-amd64", Mode: 0o755, Size: int64(len(content))}))
+	_, err := io.WriteString(w, content)
+	testkit.Must(t, errors.Join(err, w.Close(), z.Close()))
+	return b.String()
+}
+
+func gzipped(t *testing.T, content string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := io.WriteString(z, content)
+	testkit.Must(t, errors.Join(err, z.Close()))
+	return b.String()
+}
+
 // TestPublishedArchive checks that the archive that MachineMon's installer asks for is that
-// of the published release, and never an older one that upstream has.
+// of the published release, never an older one that upstream has, nor one that machines
+// must not install, nor one of another format.
 func TestPublishedArchive(t *testing.T) {
 	const name, elsewhere = "machinemon-client-linux-amd64.tar.gz", "https://releases.example.com/a.tar.gz"
-	published := func(file string) func(*manifest.Manifest) {
+	const file = "new-0.1.12.tar.gz"
+	published := func(file string, more ...func(*manifest.Manifest)) func(*manifest.Manifest) {
 		return func(m *manifest.Manifest) {
 			m.Product = "machinemon-client"
 			p := m.Platforms["linux-amd64"]
 			p.File = file
 			m.Platforms["linux-amd64"] = p
+			for _, f := range more {
+				f(m)
+			}
 		}
 	}
+	share := func(percent int) func(*manifest.Manifest) {
+		return func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: percent} }
+	}
+	disable := func(m *manifest.Manifest) { m.Disabled = true }
+	archive, other := tarGz(t, "new"), tarGz(t, "agent's new")
+	const format = " of v0.1.12 is no tar.gz, which MachineMon's installer needs (hint: machinemon-update can install it)\n"
 	for what, c := range map[string]struct {
 		manifest string // its path
 		change   func(*manifest.Manifest)
+		off      bool // the switch
 		name     string
 		status   int
 		want     string
 	}{
-		"published":                   {change: published("new-0.1.12.tar.gz"), status: 200, want: "new"},
-		"in a directory":              {manifest: "agent/m.json", change: published("new-0.1.12.tar.gz"), status: 200, want: "agent's new"},
-		"another format":              {change: published("new-0.1.12.tar.zst"), status: 200, want: "new zst"},
-		"elsewhere":                   {change: published(elsewhere), status: 302, want: elsewhere},
-		"missing":                     {change: published("gone.tar.gz"), status: 404, want: "404 page not found\n"},
-		"disabled":                    {change: func(m *manifest.Manifest) { published("new-0.1.12.tar.gz")(m); m.Disabled = true }, status: 200, want: "new"},
-		"no manifest":                 {status: 200, want: "old"},
-		"another product":             {change: func(m *manifest.Manifest) { m.Product = "machinemon-server" }, status: 200, want: "old"},
-		"no product":                  {change: func(m *manifest.Manifest) { m.Product = "" }, status: 200, want: "old"},
-		"not for this platform":       {change: func(m *manifest.Manifest) { published("x")(m); delete(m.Platforms, "linux-amd64") }, status: 200, want: "old"},
-		"a platform, but no product":  {change: published("new-0.1.12.tar.gz"), name: "linux-amd64.tar.gz", status: 404, want: "binary not found\n"},
-		"a manifest, but not a valid": {change: func(m *manifest.Manifest) { m.Version = "" }, status: 503, want: "the gate cannot read its manifest\n"},
+		"published":                    {change: published(file), status: 200, want: archive},
+		"in a directory":               {manifest: "agent/m.json", change: published(file), status: 200, want: other},
+		"another format":               {change: published("new-0.1.12.tar.zst"), status: 404, want: "new-0.1.12.tar.zst" + format},
+		"a false name":                 {change: published("zip.tar.gz"), status: 404, want: "zip.tar.gz" + format},
+		"a program in gzip":            {change: published("gz.tar.gz"), status: 404, want: "gz.tar.gz" + format},
+		"elsewhere":                    {change: published(elsewhere), status: 302, want: elsewhere},
+		"elsewhere, another format":    {change: published("https://releases.example.com/a.zip"), status: 404, want: "a.zip" + format},
+		"missing":                      {change: published("gone.tar.gz"), status: 404, want: "404 page not found\n"},
+		"1 %":                          {change: published(file, share(1)), status: 200, want: archive},
+		"0 %":                          {change: published(file, share(0)), status: 503, want: "v0.1.12 is for 0 % of the machines: its publisher has stopped its rollout, or has not begun it\n"},
+		"disabled":                     {change: published(file, disable), status: 503, want: "v0.1.12 is disabled by its publisher\n"},
+		"elsewhere, disabled":          {change: published(elsewhere, disable), status: 503, want: "v0.1.12 is disabled by its publisher\n"},
+		"off":                          {change: published(file), off: true, status: 503, want: "updates are stopped at the gate (hint: an administrator lets them go on at /updates)\n"},
+		"off, by the name of updaters": {change: published(file), off: true, name: file, status: 200, want: archive},
+		"off, no manifest":             {off: true, status: 200, want: "old"},
+		"no manifest":                  {status: 200, want: "old"},
+		"another product":              {change: func(m *manifest.Manifest) { m.Product = "machinemon-server" }, status: 200, want: "old"},
+		"no product":                   {change: func(m *manifest.Manifest) { m.Product = "" }, status: 200, want: "old"},
+		"not for this platform":        {change: func(m *manifest.Manifest) { published("x")(m); delete(m.Platforms, "linux-amd64") }, status: 200, want: "old"},
+		"a platform, but no product":   {change: published(file), name: "linux-amd64.tar.gz", status: 404, want: "binary not found\n"},
+		"a manifest, but not a valid":  {change: func(m *manifest.Manifest) { m.Version = "" }, status: 503, want: "the gate cannot read its manifest\n"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			b := newBench(t, func(conf *Config) { conf.Manifest = cmp.Or(c.manifest, conf.Manifest) })
 			b.up.Host(name, []byte("old"))
-			b.put("new-0.1.12.tar.gz", "new")
-			b.put("new-0.1.12.tar.zst", "new zst")
-			testkit.Put(t, filepath.Join(b.config.DownloadDir, "agent/new-0.1.12.tar.gz"), "agent's new")
+			b.put(file, archive)
+			b.put("new-0.1.12.tar.zst", "\x28\xb5\x2f\xfd")
+			b.put("zip.tar.gz", "PK\x03\x04")
+			b.put("gz.tar.gz", gzipped(t, "\x7fELF"))
+			testkit.Put(t, filepath.Join(b.config.DownloadDir, "agent", file), other)
 			if c.change != nil {
 				b.publish(c.change)
 				if c.manifest != "" {
 					testkit.Must(t, os.Rename(filepath.Join(b.config.DownloadDir, "client-manifest.json"), filepath.Join(b.config.DownloadDir, c.manifest)))
 				}
+			}
+			if c.off {
+				_, err := b.decide(off, "test")
+				testkit.Must(t, err)
 			}
 			a := b.do("GET", "/download/"+cmp.Or(c.name, name), "")
 			if a.status != c.status || a.body != c.want && a.header.Get("Location") != c.want {

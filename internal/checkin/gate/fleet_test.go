@@ -34,7 +34,7 @@ func fleet(now time.Time) []report {
 	for i := range 4 {
 		add(fmt.Sprintf("db-%d.fra.example.net", i+1), "v0.1.11", "available", "v0.1.12", "")
 	}
-	add("cache-1", "v0.1.12", "committed unproven", "v0.1.12", "no probe proves it, for none ever passed here: tcp 127.0.0.1:8080: connection refused (hint: machinemon-update probe agent)")
+	add("cache-1", "v0.1.12", "committed unproven", "v0.1.12", "no probe proves it, for none ever passed here: tcp 127.0.0.1:8080: connection refused (hint: sudo machinemon-update probe agent)")
 	add("edge-ams-1", "v0.1.11", "rolled back", "v0.1.12", reason, rejected)
 	add("edge-ams-2", "v0.1.11", "rolled back", "v0.1.12", "tcp 127.0.0.1:8080: connection refused", rejected)
 	add("edge-bom-1", "v0.1.10", "rollback failed", "v0.1.12", "cannot start machinemon-client.service: exit status 203", rejected)

@@ -121,6 +121,7 @@ func (g *Gate) Handler() http.Handler {
 		path := r.URL.Path
 		name, download := strings.CutPrefix(path, "/download/")
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+		plain := r.URL.RawPath == "" // upstream does not decode a path, so it knows no other
 		switch {
 		case !printable(r.Header.Get("Upgrade")):
 			// The proxy would treat it as an error of upstream.
@@ -128,9 +129,9 @@ func (g *Gate) Handler() http.Handler {
 			return
 		case download && reads && g.download(w, r, name):
 			return
-		case path == "/download/install.sh" && r.Method == http.MethodGet:
+		case path == "/download/install.sh" && plain && r.Method == http.MethodGet:
 			r = g.expectInstaller(r)
-		case path == "/api/v1/checkin" && r.Method == http.MethodPost:
+		case path == "/api/v1/checkin" && plain && r.Method == http.MethodPost:
 			captured, release := g.captureBody(r)
 			defer release()
 			r = captured

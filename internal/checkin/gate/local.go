@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -111,7 +110,7 @@ func Switch(socket, to, sudoUser string) (string, error) {
 	q.Header.Set("X-Sudo-User", sudoUser)
 	resp, err := client.Do(q)
 	if err != nil {
-		return "", fmt.Errorf("cannot reach the gate: %w (hint: systemctl start machinemon-checkin-gate-local.socket)", errors.Unwrap(err))
+		return "", rollout.Unreachable(err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))

@@ -45,7 +45,7 @@ func TestLocal(t *testing.T) {
 	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may turn the switch" || b.stopped() {
 		t.Errorf("%v", err)
 	}
-	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: systemctl start") {
+	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: sudo systemctl start") {
 		t.Errorf("%v", err)
 	}
 

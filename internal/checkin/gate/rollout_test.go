@@ -265,6 +265,15 @@ func TestPlan(t *testing.T) {
 				t.Errorf("the page does not say that it is stopped: %d %s", a.status, a.body)
 			}
 
+			// What made it fail is mended on the machines, so the same bytes go on by another plan.
+			s.bad["v3"] = false
+			_, _, err := release.Set(release.SetRequest{Dir: s.config.DownloadDir, Keys: s.keys, Retry: true, Now: s.now()})
+			testkit.Must(t, err)
+			s.plan()
+			if reached, last = s.pass(24); fmt.Sprint(reached) != "[10 50 100]" || !last.Done || last.Have != 50 || last.Failed != 0 {
+				t.Errorf("v3 again: reached %v, %+v", reached, last)
+			}
+
 			// The next release does not inherit the failures.
 			s.release("v4", 1)
 			s.plan()

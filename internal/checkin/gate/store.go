@@ -28,7 +28,7 @@ type report struct {
 // settings is the state of the switch.
 type settings struct {
 	Directives bool
-	By         string // who turned it; "" if it was never turned
+	By         string // the administrator that turned it; "" if it was never turned
 	At         time.Time
 }
 

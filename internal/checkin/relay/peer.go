@@ -182,6 +182,9 @@ func targetUID(ctx context.Context, name string) (uint32, string, error) {
 		return 0, "", err
 	}
 	defer conn.Close()
+	if t.Unit == "" || t.Template() {
+		return 0, "", fmt.Errorf("target %s has no unit whose user the agent could be (hint: the relay needs a target with one unit)", name)
+	}
 	u, err := conn.Unit(ctx, t.Unit)
 	if err != nil {
 		return 0, "", err
