@@ -50,8 +50,8 @@ func list(t *testing.T) []pkg {
 
 var (
 	// A step is one task of a program. It may use the lower packages.
-	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "fetch/download", "fetch/source", "generate", "health", "publisher", "release", "swap", "verify"}
-	lower = []string{"archive", "checkin", "cli", "durable", "installed", "log", "manifest", "policy", "rollout", "snapshot", "state", "systemd", "target", "trust", "version"}
+	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "fetch/download", "fetch/source", "generate", "health", "inform", "notify", "publisher", "release", "swap", "verify"}
+	lower = []string{"archive", "checkin", "cli", "dirtree", "durable", "installed", "log", "manifest", "nearest", "policy", "rollout", "signature", "snapshot", "state", "systemd", "target", "trust", "units", "version"}
 	// between has the steps that a step may import as an exception.
 	between = map[string][]string{"command": {"generate"}, "publisher": {"release"},
 		"fetch": {"fetch/download", "fetch/source"}, "fetch/source": {"fetch/download"}}
@@ -62,7 +62,7 @@ var (
 const program = "internal/conformance"
 
 // testOnly are the packages that only tests import.
-var testOnly = []string{"internal/testkit", "internal/trust/trusttest"}
+var testOnly = []string{"internal/testkit", "internal/signature/signaturetest", "internal/trust/trusttest"}
 
 // allowed returns why a package of the module must not import another; "" if it may.
 func allowed(from, to string) (problem string) {
@@ -142,6 +142,7 @@ func TestLinked(t *testing.T) {
 			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
 			// The rules of decisions are in lower packages; the fetcher is run, not linked.
 			"cmd/machinemon-update": {module + "internal/fetch", module + "internal/fetch/download", module + "internal/swap", module + "internal/archive"},
+			"cmd/notifier":          {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/fetch/download"},
 			"cmd/generator":         {cobra, "net/http", tuf},
 			"cmd/checkin-relay":     {cobra, tuf, module + "internal/swap", module + "internal/archive", module + "internal/command", "database/sql"},
 			// It is the only program with a database, and it only answers requests.
@@ -156,8 +157,8 @@ func TestLinked(t *testing.T) {
 			}
 		}
 	}
-	if seen != 9 {
-		t.Errorf("%d of 7 workers, the command and internal/trust were found", seen)
+	if seen != 10 {
+		t.Errorf("%d of 8 workers, the command and internal/trust were found", seen)
 	}
 }
 

@@ -29,6 +29,8 @@ func main() {
 		var state string
 		state, err = gate.Switch(gate.LocalSocket, strings.Join(args[1:], ""), os.Getenv("SUDO_USER"))
 		fmt.Print(state)
+	case args[0] == "-h" || args[0] == "--help":
+		fmt.Println(usage)
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
@@ -46,7 +48,7 @@ func serve() error {
 	}
 	public, local := listeners["public"], listeners["local"]
 	if len(public) == 0 {
-		return errors.New("cannot serve without a socket (hint: systemctl start machinemon-checkin-gate.socket)")
+		return errors.New("cannot serve without a socket (hint: sudo systemctl restart machinemon-checkin-gate.socket)")
 	}
 	config, err := gate.Load(gate.ConfigFile)
 	if err != nil {

@@ -20,6 +20,9 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
+const usage = "usage: machinemon-checkin-relay --setup  (puts the relay between the agent and its server)\n" +
+	"       checkin-relay [deliver]  (machinemon-checkin-relay.service runs it)"
+
 func main() {
 	var err error
 	switch args := os.Args[1:]; {
@@ -31,9 +34,10 @@ func main() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		err = relay.Setup(ctx, say)
+	case args[0] == "-h" || args[0] == "--help":
+		fmt.Println(usage)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: machinemon-checkin-relay --setup  (puts the relay between the agent and its server)\n"+
-			"       checkin-relay [deliver]  (machinemon-checkin-relay.service runs it)")
+		say(usage)
 		os.Exit(2)
 	}
 	if err != nil {
@@ -50,7 +54,7 @@ func serve() error {
 		return fmt.Errorf("cannot take systemd's sockets: %w", err)
 	}
 	if len(listeners) == 0 {
-		return errors.New("cannot serve without a socket (hint: systemctl start machinemon-checkin-relay.socket)")
+		return errors.New("cannot serve without a socket (hint: sudo systemctl restart machinemon-checkin-relay.socket)")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

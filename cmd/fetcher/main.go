@@ -51,8 +51,8 @@ func answer(args []string) bool {
 	switch {
 	case len(args) == 3 && args[0] == "look":
 		err = fetch.AnswerLook(context.Background(), state.System, target.DefaultDirs, args[1], args[2], os.Stdout)
-	case len(args) == 4 && args[0] == "import":
-		err = fetch.AnswerImport(context.Background(), state.System, target.DefaultDirs, args[1], target.Named{Path: args[2], SHA256: args[3]}, os.Stdout)
+	case len(args) == 5 && args[0] == "import":
+		err = fetch.AnswerImport(context.Background(), state.System, target.DefaultDirs, args[1], target.Named{Path: args[2], SHA256: args[3], Version: args[4]}, os.Stdout)
 	default:
 		return false
 	}

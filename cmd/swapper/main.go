@@ -1,6 +1,7 @@
 // Command swapper changes installed programs; see package swap. These systemd units start
 // it: machinemon-accounts@, machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
-// machinemon-commit@, machinemon-rollback@ and machinemon-update-recover.service. The
+// machinemon-commit@, machinemon-rollback@, machinemon-inform@ and
+// machinemon-update-recover.service. The
 // removal of the package runs it, too (leave). The verbs of package snapshot are for a
 // transient unit that runs as the user of a managed unit.
 package main
@@ -10,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
+	"github.com/machinemon/machinemon-update/internal/inform"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/snapshot"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -21,7 +24,7 @@ import (
 
 var version = "unknown" // set by the linker
 
-const usage = `usage: swapper accounts|directive|begin|swap|commit|rollback TARGET
+const usage = `usage: swapper accounts|directive|begin|swap|commit|rollback|inform TARGET
        swapper recover|leave
        swapper version
        swapper ` + snapshot.Usage
@@ -45,7 +48,7 @@ func run(args []string) int {
 	steps := map[string]func(*swap.Swapper, context.Context, string) error{
 		"accounts": (*swap.Swapper).MakeAccounts, "directive": (*swap.Swapper).Directive,
 		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
-		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback,
+		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback, "inform": tell,
 	}
 	if verb == "version" && name == "" {
 		fmt.Println(version)
@@ -82,6 +85,10 @@ func run(args []string) int {
 	if err := step(s, ctx, name); err != nil {
 		lines.Error(err)
 		if verb == "begin" {
+			// The unit is skipped, which starts no other one.
+			if err := s.Systemd.Queue(ctx, "machinemon-inform@"+name+".service"); err != nil {
+				lines.Error(err)
+			}
 			// The unit's SuccessExitStatus= holds for its ExecCondition=, too: with a
 			// status that is listed there, the fetcher would run all the same.
 			return 1
@@ -89,6 +96,18 @@ func run(args []string) int {
 		return swap.ExitStatus(err)
 	}
 	return 0
+}
+
+// late is when the sender runs once more. A notice that comes while it ends would wait for
+// the next attempt.
+const late = 2 * time.Minute
+
+// tell informs others how a target fares, after an attempt.
+func tell(s *swap.Swapper, ctx context.Context, name string) error {
+	i := inform.Informer{Tree: s.Tree, Targets: s.Targets, Metrics: os.Getenv("MACHINEMON_METRICS"), Wake: func(name string) error {
+		return errors.Join(s.Systemd.Arm(ctx, systemd.NotifyTimer(name), late), s.Systemd.Queue(ctx, systemd.NotifyUnit(name)))
+	}}
+	return i.Inform(name)
 }
 
 // ofUser runs a verb that needs neither root nor systemd, and returns its exit status.

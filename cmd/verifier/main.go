@@ -2,6 +2,8 @@
 // into a verified tree for the swapper, or refuses it. Its exit status is that of the
 // result, and 0 if it handed the tree on or had nothing to do. It is 1 if the verifier
 // asked for the full archive instead of deltas.
+//
+// With --list it writes what is in the archive on its standard input, for the swapper.
 package main
 
 import (
@@ -18,6 +20,13 @@ func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: verifier TARGET (run by machinemon-verify@TARGET.service)")
 		os.Exit(2)
+	}
+	if os.Args[1] == "--list" {
+		if err := verify.List(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	// No signal is caught, so a signal ends the program by itself and never looks like
 	// success.

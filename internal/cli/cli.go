@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/machinemon/machinemon-update/internal/nearest"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -45,6 +47,7 @@ func Run(root *cobra.Command, exitOf func(error) int) int {
 		c.DisableFlagsInUseLine = c != root
 	}
 	root.SilenceUsage, root.SilenceErrors = true, true
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return fmt.Errorf("%w (hint: %s --help)", err, root.Name())
 	})
@@ -71,6 +74,19 @@ func Args(needs, hint string, fit func(args []string) bool) cobra.PositionalArgs
 		}
 		return Usagef("%s needs %s (hint: %s)", c.Name(), needs, hint)
 	}
+}
+
+// NoArgs refuses all arguments. The root commands use it, too, so the error is about an
+// unknown verb.
+func NoArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var verbs []string
+	for _, verb := range c.Root().Commands() {
+		verbs = append(verbs, verb.Name())
+	}
+	return Usagef("unknown command %q (hint: %s)", args[0], cmp.Or(nearest.Hint(args[0], verbs), c.Root().Name()+" --help"))
 }
 
 // Exactly returns a fit for Args that accepts n arguments.

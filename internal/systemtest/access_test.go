@@ -98,6 +98,7 @@ func TestPermissions(t *testing.T) {
 		{"mm-verify-testd", "mm-verify-testd,mm-fetch-testd", []string{state + "/verify/testd", state + "/fetch/testd/ready"}},
 		{"mm-gate-testd", "mm-gate-testd", []string{run + "/command/testd"}},
 		{"mm-command-testd", "mm-command-testd", nil},
+		{"mm-notify-testd", "mm-notify-testd", []string{state + "/notify/testd/ready"}},
 	} {
 		found := c.run(asUser(test.user, test.groups, "find", state, run, "/etc/machinemon-update", "/usr/lib/machinemon-update",
 			"/usr/bin/machinemon-update", "/usr/local/bin", "/etc/systemd/system", "-writable", "!", "-type", "l")...)
@@ -129,6 +130,7 @@ func TestNothingIsResident(t *testing.T) {
 	for _, d := range []releases.Daemon{{Version: "1.1.0"}, {Version: "1.2.0", Behaviour: "exit1-at-once"}} {
 		c.publish(c.dir, d)
 		c.run("machinemon-update", "apply", "testd")
+		c.must("systemctl", "start", "machinemon-inform@testd.service") // which the end of the attempt has started
 		for line := range strings.Lines(c.must("systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading", "machinemon-*")) {
 			if unit, _, _ := strings.Cut(line, " "); !strings.HasSuffix(unit, ".path") && !strings.HasSuffix(unit, ".slice") && !strings.HasPrefix(unit, "machinemon-accounts@") && !strings.HasPrefix(unit, "machinemon-command@") {
 				t.Errorf("after %s: %s", d.Version, line)

@@ -4,6 +4,7 @@ package systemtest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
@@ -20,11 +22,15 @@ func (b *box) mmServer() {
 	b.t.Helper()
 	l, err := b.Listen("tcp", "127.0.0.1:8080")
 	b.ok(err)
-	s := &http.Server{Handler: &testkit.MachineMon{ClientPassword: "secret", AdminPassword: "admin", CheckIn: func(*http.Request, []byte) (int, string) {
-		return http.StatusOK, `{"client_id":"c-1","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}` + "\n"
-	}}}
+	s := &http.Server{Handler: machineMon()}
 	go s.Serve(l)
 	b.t.Cleanup(func() { s.Close() })
+}
+
+func machineMon() *testkit.MachineMon {
+	return &testkit.MachineMon{ClientPassword: "secret", AdminPassword: "admin", CheckIn: func(*http.Request, []byte) (int, string) {
+		return http.StatusOK, answer("c-1")
+	}}
 }
 
 // ask sends a request to the gate, as an agent or as the administrator.
@@ -119,6 +125,9 @@ func TestCheckinGate(t *testing.T) {
 			b.t.Error(got)
 		}
 		checksIn(directive)
+		if r := b.run("setpriv", "--reuid=nobody", "--clear-groups", command, "directives"); r.Code != 1 || !strings.Contains(r.Stderr, "permission denied (hint: ask as root") {
+			b.t.Errorf("another user than root asks: %+v", r)
+		}
 		// A collector that may read metrics may not turn the switch.
 		b.must("chmod", "666", "/run/machinemon-checkin-gate.socket")
 		if r := b.run("setpriv", "--reuid=nobody", "--clear-groups", command, "directives", "off"); r.Code != 1 || !strings.Contains(r.Stderr, "only root may") {
@@ -134,6 +143,41 @@ func TestCheckinGate(t *testing.T) {
 		b.awaitProperty(service, "NRestarts", func(s string) bool { n, _ := strconv.Atoi(s); return n > 6 })
 		b.writeFile(config, good, 0o644)
 		checksIn(directive)
+	})
+	b.step("MachineMon with a certificate of its own", func() {
+		certificate, key := selfSigned(b.t, monitor)
+		pair, err := tls.X509KeyPair(certificate, key)
+		b.ok(err)
+		l, err := b.Listen("tcp", "127.0.0.1:8443")
+		b.ok(err)
+		s := &http.Server{Handler: machineMon()}
+		go s.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}}))
+		t.Cleanup(func() { s.Close() })
+		b.writeFile("/etc/hosts", "127.0.0.1 localhost "+monitor+"\n", 0o644)
+		b.writeFile("/root/.local/share/machinemon/certs/selfsigned.crt", string(certificate), 0o600)
+		// The next two are the manual's.
+		b.writeFile("/etc/systemd/system/machinemon-checkin-gate.service.d/upstream.conf",
+			"[Service]\nLoadCredential=upstream.pem:/root/.local/share/machinemon/certs/selfsigned.crt\n", 0o644)
+		b.writeFile("/etc/machinemon-update/checkin-gate.toml", "upstream = \"https://"+monitor+":8443\"\n"+
+			"upstream_ca_file = \"/run/credentials/machinemon-checkin-gate.service/upstream.pem\"\n", 0o644)
+		b.must("systemctl", "daemon-reload")
+		b.must("systemctl", "restart", "machinemon-checkin-gate.service")
+		checksIn(directive)
+	})
+	b.step("another port, while the gate runs", func() {
+		since := b.cursor()
+		b.writeFile("/etc/systemd/system/machinemon-checkin-gate.socket.d/port.conf", "[Socket]\nListenStream=\nListenStream=127.0.0.1:443\n", 0o644)
+		b.must("systemctl", "daemon-reload")
+		b.run("systemctl", "restart", "machinemon-checkin-gate.service") // which finds no socket
+		var hint string
+		b.await(since, func(e machine.Entry) bool {
+			_, hint, _ = strings.Cut(e["MESSAGE"], "cannot serve without a socket (hint: ")
+			return hint != ""
+		})
+		b.must("sh", "-c", strings.TrimSuffix(hint, ")"))
+		if status, got := b.askAt("127.0.0.1:443", "", "GET", "/healthz", "", false); status != 200 {
+			b.t.Errorf("%d %s", status, got)
+		}
 	})
 	b.step("gone", func() {
 		b.aptGet("purge", "machinemon-checkin")

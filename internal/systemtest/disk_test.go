@@ -70,6 +70,16 @@ func TestDiskFullForState(t *testing.T) {
 	used := c.used(stateDir)
 	const none = "no space left on device"
 
+	// fewNames leaves room for content, but only for so many names, when the verifier begins.
+	fewNames := func(since machine.Cursor, free string) *machine.Process {
+		c.hold(atVerify)
+		apply := c.startApply()
+		c.awaitEvent(since, inChain("verify starting")[0])
+		c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm "+free)
+		c.letGo(atVerify)
+		return apply
+	}
+
 	for _, test := range []struct {
 		name string
 		run  func(since machine.Cursor) *machine.Process
@@ -86,7 +96,7 @@ func TestDiskFullForState(t *testing.T) {
 			c.fill(stateDir, 1<<20)
 			close(goOn)
 			return apply
-		}, []string{"cannot store http://", none}},
+		}, []string{"cannot store http://", none + " (hint: make room on the disk of " + stateDir + "/fetch/testd/ready; df and df -i show what is free)"}},
 		{"before it is unpacked", func(since machine.Cursor) *machine.Process {
 			c.hold(atVerify)
 			apply := c.startApply()
@@ -95,15 +105,12 @@ func TestDiskFullForState(t *testing.T) {
 			c.letGo(atVerify)
 			return apply
 		}, []string{"cannot unpack testd-1.1.0", "MB are free"}},
-		{"while it is unpacked", func(since machine.Cursor) *machine.Process {
-			c.hold(atVerify)
-			apply := c.startApply()
-			c.awaitEvent(since, inChain("verify starting")[0])
-			// The disk has room for content, but not for names.
-			c.must("sh", "-c", "mkdir "+stateDir+"/ballast; cd "+stateDir+"/ballast; touch $(seq 100); rm 1 2 3")
-			c.letGo(atVerify)
-			return apply
-		}, []string{"cannot unpack testd-1.1.0", none}},
+		{"while it is described", func(since machine.Cursor) *machine.Process {
+			return fewNames(since, "1 2")
+		}, []string{"cannot write " + stateDir + "/verify/testd/ready/.", "/receipt.json: " + none + " (hint: make room on the disk of " + stateDir + "/verify/testd/ready; df and df -i show what is free)"}},
+		{"while it is handed on", func(since machine.Cursor) *machine.Process {
+			return fewNames(since, "1 2 3")
+		}, []string{"cannot hand on ", ": " + none + " (hint: make room on the disk of " + stateDir + "/verify/testd/ready; df and df -i show what is free)"}},
 		{"not a byte left in the download", func(machine.Cursor) *machine.Process {
 			came, goOn := c.breakUntil(file)
 			apply := c.startApply()
@@ -186,20 +193,31 @@ func TestDiskFullForFiles(t *testing.T) {
 	release := build(t, releases.Daemon{Version: "1.1.0"})
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	used := c.used(bin)
+	small := "cannot install 1.1.0: its files need " + fmt.Sprintf("%.1f", float64(len(release)+len(build(t, releases.Daemon{Version: "1.0.0"})))/1e6) + " MB on the disk of " + bin
 	for _, test := range []struct {
-		name  string
-		leave int
-		says  string
+		name   string
+		leave  int
+		listed bool // the manifest lists the files
+		stage  string
+		says   string
 	}{
-		{"for the new file", 1 << 20, "cannot stage " + testdPath + ": it needs " + fmt.Sprint(len(release)) + " bytes, "},
-		{"for the backup", len(release) + 1<<20, "no space left on device (hint: df shows what is full)"},
+		{"for the new file", 1 << 20, true, "fetch", small},
+		{"for the backup", len(release) + 1<<20, true, "fetch", small},
+		{"for the new file, not listed", 1 << 20, false, "swap", "cannot stage " + testdPath + ": it needs " + fmt.Sprint(len(release)) + " bytes, "},
+		{"for the backup, not listed", len(release) + 1<<20, false, "swap", "no space left on device (hint: df shows what is full)"},
 	} {
 		c.step(test.name, func() {
+			if !test.listed {
+				c.edit(func(_ *manifest.Manifest, p *manifest.Platform) { p.Contents, p.Deltas = nil, nil })
+			}
 			c.fill(bin, test.leave)
-			since := c.cursor()
+			since, asked := c.cursor(), c.archives()
 			c.full(c.startApply(), test.says)
 			c.assertUntouched(since)
-			c.assertLast("swap", "failed", "1.0.0", "1.1.0")
+			c.assertLast(test.stage, "failed", "1.0.0", "1.1.0")
+			if got := c.archives() - asked; (got == 0) != test.listed {
+				t.Errorf("%d archives were requested", got)
+			}
 			c.empty(bin)
 			if now := c.used(bin); now > used+64<<10 {
 				c.t.Errorf("%d bytes are in use, %d before", now, used)
@@ -208,6 +226,36 @@ func TestDiskFullForFiles(t *testing.T) {
 	}
 	c.apply(0, "committed 1.1.0 (was 1.0.0)")
 	c.assertRuns(releases.Daemon{Version: "1.1.0"})
+
+	keep := strings.Replace(testdTarget, "[health]", "[rollback]\nkeep_previous = true\n[health]", 1)
+	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+	c.fill(bin, len(release)-1<<20)
+	c.step("the previous release is to be kept", func() {
+		c.target(keep)
+		asked := c.archives()
+		c.apply(1, "cannot install 1.2.0: its files need ", "; release 1.0.0, which rollback.keep_previous keeps, has ")
+		if got := c.archives() - asked; got != 0 {
+			t.Errorf("%d archives were requested", got)
+		}
+		c.assertPrevious("1.0.0")
+	})
+	c.step("the previous release is given up", func() {
+		c.target(testdTarget)
+		r := c.run("machinemon-update", "apply", "testd")
+		c.said(r, 0, "committed 1.2.0 (was 1.1.0)")
+		if !strings.Contains(r.Stdout, "\n  warning: release 1.0.0, which was kept for a rollback by command, is given up: the new files need ") {
+			t.Errorf("no warning: %s", r.Stdout)
+		}
+		c.assertRuns(releases.Daemon{Version: "1.2.0"})
+		c.assertPrevious("1.1.0")
+	})
+}
+
+func (c *chain) assertPrevious(version string) {
+	c.t.Helper()
+	if s := c.status(); s.Previous != version {
+		c.t.Errorf("kept is %q, want %q", s.Previous, version)
+	}
 }
 
 // TestDiskUse shows that fifty updates in a row, with failures of every kind, need no
@@ -247,19 +295,28 @@ func TestDiskUse(t *testing.T) {
 			current = version
 		}
 	}
-	// measure returns the sizes of the records and of all other files.
+	// measure returns the sizes of the records and of all other files. What is kept of failed
+	// trials has a limit of its own.
 	measure := func() (records, rest int) {
 		t.Helper()
-		found := c.must("find", stateDir, "/run/machinemon-update", testdSide, "-type", "f", "-printf", `%s %f\n`)
+		found := c.must("find", stateDir, "/run/machinemon-update", testdSide, "-type", "f", "-printf", `%s %p\n`)
+		trials, kept := 0, 0
 		for line := range strings.Lines(found) {
 			size, name, _ := strings.Cut(strings.TrimSpace(line), " ")
 			n, err := strconv.Atoi(size)
 			c.ok(err)
-			if name == "status.json" {
+			switch {
+			case strings.HasPrefix(name, stateDir+"/evidence/"):
+				trials++
+				kept += n
+			case path.Base(name) == "status.json":
 				records += n
-			} else {
+			default:
 				rest += n
 			}
+		}
+		if trials > 10 || kept > trials<<20 {
+			t.Errorf("%d bytes are kept of %d failed trials", kept, trials)
 		}
 		t.Logf("records %d bytes, the rest %d bytes in\n%s", records, rest, found)
 		return records, rest

@@ -66,7 +66,7 @@ func (b *box) whyNot() string {
 func TestNoUnattendedDowngrade(t *testing.T) {
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")
-	const lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: machinemon-update apply testd installs it; source.downgrade = true lets schedules do so)"
+	const lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: sudo machinemon-update apply testd installs it; source.downgrade = true lets schedules do so)"
 	// stays asserts that a run ends by itself, without a download or a restart.
 	stays := func(run func()) {
 		t.Helper()

@@ -193,6 +193,11 @@ func TestFilterOfSystemd249(t *testing.T) {
 		c.assertRuns(version("1.6.0"))
 	})
 
+	step("a notice", func() {
+		c.target(testdTarget + "[notify]\ncommand = [\"/bin/true\"]\nwebhook = \"http://" + releasesAt + "/none\"\n")
+		c.run("machinemon-update", "notify", "--test", "testd") // the webhook is none
+	})
+
 	c.target(longTrial)
 	c.publish(c.dir, version("1.7.0"))
 	step("deadline", func() {

@@ -68,7 +68,7 @@ func newFleet(t *testing.T) *fleet {
 	checks := strings.Index(string(golden), `,{"friendly_name":"updates"`)
 	f := &fleet{box: boot(t), golden: strings.Replace(string(golden)[:checks], `\"df\"`, `\"echo ok\"`, 1) + "]}"}
 	var key []byte
-	f.certificate, key = selfSigned(t)
+	f.certificate, key = selfSigned(t, monitor)
 	f.writeFile("/etc/ssl/gate.pem", string(f.certificate), 0o644)
 	f.writeFile("/etc/ssl/gate.key", string(key), 0o644)
 	f.writeFile("/etc/machinemon-update/checkin-gate.toml", "tls_certificate = \"/etc/ssl/gate.pem\"\ntls_key = \"/etc/ssl/gate.key\"\n", 0o644)
@@ -133,8 +133,14 @@ func (f *fleet) edge(host string) *edge {
 // yet, and connects it to the server.
 func (f *fleet) plug(user, version string) (a *edge, home string) {
 	f.t.Helper()
+	return f.plugIn(boot(f.t), user, version)
+}
+
+// plugIn is plug for a machine that has booted.
+func (f *fleet) plugIn(b *box, user, version string) (a *edge, home string) {
+	f.t.Helper()
 	n := len(f.agents) + 1
-	a = &edge{box: boot(f.t), name: fmt.Sprintf("a%d", n), id: fmt.Sprintf("c-%d", n), user: user}
+	a = &edge{box: b, name: fmt.Sprintf("a%d", n), id: fmt.Sprintf("c-%d", n), user: user}
 	f.ok(f.Connect(f.t.Context(), a.name, fmt.Sprintf("10.9.%d.1/24", n), a.Machine, "server", fmt.Sprintf("10.9.%d.2/24", n)))
 	f.mu.Lock()
 	f.agents = append(f.agents, a)

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"crypto/sha512"
 	"fmt"
 	"net/http"
 	"os"
@@ -93,13 +94,36 @@ func TestGitHub(t *testing.T) {
 		c.assertRuns(releases.Daemon{Version: "v2.0.0"})
 	})
 
+	c.step("one program of a renamed repository, by its sha512", func() {
+		hub.Repo, hub.Old = "example/renamed", "example/testd"
+		r := c.onGitHub("v2.1.0", "checksums.txt")
+		r.Tag = "testd/v2.1.0"
+		sums, archive := &r.Assets[0], &r.Assets[1]
+		*sums = releases.Asset{Name: "SHA512SUMS", Content: fmt.Appendf(nil, "SHA512 (%s) = %X\r\n", archive.Name, sha512.Sum512(archive.Content))}
+		archive.State = "open"
+		hub.Publish(r)
+		hub.Publish(releases.Tagged{Tag: "chart/v9.0.0"})
+		target(githubTarget + "tag_prefix = \"testd/\"\n")
+		since := c.cursor()
+		c.apply(8, "release testd/v2.1.0 of example/testd is not complete yet: the upload of testd-v2.1.0.tar.gz is not finished")
+		c.assertUntouched(since)
+		archive.State = ""
+		hub.Publish(r)
+		if r := c.run("machinemon-update", "check", "testd"); r.Code != 3 || !strings.Contains(r.Stdout, `warning: example/testd has moved to "example/renamed"`) {
+			t.Errorf("check: %+v", r)
+		}
+		c.apply(0, "committed v2.1.0 (was v2.0.0)")
+		c.assertRuns(releases.Daemon{Version: "v2.1.0"})
+		hub.Repo, hub.Old = "example/testd", ""
+	})
+
 	c.step("limited, by the web pages", func() {
 		hub.Publish(c.onGitHub("build-19", "checksums.txt"))
 		hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
 		target(githubTarget)
-		c.apply(0, "committed build-19 (was v2.0.0)")
+		c.apply(0, "committed build-19 (was v2.1.0)")
 		c.assertRuns(releases.Daemon{Version: "build-19"})
-		c.assertClosed("v2.0.0")
+		c.assertClosed("v2.1.0")
 	})
 
 	c.step("limited, and nothing else", func() {

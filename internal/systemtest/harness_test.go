@@ -136,15 +136,19 @@ func bootBare(t *testing.T) *box {
 
 func bootBy(t *testing.T, boot func(context.Context, string) (*machine.Machine, error)) *box {
 	t.Helper()
+	began := time.Now()
 	m, err := boot(t.Context(), t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &box{Machine: m, t: t}
 	t.Cleanup(func() {
+		outcome := "passed"
 		if t.Failed() {
+			outcome = "FAILED"
 			b.dump()
 		}
+		logf("%s: %s after %s", t.Name(), outcome, time.Since(began).Round(time.Second))
 		if *keep && kept.take(t, m) {
 			return
 		}

@@ -110,7 +110,7 @@ func TestAgentThatCannotCheckIn(t *testing.T) {
 
 	a.step("a release that does not check in", func() {
 		a.release(dir, releases.Client{Version: "1.2.0", Behaviour: "wrong-password"})
-		a.asks(4, `rolled back 1.2.0: journal "check-in successful" did not pass within 5 s: no line since the start of the unit contains it (1.1.0 runs again)`, "apply", "agent")
+		a.asks(4, `rolled back 1.2.0: journal "check-in successful" did not pass within 5 s: no line since the start of the unit contains it (hint: if machinemon-client.service needs longer to start, raise health.timeout_seconds) (1.1.0 runs again)`, "apply", "agent")
 		a.runs("1.1.0")
 		a.asks(8, "it was rejected", "apply", "agent")
 	})

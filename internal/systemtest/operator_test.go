@@ -83,7 +83,7 @@ func TestUnitLeftAlone(t *testing.T) {
 	before := len(c.server.Requests())
 	since := c.cursor()
 	for _, test := range []struct{ does, reason string }{
-		{"systemctl stop testd.service", "testd.service is stopped (hint: systemctl start testd.service)"},
+		{"systemctl stop testd.service", "testd.service is stopped (hint: sudo systemctl start testd.service)"},
 		{"mv /etc/systemd/system/testd.service /usr/lib/systemd/system; systemctl mask testd.service", "testd.service is masked"},
 		{"systemctl unmask testd.service; rm /usr/lib/systemd/system/testd.service; systemctl daemon-reload", "testd.service is not installed"},
 	} {

@@ -45,16 +45,16 @@ func TestPlants(t *testing.T) {
 		says          []string
 		loops, swaps  bool // what starts: the verifier until systemd gives up, the swapper
 	}{
-		{"1.2.0", "rm -rf ready partial trust.json manifest.json; ln -s /etc ready; mkfifo trust.json manifest.json; echo '{\"format\":999}' >status.json; " +
+		{"1.2.0", "rm -rf ready partial trust.json manifest.json; mkdir r; ln -s / r/.next.link; ln -s r ready; mkfifo trust.json manifest.json; echo '{\"format\":999}' >status.json; " +
 			dir("partial") + "ln -s /etc/shadow partial.json; " + dir(".status.json1"),
 			"rm -rf ready; touch ready; rm status.json; mkfifo status.json; " + dir("fallback.json") + dir("status.json.damaged"),
 			[]string{"status.json.damaged (a directory of user ", "fallback.json (a directory of user ", "ready (a file of user "}, true, false},
 		{"1.3.0", "rm -rf ready status.json; mkfifo ready; echo garbage >status.json; chmod 0 status.json",
-			"rm -rf ready status.json; ln -s ../../fetch ready; echo '{\"format\":999}' >status.json",
+			"rm -rf ready status.json; mkdir r; ln -s / r/.next.link; ln -s r ready; echo '{\"format\":999}' >status.json",
 			[]string{"ready (a symbolic link of user ", "its format 999 is newer"}, false, true},
-		{"1.4.0", "rm -rf ready; mkdir r; mkdir 'r/A 1' r/.x; touch 'r/A 1/x'; chmod 1770 r; mv r ready", // at once: the verifier starts
+		{"1.4.0", "rm -rf ready; mkdir r; mkdir 'r/A 1' r/.x; touch 'r/A 1/x'; ln -s 'A 1' r/.next.link; chmod 1770 r; mv r ready", // at once: the verifier starts
 			"mkdir m1 m2; touch m1/x m2/x; mv m1 ../../fetch/testd/ready/mine; mv m2 ../../fetch/testd/ready/.mine" +
-				"; rm -rf ready; mkdir ready; cd ready; perl -e 'for (1..3000) { mkdir \"a\"; chdir \"a\" or die }'",
+				"; rm -rf ready; mkdir ready; cd ready; perl -e 'for (1..3000) { mkdir \"a\"; chdir \"a\" or die }'; ln -s a .next.link",
 			nil, true, true},
 	} {
 		c.step(p.version, func() {
@@ -115,9 +115,9 @@ func TestPlantsOnTrial(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.Replace(testdTarget, "settle_seconds = 1", "settle_seconds = 6", 1))
 	for _, p := range []struct{ version, plant string }{
-		{"1.1.0", "mkdir -p ready; chmod 770 ready; touch ready/a1"},
-		{"1.2.0", "rm -rf ready; ln -s /etc ready"},
-		{"1.3.0", "mkdir -p ready; chmod 770 ready; mkdir -p ready/a1/b ready/c1; mkfifo ready/a1/manifest.json ready/b1"},
+		{"1.1.0", "mkdir -p ready; chmod 770 ready; touch ready/a1; ln -s a1 ready/.next.link"},
+		{"1.2.0", "rm -rf ready; mkdir r; ln -s / r/.next.link; ln -s r ready"},
+		{"1.3.0", "mkdir -p ready; chmod 770 ready; mkdir -p ready/a1/b ready/c1; mkfifo ready/a1/manifest.json ready/b1; ln -s a1 ready/.next.link"},
 	} {
 		c.step(p.plant, func() {
 			c.publish(c.dir, releases.Daemon{Version: p.version})
@@ -150,13 +150,14 @@ func TestForgedRelease(t *testing.T) {
 	c.writeFile("/opt/forge/0", string(build(t, releases.Daemon{Version: "6.6.6"})), 0o644)
 	c.writeFile("/opt/forge/forge.sh", `set -e
 cd `+fetchDir+`/ready
-attempt=$(ls)
+attempt=$(readlink .next.link)
 rm -r "$attempt"
 mkdir -p `+verifyDir+`/ready/.new
 cd `+verifyDir+`/ready
 cp /opt/forge/0 /opt/forge/manifest.json .new/
 echo '{"attempt":"'"$attempt"'","platform":"linux-amd64","files":[{"entry":"testd","name":"0"}]}' >.new/receipt.json
 mv .new "$attempt"
+ln -s "$attempt" .next.link
 `, 0o644)
 	c.writeFile("/etc/systemd/system/machinemon-verify@testd.service.d/forge.conf", "[Service]\nExecStart=\nExecStart=/bin/sh /opt/forge/forge.sh\n", 0o644)
 	c.must("systemctl", "daemon-reload")

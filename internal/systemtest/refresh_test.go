@@ -68,10 +68,22 @@ func TestRefreshTimer(t *testing.T) {
 	before := b.readFile("/srv/download/timestamp.json")
 	b.must("systemctl", "start", service)
 	if b.readFile("/srv/download/timestamp.json") == before {
-		t.Error("the timestamp was not signed anew")
+		t.Error("the timestamp was not signed again")
 	}
 	b.must(verify...)
 
+	b.step("without the key", func() {
+		const key = "/etc/machinemon-release/srv-download/online.pem"
+		b.must("mv", key, key+".1")
+		if r := b.run("systemctl", "start", service); r.Code == 0 {
+			b.t.Error("it signed")
+		}
+		if said := b.must("journalctl", "--unit="+service, "--lines=9", "--output=cat"); !strings.Contains(said, "/online.pem: there is no such key (hint: ") {
+			b.t.Errorf("it said %s", said)
+		}
+		b.must("mv", key+".1", key)
+		b.must("systemctl", "reset-failed", service)
+	})
 	b.step("a key with a passphrase", func() {
 		p.release("keygen", "online", "--keys", p.keys+"/2", "--passphrase-fd", "3")
 		locked, err := os.ReadFile(only(b.t, p.keys+"/2/online/*.pem"))

@@ -72,7 +72,7 @@ func TestCheckinRelay(t *testing.T) {
 			f.t.Errorf("installed is %s", got)
 		}
 	})
-	f.step("whoever else", func() {
+	f.step("another user", func() {
 		for _, who := range []string{"nobody", "root"} { // root is not the agent's user here
 			r := second.run("setpriv", "--reuid="+who, "--clear-groups", "bash", "-c",
 				`exec 3<>/dev/tcp/127.0.0.1/478; printf 'POST /api/v1/checkin HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}' >&3; cat <&3`)

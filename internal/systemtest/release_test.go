@@ -153,7 +153,7 @@ func TestRefusedRelease(t *testing.T) {
 		{"outside", "verify", "not a plain relative path", []releases.File{{Name: "testd", Content: good}, {Name: "../../planted"}}},
 		// Only the unit that failed last is a failed unit: a stage that succeeds resets its failure.
 		{"not executable", "swap", "cannot be executed", []releases.File{{Name: "testd", Content: damaged}}},
-		{"version", "swap", "the new program says 0.0.0-lie, the manifest " + version, []releases.File{{Name: "testd", Content: lying}}},
+		{"version", "swap", "the new program says 0.0.0-lie instead of " + version, []releases.File{{Name: "testd", Content: lying}}},
 	} {
 		c.step(test.name, func() {
 			c.forge(version, test.files...)

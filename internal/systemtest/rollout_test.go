@@ -99,6 +99,22 @@ func TestRolloutTimer(t *testing.T) {
 			b.t.Errorf("it was not raised: %s", got)
 		}
 	})
+	b.step("of another user", func() {
+		b.must("useradd", "alice")
+		b.must("chown", "-R", "alice", "/srv/download")
+		b.writeFile("/etc/systemd/system/"+service+".d/user.conf", "[Service]\nUser=alice\n", 0o644)
+		b.must("systemctl", "daemon-reload")
+		if r := b.run("systemctl", "start", service); r.Code == 0 {
+			b.t.Error("it has asked the gate")
+		}
+		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "permission denied (hint: ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket)") {
+			b.t.Error(said)
+		}
+		b.writeFile("/etc/systemd/system/machinemon-checkin-gate-local.socket.d/user.conf", "[Socket]\nSocketUser=alice\n", 0o644)
+		b.must("systemctl", "daemon-reload")
+		b.must("systemctl", "restart", "machinemon-checkin-gate-local.socket")
+		b.must("systemctl", "start", service)
+	})
 }
 
 // TestRolloutLot shows that the gate does not tell a machine before the percentage at which

@@ -27,7 +27,7 @@ func TestScaleboxUnrun(t *testing.T) {
 
 	s.step("the first update", func() {
 		s.release(eighteen, build17())
-		s.update(0, "WARNING: scalebox-update of build-18 is not run, and those of the installed release are not known: it may contain a migration"+hint,
+		s.update(0, "WARNING: scalebox-update of build-18 is not run, and the one of the installed release is not known: it may contain a migration"+hint,
 			"Template update available: v0 is built, v17 is required (hint: scalebox-rebuild-template)", "Update complete!")
 		s.assertRuns(eighteen, build17())
 	})

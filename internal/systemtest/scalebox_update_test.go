@@ -88,7 +88,7 @@ func TestScaleboxUpdate(t *testing.T) {
 		s.hub.Limit(http.StatusForbidden, http.Header{"Retry-After": {"3600"}})
 		limited := func() {
 			s.t.Helper()
-			s.update(1, "ERROR: not downloaded: cannot download http://"+scaleboxHub+"/repos/", "it takes no more requests until ", "the sha256 of scalebox-build-19.tar.gz is known neither")
+			s.update(1, "ERROR: not downloaded: cannot download http://"+scaleboxHub+"/repos/", "it takes no more requests until ", "; meanwhile no sha256 or sha512 of scalebox-build-19.tar.gz is known: ")
 			if r := s.run("machinemon-update", "apply", "scaleboxd"); r.Code != 7 || strings.Contains(r.Stdout+r.Stderr, "allow_unauthenticated") {
 				s.t.Errorf("apply: %+v", r)
 			}
@@ -172,7 +172,7 @@ func TestScaleboxReleaseURL(t *testing.T) {
 	})
 	s.step("another under the same name, with its digest", func() {
 		url, sum := serve(releases.Daemon{Version: "build-19"}, "scalebox-test.tar.gz")
-		s.said(s.run(named(url+"#sha256="+strings.Repeat("0", 63)+"1")...), 1, "ERROR: refused test: ", "its sha256 is "+sum)
+		s.said(s.run(named(url+"#sha256="+strings.Repeat("0", 63)+"1")...), 1, "ERROR: refused test: ", "its sha256 is "+sum+" instead of 0000")
 		s.awaitDaemon("build-18")
 		r := s.run(named(url + "#sha256=" + sum)...)
 		s.said(r, 0, "committed test (was test)", "Update complete!")

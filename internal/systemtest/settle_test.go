@@ -95,7 +95,7 @@ func (c *chain) assertUnsettled() {
 		c.t.Errorf("the journal is not kept: %v", err)
 	}
 	text := c.must("machinemon-update", "status", "testd")
-	if n := strings.Count(text, "  decide: "+settleHint); n != 1 {
+	if n := strings.Count(text, "  decide: sudo "+settleHint); n != 1 {
 		c.t.Errorf("status says %d times what to decide:\n%s", n, text)
 	}
 	var all struct {

@@ -106,9 +106,17 @@ func TestSignedFleet(t *testing.T) {
 	})
 	f.step("MachineMon's installer", func() {
 		a.must("machinemon-update", "disable", "agent")
+		a.must("systemctl", "stop", "machinemon-checkin-relay.socket") // no directive starts a check beside the one below
 		f.sign(releases.Client{Version: second})
 		a.writeFile("/usr/local/bin/curl", curl, 0o755)
-		a.must("sh", "-c", "curl -sSL https://"+monitor+f.base+"/download/install.sh >/run/install.sh && sh /run/install.sh --upgrade")
+		f.must("/usr/lib/machinemon-update/checkin-gate", "directives", "off")
+		a.must("sh", "-c", "curl -sSL https://"+monitor+f.base+"/download/install.sh >/run/install.sh")
+		if r := a.run("sh", "/run/install.sh", "--upgrade"); r.Code == 0 {
+			f.t.Errorf("while updates are stopped: %+v", r)
+		}
+		(&agent{box: a.box}).runs(first)
+		f.must("/usr/lib/machinemon-update/checkin-gate", "directives", "on")
+		a.must("sh", "/run/install.sh", "--upgrade")
 		(&agent{box: a.box}).runs(second)
 		(&agent{box: a.box}).asks(0, "agent: already current", "check", "agent")
 		for _, argv := range [][]string{{"machinemon-update", "status", "agent"}, {"machinemon-update", "check", "agent"}} {
@@ -119,6 +127,7 @@ func TestSignedFleet(t *testing.T) {
 	})
 	f.step("the next release, by a directive", func() {
 		a.must("machinemon-update", "enable", "agent")
+		a.must("systemctl", "start", "machinemon-checkin-relay.socket")
 		f.sign(releases.Client{Version: third})
 		f.await(a, third, updated(third))
 		f.shows(a, third, done, third, "")
@@ -143,7 +152,7 @@ func TestSignedFleet(t *testing.T) {
 			if signs {
 				e.pinAgent(f.signed)
 			}
-			(&agent{box: f.box}).asks(7, "the server answered 400 Bad Request (hint: source.url must be the address of a manifest; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)", "check", "agent")
+			(&agent{box: f.box}).asks(7, "the server answered 400 Bad Request (hint: source.url must be the address of a manifest, a JSON file, and not of a directory or page; a MachineMon server has none, unless machinemon-checkin-gate is in front of it)", "check", "agent")
 		}
 	})
 }

@@ -102,7 +102,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"of a package", to("/bin/bash"), nil, []string{"/bin/bash belongs to the Debian package bash"}},
 		{"setuid", testdTarget, []string{"chmod", "u+s", testdPath}, []string{testdPath + " is setuid", "hint: "}},
 		{"capabilities", to("/usr/local/bin/able"), []string{"sh", "-c", "cp /bin/true /usr/local/bin/able && setcap cap_net_raw+ep /usr/local/bin/able"}, []string{"file capabilities"}},
-		{"others' home", to("/home/testd"), nil, []string{"must not be in /home"}},
+		{"root's home", to("/root/testd"), nil, []string{"must not be in /root"}},
 		{"no directory", to("/usr/local/testd/testd"), nil, []string{"/usr/local/testd", "create the directory first"}},
 	} {
 		c.step(test.name, func() {

@@ -88,6 +88,8 @@ func TestOwnSockets(t *testing.T) {
 		{"in a group below the unit's", strings.Replace(service("Delegate=yes\n"), "ExecStart=/usr/local/bin/testd",
 			"ExecStart=/bin/sh -c 'cd /sys/fs/cgroup/system.slice/testd.service && mkdir worker && echo $$$$ >worker/cgroup.procs && exec /usr/local/bin/testd'", 1), "", http4},
 		{"as another user, on a Unix socket", service("User=daemon\nRuntimeDirectory=testd\nEnvironment=TESTD_SOCKET=/run/testd/s\n"), "", http4 + "[[health.probe]]\nunix = \"/run/testd/s\"\n"},
+		{"on an address that others reach, by a name", service("ExecStartPre=/bin/sh -c 'ip address replace 10.77.0.1/32 dev lo; grep -q testd.example /etc/hosts || echo 10.77.0.1 testd.example >>/etc/hosts'\nEnvironment=TESTD_ADDRESS=[::]:9200\n"), "",
+			"[[health.probe]]\nhttp = \"http://testd.example:9200/healthz\"\n[[health.probe]]\ntcp = \"10.77.0.1:9200\"\n"},
 		{"on sockets of systemd", service(""), "[Socket]\nListenStream=" + testdAddress + "\nListenStream=/run/testd.sock\n", http4 + "[[health.probe]]\nunix = \"/run/testd.sock\"\n"},
 	} {
 		c.step(s.name, func() {
@@ -134,4 +136,21 @@ func TestForeign(t *testing.T) {
 	if r := c.run("machinemon-update", "probe", "--json", "testd"); !strings.Contains(r.Stdout, `"foreign": true`) {
 		t.Errorf("probe --json: %+v", r)
 	}
+}
+
+// TestStrangerInSilence: a local user takes the port in the same moment and does not listen,
+// which no list of sockets shows. A good release that cannot listen is not rejected.
+func TestStrangerInSilence(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, squatted, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1))
+	host, port, _ := strings.Cut(testdAddress, ":")
+	c.bringSquatter(strings.NewReplacer("Type=notify", "Type=forking", "/usr/local/bin/squatter", // it has the port when it forks
+		`/usr/bin/perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1); bind(S, pack_sockaddr_in(`+port+`, inet_aton("`+host+`"))) or die; setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 0); fork and exit; sleep'`).Replace(squatter))
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.squat()
+	c.apply(4, "rolled back 1.1.0: its main process ", "another program than testd.service has the address "+testdAddress+", and does not listen there", "1.0.0 runs again")
+	c.assertRuns(releases.Daemon{Version: "1.0.0"})
+	c.must("systemctl", "reset-failed", "testd.service")
+	c.apply(0, "committed 1.1.0 (was 1.0.0)")
+	c.assertRuns(releases.Daemon{Version: "1.1.0"})
 }

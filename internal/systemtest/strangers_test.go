@@ -33,7 +33,10 @@ attack() {
 		pid=$((pid + 1))
 	done
 }
-[ "$1" = again ] || exec setsid "$0" again
+if [ "$1" != again ]; then
+	setsid "$0" again &
+	exec sleep 60 # until the attack ends this process, and the one that runs it
+fi
 while :; do attack; done >/dev/null 2>&1
 `
 

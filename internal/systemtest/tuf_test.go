@@ -170,7 +170,7 @@ func TestTUF(t *testing.T) {
 	p.publish(releases.Daemon{Version: "1.1.0"})
 	c.show(p)
 
-	c.refused(6, "refused", "fetch", "", "there is no /etc/machinemon-update/trust/testd.root.json (hint: machinemon-update trust testd FILE --sha256 HEX)")
+	c.refused(6, "refused", "fetch", "", "there is no /etc/machinemon-update/trust/testd.root.json (hint: sudo machinemon-update trust testd FILE --sha256 HEX)")
 	root, err := os.ReadFile(filepath.Join(p.repo, "1.root.json"))
 	c.ok(err)
 	c.writeFile("/root/root.json", string(root), 0o600)

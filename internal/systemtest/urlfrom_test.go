@@ -42,7 +42,7 @@ type agent struct {
 func newAgent(t *testing.T) *agent {
 	t.Helper()
 	a := &agent{box: boot(t)}
-	certificate, key := selfSigned(t)
+	certificate, key := selfSigned(t, monitor)
 	var err error
 	a.certificate, err = tls.X509KeyPair(certificate, key)
 	a.ok(err)
@@ -51,14 +51,14 @@ func newAgent(t *testing.T) *agent {
 	return a
 }
 
-// selfSigned returns a certificate of the monitor, and its key.
-func selfSigned(t *testing.T) (certificate, key []byte) {
+// selfSigned returns a certificate of these names, and its key.
+func selfSigned(t *testing.T, names ...string) (certificate, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{monitor}, IsCA: true, BasicConstraintsValid: true,
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -219,7 +219,7 @@ func TestSourceOfAgent(t *testing.T) {
 
 	// No command has confirmed this source yet.
 	a.tick()
-	a.asks(0, "no source is known yet (hint: machinemon-update check agent, by root, finds it)", "history", "agent")
+	a.asks(0, "no source is known yet (hint: sudo machinemon-update check agent finds it)", "history", "agent")
 	a.uses("", "no source is used yet: "+clientConfig+" now says "+one)
 	if r := asked(first); len(r) > 0 {
 		t.Errorf("asked: %+v", r)

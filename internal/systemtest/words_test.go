@@ -120,7 +120,7 @@ func TestWhatTheDaemonSaid(t *testing.T) {
 	if strings.Contains(r.Stdout, "goodbye") {
 		t.Errorf("the old program said: %s", r.Stdout)
 	}
-	const hint = "(hint: machinemon-update unskip testd tries it again)"
+	const hint = "(hint: sudo machinemon-update unskip testd tries it again)"
 	wants := []string{"\n  testd said: " + fatal + "\n", "\n  more: journalctl -u testd.service --since '", "\n  1.1.0 is rejected " + hint + "\n"}
 	more := ""
 	for verb, text := range map[string]string{"apply": r.Stdout, "history": c.must("machinemon-update", "history", "testd")} {
@@ -197,9 +197,9 @@ func TestWhatScaleboxSaid(t *testing.T) {
 	s := newScalebox(t)
 	s.release(releases.Daemon{Version: "build-18", Behaviour: "needs-host-ip"}, build17())
 	s.update(1, "Rolling back to previous version...", "rolled back build-18: ", "]   scaleboxd said: FATAL: HOST_IP not set",
-		"]   more: journalctl -u scaleboxd.service --since '", "]   build-18 is rejected (hint: machinemon-update unskip scaleboxd tries it again)",
+		"]   more: journalctl -u scaleboxd.service --since '", "]   build-18 is rejected (hint: sudo machinemon-update unskip scaleboxd tries it again)",
 		"Rollback successful", "ERROR: Update failed - rolled back to previous version")
-	s.update(1, "ERROR: not attempted build-18: it was rejected on ", "(hint: machinemon-update unskip scaleboxd tries it again)")
+	s.update(1, "ERROR: not attempted build-18: it was rejected on ", "(hint: sudo machinemon-update unskip scaleboxd tries it again)")
 }
 
 // TestOnTrial shows that from the swap to the verdict an attempt is reported as on trial,
@@ -296,7 +296,7 @@ func TestFirstUpdateFromUnknown(t *testing.T) {
 	says("scaleboxd: committed: "+back+" (was build-18) in ", "machinemon-update", "rollback", "scaleboxd")
 	s.assertRuns(releases.Daemon{Version: "build-17"}, build17())
 	says("  build-18  unknown   committed\n  "+back+"\n", "machinemon-update", "history", "scaleboxd")
-	says(": the operator went back to the files of before, version unknown (hint: machinemon-update unskip scaleboxd ", "machinemon-update", "apply", "scaleboxd")
+	says(": the operator went back to the files of before, version unknown (hint: sudo machinemon-update unskip scaleboxd ", "machinemon-update", "apply", "scaleboxd")
 	entries, err := s.JournalSince(t.Context(), since)
 	s.ok(err)
 	named := 0

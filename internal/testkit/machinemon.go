@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -76,18 +77,19 @@ func (m *MachineMon) allow(q *http.Request) bool {
 }
 
 func (m *MachineMon) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	name, download := strings.CutPrefix(q.URL.Path, "/download/")
-	api := strings.HasPrefix(q.URL.Path, "/api/v1/")
+	path := cmp.Or(q.URL.RawPath, q.URL.Path) // the server's router does not decode a path
+	name, download := strings.CutPrefix(path, "/download/")
+	api := strings.HasPrefix(path, "/api/v1/")
 	switch get := q.Method == http.MethodGet; {
-	case q.URL.Path == "/api/v1/checkin" && q.Method == http.MethodPost:
+	case path == "/api/v1/checkin" && q.Method == http.MethodPost:
 		m.checkIn(w, q)
-	case strings.HasPrefix(q.URL.Path, "/api/v1/admin/"):
+	case strings.HasPrefix(path, "/api/v1/admin/"):
 		m.admin(w, q)
-	case q.URL.Path == "/api/v1/checkin" || !get && !api:
+	case path == "/api/v1/checkin" || !get && !api:
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	case api:
 		http.NotFound(w, q)
-	case q.URL.Path == "/healthz":
+	case path == "/healthz":
 		io.WriteString(w, `{"status":"ok"}`)
 	case download:
 		m.download(w, q, name)

@@ -3,12 +3,14 @@
 //
 //	go build -ldflags "-X main.version=1.2.0 -X main.behaviour=exit1-at-once"
 //
-// A good one serves /healthz (and /health) and /version on $TESTD_ADDRESS and then sends
-// systemd READY=1. With $TESTD_TLS it serves the same there by https, with a certificate
-// that no authority has signed, and with $TESTD_SOCKET on that Unix socket. Sockets that
+// A good one serves /healthz (and /health), /version, /private, which needs a password, and
+// gRPC's health service on $TESTD_ADDRESS and then sends systemd READY=1. With $TESTD_TLS
+// it serves the same there by https, with a certificate that no authority has signed,
+// which it also writes to $TESTD_CERT, and with $TESTD_SOCKET on that Unix socket. Sockets that
 // systemd opened (LISTEN_FDS) take the place of both. With $TESTD_CHILD it first starts a program that outlives
-// it, as a hypervisor's daemon starts virtual machines. It answers --version in each
-// behaviour.
+// it, as a hypervisor's daemon starts virtual machines. At SIGHUP it executes its file
+// again, if $TESTD_RELOAD is "exec", or starts it as the new main process, if that is
+// "fork"; if that is "ignore", nothing happens. It answers --version in each behaviour.
 package main
 
 import (
@@ -18,6 +20,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -52,6 +56,17 @@ func main() {
 		if strings.HasPrefix(name, "machinemon-") { // the prefix that MachineMon's programs use
 			name, _, _ = strings.Cut(name, "-")
 		}
+		switch behaviour {
+		case "says-name": // as CoreDNS does
+			fmt.Printf("Testd-%s\nlinux/amd64, go1.22.2, a7ed346\n", version)
+			return
+		case "says-library-first":
+			fmt.Printf("libtest 3.2.1\ntestd build %s\n", version)
+			return
+		case "says-usage":
+			fmt.Fprintln(os.Stderr, "usage: testd [-v]")
+			os.Exit(2)
+		}
 		fmt.Printf("%s %s (commit none)\n", name, version)
 		return
 	}
@@ -78,6 +93,7 @@ func filled() (bytes int) {
 func run() error {
 	healthz := func() int { return http.StatusOK }
 	switch behaviour {
+	case "says-name", "says-library-first", "says-usage": // good, apart from --version
 	case "good", "version-lies", "fills-tmp", "stops-runner", "hungry": // the last three fill all temporary directories, stop their parent, or take memory outside a pre-flight, when they are asked for their version
 	case "needs-key": // fails without a variable in its environment, as from an EnvironmentFile=
 		if os.Getenv("KEY") == "" {
@@ -159,17 +175,68 @@ func run() error {
 	}
 	http.HandleFunc("GET /healthz", health)
 	http.HandleFunc("GET /health", health)
+	http.HandleFunc("GET /private", func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "probe" || password != "hunter2" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	http.HandleFunc("POST /grpc.health.v1.Health/Check", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		w.Write([]byte{0, 0, 0, 0, 2, 8, 1}) // SERVING
+		w.Header().Set("Grpc-Status", "0")
+	})
 	http.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, version) })
 	if address := os.Getenv("TESTD_TLS"); address != "" {
 		if err := serveTLS(address); err != nil {
 			return err
 		}
 	}
+	server := &http.Server{Protocols: &http.Protocols{}}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	if how := os.Getenv("TESTD_RELOAD"); how != "" {
+		reloadable(how, listeners)
+	}
 	ended := make(chan error)
 	for _, l := range listeners {
-		go func() { ended <- http.Serve(l, nil) }()
+		go func() {
+			if err := server.Serve(l); !errors.Is(err, net.ErrClosed) { // else it is reloaded
+				ended <- err
+			}
+		}()
 	}
 	return <-ended
+}
+
+// reloadable makes the daemon become what its file is at SIGHUP.
+func reloadable(how string, listeners []net.Listener) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	go func() {
+		for range hup {
+			if how == "ignore" {
+				continue
+			}
+			for _, l := range listeners {
+				l.Close()
+			}
+			if how == "exec" {
+				fmt.Fprintln(os.Stderr, syscall.Exec(os.Args[0], os.Args, os.Environ()))
+				os.Exit(1)
+			}
+			next := exec.Command(os.Args[0])
+			err := next.Start()
+			if err == nil {
+				err = notify(fmt.Sprintf("MAINPID=%d", next.Process.Pid))
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}()
 }
 
 // listen opens the sockets, or takes those that systemd has opened.
@@ -219,6 +286,11 @@ func serveTLS(address string) error {
 	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &key.PublicKey, key)
 	if err != nil {
 		return err
+	}
+	if file := os.Getenv("TESTD_CERT"); file != "" {
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			return err
+		}
 	}
 	l, err := tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
 	if err != nil {

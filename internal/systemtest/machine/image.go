@@ -19,7 +19,7 @@ import (
 // basePackages are in every image: the packages of a plain Debian server and those that
 // our packages depend on, because machines have no network to fetch them.
 var basePackages = []string{
-	"systemd", "systemd-sysv", "dbus", "ca-certificates", "iproute2", "procps", "e2fsprogs", "passwd",
+	"systemd", "systemd-sysv", "dbus", "ca-certificates", "iproute2", "procps", "e2fsprogs", "passwd", "sudo", "wget",
 }
 
 // maskedUnits would take apt's lock or fill the journal, and no test needs them.

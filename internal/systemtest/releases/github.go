@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 // for GitHub's usual behaviour.
 type GitHub struct {
 	Repo    string // OWNER/NAME
+	Old     string // the name that the repository had before it was renamed; "" for none
 	Token   string // the token of a private repository: each request without it gets 404
 	Storage string // the address of another GitHub that serves the files, such as "https://127.0.0.1:1"; "" for this one
 
@@ -35,6 +37,7 @@ type Tagged struct {
 	Tag        string
 	Prerelease bool // a prerelease is never the latest release
 	Draft      bool // a draft is never the latest release, and only requests with the token list it
+	Upcoming   bool // of GitLab: its date is in the future, so it is the first of the list
 	Assets     []Asset
 }
 
@@ -43,11 +46,18 @@ type Asset struct {
 	Name    string
 	Content []byte
 	Digest  string // as the API reports it; "" for null, as of files older than this feature
+	State   string // "starter" or "open" while it is uploaded; "" for "uploaded"
+	Label   string // the name of GitLab's link; "" for Name
+	At      string // the address of a file that only a Forge links; "" for the Forge's own
 }
+
+// complete reports whether the whole file is there. Before, the API lists it without a
+// digest, and it cannot be downloaded.
+func (a Asset) complete() bool { return a.State == "" || a.State == "uploaded" }
 
 // Digested returns a file whose digest the API reports.
 func Digested(name string, content []byte) Asset {
-	return Asset{name, content, fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
+	return Asset{Name: name, Content: content, Digest: fmt.Sprintf("sha256:%x", sha256.Sum256(content))}
 }
 
 // Publish adds a release, or replaces the one with the same tag.
@@ -87,8 +97,15 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.file(w, r, rest)
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, "/repos/"+g.Repo+"/releases/")
-	if r.URL.Path == "/repos/"+g.Repo+"/releases" {
+	path := r.URL.Path
+	if g.Old != "" && g.moved(w, r) {
+		return
+	}
+	if rest, ok := strings.CutPrefix(path, "/repositories/1/"); ok && g.Old != "" {
+		path = "/repos/" + g.Repo + "/" + rest
+	}
+	rest, ok := strings.CutPrefix(path, "/repos/"+g.Repo+"/releases/")
+	if path == "/repos/"+g.Repo+"/releases" {
 		g.api(w, r, "")
 	} else if ok && rest != "" { // a slash at the end is not the path of the list
 		g.api(w, r, rest)
@@ -97,6 +114,34 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		http.NotFound(w, r)
 	}
+}
+
+// moved redirects requests for the old name of the repository: the API to the number of the
+// repository, the web pages to its new name.
+func (g *GitHub) moved(w http.ResponseWriter, r *http.Request) bool {
+	rest, api := strings.CutPrefix(r.URL.Path, "/repos/"+g.Old+"/")
+	if api && (g.Token == "" || r.Header.Get("Authorization") == "Bearer "+g.Token) {
+		to := origin(r) + "/repositories/1/" + rest
+		if r.URL.RawQuery != "" {
+			to += "?" + r.URL.RawQuery
+		}
+		w.Header().Set("Location", to)
+		say(w, http.StatusMovedPermanently, map[string]any{"message": "Moved Permanently", "url": to})
+		return true
+	}
+	if rest, page := strings.CutPrefix(r.URL.Path, "/"+g.Old+"/"); page && g.Token == "" {
+		http.Redirect(w, r, (&url.URL{Path: "/" + g.Repo + "/" + rest}).String(), http.StatusMovedPermanently)
+		return true
+	}
+	return false
+}
+
+// origin returns the address of this server, by which it was asked.
+func origin(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
 }
 
 func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
@@ -109,6 +154,12 @@ func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
 		maps.Copy(h, g.limit)
 		say(w, g.status, map[string]any{"message": "API rate limit exceeded for 192.0.2.1."})
 		return
+	case r.Header.Get("User-Agent") == "":
+		http.Error(w, "Request forbidden by administrative rules. Please make sure your request has a User-Agent header", http.StatusForbidden)
+		return
+	case r.Header.Get("Authorization") != "" && g.Token != "" && r.Header.Get("Authorization") != "Bearer "+g.Token:
+		say(w, http.StatusUnauthorized, map[string]any{"message": "Bad credentials"})
+		return
 	case g.Token != "" && r.Header.Get("Authorization") != "Bearer "+g.Token:
 		say(w, http.StatusNotFound, map[string]any{"message": "Not Found"})
 		return
@@ -117,10 +168,7 @@ func (g *GitHub) api(w http.ResponseWriter, r *http.Request, rest string) {
 		g.toStorage(w, r, id)
 		return
 	}
-	at := "http://" + r.Host
-	if r.TLS != nil {
-		at = "https://" + r.Host
-	}
+	at := origin(r)
 	var answer any
 	n := g.latest()
 	if tag, ok := strings.CutPrefix(rest, "tags/"); ok {
@@ -178,21 +226,25 @@ func (g *GitHub) describe(n int, at string) map[string]any {
 	assets := []any{}
 	for i, a := range release.Assets {
 		var digest any
-		if a.Digest != "" {
+		state, size := "uploaded", len(a.Content)
+		if a.Digest != "" && a.complete() {
 			digest = a.Digest
+		}
+		if !a.complete() {
+			state, size = a.State, 0
 		}
 		assets = append(assets, map[string]any{
 			"url":  fmt.Sprintf("%s/repos/%s/releases/assets/%d-%d", at, g.Repo, n, i),
 			"id":   1000*n + i,
-			"name": a.Name, "label": "", "state": "uploaded", "content_type": "application/gzip",
-			"size": len(a.Content), "digest": digest, "download_count": g.downloads,
+			"name": a.Name, "label": "", "state": state, "content_type": "application/gzip",
+			"size": size, "digest": digest, "download_count": g.downloads,
 			"created_at": "2026-11-01T12:00:00Z", "updated_at": "2026-11-01T12:00:01Z",
-			"browser_download_url": fmt.Sprintf("%s/%s/releases/download/%s/%s", at, g.Repo, release.Tag, a.Name),
+			"browser_download_url": fmt.Sprintf("%s/%s/releases/download/%s/%s", at, g.Repo, url.PathEscape(release.Tag), a.Name),
 		})
 	}
 	return map[string]any{
 		"id": n, "url": fmt.Sprintf("%s/repos/%s/releases/%d", at, g.Repo, n),
-		"html_url": fmt.Sprintf("%s/%s/releases/tag/%s", at, g.Repo, release.Tag),
+		"html_url": fmt.Sprintf("%s/%s/releases/tag/%s", at, g.Repo, url.PathEscape(release.Tag)),
 		"tag_name": release.Tag, "name": release.Tag, "body": "What is new", "target_commitish": "main",
 		"draft": release.Draft, "prerelease": release.Prerelease, "immutable": false,
 		"created_at": "2026-11-01T11:00:00Z", "published_at": "2026-11-01T12:00:02Z", "assets": assets,
@@ -203,14 +255,15 @@ func (g *GitHub) describe(n int, at string) map[string]any {
 func (g *GitHub) page(w http.ResponseWriter, r *http.Request, rest string) {
 	switch {
 	case rest == "latest" && g.latest() >= 0:
-		http.Redirect(w, r, "/"+g.Repo+"/releases/tag/"+g.releases[g.latest()].Tag, http.StatusFound)
+		http.Redirect(w, r, "/"+g.Repo+"/releases/tag/"+url.PathEscape(g.releases[g.latest()].Tag), http.StatusFound)
 		return
 	case rest == "latest":
 		http.Redirect(w, r, "/"+g.Repo+"/releases", http.StatusFound)
 		return
 	}
 	if file, ok := strings.CutPrefix(rest, "download/"); ok {
-		tag, name, _ := strings.Cut(file, "/")
+		slash := max(strings.LastIndex(file, "/"), 0) // a tag may have slashes
+		tag, name := file[:slash], strings.TrimPrefix(file[slash:], "/")
 		if n := g.tag(tag); n >= 0 {
 			if i := slices.IndexFunc(g.releases[n].Assets, func(a Asset) bool { return a.Name == name }); i >= 0 {
 				g.toStorage(w, r, fmt.Sprintf("%d-%d", n, i))
@@ -228,7 +281,7 @@ func (g *GitHub) toStorage(w http.ResponseWriter, r *http.Request, id string) {
 
 func (g *GitHub) file(w http.ResponseWriter, r *http.Request, id string) {
 	var n, i int
-	if _, err := fmt.Sscanf(id, "%d-%d", &n, &i); err != nil || n >= len(g.releases) || i >= len(g.releases[n].Assets) {
+	if _, err := fmt.Sscanf(id, "%d-%d", &n, &i); err != nil || n >= len(g.releases) || i >= len(g.releases[n].Assets) || !g.releases[n].Assets[i].complete() {
 		http.NotFound(w, r)
 		return
 	}

@@ -1,0 +1,122 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+const alicePath = "/home/alice/bin/testd"
+
+var (
+	aliceUnit   = strings.NewReplacer("ExecStart="+testdPath, "ExecStart="+alicePath, "[Service]", "[Service]\nUser=alice").Replace(testdUnit)
+	aliceTarget = strings.ReplaceAll(testdTarget, testdPath, alicePath)
+)
+
+// newAliceChain is newChain with testd in the home of the user as which its unit runs. No
+// other user may enter that home.
+func newAliceChain(t *testing.T) *chain {
+	t.Helper()
+	m := boot(t)
+	m.must("useradd", "--create-home", "alice")
+	m.must("chmod", "700", "/home/alice")
+	m.must("runuser", "-u", "alice", "--", "mkdir", "/home/alice/bin")
+	m.writeFile("/etc/systemd/system/testd.service", aliceUnit, 0o644)
+	m.writeFile("/etc/testd-first", string(build(t, releases.Daemon{Version: "1.0.0"})), 0o755)
+	m.must("runuser", "-u", "alice", "--", "install", "-m", "755", "/etc/testd-first", alicePath)
+	m.writeTarget(aliceTarget)
+	m.must("systemctl", "enable", "--quiet", "--now", "testd.service")
+	m.awaitTestd("1.0.0")
+	m.must("systemctl", "start", "paths.target")
+	m.stopShipped()
+	dir := t.TempDir()
+	return &chain{m, dir, m.serve(dir)}
+}
+
+// assertAlice fails the test unless this build of testd is alice's program and runs.
+func (b *box) assertAlice(d releases.Daemon) {
+	b.t.Helper()
+	if got, want := digest(b.readFile(alicePath)), digest(string(build(b.t, d))); got != want {
+		b.t.Errorf("%s has sha256 %s, want %s of %s", alicePath, got, want, d.Version)
+	}
+	if got := b.must("stat", "--format=%a %U:%G %N", alicePath, "/home/alice/bin", "/home/alice"); !strings.HasPrefix(got, "755 alice:alice '"+alicePath+"'\n755 alice:alice ") || !strings.Contains(got, "\n700 alice:alice ") {
+		b.t.Errorf("the program and its directories are\n%s", got)
+	}
+	if got := b.list("/home/alice/bin"); len(got) != 1 {
+		b.t.Errorf("/home/alice/bin has %q", got)
+	}
+	b.awaitTestd(d.Version)
+	b.must("test", "/proc/"+b.mainPID()+"/exe", "-ef", alicePath)
+	if s := b.status(); s.Trial != "" || s.Error != "" {
+		b.t.Errorf("status shows %+v", s)
+	}
+}
+
+// TestProgramOfUser updates a program in the home of the unit's user, rolls back, and goes
+// back; and refuses it for a unit of root.
+func TestProgramOfUser(t *testing.T) {
+	t.Parallel()
+	c := newAliceChain(t)
+	first, second := releases.Daemon{Version: "1.0.0"}, releases.Daemon{Version: "1.1.0"}
+	c.step("update", func() {
+		c.publish(c.dir, second)
+		c.apply(0, "1.1.0")
+		c.assertAlice(second)
+		if s := c.status(); s.Installed != "1.1.0" {
+			c.t.Errorf("status shows %+v", s)
+		}
+	})
+	c.step("a bad release", func() {
+		c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "answer-500"})
+		c.apply(4, "1.2.0")
+		c.assertAlice(second)
+	})
+	c.step("back", func() {
+		since := c.cursor()
+		c.said(c.run("machinemon-update", "rollback", "testd"), 0)
+		c.awaitEvent(since, "testd.service started")
+		c.assertAlice(first)
+	})
+	c.step("a link of the user", func() {
+		c.must("runuser", "-u", "alice", "--", "sh", "-c", "mv "+alicePath+" /home/alice/testd && ln -s /usr/bin/machinemon-update "+alicePath)
+		before := digest(c.readFile("/usr/bin/machinemon-update"))
+		c.publish(c.dir, releases.Daemon{Version: "1.3.0"})
+		c.apply(1, "a symbolic link leads to it")
+		if now := digest(c.readFile("/usr/bin/machinemon-update")); now != before {
+			c.t.Error("the file that the link leads to was changed")
+		}
+		c.must("runuser", "-u", "alice", "--", "mv", "/home/alice/testd", alicePath)
+		c.assertAlice(first)
+	})
+	c.step("a unit of root", func() {
+		c.must("systemctl", "stop", "testd.service")
+		c.writeFile("/etc/systemd/system/testd.service", strings.Replace(aliceUnit, "User=alice\n", "", 1), 0o644)
+		c.must("systemctl", "daemon-reload")
+		c.must("systemctl", "start", "testd.service")
+		c.apply(2, "misconfigured: cannot install a program in a user's home: others than root can write there, and testd.service runs as root")
+		c.writeFile("/etc/systemd/system/testd.service", aliceUnit, 0o644)
+		c.must("systemctl", "daemon-reload")
+		c.must("systemctl", "restart", "testd.service")
+		c.assertAlice(first)
+	})
+	c.step("links at any moment", func() {
+		// alice swaps the program, and the directory, with links to root's files, all the time.
+		c.must("sh", "-c", "install -d /srv/root && cp "+alicePath+" /srv/root/testd && touch -d @0 /srv/root /srv/root/testd")
+		before := c.must("sh", "-c", "stat -c '%i %a %u %y %z' /srv/root/testd && ls -A /srv/root && sha256sum /srv/root/testd")
+		c.writeFile("/home/alice/swapping", "cd /home/alice\nwhile [ ! -e stop ]; do\n"+
+			"mv bin/testd testd; ln -s /srv/root/testd bin/testd; rm bin/testd; mv testd bin/testd\n"+
+			"mv bin bin.1; ln -s /srv/root bin; rm bin; mv bin.1 bin\ndone\n", 0o644)
+		swapping := c.start("runuser", "-u", "alice", "--", "sh", "/home/alice/swapping")
+		for range 3 {
+			c.t.Logf("%s", c.run("machinemon-update", "apply", "testd").Stdout)
+		}
+		c.must("touch", "/home/alice/stop")
+		c.wait(swapping)
+		if now := c.must("sh", "-c", "stat -c '%i %a %u %y %z' /srv/root/testd && ls -A /srv/root && sha256sum /srv/root/testd"); now != before {
+			c.t.Errorf("root's directory was\n%sand is\n%s", before, now)
+		}
+	})
+}
