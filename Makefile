@@ -1,5 +1,5 @@
-# A fresh Debian 12 or 13 with Go and make is enough: "make test" and
-# "make demo", run as root, install the packages in DEPS.
+# A fresh Debian 12 or 13 with Go and make is enough: as root, each target installs the
+# Debian packages that it needs, and no more.
 #
 #   build    build/: the programs, and the shells' completion of them
 #   quick    formatting, vet, staticcheck, and the fast tests; needs neither root
@@ -14,13 +14,20 @@
 #                  for both, KEEP=1 keeps a machine for inspection, until Ctrl-C;
 #                  SHARD=1/2 runs every second test, DEBIAN=trixie boots systemd 257
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
+#   check-programs updates of real programs by packaging/examples/targets; builds the
+#                  programs from their source, which takes minutes the first time
+#   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
 #   demo     an update and a rollback on a throwaway machine
 #   deb      dist/: the packages
+#   apt-repo APT_REPO=DIR: the packages for amd64, arm64 and armhf in a static apt
+#            repository, signed with APT_KEYS
 #   release  the packages, archived for check-update, and the tag
 #   install  installs what "make build" built, into DESTDIR
 #   clean    removes what "make build" and "make deb" built
+#   clean-all  clean, and the caches of this user: base images, real programs, and what
+#            Go's cache has of this module's tests
 
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 # The version's date, in seconds since 1970. A machine's clock that is earlier must be
@@ -28,18 +35,27 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 BUILT := $(shell date -d "$$(sed -n '/^ -- /{s/.*>  //p;q}' debian/changelog)" +%s)
 
 COMMANDS := machinemon-release machinemon-update
-WORKERS  := checkin-gate checkin-relay fetcher health-gate swapper verifier
+WORKERS  := checkin-gate checkin-relay fetcher health-gate notifier swapper verifier
 PROGRAMS := $(COMMANDS) $(WORKERS) generator
 UNITS    := $(wildcard units/*.service units/*.path units/*.timer units/*.target units/*.socket)
 MAN      := $(wildcard packaging/man/*.[1-8])
-SCRIPTS  := .ci/run .ci/last-release packaging/check-debs packaging/check-units packaging/add-agent-check packaging/scalebox-update packaging/scalebox-template-notice $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
+SCRIPTS  := .ci/run .ci/last-release packaging/apt-repo packaging/check-debs packaging/check-units packaging/add-agent-check packaging/scalebox-update packaging/scalebox-template-notice $(wildcard debian/*.postinst debian/*.prerm debian/*.postrm)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT  := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-# The Debian packages that check, deb, demo and test use. ca-certificates is for
-# downloading Go modules over https. The gate's tests start PostgreSQL themselves.
-DEPS := bzip2 ca-certificates debhelper lintian man-db mmdebstrap postgresql shellcheck systemd-container xz-utils
+# The Debian packages that are needed to build, to boot machines, and for the checks and
+# tests. ca-certificates is for downloading Go modules over https. The gate's tests start
+# PostgreSQL themselves.
+BUILD_DEPS   := ca-certificates debhelper
+MACHINE_DEPS := mmdebstrap systemd-container
+TEST_DEPS    := apt-utils bzip2 gnupg lintian man-db postgresql shellcheck xz-utils
+
+# Go 1.21 and later download the toolchain that go.mod names, unless told otherwise.
+export GOTOOLCHAIN ?= auto
+
+# The caches that tests leave.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/machinemon-update
 
 # More machines run at once than there are cores, because they wait most of the time.
 BOOTED := -parallel 4 -timeout $(if $(KEEP),0,40m)
@@ -54,14 +70,15 @@ export CGO_ENABLED := 0
 # The version is the changelog's. Without -buildvcs=false the build would need git,
 # and the programs' bytes would depend on the state of the checkout.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
-# After "su" root's PATH may lack these directories, and dpkg refuses to work without.
-export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# After "su" root's PATH may lack the sbin directories, and dpkg refuses to work without
+# them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page conformance-client demo deb release releasable install clean deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
-build:
+build: go-found
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X github.com/machinemon/machinemon-update/internal/trust.built=$(BUILT)' -o build/ $(PROGRAMS:%=./cmd/%)
 	# "go run" builds for this machine; the programs in build/ may be for another.
 	mkdir -p build/completion
@@ -69,16 +86,26 @@ build:
 		env -u GOOS -u GOARCH -u GOARM go run ./cmd/$$c completion $$shell > build/completion/$$c.$$shell || exit 1; \
 	done; done
 
-vet:
+vet: go-found
 	! gofmt -l cmd internal | grep .
-	go vet -tags systemd,chromium ./...
-	go run $(STATICCHECK) -tags systemd,chromium ./...
+	go vet -tags systemd,chromium,programs,cross ./...
+	go run $(STATICCHECK) -tags systemd,chromium,programs ./...
 
 # Four packages are tested at once, because their tests wait most of the time.
 quick: vet
 	go test -short -vet off -p 4 ./...
 
-lint: deps build vet
+# Only this program of the package, whose installation would start a server.
+build/promtool:
+	mkdir -p build/prometheus
+	cd build/prometheus && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
+	dpkg-deb --fsys-tarfile build/prometheus/prometheus_*.deb | tar -xO ./usr/bin/promtool >$@.tmp
+	chmod +x $@.tmp
+	mv $@.tmp $@
+	rm -r build/prometheus
+
+lint: build-deps test-deps build vet build/promtool
+	build/promtool test rules internal/inform/testdata/alerts_test.yml
 	shellcheck $(SCRIPTS)
 	go run $(ACTIONLINT) .github/workflows/*.yml
 	packaging/check-units $(UNITS)
@@ -92,47 +119,67 @@ check: lint deb
 	packaging/check-debs dist/*.deb
 	lintian --allow-root --fail-on error dist/*.deb
 
-test: check
+test: machine-deps check
 	# A test kills the swapper before each of its steps: this takes minutes on a busy machine.
 	go test -timeout 30m ./...
-	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest/...
-	go test -count=1 -tags systemd $(BOOTED) ./internal/systemtest -release trixie
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED)
+	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -release trixie
 
-# In the package's directory the go command shows the output of the tests at once. The
-# output says how to enter a machine that KEEP=1 keeps.
-check-install: deb
+# In the package's directory the go command shows the output of the tests at once: a line
+# for each test that ended, and how to enter a machine that KEEP=1 keeps.
+check-install: machine-deps deb
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args $(ON_MACHINES)
 	@echo "check-install: PASSED ($(VERSION))"
 
 check-update:
 	@last=$$(.ci/last-release "$(RELEASES)" $(VERSION)) || exit 1; \
 	if [ -z "$$last" ]; then echo "check-update: SKIPPED"; exit 0; fi; \
-	$(MAKE) deb && \
+	$(MAKE) machine-deps deb && \
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(ON_MACHINES) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
 
 # Only check-page needs the browser, which is large.
-check-page: DEPS := chromium
-check-page: deps
+check-page: go-found
+	$(call install,chromium)
 	$(if $(SHOTS),mkdir -p "$(SHOTS)")
 	go test -count=1 -tags chromium -run '^TestPage' ./internal/checkin/gate $(if $(SHOTS),-shots "$(abspath $(SHOTS))")
 	@echo "check-page: PASSED ($(VERSION))"
 
+check-programs: machine-deps deb
+	go test -C internal/systemtest -count=1 -tags systemd,programs -run '^TestRealPrograms$$' $(BOOTED) -args $(ON_MACHINES)
+	@echo "check-programs: PASSED ($(VERSION))"
+
+check-cross: go-found
+	$(call install,qemu-user-static)
+	go test -count=1 -tags cross ./cmd
+	@echo "check-cross: PASSED ($(VERSION))"
+
 conformance-client:
 	go build -trimpath -o build/$@ ./internal/conformance
 
-demo: deb
+demo: machine-deps deb
 	go run ./internal/systemtest/demo
 
 # The build uses a copy, because it leaves files in the tree and in its parent. The
 # build dependencies are not checked, because they would include a C compiler.
-deb: deps
+deb: build-deps
 	rm -rf build/deb dist
 	mkdir -p build/deb/source dist
 	tar -c --exclude=./.git --exclude=./build --exclude=./dist . | tar -x -C build/deb/source
 	cd build/deb/source && dpkg-buildpackage --build=binary --no-check-builddeps --no-sign
 	mv build/deb/*.deb dist/
+	for arch in $(CROSS); do \
+		(cd build/deb/source && dpkg-buildpackage --build=any --host-arch=$$arch --no-check-builddeps --no-sign) && \
+		mv build/deb/*.deb dist/ || exit 1; \
+	done
 	rm -r build/deb
+
+# APT_KEYS are fingerprints of secret keys of this user's GnuPG.
+apt-repo: CROSS := $(filter-out $(shell dpkg --print-architecture),amd64 arm64 armhf)
+apt-repo: go-found
+	$(call install,apt-utils gnupg)
+	$(MAKE) deb CROSS="$(CROSS)"
+	packaging/apt-repo "$(or $(APT_REPO),build/apt)" $(APT_KEYS)
 
 # The tag is made last, so that after a failure all steps can be repeated.
 release: releasable deb
@@ -143,7 +190,7 @@ release: releasable deb
 	mv "$(RELEASES)/.$(VERSION).tmp" "$(RELEASES)/$(VERSION)"
 	git tag -a -m "machinemon-update $(VERSION)" v$(VERSION)
 	@echo "released $(VERSION): tag v$(VERSION), packages in $(RELEASES)/$(VERSION)"
-	@echo "to publish it: git push origin v$(VERSION) && gh release create v$(VERSION) --verify-tag --notes-from-tag $(RELEASES)/$(VERSION)/*.deb"
+	@echo "to publish it: git push origin v$(VERSION), which starts .github/workflows/release.yml"
 
 releasable:
 	@say() { echo "cannot release $(VERSION): $$1" >&2; exit 1; }; \
@@ -186,7 +233,7 @@ build/third-party-notices: go.mod
 	{ echo "go $$(go env GOROOT)" && \
 	  go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}' $(PROGRAMS:%=./cmd/%) | sort -u; } | \
 	while read -r module dir; do \
-		printf '\n==== %s ====\n\n' "$$module" && cat "$$dir"/LICENSE* || exit 1; \
+		printf '\n==== %s ====\n\n' "$$module" && find "$$dir" -maxdepth 1 -iname "license*" -exec cat {} + | grep '' || exit 1; \
 		[ ! -e "$$dir/NOTICE" ] || cat "$$dir/NOTICE" || exit 1; \
 	done > $@.tmp
 	mv $@.tmp $@
@@ -194,11 +241,34 @@ build/third-party-notices: go.mod
 clean:
 	rm -rf build dist
 
-deps:
-	@missing=$$(for p in $(DEPS); do \
-		dpkg-query -Wf '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q ^ii || echo $$p; done); \
-	[ -n "$$missing" ] || exit 0; \
-	set -- $$missing; \
-	[ "$$(id -u)" = 0 ] || { echo "cannot install $$*: only root can; run: sudo make deps" >&2; exit 1; }; \
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$$@"; } || \
-	{ echo "cannot install $$*: apt-get failed (see above); it needs a Debian mirror" >&2; exit 1; }
+clean-all: clean
+	rm -rf "$(CACHE)"
+	! command -v go >/dev/null || go clean -testcache
+
+# Before anything is installed, so that a host without Go is left as it was.
+go-found:
+	@v=$$(GOTOOLCHAIN=local go version 2>/dev/null | cut -d' ' -f3); minor=$${v#go1.}; minor=$${minor%%[!0-9]*}; \
+	[ "$${minor:-0}" -ge 21 ] || { echo "cannot build: this needs Go 1.26, or 1.21 and later, which download it; found $${v:-none}" \
+		"(hint: on Debian 13: apt install golang-go; on Debian 12: the same from bookworm-backports; or https://go.dev/dl in /usr/local/go)" >&2; exit 1; }
+
+# install installs those of these Debian packages that are missing.
+define install
+@missing=$$(for p in $(1); do \
+	dpkg-query -Wf '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q ^ii || echo $$p; done); \
+[ -n "$$missing" ] || exit 0; \
+set -- $$missing; \
+[ "$$(id -u)" = 0 ] || { echo "cannot install $$*: only root can (hint: sudo apt install $$*)" >&2; exit 1; }; \
+{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$$@"; } || \
+{ echo "cannot install $$*: apt-get failed (see above); it needs a Debian mirror" >&2; exit 1; }
+endef
+
+build-deps: go-found
+	$(call install,$(BUILD_DEPS))
+
+machine-deps: go-found
+	$(call install,$(MACHINE_DEPS))
+
+test-deps: go-found
+	$(call install,$(TEST_DEPS))
+
+deps: build-deps machine-deps test-deps
