@@ -175,10 +175,14 @@ type Journal struct {
 	// Invocation is the start of the unit that the restart ends, and Restarted the time of
 	// the restart by CLOCK_MONOTONIC, which cannot be set. Later lines in another
 	// invocation are the new program's. Said are their last lines at the verdict.
-	Invocation string        `json:"invocation,omitempty"`
-	AlsoRan    []string      `json:"also_ran,omitempty"` // the same of the other units
-	Restarted  time.Duration `json:"restarted,omitempty"`
-	Said       []string      `json:"said,omitempty"`
+	Invocation string   `json:"invocation,omitempty"`
+	AlsoRan    []string `json:"also_ran,omitempty"` // the same of the other units
+	// MainPIDs are the main processes that the restart ends. The last lines of such a
+	// process may have no invocation, or already the next one: systemd's journal looks it
+	// up when it receives them, and the process may be gone then.
+	MainPIDs  []uint32      `json:"main_pids,omitempty"`
+	Restarted time.Duration `json:"restarted,omitempty"`
+	Said      []string      `json:"said,omitempty"`
 	// Timeout is health.timeout_seconds of the trial. After a rollback, the old version
 	// gets the same time to become healthy.
 	Timeout time.Duration `json:"timeout"`

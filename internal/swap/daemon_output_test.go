@@ -29,6 +29,8 @@ func TestSaid(t *testing.T) {
 		{Text: "too old for the newest five"},
 		{Text: "of an earlier start", Invocation: "0th", At: j.Restarted - later},
 		{Text: "the old one stops", Invocation: "1st", At: j.Restarted + later},
+		{Text: "the old one is gone when its line arrives", PID: r.sys.pid, At: j.Restarted + later},
+		{Text: "and the new one has been started", Invocation: "2nd", PID: r.sys.pid, At: j.Restarted + later},
 		{Text: "  \x1b[1;31mFATAL\x1b[0m: HOST_IP not set\nat \x1b]0;x\x07y \xff\n", Invocation: "2nd", At: j.Restarted + later},
 		{Text: "\x00 ", Invocation: "2nd", At: j.Restarted + later},
 		{Text: strings.Repeat("ü", 1<<20), Invocation: "3rd", At: j.Restarted + 2*later},

@@ -77,6 +77,9 @@ func (sw *swapping) knowUnits(ctx context.Context, before *state.Baseline) ([]sy
 		} else {
 			j.AlsoRan = append(j.AlsoRan, u.Invocation)
 		}
+		if u.MainPID != 0 {
+			j.MainPIDs = append(j.MainPIDs, u.MainPID)
+		}
 		j.WasRunning = j.WasRunning && (idle || u.Running())
 		j.Spares = j.Spares || u.SparesChildren()
 		// Only a unit that runs can be reloaded.

@@ -17,6 +17,7 @@ import (
 type LogLine struct {
 	Text       string
 	Invocation string        // the invocation ID of the unit; "" if the journal has none
+	PID        uint32        // the process that wrote it, or that opened its standard output; 0 if the journal has none
 	At         time.Duration // when the journal received it, by [Monotonic]
 }
 
@@ -37,7 +38,7 @@ func (c *Conn) LastLines(ctx context.Context, unit, boot string, n int) ([]LogLi
 	// --reverse, so that the limit cuts off the oldest lines. Not --boot: it reads the
 	// boot's ID from a file that ProcSubset=pid hides.
 	cmd := exec.CommandContext(ctx, journalctl, "--quiet", "--no-pager", "--all", "--reverse", "--lines="+strconv.Itoa(n),
-		"--output=json", "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID", "_SYSTEMD_UNIT="+unit, "_BOOT_ID="+boot)
+		"--output=json", "--output-fields=MESSAGE,_PID,_SYSTEMD_INVOCATION_ID", "_SYSTEMD_UNIT="+unit, "_BOOT_ID="+boot)
 	cmd.Env = []string{"LANG=C.UTF-8"}
 	cmd.WaitDelay = 100 * time.Millisecond
 	var out, said cappedBuffer
@@ -61,6 +62,7 @@ func parseLog(doc []byte) (lines []LogLine) {
 		var e struct {
 			Message    message `json:"MESSAGE"`
 			Invocation string  `json:"_SYSTEMD_INVOCATION_ID"`
+			PID        string  `json:"_PID"`
 			Monotonic  string  `json:"__MONOTONIC_TIMESTAMP"`
 		}
 		if d.Decode(&e) != nil {
@@ -70,7 +72,11 @@ func parseLog(doc []byte) (lines []LogLine) {
 		if err != nil {
 			continue // every entry of a journal has one
 		}
-		lines = append(lines, LogLine{string(e.Message), e.Invocation, time.Duration(usec) * time.Microsecond})
+		pid, err := strconv.ParseUint(e.PID, 10, 32)
+		if err != nil {
+			pid = 0 // the kernel's lines have none
+		}
+		lines = append(lines, LogLine{string(e.Message), e.Invocation, uint32(pid), time.Duration(usec) * time.Microsecond})
 	}
 }
 
