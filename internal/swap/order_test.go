@@ -55,6 +55,22 @@ func TestRollbackWithoutData(t *testing.T) {
 	r.ended(t, "a1", state.ResultRolledBack)
 }
 
+// TestUnstableStops checks that a program that keeps dying is stopped before the restart,
+// even if it looks running: systemd might restart it just before, and the new program
+// would answer for that.
+func TestUnstableStops(t *testing.T) {
+	for _, standing := range []bool{true, false} {
+		r := newRig(t)
+		r.offer(t, "a1", "v2", 2, release2)
+		must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: standing}))
+		r.step(t, "swap")
+		if stops := r.sys.called("stop agent.service") == 1; stops == standing || r.sys.called("restart agent.service") != 1 ||
+			stops && !r.sys.order("stop agent.service", "reset agent.service", "restart agent.service") {
+			t.Errorf("it stood: %v; calls: %q", standing, r.sys.calls)
+		}
+	}
+}
+
 // edit replaces old by new in the target file.
 func (r *rig) edit(t *testing.T, old, new string) {
 	t.Helper()

@@ -35,8 +35,8 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	// A unit stops under the settings that systemd has loaded. If these spare the unit's
 	// other processes, the new file may not: the stop comes before the reload. If they do
 	// not, the new file may: the reload comes first. The stop also prevents a restart
-	// that systemd was about to make and would count as one of the program that starts
-	// now.
+	// that systemd is about to make and would count as one of the program that starts
+	// now: a program that keeps dying may look running here, and die before the restart.
 	var running []systemd.Unit
 	for _, u := range all {
 		if _, idle := j.Idle[u.Name]; !idle {
@@ -46,7 +46,8 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 		}
 	}
 	for _, u := range slices.Backward(running) {
-		if j.Reload && u.SparesChildren() || strings.HasPrefix(u.Sub, "auto-restart") {
+		unstable := !j.WasRunning && u.Active == "active" || strings.HasPrefix(u.Sub, "auto-restart")
+		if j.Reload && u.SparesChildren() || unstable {
 			if err := s.Systemd.Stop(ctx, u.Name); err != nil {
 				return err
 			}
