@@ -213,7 +213,7 @@ func (sw *swapping) try(ctx context.Context, consume func()) error {
 	// What is not known to be this version must not be recorded as such.
 	inPlace := sw.inPlace()
 	if inPlace {
-		if sw.unnamed() {
+		if old := sw.status.Installed; sw.unnamed() || old == nil || old.Version != j.Version {
 			if err := sw.preflight(ctx); err != nil {
 				return err
 			}

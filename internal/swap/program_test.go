@@ -43,7 +43,9 @@ func TestUnjudgeable(t *testing.T) {
 			if a := r.last(t); !a.Failed() || a.Manifest == "" {
 				t.Errorf("scheduled runs do not back off from %+v", a)
 			}
-			r.offer(t, "a2", "v1-rebuilt", 7, release1)
+			must(t, os.Chmod(r.at("bin/agent"), 0o755))
+			r.sys.tried.Output = "agent v1.0.1"
+			r.offer(t, "a2", "v1.0.1", 7, release1)
 			unjudgeable("a2")
 			r.step(t, "swap")
 			r.ended(t, "a2", state.ResultAdopted)

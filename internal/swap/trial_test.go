@@ -233,6 +233,24 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// TestAdoptProves checks that files that are installed already are recorded as another
+// release only if the program says that it is this one: the release may be tagged wrongly.
+func TestAdoptProves(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+	must(t, os.Chmod(r.at("bin/agent"), 0o755))
+	r.sys.tried.Output = "agent 1.0.0"
+	r.offer(t, "a1", "v1.0.1", 7, release1)
+	r.fails(t, "swap", state.ResultRefused, "the new program ", "v1.0.1", "1.0.0")
+	if st := r.status(t); st.Installed.Version != "v1" {
+		t.Errorf("installed: %+v", st.Installed)
+	}
+	r.sys.tried.Output = "agent 1.0.1"
+	r.offer(t, "a2", "v1.0.1", 7, release1)
+	r.step(t, "swap")
+	r.ended(t, "a2", state.ResultAdopted)
+}
+
 // TestCommitRefused checks that only the program that the gate saw is committed.
 func TestCommitRefused(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
