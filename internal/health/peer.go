@@ -227,6 +227,10 @@ func (p peers) silent(err error) error {
 		return unowned{fmt.Errorf("another program than %s has the address %s, and does not listen there (hint: lsof shows its socket as \"protocol: TCP\", and ss does not; stop it)",
 			p.units[0].Name, at), false}
 	}
+	if path, owner, is := blocked(err, p.units); is {
+		return unowned{fmt.Errorf("a file of user %d, at which nothing listens, is at %s (hint: ls -l shows it; remove it, or let %s listen in a directory of its own)",
+			owner, path, p.units[0].Name), false}
+	}
 	return err
 }
 

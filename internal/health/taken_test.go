@@ -2,6 +2,8 @@ package health
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,6 +39,28 @@ func bound(t *testing.T, family int, reuse bool) string {
 	return fmt.Sprintf("127.0.0.1:%d", got.(*unix.SockaddrInet4).Port)
 }
 
+// leftBehind returns the path of a socket of another user that does not listen, in a
+// directory with this mode.
+func leftBehind(t *testing.T, mode os.FileMode) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s")
+	bindTo(t, path)
+	testkit.Must(t, os.Lchown(path, 61234, 61234))
+	testkit.Must(t, os.Chmod(dir, mode))
+	return path
+}
+
+// bindTo gives a Unix socket that does not listen the address until the test ends.
+func bindTo(t *testing.T, name string) string {
+	t.Helper()
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	testkit.Must(t, err)
+	t.Cleanup(func() { unix.Close(s) })
+	testkit.Must(t, unix.Bind(s, &unix.SockaddrUnix{Name: name}))
+	return name
+}
+
 // TestContest checks that a release is not judged bad if another program has the address
 // of its probe, even one that does not listen, which no list of sockets shows.
 func TestContest(t *testing.T) {
@@ -49,27 +73,38 @@ func TestContest(t *testing.T) {
 	for name, c := range map[string]struct {
 		address func(t *testing.T) string
 		http    bool
+		unix    bool
+		user    string // of the unit
 		foreign bool
 		says    string // "": the release is bad
 	}{
-		"a free address":                          {address: free},
-		"a socket that does not listen":           {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, says: held},
-		"the same, by IPv6":                       {address: func(t *testing.T) string { return bound(t, unix.AF_INET6, false) }, says: held},
-		"the same, with an http probe":            {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
-		"one beside which the unit can listen":    {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
-		"a probe that any program may answer":     {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
-		"an address that this machine lacks":      {address: func(*testing.T) string { return "192.0.2.1:9" }},
-		"a port that only root and the unit have": {address: func(*testing.T) string { return "127.0.0.1:1" }},
+		"a free address":                           {address: free},
+		"a socket that does not listen":            {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, says: held},
+		"the same, by IPv6":                        {address: func(t *testing.T) string { return bound(t, unix.AF_INET6, false) }, says: held},
+		"the same, with an http probe":             {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
+		"one beside which the unit can listen":     {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
+		"a probe that any program may answer":      {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
+		"an address that this machine lacks":       {address: func(*testing.T) string { return "192.0.2.1:9" }},
+		"an abstract socket that does not listen":  {unix: true, address: func(t *testing.T) string { return bindTo(t, "@machinemon-update-test-contest") }, says: held},
+		"a free abstract socket":                   {unix: true, address: func(*testing.T) string { return "@machinemon-update-test-free" }},
+		"another user's socket":                    {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }, says: "a file of user 61234, at which nothing listens, is at "},
+		"the socket of the unit's user":            {unix: true, user: "61234", address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }},
+		"a socket where only the unit makes files": {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o755) }},
+		"a socket of root that is left over":       {unix: true, address: func(t *testing.T) string { return bindTo(t, filepath.Join(t.TempDir(), "s")) }},
+		"a port that only root and the unit have":  {address: func(*testing.T) string { return "127.0.0.1:1" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			probe := target.Probe{TCP: c.address(t), Foreign: c.foreign}
-			if c.http {
+			switch {
+			case c.unix:
+				probe.TCP, probe.Unix = "", probe.TCP
+			case c.http:
 				probe = target.Probe{HTTP: "http://" + probe.TCP + "/healthz", ExpectStatus: 200}
 			}
 			p := plan{
 				units:  []subject{{unit: "x.service"}},
 				probes: probers(target.Health{Probes: []target.Probe{probe}}, nil),
-				peers:  peers{manager: fakeUnits{is: map[string]systemd.Unit{"x.service": {Name: "x.service"}}}},
+				peers:  peers{manager: fakeUnits{is: map[string]systemd.Unit{"x.service": {Name: "x.service", User: c.user, UID: systemd.NoUID}}}},
 			}
 			out := outcome{finding: state.FindingBad, reason: "its main process ended", standing: c.http}
 			testkit.Must(t, p.contest(t.Context(), &out))
