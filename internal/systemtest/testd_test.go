@@ -209,23 +209,3 @@ func TestCheck(t *testing.T) {
 	}
 	m.awaitTestd("1.0.0")
 }
-
-// TestOutageOfPlainRestart measures the outage of a plain restart, with which updates are
-// compared. It is not parallel, because it measures.
-func TestOutageOfPlainRestart(t *testing.T) {
-	once(t)
-	m := boot(t)
-	m.installTestd("1.0.0", testdUnit)
-	for range 5 {
-		p, err := m.Probe(testdAddress, "/healthz", 2*time.Millisecond)
-		m.ok(err)
-		m.must("systemctl", "restart", "testd.service")
-		m.awaitTestd("1.0.0")
-		m.must("systemctl", "reset-failed", "testd.service") // restarts count towards the start limit
-		out := p.Stop()
-		t.Logf("%+v", out)
-		if out.Failed == 0 || out.Longest > time.Second {
-			t.Errorf("the prober saw %+v", out)
-		}
-	}
-}
