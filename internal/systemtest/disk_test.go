@@ -3,7 +3,6 @@
 package systemtest
 
 import (
-	"bytes"
 	"fmt"
 	"path"
 	"strconv"
@@ -264,33 +263,28 @@ func TestDiskUse(t *testing.T) {
 	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, strings.NewReplacer("settle_seconds = 1", "settle_seconds = 0", "timeout_seconds = 10", "timeout_seconds = 5").Replace(testdTarget))
-	// Linking fifty programs would take longer than installing them.
-	const placeholder = "7.77.777"
-	good, bad := build(t, releases.Daemon{Version: placeholder}), build(t, releases.Daemon{Version: placeholder, Behaviour: "exit1-at-once"})
 	current := "1.0.0"
 	update := func(i int) {
 		version := fmt.Sprintf("2.%02d.000", i)
-		of := func(program []byte) releases.File {
-			return releases.File{Name: "testd", Content: bytes.ReplaceAll(program, []byte(placeholder), []byte(version))}
-		}
+		good, bad := releases.Daemon{Version: version}, releases.Daemon{Version: version, Behaviour: "exit1-at-once"}
 		switch {
 		case i%10 == 3: // a trial that fails
-			c.publishFiles(c.dir, version, of(bad))
+			c.publish(c.dir, bad)
 			c.apply(4, "rolled back "+version)
 		case i%10 == 5: // a download that fails half-way
-			c.publishFiles(c.dir, version, of(good))
+			c.publish(c.dir, good)
 			file := c.archive(version)
 			c.server.Break(file, releases.Die(1<<20))
 			c.apply(7, "not downloaded "+version)
 			c.server.Mend(file)
 		case i%10 == 8: // an archive that differs from the manifest
-			c.publishFiles(c.dir, version, of(good))
+			c.publish(c.dir, good)
 			c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
 				p.Contents["testd"] = manifest.Content{SHA256: digest("x"), Size: p.Contents["testd"].Size}
 			})
 			c.apply(6, "refused "+version)
 		default:
-			c.publishFiles(c.dir, version, of(good))
+			c.publish(c.dir, good)
 			c.apply(0, "committed "+version+" (was "+current+")")
 			current = version
 		}
@@ -332,7 +326,7 @@ func TestDiskUse(t *testing.T) {
 	if after > before+4096 {
 		t.Errorf("after 5 updates %d bytes were kept, after 50 %d", before, after)
 	}
-	if records > 2<<20 || after > len(good)+64<<10 {
+	if records > 2<<20 || after > len(c.readFile(testdPath))+64<<10 {
 		t.Errorf("the manual page promises less: records %d bytes, the rest %d", records, after)
 	}
 	c.awaitTestd(current)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -46,15 +45,12 @@ version_command = ["` + testdPath + `", "--version"]
 http = "http://` + testdAddress + `/healthz"
 `
 
-var builds sync.Map // from releases.Daemon, Client or Database to func() ([]byte, error)
-
-// build builds each program once per run.
+// build returns a daemon, client or database.
 func build(t *testing.T, d interface {
 	Build(context.Context) ([]byte, error)
 }) []byte {
 	t.Helper()
-	once, _ := builds.LoadOrStore(d, sync.OnceValues(func() ([]byte, error) { return d.Build(t.Context()) }))
-	content, err := once.(func() ([]byte, error))()
+	content, err := d.Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -33,6 +34,8 @@ var (
 const measuring = 1200 * time.Millisecond
 
 func main() {
+	// A test stamps both into a linked program, and NUL bytes fill the rest of the place.
+	version, behaviour = strings.TrimRight(version, "\x00"), strings.TrimRight(behaviour, "\x00")
 	path := flag.String("config", defaultPath(), "")
 	server := flag.String("server", "", "")
 	pass := flag.String("password", "", "")

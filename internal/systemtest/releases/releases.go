@@ -4,6 +4,8 @@ package releases
 
 import (
 	"archive/tar"
+	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -40,26 +43,64 @@ func (d Database) Build(ctx context.Context) ([]byte, error) {
 }
 
 // Intruder builds package intruder and returns it.
-func Intruder(ctx context.Context) ([]byte, error) { return buildProgram(ctx, "intruder", Daemon{}) }
+func Intruder(ctx context.Context) ([]byte, error) { return link(ctx, "intruder") }
 
+// What the built programs say, until [stamp] replaces it. The NUL bytes that fill the
+// rest of the place are cut off by the programs.
+const (
+	anyVersion   = "version-of-a-program-that-is-not-stamped-yet"
+	anyBehaviour = "behaviour-of-a-program-that-is-not-stamped"
+)
+
+var built sync.Map // from a program's name to func() ([]byte, error)
+
+// buildProgram links each program once, because a test run has hundreds of versions of
+// them, and a link takes a second.
 func buildProgram(ctx context.Context, program string, d Daemon) ([]byte, error) {
+	once, _ := built.LoadOrStore(program, sync.OnceValues(func() ([]byte, error) { return link(context.WithoutCancel(ctx), program) }))
+	content, err := once.(func() ([]byte, error))()
+	if err != nil {
+		return nil, err
+	}
+	content = bytes.Clone(content)
+	for place, text := range map[string]string{anyVersion: d.Version, anyBehaviour: cmp.Or(d.Behaviour, "good")} {
+		if err := stamp(content, place, text); err != nil {
+			return nil, fmt.Errorf("cannot build the test %s %+v: %w", program, d, err)
+		}
+	}
+	return content, nil
+}
+
+// link links a program as a real release is linked, apart from the texts.
+func link(ctx context.Context, program string) ([]byte, error) {
 	temp, err := os.CreateTemp("", "testd-")
 	if err != nil {
 		return nil, err
 	}
 	temp.Close()
 	defer os.Remove(temp.Name())
-	flags := "-s -w -X main.version=" + d.Version
-	if d.Behaviour != "" {
-		flags += " -X main.behaviour=" + d.Behaviour
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", temp.Name(), "-ldflags", flags,
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", temp.Name(), "-ldflags", "-s -w -X main.version="+anyVersion+" -X main.behaviour="+anyBehaviour,
 		"github.com/machinemon/machinemon-update/internal/systemtest/"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("cannot build the test %s %+v: %w\n%s", program, d, err, out)
+		return nil, fmt.Errorf("cannot build the test program %s: %w\n%s", program, err, out)
 	}
 	return os.ReadFile(temp.Name())
+}
+
+// stamp writes text over the place's own text. The record of the link's options has it,
+// too.
+func stamp(program []byte, place, text string) error {
+	if len(text) > len(place) {
+		return fmt.Errorf("%q is longer than %d bytes", text, len(place))
+	}
+	if !bytes.Contains(program, []byte(place)) {
+		return fmt.Errorf("%q is not in it", place)
+	}
+	for at := bytes.Index(program, []byte(place)); at >= 0; at = bytes.Index(program, []byte(place)) {
+		clear(program[at+copy(program[at:], text) : at+len(place)])
+	}
+	return nil
 }
 
 // File is one regular file in an archive, or a symbolic link if it has a Link.
