@@ -14,6 +14,7 @@ import (
 // TestTenAppliesAtOnce shows that ten simultaneous calls of apply make one attempt and
 // one restart.
 func TestTenAppliesAtOnce(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newHeldChain(t, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

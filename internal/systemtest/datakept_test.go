@@ -29,6 +29,7 @@ func (c *chain) untrap() {
 // TestSettleBackSparesData: the old program has written data since a failed rollback
 // restored them. Another rollback, by settle back, keeps what it has written.
 func TestSettleBackSparesData(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
 	c.trap("test ! -e /run/started; touch /run/started")
@@ -52,6 +53,7 @@ func TestSettleBackSparesData(t *testing.T) {
 // TestBootSparesMendedData: a rollback could not restore the data, and the operator has
 // mended them. A boot does not overwrite them; only the operator decides.
 func TestBootSparesMendedData(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
 	c.must("sh", "-ec", "systemctl stop testd; cp -a "+dbdDir+" /root/backup; systemctl start testd")
@@ -82,6 +84,7 @@ func TestBootSparesMendedData(t *testing.T) {
 // TestSnapshotOfWhatGoes shows that an update succeeds although the daemon removes a file
 // while the data are read, as SQLite does with its -journal after each transaction.
 func TestSnapshotOfWhatGoes(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdFile+`"`))
 	c.publishDatabase(releases.Database{Version: "1.1.0"})
@@ -97,6 +100,7 @@ func TestSnapshotOfWhatGoes(t *testing.T) {
 
 // TestSnapshotOfOddName shows that a path is taken literally, even with odd characters.
 func TestSnapshotOfOddName(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdDir+`/keep$none", "`+dbdDir+`/100%n ${HOME}"`, stopFirst))
 	odd := dbdDir + "/100%n ${HOME}"
@@ -142,6 +146,7 @@ func TestSettleBackKilled(t *testing.T) {
 // TestSnapshotShowsNothing shows that root follows no symbolic link of the daemon's user on
 // the way to its data: errors do not reveal whether the link's target exists, or its size.
 func TestSnapshotShowsNothing(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(`"`+dbdDir+`/sub/key"`, "snapshot_max_bytes = 1"))
 	c.must("sh", "-ec", `install -d -m 700 /etc/private; head -c 123456 /dev/zero >/etc/private/key; ln -s /etc/private `+dbdDir+`/sub; chown -h dbd `+dbdDir+`/sub`)

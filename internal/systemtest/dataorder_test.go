@@ -19,6 +19,7 @@ const dbdSocket = "[Socket]\nListenStream=127.0.0.1:9300\n"
 // TestRollbackOrder shows that the configuration that a daemon writes when it stops is
 // written before the old one is restored, and that nothing starts the daemon in between.
 func TestRollbackOrder(t *testing.T) {
+	once(t)
 	t.Parallel()
 	const snapshot = `"` + testdConfig + `"`
 	unit := strings.NewReplacer("User=dbd\n", "", dbdDir+"/config", testdConfig).Replace(dbdUnit)

@@ -192,6 +192,7 @@ func TestDelta(t *testing.T) {
 // TestDeltaKilled shows that a delta fails if it kills the verifier. If the fetcher of
 // the archive is then killed, the attempt ends and does not impair the next one.
 func TestDeltaKilled(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	old, good := releases.Daemon{Version: "1.1.0"}, releases.Daemon{Version: "1.2.0"}

@@ -163,6 +163,7 @@ func TestDirective(t *testing.T) {
 // TestDirectiveFlood shows that ten thousand directives cause one check at once, and one
 // more a minute later for those that came meanwhile.
 func TestDirectiveFlood(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

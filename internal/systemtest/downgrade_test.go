@@ -64,6 +64,7 @@ func (b *box) whyNot() string {
 // TestNoUnattendedDowngrade: a maintenance release of an old line is "latest" for a
 // while. No schedule and no directive installs it, but a user's apply does.
 func TestNoUnattendedDowngrade(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")
 	const lower = "2.53.9 is lower than the installed 3.5.0, and no schedule goes down (hint: sudo machinemon-update apply testd installs it; source.downgrade = true lets schedules do so)"
@@ -275,6 +276,7 @@ func TestVersions(t *testing.T) {
 // TestRollbackIsRemembered shows that after the operator's rollback the release is
 // neither offered nor downloaded again to find that out.
 func TestRollbackIsRemembered(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c, hub := newGitHubChain(t, "3.4.0")
 	hub.Publish(c.onGitHub("3.5.0", ""))

@@ -99,6 +99,7 @@ func TestJournalProbeCannotRead(t *testing.T) {
 // systemd. Such a release is rolled back and rejected. A release that came while the
 // server was down is also rolled back but never rejected, however often.
 func TestAgentThatCannotCheckIn(t *testing.T) {
+	once(t)
 	t.Parallel()
 	a := newAgent(t)
 	a.writeFile("/etc/machinemon-update/targets.d/agent.toml", "auto_update_check_every_seconds = 3600\n[health]\ntimeout_seconds = 5\nsettle_seconds = 1\n", 0o644)

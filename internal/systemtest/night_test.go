@@ -80,6 +80,7 @@ cat
 // TestNight: an update is rolled back at night. Mail, webhook, command and metrics say so,
 // without delaying the verdict; what cannot be told at once survives a power cut; and nothing has the token.
 func TestNight(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+`[notify]
 mail = ["ops@example.com"]

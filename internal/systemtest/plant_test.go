@@ -137,6 +137,7 @@ func TestPlantsOnTrial(t *testing.T) {
 // TestForgedRelease runs, as the verifier and in its sandbox, a program that hands on a
 // release of its own instead of the one that the fetcher handed on.
 func TestForgedRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	forged := t.TempDir()

@@ -31,6 +31,7 @@ var probeKinds = []struct{ probe, says string }{
 // TestProbeKinds updates one daemon by the probes of each kind, and by releases that print
 // their version in the forms of several publishers.
 func TestProbeKinds(t *testing.T) {
+	once(t)
 	t.Parallel()
 	b := boot(t)
 	b.writeFile(kindsHeaders, "# of the monitor\nAuthorization: Basic probe:hunter2\n", 0o600)

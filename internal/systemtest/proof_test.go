@@ -77,6 +77,7 @@ func (c *chain) check(exit int) string {
 // nothing, because they would learn nothing about the release, and name the cure. After
 // the cure they install, and the same probe fails a bad release.
 func TestScheduleWantsProof(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newProof(t, proofUnit, proofTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
@@ -128,6 +129,7 @@ func TestScheduleWantsProof(t *testing.T) {
 // TestApplyUnproven shows that a user's apply installs an unproven release, and that all
 // outputs call it unproven until a probe passes.
 func TestApplyUnproven(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newProof(t, proofUnit, proofTarget)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
@@ -235,6 +237,7 @@ func TestScheduleCuresFailedUnit(t *testing.T) {
 // update is committed only if it repairs the daemon; if it does not, it is rolled back
 // without being rejected.
 func TestIllDaemon(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newProof(t, testdUnit, strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 2", 1))
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "ill-on-demand"})

@@ -189,6 +189,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 
 // TestRemovalRefused: the old version cannot be restored, so the package stays and works on.
 func TestRemovalRefused(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, longTrial)
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})

@@ -120,6 +120,7 @@ func TestRolloutTimer(t *testing.T) {
 // TestRolloutLot shows that the gate does not tell a machine before the percentage at which
 // the machine installs the release by itself, and tells it from there on.
 func TestRolloutLot(t *testing.T) {
+	once(t)
 	t.Parallel()
 	f := newFleet(t)
 	const old, good = "v0.1.11", "v0.1.12"

@@ -123,6 +123,7 @@ func TestScaleboxErrorScenarios(t *testing.T) {
 // TestScaleboxCured shows that a failing daemon is updated, because the update may repair
 // it, even while systemd waits to restart it.
 func TestScaleboxCured(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	s.must("systemctl", "stop", "scaleboxd.service")

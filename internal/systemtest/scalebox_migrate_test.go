@@ -57,6 +57,7 @@ func TestScaleboxUnrun(t *testing.T) {
 // TestScaleboxFromRelease: a release brings its migration as a program, which root runs only
 // if the operator says so.
 func TestScaleboxFromRelease(t *testing.T) {
+	once(t)
 	t.Parallel()
 	s := newScalebox(t)
 	const dropIn = "/etc/machinemon-update/targets.d/scaleboxd.toml.d/hook.toml"

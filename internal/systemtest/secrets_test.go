@@ -33,6 +33,7 @@ var onlyRoot = map[string]bool{"a hook's output": true, "a probe's output": true
 // TestSecrets: whatever the command does, other users find nothing in /run, /var, the
 // journal and /proc that was given in confidence.
 func TestSecrets(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	// Programs and services of the test itself are not to be read for secrets.

@@ -50,6 +50,7 @@ func TestMachineRunsCommands(t *testing.T) {
 }
 
 func TestMachineFiles(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	m.writeFile("/etc/a/b", "one", 0o640)
@@ -68,6 +69,7 @@ func TestMachineFiles(t *testing.T) {
 }
 
 func TestMachineNetwork(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := boot(t)
 	l, err := m.Listen("tcp", "127.0.0.1:9000")

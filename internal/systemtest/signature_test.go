@@ -49,6 +49,7 @@ func asset(name string, content []byte) releases.Asset {
 // with OpenPGP, and shows that the verifier, and root behind a verifier that was taken
 // over, install nothing else.
 func TestSignature(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := &chain{box: boot(t)}
 	c.signed = true

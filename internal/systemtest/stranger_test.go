@@ -114,6 +114,7 @@ func TestOwnSockets(t *testing.T) {
 
 // TestForeign: a probe through a proxy in front of the unit needs foreign = true.
 func TestForeign(t *testing.T) {
+	once(t)
 	t.Parallel()
 	target := strings.Replace(testdTarget, testdAddress, "127.0.0.1:9300", 1)
 	c := newChain(t, testdUnit, target)

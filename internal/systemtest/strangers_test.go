@@ -118,6 +118,7 @@ echo clingy 1.0.0
 // TestStrangersAskedForTheirVersion shows that a program that root asks for its version,
 // because no update has installed it, reaches no other target's program that is asked.
 func TestStrangersAskedForTheirVersion(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget)
 	c.writeFile("/usr/local/bin/clingy", clingy, 0o755)

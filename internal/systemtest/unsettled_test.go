@@ -12,6 +12,7 @@ import (
 // TestSettleWithoutTargetFile shows that a trial can be settled by its journal if the
 // target file is gone or cannot be read.
 func TestSettleWithoutTargetFile(t *testing.T) {
+	once(t)
 	t.Parallel()
 	for _, test := range []struct{ name, does, word string }{
 		{"gone", "rm /etc/machinemon-update/targets.d/testd.toml", "keep"},
