@@ -17,6 +17,8 @@
 #   check-programs updates of real programs by packaging/examples/targets; builds the
 #                  programs from their source, which takes minutes the first time
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
+#   fuzz     random input for each parser and unpacker, T=1m for each; what makes one
+#            fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
 #   demo     an update and a rollback on a throwaway machine
@@ -74,7 +76,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -137,6 +139,17 @@ check-update:
 	$(MAKE) machine-deps deb && \
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(ON_MACHINES) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
+
+T ?= 1m
+
+fuzz: go-found
+	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | sort); do \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' "$$file"); do \
+			echo "$$f in $$file"; \
+			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(T) "./$$(dirname "$$file")" || exit 1; \
+		done; \
+	done
+	@echo "fuzz: PASSED ($(VERSION))"
 
 # Only check-page needs the browser, which is large.
 check-page: go-found
