@@ -17,6 +17,8 @@
 #   check-programs updates of real programs by packaging/examples/targets; builds the
 #                  programs from their source, which takes minutes the first time
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
+#   powercut N power cuts at random moments of updates, from SEED, on DISK (ext4, xfs or
+#            btrfs), each followed by a boot: some seconds for each cut
 #   fuzz     random input for each parser and unpacker, T=1m for each; what makes one
 #            fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -76,7 +78,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross powercut fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -139,6 +141,16 @@ check-update:
 	$(MAKE) machine-deps deb && \
 	go test -C internal/systemtest -count=1 -tags systemd $(BOOTED) -args -from "$(abspath $(RELEASES))/$$last" $(ON_MACHINES) && \
 	echo "check-update: PASSED ($$last -> $(VERSION))"
+
+N ?= 100
+SEED ?= 1
+DISK ?= ext4
+
+powercut: machine-deps deb
+	$(call install,xfsprogs)
+	$(if $(filter btrfs,$(DISK)),$(call install,btrfs-progs))
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK)
+	@echo "powercut: PASSED ($(VERSION))"
 
 T ?= 1m
 

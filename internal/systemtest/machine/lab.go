@@ -189,7 +189,7 @@ func (l *Lab) layer(ctx context.Context, name string, debs []string, take func(*
 		m.Close()
 		return fmt.Errorf("cannot %s the packages: %w", name, err)
 	}
-	l.lower = append([]string{m.upper()}, l.lower...)
+	l.lower = append([]string{upper(m.dir)}, l.lower...)
 	return m.detach()
 }
 
@@ -209,8 +209,12 @@ func (l *Lab) NewBare(ctx context.Context, name string) (*Machine, error) {
 }
 
 func (l *Lab) newOn(ctx context.Context, name string, lower []string) (*Machine, error) {
-	name = fmt.Sprintf("%s-%d", hostname(name), l.count.Add(1))
-	m, err := newMachine(name, filepath.Join(l.dir, name), filepath.Join(l.cgroup, name), lower)
+	return l.boot(ctx, name, func(dir string) func(string) error { return overlay(dir, lower) })
+}
+
+// boot boots a machine whose file system the function that mounting returns mounts.
+func (l *Lab) boot(ctx context.Context, name string, mounting func(dir string) func(root string) error) (*Machine, error) {
+	m, err := l.off(name, mounting)
 	if err != nil {
 		return nil, err
 	}
@@ -219,6 +223,13 @@ func (l *Lab) newOn(ctx context.Context, name string, lower []string) (*Machine,
 		return nil, err
 	}
 	return m, nil
+}
+
+// off is boot without the boot.
+func (l *Lab) off(name string, mounting func(dir string) func(root string) error) (*Machine, error) {
+	name = fmt.Sprintf("%s-%d", hostname(name), l.count.Add(1))
+	dir := filepath.Join(l.dir, name)
+	return newMachine(name, dir, filepath.Join(l.cgroup, name), mounting(dir))
 }
 
 // hostname returns s as a name that nspawn accepts: machine names must be host names.

@@ -60,15 +60,12 @@ type Machine struct {
 	shell  *os.File // the directory of the cgroup for commands run from outside
 }
 
-// newMachine mounts the overlay in dir over the given lower directories, the uppermost
-// first, and returns a machine that is off.
-func newMachine(name, dir, cgroup string, lower []string) (*Machine, error) {
+// newMachine returns a machine that is off. mount mounts its file system at root.
+func newMachine(name, dir, cgroup string, mount func(root string) error) (*Machine, error) {
 	m := &Machine{Name: name, dir: dir, cgroup: cgroup}
-	for _, d := range []string{m.upper(), filepath.Join(dir, "work"), filepath.Join(dir, "root")} {
-		// The upper directory becomes the machine's /, which all users must be able to enter.
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
+	root := filepath.Join(dir, "root")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return nil, err
 	}
 	if err := os.Mkdir(cgroup, 0o755); err != nil {
 		return nil, err
@@ -79,10 +76,8 @@ func newMachine(name, dir, cgroup string, lower []string) (*Machine, error) {
 	}
 	m.keeper = k
 	err = k.do(func() error {
-		root := filepath.Join(dir, "root")
-		options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), m.upper(), filepath.Join(dir, "work"))
-		if err := unix.Mount("overlay", root, "overlay", 0, options); err != nil {
-			return fmt.Errorf("cannot mount the overlay of %s: %w", name, err)
+		if err := mount(root); err != nil {
+			return fmt.Errorf("cannot mount the file system of %s: %w", name, err)
 		}
 		m.disk, err = os.OpenRoot(root)
 		return err
@@ -94,7 +89,22 @@ func newMachine(name, dir, cgroup string, lower []string) (*Machine, error) {
 	return m, nil
 }
 
-func (m *Machine) upper() string { return filepath.Join(m.dir, "upper") }
+// overlay returns a function that mounts an overlay, whose changes are in dir, over the
+// given lower directories, the uppermost first.
+func overlay(dir string, lower []string) func(root string) error {
+	return func(root string) error {
+		work := filepath.Join(dir, "work")
+		for _, d := range []string{upper(dir), work} {
+			// The upper directory becomes the machine's /, which all users must be able to enter.
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				return err
+			}
+		}
+		return unix.Mount("overlay", root, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(lower, ":"), upper(dir), work))
+	}
+}
+
+func upper(dir string) string { return filepath.Join(dir, "upper") }
 
 // nspawnScript gives nspawn the /proc of its own process namespace. The shell remains
 // that namespace's first process: when it dies, the kernel kills the other processes.

@@ -3,10 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +13,11 @@ import (
 // when the machine is off.
 func (m *Machine) MountImage(fstype string, size int64, at string) error {
 	image := filepath.Join(m.dir, fstype+".img")
-	device, err := loop(image, fstype, size)
+	err := makeImage(image, fstype, size)
+	device := ""
+	if err == nil {
+		device, err = attach(image)
+	}
 	if err == nil {
 		err = m.mountDevice(fstype, device, at)
 	}
@@ -26,34 +27,10 @@ func (m *Machine) MountImage(fstype string, size int64, at string) error {
 	return nil
 }
 
-// loop makes an image and its block device, which ends with its last mount.
-func loop(image, fstype string, size int64) (device string, err error) {
-	f, err := os.Create(image)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		return "", err
-	}
-	if out, err := exec.Command("mkfs."+fstype, "-q", image).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("mkfs.%s: %w: %s", fstype, err, out)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("losetup: %w: %s", err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
 // mountDevice makes a mount of a device of this host and attaches it in the machine. The
 // device is released when the mount ends.
 func (m *Machine) mountDevice(fstype, device, at string) (err error) {
-	defer func() { // takes effect as soon as the device is unused
-		if out, derr := exec.Command("losetup", "--detach", device).CombinedOutput(); derr != nil {
-			err = errors.Join(err, fmt.Errorf("losetup: %w: %s", derr, out))
-		}
-	}()
+	defer func() { err = errors.Join(err, detach(device)) }()
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
