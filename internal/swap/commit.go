@@ -57,6 +57,9 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 
 // proven returns an error unless the report is positive, about the program that runs now.
 func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Report) error {
+	if j.Phase != state.PhaseTrial { // the swapper was killed, and a report must be of something else
+		return fmt.Errorf("cannot commit %s: not all files of %s are in place", j.Target, state.Called(j.Version))
+	}
 	if report == nil || report.Finding != state.FindingHealthy {
 		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
 	}
@@ -84,6 +87,9 @@ func (s *Swapper) provenIn(ctx context.Context, j *state.Journal, unit string, p
 	}
 	if !u.Running() {
 		return fmt.Errorf("cannot commit %s: %s is %s", j.Target, unit, u)
+	}
+	if u.Invocation != "" && slices.Contains(ran(j), u.Invocation) && !j.ByReload {
+		return fmt.Errorf("cannot commit %s: %s has not been restarted", j.Target, unit)
 	}
 	if u.Remains() {
 		return nil // such a unit has no process

@@ -37,6 +37,7 @@ type machine struct {
 	lines []systemd.LogLine // lines in the unit's log
 	trial systemd.Sandbox
 	hook  systemd.Hook
+	left  int    // the call of this number, from now on, kills the swapper; 0: none does
 	home  string // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
@@ -63,6 +64,11 @@ func (m *machine) call(verb, name string) error {
 	m.mu.Lock() // the rollback reads systemd's journal concurrently
 	m.calls = append(m.calls, c)
 	m.mu.Unlock()
+	if m.left > 0 && !strings.HasPrefix(verb, "log") {
+		if m.left--; m.left == 0 {
+			panic(errKilled)
+		}
+	}
 	if f := m.on[c]; f != nil {
 		f()
 	}
@@ -94,7 +100,7 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	switch {
 	case name == "agent.service":
 		u.Dependents, u.Triggers, u.KillMode = []string{"needs.service", "idle.service"}, []string{"agent.socket"}, m.killMode()
-		u.Invocation = "1st"
+		u.Invocation = cmp.Or(m.get("invocation"), "1st")
 		if m.home != "" {
 			u.User, u.UID = "alice", alice
 		}
@@ -176,6 +182,9 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 	}
 	program, rerr := os.ReadFile(agent)
 	if rerr != nil {
+		return rerr
+	}
+	if rerr := m.set("invocation", m.get("invocation")+"another"); rerr != nil {
 		return rerr
 	}
 	if rerr := m.set("needs", "stopped"); rerr != nil { // the effect of its Requires=
