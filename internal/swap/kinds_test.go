@@ -55,7 +55,7 @@ func kinds() map[string]kind {
 	triggered := func(u *systemd.Unit) { u.Invocation, u.Triggers = "1st", []string{"agent.socket"} }
 	worker := at("active", "running", func(u *systemd.Unit) { u.MainPID, u.Invocation = 4343, "w" })
 	other := worker
-	other.MainPID = 4344
+	other.MainPID, other.Invocation = 4344, "w, started again"
 	reloadable := at("active", "running", func(u *systemd.Unit) { u.CanReload, u.Invocation = true, "1st" })
 	return map[string]kind{
 		"no unit": {unit: "unit = ''", begins: nil, rolls: nil},

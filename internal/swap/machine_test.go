@@ -184,6 +184,10 @@ func (m *machine) Restart(_ context.Context, name string, limit time.Duration) e
 	if rerr != nil {
 		return rerr
 	}
+	if u, is := m.units[name]; is && u.Invocation != "" {
+		u.Invocation += "another"
+		m.units[name] = u
+	}
 	if rerr := m.set("invocation", m.get("invocation")+"another"); rerr != nil {
 		return rerr
 	}
