@@ -50,6 +50,9 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 				return err
 			}
 		}
+		if v.checks {
+			return errChecked
+		}
 		return tree.Describe(v.raw, v.metadata, receipt)
 	})
 }
@@ -112,6 +115,7 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 				wanted[entry] = true
 			}
 		}
+		v.see(t, excluded, files)
 	}
 	if err := v.complete(t.Install, names); err != nil {
 		return nil, err
@@ -281,6 +285,21 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 		return nil, state.Refused("cannot use %s of %s: %w", entry, v.platform.File, err)
 	}
 	return excluded, nil
+}
+
+// see keeps what the archive has of the entries that the target leaves out.
+func (v *verifier) see(t *target.Target, excluded []string, files []archive.File) {
+	of := t.InsideOf(v.platform)
+	if of == "" {
+		return
+	}
+	v.inside = &state.Inside{Of: of, LeftOut: map[string]string{}}
+	out := t.LeftOut(excluded, v.key, v.manifest.Version)
+	for _, f := range files {
+		if slices.Contains(out, f.Name) {
+			v.inside.LeftOut[f.Name] = f.SHA256
+		}
+	}
 }
 
 // complete returns an error for an archive that lacks a file that is required or that the
