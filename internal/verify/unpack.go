@@ -287,21 +287,6 @@ func (v *verifier) addListed(t *target.Target, name string, tree *state.Bundle) 
 	return excluded, nil
 }
 
-// see keeps what the archive has of the entries that the target leaves out.
-func (v *verifier) see(t *target.Target, excluded []string, files []archive.File) {
-	of := t.InsideOf(v.platform)
-	if of == "" {
-		return
-	}
-	v.inside = &state.Inside{Of: of, LeftOut: map[string]string{}}
-	out := t.LeftOut(excluded, v.key, v.manifest.Version)
-	for _, f := range files {
-		if slices.Contains(out, f.Name) {
-			v.inside.LeftOut[f.Name] = f.SHA256
-		}
-	}
-}
-
 // complete returns an error for an archive that lacks a file that is required or that the
 // manifest's contents list.
 func (v *verifier) complete(installs []target.Install, names map[string]string) error {
