@@ -4,7 +4,8 @@
 // status.json and the spool. Each entry of the spool has the manifest as published, the
 // metadata that signs it, if there is any, the files that the target installs under plain
 // names, and a receipt. The verifier takes bundles from the fetcher's spool and removes
-// each of them, also after an error.
+// each of them, also after an error. If the attempt only checks, the verifier hands nothing
+// on, and remembers in status.json what only the archive shows.
 //
 // Trust: the verifier uses the fetcher's bytes only as far as it can check them. It reads
 // from the receipt only which attempt the bundle belongs to and where the files are. It
