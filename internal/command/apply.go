@@ -164,7 +164,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		}
 		return at, err
 	}
-	f := &follower{tree: a.tree, conn: conn, name: name, attempt: at.ID, first: first}
+	f := &follower{tree: a.tree, conn: conn, name: name, attempt: at.ID, first: first, warned: req.Verb == state.VerbCheck}
 	if !a.json {
 		f.progress = &progress{to: a.err, terminal: a.terminal, name: name}
 	}

@@ -22,20 +22,29 @@ func (a *app) checkOne(ctx context.Context, name string) (state.Attempt, error) 
 	if err != nil {
 		return at, err
 	}
-	unrun, err := a.unrun(name, at.Version)
+	unrun, _, err := a.unrun(name, at.Version)
 	at.Warning = strings.Trim(at.Warning+"; "+unitFile+"; "+unrun, "; ")
 	return at, err
 }
 
-// unrun warns of scripts in a release that its own updater would run, if its manifest
-// shows that they are not the installed release's.
-func (a *app) unrun(name, version string) (string, error) {
+// unrun warns of scripts in a release that its own updater would run, if they are not known
+// to be the installed release's. known is false if no role has recorded which the release
+// has.
+func (a *app) unrun(name, version string) (warning string, known bool, err error) {
 	fetched, err := a.tree.Status(state.RoleFetch, name)
 	if err != nil || fetched.Offer == nil || fetched.Offer.Version != version {
-		return "", err
+		return "", false, err
+	}
+	leftOut := fetched.Offer.LeftOut
+	if of := fetched.Offer.Inside; of != "" {
+		verified, err := a.tree.Status(state.RoleVerify, name)
+		if err != nil || verified.Inside == nil || verified.Inside.Of != of {
+			return "", false, err
+		}
+		leftOut = verified.Inside.LeftOut
 	}
 	st, err := a.tree.Status(state.RoleSwap, name)
-	return st.Installed.Unrun(version, fetched.Offer.LeftOut, "the release's archive"), err
+	return st.Installed.Unrun(version, leftOut, "the release's archive"), err == nil, err
 }
 
 // otherUnitFile returns a warning if a release has another unit file than the installed

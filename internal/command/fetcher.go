@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -28,9 +29,18 @@ func (a *app) checkUnprivileged(ctx context.Context, name string) (state.Attempt
 	if ctx.Err() != nil {
 		return at, errors.New("interrupted")
 	}
-	if err == nil {
-		at = asked
+	if err != nil {
+		return at, err
 	}
+	at = asked
+	if at.Result != state.ResultAvailable || !t.LeavesOut() {
+		return at, nil
+	}
+	unrun, known, err := a.unrun(name, at.Version)
+	if err == nil && !known {
+		unrun = fmt.Sprintf("whether a script that the target leaves out has changed is not known (hint: sudo machinemon-update check %s)", name)
+	}
+	at.Warning = strings.Trim(at.Warning+"; "+unrun, "; ")
 	return at, err
 }
 

@@ -36,7 +36,7 @@ type follower struct {
 	attempt  state.AttemptID
 	first    string    // the unit that starts the attempt
 	progress *progress // nil: progress is not shown
-	warned   bool      // warn has run for this attempt
+	warned   bool      // warn has run for this attempt, or nothing will be restarted
 }
 
 // unitsOf returns the units of the chain for a target: the services in the order of

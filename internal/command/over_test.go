@@ -23,13 +23,16 @@ func TestReasonIsOver(t *testing.T) {
 		swap func(*state.Status)
 		pin  bool
 		says bool
+		note string // which status shows then
 	}{
 		"unheld":    {last: state.Attempt{Result: state.ResultNotAttempted, Reason: held.String()}},
 		"rejected":  {last: state.Attempt{Result: state.ResultNotAttempted, Version: "2.0.0", Reason: rejection.Refusal()}, swap: func(s *state.Status) { s.Rejected = []state.Rejection{rejection} }, says: true},
 		"unskipped": {last: state.Attempt{Result: state.ResultNotAttempted, Version: "2.0.0", Reason: rejection.Refusal()}},
-		"no keys":   {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, says: true},
-		"trusted":   {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, pin: true},
-		"another":   {last: state.Attempt{Result: state.ResultNotAttempted, Reason: "another attempt is under way"}, says: true},
+		"no keys":   {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, says: true, note: " unpinned "},
+		"no attempt since": {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultCurrent}, says: true,
+			note: "cannot trust any release of agent: there is no /trust/agent.key (hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
+		"trusted": {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, pin: true, note: " signed "},
+		"another": {last: state.Attempt{Result: state.ResultNotAttempted, Reason: "another attempt is under way"}, says: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, out, _ := newApp(t)
@@ -50,6 +53,9 @@ func TestReasonIsOver(t *testing.T) {
 				a.main([]string{verb, "agent"}, "")
 				if says := strings.Contains(out.String(), c.last.Reason); says != (c.says || verb == "history") {
 					t.Errorf("%s:\n%s", verb, out)
+				}
+				if verb == "status" && !strings.Contains(out.String(), c.note) {
+					t.Errorf("no %q:\n%s", c.note, out)
 				}
 			}
 		})

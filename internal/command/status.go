@@ -19,8 +19,8 @@ type targetStatus struct {
 	Unit        string   `json:"unit,omitempty"`
 	Also        []string `json:"also,omitempty"` // its other units
 	signed      bool
-	pinned      bool           // what signs the releases is pinned
-	Installed   string         `json:"installed"` // "unknown" if neither the record nor the program says it
+	Unpinned    string         `json:"unpinned,omitempty"` // why no release can be trusted yet
+	Installed   string         `json:"installed"`          // "unknown" if neither the record nor the program says it
 	Available   string         `json:"available,omitempty"`
 	Checked     *time.Time     `json:"checked,omitempty"`
 	AutoUpdate  bool           `json:"auto_update"` // whether scheduled runs install
@@ -90,8 +90,9 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	s.Description, s.Unit, s.Also, s.signed = t.Description, t.Unit, t.Also, t.Trust.Mode != target.TrustChecksum
 	s.Unsigned, s.AutoUpdate = t.Trust.Mode == target.TrustChecksum, t.AutoUpdateEnabled
-	_, unpinned := pin(t)
-	s.pinned = unpinned == nil
+	if _, err := pin(t); err != nil {
+		s.Unpinned = err.Error()
+	}
 	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {
 		failed(err)
@@ -165,6 +166,8 @@ func (s targetStatus) row() row {
 	r := row{cells: []string{s.Target, s.Installed, cmp.Or(s.Available, "-"), "-", "-", "-"}}
 	if s.Unsigned {
 		r.cells[3] = "unsigned"
+	} else if s.Unpinned != "" {
+		r.cells[3] = "unpinned"
 	} else if s.signed {
 		r.cells[3] = "signed"
 	}
@@ -208,6 +211,9 @@ func (s targetStatus) row() row {
 	if s.Unproven != reason {
 		r.note(s.Unproven)
 	}
+	if s.Unpinned != reason && s.Unpinned != s.WhyNot {
+		r.note(s.Unpinned)
+	}
 	if s.Held == nil {
 		r.note(why)
 	}
@@ -239,7 +245,7 @@ func (s targetStatus) over(reason string) bool {
 	case strings.HasPrefix(reason, state.RejectedOn):
 		return !slices.Contains(s.Rejected, state.Called(s.Last.Version))
 	case strings.HasPrefix(reason, target.Unpinned):
-		return s.pinned
+		return s.Unpinned == ""
 	}
 	return false
 }

@@ -150,7 +150,13 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 	if err := from.Download(ctx, part); err != nil {
 		return err
 	}
-	return part.Move(b, name)
+	return part.Move(b, name, name == state.PayloadName && f.returns())
+}
+
+// returns reports whether the archive will be wanted once more: this attempt only looks at
+// it.
+func (f *fetcher) returns() bool {
+	return !f.order.Import && (f.order.Verb == state.VerbCheck || f.order.DryRun)
 }
 
 // needs returns the disk space for a download in bytes: the archive and the verifier's copy

@@ -141,6 +141,7 @@ type fetcher struct {
 	unit      *state.File       // the unit's own file in the release; nil if its manifest does not list it
 	list      string            // the installed release's own list of files; "" if it is not known
 	leftOut   map[string]string // as [state.Offer] has it
+	inside    string            // as [state.Offer] has it
 	previous  *state.Release    // the kept one; nil if there is none
 	keeps     bool              // whether the operator wants it kept
 	warning   string            // of the source, for the operator; "" for none
@@ -208,10 +209,13 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	}
 	f.digest, f.unit = installs(t, r)
 	f.leftOut = t.LeftOutOf(f.list, r.Platform.Contents, r.Key, r.Manifest.Version)
+	f.inside = t.InsideOf(r.Platform)
 	known.Release = &policy.Release{Version: r.Manifest.Version, Sequence: r.Manifest.Sequence, Disabled: r.Manifest.Disabled,
 		NotYet: f.notYet(r.Manifest), Manifest: manifest.Digest(r.Raw), Archive: r.Platform.SHA256, Fingerprint: f.digest}
 	known.Now = time.Now().UTC()
-	if d := policy.Decide(known); d.Refused() {
+	if d := policy.Decide(known); d.Rule == policy.RuleOnlyCheck && cache != "" && f.unseen() {
+		return f.handOnToSee(ctx, src, t, r, d)
+	} else if d.Refused() {
 		return outcome{release: r, result: d.Result, reason: d.String()}
 	}
 	how, err := f.handOn(ctx, src, t, r)
@@ -342,7 +346,7 @@ func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 		if r := o.release; r != nil {
 			s.Offer = nil
 			if !r.Manifest.Disabled {
-				s.Offer = &state.Offer{LeftOut: f.leftOut, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Metadata == nil, Signed: r.Signed,
+				s.Offer = &state.Offer{LeftOut: f.leftOut, Inside: f.inside, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Metadata == nil, Signed: r.Signed,
 					Fingerprint: f.digest, Archive: r.Platform.SHA256, Earlier: earlier(r.Platform), Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
 		}

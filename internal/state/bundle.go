@@ -145,6 +145,16 @@ func (b *Bundle) MoveIn(path, name string) error {
 	return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name)
 }
 
+// LinkIn is MoveIn, and the file also stays where it is.
+func (b *Bundle) LinkIn(path, name string) error {
+	d, err := b.Root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Linkat(unix.AT_FDCWD, path, int(d.Fd()), name, 0)
+}
+
 // Open opens a file of the bundle for reading.
 func (b *Bundle) Open(name string) (*os.File, error) {
 	f, err := durable.OpenRegularIn(b.Root, name)

@@ -22,6 +22,19 @@ type Listed struct {
 	LeftOut map[string]string `json:"left_out,omitempty"`
 }
 
+// Inside is what the verifier found in the archive of a release whose manifest does not show
+// it.
+type Inside struct {
+	Of string `json:"of"` // as [Offer] has it
+	// LeftOut is as in [Listed].
+	LeftOut map[string]string `json:"left_out,omitempty"`
+}
+
+// Unseen warns that a check could not look into an archive.
+func Unseen(err error) string {
+	return fmt.Sprintf("whether a script that the target leaves out has changed is not known: %v", err)
+}
+
 // Unrun warns of entries that the target file excludes and that are not known to be those
 // of r, the installed release or nil; "" if there are none. version and leftOut are the new
 // release's, and where says where its files can be read.

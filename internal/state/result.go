@@ -72,7 +72,7 @@ var resultTable = []resultRow{
 	{ResultOnTrial, 1, info, replaced},
 	{ResultMisconfigured, 2, warning, alarms | backsOff | ofFetch | ofVerify | ofSwap},
 	{ResultNotAttempted, 8, info, ofFetch | ofSwap},
-	{ResultAvailable, 0, info, available | ofFetch | ofSwap},
+	{ResultAvailable, 0, info, available | ofFetch | ofVerify | ofSwap},
 	{ResultUnproven, 0, info, alarms | replaced | ofSwap},
 	{ResultSettled, 0, info, ofSwap},
 	{ResultCommitted, 0, info, replaced | ofSwap},

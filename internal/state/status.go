@@ -37,6 +37,9 @@ type Offer struct {
 	Unit *File `json:"unit,omitempty"`
 	// LeftOut is as in [Release], as far as the manifest shows it.
 	LeftOut map[string]string `json:"left_out,omitempty"`
+	// Inside is the key of the release's [Inside] if only its archive shows what is left
+	// out; else "".
+	Inside string `json:"inside,omitempty"`
 	// Signed is the metadata that signs the release; empty in trust mode "checksum".
 	Signed []Signed `json:"signed,omitempty"`
 }
@@ -150,12 +153,13 @@ func (r *Release) File(to string) *File {
 	return nil
 }
 
-// Status is a role's status.json. The fetcher writes Offer; the swapper writes Installed,
-// Previous, Rejected, Held, Source, Probes and Foreign.
+// Status is a role's status.json. The fetcher writes Offer; the verifier writes Inside; the
+// swapper writes Installed, Previous, Rejected, Held, Source, Probes and Foreign.
 type Status struct {
 	Format    int               `json:"format"`
 	Attempts  newest[Attempt]   `json:"attempts,omitempty"` // oldest first
 	Offer     *Offer            `json:"offer,omitempty"`
+	Inside    *Inside           `json:"inside,omitempty"`
 	Installed *Release          `json:"installed,omitempty"`
 	Previous  *Release          `json:"previous,omitempty"`
 	Rejected  newest[Rejection] `json:"rejected,omitempty"`

@@ -1,7 +1,10 @@
 package target
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
@@ -45,6 +48,23 @@ func (t *Target) LeftOutOf(list string, contents map[string]manifest.Content, pl
 		}
 	}
 	return sums
+}
+
+// LeavesOut reports whether the target excludes files that a release lists.
+func (t *Target) LeavesOut() bool {
+	return t.Listing != nil && slices.ContainsFunc(t.Listing.Types, func(lt ListedType) bool { return len(lt.Exclude) > 0 })
+}
+
+// InsideOf returns the key under which the verifier remembers what an archive has of entries
+// that are left out. It is another one if the target file excludes others, and "" if there
+// is nothing to look for: the target excludes nothing, the manifest's contents tell it
+// already, or the archive's digest is not known yet.
+func (t *Target) InsideOf(p manifest.Platform) string {
+	sum := cmp.Or(p.SHA512, p.SHA256)
+	if !t.LeavesOut() || len(p.Contents) > 0 || strings.Trim(sum, "0") == "" {
+		return ""
+	}
+	return manifest.Digest(fmt.Appendf(nil, "%s %q %+v %q", sum, t.Listing.File, t.Listing.Types, t.Hooks.FromRelease))
 }
 
 // mayLeaveOut reports whether the target file excludes an entry if the list names it.

@@ -50,6 +50,9 @@ func (v *verifier) handOn(t *target.Target, bundle *state.Bundle) error {
 				return err
 			}
 		}
+		if v.checks {
+			return errChecked
+		}
 		return tree.Describe(v.raw, v.metadata, receipt)
 	})
 }
@@ -112,6 +115,7 @@ func (v *verifier) unpack(t *target.Target, bundle, into *state.Bundle) ([]state
 				wanted[entry] = true
 			}
 		}
+		v.see(t, excluded, files)
 	}
 	if err := v.complete(t.Install, names); err != nil {
 		return nil, err

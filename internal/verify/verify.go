@@ -4,7 +4,8 @@
 // status.json and the spool. Each entry of the spool has the manifest as published, the
 // metadata that signs it, if there is any, the files that the target installs under plain
 // names, and a receipt. The verifier takes bundles from the fetcher's spool and removes
-// each of them, also after an error.
+// each of them, also after an error. If the attempt only checks, the verifier hands nothing
+// on, and remembers in status.json what only the archive shows.
 //
 // Trust: the verifier uses the fetcher's bytes only as far as it can check them. It reads
 // from the receipt only which attempt the bundle belongs to and where the files are. It
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/signature"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -64,6 +66,9 @@ type verifier struct {
 
 	asked *state.Fallback // the request for the archive instead of the deltas, or nil
 
+	checks bool          // the attempt only checks: nothing is handed on
+	inside *state.Inside // what was found in the archive; nil if the manifest shows it
+
 	// These are read from the bundle, and empty until then.
 	receipt  state.Receipt
 	manifest *manifest.Manifest
@@ -80,6 +85,11 @@ func (v *verifier) verify(bundle *state.Bundle, load func() (*target.Target, err
 	if err := errors.Join(v.tree.Tidy(state.RoleVerify, v.name), v.tree.DropFallback(v.name)); err != nil {
 		return err
 	}
+	order, err := v.order()
+	if err != nil {
+		return err
+	}
+	v.checks = order.Verb == state.VerbCheck
 	t, err := load()
 	if err != nil {
 		return state.Fail(state.ResultMisconfigured, "%w", err)
@@ -164,10 +174,20 @@ func (v *verifier) order() (state.Order, error) {
 	return order, err
 }
 
-// recordAttempt records how the attempt ended here; end is nil if it was handed on.
+// errChecked ends an attempt that only checks, and whose release could be handed on.
+var errChecked = errors.New("it was only checked")
+
+// recordAttempt records how the attempt ended here; end is nil if it was handed on. A check
+// that could not look into the archive has found the release all the same.
 func (v *verifier) recordAttempt(end error) (state.Attempt, error) {
 	a := state.Attempt{ID: v.attempt, Time: time.Now().UTC(), Stage: string(state.RoleVerify), Result: state.ResultHandedOn}
-	if end != nil {
+	seen := end == nil || errors.Is(end, errChecked)
+	switch {
+	case seen && v.checks:
+		a.Result = state.ResultAvailable
+	case !seen && v.checks && state.ResultOf(end) == state.ResultFailed:
+		a.Result, a.Warning = state.ResultAvailable, state.Unseen(end)
+	case !seen:
 		a.Result, a.Reason, a.Expired = state.ResultOf(end), end.Error(), trust.Expired(end)
 	}
 	if v.raw != nil {
@@ -181,5 +201,13 @@ func (v *verifier) recordAttempt(end error) (state.Attempt, error) {
 		return a, err
 	}
 	a.Origin, a.From = order.Origin, order.Installed
-	return a, v.tree.Update(state.RoleVerify, v.name, func(s *state.Status) { s.Record(a) })
+	if a.Result == state.ResultAvailable {
+		a.Reason = policy.Descent(a.Version, a.From)
+	}
+	return a, v.tree.Update(state.RoleVerify, v.name, func(s *state.Status) {
+		s.Record(a)
+		if seen && v.inside != nil {
+			s.Inside = v.inside
+		}
+	})
 }

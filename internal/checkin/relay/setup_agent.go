@@ -139,8 +139,9 @@ func (s *setup) lead(server string) func(context.Context) error {
 	}
 }
 
-// ownerOf returns the owner of a file and the owner's group; the file's may be root's. It
-// follows no link, which could lead to a file of root.
+// ownerOf returns the owner of a file and the owner's group; the file's may be root's. A user
+// who makes a link, also of a directory above the file, does not get root's rights for the
+// agent.
 func ownerOf(file string) (uid, gid uint32, err error) {
 	info, err := os.Lstat(file)
 	if err != nil {
@@ -149,7 +150,13 @@ func ownerOf(file string) (uid, gid uint32, err error) {
 	if !info.Mode().IsRegular() {
 		return 0, 0, fmt.Errorf("%s is no longer a regular file", file)
 	}
-	owner, err := user.LookupId(strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10))
+	id := info.Sys().(*syscall.Stat_t).Uid
+	if id == 0 {
+		if err := target.CheckRootOnly(file); err != nil {
+			return 0, 0, fmt.Errorf("%s is root's, and others can replace it: %w (hint: the file must belong to the user in whose directory it is)", file, err)
+		}
+	}
+	owner, err := user.LookupId(strconv.FormatUint(uint64(id), 10))
 	if err != nil {
 		return 0, 0, fmt.Errorf("cannot find the owner of %s: %w", file, err)
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,14 +77,31 @@ func TestTakeBack(t *testing.T) {
 
 // TestOwnerOf checks that root's rights are not taken for a link that a user made.
 func TestOwnerOf(t *testing.T) {
-	dir := t.TempDir()
-	secret, link := filepath.Join(dir, "secret"), filepath.Join(dir, "link")
+	testkit.NeedRoot(t, "it makes a user's directory")
+	dir, err := os.MkdirTemp("/opt", "machinemon-update-test-") // where only root can write
+	testkit.Must(t, err)
+	t.Cleanup(func() { testkit.Must(t, os.RemoveAll(dir)) })
+	testkit.Must(t, os.Chmod(dir, 0o755))
+	secret, home := filepath.Join(dir, "secret"), filepath.Join(dir, "home")
 	testkit.Put(t, secret, "")
-	testkit.Must(t, os.Symlink(secret, link))
-	if uid, _, err := ownerOf(secret); err != nil || uid != uint32(os.Getuid()) {
-		t.Error(uid, err)
+	testkit.Must(t, os.Mkdir(home, 0o755))
+	testkit.Must(t, os.Symlink(secret, filepath.Join(home, "link")))
+	testkit.Must(t, os.Symlink(dir, filepath.Join(home, "config")))
+	testkit.Put(t, filepath.Join(home, "own"), "")
+	const nobody = 65534
+	for _, name := range []string{"", "own", "link", "config"} {
+		testkit.Must(t, os.Lchown(filepath.Join(home, name), nobody, nobody))
 	}
-	if _, _, err := ownerOf(link); err == nil {
-		t.Error("a link was followed")
+	for file, want := range map[string]string{
+		secret:                    "0",
+		home + "/own":             "65534",
+		home + "/link":            "is no longer a regular file",
+		home + "/config/secret":   "/config/secret is root's, and others can replace it: " + home + " is ",
+		home + "/config/home/own": "65534",
+	} {
+		uid, _, err := ownerOf(file)
+		if got := fmt.Sprint(err); err == nil && fmt.Sprint(uid) != want || err != nil && !strings.Contains(got, want) {
+			t.Errorf("%s: %d, %v, want %s", file, uid, err, want)
+		}
 	}
 }

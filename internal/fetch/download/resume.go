@@ -46,6 +46,7 @@ type About struct {
 	SHA256 string `json:"sha256"` // this, SHA512 and the size are those of the whole archive in the manifest
 	SHA512 string `json:"sha512,omitempty"`
 	Size   int64  `json:"size"`
+	Whole  bool   `json:"whole,omitempty"` // all of it is stored
 }
 
 // Of reports whether it is the archive that p describes.
@@ -56,7 +57,7 @@ func (a About) Of(p manifest.Platform) bool {
 // ReadAbout returns what can be resumed in a directory. ok is false if there is nothing.
 func ReadAbout(dir string) (a About, ok bool) {
 	data, err := durable.ReadFile(filepath.Join(dir, aboutName), 64<<10)
-	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && strong(a.ETag) != ""
+	ok = err == nil && json.Unmarshal(data, &a) == nil && a.Format == state.Format && (a.Whole || strong(a.ETag) != "")
 	return a, ok && worthKeeping(dir)
 }
 
@@ -89,6 +90,12 @@ type Partial struct {
 // belongs to another archive.
 func Open(dir string, p manifest.Platform) (*Partial, error) {
 	path := filepath.Join(dir, partialName)
+	about, ok := ReadAbout(dir)
+	if !ok || !about.Of(p) {
+		if err := Drop(dir); err != nil { // not truncated: a bundle may have the same file
+			return nil, err
+		}
+	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", path, durable.Cause(err))
@@ -96,9 +103,9 @@ func Open(dir string, p manifest.Platform) (*Partial, error) {
 	part := &Partial{dir: dir, file: file, of: p}
 	info, err := file.Stat()
 	if err == nil {
-		if a, ok := ReadAbout(dir); ok && a.Of(p) && info.Size() <= p.Size {
-			part.have = Piece{a.URL, a.ETag, info.Size()}
-			part.name, part.pieced = a.URL, true
+		if ok && about.Of(p) && info.Size() <= p.Size {
+			part.have = Piece{about.URL, about.ETag, info.Size()}
+			part.name, part.pieced = about.URL, true
 			return part, nil
 		}
 		err = part.restart()
@@ -135,11 +142,7 @@ func (p *Partial) begin(b *Body) error {
 		}
 		p.have.url, p.have.etag = b.from.url, b.from.etag
 		if p.lasting() {
-			data, err := json.Marshal(About{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.SHA512, p.of.Size})
-			if err == nil {
-				err = durable.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
-			}
-			if err != nil {
+			if err := p.describe(false); err != nil {
 				return err
 			}
 		}
@@ -150,26 +153,42 @@ func (p *Partial) begin(b *Body) error {
 	return nil
 }
 
-// lasting reports whether a later attempt may resume it.
-func (p *Partial) lasting() bool {
-	return p.have.etag != "" && (p.of.SHA256 != UnknownDigest || p.of.SHA512 != "")
+// describe writes which archive is stored, and whether all of it is.
+func (p *Partial) describe(whole bool) error {
+	data, err := json.Marshal(About{state.Format, p.have.url, p.have.etag, p.of.SHA256, p.of.SHA512, p.of.Size, whole})
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(p.dir, aboutName), data, 0o600)
+	}
+	return err
 }
+
+// lasting reports whether a later attempt may resume it.
+func (p *Partial) lasting() bool { return p.have.etag != "" && p.known() }
+
+// known reports whether a digest of it is known, by which a later attempt can tell it.
+func (p *Partial) known() bool { return p.of.SHA256 != UnknownDigest || p.of.SHA512 != "" }
 
 // Stored returns how many bytes of it are stored.
 func (p *Partial) Stored() int64 { return p.have.bytes }
 
-// Move moves the complete archive into a bundle.
-func (p *Partial) Move(b *state.Bundle, name string) error {
+// Move moves the complete archive into a bundle. With keep it stays stored for the next
+// attempt, too, if there is room.
+func (p *Partial) Move(b *state.Bundle, name string, keep bool) error {
 	// The verifier's group reads it. The unit's UMask=0077 makes chmod necessary.
 	err := p.file.Chmod(0o640)
 	if err == nil {
 		err = p.file.Sync()
 	}
-	if err == nil {
-		err = b.MoveIn(p.file.Name(), name)
-	}
-	if err == nil {
-		err = remove(filepath.Join(p.dir, aboutName))
+	switch {
+	case err != nil:
+	case keep && p.known() && worthKeeping(p.dir):
+		if err = b.LinkIn(p.file.Name(), name); err == nil {
+			err = p.describe(true)
+		}
+	default:
+		if err = b.MoveIn(p.file.Name(), name); err == nil {
+			err = remove(filepath.Join(p.dir, aboutName))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot store %s: %w", p.name, durable.Cause(err))
