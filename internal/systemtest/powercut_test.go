@@ -206,6 +206,7 @@ func (k *cutKind) make(t *testing.T, system *machine.Disk, temp string) {
 	c.dir = k.next
 	publish(lastCut, "")
 	b.powerOff()
+	b.ok(b.Sync()) // its file system is still mounted
 }
 
 // publishCut returns a function that publishes releases of this kind in c.dir.
