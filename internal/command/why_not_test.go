@@ -29,7 +29,11 @@ func (m fakeMachine) Unit(_ context.Context, name string) (systemd.Unit, error) 
 func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { return m.next, m.err }
 func (fakeMachine) Processes(context.Context, string) ([]int, error)        { return nil, nil }
 func (fakeMachine) Alive(context.Context, ...string) ([]string, error)      { return nil, nil }
-func (fakeMachine) Close()                                                  {}
+func (fakeMachine) Try(context.Context, systemd.Sandbox) (systemd.SandboxResult, error) {
+	return systemd.SandboxResult{}, nil
+}
+func (fakeMachine) Stop(context.Context, string) error { return nil }
+func (fakeMachine) Close()                             {}
 
 // TestOutlook: what status says about the next scheduled run.
 func TestOutlook(t *testing.T) {
