@@ -75,7 +75,12 @@ func (e *examination) installed(ctx context.Context) {
 		e.add(found(levelWarn, "installed", missing+" is not there: the first update brings it, if the path is right").
 			with("install[].to must be the path that the unit runs"))
 	case version == "":
-		e.add(found(levelWarn, "installed", "the version is unknown").with("set health.version_command to the command that prints it"))
+		f := found(levelWarn, "installed", "the version is unknown").with("set health.version_command to the command that prints it")
+		if argv := e.target.Health.VersionCommand; len(argv) > 0 {
+			f = found(levelWarn, "installed", "the version is unknown: "+strings.Join(argv, " ")+" did not print it and end").
+				with("health.version_command must print the version and end, mostly with --version")
+		}
+		e.add(f)
 	case e.status.Installed != nil && !installed.Unchanged(e.status.Installed):
 		e.add(found(levelWarn, "installed", version+", changed by hand since the last update: scheduled runs leave it alone").
 			with("sudo machinemon-update apply " + e.name))

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/generate"
+	"github.com/machinemon/machinemon-update/internal/nearest"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -31,7 +33,11 @@ func (e *examination) units(ctx context.Context) {
 		if d.Rule == policy.RuleHeld { // the operator has chosen this
 			level = levelWarn
 		}
-		e.add(found(level, "unit", d.String()))
+		f := found(level, "unit", d.String())
+		if i := slices.IndexFunc(states, func(s policy.Unit) bool { return s.Load == "not-found" && d.Rule == policy.RuleUnit }); i >= 0 {
+			f.Hint = cmp.Or(nearest.Hint(states[i].Name, running(ctx, e.machine)), f.Hint)
+		}
+		e.add(f)
 	}
 	for _, s := range states {
 		u, err := e.machine.Unit(ctx, s.Name)

@@ -99,7 +99,7 @@ func TestOutlook(t *testing.T) {
 			s.Installed = &state.Release{Version: "1.1.0"}
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultUnproven, Version: "1.1.0", Reason: "no probe proves it"}}
 		}, want: "a probe has passed since\n" + nextCheck},
-		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed"},
+		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed (hint: systemctl list-units --type=service lists what unit may be)"},
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: time.Now(), Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}
