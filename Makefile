@@ -16,6 +16,7 @@
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   check-programs updates of real programs by packaging/examples/targets; builds the
 #                  programs from their source, which takes minutes the first time
+#   check-ansible  the example of an Ansible role, by ansible-lint
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
@@ -74,7 +75,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -153,6 +154,13 @@ check-cross: go-found
 	$(call install,qemu-user-static)
 	go test -count=1 -tags cross ./cmd
 	@echo "check-cross: PASSED ($(VERSION))"
+
+# Not part of lint, because ansible is large.
+check-ansible:
+	$(call install,ansible-lint)
+	cd packaging/examples/ansible && ansible-lint --offline --profile production site.yml roles/machinemon_update
+	cd packaging/examples/ansible && ansible-playbook --syntax-check -i localhost, site.yml
+	@echo "check-ansible: PASSED ($(VERSION))"
 
 conformance-client:
 	go build -trimpath -o build/$@ ./internal/conformance
