@@ -16,11 +16,12 @@
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   check-programs updates of real programs by packaging/examples/targets; builds the
 #                  programs from their source, which takes minutes the first time
+#   check-ansible  the example of an Ansible role, by ansible-lint
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
-#   powercut N power cuts at random moments of updates, from SEED, on DISK (ext4, xfs or
-#            btrfs), each followed by a boot: some seconds for each cut
-#   fuzz     random input for each parser and unpacker, T=1m for each; what makes one
-#            fail is kept in testdata/fuzz, and is a test from then on
+#   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
+#                  xfs or btrfs), each followed by a boot: some seconds for each cut
+#   fuzz           random input for each parser and unpacker, T=1m for each; what makes
+#                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
 #                  repositories as TUF's conformance suite runs it
 #   demo     an update and a rollback on a throwaway machine
@@ -78,7 +79,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross powercut fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -178,6 +179,13 @@ check-cross: go-found
 	$(call install,qemu-user-static)
 	go test -count=1 -tags cross ./cmd
 	@echo "check-cross: PASSED ($(VERSION))"
+
+# Not part of lint, because ansible is large.
+check-ansible:
+	$(call install,ansible-lint)
+	cd packaging/examples/ansible && ansible-lint --offline --profile production site.yml roles/machinemon_update
+	cd packaging/examples/ansible && ansible-playbook --syntax-check -i localhost, site.yml
+	@echo "check-ansible: PASSED ($(VERSION))"
 
 conformance-client:
 	go build -trimpath -o build/$@ ./internal/conformance

@@ -2,7 +2,8 @@
 // target T to the verifier, as the order of the attempt requires. With "full" it runs in
 // machinemon-fetch-full@T.service, and brings the release again without deltas if the
 // verifier could not use those. The command runs it with "look" or "import", outside of
-// the chain, and reads its answer.
+// the chain, and reads its answer; with "survey" or "archive" it runs it in a sandbox, for a
+// source that no target has yet.
 package main
 
 import (
@@ -53,6 +54,10 @@ func answer(args []string) bool {
 		err = fetch.AnswerLook(context.Background(), state.System, target.DefaultDirs, args[1], args[2], os.Stdout)
 	case len(args) == 5 && args[0] == "import":
 		err = fetch.AnswerImport(context.Background(), state.System, target.DefaultDirs, args[1], target.Named{Path: args[2], SHA256: args[3], Version: args[4]}, os.Stdout)
+	case len(args) > 2 && len(args) < 5 && args[0] == "survey":
+		err = fetch.AnswerSurvey(context.Background(), surveyed(args[1:]), os.Stdout)
+	case len(args) > 2 && len(args) < 5 && args[0] == "archive":
+		err = fetch.WriteArchive(context.Background(), surveyed(args[1:]), os.Stdout)
 	default:
 		return false
 	}
@@ -61,4 +66,12 @@ func answer(args []string) bool {
 		os.Exit(1)
 	}
 	return true
+}
+
+func surveyed(args []string) fetch.Surveyed {
+	s := fetch.Surveyed{Type: args[0], Address: args[1]}
+	if len(args) > 2 {
+		s.Asset = args[2]
+	}
+	return s
 }

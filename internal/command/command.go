@@ -53,6 +53,7 @@ type app struct {
 	machine   func(context.Context) (machine, error)
 	generated string // the directory of the generator's units
 	fetcher   string // the path of the fetcher program
+	verifier  string // and of the verifier
 	machineID string // the path of the file with the machine's ID
 	clock     func() (synchronised bool, err error)
 	exit      int
@@ -79,7 +80,7 @@ More: man machinemon-update`
 func Main(args []string, version string) int {
 	a := &app{
 		send: sendNotices, tree: state.System, targets: target.DefaultDirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Geteuid() == 0,
-		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", machineID: rollout.MachineIDFile, terminal: cli.Terminal(),
+		reload: reloadSystemd, fetcher: "/usr/lib/machinemon-update/fetcher", verifier: "/usr/lib/machinemon-update/verifier", machineID: rollout.MachineIDFile, terminal: cli.Terminal(),
 		clock: clockSynchronised,
 	}
 	if util.IsRunningSystemd() {

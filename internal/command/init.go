@@ -6,16 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/installed"
+	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/nearest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -41,8 +45,9 @@ func (a *app) addInit(add func(use, short, more string, args cobra.PositionalArg
 	})
 	flags := add("init UNIT [FILE]", "Print a target file for a service that runs", `
 It names the unit, its program, the command that prints the version, and a TCP
-port of the unit as probe. FILE is a manifest, an archive or a directory with
-releases on this machine. --write puts it into
+port of the unit as probe. The newest release is downloaded and listed, so that
+the names of its archive and of the program in it are right. FILE is a manifest,
+an archive or a directory with releases on this machine. --write puts it into
   /etc/machinemon-update/targets.d
 unless there is such a target.`, oneSource, completeSecond, func(args []string) error {
 		if len(args) > 1 {
@@ -81,7 +86,8 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 		unit += ".service"
 	}
 	name := strings.ToLower(strings.ReplaceAll(strings.TrimSuffix(unit, ".service"), "@", "-"))
-	ctx := context.Background()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	m := a.see(ctx)
 	if m == nil {
 		return errors.New("cannot describe " + unit + ": systemd does not answer")
@@ -95,27 +101,57 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 		return cli.Usagef("cannot describe %s: it has no program (%s) (hint: %s)", unit, u.Load,
 			cmp.Or(nearest.Hint(unit, running(ctx, m)), "systemctl list-units --type=service lists the units"))
 	}
-	text, err := describeUnit(ctx, m, u, name, from)
+	in := initiated{Target: name, File: filepath.Join(a.targets.Admin, name+".toml")}
+	if write {
+		if err := a.unclaimed(name, u.Name); err != nil {
+			return err
+		}
+	}
+	d, err := describe(ctx, m, u, name, from)
 	if err != nil {
 		return err
 	}
-	in := initiated{Target: name, File: filepath.Join(a.targets.Admin, name+".toml"), Text: text}
+	// Before the source is asked, so that no request goes to an address that is refused.
+	if err := a.acceptable(name, d.text(newest{})); err != nil {
+		return err
+	}
+	var release newest
+	if from != (initFrom{}) {
+		if release, err = a.survey(ctx, m, name, filepath.Base(d.program), from); err != nil {
+			return fmt.Errorf("cannot describe %s: %w", u.Name, err)
+		}
+	}
+	text := d.text(release)
+	in.Text = text
 	if err := a.acceptable(name, text); err != nil {
 		return err
 	}
 	if !write {
 		return a.print(in, text)
 	}
-	if all, err := a.targets.Names(); err != nil {
-		return err
-	} else if slices.Contains(all, name) {
-		return cli.Usagef("cannot write %s: there is a target %s already (hint: without --write the file is only printed)", in.File, name)
-	}
 	if err := durable.WriteFile(filepath.Join(a.targets.Root, in.File), []byte(text), 0o644); err != nil {
 		return err
 	}
 	in.Written = true
 	return errors.Join(a.print(in, text+fmt.Sprintf("\n%s: written to %s (hint: sudo machinemon-update doctor %[1]s, then sudo machinemon-update apply --dry-run %[1]s)\n", name, in.File)), a.reload())
+}
+
+// unclaimed returns an error if a target has this name, or this unit.
+func (a *app) unclaimed(name, unit string) error {
+	all, err := a.targets.Names()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		file := filepath.Join(a.targets.Admin, other+".toml")
+		if other == name {
+			return cli.Usagef("cannot write %s: there is a target %s already (hint: without --write the file is only printed)", file, name)
+		}
+		if t, err := a.targets.Load(other); err == nil && slices.Contains(t.Units(), unit) { // check-config shows the error
+			return cli.Usagef("cannot describe %s: the target %s has this unit already (hint: write what it lacks, such as [source], to %s)", unit, other, file)
+		}
+	}
+	return nil
 }
 
 // running returns the services that run, for a suggestion.
@@ -141,35 +177,59 @@ func (a *app) acceptable(name, text string) error {
 	return a.targets.CheckFile(file)
 }
 
-// describeUnit returns the text of a target file for a unit.
-func describeUnit(ctx context.Context, m machine, u systemd.Unit, name string, from initFrom) (string, error) {
-	program, err := filepath.EvalSymlinks(u.Command[0])
+// described is what a target file says of a unit.
+type described struct {
+	unit, program string
+	version       []string // the command that prints the version; nil if none is known
+	ports         []netip.AddrPort
+	from          initFrom
+}
+
+// describe finds out what the unit runs, and where it listens.
+func describe(ctx context.Context, m machine, u systemd.Unit, name string, from initFrom) (d described, err error) {
+	d = described{unit: u.Name, from: from}
+	d.program, err = filepath.EvalSymlinks(u.Command[0])
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", cli.Usagef("cannot describe %s: its program %s is not there", u.Name, u.Command[0])
+		return d, cli.Usagef("cannot describe %s: its program %s is not there", u.Name, u.Command[0])
 	}
 	if err != nil {
-		return "", err
+		return d, err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Made by `machinemon-update init %s`; man machinemon-update.target explains all keys.\nunit = %q\n\n[source]\n%s\n", u.Name, u.Name, from.lines())
-	fmt.Fprintf(&b, "[[install]]\n# Its name in the archive; apply --dry-run says which names there are.\nfrom = %q\nto = %q\n\n[health]\n", filepath.Base(program), program)
-	if argv := versionCommand(ctx, name, program); argv != nil {
-		fmt.Fprintf(&b, "version_command = [%q, %q]\n", argv[0], argv[1])
-	} else {
-		fmt.Fprintf(&b, "# None of --version, version and -version printed a version.\n# version_command = [%q, \"--version\"]\n", program)
-	}
+	d.version = versionCommand(ctx, name, d.program)
 	pids, err := m.Processes(ctx, u.Name)
 	if err != nil {
-		return "", err
+		return d, err
 	}
-	ports, err := listening(pids)
-	if err != nil {
-		return "", err
+	d.ports, err = listening(pids)
+	return d, err
+}
+
+// text returns the target file. The zero release is one that was not read.
+func (d described) text(release newest) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Made by `machinemon-update init %s`; man machinemon-update.target explains all keys.\nunit = %q\n\n[source]\n%s\n", d.unit, d.unit, d.from.lines(release))
+	if release.Product != "" {
+		fmt.Fprintf(&b, "[trust]\n# As the manifest says; those of other products are refused.\nproduct = %q\n\n", release.Product)
 	}
-	if len(ports) == 0 {
+	entry, says := filepath.Base(d.program), "Its name in the archive; apply --dry-run says which names there are."
+	if release.entries != nil {
+		says = "Its name in " + release.File + "."
+		if found := chooseEntry(release.entries, entry, release.Version); found != "" {
+			entry = found
+		} else {
+			says = "No file of the archive has its name. " + release.File + " has " + target.SomeNames(release.entries) + "."
+		}
+	}
+	fmt.Fprintf(&b, "[[install]]\n# %s\nfrom = %q\nto = %q\n\n[health]\n", state.Printable(says), entry, d.program)
+	if d.version != nil {
+		fmt.Fprintf(&b, "version_command = [%q, %q]\n", d.version[0], d.version[1])
+	} else {
+		fmt.Fprintf(&b, "# None of --version, version and -version printed a version.\n# version_command = [%q, \"--version\"]\n", d.program)
+	}
+	if len(d.ports) == 0 {
 		b.WriteString("# It listens at no TCP port, so how the unit runs decides. See health.probe.\n")
 	}
-	for i, at := range ports {
+	for i, at := range d.ports {
 		off := ""
 		if i > 0 {
 			off = "# "
@@ -178,20 +238,38 @@ func describeUnit(ctx context.Context, m machine, u systemd.Unit, name string, f
 		}
 		fmt.Fprintf(&b, "%[1]s[[health.probe]]\n%[1]stcp = %q\n", off, at)
 	}
-	return b.String(), nil
+	return b.String()
 }
 
 // lines returns the keys of the source.
-func (f initFrom) lines() string {
+func (f initFrom) lines(release newest) string {
 	switch {
 	case f.github != "":
-		return fmt.Sprintf("type = \"github\"\nrepo = %q\n# The archive among a release's files, with {os}, {arch}, {version} or {number}.\nasset = \"*{os}*{arch}*.tar.gz\"\n", f.github)
+		asset, says := "*{os}*{arch}*.tar.gz", "The archive among a release's files, with {os}, {arch}, {version} or {number}."
+		if release.File != "" {
+			asset = generalize(release.File, release.Version)
+			says = "In release " + release.Version + " this is " + release.File + "."
+		} else if release.Version != "" {
+			says = "Write the name of the archive; none of release " + release.Version + " says " + manifest.Host() + ". It has " + target.SomeNames(release.Names) + "."
+		}
+		return fmt.Sprintf("type = \"github\"\nrepo = %q\n# %s\nasset = %q\n", f.github, state.Printable(says), asset)
 	case f.manifest != "":
 		return fmt.Sprintf("url = %q\n", f.manifest)
 	case f.file != "":
 		return fmt.Sprintf("type = \"file\"\npath = %q\n", f.file)
 	}
 	return "# Without a source only import brings releases.\n# type = \"github\"\n# repo = \"OWNER/NAME\"\n"
+}
+
+// source returns the source as arguments of the fetcher.
+func (f initFrom) source() []string {
+	switch {
+	case f.github != "":
+		return []string{target.SourceGitHub, f.github}
+	case f.file != "":
+		return []string{target.SourceFile, f.file}
+	}
+	return []string{target.SourceManifest, f.manifest}
 }
 
 // versionCommand returns the first usual command at which the program prints a version. It

@@ -2,14 +2,21 @@ package command
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/systemtest/programs"
 )
 
 // listeningMachine is a systemd whose units have this test's processes.
@@ -17,6 +24,35 @@ type listeningMachine struct{ unitsMachine }
 
 func (listeningMachine) Processes(context.Context, string) ([]int, error) {
 	return []int{os.Getpid()}, nil
+}
+
+// Try answers as the fetcher and the verifier do in their sandboxes.
+func (listeningMachine) Try(_ context.Context, s systemd.Sandbox) (r systemd.SandboxResult, err error) {
+	answers := map[string]string{
+		"survey github owner/true": `{"version":"v1.2.0","names":["true_1.2.0_linux_` + runtime.GOARCH + `.tar.gz","sums"]}`,
+		"survey github owner/true true_1.2.0_linux_" + runtime.GOARCH + ".tar.gz": `{"version":"v1.2.0","file":"true_1.2.0_linux_` + runtime.GOARCH + `.tar.gz","size":5}`,
+		"survey github owner/other":                  `{"version":"2","names":["source.tar.gz"]}`,
+		"survey github owner/gone":                   `{"result":"not downloaded","error":"cannot download it: 404"}`,
+		"survey manifest https://example.com/m.json": `{"version":"1.2.0","product":"truth","file":"a.zip","size":5}`,
+		"survey file /srv/releases":                  `{"version":"1.2.0","file":"a.zip","size":5}`,
+		"survey file /srv/large":                     `{"version":"1.2.0","file":"a.zip","size":4611686018427387904}`,
+		"--list archive of github":                   `{"contents":{"true-1.2.0/bin/true":{},"true-1.2.0/README":{}}}`,
+		"--list archive of manifest":                 `{"contents":{"bin/false":{}, "a":{}}}`,
+		"--list archive of file":                     `{"error":"it is no archive\u001b[31m"}`,
+	}
+	input, _ := os.ReadFile(s.Input)
+	said := strings.TrimSpace(strings.Join(s.Argv[1:], " ") + " " + string(input))
+	if s.Argv[1] == "archive" {
+		return r, os.WriteFile(s.Output, []byte("archive of "+s.Argv[2]), 0o600)
+	}
+	if s.Network == (s.Argv[1] == "--list") {
+		return r, errors.New("the verifier has a network, or the fetcher none")
+	}
+	r.Output = answers[said]
+	if r.Output == "" {
+		return r, errors.New("unexpected: " + said)
+	}
+	return r, nil
 }
 
 // TestInit: the target file of a running unit names its program, its version command and
@@ -41,7 +77,8 @@ func TestInit(t *testing.T) {
 		return a, out.String() + progress.String()
 	}
 	a, said := run(0, "true", "--github", "owner/true")
-	for _, want := range []string{"unit = \"true.service\"\n", "type = \"github\"\nrepo = \"owner/true\"\n", "from = \"true\"\nto = \"/usr/bin/true\"\n",
+	for _, want := range []string{"unit = \"true.service\"\n", "type = \"github\"\nrepo = \"owner/true\"\n",
+		"asset = \"true_{number}_{os}_{arch}.tar.gz\"\n", "from = \"true-{number}/bin/true\"\nto = \"/usr/bin/true\"\n",
 		"version_command = [\"/usr/bin/true\", \"--version\"]\n", "[[health.probe]]\ntcp = \"" + l.Addr().String() + "\"\n"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("lacks %q:\n%s", want, said)
@@ -50,7 +87,7 @@ func TestInit(t *testing.T) {
 	if names, err := a.targets.Names(); err != nil || len(names) > 0 {
 		t.Errorf("without --write there are %q, %v", names, err)
 	}
-	for _, from := range [][]string{{"--manifest", "https://example.com/m.json"}, {"/srv/releases"}, nil} {
+	for _, from := range [][]string{{"--manifest", "https://example.com/m.json"}, {"--github", "owner/other"}, nil} {
 		a, said := run(0, append([]string{"true.service", "--write"}, from...)...)
 		if loaded, err := a.targets.Load("true"); err != nil || loaded.Unit != "true.service" || len(from) > 0 && loaded.Source.Type == "" {
 			t.Errorf("%q: %v", from, err)
@@ -67,6 +104,26 @@ func TestInit(t *testing.T) {
 		}
 		if is, err := os.ReadFile(before); err != nil || !slices.Equal(is, was) {
 			t.Error("the target's file was changed")
+		}
+	}
+	for want, args := range map[string][]string{
+		"[trust]\n# As the manifest says; those of other products are refused.\nproduct = \"truth\"\n": {"true", "--manifest", "https://example.com/m.json"},
+		"# No file of the archive has its name. a.zip has a, bin/false.\nfrom = \"true\"\n":            {"true", "--manifest", "https://example.com/m.json"},
+		"none of release 2 says " + manifest.Host() + ". It has source.tar.gz.\nasset = ":              {"true", "--github", "owner/other"},
+	} {
+		if _, said := run(0, args...); !strings.Contains(said, want) {
+			t.Errorf("init %q said %s, want %s", args, said, want)
+		}
+	}
+	for want, args := range map[string][]string{
+		"cannot describe true.service: cannot download it: 404":                  {"7", "true", "--github", "owner/gone"},
+		"cannot describe true.service: cannot list a.zip: it is no archive [31m": {"6", "true", "/srv/releases"},
+		"bytes in ": {"1", "true", "/srv/large"},
+	} {
+		exit, err := strconv.Atoi(args[0])
+		ok(t, err)
+		if _, said := run(exit, args[1:]...); !strings.Contains(said, want) {
+			t.Errorf("init %q said %s, want %s", args, said, want)
 		}
 	}
 	for want, args := range map[string][]string{
@@ -93,4 +150,57 @@ func TestParseSocket(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
+}
+
+// TestInitNames: of the releases of programs that many people run, init chooses the same file
+// and the same program as the examples, and replaces the same words by placeholders.
+func TestInitNames(t *testing.T) {
+	if manifest.Host() != "linux-amd64" {
+		t.Skip("the archives' entries are those for linux-amd64")
+	}
+	for _, p := range programs.All {
+		if p.SumsName != "" {
+			continue // the archives are on the publisher's own server
+		}
+		example, err := os.ReadFile("../../packaging/examples/targets/" + p.Target + ".toml")
+		ok(t, err)
+		text := string(example)
+		_, install, _ := strings.Cut(text, "[[install]]\n")
+		to := key(install, "to")
+		archive := chooseArchive(append(slices.Collect(maps.Values(p.Archives)), p.Files...), filepath.Base(to), p.Tag)
+		if archive != p.Archives["linux-amd64"] {
+			t.Errorf("%s: chose %q", p.Target, archive)
+		}
+		if got, want := generalize(archive, p.Tag), key(text, "asset"); got != want {
+			t.Errorf("%s: asset = %q, want %q", p.Target, got, want)
+		}
+		entries := []string{}
+		for _, e := range p.Entries {
+			entries = append(entries, strings.TrimPrefix(e, "./")) // as the verifier lists them
+		}
+		if len(entries) == 0 {
+			entries = []string{"."}
+		}
+		if got, want := chooseEntry(entries, filepath.Base(to), p.Tag), key(install, "from"); got != want {
+			t.Errorf("%s: from = %q, want %q", p.Target, got, want)
+		}
+	}
+	if got := chooseEntry([]string{"machinemon-server-linux-amd64"}, "machinemon-server", "1.2.0"); got != "machinemon-server-{os}-{arch}" {
+		t.Errorf("MachineMon's server: %q", got)
+	}
+	for _, no := range []string{"a.tar.gz", "a_linux_arm64.tar.gz", "a_linux_amd64.deb", "a_linux_amd64.tar.gz.sig", "a_darwin_amd64.tar.gz", "a_linux_amd64[1].tar.gz"} {
+		if got := chooseArchive([]string{no}, "a", "1.2.0"); got != "" {
+			t.Errorf("chose %s", got)
+		}
+	}
+}
+
+// key returns the first value of a key in a target file.
+func key(text, name string) string {
+	_, rest, _ := strings.Cut(text, "\n"+name+" = \"")
+	if value, ok := strings.CutPrefix(text, name+" = \""); ok {
+		rest = value
+	}
+	value, _, _ := strings.Cut(rest, "\"")
+	return value
 }

@@ -32,7 +32,7 @@ func TestProbed(t *testing.T) {
 		{"none is tried", state.Baseline{Detail: "it is inactive", Probes: []state.ProbeResult{{Key: one.Key(), Detail: state.NotTried}, {Key: two.Key(), Detail: state.NotTried}}}, state.Passed{one.Key(): time.Unix(1, 0)}, 1,
 			[]string{"agent: agent.service is not as it must be: it is inactive\nPROBE            RESULT     TIME\ntcp 127.0.0.1:1  not tried  0 ms\n  it last passed here at " + time.Unix(1, 0).Format(minutes) + "\ncommand /x       not tried  0 ms\n"}},
 		{"another program runs", state.Baseline{Detail: "it runs perl", Unjudgeable: "it runs perl"}, long, 1,
-			[]string{`it runs perl (hint: write main = "" below [health] in /etc/machinemon-update/targets.d/agent.toml)` + "\n"}},
+			[]string{`it runs perl (hint: install.to must be what the unit runs; where another program runs it, write main = "" below [health] in /etc/machinemon-update/targets.d/agent.toml)` + "\n"}},
 		{"one fails", state.Baseline{Standing: true, Probes: []state.ProbeResult{passes(one, true, ""), passes(two, false, "exited with status 1: \x1b[31m")}}, long, 1,
 			[]string{"command /x       fails   7 ms\n  exited with status 1:  [31m\n  it last passed here at 1970-01-01"}},
 		{"one never passed", state.Baseline{Standing: true, Probes: []state.ProbeResult{passes(one, true, ""), passes(two, false, "exited with status 1")}}, state.Passed{one.Key(): time.Unix(1, 0), two.Key(): {}}, 1,

@@ -20,6 +20,8 @@ type machine interface {
 	units.Reader
 	NextElapse(ctx context.Context, timer string) (time.Time, error)
 	Processes(ctx context.Context, unit string) ([]int, error)
+	Try(ctx context.Context, s systemd.Sandbox) (systemd.SandboxResult, error)
+	Stop(ctx context.Context, unit string) error
 	Close()
 }
 

@@ -29,7 +29,11 @@ func (m fakeMachine) Unit(_ context.Context, name string) (systemd.Unit, error) 
 func (m fakeMachine) NextElapse(context.Context, string) (time.Time, error) { return m.next, m.err }
 func (fakeMachine) Processes(context.Context, string) ([]int, error)        { return nil, nil }
 func (fakeMachine) Alive(context.Context, ...string) ([]string, error)      { return nil, nil }
-func (fakeMachine) Close()                                                  {}
+func (fakeMachine) Try(context.Context, systemd.Sandbox) (systemd.SandboxResult, error) {
+	return systemd.SandboxResult{}, nil
+}
+func (fakeMachine) Stop(context.Context, string) error { return nil }
+func (fakeMachine) Close()                             {}
 
 // TestOutlook: what status says about the next scheduled run.
 func TestOutlook(t *testing.T) {
@@ -95,7 +99,7 @@ func TestOutlook(t *testing.T) {
 			s.Installed = &state.Release{Version: "1.1.0"}
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultUnproven, Version: "1.1.0", Reason: "no probe proves it"}}
 		}, want: "a probe has passed since\n" + nextCheck},
-		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed"},
+		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed (hint: systemctl list-units --type=service lists what unit may be)"},
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: time.Now(), Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}

@@ -130,7 +130,8 @@ func TestLook(t *testing.T) {
 		{name: "a oneshot that remains", unit: remains.Unit, main: self},
 		{name: "not active", unit: failed.Unit, main: self},
 		{name: "gone", unit: running(gone.Process.Pid), main: self, err: errVanished.Error()},
-		{name: "no such file", unit: running(os.Getpid()), main: "/nonexistent", err: "cannot compare"},
+		{name: "no such file", unit: running(os.Getpid()), pids: []int{os.Getpid()}, main: "/nonexistent", foreign: "no process of x.service runs /nonexistent; its main process runs " + self},
+		{name: "not a directory", unit: running(os.Getpid()), main: self + "/x", err: "cannot compare"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, subject{unit: "x.service", main: program{c.main, c.id}})

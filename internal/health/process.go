@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ func (p program) files() ([]state.FileID, error) {
 	now, err := state.Identify(p.path)
 	if err == nil {
 		ids = append(ids, now)
-	} else if len(ids) == 0 {
+	} else if len(ids) == 0 && !errors.Is(err, fs.ErrNotExist) { // no process runs what is not there
 		return nil, fmt.Errorf("cannot compare the processes with their file: %w", err)
 	}
 	return ids, nil

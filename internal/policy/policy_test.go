@@ -121,7 +121,7 @@ func TestDecide(t *testing.T) {
 		{"about to start", []func(*Known){stop, func(k *Known) { k.Units[0].Queued = true }}, Decision{}},
 		{"failed", []func(*Known){func(k *Known) { k.Units[0].Active = "failed" }}, Decision{}},
 		{"masked", []func(*Known){func(k *Known) { k.Units[0].Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},
-		{"not installed", []func(*Known){func(k *Known) { k.Units[0].Load = "not-found" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is not installed", "", nil}},
+		{"not installed", []func(*Known){func(k *Known) { k.Units[0].Load = "not-found" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is not installed", "systemctl list-units --type=service lists what unit may be", nil}},
 		{"a broken unit", []func(*Known){func(k *Known) { k.Units[0].Load = "bad-setting" }}, Decision{RuleUnit, state.ResultMisconfigured,
 			"cannot update agent: systemd could not load agent.service (bad-setting)", "systemctl status agent.service", nil}},
 		{"no unit is known", []func(*Known){func(k *Known) { k.Units = nil }}, Decision{}},

@@ -197,7 +197,7 @@ func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	case u.Load == "masked":
 		return Decision{Reason: u.Name + " is masked"}, true
 	case u.Load == "not-found":
-		return Decision{Reason: u.Name + " is not installed"}, true
+		return Decision{Reason: u.Name + " is not installed", Hint: "systemctl list-units --type=service lists what unit may be"}, true
 	case u.Load != "loaded":
 		return Decision{Result: state.ResultMisconfigured, Hint: "systemctl status " + u.Name,
 			Reason: fmt.Sprintf("cannot update %s: systemd could not load %s (%s)", k.Rules.Target, u.Name, u.Load)}, true

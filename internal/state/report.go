@@ -42,7 +42,7 @@ type Baseline struct {
 // MainHint says how the operator makes trials possible of a unit that runs another program
 // than the installed one.
 func MainHint(name string) string {
-	return `write main = "" below [health] in /etc/machinemon-update/targets.d/` + name + ".toml"
+	return "install.to must be what the unit runs; where another program runs it, write main = \"\" below [health] in /etc/machinemon-update/targets.d/" + name + ".toml"
 }
 
 // Finding is the gate's result of a trial.

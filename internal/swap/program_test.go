@@ -18,7 +18,7 @@ func TestUnjudgeable(t *testing.T) {
 		main  bool
 		words []string
 	}{
-		"another program runs":    {true, []string{"cannot judge agent: " + python, `(hint: write main = "" below [health] in /etc/machinemon-update/targets.d/agent.toml)`}},
+		"another program runs":    {true, []string{"cannot judge agent: " + python, `(hint: install.to must be what the unit runs; where another program runs it, write main = "" below [health] in /etc/machinemon-update/targets.d/agent.toml)`}},
 		"the gate could not look": {false, []string{"cannot judge agent: " + python, "(hint: systemctl status agent.service machinemon-baseline@agent.service)"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -15,12 +16,18 @@ import (
 
 // Sandbox describes a program that a transient unit runs where it can do no harm.
 type Sandbox struct {
-	Unit   string
-	Argv   []string
-	User   string
-	Over   []Bind // of files
-	Input  string // the file that is its standard input; "" for none
-	Output string // a file for its output; Try makes and removes it
+	Unit string
+	// Description is the unit's; "" for that of the pre-flight.
+	Description string
+	Argv        []string
+	User        string
+	Over        []Bind // of files
+	Input       string // the file that is its standard input; "" for none
+	Output      string // a file for its output; Try makes it, and removes it unless Keep is set
+	// Network permits it to use the network, and to ask this machine's resolver.
+	Network bool
+	// Keep leaves Output where it is. The result has only its end, and only of a failure.
+	Keep bool
 	// Time and MaxOutput, in bytes, are limits that differ from those of a program that
 	// prints its version; 0 if they do not.
 	Time      time.Duration
@@ -43,9 +50,9 @@ const (
 	sandboxMemory = 1 << 30          // bytes, of which its files are a part
 )
 
-// Try runs a program in a sandbox: without network, capabilities, devices and the sockets
-// of other services, with a limit of time and of memory, and with nothing to write but a
-// few small files that end with it. It has no MemoryDenyWriteExecute= and no
+// Try runs a program in a sandbox: without network (unless Network is set), capabilities,
+// devices and the sockets of other services, with a limit of time and of memory, and with
+// nothing to write but its output and a few small files that end with it. It has no MemoryDenyWriteExecute= and no
 // SystemCallFilter=, since runtimes with a compiler may need what these refuse. An error
 // is no fault of the program.
 //
@@ -55,9 +62,11 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	limit, most := cmp.Or(t.Time, sandboxTime), cmp.Or(t.MaxOutput, sandboxOutput)
 	ctx, cancel := context.WithTimeout(ctx, limit+10*time.Second)
 	defer cancel()
-	defer os.Remove(t.Output)
+	if !t.Keep {
+		defer os.Remove(t.Output)
+	}
 	props := []dbus.Property{
-		dbus.PropDescription("Pre-flight of a new release"),
+		dbus.PropDescription(cmp.Or(t.Description, "Pre-flight of a new release")),
 		property("StandardOutputFileToTruncate", t.Output),
 		property("StandardErrorFileToTruncate", t.Output),
 		// Some programs unpack themselves into /tmp, or into their home directory.
@@ -66,12 +75,7 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("NoNewPrivileges", true),
 		property("RestrictSUIDSGID", true),
 		property("ProtectSystem", "strict"),
-		property("TemporaryFileSystem", []temporary{
-			{"/tmp", small}, {"/var/tmp", small}, {"/dev/shm", small},
-			{"/run", "ro"}, // where services have their sockets
-		}),
 		property("PrivateIPC", true),
-		property("PrivateNetwork", true),
 		property("PrivateDevices", true),
 		property("PrivateUsers", true),
 		property("ProtectHome", "yes"),
@@ -83,7 +87,6 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("KeyringMode", "private"),
 		// Without AF_VSOCK, which reaches the hypervisor even without a network.
 		property("RestrictAddressFamilies", allowed{true, []string{"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}}),
-		property("InaccessiblePaths", []string{"-/var/lib/machinemon-update"}),
 		property("MemoryMax", uint64(sandboxMemory)),
 		property("MemorySwapMax", uint64(0)),
 		property("LimitFSIZE", uint64(max(1<<20, most))), // of its output; more ends it by a signal
@@ -92,6 +95,15 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("OOMScoreAdjust", int32(1000)),     // the kernel ends it before the machine's services
 		property("TasksMax", uint64(256)),
 	}
+	hidden, empty := []string{"-/var/lib/machinemon-update"}, []temporary{{"/tmp", small}, {"/var/tmp", small}, {"/dev/shm", small}}
+	if t.Network { // as the fetcher's unit has it
+		hidden = append(hidden, "-/run/systemd/private", "-/run/dbus")
+		props = append(props, property("ReadOnlyPaths", []string{"/run"}))
+	} else {
+		empty = append(empty, temporary{"/run", "ro"}) // where services have their sockets
+		props = append(props, property("PrivateNetwork", true))
+	}
+	props = append(props, property("TemporaryFileSystem", empty), property("InaccessiblePaths", hidden))
 	if t.Input != "" {
 		props = append(props, property("StandardInputFile", t.Input))
 	}
@@ -104,11 +116,11 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	}
 	var r SandboxResult
 	failure := u.failure(limit)
-	out, err := os.ReadFile(t.Output)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // systemd may fail before it makes the file
-		return SandboxResult{}, err
+	if !t.Keep || failure != nil {
+		if r.Output, err = t.output(most); err != nil && !errors.Is(err, fs.ErrNotExist) { // systemd may fail before it makes the file
+			return SandboxResult{}, err
+		}
 	}
-	r.Output = string(out[:min(int64(len(out)), most)])
 	switch {
 	case u.Result == "oom-kill": // perhaps because of the machine's other programs
 		return r, fmt.Errorf("it was out of memory (it may use %d MiB)", sandboxMemory>>20)
@@ -126,6 +138,27 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		r.Detail = failure.Error()
 	}
 	return r, nil
+}
+
+// output returns the beginning of the output, or the end of one that is kept.
+func (t Sandbox) output(most int64) (string, error) {
+	f, err := os.Open(t.Output)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if t.Keep {
+		info, err := f.Stat()
+		if err != nil {
+			return "", err
+		}
+		most = min(most, sandboxOutput)
+		if _, err := f.Seek(max(0, info.Size()-most), io.SeekStart); err != nil {
+			return "", err
+		}
+	}
+	out, err := io.ReadAll(io.LimitReader(f, most))
+	return string(out), err
 }
 
 // setupFailed is the first of the exit statuses of systemd itself, when it cannot execute a

@@ -179,7 +179,7 @@ func TestInterpreter(t *testing.T) {
 	c.publishFiles(c.dir, "1.1.0", releases.File{Name: "testd", Content: script("1.1.0")})
 	before, since := c.readFile(testdPath), c.cursor()
 
-	const hint = `(hint: write main = "" below [health] in /etc/machinemon-update/targets.d/testd.toml)`
+	const hint = `(hint: install.to must be what the unit runs; where another program runs it, write main = "" below [health] in /etc/machinemon-update/targets.d/testd.toml)`
 	c.apply(2, "misconfigured 1.1.0: cannot judge testd: no process of testd.service runs "+testdPath+"; its main process runs /usr/bin/bash "+hint)
 	c.assertLast("swap", "misconfigured", "1.0.0", "1.1.0")
 	archives := c.archives()

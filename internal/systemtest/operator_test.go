@@ -85,7 +85,7 @@ func TestUnitLeftAlone(t *testing.T) {
 	for _, test := range []struct{ does, reason string }{
 		{"systemctl stop testd.service", "testd.service is stopped (hint: sudo systemctl start testd.service)"},
 		{"mv /etc/systemd/system/testd.service /usr/lib/systemd/system; systemctl mask testd.service", "testd.service is masked"},
-		{"systemctl unmask testd.service; rm /usr/lib/systemd/system/testd.service; systemctl daemon-reload", "testd.service is not installed"},
+		{"systemctl unmask testd.service; rm /usr/lib/systemd/system/testd.service; systemctl daemon-reload", "testd.service is not installed (hint: systemctl list-units --type=service lists what unit may be)"},
 	} {
 		c.must("sh", "-ec", test.does)
 		c.apply(8, "not attempted: "+test.reason)

@@ -82,14 +82,14 @@ func (b *box) updatesReal(p realProgram) {
 	defer server.Close()
 
 	newest := buildReal(b.t, p, p.is)
-	hub.Publish(b.releaseOf(program, p.is, newest))
+	hub.Publish(releaseOf(b.t, program, p.is, newest))
 	b.tried(p, 0, "committed "+p.is+" (was ")
 	b.executes(unit, installed, newest)
 	if out := b.must("machinemon-update", "probe", p.target); strings.Contains(out, "fail") {
 		b.t.Errorf("the probes say:\n%s", out)
 	}
 
-	hub.Publish(b.releaseOf(program, "v99.0.0", buildReal(b.t, p, p.was))) // it is not what its tag says
+	hub.Publish(releaseOf(b.t, program, "v99.0.0", buildReal(b.t, p, p.was))) // it is not what its tag says
 	b.tried(p, 6, "refused")
 	b.executes(unit, installed, newest)
 
@@ -109,37 +109,6 @@ func (b *box) tried(p realProgram, exit int, says string) {
 	if r.Code != exit || !strings.Contains(r.Stdout, says) {
 		b.t.Errorf("exit status %d, want %d and %q:\n%s%s", r.Code, exit, says, r.Stdout, r.Stderr)
 	}
-}
-
-// executes checks that the unit's main process executes this program.
-func (b *box) executes(unit, path string, program []byte) {
-	b.t.Helper()
-	if got := b.readFile(path); got != string(program) {
-		b.t.Errorf("%s is another file", path)
-	}
-	pid := strings.TrimSpace(b.must("systemctl", "show", "--property=MainPID", "--value", unit))
-	if got := strings.TrimSpace(b.must("readlink", "/proc/"+pid+"/exe")); got != path {
-		b.t.Errorf("%s executes %s", unit, got)
-	}
-}
-
-// releaseOf returns a release with the layout of the publisher's.
-func (b *box) releaseOf(p programs.Program, tag string, program []byte) releases.Tagged {
-	b.t.Helper()
-	as := strings.NewReplacer(p.Tag, tag, strings.TrimPrefix(p.Tag, "v"), strings.TrimPrefix(tag, "v"))
-	var files []releases.File
-	for n, entry := range p.Entries {
-		content := []byte("text\n")
-		if n == 0 {
-			content = program
-		}
-		files = append(files, releases.File{Name: as.Replace(entry), Content: content})
-	}
-	archive := filepath.Join(b.t.TempDir(), "release.tar.gz")
-	b.ok(releases.Pack(archive, files...))
-	content, err := os.ReadFile(archive)
-	b.ok(err)
-	return releases.Tagged{Tag: tag, Assets: []releases.Asset{releases.Digested(as.Replace(p.Archives["linux-amd64"]), content)}}
 }
 
 // buildReal builds a release of the program, or takes it from the cache.

@@ -55,7 +55,9 @@ func TestConfigErrors(t *testing.T) {
 	rows := map[string][]testkit.Row{}
 	for _, row := range []struct{ file, want, hint string }{
 		// Syntax. Messages must not show what the file contains.
-		{"unit = hunter2", ":1: is not valid TOML: unexpected character at start of value", ""},
+		{"unit = hunter2", ":1: is not valid TOML: a text has no quotes", `as in unit = "NAME.service"`},
+		{"%M[health]\nmain = true.hunter2", ":6: is not valid TOML: a text has no quotes", `as in unit = "NAME.service"`},
+		{"unit = # hunter2", ":1: is not valid TOML: unexpected character at start of value", ""},
 		{"%Msource.url = \"https://x\" hunter2", ":5: is not valid TOML: expected newline", ""},
 		{"%M[source]\nurl = \"https://user:hunter2", ":6: is not valid TOML: unterminated basic string", ""},
 		{"unit = 'a.service'\nunit = 'b.service'", ":2: is not valid TOML: key unit is already defined", ""},

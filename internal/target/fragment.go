@@ -40,9 +40,15 @@ func parse(data []byte) (settings, *ConfigError) {
 	var de *toml.DecodeError
 	if errors.As(err, &de) {
 		problem.Line, _ = de.Position()
+		if lines := strings.Split(string(data), "\n"); problem.Line > 0 && problem.Line <= len(lines) && bare.MatchString(lines[problem.Line-1]) {
+			problem.Problem, problem.Hint = "is not valid TOML: a text has no quotes", `as in unit = "NAME.service"`
+		}
 	}
 	return nil, problem
 }
+
+// bare matches a line whose value is a text without quotes, such as unit = NAME.service.
+var bare = regexp.MustCompile(`^\s*[A-Za-z0-9_.-]+\s*=\s*[A-Za-z/*][^"'\[\]{}=,]*$`)
 
 // character matches the part of go-toml's messages that quotes a character of the file.
 var character = regexp.MustCompile(` (but got )?U\+[0-9A-F]+( '[^']*')?`)

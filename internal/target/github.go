@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// GitHubAPI is the address of the API of github.com.
+const GitHubAPI = "https://api.github.com"
+
 // githubKeys are the keys that only a source of type github, forgejo or gitlab may have.
 var githubKeys = []string{"source.repo", "source.asset", "source.tag", "source.api_url", "source.token_file"}
 

@@ -54,7 +54,7 @@ var keys = append([]key{
 	{"source.tag_prefix", textOf("what the tags of this program begin with", tagAllowed, tagName), nil, "What the tags of this program begin with"},
 	{"source.prereleases", yesOrNo, false, "Whether prereleases are taken, too"},
 	{"source.checksums", textOf("\"auto\", a file's name in the release, a glob, or an address", fileAllowed, assetFile), checksumsAuto, "The file of a release with the digests of the others"},
-	{"source.api_url", textOf("a URL", urlAllowed+", and without query", apiURL), "https://api.github.com", "The API"},
+	{"source.api_url", textOf("a URL", urlAllowed+", and without query", apiURL), GitHubAPI, "The API"},
 	{"source.token_file", rootOnly(textOf("an absolute path", unquotedAllowed, unquotedPath)), nil, "A file with a token"},
 
 	{"trust", tableOf("[trust]"), nil, ""},

@@ -216,7 +216,8 @@ func (v *verifier) check(entry, to string, main bool, files []state.ReceiptFile,
 	}
 	defer f.Close()
 	if err := archive.CheckArch(f, v.key); err != nil {
-		return state.Refused("cannot use %s: its entry %s: %w", v.platform.File, entry, err)
+		return state.Refused("cannot use %s: its entry %s: %w (hint: the publisher's archive for %s must have a program for it; "+
+			"source.asset chooses the archive by {arch} or {machine})", v.platform.File, entry, err, v.key)
 	}
 	was, is := installedKind(to), kindOf(f)
 	if !main && was.runs() && is.runs() {

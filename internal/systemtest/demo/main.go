@@ -23,19 +23,23 @@ import (
 
 func main() {
 	debs := flag.String("debs", "dist", "the `directory` of the packages to install")
+	picture := flag.String("svg", "", "a `file` for a picture of the updates, as README shows it")
 	flag.Parse()
 	// A signal ends all waiting; the deferred calls then clean up.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *debs); err != nil {
+	if err := run(ctx, *debs, *picture); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func say(format string, args ...any) { fmt.Printf("# "+format+"\n", args...) }
+// out is where the demonstration writes.
+var out io.Writer = os.Stdout
 
-func run(ctx context.Context, debs string) error {
+func say(format string, args ...any) { fmt.Fprintf(out, "# "+format+"\n", args...) }
+
+func run(ctx context.Context, debs, picture string) error {
 	start := time.Now()
 	packages, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 	if err != nil {
@@ -77,6 +81,11 @@ func run(ctx context.Context, debs string) error {
 	if err := d.story(); err != nil {
 		return err
 	}
+	if picture != "" {
+		if err := d.updates.write(picture, "An update of node_exporter, and a rollback"); err != nil {
+			return err
+		}
+	}
 	say("All of this happened as told, in %s.", time.Since(start).Round(time.Second))
 	return nil
 }
@@ -86,14 +95,15 @@ type demo struct {
 	m         *machine.Machine
 	releases  string // the directory that the server serves
 	publisher string // the path of machinemon-release
+	updates   recording
 }
 
 // story performs and checks the claims of the demonstration, step by step.
 func (d *demo) story() error {
 	for _, step := range []func() error{
 		d.installByHand,
-		d.goodRelease,
-		d.brokenRelease,
+		d.record(d.goodRelease),
+		d.record(d.brokenRelease),
 		d.whatIsRecorded,
 	} {
 		if err := step(); err != nil {
@@ -101,6 +111,15 @@ func (d *demo) story() error {
 		}
 	}
 	return nil
+}
+
+// record returns a step that is also recorded.
+func (d *demo) record(step func() error) func() error {
+	return func() error {
+		out = io.MultiWriter(os.Stdout, &d.updates)
+		defer func() { out = os.Stdout }()
+		return step()
+	}
 }
 
 func (d *demo) installByHand() error {
@@ -190,9 +209,9 @@ func (d *demo) whatIsRecorded() error {
 // show runs a command in the machine as a user would, prints its output and returns an
 // error unless it exits with this status.
 func (d *demo) show(want int, command string) (string, error) {
-	fmt.Println("$ " + command)
-	var out strings.Builder
-	p, err := d.m.StartTo(io.MultiWriter(os.Stdout, &out), strings.Fields(command)...)
+	fmt.Fprintln(out, "$ "+command)
+	var said strings.Builder
+	p, err := d.m.StartTo(io.MultiWriter(out, &said), strings.Fields(command)...)
 	if err != nil {
 		return "", err
 	}
@@ -206,7 +225,7 @@ func (d *demo) show(want int, command string) (string, error) {
 	if r.Code != want {
 		return "", fmt.Errorf("%s exited %d instead of %d", command, r.Code, want)
 	}
-	return out.String(), nil
+	return said.String(), nil
 }
 
 // serves returns an error unless this version is running and installed.
@@ -236,7 +255,7 @@ func (d *demo) serves(version string) error {
 			if err := mentions(line, `version="`+version+`"`); err != nil {
 				return err
 			}
-			say("Its metrics page says: %s", strings.TrimSpace(line))
+			fmt.Printf("# Its metrics page says: %s\n", strings.TrimSpace(line)) // too long for the picture
 			return d.installed(version)
 		}
 	}
