@@ -88,3 +88,38 @@ func TestLeftOutBound(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestInsideOf: what is remembered of an archive is of its bytes, and of what the target
+// file excludes.
+func TestInsideOf(t *testing.T) {
+	base := scaleboxd(t)
+	archive := manifest.Platform{SHA256: strings.Repeat("a", 64)}
+	of := base.InsideOf(archive)
+	if of == "" || of != scaleboxd(t).InsideOf(archive) {
+		t.Errorf("it is %q", of)
+	}
+	unknown := strings.Repeat("0", 64)
+	for name, c := range map[string]struct {
+		archive manifest.Platform
+		change  func(*Target)
+		none    bool
+	}{
+		"another archive":           {archive: manifest.Platform{SHA256: strings.Repeat("b", 64)}},
+		"by its sha512":             {archive: manifest.Platform{SHA256: unknown, SHA512: strings.Repeat("c", 128)}},
+		"its digest is not known":   {archive: manifest.Platform{SHA256: unknown}, none: true},
+		"the manifest shows it":     {archive: manifest.Platform{SHA256: archive.SHA256, Contents: map[string]manifest.Content{"scaleboxd": {}}}, none: true},
+		"no list":                   {archive: archive, change: func(t *Target) { t.Listing = nil }, none: true},
+		"another file of the list":  {archive: archive, change: func(t *Target) { t.Listing.File = "LIST" }},
+		"excludes more":             {archive: archive, change: func(t *Target) { t.Listing.Types[0].Exclude = []string{"*"} }},
+		"a program of it is run":    {archive: archive, change: func(t *Target) { t.Hooks.FromRelease = []string{"scalebox-update"} }},
+		"nothing is excluded there": {archive: archive, change: func(t *Target) { t.Listing.Types = t.Listing.Types[1:] }, none: true},
+	} {
+		got := scaleboxd(t)
+		if c.change != nil {
+			c.change(got)
+		}
+		if is := got.InsideOf(c.archive); is == of || (is == "") != c.none {
+			t.Errorf("%s: %q", name, is)
+		}
+	}
+}
