@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
@@ -235,6 +236,9 @@ func (sw *swapping) planPrevious(ctx context.Context) error {
 	}
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
 		return err
+	}
+	if f := sw.stranded(sw.name, prev); f != nil {
+		return state.Fail(state.ResultRefused, "cannot go back: %s has another owner since the backup %s was made", filepath.Dir(f.To), f.Backup)
 	}
 	for _, f := range prev.Files {
 		own := ownership{uid: -1, gid: -1}
