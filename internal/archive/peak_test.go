@@ -121,8 +121,16 @@ func BenchmarkPeakMemory(b *testing.B) {
 		{"tar.zst", func() {
 			through("tar.zst", func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w, zstd.WithWindowSize(8<<20)) })
 		}},
+		{"tar.zst-long=27", func() {
+			through("tar.zst-long=27", func(w io.Writer) (io.WriteCloser, error) {
+				return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(maxWindow))
+			})
+		}},
 		{"tar.bz2", func() { run("tar.bz2", "bzip2", "-9", "-c", at("tar")) }},
 		{"tar.xz", func() { run("tar.xz", "xz", "-0", "--lzma2=preset=0,dict=64MiB", "-T2", "-c", at("tar")) }},
+		{"tar.xz-dict=128MiB", func() {
+			run("tar.xz-dict=128MiB", "xz", "-0", "--lzma2=preset=0,dict=128MiB", "-T2", "-c", at("tar"))
+		}},
 		{"zip", func() {
 			through("zip", func(w io.Writer) (io.WriteCloser, error) {
 				z := zip.NewWriter(w)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,33 @@ func OpenRegularIn(root *os.Root, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, readOnly, 0)
 	return regular(f, name, err)
 }
+
+// OpenDrainIn is like [OpenRegularIn] for a file that a [Drain] frees. The file must belong
+// to the owner of root: what a link brought there is another user's, perhaps.
+func OpenDrainIn(root *os.Root, name string) (*Drain, *os.File, error) {
+	f, err := root.OpenFile(name, readOnly|unix.O_RDWR, 0)
+	if f, err = regular(f, name, err); err != nil {
+		return nil, nil, err
+	}
+	own, err := root.Stat(".")
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && ownerOf(info) != ownerOf(own) {
+			err = errors.New("it has another owner than its directory")
+		}
+	}
+	d, ok := NewDrain(f)
+	if err == nil && !ok {
+		err = errors.ErrUnsupported
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return d, f, nil
+}
+
+func ownerOf(i fs.FileInfo) uint32 { return i.Sys().(*syscall.Stat_t).Uid }
 
 func regular(f *os.File, path string, err error) (*os.File, error) {
 	if errors.Is(err, unix.ELOOP) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/source"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
@@ -108,11 +109,14 @@ func (f *fetcher) roomForFiles(t *target.Target, r *source.Release) error {
 			kept = state.Called(f.previous.Version)
 		}
 	}
-	own, err := disks.On(f.tree.Dir(state.RoleFetch, f.name))
+	dir := f.tree.Dir(state.RoleFetch, f.name)
+	own, err := disks.On(dir)
 	if err != nil {
 		return err
 	}
-	own.Need *= 2 // the verifier's files are still there when the swapper copies them
+	if !durable.CanDrain(dir) { // where it can, the swapper frees the verifier's files while it copies them
+		own.Need *= 2
+	}
 	for _, d := range disks {
 		free, err := state.Free(d.Dir)
 		if err != nil {

@@ -62,7 +62,7 @@ func TestRoomForFiles(t *testing.T) {
 			}
 		})
 	}
-	// On one disk with the state, the verifier's files are there at the same time.
+	// On one disk with the state, the verifier's files are freed while they are copied.
 	b := newBench(t, "")
 	b.tree.Var = filepath.Join(bin, "var")
 	testkit.Must(t, os.MkdirAll(b.tree.Dir(state.RoleFetch, "agent"), 0o755))
@@ -70,6 +70,8 @@ func TestRoomForFiles(t *testing.T) {
 	f := &fetcher{tree: b.tree, name: "agent"}
 	r := &source.Release{Manifest: &manifest.Manifest{Version: "v2"}, Key: manifest.Host(),
 		Platform: manifest.Platform{Contents: map[string]manifest.Content{"agent": {Size: 2 * mb}}}}
+	testkit.Must(t, f.roomForFiles(b.target, r))
+	r.Platform.Contents["agent"] = manifest.Content{Size: 4 * mb}
 	if err := f.roomForFiles(b.target, r); err == nil || !strings.Contains(err.Error(), "need 4.2 MB") {
 		t.Errorf("on one disk: %v", err)
 	}

@@ -68,6 +68,8 @@ func TestTags(t *testing.T) {
 
 		{name: "app/v1.2.3 without source.tag_prefix", releases: several[:2], result: state.ResultRefused,
 			text: `its tag "app/v1.10.0" is no version, 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit (hint: set source.tag_prefix to what stands before the version)`},
+		{name: "the latest is another product's", releases: []releases.Tagged{ofApp("v1.2.3", "v1.2.3"), {Tag: "helm-chart-0.9.1", Assets: []releases.Asset{releases.Digested("chart-0.9.1.tgz", payload)}}}, result: state.ResultRefused,
+			text: "cannot use release helm-chart-0.9.1 of the-owner/agent: it has no file app_helm-chart-0.9.1.tar.gz; it has chart-0.9.1.tgz (hint: set source.asset)"},
 		{name: "another program's only", releases: several, prefix: "lib/", result: state.ResultNotAttempted,
 			text: "none of the 6 newest releases of the-owner/agent is tagged lib/ and a version (hint: source.tag names one that is older)"},
 		{name: "nothing in the range", releases: several, prefix: "app/", versions: ">=2", result: state.ResultNotAttempted,

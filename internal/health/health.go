@@ -24,7 +24,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -161,7 +160,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	p.began = j.Restarted
 	p.excuse(before, j.Probes)
 	// Not in the baseline: the old program has another version.
-	if len(t.Health.VersionCommand) > 0 && !durable.OfUser(t.Health.VersionCommand[0]) && j.Version != "" { // the operator may go back to a program whose version is unknown
+	if len(t.Health.VersionCommand) > 0 && !j.OfUser(t.Health.VersionCommand[0]) && j.Version != "" { // the operator may go back to a program whose version is unknown
 		p.probes = append(p.probes, versionProber(t.Health, j.Version, commands.run))
 	}
 	out, err := g.judge(ctx, p)

@@ -1,11 +1,15 @@
 package health
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestParseEnd reads entries of systemd 252 as journalctl prints them, the newest first.
@@ -77,4 +81,58 @@ func TestHead(t *testing.T) {
 	if !slices.Equal(h.data, []byte("abcd\nefg")) || stops != 1 {
 		t.Errorf("%q, %d stops", h.data, stops)
 	}
+}
+
+// TestJournalProbes: what a journal probe says of a unit's lines. The program in the place
+// of journalctl has a directory with the lines of each run, and the journal's first entry.
+func TestJournalProbes(t *testing.T) {
+	const journalctl = `#!/bin/sh
+for a; do case $a in
+--namespace=*) echo "no such namespace" >&2; exit 1 ;;
+_SYSTEMD_INVOCATION_ID=*) exec cat "$0.${a#*=}" ;;
+esac; done
+exec cat "$0.first"
+`
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	fake := filepath.Join(dir, "journalctl")
+	testkit.Put(t, fake, journalctl)
+	testkit.Must(t, os.Chmod(fake, 0o755))
+	testkit.Put(t, fake+".new", "it works\nstarting\n")
+	testkit.Put(t, fake+".old", "started\n")
+	const began = `{"__REALTIME_TIMESTAMP":"1000000"}` + "\n"
+	run := systemd.Unit{Name: "x.service", Invocation: "new", BeganAt: time.UnixMicro(2_000_000)}
+	with := func(change func(u *systemd.Unit)) systemd.Unit {
+		u := run
+		change(&u)
+		return u
+	}
+	var rows []testkit.Row
+	for _, row := range []struct {
+		name, first string
+		unit        systemd.Unit
+		text, want  string
+	}{
+		{"a line of this run contains it", began, run, "it works", ""},
+		{"no line contains it", began, run, "is ready", "no line since the start of the unit contains it"},
+		{"only a line of the run before contains it", began, run, "started", "no line since the start of the unit contains it"},
+		{"only the run before contains it, and the idle unit has not run since", began, with(func(u *systemd.Unit) { u.Invocation = "old" }), "started", "x.service has not been started since"},
+		{"the journal begins after the unit", began, with(func(u *systemd.Unit) { u.BeganAt = time.UnixMicro(1) }), "is ready", "the journal does not reach back to the start of the unit"},
+		{"the journal is empty", "", run, "is ready", "cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))"},
+		{"systemd does not know the run", began, with(func(u *systemd.Unit) { u.Invocation = "" }), "it works", "systemd does not say which run of the unit this is"},
+		{"the journal cannot be read", began, with(func(u *systemd.Unit) { u.LogNamespace = "y" }), "it works", "cannot read the journal: no such namespace"},
+	} {
+		testkit.Put(t, fake+".first", row.first)
+		p := peers{units: []systemd.Unit{row.unit}, rested: map[string]string{"x.service": "old"}}
+		err := p.said(t.Context(), row.text)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if got != row.want {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
+		}
+		rows = append(rows, testkit.Row{What: row.name, Refused: row.want})
+	}
+	testkit.Accepted(t, "Journal probes", rows)
 }

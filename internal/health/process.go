@@ -23,8 +23,8 @@ type program struct {
 
 // files returns the identities that the program's file may have.
 func (p program) files() ([]state.FileID, error) {
-	if durable.OfUser(p.path) {
-		return nil, nil // the path counts; root compares the bytes before the commit
+	if p.ofUser() {
+		return nil, nil
 	}
 	var ids []state.FileID
 	if p.id.Known() {
@@ -39,9 +39,13 @@ func (p program) files() ([]state.FileID, error) {
 	return ids, nil
 }
 
+// ofUser reports whether the path of the program counts: root does not look at a program in
+// a user's directory, and compares the bytes that run before the commit.
+func (p program) ofUser() bool { return !p.id.Known() && durable.OfUser(p.path) }
+
 // runsAs reports whether a process executes the program.
 func (p program) runsAs(e executable, files []state.FileID) bool {
-	return slices.Contains(files, e.File) || durable.OfUser(p.path) && e.Path == p.path
+	return slices.Contains(files, e.File) || p.ofUser() && e.Path == p.path
 }
 
 // find records which process of the unit runs one of the files or, if none does, what

@@ -85,7 +85,7 @@ func Others(tree state.Tree, dirs target.Dirs, name string) (all []*target.Targe
 
 // Missing returns the first file that every release of the target installs and that is not
 // there, or "". A file whose directory this process may not look at counts as there, and
-// so does one in a user's home.
+// so does one in a user's directory.
 func Missing(t *target.Target) string {
 	for _, i := range t.Install {
 		if durable.OfUser(i.To) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -162,6 +163,17 @@ func (b *Bundle) Open(name string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot read %s: %w", name, durable.Cause(err))
 	}
 	return f, nil
+}
+
+// OpenOnce is like Open for a file that is copied whole and not read again: where the file
+// system can do so, what was read of it is freed, and frees is true. A claimed bundle is
+// not taken again after this program was killed.
+func (b *Bundle) OpenOnce(name string) (r io.Reader, f *os.File, frees bool, err error) {
+	if d, f, err := durable.OpenDrainIn(b.Root, name); err == nil {
+		return d, f, true, nil
+	}
+	f, err = b.Open(name) // the reason, if there is one, shows here
+	return f, f, false, err
 }
 
 // Read reads a file of the bundle, which may have at most limit bytes.

@@ -30,7 +30,7 @@ func Identify(path string) (FileID, error) {
 }
 
 // MainID returns the identity of a target's main file, as root sees it. It returns the
-// zero FileID if path is "", is in a user's home, or no such file exists.
+// zero FileID if path is "", is in a user's directory, or no such file exists.
 func MainID(path string) (FileID, error) {
 	if path == "" || durable.OfUser(path) {
 		return FileID{}, nil

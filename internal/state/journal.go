@@ -53,7 +53,7 @@ type Change struct {
 	// Created says that an update created the file.
 	Created bool `json:"created,omitempty"`
 	// Pending says that the snapshot is not taken yet, so nothing may be restored from it;
-	// or that the swap has not tried yet to replace a program in a user's home.
+	// or that the swap has not tried yet to replace a program in a user's directory.
 	Pending bool `json:"pending,omitempty"`
 	// Saved is what a snapshot's backup contains, in the terms of package snapshot; "" if
 	// there was nothing to save.
@@ -63,7 +63,7 @@ type Change struct {
 	// runs.
 	Live bool `json:"live,omitempty"`
 	// Theirs says that users other than root can write there, so the journal's Owner saves
-	// and restores the data.
+	// and restores the data, or replaces the program.
 	Theirs bool `json:"theirs,omitempty"`
 	// Private says that not all users may read the old file, or the one to which the
 	// operator goes back, and thus their digests.
@@ -72,6 +72,12 @@ type Change struct {
 	// tree then, and Backup is Staged, because the old tree and the new one change places,
 	// or, of a change that is [Change.Linked], the directory of the old one.
 	Tree *TreeChange `json:"tree,omitempty"`
+}
+
+// OfUser reports whether the journal's Owner replaces a program. A journal of an earlier
+// version says so by the path alone.
+func (c Change) OfUser() bool {
+	return c.Kind != KindSnapshot && (c.Theirs || durable.InHome(c.To))
 }
 
 // Digest returns the digest of what is in the change's place, as [File.Digest] does.
@@ -190,6 +196,11 @@ type Journal struct {
 	// MainID is the main file that root installed last: the new one from the swap on, the
 	// old one from the rollback on.
 	MainID FileID `json:"main_id,omitzero"`
+}
+
+// OfUser reports whether the trial replaces this program as its Owner.
+func (j *Journal) OfUser(path string) bool {
+	return slices.ContainsFunc(j.Changes, func(c Change) bool { return c.To == path && c.OfUser() })
 }
 
 // Units returns all units that run the program, in the order in which they are started.

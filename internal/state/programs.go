@@ -6,14 +6,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// programs is the directory of the new and the old files of programs that are in the home
-// of the unit's user. Only root enters it.
+// programs is the directory of the new and the old files of programs that are in a
+// directory of the unit's user. Only root enters it.
 func (t Tree) programs(target string) string {
 	return filepath.Join(t.Dir(RoleSwap, target), "programs")
+}
+
+// OfProgram reports whether a backup is root's copy of a program in a user's directory.
+func (t Tree) OfProgram(target, backup string) bool {
+	return strings.HasPrefix(backup, t.programs(target)+"/")
 }
 
 // ProgramDir makes the directory of such files of one attempt, unless it is there, and

@@ -98,7 +98,7 @@ func (f File) tree() string {
 // Digest returns the digest of what is at the file's place; "" if there is nothing.
 func (f File) Digest() (sum string, err error) {
 	if durable.OfUser(f.To) {
-		return "", fmt.Errorf("root does not read %s, which is in a user's home", f.To)
+		return "", fmt.Errorf("root does not read %s, which is in a user's directory", f.To)
 	}
 	if f.Tree != nil {
 		sum, err = dirtree.Digest(f.tree(), f.Tree.Keep)
@@ -115,7 +115,7 @@ func (f File) Digest() (sum string, err error) {
 func (f File) Marked() (string, error) { return dirtree.Mark(f.tree(), f.Tree.Keep) }
 
 // Same reports whether what is at the file's place is what the release left there. Root
-// does not look into a user's home: there, only the swap notices a change.
+// does not look into a user's directory: there, only the swap notices a change.
 func (f File) Same() bool {
 	if durable.OfUser(f.To) {
 		return true

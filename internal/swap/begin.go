@@ -206,6 +206,9 @@ func (b *beginning) prepareInstall(ctx context.Context) error {
 	if err := b.knowOwner(ctx); err != nil {
 		return err
 	}
+	if err := b.leaveStranded(); err != nil {
+		return err
+	}
 	return b.letWrite(ctx, b.target)
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/dirtree"
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -104,7 +103,7 @@ func (s *Swapper) provenIn(ctx context.Context, j *state.Journal, unit string, p
 	if j.Main == "" {
 		return nil
 	}
-	if durable.OfUser(j.Main) {
+	if j.OfUser(j.Main) {
 		return provenOfUser(j, pid)
 	}
 	running, err := state.Identify(fmt.Sprintf("/proc/%d/exe", pid))

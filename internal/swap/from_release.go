@@ -30,7 +30,7 @@ func (sw *swapping) stageProgram(entry *state.Bundle, where map[string]string, p
 		return failed(err)
 	}
 	at := sidePath(dir, sw.name, sw.journal.Attempt, 0, "run") // swept when the attempt ends
-	sum, err := stageEntry(entry, from, at, want, described, room, true)
+	sum, err := sw.stageEntry(entry, from, at, want, described, room, true)
 	if err == nil {
 		err = os.Chmod(at, 0o700)
 	}

@@ -53,6 +53,7 @@ type swapping struct {
 	journal *state.Journal
 	proof   *signature.Archive // what remains to be checked of the archive; nil for nothing
 	program string             // where root's copy of from_release's program is; "" if the release has none
+	copied  map[string]string  // where root's first copies of entries of the verified tree are, by their names there
 }
 
 func (sw *swapping) run(ctx context.Context) error {

@@ -23,6 +23,7 @@ type kind struct {
 	pids    map[string]uint32
 	judged  map[string]systemd.Unit // how the units are when the trial is judged
 	refused string                  // why the commit is refused then; "" if it is not
+	alive   []string                // the instances of a template that run
 }
 
 // calls returns the calls that start, stop or change units of the target.
@@ -53,6 +54,9 @@ func kinds() map[string]kind {
 		return func(u *systemd.Unit) { u.Type, u.Invocation = "oneshot", run }
 	}
 	triggered := func(u *systemd.Unit) { u.Invocation, u.Triggers = "1st", []string{"agent.socket"} }
+	by := func(trigger string) func(*systemd.Unit) {
+		return func(u *systemd.Unit) { u.Invocation, u.Triggers = "1st", []string{trigger} }
+	}
 	worker := at("active", "running", func(u *systemd.Unit) { u.MainPID, u.Invocation = 4343, "w" })
 	other := worker
 	other.MainPID, other.Invocation = 4344, "w, started again"
@@ -68,6 +72,22 @@ func kinds() map[string]kind {
 			idle:   map[string]string{"agent.service": "1st"},
 			judged: map[string]systemd.Unit{"agent.service": at("active", "running", func(u *systemd.Unit) { triggered(u); u.Invocation = "2nd" }), "agent.socket": at("active", "listening", nil)},
 			rolls:  []string{"stop agent.service"}},
+		"waits for its timer": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", by("agent.timer")), "agent.timer": at("active", "waiting", nil)},
+			idle: map[string]string{"agent.service": "1st"}},
+		"waits for its timer, and its run fails": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", by("agent.timer")), "agent.timer": at("active", "waiting", nil)},
+			idle:   map[string]string{"agent.service": "1st"},
+			judged: map[string]systemd.Unit{"agent.service": at("failed", "failed", func(u *systemd.Unit) { u.Invocation = "2nd" })}, refused: "agent.service is failed"},
+		"waits for its path unit": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", by("agent.path")), "agent.path": at("active", "waiting", nil)},
+			idle: map[string]string{"agent.service": "1st"}},
+		"two instances": {unit: "unit = 'agent@.service'", units: map[string]systemd.Unit{"agent@1.service": at("active", "running", nil), "agent@2.service": worker},
+			alive: []string{"agent@2.service", "agent@1.service"}, pids: map[string]uint32{"agent@2.service": 4343},
+			begins: []string{"stop agent@2.service", "restart agent@1.service", "restart agent@2.service"},
+			rolls:  []string{"stop agent@2.service", "restart agent@1.service", "restart agent@2.service"}},
+		"two instances, and one has restarted": {unit: "unit = 'agent@.service'", units: map[string]systemd.Unit{"agent@1.service": at("active", "running", nil), "agent@2.service": worker},
+			alive: []string{"agent@2.service", "agent@1.service"}, pids: map[string]uint32{"agent@2.service": 4343},
+			judged: map[string]systemd.Unit{"agent@2.service": other}, refused: "agent@2.service is active (running) with main process 4344, the gate saw process 4343",
+			begins: []string{"stop agent@2.service", "restart agent@1.service", "restart agent@2.service"},
+			rolls:  []string{"stop agent@2.service", "restart agent@1.service", "restart agent@2.service"}},
 		"several": {unit: "units = ['agent.service', 'worker.service']", units: map[string]systemd.Unit{"worker.service": worker},
 			pids:   map[string]uint32{"worker.service": 4343},
 			begins: []string{"stop worker.service", "restart agent.service", "restart worker.service"},
@@ -102,6 +122,9 @@ func (k kind) trialOf(t *testing.T) *rig {
 	must(t, os.WriteFile(r.at("targets/agent.toml"), []byte(strings.NewReplacer(replace...).Replace(string(content))), 0o644))
 	for name, u := range k.units {
 		r.sys.units[name] = u
+	}
+	if k.alive != nil {
+		r.sys.alive = map[string][]string{"agent@*.service": k.alive}
 	}
 	r.sys.tried = systemd.SandboxResult{Output: "agent v2"}
 	r.offer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2", "agent.service": "unit 1"})

@@ -17,23 +17,23 @@ import (
 	"github.com/machinemon/machinemon-update/internal/units"
 )
 
-// This file is about programs in the home of the unit's user. Root works only on copies in
+// This file is about programs in a directory of the unit's user. Root works only on copies in
 // a directory of its own; a process of that user reads and replaces the program itself, in
 // the unit that also saves the user's data. That user may control the process: what it
 // hands to root is bytes to be copied and hashed, and the harm it can do is the user's own.
 
-// ofUser reports whether a target installs a program in a user's home.
-func ofUser(t *target.Target) bool {
+// ofUser returns the programs that a target installs in a user's directories.
+func ofUser(t *target.Target) (programs []string) {
 	for _, i := range t.Install {
 		if durable.OfUser(i.To) {
-			return true
+			programs = append(programs, i.To)
 		}
 	}
-	return false
+	return programs
 }
 
-// programOwner returns the user of these units, for a program in a user's home.
-func (s *Swapper) programOwner(ctx context.Context, names []string) (*state.Owner, error) {
+// programOwner returns the user of these units, for programs in that user's directories.
+func (s *Swapper) programOwner(ctx context.Context, names []string, programs ...string) (*state.Owner, error) {
 	var all []systemd.Unit
 	for _, name := range names {
 		u, err := s.Systemd.Unit(ctx, name)
@@ -48,23 +48,55 @@ func (s *Swapper) programOwner(ctx context.Context, names []string) (*state.Owne
 			err = fmt.Errorf("others than root can write there, and %s and %s run as different users", all[0].Name, u.Name)
 		}
 	}
+	for _, path := range programs {
+		dir, uid, looked := durable.UserOf(path)
+		if err == nil && looked && uid >= 0 && uid != int(owner.UID) { // root does not look into /home
+			err = fmt.Errorf("user %d owns %s, and %s runs as user %d", uid, dir, all[0].Name, owner.UID)
+		}
+	}
 	if err != nil {
-		return nil, state.Fail(state.ResultMisconfigured, "cannot install a program in a user's home: %w", err)
+		return nil, state.Fail(state.ResultMisconfigured, "cannot install a program in a user's directory: %w", err)
 	}
 	return owner, nil
 }
 
-// knowOwner refuses an attempt that must replace a program in a user's home, unless the
+// knowOwner refuses an attempt that must replace a program in a user's directory, unless the
 // units run as a user.
 func (b *beginning) knowOwner(ctx context.Context) error {
-	if !ofUser(b.target) {
+	programs := ofUser(b.target)
+	if len(programs) == 0 {
 		return nil
 	}
 	names, err := units.Names(ctx, b.Systemd, b.target)
 	if err == nil {
-		_, err = b.programOwner(ctx, names)
+		_, err = b.programOwner(ctx, names, programs...)
 	}
 	return err
+}
+
+// stranded returns a file of the kept release whose backup root does not use: root made it
+// beside a program whose directory is a user's by now, or the other way round.
+func (s *Swapper) stranded(name string, previous *state.Release) *state.File {
+	if previous != nil {
+		for i, f := range previous.Files {
+			if f.Backup != "" && durable.OfUser(f.To) != s.Tree.OfProgram(name, f.Backup) {
+				return &previous.Files[i]
+			}
+		}
+	}
+	return nil
+}
+
+// leaveStranded forgets a kept release whose backups root does not use any more.
+func (b *beginning) leaveStranded() error {
+	f := b.stranded(b.name, b.status.Previous)
+	if f == nil {
+		return nil
+	}
+	b.logf("%s: release %s, which was kept for a rollback by command, is given up: %s has another owner since the backup %s was made",
+		b.name, state.Called(b.status.Previous.Version), filepath.Dir(f.To), f.Backup)
+	b.status.Previous = nil
+	return b.Tree.Update(state.RoleSwap, b.name, func(st *state.Status) { st.Previous = nil })
 }
 
 // stagingDir returns the directory for files that wait to be installed.
@@ -75,13 +107,12 @@ func (sw *swapping) stagingDir(to string) (string, error) {
 	return sideDir(to)
 }
 
-// stageOfUser makes bring write the new file of a program in a user's home into root's own
-// directory, and keeps a copy of the old one there.
+// stageOfUser makes bring write the new file of a program in a user's directory into root's, and keeps a copy of the old one there.
 func (sw *swapping) stageOfUser(ctx context.Context, to string, bring func(staged string, room int64) (string, error)) (c state.Change, err error) {
 	j := sw.journal
-	c = state.Change{Kind: state.KindReplace, To: to, Private: true, Pending: true}
+	c = state.Change{Kind: state.KindReplace, To: to, Private: true, Pending: true, Theirs: true}
 	if j.Owner == nil {
-		if j.Owner, err = sw.programOwner(ctx, j.Units()); err != nil {
+		if j.Owner, err = sw.programOwner(ctx, j.Units(), to); err != nil {
 			return c, err
 		}
 	}
@@ -110,10 +141,10 @@ func (sw *swapping) stageOfUser(ctx context.Context, to string, bring func(stage
 	return c, errors.Join(durable.SyncFile(c.Staged), durable.SyncDir(dir))
 }
 
-// unattended refuses to replace a program in a user's home that was changed since the last
+// unattended refuses to replace a program in a user's directory that was changed since the last
 // update, unless a person asked for it. Only this attempt has looked at it.
 func (sw *swapping) unattended(c state.Change, was *state.File) error {
-	if !durable.OfUser(c.To) || was == nil || c.Old == was.SHA256 || c.Old == c.New || sw.journal.Origin == state.OriginOperator {
+	if !c.OfUser() || was == nil || c.Old == was.SHA256 || c.Old == c.New || sw.journal.Origin == state.OriginOperator {
 		return nil
 	}
 	return state.Fail(state.ResultNotAttempted, "%s was changed by hand (hint: machinemon-update apply %s)", c.To, sw.name)
@@ -167,9 +198,12 @@ func (s *Swapper) lookAsUser(ctx context.Context, j *state.Journal, to, keep str
 	return sum, err
 }
 
-// digestAsUser returns the digest of a program in the home of the trial's user.
+// digestAsUser returns the digest of a program in a directory of the trial's user.
 func (s *Swapper) digestAsUser(ctx context.Context, j *state.Journal, to string) (sum string, err error) {
 	dir, err := s.Tree.ProgramDir(j.Target, j.Attempt)
+	if err == nil && j.Owner == nil {
+		err = fmt.Errorf("%s was not of a user when the trial began", filepath.Dir(to))
+	}
 	if err != nil {
 		return "", err
 	}
@@ -191,7 +225,7 @@ func (s *Swapper) putAsUser(ctx context.Context, j *state.Journal, file, to stri
 	return nil
 }
 
-// placeAsUser puts the new file in the place of a program in a user's home. The journal
+// placeAsUser puts the new file in the place of a program in a user's directory. The journal
 // says so before, so that a rollback leaves the program alone if that was not tried.
 func (sw *swapping) placeAsUser(ctx context.Context, c *state.Change) error {
 	c.Pending = false

@@ -69,17 +69,28 @@ exec setpriv --reuid=1234 --regid=1234 --clear-groups --no-new-privs "$@"`
 	return nil
 }
 
+// places are the directories below which the program of the tests may be: in the home of
+// the unit's user, and in that user's directory below one of root's.
+var places = []string{"/home", "/srv"}
+
 // newHomeRig returns a machine whose target is a program in the home of the unit's user.
-func newHomeRig(t *testing.T) *rig {
+func newHomeRig(t *testing.T) *rig { return newUserRig(t, "/home") }
+
+// newUserRig returns a machine whose target is a program in a directory of the unit's user,
+// which is in one of root's unless the place is /home.
+func newUserRig(t *testing.T, place string) *rig {
 	t.Helper()
 	r := newRig(t)
-	home, err := os.MkdirTemp("/home", "machinemon-update-test-")
+	home, err := os.MkdirTemp(place, "machinemon-update-test-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(home)) })
 	r.sys.home = filepath.Join(home, "bin/agent")
 	must(t, os.Mkdir(filepath.Join(home, "bin"), 0o700))
 	must(t, os.WriteFile(r.sys.home, []byte("agent 1"), 0o750))
-	for p := r.sys.home; p != "/home"; p = filepath.Dir(p) {
+	if must(t, os.Chmod(home, 0o755)); place == "/home" {
+		must(t, os.Chown(home, alice, alice))
+	}
+	for _, p := range []string{r.sys.home, filepath.Dir(r.sys.home)} {
 		must(t, os.Chown(p, alice, alice))
 	}
 	must(t, os.WriteFile(r.at("targets/agent.toml"), fmt.Appendf(nil, `unit = "agent.service"
@@ -143,9 +154,14 @@ func (r *rig) agent2(t *testing.T) {
 	r.offer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2"})
 }
 
-// TestOfUser updates a program in a user's home, goes back, and rolls back.
+// TestOfUser updates a program in a user's directory, goes back, and rolls back.
 func TestOfUser(t *testing.T) {
-	r := newHomeRig(t)
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) { testOfUser(t, newUserRig(t, place)) })
+	}
+}
+
+func testOfUser(t *testing.T, r *rig) {
 	r.agent2(t)
 	r.step(t, "swap")
 	if got := r.sys.trial; len(got.Over) != 1 || got.Over[0].To != newProgram || !slices.Equal(got.Argv, []string{newProgram, "--version"}) {
@@ -180,7 +196,7 @@ func TestOfUser(t *testing.T) {
 	}
 }
 
-// TestOfUserRefused checks what keeps a program in a home from its update.
+// TestOfUserRefused checks what keeps a program in a user's directory from its update.
 func TestOfUserRefused(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -190,7 +206,7 @@ func TestOfUserRefused(t *testing.T) {
 	}{
 		{"the unit runs as root", func(t *testing.T, r *rig) {
 			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242}
-		}, state.ResultMisconfigured, "cannot install a program in a user's home: others than root can write there, and agent.service runs as root"},
+		}, state.ResultMisconfigured, "cannot install a program in a user's directory: others than root can write there, and agent.service runs as root"},
 		{"a dynamic user", func(t *testing.T, r *rig) {
 			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242, User: "alice", UID: alice, DynamicUser: true}
 		}, state.ResultMisconfigured, "has a user for its run only (DynamicUser=)"},
@@ -199,6 +215,9 @@ func TestOfUserRefused(t *testing.T) {
 		{"root's directory", func(t *testing.T, r *rig) {
 			must(t, os.Chown(filepath.Dir(r.sys.home), 0, 0))
 		}, state.ResultFailed, "permission denied"},
+		{"root's directory, which is no home", func(t *testing.T, r *rig) {
+			must(t, os.Chown(filepath.Dir(r.sys.home), 0, 0))
+		}, state.ResultMisconfigured, "bin/agent is owned by user 1234, not by root"},
 		{"a link", func(t *testing.T, r *rig) {
 			must(t, os.Remove(r.sys.home))
 			must(t, os.Symlink(r.at("bin/agent"), r.sys.home))
@@ -207,19 +226,75 @@ func TestOfUserRefused(t *testing.T) {
 			target, err := os.ReadFile(r.at("targets/agent.toml"))
 			must(t, err)
 			must(t, os.WriteFile(r.at("targets/agent.toml"), bytes.Replace(target, []byte("version_command = ["), []byte("version_command = [\"/bin/sh\", "), 1), 0o644))
-		}, state.ResultMisconfigured, "health.version_command: /home/"},
+		}, state.ResultMisconfigured, "health.version_command: "},
 		{"missing", func(t *testing.T, r *rig) { must(t, os.Remove(r.sys.home)) }, state.ResultFailed, "no such file"},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			r := newHomeRig(t)
-			row.change(t, r)
-			before := r.installed(t)["bin/agent"]
-			r.agent2(t)
-			r.fails(t, "swap", row.want, row.says)
-			if now := r.installed(t)["bin/agent"]; now != before {
-				t.Errorf("root's file is %+v, and was %+v", now, before)
+		for _, place := range places {
+			if strings.HasPrefix(row.name, "root's directory") && strings.HasSuffix(row.name, "no home") == (place == "/home") {
+				continue
 			}
-			r.keeps(t)
+			t.Run(row.name+" "+place, func(t *testing.T) {
+				r := newUserRig(t, place)
+				row.change(t, r)
+				before := r.installed(t)["bin/agent"]
+				r.agent2(t)
+				r.fails(t, "swap", row.want, row.says)
+				if now := r.installed(t)["bin/agent"]; now != before {
+					t.Errorf("root's file is %+v, and was %+v", now, before)
+				}
+				r.keeps(t)
+			})
+		}
+	}
+}
+
+// TestOfUserStranded: a backup that root made beside a program stays where it is once its
+// directory is a user's, and the other way round.
+func TestOfUserStranded(t *testing.T) {
+	install := func(t *testing.T, r *rig, attempt state.AttemptID, content string) {
+		r.offer(t, attempt, "v"+content, int64(content[0]), map[string]string{"agent": content})
+		r.sys.tried.Output = "agent v" + content + "\n"
+		r.step(t, "swap")
+		r.gate(t, attempt, state.FindingHealthy, "")
+		r.step(t, "commit")
+	}
+	give := func(t *testing.T, r *rig, owner int) {
+		for _, p := range []string{r.sys.home, filepath.Dir(r.sys.home)} {
+			must(t, os.Chown(p, owner, owner))
+		}
+	}
+	for _, row := range []struct {
+		name          string
+		before, after int
+	}{{"of a user now", 0, alice}, {"of root now", alice, 0}} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newUserRig(t, "/srv")
+			must(t, os.Chmod(r.sys.home, 0o755))
+			give(t, r, row.before)
+			install(t, r, "a1", "2")
+			give(t, r, row.after)
+			st, err := r.tree.Status(state.RoleSwap, "agent")
+			must(t, err)
+			kept := st.Previous.Files[0].Backup
+
+			must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
+			r.fails(t, "swap", state.ResultRefused, "cannot go back: "+filepath.Dir(r.sys.home)+" has another owner since the backup "+kept+" was made")
+			if _, err := os.Stat(kept); err != nil {
+				t.Error(err)
+			}
+
+			must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c1", Verb: state.VerbApply}))
+			r.step(t, "begin")
+			if st, err = r.tree.Status(state.RoleSwap, "agent"); err != nil || st.Previous != nil {
+				t.Errorf("after begin, %+v is kept, %v", st.Previous, err)
+			}
+			install(t, r, "c1", "3")
+			if got, err := os.ReadFile(r.sys.home); err != nil || string(got) != "3" {
+				t.Errorf("the program is %q, %v", got, err)
+			}
+			if st, err = r.tree.Status(state.RoleSwap, "agent"); err != nil || st.Previous == nil || r.tree.OfProgram("agent", st.Previous.Files[0].Backup) != (row.after == alice) {
+				t.Errorf("%+v is kept, %v", st.Previous, err)
+			}
 		})
 	}
 }
@@ -272,9 +347,9 @@ func TestOfUserKilled(t *testing.T) {
 		{"swap", "hook program-look"}, {"swap", "hook program-put"}, {"swap", "restart agent.service"},
 		{"rollback", "hook program-put"}, {"rollback", "restart agent.service"},
 	} {
-		for _, then := range []string{"rollback", "recover"} {
+		for i, then := range []string{"rollback", "recover"} {
 			t.Run(strings.Join([]string{row.verb, row.call, then}, " "), func(t *testing.T) {
-				r := newHomeRig(t)
+				r := newUserRig(t, places[i])
 				r.agent2(t)
 				kill := func() { panic(killed) }
 				if row.verb == "rollback" {

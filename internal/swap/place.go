@@ -5,7 +5,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -17,7 +16,7 @@ func (sw *swapping) rename(ctx context.Context) error {
 		if c.Kind != state.KindReplace {
 			continue
 		}
-		if c.Old == c.New && !c.Linked() && !durable.OfUser(c.To) {
+		if c.Old == c.New && !c.Linked() && !c.OfUser() {
 			// Check again, because a hook may have changed the file meanwhile.
 			if now, err := c.Digest(); err == nil && now == c.New && dressedLike(c.Staged, c.To) {
 				continue
@@ -30,7 +29,7 @@ func (sw *swapping) rename(ctx context.Context) error {
 		if c.Tree != nil {
 			put = func(_, _ string) error { return placeTree(c) }
 		}
-		if durable.OfUser(c.To) {
+		if c.OfUser() {
 			put = func(_, _ string) error { return sw.placeAsUser(ctx, &sw.journal.Changes[i]) }
 		}
 		if err := put(c.Staged, c.To); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
@@ -163,7 +164,7 @@ func (sw *swapping) planTree(ctx context.Context, entry *state.Bundle) error {
 			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
 		c, err := sw.stage(ctx, inst.To, own, func(staged string, room int64) (string, error) {
-			return stageEntry(entry, from, staged, want, inContents, room, true)
+			return sw.stageEntry(entry, from, staged, want, inContents, room, true)
 		})
 		if err != nil {
 			return err
@@ -189,36 +190,6 @@ func (sw *swapping) planTree(ctx context.Context, entry *state.Bundle) error {
 	return sw.planSnapshot()
 }
 
-// entrySize returns the size of a file of the tree, 0 if it is not there.
-func entrySize(entry *state.Bundle, name string) int64 {
-	info, err := entry.Lstat(name)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-// stageEntry copies an entry of a verified tree, without a sync if others follow it.
-func stageEntry(entry *state.Bundle, from, staged string, want manifest.Content, inContents bool, room int64, sync bool) (string, error) {
-	f, err := entry.Open(from)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	limit := info.Size() // a file that grows during the copy could fill the disk
-	if inContents {
-		limit = min(limit, want.Size)
-	}
-	if need := info.Size(); need > room {
-		return "", fmt.Errorf("it needs %d bytes, %d are free", need, room)
-	}
-	return copyFile(staged, f, limit, sync)
-}
-
 // planPrevious stages the kept release, which has run here before. It copies or links the
 // backups instead of moving them, because they must survive this trial.
 func (sw *swapping) planPrevious(ctx context.Context) error {
@@ -235,6 +206,9 @@ func (sw *swapping) planPrevious(ctx context.Context) error {
 	}
 	if err := sw.target.CheckDestinations(sw.others(sw.name)); err != nil {
 		return err
+	}
+	if f := sw.stranded(sw.name, prev); f != nil {
+		return state.Fail(state.ResultRefused, "cannot go back: %s has another owner since the backup %s was made", filepath.Dir(f.To), f.Backup)
 	}
 	for _, f := range prev.Files {
 		own := ownership{uid: -1, gid: -1}

@@ -8,13 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
-// newProgram is where the pre-flight has a new program that belongs into a user's home.
+// newProgram is where the pre-flight has a new program that belongs into a user's directory.
 const newProgram = "/run/machinemon-update/program"
 
 // preflight starts the new program harmlessly before the swap: it runs version_command,
@@ -34,7 +33,7 @@ func (sw *swapping) preflight(ctx context.Context) error {
 		Output: filepath.Join(sw.Tree.Run, "attempt", sw.name+".preflight"),
 	}
 	for _, c := range sw.journal.Changes {
-		if durable.OfUser(c.To) { // nothing is mounted where a user could redirect it
+		if c.OfUser() { // nothing is mounted where a user could redirect it
 			trial.Over = append(trial.Over, systemd.Bind{From: c.Staged, To: newProgram})
 			if argv[0] == c.To {
 				trial.Argv = append([]string{newProgram}, argv[1:]...)

@@ -40,7 +40,7 @@ func (sw *swapping) reserveAll(ctx context.Context) error {
 	}
 	done := map[string]bool{}
 	for i, c := range j.Changes {
-		if dir := filepath.Dir(c.To); c.Kind != state.KindSnapshot && !durable.OfUser(c.To) && !done[dir] {
+		if dir := filepath.Dir(c.To); c.Kind != state.KindSnapshot && !c.OfUser() && !done[dir] {
 			done[dir] = true
 			if err := reserveBeside(roomBeside(j, i)); err != nil {
 				return fmt.Errorf("a rollback needs %d bytes in %s: %w%s", sideRoom, dir, brief(err), hint(err))
@@ -73,7 +73,7 @@ func roomBeside(j *state.Journal, change int) string {
 // freeBeside frees the space beside the installed files.
 func (s *Swapper) freeBeside(j *state.Journal) {
 	for i, c := range j.Changes {
-		if c.Kind != state.KindSnapshot && !durable.OfUser(c.To) {
+		if c.Kind != state.KindSnapshot && !c.OfUser() {
 			s.logError(j, remove(roomBeside(j, i)))
 		}
 	}

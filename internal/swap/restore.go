@@ -32,7 +32,7 @@ func (s *Swapper) restoreFiles(ctx context.Context, j *state.Journal) (changed b
 	for i := len(j.Changes) - 1; i >= 0; i-- {
 		if c := j.Changes[i]; c.Kind != state.KindSnapshot {
 			restore := func() (bool, error) { return putBack(c, ours(j, c)) }
-			if durable.OfUser(c.To) {
+			if c.OfUser() {
 				restore = func() (bool, error) { return s.putBackAsUser(ctx, j, c) }
 			}
 			did, err := restore()
@@ -136,7 +136,7 @@ func remove(path string) error {
 // A backup that cannot be copied stays shared.
 func (s *Swapper) unshare(j *state.Journal) {
 	for _, c := range j.Changes {
-		if c.Backup == "" || c.Kind == state.KindSnapshot || c.Tree != nil || durable.OfUser(c.To) {
+		if c.Backup == "" || c.Kind == state.KindSnapshot || c.Tree != nil || c.OfUser() {
 			continue
 		}
 		installed, err := os.Lstat(c.To)

@@ -22,6 +22,7 @@ func (sw *swapping) makeRoom(size func(target.Install) int64) error {
 		return nil
 	}
 	disks := state.Disks{}
+	freed := sw.freedDevice()
 	for _, i := range sw.target.Install {
 		if durable.OfUser(i.To) {
 			continue // its copy is on the disk of the state
@@ -30,6 +31,9 @@ func (sw *swapping) makeRoom(size func(target.Install) int64) error {
 		disk, err := disks.On(i.Dir())
 		if err != nil || n == 0 {
 			continue // staging reports it
+		}
+		if deviceAt(i.Dir()) == freed {
+			n = min(n, durable.DrainStep)
 		}
 		disk.Need += n + sideRoom
 		if sw.target.Hooks.BeforeSwap() > 0 && !i.Tree { // the backup of the installed file is a copy then

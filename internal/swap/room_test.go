@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // large returns a release whose program has a MiB, and begins with the version.
@@ -133,4 +134,50 @@ func TestPreviousGivenUpForDownload(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOneDisk installs a program from a verified tree on the same disk, which has no room
+// for both. The program is there twice, and its second copy is as good as the first.
+func TestOneDisk(t *testing.T) {
+	testkit.NeedRoot(t, "it mounts a small file system")
+	disk, err := os.MkdirTemp(base, "disk-")
+	must(t, err)
+	must(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "mode=755,size=64m"))
+	t.Cleanup(func() { must(t, unix.Unmount(disk, unix.MNT_DETACH)) })
+	newRig := func(t *testing.T) *rig { // what the test's machine and daemon write is elsewhere
+		r := newRigBelow(t, disk)
+		for _, dir := range []string{"machine", "etc"} {
+			must(t, unix.Mount("tmpfs", r.at(dir), "tmpfs", 0, "mode=755"))
+			t.Cleanup(func() { must(t, unix.Unmount(r.at(dir), unix.MNT_DETACH)) })
+		}
+		r.put(t, "etc/config", oldFiles["etc/config"])
+		must(t, r.sys.set("running", "agent 1"))
+		must(t, r.sys.set("loaded", "unit 1"))
+		return r
+	}
+	program := "agent 2" + strings.Repeat(" 2345678", 4<<20)
+	t.Run("it fits once", func(t *testing.T) {
+		r := newRig(t)
+		r.offer(t, "a1", "v2", 2, map[string]string{"agent": program, "agent.service": "unit 1"})
+		r.step(t, "swap")
+		r.gate(t, "a1", state.FindingHealthy, "")
+		r.step(t, "commit")
+		r.holds(t, "bin/agent", program)
+	})
+	t.Run("it is installed twice", func(t *testing.T) {
+		r := newRig(t)
+		r.retarget(t, `from = "extra"`, `from = "agent"`)
+		program := program[:12<<20]
+		r.offer(t, "a1", "v2", 2, map[string]string{"agent": program, "agent.service": "unit 1"})
+		r.step(t, "swap")
+		r.holds(t, "bin/agent", program)
+		r.holds(t, "bin/extra", program)
+	})
+	t.Run("it does not fit", func(t *testing.T) {
+		r := newRig(t)
+		r.put(t, "bin/ballast", file{strings.Repeat("x", 26<<20), 0o600, 0})
+		r.offer(t, "a1", "v2", 2, map[string]string{"agent": program, "agent.service": "unit 1"})
+		r.fails(t, "swap", state.ResultFailed, "it needs 8388608 bytes, ")
+		r.closed(t)
+	})
 }

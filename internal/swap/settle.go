@@ -74,7 +74,7 @@ func (s *Swapper) word(ctx context.Context, j *state.Journal) (over bool, err er
 func (s *Swapper) setAside(j *state.Journal) error {
 	moved := false
 	for _, c := range j.Changes {
-		if durable.OfUser(c.To) {
+		if c.OfUser() {
 			continue // root moves nothing there
 		}
 		now, err := now(c)

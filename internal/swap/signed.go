@@ -80,19 +80,24 @@ func (sw *swapping) contents(ctx context.Context, entry *state.Bundle, p manifes
 // copyArchive copies the archive of a verified tree, and checks the copy. path is that of
 // the copy, also beside an error, or "" if there is none.
 func (sw *swapping) copyArchive(entry *state.Bundle, p manifest.Platform) (path string, err error) {
-	in, err := entry.Open(state.PayloadName)
+	in, f, frees, err := entry.OpenOnce(state.PayloadName)
 	if err != nil {
 		return "", state.Fail(state.ResultRefused, "%w", err)
 	}
-	defer in.Close()
+	defer f.Close()
 	failed := func(err error) error {
 		return fmt.Errorf("cannot copy %s: %w%s", p.File, durable.Cause(err), hint(err))
 	}
 	dir := sw.Tree.Dir(state.RoleSwap, sw.name)
+	info, err := f.Stat()
+	if err != nil {
+		return "", failed(err)
+	}
+	need := spaceFor(info, frees, dir)
 	if free, err := state.Free(dir); err != nil {
 		return "", failed(err)
-	} else if p.Size > free {
-		return "", failed(fmt.Errorf("it needs %d bytes in %s, %d are free", p.Size, dir, free))
+	} else if need > free {
+		return "", failed(fmt.Errorf("it needs %d bytes in %s, %d are free", need, dir, free))
 	}
 	out, err := os.CreateTemp(dir, state.TempPayload+"*")
 	if err != nil {

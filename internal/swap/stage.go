@@ -58,7 +58,7 @@ func (sw *swapping) stage(ctx context.Context, to string, own ownership, bring f
 func (sw *swapping) backUp() error {
 	for i := range sw.journal.Changes {
 		c := &sw.journal.Changes[i]
-		if c.Old == "" || c.Kind == state.KindSnapshot || durable.OfUser(c.To) { // root has a copy of a user's program
+		if c.Old == "" || c.Kind == state.KindSnapshot || c.OfUser() { // root has a copy of a user's program
 			continue
 		}
 		if c.Tree != nil { // the exchange keeps it

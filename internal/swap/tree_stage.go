@@ -75,7 +75,7 @@ func (sw *swapping) planDirectory(entry *state.Bundle, inst target.Install, file
 		if err := makeParents(c.Staged, name, gid); err != nil {
 			return failed(err)
 		}
-		sum, err := stageEntry(entry, from, to, want, inContents, room, false)
+		sum, err := sw.stageEntry(entry, from, to, want, inContents, room, false)
 		if err != nil {
 			return failed(err)
 		}

@@ -3,6 +3,7 @@
 package systemtest
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,24 +40,32 @@ func newAliceChain(t *testing.T) *chain {
 // assertAlice fails the test unless this build of testd is alice's program and runs.
 func (b *box) assertAlice(d releases.Daemon) {
 	b.t.Helper()
-	if got, want := digest(b.readFile(alicePath)), digest(string(build(b.t, d))); got != want {
-		b.t.Errorf("%s has sha256 %s, want %s of %s", alicePath, got, want, d.Version)
-	}
+	b.assertOfUser(alicePath, d)
 	if got := b.must("stat", "--format=%a %U:%G %N", alicePath, "/home/alice/bin", "/home/alice"); !strings.HasPrefix(got, "755 alice:alice '"+alicePath+"'\n755 alice:alice ") || !strings.Contains(got, "\n700 alice:alice ") {
 		b.t.Errorf("the program and its directories are\n%s", got)
 	}
-	if got := b.list("/home/alice/bin"); len(got) != 1 {
-		b.t.Errorf("/home/alice/bin has %q", got)
+}
+
+// assertOfUser fails the test unless this build of testd is the user's program, with
+// nothing beside it, and runs.
+func (b *box) assertOfUser(path string, d releases.Daemon) {
+	b.t.Helper()
+	if got, want := digest(b.readFile(path)), digest(string(build(b.t, d))); got != want {
+		b.t.Errorf("%s has sha256 %s, want %s of %s", path, got, want, d.Version)
+	}
+	if got := b.list(filepath.Dir(path)); len(got) != 1 {
+		b.t.Errorf("beside %s are %q", path, got)
 	}
 	b.awaitTestd(d.Version)
-	b.must("test", "/proc/"+b.mainPID()+"/exe", "-ef", alicePath)
+	b.must("test", "/proc/"+b.mainPID()+"/exe", "-ef", path)
 	if s := b.status(); s.Trial != "" || s.Error != "" {
 		b.t.Errorf("status shows %+v", s)
 	}
 }
 
 // TestProgramOfUser updates a program in the home of the unit's user, rolls back, and goes
-// back; and refuses it for a unit of root.
+// back; refuses it for a unit of root; and does the same in that user's directory below
+// one of root's.
 func TestProgramOfUser(t *testing.T) {
 	t.Parallel()
 	c := newAliceChain(t)
@@ -96,7 +105,7 @@ func TestProgramOfUser(t *testing.T) {
 		c.writeFile("/etc/systemd/system/testd.service", strings.Replace(aliceUnit, "User=alice\n", "", 1), 0o644)
 		c.must("systemctl", "daemon-reload")
 		c.must("systemctl", "start", "testd.service")
-		c.apply(2, "misconfigured: cannot install a program in a user's home: others than root can write there, and testd.service runs as root")
+		c.apply(2, "misconfigured: cannot install a program in a user's directory: others than root can write there, and testd.service runs as root")
 		c.writeFile("/etc/systemd/system/testd.service", aliceUnit, 0o644)
 		c.must("systemctl", "daemon-reload")
 		c.must("systemctl", "restart", "testd.service")
@@ -118,5 +127,37 @@ func TestProgramOfUser(t *testing.T) {
 		if now := c.must("sh", "-c", "stat -c '%i %a %u %y %z' /srv/root/testd && ls -A /srv/root && sha256sum /srv/root/testd"); now != before {
 			c.t.Errorf("root's directory was\n%sand is\n%s", before, now)
 		}
+	})
+	c.step("another directory of the user", func() {
+		const path = "/srv/app/bin/testd"
+		install := func(d releases.Daemon, owner string) {
+			c.must("systemctl", "stop", "testd.service")
+			c.must("install", "-d", "-o", owner, "-g", "alice", "-m", "2750", filepath.Dir(path)) // the gate's user cannot look there
+			c.writeFile("/etc/testd-first", string(build(t, d)), 0o755)
+			c.must("install", "-o", "alice", "-g", "alice", "-m", "755", "/etc/testd-first", path)
+			c.must("systemctl", "start", "testd.service")
+			c.assertOfUser(path, d)
+		}
+		c.writeFile("/etc/systemd/system/testd.service", strings.ReplaceAll(aliceUnit, alicePath, path), 0o644)
+		c.writeTarget(strings.ReplaceAll(aliceTarget, alicePath, path))
+		c.must("systemctl", "daemon-reload")
+		install(first, "alice")
+		c.publish(c.dir, second)
+		c.apply(0, "1.1.0")
+		c.assertOfUser(path, second)
+		c.publish(c.dir, releases.Daemon{Version: "1.4.0", Behaviour: "answer-500"})
+		c.apply(4, "1.4.0")
+		c.assertOfUser(path, second)
+		since := c.cursor()
+		c.said(c.run("machinemon-update", "rollback", "testd"), 0)
+		c.awaitEvent(since, "testd.service started")
+		c.assertOfUser(path, first)
+		if got := c.must("stat", "--format=%a %U:%G", path, filepath.Dir(path), "/srv/app"); got != "755 alice:alice\n2750 alice:alice\n755 root:root\n" {
+			c.t.Errorf("the program and its directories are\n%s", got)
+		}
+		c.must("useradd", "bob")
+		install(first, "bob")
+		c.apply(2, "owns /srv/app/bin, and testd.service runs as user")
+		c.assertOfUser(path, first)
 	})
 }

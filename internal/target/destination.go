@@ -94,7 +94,7 @@ func (t *Target) CheckDestinations(all []*Target) error {
 			path = "install_manifest"
 		}
 		resolved, problem, hint := i.To, "", ""
-		if !durable.OfUser(i.To) { // there the unit's user looks, before the swap
+		if i.Listed || i.Tree || !t.check.ofUser(i.To) { // there the unit's user looks, before the swap
 			resolved, problem, hint = t.check.destination(i.To, i)
 			if problem == "" {
 				problem, hint = t.check.replaceable(resolved)

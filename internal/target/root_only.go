@@ -37,6 +37,21 @@ func (w writable) Is(target error) bool { return target == errOtherWriter }
 
 func otherWriter(format string, a ...any) error { return writable(fmt.Sprintf(format, a...)) }
 
+// ownedBy is the error about the first file or directory in a path that root does not own.
+type ownedBy struct{ error }
+
+func (o ownedBy) Unwrap() error { return o.error }
+
+// ofUser reports whether a file is in a user's directory, as [durable.OfUser] does.
+func (c checker) ofUser(path string) bool {
+	if durable.InHome(path) || c.elsewhere {
+		return durable.InHome(path)
+	}
+	_, err := c.resolve(filepath.Dir(path))
+	_, owned := errors.AsType[ownedBy](err)
+	return owned
+}
+
 // A checker looks at the file system below root. root "" is the machine's own file
 // system, whose files root must own; the files of any other must belong to the owner of
 // its root.
@@ -113,7 +128,7 @@ func (c checker) component(path string, owner uint32) (link string, err error) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	if stat.Uid != owner {
-		return "", otherWriter("%s is owned by user %d, not by root", path, stat.Uid)
+		return "", ownedBy{otherWriter("%s is owned by user %d, not by root", path, stat.Uid)}
 	}
 	mode := info.Mode()
 	switch {

@@ -24,7 +24,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -212,7 +211,7 @@ func (i Install) Dir() string {
 func (t *Target) Directories() []string {
 	var dirs []string
 	for _, i := range t.Install {
-		if !durable.OfUser(i.To) {
+		if !t.check.ofUser(i.To) {
 			dirs = append(dirs, filepath.Dir(i.To), i.Dir())
 		}
 	}

@@ -42,6 +42,11 @@ func TestResolve(t *testing.T) {
 		insecure                   bool
 	}{
 		{"as written by the client", "", client, "https://monitor.example.com/download/m.json", false},
+		{"an empty list of checks before tables", "", strings.Replace(client, "\n\n", "\ncheck = []\n\n", 1), "https://monitor.example.com/download/m.json", false},
+		{"a check inline", "", strings.Replace(client, "\n\n", "\ncheck = [ { type = \"script\", script_path = \"true\" } ]\n\n", 1), "https://monitor.example.com/download/m.json", false},
+		{"two checks", "", client + strings.Repeat("[[check]]\ntype = \"script\"\nscript_path = \"true\"\n", 2), "https://monitor.example.com/download/m.json", false},
+		{"a comment behind a key", "", strings.Replace(client, ".com\"\n", ".com\" # \"ours\"\n", 1), "https://monitor.example.com/download/m.json", false},
+		{"CRLF", "", strings.ReplaceAll(client, "\n", "\r\n"), "https://monitor.example.com/download/m.json", false},
 		{"slash at the end", "", "server_url = 'https://monitor.example.com/'", "https://monitor.example.com/download/m.json", false},
 		{"base path", "", "server_url = 'https://example.com:8443/mon'", "https://example.com:8443/mon/download/m.json", false},
 		{"base path with slashes at the end", "", "server_url = 'https://example.com/mon//'", "https://example.com/mon/download/m.json", false},

@@ -205,9 +205,10 @@ func (v *validation) installs() []Install {
 		if !i.Tree && v.written(at+".keep") {
 			v.bad(at + ".keep")
 		}
-		if durable.OfUser(i.To) {
+		if v.check.ofUser(i.To) {
 			v.ofUser(at, i)
-		} else {
+		}
+		if !durable.InHome(i.To) {
 			v.destination(at+".to", i.To)
 		}
 		if i.Tree {
@@ -280,26 +281,30 @@ func unlessEmpty(s string) *string {
 	return &s
 }
 
-// ofUser checks an install in the home of the unit's user, whose process replaces the
+// ofUser checks an install in a directory of the unit's user, whose process replaces the
 // program there.
 func (v *validation) ofUser(at string, i Install) {
+	where := "/home"
+	if !durable.InHome(i.To) {
+		where = "a user's directory"
+	}
 	if i.Tree {
-		v.problem(at+".to", "must not be a directory in /home", ownHint(i.To))
+		v.problem(at+".to", "must not be a directory in "+where, ownHint(i.To))
 	}
 	if unit := v.text("unit"); unit == "" || IsTemplate(unit) {
-		v.problem(at+".to", fmt.Sprintf("must not be in /home beside unit = %q", unit), ownHint(i.To))
+		v.problem(at+".to", fmt.Sprintf("must not be in %s beside unit = %q", where, unit), ownHint(i.To))
 	}
 	for _, key := range []string{"mode", "owner", "group", "optional"} {
 		if v.written(at + "." + key) {
-			v.problem(at+"."+key, "means nothing for a file in /home, which keeps what it has", "remove it")
+			v.problem(at+"."+key, "means nothing for a file in "+where+", which keeps what it has", "remove it")
 		}
 	}
 }
 
-// programOfUser reports whether the target installs this file in a user's home. As a
+// programOfUser reports whether the target installs this file in a user's directory. As a
 // version_command, only its new file is run, which root has checked.
 func (v *validation) programOfUser(file string) bool {
-	return durable.OfUser(file) && slices.ContainsFunc(v.elements("install"), func(at string) bool { return v.text(at+".to") == file })
+	return v.check.ofUser(file) && slices.ContainsFunc(v.elements("install"), func(at string) bool { return v.text(at+".to") == file })
 }
 
 // destination checks a place to write as far as that needs no look at the machine.

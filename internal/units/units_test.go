@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/policy"
+	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // fake is a systemd with these units.
@@ -55,43 +57,47 @@ func TestStates(t *testing.T) {
 	}
 	version := target.Health{VersionCommand: []string{"/opt/x", "--version"}}
 	connects := target.Health{Probes: []target.Probe{{TCP: "127.0.0.1:1"}}}
-	state := func(name, active string, more policy.Unit) policy.Unit {
+	known := func(name, active string, more policy.Unit) policy.Unit {
 		more.Name, more.Load, more.Active = name, "loaded", active
 		return more
 	}
+	var rows []testkit.Row
 	for _, c := range []struct {
 		name   string
 		target target.Target
 		want   []policy.Unit
 	}{
-		{"none", target.Target{}, nil},
-		{"up", target.Target{Unit: "up.service"}, []policy.Unit{state("up.service", "active", policy.Unit{})}},
-		{"several", target.Target{Unit: "up.service", Also: []string{"down.service"}}, []policy.Unit{
-			state("up.service", "active", policy.Unit{}), state("down.service", "inactive", policy.Unit{})}},
-		{"failed, with a timer", target.Target{Unit: "failed.service"}, []policy.Unit{state("failed.service", "failed", policy.Unit{})}},
-		{"a timer's", target.Target{Unit: "timed.service", Health: version}, []policy.Unit{state("timed.service", "inactive", policy.Unit{Idle: true})}},
-		{"a path unit's", target.Target{Unit: "pathed.service", Health: version}, []policy.Unit{state("pathed.service", "inactive", policy.Unit{Idle: true})}},
-		{"a timer's, without a command", target.Target{Unit: "timed.service", Health: connects}, []policy.Unit{state("timed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
-		{"a socket's, without a command", target.Target{Unit: "socketed.service", Health: connects}, []policy.Unit{state("socketed.service", "inactive", policy.Unit{Idle: true})}},
-		{"a socket's, without a probe", target.Target{Unit: "socketed.service"}, []policy.Unit{state("socketed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
-		{"a timer's and one that runs", target.Target{Unit: "up.service", Also: []string{"timed.service"}}, []policy.Unit{
-			state("up.service", "active", policy.Unit{}), state("timed.service", "inactive", policy.Unit{Idle: true})}},
-		{"two of sockets", target.Target{Unit: "socketed.service", Also: []string{"timed.service"}, Health: connects}, []policy.Unit{
-			state("socketed.service", "inactive", policy.Unit{Idle: true, Unjudged: true}), state("timed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
-		{"its timer is stopped, too", target.Target{Unit: "untimed.service", Health: version}, []policy.Unit{state("untimed.service", "inactive", policy.Unit{})}},
-		{"a oneshot", target.Target{Unit: "oneshot.service", Health: version}, []policy.Unit{state("oneshot.service", "inactive", policy.Unit{Idle: true})}},
-		{"a oneshot that remains", target.Target{Unit: "remains.service", Health: version}, []policy.Unit{state("remains.service", "inactive", policy.Unit{})}},
-		{"a oneshot at work", target.Target{Unit: "works.service", Health: version}, []policy.Unit{state("works.service", "activating", policy.Unit{Idle: true, Working: true})}},
-		{"a oneshot in a loop", target.Target{Unit: "loops.service", Health: version}, []policy.Unit{state("loops.service", "activating", policy.Unit{Idle: true})}},
-		{"not installed", target.Target{Unit: "gone.service"}, []policy.Unit{{Name: "gone.service", Load: "not-found"}}},
-		{"reloads", target.Target{Unit: "reloads.service", Reload: true}, []policy.Unit{state("reloads.service", "active", policy.Unit{})}},
-		{"does not reload", target.Target{Unit: "up.service", Reload: true}, []policy.Unit{state("up.service", "active", policy.Unit{Unreloadable: true})}},
-		{"instances", target.Target{Unit: "x@.service"}, []policy.Unit{state("x@1.service", "active", policy.Unit{}), state("x@2.service", "active", policy.Unit{})}},
-		{"no instance", target.Target{Unit: "z@.service"}, []policy.Unit{{Name: "z@.service", Template: true}}},
+		{"unit = \"\"", target.Target{}, nil},
+		{"it runs", target.Target{Unit: "up.service"}, []policy.Unit{known("up.service", "active", policy.Unit{})}},
+		{"several, and one is stopped", target.Target{Unit: "up.service", Also: []string{"down.service"}}, []policy.Unit{
+			known("up.service", "active", policy.Unit{}), known("down.service", "inactive", policy.Unit{})}},
+		{"it has failed, and a timer starts it", target.Target{Unit: "failed.service"}, []policy.Unit{known("failed.service", "failed", policy.Unit{})}},
+		{"it waits for its timer", target.Target{Unit: "timed.service", Health: version}, []policy.Unit{known("timed.service", "inactive", policy.Unit{Idle: true})}},
+		{"it waits for its path unit", target.Target{Unit: "pathed.service", Health: version}, []policy.Unit{known("pathed.service", "inactive", policy.Unit{Idle: true})}},
+		{"it waits for its timer, without a version_command", target.Target{Unit: "timed.service", Health: connects}, []policy.Unit{known("timed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
+		{"it waits for its socket, with a probe that connects", target.Target{Unit: "socketed.service", Health: connects}, []policy.Unit{known("socketed.service", "inactive", policy.Unit{Idle: true})}},
+		{"it waits for its socket, without such a probe and without a version_command", target.Target{Unit: "socketed.service"}, []policy.Unit{known("socketed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
+		{"several: one runs, and one waits for its timer", target.Target{Unit: "up.service", Also: []string{"timed.service"}}, []policy.Unit{
+			known("up.service", "active", policy.Unit{}), known("timed.service", "inactive", policy.Unit{Idle: true})}},
+		{"several: one waits for its socket, and one for its timer, without a version_command", target.Target{Unit: "socketed.service", Also: []string{"timed.service"}, Health: connects}, []policy.Unit{
+			known("socketed.service", "inactive", policy.Unit{Idle: true, Unjudged: true}), known("timed.service", "inactive", policy.Unit{Idle: true, Unjudged: true})}},
+		{"it is stopped, and its timer, too", target.Target{Unit: "untimed.service", Health: version}, []policy.Unit{known("untimed.service", "inactive", policy.Unit{})}},
+		{"a oneshot between its runs", target.Target{Unit: "oneshot.service", Health: version}, []policy.Unit{known("oneshot.service", "inactive", policy.Unit{Idle: true})}},
+		{"a oneshot with RemainAfterExit=, which is stopped", target.Target{Unit: "remains.service", Health: version}, []policy.Unit{known("remains.service", "inactive", policy.Unit{})}},
+		{"a oneshot at work", target.Target{Unit: "works.service", Health: version}, []policy.Unit{known("works.service", "activating", policy.Unit{Idle: true, Working: true})}},
+		{"a oneshot in a loop", target.Target{Unit: "loops.service", Health: version}, []policy.Unit{known("loops.service", "activating", policy.Unit{Idle: true})}},
+		{"it is not installed", target.Target{Unit: "gone.service"}, []policy.Unit{{Name: "gone.service", Load: "not-found"}}},
+		{"restart = \"reload\", and it has ExecReload=", target.Target{Unit: "reloads.service", Reload: true}, []policy.Unit{known("reloads.service", "active", policy.Unit{})}},
+		{"restart = \"reload\", and it has no ExecReload=", target.Target{Unit: "up.service", Reload: true}, []policy.Unit{known("up.service", "active", policy.Unit{Unreloadable: true})}},
+		{"x@.service, of which instances run", target.Target{Unit: "x@.service"}, []policy.Unit{known("x@1.service", "active", policy.Unit{}), known("x@2.service", "active", policy.Unit{})}},
+		{"z@.service, of which no instance runs", target.Target{Unit: "z@.service"}, []policy.Unit{{Name: "z@.service", Template: true}}},
 	} {
 		got, err := States(t.Context(), machine, &c.target)
 		if err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, %v, want %+v", c.name, got, err, c.want)
 		}
+		d := policy.Decide(policy.Known{Rules: policy.Rules{Target: "x"}, Order: state.Order{Verb: state.VerbApply, Origin: state.OriginOperator}, Units: got})
+		rows = append(rows, testkit.Row{What: c.name, Refused: d.String()})
 	}
+	testkit.Accepted(t, "Units before an update", rows)
 }
