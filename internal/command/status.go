@@ -254,7 +254,7 @@ func onTrial(version string) string {
 
 // outcome returns the result and the version that it is about.
 func outcome(a state.Attempt) string {
-	if a.Version == "" || a.Result == state.ResultCurrent {
+	if a.Version == "" || a.Result == state.ResultCurrent || a.Result == state.ResultDrilled {
 		return string(a.Result)
 	}
 	return string(a.Result) + " " + a.Version

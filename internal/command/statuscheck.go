@@ -26,11 +26,14 @@ func (a *app) statusCheck(args []string) error {
 	}
 	last := s.Last
 	// A release that was rolled back is not attempted again. That later result must not
-	// end the alarm about the rollback.
+	// end the alarm about the rollback, and neither must a drill.
 	if h, err := a.tree.History(args[0]); err == nil {
-		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted); i-- {
+		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted || last.Exercise()); i-- {
 			last = &h[i]
 		}
+	}
+	if last != nil && last.Exercise() {
+		last = nil
 	}
 	last = provenOr(last, &s)
 	if last != nil {

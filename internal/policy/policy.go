@@ -54,7 +54,7 @@ type Release struct {
 // of what is not known.
 type Known struct {
 	Rules   Rules
-	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks or goes back
+	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks, goes back or drills
 	Status  state.Status // the swapper's
 	Changed bool         // the installed files are not as the last update left them
 	Units   []Unit       // nil: not known, or none
@@ -113,7 +113,7 @@ type condition uint
 const (
 	unattended condition = 1 << iota // no person asked for the attempt
 	installing                       // the attempt is to install, not only to check
-	offered                          // a release is known, and the attempt is no rollback
+	offered                          // a release of the source is known, and the attempt is no rollback or drill
 )
 
 func (k Known) conditions() (c condition) {
@@ -123,7 +123,7 @@ func (k Known) conditions() (c condition) {
 	if k.Order.Verb != state.VerbCheck {
 		c |= installing
 	}
-	if k.Release != nil && k.Order.Verb != state.VerbRollback {
+	if k.Release != nil && !k.Order.Verb.FromHere() {
 		c |= offered
 	}
 	return c

@@ -29,6 +29,7 @@ func hold(k *Known)      { k.Status.Held = &state.Hold{Since: k.Now} }
 func withdraw(k *Known)  { k.Release.Disabled = true }
 func manual(k *Known)    { k.Rules.AutoUpdate = false }
 func edit(k *Known)      { k.Changed = true }
+func drill(k *Known)     { k.Order.Origin, k.Order.Verb = state.OriginOperator, state.VerbDrill }
 func wait(k *Known)      { k.Release.NotYet = "not yet" }
 func worry(k *Known)     { k.Order.Doubt = "no probe passes" }
 func stop(k *Known)      { k.Units[0].Active = "inactive" }
@@ -100,6 +101,11 @@ func TestDecide(t *testing.T) {
 		{"changed by hand", []func(*Known){edit, stop}, Decision{RuleChanged, state.ResultNotAttempted, "the installed files were changed by hand", "sudo machinemon-update apply agent", nil}},
 		{"changed by hand, for a person", []func(*Known){edit, operator}, Decision{}},
 
+		{"a drill", []func(*Known){drill, lower, manual, reject, withdraw}, Decision{}},
+		{"a drill, held", []func(*Known){drill, hold}, held},
+		{"a drill of what is stopped", []func(*Known){drill, stop}, Decision{RuleUnit, state.ResultNotAttempted,
+			"agent.service does not run now, and only what runs can be seen to come back", "sudo systemctl start agent.service", nil}},
+		{"a drill of what is masked", []func(*Known){drill, stop, func(k *Known) { k.Units[0].Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},
 		{"stopped", []func(*Known){stop, worry}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"stopped, for a rollback", []func(*Known){stop, goBack}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"stopped, for a check", []func(*Known){stop, check}, available},

@@ -192,6 +192,8 @@ func notUpdatable(k Known) (Decision, bool) {
 // the cure.
 func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	switch {
+	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && (u.Active != "active" || u.Idle) && !u.Template:
+		return Decision{Reason: u.Name + " does not run now, and only what runs can be seen to come back", Hint: "sudo systemctl start " + u.Name}, true
 	case u.Template:
 		return Decision{Reason: "no instance of " + u.Name + " runs", Hint: "sudo systemctl start one of its instances"}, true
 	case u.Load == "masked":

@@ -37,7 +37,8 @@ type machine struct {
 	lines []systemd.LogLine // lines in the unit's log
 	trial systemd.Sandbox
 	hook  systemd.Hook
-	home  string // the program in the home of a user, as which the unit runs; "" for bin/agent
+	left  time.Duration // when the unit was seen to leave the active state
+	home  string        // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
 func newMachine(r *rig) *machine {
@@ -298,6 +299,10 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 		}
 	}
 	return m.call("hook", program)
+}
+
+func (m *machine) Leaving(_ context.Context, units ...string) (func() time.Duration, error) {
+	return func() time.Duration { return m.left }, m.call("watch", strings.Join(units, " "))
 }
 
 func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {

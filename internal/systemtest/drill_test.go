@@ -1,0 +1,92 @@
+//go:build systemd
+
+package systemtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+)
+
+// TestDrill: in daylight the operator proves that a release that fails is brought back.
+func TestDrill(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, testdUnit, testdTarget+`[notify]
+command = ["/usr/bin/touch", "/run/told"]
+`)
+	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
+	c.apply(0, "committed 1.1.0")
+	c.step("drill", func() {
+		since, before := c.cursor(), digest(c.readFile(testdPath))
+		began := time.Now()
+		c.said(c.run("machinemon-update", "drill", "testd"), 0, "drill passed: rolled back to 1.1.0, the service was away ", "its main process exited with status 1")
+		took := time.Since(began)
+		c.assertRuns(releases.Daemon{Version: "1.1.0"})
+		if digest(c.readFile(testdPath)) != before {
+			t.Error("the program is another one")
+		}
+		var all struct {
+			Targets []struct {
+				Installed string
+				Previous  string
+				Rejected  []string
+				Last      struct {
+					ID, Result string
+					Drill      bool
+					AwayMillis int64 `json:"away_millis"`
+					Healthy    bool
+					Said       []string
+				}
+			}
+		}
+		c.ok(json.Unmarshal([]byte(c.must("machinemon-update", "status", "--json", "testd")), &all))
+		s := all.Targets[0]
+		if l := s.Last; !l.Drill || l.AwayMillis <= 0 || l.AwayMillis > took.Milliseconds() || !l.Healthy || len(s.Rejected) > 0 || s.Installed != "1.1.0" || s.Previous != "1.0.0" ||
+			!strings.Contains(strings.Join(l.Said, "\n"), "this is a drill") {
+			t.Errorf("status: %+v", s)
+		}
+		// By the journal: from the first line about the stop until the last "Started".
+		lines := c.must("journalctl", "--no-pager", "--after-cursor="+string(since), "-o", "short-monotonic", "_PID=1", "UNIT=testd.service")
+		t.Logf("the service was away %d ms of %s; systemd says:\n%s", s.Last.AwayMillis, took, lines)
+		first, last := 0.0, 0.0
+		for line := range strings.Lines(lines) {
+			var at float64
+			if _, err := fmt.Sscanf(line, "[%f]", &at); err != nil {
+				continue
+			}
+			if first == 0 && (strings.Contains(line, "Stopping") || strings.Contains(line, "Deactivated")) {
+				first = at
+			}
+			if strings.Contains(line, "Started") {
+				last = at
+			}
+		}
+		if by := (last - first) * 1000; by < float64(s.Last.AwayMillis)-50 || by > float64(s.Last.AwayMillis)+50 {
+			t.Errorf("by the journal %.0f ms, by the record %d ms", by, s.Last.AwayMillis)
+		}
+		kept := c.must("machinemon-update", "history", "testd", s.Last.ID)
+		for _, want := range []string{"drill passed", "In the trial: bad", "After the rollback\n  passed "} {
+			if !strings.Contains(kept, want) {
+				t.Errorf("%q was not kept:\n%s", want, kept)
+			}
+		}
+		if r := c.run("machinemon-update", "status", "--check", "testd"); r.Code != 0 || !strings.Contains(r.Stdout, `"result":"committed"`) {
+			t.Errorf("the check says %+v", r)
+		}
+		if r := c.run("test", "-e", "/run/told"); r.Code == 0 {
+			t.Error("somebody was told")
+		}
+	})
+	c.step("refused", func() {
+		c.must("machinemon-update", "hold", "testd")
+		c.said(c.run("machinemon-update", "drill", "testd"), 8, "it is held since")
+		c.must("machinemon-update", "unhold", "testd")
+		c.must("systemctl", "stop", "testd.service")
+		c.said(c.run("machinemon-update", "drill", "testd"), 8, "testd.service does not run now")
+		c.must("systemctl", "start", "testd.service")
+	})
+}
