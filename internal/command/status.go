@@ -40,6 +40,7 @@ type targetStatus struct {
 	Leaving     bool           `json:"leaving,omitempty"`        // whether the package is being removed, so that no attempt begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from led to
 	Changed     string         `json:"source_changed,omitempty"` // how its file differs from that now
+	Drift       []string       `json:"drift,omitempty"`          // what is not as the last update left it
 	Warnings    []string       `json:"warnings,omitempty"`       // what may go wrong at an update
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
@@ -101,6 +102,16 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Installed = v
 	}
 	a.undecided(&s, &st)
+	if s.Trial == "" {
+		s.Drift = changedFiles(&st)
+		if m != nil {
+			stray, err := strayProcesses(ctx, m, t, &st)
+			if err != nil {
+				failed(err)
+			}
+			s.Drift = append(s.Drift, stray...)
+		}
+	}
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(ctx, m, t, &st)
 	}
@@ -215,6 +226,9 @@ func (s targetStatus) row() row {
 		r.note(s.Expiring)
 	}
 	r.note(s.Changed)
+	for _, d := range s.Drift {
+		r.note(d)
+	}
 	for _, w := range s.Warnings {
 		r.note("warning: " + w)
 	}

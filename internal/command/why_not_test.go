@@ -86,7 +86,8 @@ func TestOutlook(t *testing.T) {
 			want: "1.1.0 is not in source.versions \">=2\" (hint: source.versions of target agent says which releases are taken)"},
 		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Installed = &state.Release{Version: "1.0.0", Files: []state.File{{To: "/nonexistent", SHA256: "x"}}}
-		}, want: "the installed files were changed by hand (hint: sudo machinemon-update apply agent)"},
+		}, want: "the installed files were changed by hand (hint: sudo machinemon-update apply agent)\n" +
+			"/nonexistent is not there, other than the file that the update to 1.0.0 left (hint: put that file back; until then scheduled runs install nothing)"},
 		{name: "stopped", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive"}, fetch: offer,
 			want: "agent.service is stopped (hint: sudo systemctl start agent.service)"},
 		{name: "idle, and nothing shows whether a release works", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive", Type: "oneshot"}, fetch: offer,

@@ -12,7 +12,8 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
-// TestDrill: in daylight the operator proves that a release that fails is brought back.
+// TestDrill: in daylight the operator proves that a release that fails is brought back, and
+// sees what has changed since an update.
 func TestDrill(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+`[notify]
@@ -88,5 +89,37 @@ command = ["/usr/bin/touch", "/run/told"]
 		c.must("systemctl", "stop", "testd.service")
 		c.said(c.run("machinemon-update", "drill", "testd"), 8, "testd.service does not run now")
 		c.must("systemctl", "start", "testd.service")
+	})
+	c.step("drift", func() {
+		drift := func(want ...string) {
+			c.t.Helper()
+			var all struct{ Targets []struct{ Drift []string } }
+			c.ok(json.Unmarshal([]byte(c.must("machinemon-update", "status", "--json", "testd")), &all))
+			got := all.Targets[0].Drift
+			if len(got) != len(want) {
+				c.t.Fatalf("drift: %q, want %q", got, want)
+			}
+			for i, w := range want {
+				if !strings.Contains(got[i], w) {
+					c.t.Errorf("drift: %q lacks %q", got[i], w)
+				}
+			}
+			if says := c.must("machinemon-update", "status", "--check", "testd"); strings.Contains(says, `"drift":true`) != (len(want) > 0) {
+				c.t.Errorf("the check says %s", says)
+			}
+		}
+		drift()
+		kept := c.readFile(testdPath)
+		c.must("sh", "-c", "cp -a "+testdPath+" /usr/local/bin/new && mv /usr/local/bin/new "+testdPath)
+		drift("which was replaced or removed since the process started (hint: sudo systemctl restart testd.service)")
+		c.must("systemctl", "restart", "testd.service")
+		drift()
+		c.must("sh", "-c", "cp -a "+testdPath+" /usr/local/bin/new && echo >>/usr/local/bin/new && mv /usr/local/bin/new "+testdPath)
+		c.must("systemctl", "restart", "testd.service")
+		drift(testdPath + " is not the file that the update to 1.1.0 left")
+		c.must("systemctl", "stop", "testd.service")
+		c.writeFile(testdPath, kept, 0o755)
+		c.must("systemctl", "start", "testd.service")
+		drift()
 	})
 }
