@@ -38,6 +38,8 @@ func TestOutlook(t *testing.T) {
 	elsewhere := time.FixedZone("", 3600) // the time zone of the machine
 	nextCheck := "next check: " + next.Local().Format(minutes)
 	const on = "auto_update_enabled = true\n"
+	later := time.Now().UTC().Add(3 * time.Hour)
+	closed, opens := later.Format("15:04-")+later.Add(time.Hour).Format("15:04 UTC"), later.Format(minutes)
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
 	empty := filepath.Join(t.TempDir(), "a")
 	write(t, empty, "")
@@ -59,6 +61,8 @@ func TestOutlook(t *testing.T) {
 		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
 		{name: "no timer", more: on, unit: running, fetch: offer},
 		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: sudo machinemon-update apply agent)"},
+		{name: "outside of the window", more: on + "schedule.window = '" + closed + "'\nschedule.after = ['db']\n", unit: running, fetch: offer,
+			want: "it waits for its window, " + closed + ", which opens next at " + opens + " UTC (hint: sudo machinemon-update apply agent does not wait)\nwarning: schedule.after names db, and there is no such target"},
 		{name: "others go first", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
@@ -23,6 +24,8 @@ type Rules struct {
 	// in the source or the fetcher could bring back an old one.
 	ByVersion  bool
 	CheckEvery time.Duration
+	// Window is when unattended attempts may install.
+	Window calendar.Window
 }
 
 // Unit is the state of one of a target's units in systemd.
@@ -58,9 +61,10 @@ type Known struct {
 	Status  state.Status // the swapper's
 	Changed bool         // the installed files are not as the last update left them
 	Units   []Unit       // nil: not known, or none
+	Ahead   string       // which update this one waits for, as a sentence; "" for none
 	Release *Release     // nil: before its manifest was read
 	History []state.Attempt
-	Now     time.Time // in the location in which times are printed
+	Now     time.Time // in the location in which times are printed; zero: not known
 }
 
 // Decision says why something is not installed. The zero Decision means that it may be.

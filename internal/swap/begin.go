@@ -167,7 +167,7 @@ func (b *beginning) decideVerb(ctx context.Context) error {
 		return d.Err()
 	}
 	b.order.Verb = state.VerbCheck
-	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator has chosen this: no line for each run
+	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate && d.Rule != policy.RuleWindow { // the operator has chosen this: no line for each run
 		b.logf("%s: only checking: %s", b.name, d)
 	}
 	return nil

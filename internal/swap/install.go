@@ -95,7 +95,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err
 	}
 	// The hold, the target file or the unit may have changed since the attempt began.
-	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status}
+	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status, Now: time.Now()}
 	if d, err := sw.decideWithUnits(ctx, sw.known, sw.target); err != nil || d.Refused() {
 		return errors.Join(err, d.Err())
 	}

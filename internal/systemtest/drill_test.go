@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
 // TestDrill: in daylight the operator proves that a release that fails is brought back, and
-// sees what has changed since an update.
+// sees what has changed since an update. At night, a window decides.
 func TestDrill(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, testdUnit, testdTarget+`[notify]
@@ -121,5 +122,41 @@ command = ["/usr/bin/touch", "/run/told"]
 		c.writeFile(testdPath, kept, 0o755)
 		c.must("systemctl", "start", "testd.service")
 		drift()
+	})
+	c.step("window", func() {
+		const fragment = "/etc/machinemon-update/targets.d/testd.toml.d/50-window.toml"
+		window := func(from time.Duration) string {
+			now := time.Now().UTC()
+			text := now.Add(from).Format("15:04-") + now.Add(from+2*time.Hour).Format("15:04 UTC")
+			c.writeFile(fragment, "[schedule]\nwindow = \""+text+"\"\n", 0o644)
+			c.must("systemctl", "daemon-reload")
+			return text
+		}
+		scheduled := func() attempt { // as the timer does
+			c.must("systemctl", "start", "machinemon-fetch@testd.service")
+			c.ok(machine.WaitFor(c.t.Context(), "the scheduled attempt has ended", func() bool {
+				last := c.status().Last
+				return last.Origin == "schedule" && last.Result != "handed on" && last.Result != "on trial"
+			}))
+			return c.status().Last
+		}
+		c.must("machinemon-update", "enable", "testd")
+		c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
+		closed := window(3 * time.Hour)
+		if last := scheduled(); last.Result != "available" || last.Version != "1.2.0" {
+			c.t.Errorf("outside of the window: %+v", last)
+		}
+		c.assertRuns(releases.Daemon{Version: "1.1.0"})
+		if says := c.must("machinemon-update", "status", "testd"); !strings.Contains(says, "it waits for its window, "+closed+", which opens next at ") {
+			c.t.Errorf("status says\n%s", says)
+		}
+		if got := c.property("machinemon-fetch@testd.timer", "TimersCalendar"); !strings.Contains(got, "OnCalendar=*-*-* "+closed[:5]+":00 UTC") {
+			c.t.Errorf("the timer has %s", got)
+		}
+		c.said(c.run("machinemon-update", "apply", "--dry-run", "testd"), 3, "dry run: verified") // a person does not wait
+		window(-time.Hour)
+		if last := scheduled(); last.Result != "committed" || last.Version != "1.2.0" {
+			c.t.Errorf("in the window: %+v", last)
+		}
 	})
 }
