@@ -43,8 +43,8 @@ func (sw *swapping) planDrill(ctx context.Context) error {
 		if to == "" && !i.Tree {
 			to = i.To
 		}
-		if i.Tree {
-			return cannot("it installs " + i.To + " as a tree, and a drill replaces a single file")
+		if i.Tree && strings.HasPrefix(to, i.To+"/") {
+			return cannot(to + " is in " + i.To + ", which is installed as a whole, and a drill replaces a single file")
 		}
 	}
 	if to == "" {

@@ -33,9 +33,10 @@ func entered(r *rig, at time.Duration) {
 }
 
 func TestDrill(t *testing.T) {
-	for _, hooks := range []string{"", "[hooks]\npre_swap = ['/bin/migrate']\n"} {
+	for _, more := range []string{"", "[hooks]\npre_swap = ['/bin/migrate']\n", "[[install]]\nfrom = 'web/'\nto = '%s'\noptional = true\n"} {
 		r := newRig(t)
-		r.configure(t, hooks)
+		must(t, os.MkdirAll(r.at("opt"), 0o755))
+		r.configure(t, strings.Replace(more, "%s", r.at("opt/web"), 1))
 		drill(t, r)
 		if got := r.installed(t)["bin/agent"]; got.content != drillProgram || got.mode != 0o750 || got.gid != 12 {
 			t.Errorf("in the trial, the program is %+v", got)
@@ -132,8 +133,8 @@ func TestDrillRefused(t *testing.T) {
 		"ill":         {func(*rig) {}, state.Baseline{Standing: true, Probes: []state.ProbeResult{{Probe: "tcp", Detail: "refused"}}}, "it is not healthy now: tcp: refused"},
 		"no file":     {func(r *rig) { must(t, os.Remove(r.at("bin/agent"))) }, ok, "is not there"},
 		"a tree": {func(r *rig) {
-			r.configure(t, "[[install]]\nfrom = \"app/\"\nto = \""+r.at("opt/app")+"\"\n")
-		}, ok, "as a tree"},
+			r.configure(t, "main = '"+r.at("opt/app/bin/agent")+"'\n[[install]]\nfrom = 'app/'\nto = '"+r.at("opt/app")+"'\n")
+		}, ok, "which is installed as a whole"},
 	} {
 		r := newRig(t)
 		c.change(r)
