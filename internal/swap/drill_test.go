@@ -2,6 +2,7 @@ package swap
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,5 +146,29 @@ func TestDrillRefused(t *testing.T) {
 		if a := r.last(t); a.Result != state.ResultNotAttempted || !a.Drill || r.sys.called("restart agent.service") > 0 || len(r.beside(t)) > 0 {
 			t.Errorf("%s: %+v, calls %q, beside %q", name, a, r.sys.calls, r.beside(t))
 		}
+	}
+}
+
+// TestDrillOfKinds: a unit that is reloaded leaves the active state at the rollback only, and
+// several units are away from the first that stops to the last that starts.
+func TestDrillOfKinds(t *testing.T) {
+	for name, begins := range map[string][]string{
+		"reload":  {"reload agent.service"},
+		"several": {"stop worker.service", "restart agent.service", "restart worker.service"},
+	} {
+		r := kinds()[name].trialOf(t)
+		askDrill(t, r, state.Baseline{Standing: true})
+		r.step(t, "swap")
+		if got := r.sys.unitCalls(); !slices.Equal(got, begins) {
+			t.Errorf("%s: calls %q, want %q", name, got, begins)
+		}
+		r.sys.left = 10 * time.Second
+		for unit, u := range kinds()[name].units {
+			u.Entered = 12 * time.Second
+			r.sys.units[unit] = u
+		}
+		r.gate(t, "d1", state.FindingBad, "it exits at once")
+		r.step(t, "rollback")
+		r.ended(t, "d1", state.ResultDrilled, "the service was away 2.0 s")
 	}
 }
