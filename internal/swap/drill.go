@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -148,7 +149,7 @@ func (s *Swapper) judgeDrill(ctx context.Context, j *state.Journal, after *state
 func (s *Swapper) away(ctx context.Context, j *state.Journal, a *state.Attempt) string {
 	all, err := s.unitsOf(ctx, j)
 	s.logError(j, err)
-	last := slices.MaxFunc(append(all, systemd.Unit{}), func(a, b systemd.Unit) int { return int(a.Entered - b.Entered) }).Entered
+	last := slices.MaxFunc(append(all, systemd.Unit{}), func(a, b systemd.Unit) int { return cmp.Compare(a.Entered, b.Entered) }).Entered
 	if j.Left == 0 || last <= j.Left {
 		return ""
 	}
