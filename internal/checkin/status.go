@@ -33,6 +33,9 @@ type Status struct {
 	Time      *time.Time `json:"time,omitempty"`    // at which the last attempt ended
 	Held      bool       `json:"held,omitempty"`
 	Rejected  string     `json:"rejected,omitempty"` // version that was rejected last
+	// Drift says that the installed files, or the process, are not as the last update left
+	// them.
+	Drift bool `json:"drift,omitempty"`
 	// Lot is the machine's ID for staged rollouts: see [rollout.ID].
 	Lot    string `json:"lot,omitempty"`
 	Reason string `json:"reason,omitempty"` // of Result

@@ -132,11 +132,11 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 	}
 	defer conn.Close()
 	first := unit("fetch", name)
-	if req.Verb == state.VerbRollback {
+	if req.Verb.FromHere() {
 		first = unit("swap", name)
 		if j, err := a.tree.Journal(name); err != nil {
 			return at, err
-		} else if j != nil && j.RollbackFailed != "" {
+		} else if j != nil && j.RollbackFailed != "" && req.Verb == state.VerbRollback {
 			unlock() // settleOne takes it again
 			return a.settleOne(ctx, name, state.VerbSettleBack)
 		} else if j != nil {
@@ -150,7 +150,7 @@ func (a *app) attempt(ctx context.Context, name string, req state.Request, prepa
 		return at, err
 	}
 	req.Attempt = at.ID
-	if req.Verb == state.VerbRollback {
+	if req.Verb.FromHere() {
 		// The swapper reports errors of the target file.
 		if t, err := a.targets.Load(name); err == nil {
 			if req.MainID, err = state.MainID(t.Health.Main); err != nil {

@@ -20,6 +20,9 @@ func below(name string, at state.Attempt) (lines []string) {
 	if at.Unit != "" {
 		lines = append(lines, "more: "+more(at))
 	}
+	if at.Drill && at.TrialFailed() {
+		lines = append(lines, "evidence: sudo machinemon-update history "+name+" "+string(at.ID))
+	}
 	if at.Rejected != "" {
 		lines = append(lines, at.Rejected+" is rejected (hint: "+state.UnskipHint(name)+")")
 	}

@@ -156,6 +156,13 @@ order of time. The log of any attempt:
 	addForRoot("rollback TARGET", "Go back to the previous release, and reject the present one", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbRollback})) })
+	addForRoot("drill TARGET", "Try a program that fails, and see that it is rolled back", `
+A program that ends at once takes the place of the installed one, as a release
+would that does not start: the service is restarted, the health gate must notice,
+and the rollback brings the installed program back. It says how long the service
+was away, by systemd's clock. Exit status 0: it went as it must; 1: the gate did
+not notice. Nothing is rejected, and nobody is notified. Hooks do not run. What
+[rollback] saves is saved while the service is stopped.`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbDrill})) })
 	addForRoot("settle TARGET keep|back", "End a trial whose rollback failed", `
 After exit status 5 the trial stays open until you decide, and nothing else
 touches the target but the next boot. "keep" ends it with the files that are

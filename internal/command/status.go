@@ -40,6 +40,7 @@ type targetStatus struct {
 	Leaving     bool           `json:"leaving,omitempty"`        // whether the package is being removed, so that no attempt begins
 	Source      *state.Source  `json:"source,omitempty"`         // what source.url_from led to
 	Changed     string         `json:"source_changed,omitempty"` // how its file differs from that now
+	Drift       []string       `json:"drift,omitempty"`          // what is not as the last update left it
 	Warnings    []string       `json:"warnings,omitempty"`       // what may go wrong at an update
 	Last        *state.Attempt `json:"last,omitempty"`
 	Error       string         `json:"error,omitempty"`
@@ -102,6 +103,16 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 		s.Installed = v
 	}
 	a.undecided(&s, &st)
+	if s.Trial == "" {
+		s.Drift = changedFiles(&st)
+		if m != nil {
+			stray, err := strayProcesses(ctx, m, t, &st)
+			if err != nil {
+				failed(err)
+			}
+			s.Drift = append(s.Drift, stray...)
+		}
+	}
 	if t.Source.From != nil {
 		s.Source, s.Changed = st.Source, a.sourceChanged(ctx, m, t, &st)
 	}
@@ -221,6 +232,9 @@ func (s targetStatus) row() row {
 		r.note(s.Expiring)
 	}
 	r.note(s.Changed)
+	for _, d := range s.Drift {
+		r.note(d)
+	}
 	for _, w := range s.Warnings {
 		r.note("warning: " + w)
 	}
@@ -260,7 +274,7 @@ func onTrial(version string) string {
 
 // outcome returns the result and the version that it is about.
 func outcome(a state.Attempt) string {
-	if a.Version == "" || a.Result == state.ResultCurrent {
+	if a.Version == "" || a.Result == state.ResultCurrent || a.Result == state.ResultDrilled {
 		return string(a.Result)
 	}
 	return string(a.Result) + " " + a.Version

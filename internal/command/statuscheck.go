@@ -20,17 +20,20 @@ func (a *app) statusCheck(args []string) error {
 		return err
 	}
 	s := a.statusOf(context.Background(), nil, args[0])
-	said := checkin.Status{Target: s.Target, Installed: s.Installed, Available: s.Available, Held: s.Held != nil, Lot: rollout.ID(a.machineID)}
+	said := checkin.Status{Drift: a.drifted(&s), Target: s.Target, Installed: s.Installed, Available: s.Available, Held: s.Held != nil, Lot: rollout.ID(a.machineID)}
 	if n := len(s.Rejected); n > 0 {
 		said.Rejected = s.Rejected[n-1]
 	}
 	last := s.Last
 	// A release that was rolled back is not attempted again. That later result must not
-	// end the alarm about the rollback.
+	// end the alarm about the rollback, and neither must a drill.
 	if h, err := a.tree.History(args[0]); err == nil {
-		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted); i-- {
+		for i := len(h) - 1; i >= 0 && (last == nil || last.Result == state.ResultNotAttempted || last.Exercise()); i-- {
 			last = &h[i]
 		}
+	}
+	if last != nil && last.Exercise() {
+		last = nil
 	}
 	last = provenOr(last, &s)
 	if last != nil {
@@ -65,4 +68,24 @@ func provenOr(last *state.Attempt, s *targetStatus) *state.Attempt {
 		told.Result, told.Reason = state.ResultCommitted, provenSince
 	}
 	return &told
+}
+
+// drifted reports whether files or processes are not as the last update left them. A
+// systemd that does not answer is not the target's fault, and is only printed.
+func (a *app) drifted(s *targetStatus) bool {
+	t, err := a.targets.Load(s.Target)
+	if err != nil || s.Trial != "" || len(s.Drift) > 0 { // Error has the error
+		return len(s.Drift) > 0
+	}
+	st, err := a.tree.Status(state.RoleSwap, s.Target)
+	m := a.see(context.Background())
+	if err != nil || m == nil {
+		return false
+	}
+	defer m.Close()
+	stray, err := strayProcesses(context.Background(), m, t, &st)
+	if err != nil {
+		fmt.Fprintf(a.err, "machinemon-update: %s\n", state.Printable(err.Error()))
+	}
+	return len(stray) > 0
 }

@@ -56,12 +56,25 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 		}
 	}
 	var found []policy.Unit
+	ahead := ""
 	if m != nil {
 		// The timeout is separate: slow programs may have used up an earlier one.
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		var err error
 		if found, err = units.States(ctx, m, t); err != nil {
+			return err
+		}
+		known, err := a.targets.Names()
+		if err != nil {
+			return err
+		}
+		for _, name := range t.After {
+			if !slices.Contains(known, name) {
+				s.Warnings = append(s.Warnings, "schedule.after names "+name+", and there is no such target")
+			}
+		}
+		if ahead, err = units.Ahead(ctx, m, a.tree, t); err != nil {
 			return err
 		}
 		next, err := m.NextElapse(ctx, timer(t.Name))
@@ -97,7 +110,7 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	if s.Installed == state.Unknown {
 		k.Order.Installed = ""
 	}
-	k.Units = found
+	k.Units, k.Ahead = found, ahead
 	s.WhyNot = whyNot(k)
 	return nil
 }

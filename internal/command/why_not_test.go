@@ -42,6 +42,8 @@ func TestOutlook(t *testing.T) {
 	elsewhere := time.FixedZone("", 3600) // the time zone of the machine
 	nextCheck := "next check: " + next.Local().Format(minutes)
 	const on = "auto_update_enabled = true\n"
+	later := time.Now().UTC().Add(3 * time.Hour)
+	closed, opens := later.Format("15:04-")+later.Add(time.Hour).Format("15:04 UTC"), later.Format(minutes)
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
 	empty := filepath.Join(t.TempDir(), "a")
 	write(t, empty, "")
@@ -63,6 +65,8 @@ func TestOutlook(t *testing.T) {
 		{name: "the next run installs it", more: on, unit: running, next: next, fetch: offer, want: nextCheck},
 		{name: "no timer", more: on, unit: running, fetch: offer},
 		{name: "not enabled", unit: running, fetch: offer, want: "scheduled runs only check (hint: sudo machinemon-update apply agent)"},
+		{name: "outside of the window", more: on + "schedule.window = '" + closed + "'\nschedule.after = ['db']\n", unit: running, fetch: offer,
+			want: "it waits for its window, " + closed + ", which opens next at " + opens + " UTC (hint: sudo machinemon-update apply agent does not wait)\nwarning: schedule.after names db, and there is no such target"},
 		{name: "others go first", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
 			s.Offer.NotYet = "not yet for this machine (rollout at 10 %)"
@@ -90,7 +94,8 @@ func TestOutlook(t *testing.T) {
 			want: "1.1.0 is not in source.versions \">=2\" (hint: source.versions of target agent says which releases are taken)"},
 		{name: "changed by hand", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Installed = &state.Release{Version: "1.0.0", Files: []state.File{{To: "/nonexistent", SHA256: "x"}}}
-		}, want: "the installed files were changed by hand (hint: sudo machinemon-update apply agent)"},
+		}, want: "the installed files were changed by hand (hint: sudo machinemon-update apply agent)\n" +
+			"/nonexistent is not there, other than the file that the update to 1.0.0 left (hint: put that file back; until then scheduled runs install nothing)"},
 		{name: "stopped", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive"}, fetch: offer,
 			want: "agent.service is stopped (hint: sudo systemctl start agent.service)"},
 		{name: "idle, and nothing shows whether a release works", more: on, unit: systemd.Unit{Load: "loaded", Active: "inactive", Type: "oneshot"}, fetch: offer,

@@ -214,10 +214,16 @@ func settings(text string) string {
 
 // schedule returns the timer's settings. Each check is delayed by a new random time, up
 // to a tenth of the interval and at most half an hour, which spreads the checks of many
-// machines. A delay derived from the machine's ID would be the same on cloned machines.
+// machines. A delay derived from the machine's ID would be the same on cloned machines. There
+// is a check in each window, too; then no delay is longer than half of the window.
 func schedule(t *target.Target) string {
 	every := int(t.CheckEvery.Seconds())
-	return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, min(max(every/10, 1), 1800))
+	delay := min(max(every/10, 1), 1800)
+	if t.Window.Always() {
+		return fmt.Sprintf("OnUnitInactiveSec=%ds\nRandomizedDelaySec=%ds\n", every, delay)
+	}
+	// What the interval finds outside of the window is installed in it.
+	return fmt.Sprintf("OnUnitInactiveSec=%ds\nOnCalendar=%s\nRandomizedDelaySec=%ds\n", every, t.Window.OnCalendar(), min(delay, int(t.Window.Length().Seconds())/2))
 }
 
 // credential returns settings that make systemd read a file as root, since the step may not

@@ -190,6 +190,8 @@ func TestRun(t *testing.T) {
 			want: scheduled(61, 6)},
 		{name: "a long interval", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nauto_update_check_every_seconds = 604800\n"},
 			want: scheduled(604800, 1800)},
+		{name: "a window", targets: map[string]string{"agent.toml": agent, "agent.toml.d/x.toml": "source.url = 'https://x/m.json'\nschedule.window = 'Sun..Thu 02:00-02:10 UTC'\n"},
+			want: strings.Replace(scheduled(3600, 300), "RandomizedDelaySec", "OnCalendar=Mon,Tue,Wed,Thu,Sun *-*-* 02:00:00 UTC\n\tRandomizedDelaySec", 1)},
 		{name: "several directories", targets: map[string]string{"x.toml": `unit = "x@1.service"
 install = [
   { from = "a", to = "/opt/x/bin/a" },

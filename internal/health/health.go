@@ -113,11 +113,11 @@ func (g Gate) Baseline(ctx context.Context, name string) (state.Baseline, error)
 }
 
 // waitingAttempt returns the ID of the attempt that waits for a baseline, and the
-// identity of its installed main file. A rollback and a probe that the operator asked for
-// wait as a request; any other attempt waits as an order.
+// identity of its installed main file. A rollback, drill or probe that the operator asked for
+// waits as a request; any other attempt waits as an order.
 func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error) {
 	r, err := g.tree.Request(name)
-	if err == nil && r != nil && (r.Verb == state.VerbRollback || r.Verb == state.VerbProbe) {
+	if err == nil && r != nil && (r.Verb.FromHere() || r.Verb == state.VerbProbe) {
 		return r.Attempt, r.MainID, nil
 	}
 	o, err := g.tree.Order(name)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -105,8 +106,10 @@ func metricsOf(f facts) string {
 	s.add(mRejected, float64(len(f.status.Rejected)))
 	s.flag(mTrial, f.journal != nil)
 	s.flag(mUnsettld, f.journal != nil && f.journal.RollbackFailed != "")
-	if n := len(f.attempts); n > 0 {
-		last := f.attempts[n-1]
+	// A drill says nothing about how updates go.
+	attempts := slices.DeleteFunc(slices.Clone(f.attempts), state.Attempt.Exercise)
+	if n := len(attempts); n > 0 {
+		last := attempts[n-1]
 		s.time(mTime, last.Time)
 		if began, ok := last.ID.Began(); ok {
 			s.add(mDuration, max(0, seconds(last.Time.Sub(began))))
@@ -115,7 +118,7 @@ func metricsOf(f facts) string {
 	}
 	latest := map[state.Result]time.Time{}
 	var results []state.Result
-	for _, a := range f.attempts {
+	for _, a := range attempts {
 		if _, seen := latest[a.Result]; !seen {
 			results = append(results, a.Result)
 		}

@@ -100,6 +100,7 @@ func TestMetrics(t *testing.T) {
 		Attempts: []state.Attempt{
 			{ID: "20261128t030000000-00000000", Time: at.Add(-24 * time.Hour), Stage: "swap", Result: state.ResultCommitted, Version: "1.2.0"},
 			{ID: "20261129t030000000-00000000", Time: at, Stage: "rollback", Result: state.ResultRolledBack, Version: "1.3.0"},
+			{ID: "20261129t040000000-00000000", Time: at.Add(time.Hour), Stage: "rollback", Result: state.ResultDrilled, Version: "drill", Drill: true},
 		}}))
 	must(t, i.Inform("agent"))
 	unix := func(at time.Time) float64 { return float64(at.UnixMilli()) / 1000 }

@@ -53,6 +53,9 @@ func news(f facts, told *state.Told, now time.Time) ([]state.Notice, state.Told)
 		}
 		event := ends[a.Result]
 		switch {
+		// A drill fails on purpose. Once its rollback has failed, its end is news.
+		case a.Exercise() && t.Attempt != a.ID:
+			event = ""
 		// The same failure again, as with each scheduled run, is no news. A trial is.
 		case event == target.EventFailed && t.Bad == a.Result && t.BadVersion == a.Version:
 			event = ""

@@ -68,6 +68,40 @@ func TestNews(t *testing.T) {
 	}
 }
 
+// TestNewsOfDrill: nobody is told of a drill unless its rollback fails, and it neither ends
+// nor begins a failure.
+func TestNewsOfDrill(t *testing.T) {
+	const rolledBack, rollbackFailed, recovered = target.EventRolledBack, target.EventRollbackFailed, target.EventRecovered
+	for _, c := range []struct {
+		drills, results []state.Result // of the drill, one after the other, after the results
+		want            []string
+	}{
+		{[]state.Result{state.ResultDrilled}, []state.Result{state.ResultRolledBack}, []string{rolledBack, recovered}},
+		{[]state.Result{state.ResultFailed}, []state.Result{state.ResultCommitted}, nil},
+		{[]state.Result{state.ResultRolledBack}, nil, nil},
+		{[]state.Result{state.ResultRollbackFailed, state.ResultSettled}, nil, []string{rollbackFailed, recovered}},
+	} {
+		var got []string
+		told := &state.Told{}
+		tell := func(attempts []state.Attempt) {
+			notices, now := news(facts{name: "agent", attempts: attempts}, told, time.Now())
+			got, told = append(got, eventsOf(notices)...), &now
+		}
+		all := history(append(c.results, c.drills[0], state.ResultCommitted)...)
+		n := len(c.results)
+		tell(all[:n])
+		all[n].Drill = true
+		for _, r := range c.drills {
+			all[n].Result = r
+			tell(all[:n+1])
+		}
+		tell(all)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%v after %v: told %q, want %q", c.drills, c.results, got, c.want)
+		}
+	}
+}
+
 // TestOldNews: the first look tells only of the last attempt; the same failure is told once;
 // an attempt is told again if it ended again; and a record that made room loses no news.
 func TestOldNews(t *testing.T) {

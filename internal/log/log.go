@@ -160,6 +160,7 @@ var messageIDs = map[Event]string{
 	Event(state.ResultRolledBack):     "96395f63a1f34d339d7313d51c4ec5bd",
 	Event(state.ResultInterrupted):    "25a978a331694228b5052829d5f8ee85",
 	Event(state.ResultSettled):        "5a14e3ed6c974f0292c0ba4f11a76f61",
+	Event(state.ResultDrilled):        "c7f4be1fd0a04f0bb9a1e65aa0d8f2b3",
 	Event(state.ResultRollbackFailed): "da6293d117cf45abaa6ef5f6096549e7",
 }
 

@@ -216,6 +216,7 @@ func TestIDs(t *testing.T) {
 		"interrupted":        "25a978a331694228b5052829d5f8ee85",
 		"rollback failed":    "da6293d117cf45abaa6ef5f6096549e7",
 		"settled":            "5a14e3ed6c974f0292c0ba4f11a76f61",
+		"drill passed":       "c7f4be1fd0a04f0bb9a1e65aa0d8f2b3",
 		"foreign files":      "ca2178028a2041c9a0e361c38f0ca97b",
 	}
 	if !maps.Equal(messageIDs, want) {

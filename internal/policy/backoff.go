@@ -51,7 +51,7 @@ func Backoff(history []state.Attempt, manifest string, every time.Duration, now 
 	n := 0
 	var last, counted state.Attempt
 	for _, a := range slices.Backward(history) {
-		if a.Result == state.ResultNotAttempted || a.Result == state.ResultHandedOn || a.Result == state.ResultOnTrial || a.Stage == "begin" {
+		if a.Result == state.ResultNotAttempted || a.Result == state.ResultHandedOn || a.Result == state.ResultOnTrial || a.Stage == "begin" || a.Drill {
 			continue // says nothing about the source
 		}
 		if a.Result == state.ResultAvailable && a.Manifest == manifest {

@@ -36,6 +36,8 @@ func TestBackoff(t *testing.T) {
 			{Manifest: "m", Result: state.ResultRolledBack, Blameless: true, Time: last}}, from: 2 * time.Hour, to: 132 * time.Minute},
 		{name: "expired", history: []state.Attempt{{Result: state.ResultRefused, Expired: true, Time: last}}},
 		{name: "expired after failures", history: append(of("m", state.ResultFailed, state.ResultFailed), state.Attempt{Result: state.ResultRefused, Expired: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "a drill says nothing", history: append(of("m", state.ResultFailed, state.ResultFailed), state.Attempt{Result: state.ResultDrilled, Drill: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
+		{name: "a drill that failed", history: []state.Attempt{{Manifest: "m", Result: state.ResultFailed, Drill: true, Time: last}}},
 		{name: "another manifest", history: of("n", state.ResultFailed, state.ResultFailed)},
 		{name: "another manifest last", history: append(of("m", state.ResultFailed), of("n", state.ResultFailed)...)},
 	} {

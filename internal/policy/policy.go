@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
@@ -23,6 +24,8 @@ type Rules struct {
 	// in the source or the fetcher could bring back an old one.
 	ByVersion  bool
 	CheckEvery time.Duration
+	// Window is when unattended attempts may install.
+	Window calendar.Window
 }
 
 // Unit is the state of one of a target's units in systemd.
@@ -54,13 +57,14 @@ type Release struct {
 // of what is not known.
 type Known struct {
 	Rules   Rules
-	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks or goes back
+	Order   state.Order  // of the attempt; its verb is [state.VerbApply] unless it only checks, goes back or drills
 	Status  state.Status // the swapper's
 	Changed bool         // the installed files are not as the last update left them
 	Units   []Unit       // nil: not known, or none
+	Ahead   string       // which update this one waits for, as a sentence; "" for none
 	Release *Release     // nil: before its manifest was read
 	History []state.Attempt
-	Now     time.Time // in the location in which times are printed
+	Now     time.Time // in the location in which times are printed; zero: not known
 }
 
 // Decision says why something is not installed. The zero Decision means that it may be.
@@ -113,7 +117,7 @@ type condition uint
 const (
 	unattended condition = 1 << iota // no person asked for the attempt
 	installing                       // the attempt is to install, not only to check
-	offered                          // a release is known, and the attempt is no rollback
+	offered                          // a release of the source is known, and the attempt is no rollback or drill
 )
 
 func (k Known) conditions() (c condition) {
@@ -123,7 +127,7 @@ func (k Known) conditions() (c condition) {
 	if k.Order.Verb != state.VerbCheck {
 		c |= installing
 	}
-	if k.Release != nil && k.Order.Verb != state.VerbRollback {
+	if k.Release != nil && !k.Order.Verb.FromHere() {
 		c |= offered
 	}
 	return c

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -29,6 +30,9 @@ func hold(k *Known)      { k.Status.Held = &state.Hold{Since: k.Now} }
 func withdraw(k *Known)  { k.Release.Disabled = true }
 func manual(k *Known)    { k.Rules.AutoUpdate = false }
 func edit(k *Known)      { k.Changed = true }
+func night(k *Known)     { k.Rules.Window, _ = calendar.Parse("Sun..Thu 02:00-04:00 UTC") }
+func queue(k *Known)     { k.Ahead = "the trial of db is open" }
+func drill(k *Known)     { k.Order.Origin, k.Order.Verb = state.OriginOperator, state.VerbDrill }
 func wait(k *Known)      { k.Release.NotYet = "not yet" }
 func worry(k *Known)     { k.Order.Doubt = "no probe passes" }
 func stop(k *Known)      { k.Units[0].Active = "inactive" }
@@ -51,6 +55,8 @@ func TestDecide(t *testing.T) {
 	const rejection = "it was rejected on 2026-11-01 12:00 UTC: it died (hint: sudo machinemon-update unskip agent tries it again)"
 	held := Decision{RuleHeld, state.ResultNotAttempted, "it is held since 2026-11-01", "sudo machinemon-update unhold agent", nil}
 	backsOff := Decision{Rule: RuleBackoff, Result: state.ResultNotAttempted, Reason: "it failed before: backing off until 2026-11-01 12:59 UTC"}
+	closed := Decision{RuleWindow, state.ResultNotAttempted, "it waits for its window, Sun..Thu 02:00-04:00 UTC, which opens next at 2026-11-02 02:00 UTC", "sudo machinemon-update apply agent does not wait", nil}
+	behind := Decision{RuleAfter, state.ResultNotAttempted, "it waits for another target: the trial of db is open", "sudo machinemon-update apply agent does not wait", nil}
 	available := Decision{Rule: RuleOnlyCheck, Result: state.ResultAvailable}
 	for _, c := range []struct {
 		name  string
@@ -100,6 +106,22 @@ func TestDecide(t *testing.T) {
 		{"changed by hand", []func(*Known){edit, stop}, Decision{RuleChanged, state.ResultNotAttempted, "the installed files were changed by hand", "sudo machinemon-update apply agent", nil}},
 		{"changed by hand, for a person", []func(*Known){edit, operator}, Decision{}},
 
+		{"outside of the window", []func(*Known){night, edit, stop}, closed},
+		{"outside of the window, and a directive asks", []func(*Known){night, directive}, closed},
+		{"outside of the window, before the source is asked", []func(*Known){night, before}, closed},
+		{"outside of the window, for a check", []func(*Known){night, check}, available},
+		{"outside of the window, for a person", []func(*Known){night, operator}, Decision{}},
+		{"outside of the window, and the time is not known", []func(*Known){night, func(k *Known) { k.Now = time.Time{} }}, Decision{}},
+		{"in the window", []func(*Known){night, func(k *Known) { k.Now = k.Now.Add(-9 * time.Hour) }}, Decision{}},
+		{"another target goes first", []func(*Known){queue, edit, stop}, behind},
+		{"another target goes first, before the source is asked", []func(*Known){queue, before}, behind},
+		{"another target goes first, for a person", []func(*Known){queue, operator}, Decision{}},
+		{"another target goes first, for a check", []func(*Known){queue, check}, available},
+		{"a drill", []func(*Known){drill, lower, manual, reject, withdraw}, Decision{}},
+		{"a drill, held", []func(*Known){drill, hold}, held},
+		{"a drill of what is stopped", []func(*Known){drill, stop}, Decision{RuleUnit, state.ResultNotAttempted,
+			"agent.service does not run now, and only what runs can be seen to come back", "sudo systemctl start agent.service", nil}},
+		{"a drill of what is masked", []func(*Known){drill, stop, func(k *Known) { k.Units[0].Load = "masked" }}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is masked", "", nil}},
 		{"stopped", []func(*Known){stop, worry}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"stopped, for a rollback", []func(*Known){stop, goBack}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"stopped, for a check", []func(*Known){stop, check}, available},

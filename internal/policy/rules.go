@@ -22,6 +22,8 @@ const (
 	RuleRollout    Rule = "rollout"
 	RuleOnlyCheck  Rule = "only check" // the order is to check, and no rule about the release forbids it
 	RuleAutoUpdate Rule = "auto update"
+	RuleWindow     Rule = "window"
+	RuleAfter      Rule = "after"
 	RuleChanged    Rule = "changed by hand"
 	RuleUnit       Rule = "unit"
 	RuleDoubt      Rule = "doubt"
@@ -45,6 +47,8 @@ var rules = []struct {
 	{RuleRollout, offered | unattended, waits},
 	{RuleOnlyCheck, offered, onlyChecks},
 	{RuleAutoUpdate, installing | unattended, notEnabled},
+	{RuleWindow, installing | unattended, outsideWindow},
+	{RuleAfter, installing | unattended, another},
 	{RuleChanged, installing | unattended, changed},
 	{RuleUnit, installing, notUpdatable},
 	{RuleDoubt, offered, doubtful},
@@ -173,6 +177,21 @@ func notEnabled(k Known) (Decision, bool) {
 	return Decision{Reason: "scheduled runs only check", Hint: "sudo machinemon-update apply " + k.Rules.Target}, !k.Rules.AutoUpdate
 }
 
+// outsideWindow defers what no person asked for to the next window.
+func outsideWindow(k Known) (Decision, bool) {
+	w := k.Rules.Window
+	if k.Now.IsZero() || w.Open(k.Now) {
+		return Decision{}, false
+	}
+	return Decision{Reason: fmt.Sprintf("it waits for its window, %s, which opens next at %s", w, w.Next(k.Now).In(k.Now.Location()).Format("2006-01-02 15:04 MST")),
+		Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, true
+}
+
+// another defers what no person asked for while another target has an update under way.
+func another(k Known) (Decision, bool) {
+	return Decision{Reason: "it waits for another target: " + k.Ahead, Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, k.Ahead != ""
+}
+
 func changed(k Known) (Decision, bool) {
 	return Decision{Reason: "the installed files were changed by hand", Hint: "sudo machinemon-update apply " + k.Rules.Target}, k.Changed
 }
@@ -192,6 +211,8 @@ func notUpdatable(k Known) (Decision, bool) {
 // the cure.
 func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	switch {
+	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && (u.Active != "active" || u.Idle) && !u.Template:
+		return Decision{Reason: u.Name + " does not run now, and only what runs can be seen to come back", Hint: "sudo systemctl start " + u.Name}, true
 	case u.Template:
 		return Decision{Reason: "no instance of " + u.Name + " runs", Hint: "sudo systemctl start one of its instances"}, true
 	case u.Load == "masked":

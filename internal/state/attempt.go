@@ -81,13 +81,22 @@ type Attempt struct {
 	// Blameless says that the attempt was rolled back without rejecting the release.
 	// Without a back-off, every scheduled run would restart the unit twice.
 	Blameless bool `json:"blameless,omitempty"`
+	// Drill says that the trial was to fail, so that it says nothing about a release.
+	Drill bool `json:"drill,omitempty"`
+	// AwayMillis is how long the units were not active with the installed program in a drill
+	// that passed; 0 if that is not known.
+	AwayMillis int64 `json:"away_millis,omitempty"`
 }
+
+// Exercise reports whether the attempt is a drill that needs nobody: it counts as no update
+// that failed. One whose rollback failed needs a person as after any other trial.
+func (a Attempt) Exercise() bool { return a.Drill && a.Result != ResultRollbackFailed }
 
 // Failed reports whether unattended attempts must back off: this one failed before its
 // trial, or was rolled back without a rejection. Expired signatures do not count: the next
-// scheduled attempt must find the new ones.
+// scheduled attempt must find the new ones. Neither does a drill.
 func (a Attempt) Failed() bool {
-	return a.Result.is(backsOff) && !a.Expired || a.Blameless
+	return (a.Result.is(backsOff) && !a.Expired || a.Blameless) && !a.Drill
 }
 
 // Line returns the log line for the end of an attempt.

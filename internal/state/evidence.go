@@ -85,7 +85,7 @@ func (t Tree) SetEvidence(target string, e Evidence) error {
 	return nil
 }
 
-// TrialFailed reports whether the attempt is one whose trial failed.
+// TrialFailed reports whether the attempt is one whose trial failed, as that of a drill does.
 func (a Attempt) TrialFailed() bool {
-	return a.Result == ResultRolledBack || a.Result == ResultInterrupted || a.Result == ResultRollbackFailed
+	return a.Result == ResultDrilled || a.Drill && !a.Started.IsZero() || a.Result == ResultRolledBack || a.Result == ResultInterrupted || a.Result == ResultRollbackFailed
 }

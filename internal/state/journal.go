@@ -139,6 +139,7 @@ type Journal struct {
 	Unsigned bool      `json:"unsigned"`
 	Listed
 	GoingBack  bool      `json:"going_back,omitempty"` // the attempt is the operator's rollback to the previous release
+	Drill      bool      `json:"drill,omitempty"`      // the new file is a program that fails on purpose, so the verdict is never commit
 	Started    time.Time `json:"started"`
 	Phase      Phase     `json:"phase"`
 	Failure    string    `json:"failure,omitempty"` // why the swap failed half-way; "" if it was killed or did not fail
@@ -189,6 +190,9 @@ type Journal struct {
 	MainPIDs  []uint32      `json:"main_pids,omitempty"`
 	Restarted time.Duration `json:"restarted,omitempty"`
 	Said      []string      `json:"said,omitempty"`
+	// Left is when the first of the units stopped being active in a drill, by
+	// CLOCK_MONOTONIC; zero if that is not known.
+	Left time.Duration `json:"left,omitempty"`
 	// Timeout is health.timeout_seconds of the trial. After a rollback, the old version
 	// gets the same time to become healthy.
 	Timeout time.Duration `json:"timeout"`

@@ -35,12 +35,17 @@ const (
 	VerbApply    Verb = "apply"    // fetch the manifest, and install a new release
 	VerbCheck    Verb = "check"    // fetch the manifest and record what is available
 	VerbRollback Verb = "rollback" // install the previous release again
+	VerbDrill    Verb = "drill"    // try a program that fails on purpose, to see it rolled back
 	// VerbSettleKeep and VerbSettleBack end a trial whose rollback failed: they keep the
 	// installed files, or roll back once more.
 	VerbSettleKeep Verb = "settle keep"
 	VerbSettleBack Verb = "settle back"
 	VerbProbe      Verb = "probe" // try the probes; only in a request, without an attempt
 )
+
+// FromHere reports whether an attempt with this verb needs nothing of a source, so that it
+// begins with the swap.
+func (v Verb) FromHere() bool { return v == VerbRollback || v == VerbDrill }
 
 // Request is what the operator asked for. The command writes it just before it starts the
 // chain, and [Tree.TakeRequest] removes it, so that it starts one attempt only.
@@ -55,7 +60,7 @@ type Request struct {
 	SHA256  string `json:"sha256,omitempty"`
 	Version string `json:"version,omitempty"`
 	DryRun  bool   `json:"dry_run,omitempty"` // as in [Order]
-	// MainID is the installed main file: the baseline of a rollback reads no order.
+	// MainID is the installed main file: the baseline of a rollback or drill reads no order.
 	MainID FileID `json:"main_id,omitzero"`
 	// Made is when the request was written, as time since the boot. A request that a
 	// killed command left behind expires by it, even if the clock is set meanwhile.
@@ -68,7 +73,7 @@ const lapse = 5 * time.Minute
 // SetRequest writes a request for the attempt that starts next.
 func (t Tree) SetRequest(target string, r Request) error {
 	r.Format, r.Made = Format, uptime()
-	mode := fs.FileMode(0o644) // a baseline reads the request for a rollback
+	mode := fs.FileMode(0o644) // a baseline reads the request for a rollback or drill
 	if r.URL != "" {
 		mode = 0o600 // its query may be a secret
 	}

@@ -28,6 +28,9 @@ const (
 	ResultNotAttempted   Result = "not attempted"
 	// ResultSettled means that the operator ended a trial whose rollback had failed.
 	ResultSettled Result = "settled"
+	// ResultDrilled means that a drill did what it must: a release that fails on purpose was
+	// found to fail, and what ran before runs again.
+	ResultDrilled Result = "drill passed"
 )
 
 // trait is a set of properties of a result.
@@ -75,6 +78,7 @@ var resultTable = []resultRow{
 	{ResultAvailable, 0, info, available | ofFetch | ofVerify | ofSwap},
 	{ResultUnproven, 0, info, alarms | replaced | ofSwap},
 	{ResultSettled, 0, info, ofSwap},
+	{ResultDrilled, 0, info, ofSwap},
 	{ResultCommitted, 0, info, replaced | ofSwap},
 	{ResultAdopted, 0, info, replaced | ofSwap},
 	{ResultCurrent, 0, info, ofFetch},

@@ -31,7 +31,7 @@ func TestResultTable(t *testing.T) {
 		if n := len(exits); n == 0 || exits[n-1] != row.result.CommandExit() {
 			exits = append(exits, row.result.CommandExit())
 		}
-		if (row.exit == 0) != slices.Contains([]Result{ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled}, row.result) {
+		if (row.exit == 0) != slices.Contains([]Result{ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled, ResultDrilled}, row.result) {
 			t.Errorf("%q has exit status %d", row.result, row.exit)
 		}
 		if row.traits&(ofFetch|ofVerify|ofSwap) == 0 && row.result != ResultHandedOn && row.result != ResultOnTrial {
@@ -49,7 +49,7 @@ func TestResultTable(t *testing.T) {
 
 func TestResultExit(t *testing.T) {
 	for want, results := range map[int][]Result{
-		0: {ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled}, 1: {ResultFailed, ResultHandedOn, ResultOnTrial, "", "nonsense"}, 2: {ResultMisconfigured},
+		0: {ResultCurrent, ResultAvailable, ResultAdopted, ResultCommitted, ResultUnproven, ResultSettled, ResultDrilled}, 1: {ResultFailed, ResultHandedOn, ResultOnTrial, "", "nonsense"}, 2: {ResultMisconfigured},
 		4: {ResultRolledBack, ResultInterrupted}, 5: {ResultRollbackFailed}, 6: {ResultRefused}, 7: {ResultNotDownloaded}, 8: {ResultNotAttempted},
 	} {
 		for _, r := range results {

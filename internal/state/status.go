@@ -77,6 +77,9 @@ type Directory struct {
 	Releases string `json:"releases,omitempty"`
 }
 
+// Hidden reports whether the file's digest is not shown to this user.
+func (f File) Hidden() bool { return f.SHA256 == hiddenSum }
+
 // Dir returns the directory in which the bytes of the file are, or those of its releases.
 func (f File) Dir() string {
 	if f.Tree != nil && f.Tree.Releases != "" {

@@ -96,9 +96,9 @@ func (b *beginning) takeOrder() error {
 	if directive {
 		b.order.Origin = state.OriginDirective
 	}
-	// A request for a rollback or probe is not for the fetcher, and its command has
+	// A request for a rollback, drill or probe is not for the fetcher, and its command has
 	// ended.
-	if req != nil && req.Verb != state.VerbRollback && req.Verb != state.VerbProbe {
+	if req != nil && !req.Verb.FromHere() && req.Verb != state.VerbProbe {
 		b.order = state.Order{Attempt: req.Attempt, Origin: state.OriginOperator, Verb: req.Verb,
 			Import: req.Import, URL: req.URL, SHA256: req.SHA256, Version: req.Version, DryRun: req.DryRun}
 	}
@@ -167,7 +167,7 @@ func (b *beginning) decideVerb(ctx context.Context) error {
 		return d.Err()
 	}
 	b.order.Verb = state.VerbCheck
-	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate { // the operator has chosen this: no line for each run
+	if d.Rule != policy.RuleHeld && d.Rule != policy.RuleAutoUpdate && d.Rule != policy.RuleWindow { // the operator has chosen this: no line for each run
 		b.logf("%s: only checking: %s", b.name, d)
 	}
 	return nil
@@ -268,11 +268,11 @@ func (b *beginning) writeOrder(ctx context.Context) (err error) {
 	return b.Tree.SetOrder(b.name, b.order)
 }
 
-// goingBack refuses the attempt while an operator's rollback request waits for its
-// baseline or its swap, because this attempt must not take that request.
+// goingBack refuses the attempt while an operator's request for a rollback or drill waits
+// for its baseline or its swap, because this attempt must not take that request.
 func (s *Swapper) goingBack(ctx context.Context, name string) error {
 	req, err := s.Tree.Request(name)
-	if err != nil || req == nil || req.Verb != state.VerbRollback {
+	if err != nil || req == nil || !req.Verb.FromHere() {
 		return nil // an error is reported when the request is taken
 	}
 	return s.idle(ctx, name, "baseline", "swap")

@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/policy"
@@ -12,7 +13,7 @@ import (
 // mayInstall asks the policy before a release is known. It examines the files and the
 // unit only if neither the operator's hold nor the target file refuses the attempt.
 func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
-	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status}
+	k := policy.Known{Rules: b.target.Rules(), Order: b.order, Status: b.status, Now: time.Now()}
 	if d := policy.Decide(k); d.Refused() {
 		return d, nil
 	}
@@ -22,9 +23,13 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 	return b.decideWithUnits(ctx, k, b.target)
 }
 
-// decideWithUnits asks the policy, and tells it the states of the target's units.
+// decideWithUnits asks the policy, and tells it the states of the target's units, and
+// which other target's update goes first.
 func (s *Swapper) decideWithUnits(ctx context.Context, k policy.Known, t *target.Target) (d policy.Decision, err error) {
 	if k.Units, err = units.States(ctx, s.Systemd, t); err != nil {
+		return d, err
+	}
+	if k.Ahead, err = units.Ahead(ctx, s.Systemd, s.Tree, t); err != nil {
 		return d, err
 	}
 	return policy.Decide(k), nil

@@ -36,7 +36,7 @@ func TestExplore(t *testing.T) {
 		for _, e := range x.events(t, n) {
 			for kill := 0; ; kill++ { // 0: the swapper is not killed
 				x.restore(t, n)
-				x.sys.left = kill
+				x.sys.dies = kill
 				killed, err := x.take(t, e)
 				if kill > 0 && !killed {
 					break // the event makes fewer calls
@@ -94,14 +94,14 @@ func (x *explorer) events(t *testing.T, n int) (all []change) {
 		return func(_ *testing.T, r *rig) error { return r.do(verb) }
 	}
 	all = append(all, change{name: "a boot", ends: true, do: func(t *testing.T, r *rig) error {
-		kill := r.sys.left
-		r.sys.left = 0
+		kill := r.sys.dies
+		r.sys.dies = 0
 		r.reboot(t)
-		r.sys.left = kill
+		r.sys.dies = kill
 		if err := r.do("recover"); err != nil {
 			return err
 		}
-		r.sys.left = 0 // systemd starts the program, and not the swapper
+		r.sys.dies = 0 // systemd starts the program, and not the swapper
 		return r.sys.Restart(t.Context(), "agent.service", 0)
 	}})
 	j, err := x.tree.Journal("agent")
@@ -153,7 +153,7 @@ func (x *explorer) events(t *testing.T, n int) (all []change) {
 // take carries out an event, and reports whether the swapper was killed in it.
 func (x *explorer) take(t *testing.T, e change) (killed bool, err error) {
 	defer func() {
-		x.sys.left = 0
+		x.sys.dies = 0
 		if p := recover(); p == errKilled {
 			killed = true
 		} else if p != nil {

@@ -24,7 +24,8 @@ const maxNotice = 1 << 10
 const hookTime = 10 * time.Minute
 
 // beforeSwap runs the release's program, if the operator allows that, and the operator's
-// own hook before any file is replaced. From the moment that one may have run, a rollback
+// own hook before any file is replaced; in a drill neither, because there is no release to
+// prepare for. From the moment that one may have run, a rollback
 // restores the snapshot.
 func (sw *swapping) beforeSwap(ctx context.Context) error {
 	hooks := sw.target.Hooks
@@ -32,7 +33,7 @@ func (sw *swapping) beforeSwap(ctx context.Context) error {
 	if sw.program != "" {
 		fromRelease = append([]string{sw.program}, hooks.FromRelease[1:]...)
 	}
-	if len(fromRelease) == 0 && len(hooks.PreSwap) == 0 {
+	if len(fromRelease) == 0 && len(hooks.PreSwap) == 0 || sw.journal.Drill {
 		return nil
 	}
 	j := sw.journal

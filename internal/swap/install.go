@@ -85,10 +85,10 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if order.Attempt != attempt || order.Verb == state.VerbCheck || (order.Verb == state.VerbRollback) != (entry == nil) {
+	if order.Attempt != attempt || order.Verb == state.VerbCheck || order.Verb.FromHere() != (entry == nil) {
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: root ordered to %s in attempt %s", order.Verb, order.Attempt)
 	}
-	sw.attempt.Origin, sw.attempt.From = order.Origin, order.Installed
+	sw.attempt.Origin, sw.attempt.From, sw.attempt.Drill = order.Origin, order.Installed, order.Verb == state.VerbDrill
 	if sw.target, err = sw.Targets.Load(sw.name); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (sw *swapping) run(ctx context.Context) error {
 		return err
 	}
 	// The hold, the target file or the unit may have changed since the attempt began.
-	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status}
+	sw.known = policy.Known{Rules: sw.target.Rules(), Order: order, Status: sw.status, Now: time.Now()}
 	if d, err := sw.decideWithUnits(ctx, sw.known, sw.target); err != nil || d.Refused() {
 		return errors.Join(err, d.Err())
 	}
@@ -108,21 +108,25 @@ func (sw *swapping) run(ctx context.Context) error {
 		Attempt: attempt, Origin: order.Origin, Target: sw.name,
 		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
 		Timeout: sw.target.Health.Timeout, Settle: sw.target.Health.Settle, Unsigned: sw.target.Trust.Mode == target.TrustChecksum,
-		GoingBack: order.Verb == state.VerbRollback, PostCommit: sw.target.Hooks.PostCommit,
+		GoingBack: order.Verb == state.VerbRollback, Drill: order.Verb == state.VerbDrill, PostCommit: sw.target.Hooks.PostCommit,
 	}
 	if err := sw.setUnits(ctx); err != nil {
 		return err
 	}
 	log.Status("copying the new files")
-	if sw.journal.GoingBack {
+	try := sw.try
+	switch {
+	case sw.journal.Drill:
+		err, try = sw.planDrill(ctx), sw.tryDrill
+	case sw.journal.GoingBack:
 		err = sw.planPrevious(ctx)
-	} else {
+	default:
 		err = sw.planTree(ctx, entry)
 	}
 	sw.attempt.Version, sw.attempt.Sequence = sw.journal.Version, sw.journal.Sequence
 	sw.about(sw.journal)
 	if err == nil {
-		err = sw.try(ctx, consume)
+		err = try(ctx, consume)
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
 		sw.giveUp(ctx)
@@ -249,6 +253,13 @@ func (sw *swapping) try(ctx context.Context, consume func()) error {
 		sw.endDryRun("verified, and apply would " + sw.intends())
 		return nil
 	}
+	return sw.replace(ctx, all, consume)
+}
+
+// replace backs up what is installed, opens the journal, and starts the trial of what is
+// staged. all are the units.
+func (sw *swapping) replace(ctx context.Context, all []systemd.Unit, consume func()) error {
+	j := sw.journal
 	log.Status("backing up the old files")
 	if err := sw.backUp(); err != nil {
 		return err
@@ -311,6 +322,10 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
 	}
+	left, err := sw.watchDrill(ctx, j)
+	if err != nil {
+		return err
+	}
 	if j.Stopped {
 		if err := sw.halt(ctx, j); err != nil {
 			return err
@@ -337,11 +352,13 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 		return err
 	}
 	sw.Log.Event(log.EventOnTrial, "%s: installed, %s", describe(j), renewal(j))
-	var err error
 	if j.ByReload && !j.Reload { // a new unit file needs a restart
 		err = sw.reload(ctx, j)
 	} else {
 		err = sw.restart(ctx, j, j.Timeout)
+	}
+	if j.Left = left(); j.Left > 0 {
+		err = errors.Join(err, sw.Tree.SetJournal(j))
 	}
 	if _, overdue := errors.AsType[*systemd.OverdueError](err); overdue {
 		j.Finding = state.FindingBad

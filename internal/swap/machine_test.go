@@ -37,8 +37,9 @@ type machine struct {
 	lines []systemd.LogLine // lines in the unit's log
 	trial systemd.Sandbox
 	hook  systemd.Hook
-	left  int    // the call of this number, from now on, kills the swapper; 0: none does
-	home  string // the program in the home of a user, as which the unit runs; "" for bin/agent
+	dies  int           // the call of this number, from now on, kills the swapper; 0: none does
+	left  time.Duration // when the unit was seen to leave the active state
+	home  string        // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
 func newMachine(r *rig) *machine {
@@ -64,8 +65,8 @@ func (m *machine) call(verb, name string) error {
 	m.mu.Lock() // the rollback reads systemd's journal concurrently
 	m.calls = append(m.calls, c)
 	m.mu.Unlock()
-	if m.left > 0 && !strings.HasPrefix(verb, "log") {
-		if m.left--; m.left == 0 {
+	if m.dies > 0 && !strings.HasPrefix(verb, "log") {
+		if m.dies--; m.dies == 0 {
 			panic(errKilled)
 		}
 	}
@@ -311,6 +312,10 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 		}
 	}
 	return m.call("hook", program)
+}
+
+func (m *machine) Leaving(_ context.Context, units ...string) (func() time.Duration, error) {
+	return func() time.Duration { return m.left }, m.call("watch", strings.Join(units, " "))
 }
 
 func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {

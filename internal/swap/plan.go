@@ -20,12 +20,12 @@ import (
 // largest is the size limit, in bytes, of a file whose size no manifest states.
 const largest = 4 << 30
 
-// claim takes the operator's request to go back, or else the verifier's newest tree. entry
-// is nil for such a request; attempt is empty, too, if there is neither. A tree that is
-// there at the same time starts this unit again: no verifier can keep the operator from
-// going back, or take another request away.
+// claim takes the operator's request to go back or for a drill, or else the verifier's
+// newest tree. entry is nil for such a request; attempt is empty, too, if there is neither. A
+// tree that is there at the same time starts this unit again: no verifier can keep the
+// operator from going back, or take another request away.
 func (sw *swapping) claim() (attempt state.AttemptID, entry *state.Bundle, err error) {
-	if req, err := sw.Tree.Request(sw.name); err != nil || req != nil && req.Verb == state.VerbRollback {
+	if req, err := sw.Tree.Request(sw.name); err != nil || req != nil && req.Verb.FromHere() {
 		if attempt, err := sw.takeRequest(); err != nil || attempt != "" {
 			return attempt, nil, err
 		}
@@ -45,8 +45,8 @@ func (sw *swapping) take() (state.AttemptID, *state.Bundle, error) {
 	return attempt, entry, err
 }
 
-// takeRequest takes the operator's request to go back and writes its order. The attempt is
-// empty if there is none.
+// takeRequest takes the operator's request that needs no release, and writes its order. The
+// attempt is empty if there is none.
 func (sw *swapping) takeRequest() (state.AttemptID, error) {
 	req, err := sw.Tree.TakeRequest(sw.name)
 	if err != nil || req == nil { // it has expired
@@ -61,7 +61,7 @@ func (sw *swapping) takeRequest() (state.AttemptID, error) {
 		from = st.Installed.Version
 	}
 	return req.Attempt, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
-		Origin: state.OriginOperator, Verb: state.VerbRollback, Installed: from})
+		Origin: state.OriginOperator, Verb: req.Verb, Installed: from})
 }
 
 // planTree stages the files of a verified tree: it copies them, hashes the copies, and

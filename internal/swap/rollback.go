@@ -60,8 +60,13 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 		// killed, must not overwrite what the old program writes from now on.
 		s.note(j)
 	}
+	left, werr := s.watchDrill(ctx, j) // a drill by reload has stopped nothing until now
+	s.logError(j, werr)
 	// Restart even if a file did not come back: the service runs with those that did.
 	err = errors.Join(err, s.loosen(ctx, j, func(ctx context.Context, j *state.Journal) error { return s.restart(ctx, j, 0) }))
+	if werr == nil {
+		j.Left = left()
+	}
 	heard()
 	if err != nil {
 		return s.failedRollback(ctx, j, err)
@@ -216,7 +221,11 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 		return err
 	}
 	if !recorded(&st, j.Attempt) {
-		s.judge(j, after, changed, &st)
+		if j.Drill {
+			s.judgeDrill(ctx, j, after, changed, &st)
+		} else {
+			s.judge(j, after, changed, &st)
+		}
 		if after != nil {
 			st.Learn(j.Probes, after.Probes)
 		}

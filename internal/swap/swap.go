@@ -59,6 +59,7 @@ type Manager interface {
 	Arm(ctx context.Context, timer string, after time.Duration) error
 	RunHook(ctx context.Context, h systemd.Hook) error
 	Try(ctx context.Context, p systemd.Sandbox) (systemd.SandboxResult, error)
+	Leaving(ctx context.Context, units ...string) (left func() time.Duration, err error)
 	LastLines(ctx context.Context, unit, boot string, n int) ([]systemd.LogLine, error)
 }
 

@@ -35,11 +35,23 @@ func (c *Conn) NextElapse(ctx context.Context, timer string) (time.Time, error) 
 	if err = errors.Join(err, nerr); err != nil {
 		return time.Time{}, fmt.Errorf("cannot read the state of %s: %w", timer, err)
 	}
-	usec, _ := p["NextElapseUSecMonotonic"].(uint64)
-	if sub, _ := p["SubState"].(string); sub != "waiting" || usec == 0 || usec > math.MaxInt64/1000 {
+	if sub, _ := p["SubState"].(string); sub != "waiting" {
 		return time.Time{}, nil
 	}
-	return time.Now().Add(time.Duration(usec)*time.Microsecond - now).Truncate(time.Second), nil
+	usec := func(property string) (n uint64, waits bool) {
+		n, _ = p[property].(uint64)
+		return n, n > 0 && n <= math.MaxInt64/1000
+	}
+	var next time.Time
+	if n, waits := usec("NextElapseUSecMonotonic"); waits {
+		next = time.Now().Add(time.Duration(n)*time.Microsecond - now)
+	}
+	if n, waits := usec("NextElapseUSecRealtime"); waits { // of OnCalendar=
+		if at := time.UnixMicro(int64(n)); next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	return next.Truncate(time.Second), nil
 }
 
 // Monotonic reads CLOCK_MONOTONIC, the clock of systemd's timers and of the journal's

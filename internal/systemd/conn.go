@@ -33,6 +33,7 @@ const patience = time.Minute
 type Conn struct {
 	watched []string
 	ticks   chan struct{}
+	updated func(*dbus.PropertiesUpdate) // is called for each change of a unit; may be nil
 
 	mu  sync.Mutex
 	cur *link
@@ -149,6 +150,9 @@ func (c *Conn) follow(ctx context.Context, l *link) error {
 		for {
 			select {
 			case u := <-updates:
+				if c.updated != nil {
+					c.updated(u)
+				}
 				if slices.Contains(c.watched, u.UnitName) {
 					c.tick()
 				}

@@ -37,6 +37,8 @@ type Unit struct {
 	// Began is when the unit last left the inactive state, by CLOCK_MONOTONIC: the start
 	// of the program that runs or is being started. It is zero if it never did.
 	Began time.Duration
+	// Entered is when it last became active, by the same clock.
+	Entered time.Duration
 	// Command is the first ExecStart=, with the program's path.
 	Command []string
 	User    string   // User=; "" is root
@@ -145,6 +147,9 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.Outdated, _ = p["NeedDaemonReload"].(bool)
 	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
 		u.Began = time.Duration(usec) * time.Microsecond
+	}
+	if usec, ok := p["ActiveEnterTimestampMonotonic"].(uint64); ok {
+		u.Entered = time.Duration(usec) * time.Microsecond
 	}
 	u.Command = firstCommand(p["ExecStart"])
 	u.User, _ = p["User"].(string)

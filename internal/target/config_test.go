@@ -23,7 +23,7 @@ func TestConfigErrors(t *testing.T) {
 		from     = `must be a file's name in the archive, or a glob that matches one (allowed: a relative path with * ? [ ], without . and .. elements, or "." for an asset that is the program; with / at its end, a directory, "./" for all of the archive; {os} {arch} {machine} {version} {number} are filled in)`
 		mode     = `must be an octal mode in quotes, without write permission for group and others (allowed: "0400" to "0755")`
 		command  = `must be a command as a list of strings (allowed: ["/DIR/PROGRAM", "ARGUMENT", …], without NUL characters)`
-		top      = `(allowed: description, unit, units, restart, auto_update_enabled, auto_update_check_every_seconds, source, trust, install, install_manifest, rollback, hooks, health, notify)`
+		top      = `(allowed: description, unit, units, restart, auto_update_enabled, auto_update_check_every_seconds, schedule, source, trust, install, install_manifest, rollback, hooks, health, notify)`
 		source   = `(allowed: type, url, url_from, path, arch, versions, downgrade, insecure_skip_tls, ca_file, proxy, proxy_login_file, no_proxy, repo, asset, tag, tag_prefix, prereleases, checksums, api_url, token_file)`
 		github   = "%M[source]\ntype = 'github'\nrepo = 'o/n'\n" // 7 lines
 		repo     = `must be a repository (allowed: "OWNER/NAME"; of GitLab also "GROUP/SUBGROUP/NAME")`
@@ -45,6 +45,7 @@ func TestConfigErrors(t *testing.T) {
 		hostport = `must be a host and a port (allowed: "HOST:PORT")`
 		boolean  = `must be a boolean (allowed: true, false)`
 		main     = `must be one of the installed files (allowed: a "to" of [[install]], a file below such a directory, or "" when the main process is a wrapper)`
+		window   = `must be a time of the week (allowed: "[DAYS] HH:MM-HH:MM [ZONE]", DAYS as in Mon,Wed..Fri, ZONE "UTC" or as in "Europe/Vienna")`
 		lines    = `must be text on one line (allowed: 1 to 200 characters)`
 		prod     = `must be a product's name (allowed: 1 to 64 of A-Z a-z 0-9 . + _ ~ -, the first a letter or digit)`
 		keep     = `must be a list of names below the directory that is installed (allowed: at most 32 relative paths without . and .. elements, none below another; only beside a from that ends with /)`
@@ -104,6 +105,11 @@ func TestConfigErrors(t *testing.T) {
 		// Values.
 		{"%M[health]\ntimeout_seconds = 0", ":6: health.timeout_seconds: must be a whole number of seconds (allowed: 1 to 3600)", ""},
 		{"%M[health]\nsettle_seconds = -1", ":6: health.settle_seconds: must be a whole number of seconds (allowed: 0 to 3600)", ""},
+		{"%M[schedule]\nwindow = 'Mon 02:00'", ":6: schedule.window: " + window, ""},
+		{"%M[schedule]\nwindow = '02:00-04:00 Mars/Base'", ":6: schedule.window: " + window, ""},
+		{"%M[schedule]\nafter = ['Db']", ":6: schedule.after: must be a list of targets (allowed: at most 16 names of other targets)", ""},
+		{"%M[schedule]\nafter = ['db', 'agent']", ":6: schedule.after: names the target itself", "remove it"},
+		{"%M[schedule]\ninhibit = true", ":6: schedule.inhibit: is not a known key (allowed: window, after)", ""},
 		{"auto_update_check_every_seconds = 59\n%M", ":1: auto_update_check_every_seconds: must be a whole number of seconds (allowed: 60 to 31536000)", ""},
 		{"auto_update_check_every_seconds = 9223372036854775807\n%M", ":1: auto_update_check_every_seconds: must be a whole number of seconds (allowed: 60 to 31536000)", ""},
 		{"description = ''\n%M", ":1: description: " + lines, ""},

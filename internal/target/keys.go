@@ -31,6 +31,10 @@ var keys = append([]key{
 	{"auto_update_enabled", yesOrNo, false, "Whether scheduled runs install what they find"},
 	{"auto_update_check_every_seconds", seconds(60, 31536000), int64(3600), "Time between scheduled checks"},
 
+	{"schedule", tableOf("[schedule]"), nil, ""},
+	{"schedule.window", textOf("a time of the week", `"[DAYS] HH:MM-HH:MM [ZONE]", DAYS as in Mon,Wed..Fri, ZONE "UTC" or as in "Europe/Vienna"`, window), nil, "When scheduled runs and directives may install"},
+	{"schedule.after", listOf("a list of targets", "at most 16 names of other targets", func(s []string) bool { return len(s) <= 16 && each(ValidName)(s) }), nil, "Targets whose updates a scheduled one waits for"},
+
 	{"source", tableOf("[source]"), nil, ""},
 	{"source.type", oneOf("a type of source", SourceManifest, SourceGitHub, SourceForgejo, SourceGitLab, SourceFile), SourceManifest, "Where releases are"},
 	{"source.url", textOf("a URL", urlAllowed, webURL), nil, "The manifest's address"},

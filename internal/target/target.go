@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -57,6 +58,9 @@ type Target struct {
 
 	AutoUpdateEnabled bool          // whether scheduled runs and directives may install
 	CheckEvery        time.Duration // between scheduled checks, at least a minute
+	// Window is when scheduled runs and directives may install; the zero Window is always.
+	Window calendar.Window
+	After  []string // the targets whose updates those wait for
 
 	Source  Source
 	Trust   Trust

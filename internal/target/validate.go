@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
@@ -37,6 +38,8 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 		Also:              also,
 		AutoUpdateEnabled: v.boolean("auto_update_enabled"),
 		CheckEvery:        v.seconds("auto_update_check_every_seconds"),
+		Window:            v.window(),
+		After:             v.texts("schedule.after"),
 		Source:            v.source(),
 		Trust: Trust{
 			Mode:                 v.trustMode(),
@@ -55,6 +58,9 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 		Fragments:    files,
 		check:        v.check,
 		where:        v.settings,
+	}
+	if slices.Contains(t.After, name) {
+		v.problem("schedule.after", "names the target itself", "remove it")
 	}
 	v.authenticated(t)
 	v.signed(t)
@@ -98,6 +104,14 @@ func (v *validation) texts(path string) []string { return value[[]string](v, pat
 
 func (v *validation) seconds(path string) time.Duration {
 	return time.Duration(v.integer(path)) * time.Second
+}
+
+func (v *validation) window() calendar.Window {
+	w, err := calendar.Parse(v.text("schedule.window"))
+	if err != nil { // it is not written, or refused already
+		return calendar.Window{}
+	}
+	return w
 }
 
 func (v *validation) mode(path string) *fs.FileMode {

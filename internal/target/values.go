@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/dirtree"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
@@ -186,6 +187,11 @@ func serviceName(s string) bool { return unitName.MatchString(s) && len(s) <= 25
 func versionRange(s string) bool {
 	r, err := version.ParseRange(s)
 	return err == nil && !hasControl(r.String())
+}
+
+func window(s string) bool {
+	_, err := calendar.Parse(s)
+	return err == nil
 }
 
 func versionPattern(s string) bool {

@@ -172,13 +172,13 @@ func TestMeanings(t *testing.T) {
 	}
 	for _, r := range []state.Result{state.ResultHandedOn, state.ResultOnTrial, state.ResultCurrent, state.ResultAvailable, state.ResultAdopted, state.ResultCommitted,
 		state.ResultUnproven, state.ResultFailed, state.ResultMisconfigured, state.ResultRolledBack, state.ResultInterrupted, state.ResultRollbackFailed,
-		state.ResultRefused, state.ResultNotDownloaded, state.ResultNotAttempted, state.ResultSettled} {
+		state.ResultRefused, state.ResultNotDownloaded, state.ResultNotAttempted, state.ResultSettled, state.ResultDrilled} {
 		if !known[r] {
 			t.Errorf("%s is not explained", r)
 		}
 		delete(known, r)
 	}
-	if len(known) > 0 || len(meanings) != 16 {
+	if len(known) > 0 || len(meanings) != 17 {
 		t.Errorf("%d explanations, of which unknown: %v", len(meanings), known)
 	}
 }

@@ -77,6 +77,7 @@ var meanings = []meaning{
 	{state.ResultNotAttempted, "A rule, such as a hold or an earlier failure, kept the attempt from beginning."},
 	{state.ResultAvailable, "There is another version; scheduled runs do not install there."},
 	{state.ResultSettled, "An operator ended a trial whose rollback had failed."},
+	{state.ResultDrilled, "An operator tried a program that fails on purpose there, and the installed version came back."},
 	{state.ResultCommitted, "The new version passed its trial, and is kept."},
 	{state.ResultAdopted, "The release's files were installed already, and are recorded as such."},
 	{state.ResultCurrent, "The machine has the published version."},

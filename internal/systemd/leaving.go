@@ -1,0 +1,64 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+)
+
+// Leaving watches until left is called. left returns when the first of the units stopped
+// being active since, by CLOCK_MONOTONIC as systemd says; 0 if none did, or if the
+// connection was lost. A unit's properties alone cannot tell: a later start and end of the
+// unit overwrites them.
+func (c *Conn) Leaving(ctx context.Context, units ...string) (left func() time.Duration, err error) {
+	since, err := Monotonic()
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	first, seen := time.Duration(0), make(chan struct{})
+	watcher := &Conn{watched: units, ticks: make(chan struct{}, 1), updated: func(u *dbus.PropertiesUpdate) {
+		usec, _ := u.Changed["ActiveExitTimestampMonotonic"].Value().(uint64)
+		at := time.Duration(usec) * time.Microsecond
+		if at <= since || !slices.Contains(units, u.UnitName) {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if first == 0 {
+			close(seen)
+		}
+		if first == 0 || at < first {
+			first = at
+		}
+	}}
+	watches := make(chan error, 1) // go-systemd's Subscribe has no limit of its own
+	go func() { watches <- watcher.do(ctx, func(*link) error { return nil }) }()
+	select {
+	case err = <-watches:
+	case <-time.After(10 * late):
+		err = errors.New("systemd does not answer")
+	}
+	if err != nil { // a connection that does not answer cannot be closed, either
+		return nil, fmt.Errorf("cannot watch %s: %w", strings.Join(units, ", "), err)
+	}
+	return func() time.Duration {
+		defer watcher.Close()
+		select {
+		case <-seen:
+		case <-time.After(late): // the signals come on another connection than the end of a job
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return first
+	}, nil
+}
+
+// late is how much later than the end of a job a signal about it may arrive.
+const late = time.Second
