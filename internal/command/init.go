@@ -118,7 +118,11 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 	var release newest
 	if from != (initFrom{}) {
 		if release, err = a.survey(ctx, m, name, filepath.Base(d.program), from); err != nil {
-			return fmt.Errorf("cannot describe %s: %w", u.Name, err)
+			hint := ""
+			if !strings.Contains(err.Error(), "(hint: ") { // behind a proxy, say, which the target file can name
+				hint = fmt.Sprintf(" (hint: sudo machinemon-update init %s describes the unit without a source)", u.Name)
+			}
+			return fmt.Errorf("cannot describe %s: %w%s", u.Name, err, hint)
 		}
 	}
 	text := d.text(release)
