@@ -117,7 +117,7 @@ func TestInit(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		"cannot describe true.service: cannot download it: 404 (hint: sudo machinemon-update init true.service describes the unit without a source)": {"7", "true", "--github", "owner/gone"},
-		"cannot describe true.service: cannot list a.zip: it is no archive [31m":                                                             {"6", "true", "/srv/releases"},
+		"cannot describe true.service: cannot list a.zip: it is no archive [31m":                                                                     {"6", "true", "/srv/releases"},
 		"bytes in ": {"1", "true", "/srv/large"},
 	} {
 		exit, err := strconv.Atoi(args[0])
