@@ -14,7 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite" // the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // queryTimeout limits each query, and how long the gate's start waits for the database,
@@ -77,7 +78,13 @@ func openStore(ctx context.Context, database string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx, migrations); err != nil {
+	if !s.postgres {
+		err = s.awaitMode(ctx)
+	}
+	if err == nil {
+		err = s.prepare(ctx, migrations)
+	}
+	if err != nil {
 		s.Close()
 		if !s.postgres {
 			err = fmt.Errorf("%s: %w", database, err) // a PostgreSQL URL may contain a password
@@ -98,6 +105,27 @@ func openSQLite(path string) (*store, error) {
 	}
 	db.SetMaxOpenConns(4)
 	return &store{db: db}, nil
+}
+
+// busyTime is how long SQLite waits for a lock.
+const busyTime = 5 * time.Second
+
+// awaitMode makes the first connection. SQLite does not wait by itself while another
+// process puts a new file into WAL mode.
+func (s *store) awaitMode(ctx context.Context) error {
+	deadline := time.Now().Add(busyTime)
+	for {
+		err := s.db.PingContext(ctx)
+		busy, is := errors.AsType[*sqlite.Error](err)
+		if !is || busy.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // isAddress reports whether database is a PostgreSQL URL, not the path of a file.
