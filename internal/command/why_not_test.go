@@ -44,6 +44,7 @@ func TestOutlook(t *testing.T) {
 	const on = "auto_update_enabled = true\n"
 	later := time.Now().UTC().Add(3 * time.Hour)
 	closed, opens := later.Format("15:04-")+later.Add(time.Hour).Format("15:04 UTC"), later.Format(minutes)
+	failed := time.Now()
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
 	empty := filepath.Join(t.TempDir(), "a")
 	write(t, empty, "")
@@ -107,8 +108,8 @@ func TestOutlook(t *testing.T) {
 		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed (hint: systemctl list-units --type=service lists what unit may be)"},
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
-			s.Attempts = []state.Attempt{{ID: "a-1", Time: time.Now(), Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}
-		}, want: "no route\nit failed before: backing off until " + time.Now().Add(time.Hour).Format(minutes+" MST")},
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: failed, Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}
+		}, want: "no route\nit failed before: backing off until " + failed.Add(time.Hour).Format(minutes+" MST")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, _, _ := newApp(t)
