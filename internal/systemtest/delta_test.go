@@ -169,7 +169,7 @@ func TestDelta(t *testing.T) {
 
 	c.step("changed by hand", func() {
 		c.publishDeltas(version("1.7.0"))
-		c.writeFile(testdPath, string(build(c.t, releases.Daemon{Version: "1.6.0", Behaviour: "good"})), 0o755)
+		c.writeFile(testdPath, string(build(c.t, version("1.6.0")))+"#", 0o755)
 		c.assertDownloads(version("1.7.0"), func() { c.apply(0, "committed 1.7.0") }, "archive")
 	})
 

@@ -127,6 +127,12 @@ func TestProgramOfUser(t *testing.T) {
 		if now := c.must("sh", "-c", "stat -c '%i %a %u %y %z' /srv/root/testd && ls -A /srv/root && sha256sum /srv/root/testd"); now != before {
 			c.t.Errorf("root's directory was\n%sand is\n%s", before, now)
 		}
+		if c.status().Trial != "" { // a rollback that met a link waits for the operator
+			c.t.Logf("%s", c.run("machinemon-update", "settle", "testd", "back").Stdout)
+			if s := c.status(); s.Trial != "" {
+				c.t.Errorf("status shows %+v", s)
+			}
+		}
 	})
 	c.step("another directory of the user", func() {
 		const path = "/srv/app/bin/testd"
