@@ -11,6 +11,7 @@ import (
 // TestSnapshotOperator shows that the operator's rollback stops, saves and restores as an
 // update does, and that both do so with a hook that changes the data.
 func TestSnapshotOperator(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, dbdUnit, dbdTarget(wholeDir, stopFirst))
 	rollback := func(exit int, says ...string) {

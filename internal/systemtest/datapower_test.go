@@ -120,6 +120,7 @@ func (b *box) awaitAcked(n int64) {
 // TestSnapshotKilled shows that the unit runs again with all acknowledged rows after the
 // swapper was killed while it saved or restored data.
 func TestSnapshotKilled(t *testing.T) {
+	once(t)
 	t.Parallel()
 	c := newDataChain(t, heldDatabase, dbdTarget(wholeDir, stopFirst))
 	picture := c.picture()

@@ -144,6 +144,8 @@ func TestProgramOfUser(t *testing.T) {
 			c.must("systemctl", "start", "testd.service")
 			c.assertOfUser(path, d)
 		}
+		// What alice did above decides what is on record; this begins with nothing.
+		c.must("sh", "-c", "rm -f /var/lib/machinemon-update/*/testd/status.json /var/lib/machinemon-update/swap/testd/private.json")
 		c.writeFile("/etc/systemd/system/testd.service", strings.ReplaceAll(aliceUnit, alicePath, path), 0o644)
 		c.writeTarget(strings.ReplaceAll(aliceTarget, alicePath, path))
 		c.must("systemctl", "daemon-reload")
