@@ -54,6 +54,9 @@ command = ["/usr/bin/touch", "/run/told"]
 		// By the journal: from the first line about the stop until the last "Started".
 		lines := c.must("journalctl", "--no-pager", "--after-cursor="+string(since), "-o", "short-monotonic", "_PID=1", "UNIT=testd.service")
 		t.Logf("the service was away %d ms of %s; systemd says:\n%s", s.Last.AwayMillis, took, lines)
+		// On a busy machine, systemd writes a line some time after what it is about. The failing
+		// program alone is started several times in this time.
+		const slow = 250
 		first, last := 0.0, 0.0
 		for line := range strings.Lines(lines) {
 			var at float64
@@ -67,7 +70,7 @@ command = ["/usr/bin/touch", "/run/told"]
 				last = at
 			}
 		}
-		if by := (last - first) * 1000; by < float64(s.Last.AwayMillis)-50 || by > float64(s.Last.AwayMillis)+50 {
+		if by := (last - first) * 1000; by < float64(s.Last.AwayMillis)-slow || by > float64(s.Last.AwayMillis)+slow {
 			t.Errorf("by the journal %.0f ms, by the record %d ms", by, s.Last.AwayMillis)
 		}
 		for _, want := range []string{"drill passed", "In the trial: bad", "After the rollback\n  passed "} {
