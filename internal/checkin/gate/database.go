@@ -98,7 +98,7 @@ func openStore(ctx context.Context, database string) (*store, error) {
 // wait for each other. synchronous=NORMAL is enough: a power cut may undo the last
 // commits, but the next check-ins bring the same reports.
 func openSQLite(path string) (*store, error) {
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_pragma=synchronous(NORMAL)&_txlock=immediate"}
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: fmt.Sprintf("_pragma=journal_mode(WAL)&_pragma=busy_timeout(%d)&_pragma=synchronous(NORMAL)&_txlock=immediate", busyTime.Milliseconds())}
 	db, err := sql.Open("sqlite", dsn.String())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
