@@ -161,7 +161,7 @@ A program that ends at once takes the place of the installed one, as a release
 would that does not start: the service is restarted, the health gate must notice,
 and the rollback brings the installed program back. It says how long the service
 was away, by systemd's clock. Exit status 0: it went as it must; 1: the gate did
-not notice. Nothing is rejected, and nobody is notified. Hooks do not run. What
+not notice. Nothing is rejected, and no notice is sent. Hooks do not run. What
 [rollback] saves is saved while the service is stopped.`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbDrill})) })
 	addForRoot("settle TARGET keep|back", "End a trial whose rollback failed", `
 After exit status 5 the trial stays open until you decide, and nothing else

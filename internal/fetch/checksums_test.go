@@ -303,7 +303,7 @@ func TestChecksumsOffline(t *testing.T) {
 	}
 }
 
-// TestChecksumsUnauthenticated: the operator's consent replaces a digest that nobody
+// TestChecksumsUnauthenticated: the operator's consent replaces a digest that no one
 // states, and no digest that somebody does.
 func TestChecksumsUnauthenticated(t *testing.T) {
 	for _, c := range []struct {

@@ -11,7 +11,7 @@ import (
 
 // unseen reports whether the operator's check needs the release's archive: only that shows
 // which scripts the target leaves out, and no verifier has unpacked it yet. A scheduled
-// check downloads nothing, since nobody reads what it says.
+// check downloads nothing, since it has no reader.
 func (f *fetcher) unseen() bool {
 	if f.inside == "" || f.order.Origin != state.OriginOperator {
 		return false

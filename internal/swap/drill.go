@@ -52,7 +52,7 @@ func (sw *swapping) planDrill(ctx context.Context) error {
 		return cannot("it installs no single file")
 	}
 	if durable.OfUser(to) {
-		return cannot(to + " is in a user's home, and a drill replaces only what root installs")
+		return cannot(to + " is in a user's directory, and a drill replaces only what root installs")
 	}
 	if err := t.CheckDestinations(sw.others(t.Name)); err != nil {
 		return err
