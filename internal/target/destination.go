@@ -304,27 +304,51 @@ func (c checker) packaged(files []string) (file, pkg string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", "", fmt.Errorf("%s: %w", info, durable.Cause(err))
 	}
+	named := make(map[string]bool)
+	var dirs []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "/") {
+			dirs = append(dirs, file)
+		} else {
+			named[file] = true
+		}
+	}
+	// A machine has hundreds of lists, so one buffer serves for all, and each line is
+	// looked at once.
+	var list bytes.Buffer
 	for _, e := range entries {
 		pkg, ok := strings.CutSuffix(e.Name(), ".list")
 		if !ok {
 			continue
 		}
-		content, err := os.ReadFile(filepath.Join(c.root, info, e.Name()))
+		list.Reset()
+		err := readList(&list, filepath.Join(c.root, info, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // dpkg replaced the list since ReadDir
 		}
 		if err != nil {
 			return "", "", fmt.Errorf("%s/%s: %w", info, e.Name(), durable.Cause(err))
 		}
-		for _, file := range files {
-			line := file
-			if !strings.HasSuffix(file, "/") {
-				line += "\n"
+		for line := range bytes.SplitSeq(list.Bytes(), []byte("\n")) {
+			if named[string(line)] {
+				return string(line), pkg, nil
 			}
-			if bytes.Contains(content, []byte("\n"+line)) || bytes.HasPrefix(content, []byte(line)) {
-				return file, pkg, nil
+			for _, dir := range dirs {
+				if bytes.HasPrefix(line, []byte(dir)) {
+					return dir, pkg, nil
+				}
 			}
 		}
 	}
 	return "", "", nil
+}
+
+func readList(into *bytes.Buffer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = into.ReadFrom(f)
+	return err
 }
