@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // neither is the error of a file of no format.
@@ -258,6 +260,7 @@ func TestExtractOntoExisting(t *testing.T) {
 }
 
 func TestExtractRefuses(t *testing.T) {
+	testkit.Slow(t)
 	good := file("bin", "good")
 	tarOf := func(e ...entry) []byte { return gz(makeTar(t, append([]entry{good}, e...)...)) }
 	// raw returns an archive of a valid file and then the given bytes.

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // releases returns two programs that differ in some places, as two releases do.
@@ -52,6 +54,7 @@ func TestDelta(t *testing.T) {
 }
 
 func TestDeltaRefused(t *testing.T) {
+	testkit.Slow(t)
 	before, after := releases()
 	delta, err := Diff(before, after)
 	if err != nil {
@@ -127,6 +130,7 @@ func (w writer) Write(b []byte) (int, error) { return w(b) }
 // TestDeltaIsZstds checks that zstd --patch-from and this package accept each other's
 // deltas, if zstd is installed.
 func TestDeltaIsZstds(t *testing.T) {
+	testkit.Slow(t)
 	if _, err := exec.LookPath("zstd"); err != nil {
 		t.Skip(err)
 	}

@@ -105,6 +105,7 @@ func long(n uint32) string { return string(binary.LittleEndian.AppendUint32(nil,
 
 // TestFormats: one row for each format, with the words that refuse what is none.
 func TestFormats(t *testing.T) {
+	testkit.Slow(t)
 	const body = "\x7fELF program"
 	plain := makeTar(t, special("./", tar.TypeDir, ""), file("./app-1/bin", body), file("app-1/README", "text"))
 	program, script := []byte(body), []byte("#!/bin/sh\n")
@@ -287,6 +288,7 @@ func TestKinds(t *testing.T) {
 
 // TestHostile: archives that are refused even if nothing is wanted of what is wrong.
 func TestHostile(t *testing.T) {
+	testkit.Slow(t)
 	const notPlain = "its name is not a plain relative path"
 	good := zipStored("bin", "good")
 	zipOf := func(e ...zipEntryOf) []byte { return makeZip(t, append([]zipEntryOf{good}, e...)...) }

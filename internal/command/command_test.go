@@ -18,6 +18,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
@@ -65,6 +66,7 @@ func program() {
 // URL is a server of the files in $WORK/site. $WORK/1.root.json and timestamp.json
 // are a repository's; ROOT_SHA256 is the root's digest.
 func TestScripts(t *testing.T) {
+	testkit.Slow(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

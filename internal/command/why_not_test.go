@@ -162,6 +162,7 @@ func TestOutlook(t *testing.T) {
 
 // TestSlowVersion: the first program prints its version only after systemd's timeout.
 func TestSlowVersion(t *testing.T) {
+	testkit.Slow(t)
 	a, out, said := newApp(t)
 	for _, name := range []string{"slow", "second"} {
 		write(t, filepath.Join(a.targets.Root, a.targets.Admin, name+".toml"), "unit = 'agent.service'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n"+

@@ -8,10 +8,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestRemoveTree checks that all of a tree goes, and nothing to which its links lead.
 func TestRemoveTree(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	must(t, os.MkdirAll(dir+"/precious/x", 0o755))
 	must(t, os.WriteFile(dir+"/file", []byte("x"), 0o600))
@@ -60,6 +63,7 @@ func TestRemoveTree(t *testing.T) {
 // TestRemoveDeepTree has a tree that is deeper than the greatest number of open files, and
 // whose paths are longer than the kernel takes.
 func TestRemoveDeepTree(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	var old unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
@@ -93,6 +97,7 @@ func deep(t *testing.T, dir string, levels int) {
 
 // TestNamesIn checks that a flood of names does not fill the memory.
 func TestNamesIn(t *testing.T) {
+	testkit.Slow(t)
 	dir := t.TempDir()
 	for n := range 3000 {
 		must(t, os.WriteFile(fmt.Sprintf("%s/%0200d", dir, n), nil, 0o600))

@@ -42,6 +42,7 @@ func appRelease(digest, name, content string) releases.Tagged {
 // TestChecksumFiles has a row for each name and form of a checksum file, as publishers use
 // them: accepted, or refused with which words.
 func TestChecksumFiles(t *testing.T) {
+	testkit.Slow(t)
 	const none = "cannot use release v1.2.0 of the-owner/agent: no sha256 or sha512 of " + app + " is known: the API states none, and "
 	var rows []testkit.Row
 	for _, c := range []struct {

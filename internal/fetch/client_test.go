@@ -77,6 +77,7 @@ func endless(w http.ResponseWriter, r *http.Request) {
 const head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
 
 func TestHostileServer(t *testing.T) {
+	testkit.Slow(t)
 	const (
 		onManifest = "/client-manifest.json"
 		onArchive  = "/agent.tar.gz"

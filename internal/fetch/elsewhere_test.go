@@ -17,6 +17,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // store is a publisher's own server: files by their paths.
@@ -43,6 +44,7 @@ func store(t *testing.T, files map[string]string, tokens *[]string) (address, ca
 // TestElsewhere has a row for each way in which a publisher has the files of a release on a
 // server of its own: accepted, or refused with which words.
 func TestElsewhere(t *testing.T) {
+	testkit.Slow(t)
 	handOver(t, "hunter2\n")
 	const name = "agent_1.2.0.tar.gz"
 	sum := manifest.Digest(payload)

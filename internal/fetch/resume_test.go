@@ -129,6 +129,7 @@ func (b *bench) kept(t *testing.T) int64 {
 
 // TestResume cuts a connection; the next answer continues the archive, or does not.
 func TestResume(t *testing.T) {
+	testkit.Slow(t)
 	first := cut(cutAt, offered(payload, `"1"`))
 	good := offered(payload, `"1"`)
 	set := func(name, value string) func(http.Header) {
@@ -227,6 +228,7 @@ func TestResume(t *testing.T) {
 
 // TestPartialFile checks that the next attempt on the same archive resumes a failed one.
 func TestPartialFile(t *testing.T) {
+	testkit.Slow(t)
 	renamed := func(t *testing.T, s site) {
 		s["/again.tar.gz"] = s["/agent.tar.gz"]
 		s["/client-manifest.json"] = bytesHandler(marshal(t, edit(release1(), func(p *manifest.Platform) { p.File = "again.tar.gz" })))

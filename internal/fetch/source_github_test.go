@@ -16,6 +16,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const archiveName = "agent-build-18.tar.gz"
@@ -91,6 +92,7 @@ func asked(g *releases.GitHub) (paths []string) {
 }
 
 func TestGitHub(t *testing.T) {
+	testkit.Slow(t)
 	const spent = http.StatusForbidden
 	document := marshal(t, edit(release1(), func(p *manifest.Platform) { p.File = archiveName }))
 	with := func(p func(p *manifest.Platform)) releases.Tagged {

@@ -5,11 +5,13 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestVersionOfKilled: what a program printed before it was killed is not its version; a
 // daemon that ignores the option logs times.
 func TestVersionOfKilled(t *testing.T) {
+	testkit.Slow(t)
 	version := func(script string) string {
 		return Version(t.Context(), &target.Target{Name: "agent", Health: target.Health{VersionCommand: []string{"/bin/sh", "-c", script}}}, state.Status{})
 	}

@@ -70,6 +70,7 @@ func TestDeltas(t *testing.T) {
 // TestSmallDeltas checks that small files have deltas, too, without which a machine would
 // download the archive for a changed script, unless very many have changed.
 func TestSmallDeltas(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct{ scripts, want int }{{1, 2}, {mostSmall, 1 + mostSmall}, {mostSmall + 1, 1}} {
 		s := newTestDir(t)
 		var p manifest.Platform

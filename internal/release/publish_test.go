@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // writeArchive writes DIR/<product>-<platform>.tar.gz with one file.
@@ -70,6 +71,7 @@ func TestPublishAtOnce(t *testing.T) {
 // TestPublishIsConsistent: at each moment a machine finds the archives that the manifest
 // names. MachineMon's archives have no version in their names.
 func TestPublishIsConsistent(t *testing.T) {
+	testkit.Slow(t)
 	dir, in := t.TempDir(), t.TempDir()
 	publish := func(i int) {
 		path := writeArchive(t, in, "agent-linux-amd64", fmt.Sprint("program ", i))

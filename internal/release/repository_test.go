@@ -201,6 +201,7 @@ var errKilled = errors.New("killed")
 // TestInterrupted: a publisher that dies after any step leaves the previous release or
 // the new one. The next run continues from there, with the same result.
 func TestInterrupted(t *testing.T) {
+	testkit.Slow(t)
 	base := newTestDir(t)
 	base.publish("v1")
 	q := base.request("v2")

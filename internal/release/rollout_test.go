@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/rollout"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
@@ -153,6 +154,7 @@ func TestStartRefuses(t *testing.T) {
 // TestPlanEnds shows what ends a plan and what does not, with and without signatures. What
 // was signed for its steps can be published by no thief of the online key afterwards.
 func TestPlanEnds(t *testing.T) {
+	testkit.Slow(t)
 	percent, no := 20, false
 	for name, c := range map[string]struct {
 		change func(*testDir)
@@ -230,6 +232,7 @@ func (s *testDir) addPlatform() {
 // TestAdvanceKilled kills a step and a stop after each file. At each moment a machine
 // accepts the directory, and the next run completes what was begun.
 func TestAdvanceKilled(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		counts  rollout.Counts
 		percent int

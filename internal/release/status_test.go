@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 )
 
@@ -60,6 +61,7 @@ func TestStatusChangesNothing(t *testing.T) {
 // TestTimestampLost: a directory that lost its timestamp is not a new one: machines would
 // refuse version 1, and the files needed for a repair would be discarded.
 func TestTimestampLost(t *testing.T) {
+	testkit.Slow(t)
 	for _, tt := range []struct {
 		releases int
 		want     string

@@ -123,6 +123,7 @@ func TestKilledFile(t *testing.T) {
 
 // TestUser runs the verbs as the user that owns the data.
 func TestUser(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	own := func(t *testing.T, dir string) {
 		must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {

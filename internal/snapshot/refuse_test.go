@@ -11,10 +11,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestRefused: the error names what cannot be saved, and no part of the backup remains.
 func TestRefused(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	mount := func(t *testing.T, at string) {
 		must(t, os.MkdirAll(at, 0o755))
@@ -131,6 +134,7 @@ func TestPaths(t *testing.T) {
 // follows none of that user's links, takes the entries away from that user, and changes
 // no file elsewhere.
 func TestHostile(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	for name, do := range map[string]func(t *testing.T, data, outside string){
 		"symlink for a directory": func(t *testing.T, data, outside string) {
@@ -207,6 +211,7 @@ func TestTakeOver(t *testing.T) {
 // TestRestoreRefused: a restore stops at a mount point, and root uses no backup that
 // another user could have written.
 func TestRestoreRefused(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	for name, row := range map[string]struct {
 		do   func(t *testing.T, dir string)

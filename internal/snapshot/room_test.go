@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // small mounts a file system of so many bytes in memory.
@@ -42,6 +43,7 @@ func fillUp(t testing.TB, dir string) {
 // with it. The backup is on the disk of the data or on another, and the data are of root
 // or of another user.
 func TestReserve(t *testing.T) {
+	testkit.Slow(t)
 	needRoot(t)
 	for _, uid := range []uint32{0, user} {
 		for _, elsewhere := range []bool{false, true} {

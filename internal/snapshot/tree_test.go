@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // acl is acl(5) in the kernel's form: version 2, then tag, permissions and id of
@@ -166,6 +168,7 @@ var harm = map[string]func(t *testing.T, at func(string) string){
 
 // TestRestore: changes to the data are undone, and unchanged files are not written.
 func TestRestore(t *testing.T) {
+	testkit.Slow(t)
 	everywhere(t, func(t *testing.T, dir string) {
 		for name, do := range harm {
 			t.Run(name, func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestDropDirective(t *testing.T) {
@@ -89,6 +91,7 @@ func TestConsumeDirectives(t *testing.T) {
 
 // TestConsumeFlood has more entries than one batch.
 func TestConsumeFlood(t *testing.T) {
+	testkit.Slow(t)
 	tree := newTree(t)
 	dir := filepath.Join(tree.Run, "directive", "agent")
 	must(t, os.MkdirAll(dir, 0o755))

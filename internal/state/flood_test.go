@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // flood makes n hidden files in a directory.
@@ -60,6 +62,7 @@ func TestClaimByLink(t *testing.T) {
 // TestFloodedSpool checks that a producer that was taken over makes nothing slow with any
 // number of names: the consumer looks at a thousand, and root removes the spool as a whole.
 func TestFloodedSpool(t *testing.T) {
+	testkit.Slow(t)
 	const many = 20_000
 	tree := newTree(t)
 	must(t, tree.HandOn(RoleFetch, "agent", "a1", func(b *Bundle) error { return b.write("payload", nil) }))
@@ -88,6 +91,7 @@ func TestFloodedSpool(t *testing.T) {
 // TestClearEnds checks that root does not remove names for ever, and that what a role needs
 // does not wait for that.
 func TestClearEnds(t *testing.T) {
+	testkit.Slow(t)
 	defer func(d time.Duration) { clearFor = d }(clearFor)
 	clearFor = -1
 	tree := newTree(t)

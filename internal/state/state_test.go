@@ -46,6 +46,7 @@ func wantError(t *testing.T, err error, words ...string) {
 // TestDamagedFiles checks that each state file that a power cut, a newer program or
 // another role damaged is refused, with its name in the error.
 func TestDamagedFiles(t *testing.T) {
+	testkit.Slow(t)
 	reads := map[string]struct {
 		path string
 		read func(Tree) error

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestStatus(t *testing.T) {
@@ -41,6 +43,7 @@ func TestStatus(t *testing.T) {
 
 // TestSizeOfRecords checks the size that machinemon-update.units(7) promises.
 func TestSizeOfRecords(t *testing.T) {
+	testkit.Slow(t)
 	tree := newTree(t)
 	longest := strings.Repeat("<", 64) // six bytes each in JSON
 	var total int64
@@ -273,6 +276,7 @@ func TestRecordRepeated(t *testing.T) {
 // TestStatusMemory checks that a status of millions of tiny items, which a worker could
 // write, takes its readers little memory.
 func TestStatusMemory(t *testing.T) {
+	testkit.Slow(t)
 	tree := newTree(t)
 	for _, list := range []string{"attempts", "rejected"} {
 		for _, item := range []string{"{},", "null,"} {

@@ -25,6 +25,7 @@ func (r *rig) order(t *testing.T) state.Order {
 
 // TestBegin checks what root decides about an attempt.
 func TestBegin(t *testing.T) {
+	testkit.Slow(t)
 	t.Run("schedule", func(t *testing.T) {
 		r := newRig(t)
 		r.step(t, "begin")
@@ -246,6 +247,7 @@ func TestBegin(t *testing.T) {
 // TestBeginSettles checks that no attempt begins while another is under way, and that
 // what a dead one left is finished first.
 func TestBeginSettles(t *testing.T) {
+	testkit.Slow(t)
 	t.Run("alive", func(t *testing.T) {
 		for _, step := range []string{"verify", "fetch-full", "swap", "health-gate", "commit", "rollback", "baseline"} {
 			r := newRig(t)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // listing lets releases list programs and units, in a file LIST.
@@ -50,6 +51,7 @@ func (r *rig) holds(t *testing.T, name, want string) {
 // TestListed checks that listed files are installed, changed, removed at the commit, and
 // restored when the operator goes back.
 func TestListed(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.listing(t)
 	r.installs(t, "a1", "v2", 2, with(release2, "bin:agent-a\nbin:agent-b\nbin:agent-update\nunit:agent-x.service\nunit:agent.service\n",

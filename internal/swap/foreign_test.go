@@ -14,6 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // planted are the users that plant; each test has a fetcher and a verifier.
@@ -54,6 +55,7 @@ var plantedFiles = map[state.Role][]string{
 // TestPlants checks that nothing that a worker may leave in its directory keeps the next
 // attempt from beginning, and that the attempt then goes through the hands of all roles.
 func TestPlants(t *testing.T) {
+	testkit.Slow(t)
 	for role, names := range plantedFiles {
 		for n, name := range names {
 			for what, plant := range plants {
@@ -174,6 +176,7 @@ func TestPlantsReported(t *testing.T) {
 // TestTrialBeforePlants checks that an open trial ends before anything that a worker left
 // is looked at, and that no entry of the verifier can end it.
 func TestTrialBeforePlants(t *testing.T) {
+	testkit.Slow(t)
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -204,6 +207,7 @@ func TestTrialBeforePlants(t *testing.T) {
 // TestRollbackBeforePlants checks that nothing in the verifier's spool keeps the operator
 // from going back.
 func TestRollbackBeforePlants(t *testing.T) {
+	testkit.Slow(t)
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -241,6 +245,7 @@ func TestRollbackBeforePlants(t *testing.T) {
 
 // TestDeepPlant has trees that no recursive removal could walk with so few open files.
 func TestDeepPlant(t *testing.T) {
+	testkit.Slow(t)
 	r := newRigBelow(t, memory)
 	ready := r.tree.Ready(state.RoleVerify, "agent")
 	must(t, os.Mkdir(ready, 0o770))

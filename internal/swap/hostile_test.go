@@ -34,6 +34,7 @@ func link(to string) func(string) error {
 // TestRefused checks that no entry that the verifier may leave, and no decision made
 // since the order, touches the installed files, and that the next good release installs.
 func TestRefused(t *testing.T) {
+	testkit.Slow(t)
 	order := func(attempt state.AttemptID, o state.Origin) func(*testing.T, *rig) {
 		return func(t *testing.T, r *rig) {
 			must(t, r.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: o, Verb: state.VerbApply}))

@@ -214,6 +214,7 @@ func (r *rig) picture(t *testing.T) map[string]string {
 // TestOrder checks the order of the durable steps: a power cut, unlike a kill, loses what
 // was not synced.
 func TestOrder(t *testing.T) {
+	testkit.Slow(t)
 	const journal = "var/swap/agent/journal.json"
 	var (
 		newMain   = durableStep{"rename", "bin/.machinemon-update/agent@a1.0.new", "bin/agent"}

@@ -141,6 +141,7 @@ func (k kind) judge(t *testing.T, r *rig, f state.Finding) {
 
 // TestKinds: what a swap, a commit and a rollback do to the units of each kind.
 func TestKinds(t *testing.T) {
+	testkit.Slow(t)
 	var rows []testkit.Row
 	for _, name := range slices.Sorted(maps.Keys(kinds())) {
 		rows = append(rows, testkit.Row{What: name + ": " + strings.ReplaceAll(kinds()[name].unit, "\n", "; "), Refused: kinds()[name].refused})

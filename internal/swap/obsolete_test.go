@@ -7,11 +7,13 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestGoneCannotGo checks that a file that cannot be removed after the verdict stays, and
 // that the trial is closed all the same.
 func TestGoneCannotGo(t *testing.T) {
+	testkit.Slow(t)
 	for name, plant := range map[string]func(path string) error{
 		"link":      func(p string) error { return os.Symlink("agent", p) },
 		"directory": func(p string) error { return os.Mkdir(p, 0o755) },
@@ -112,6 +114,7 @@ func TestSameFileChangedByHook(t *testing.T) {
 // TestGoingBackAndTheirs checks that going back overwrites no file that an update did not
 // bring, and rejects the release it leaves, even if its files were changed by hand.
 func TestGoingBackAndTheirs(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.listing(t)
 	r.installs(t, "a1", "v2", 2, with(release2, "bin:agent-a", "agent-a"))

@@ -156,6 +156,7 @@ func (r *rig) agent2(t *testing.T) {
 
 // TestOfUser updates a program in a user's directory, goes back, and rolls back.
 func TestOfUser(t *testing.T) {
+	testkit.Slow(t)
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) { testOfUser(t, newUserRig(t, place)) })
 	}
@@ -198,6 +199,7 @@ func testOfUser(t *testing.T, r *rig) {
 
 // TestOfUserRefused checks what keeps a program in a user's directory from its update.
 func TestOfUserRefused(t *testing.T) {
+	testkit.Slow(t)
 	for _, row := range []struct {
 		name   string
 		change func(t *testing.T, r *rig)
@@ -251,6 +253,7 @@ func TestOfUserRefused(t *testing.T) {
 // TestOfUserStranded: a backup that root made beside a program stays where it is once its
 // directory is a user's, and the other way round.
 func TestOfUserStranded(t *testing.T) {
+	testkit.Slow(t)
 	install := func(t *testing.T, r *rig, attempt state.AttemptID, content string) {
 		r.offer(t, attempt, "v"+content, int64(content[0]), map[string]string{"agent": content})
 		r.sys.tried.Output = "agent v" + content + "\n"
@@ -301,6 +304,7 @@ func TestOfUserStranded(t *testing.T) {
 
 // TestOfUserChanged: what the user put there since stays.
 func TestOfUserChanged(t *testing.T) {
+	testkit.Slow(t)
 	their := func(t *testing.T, r *rig) {
 		must(t, os.WriteFile(r.sys.home, []byte("theirs"), 0o750))
 	}
@@ -339,6 +343,7 @@ func TestOfUserChanged(t *testing.T) {
 // TestOfUserKilled kills the swap and the rollback around each step of the user's process,
 // and wants the program whole.
 func TestOfUserKilled(t *testing.T) {
+	testkit.Slow(t)
 	killed := errors.New("killed")
 	for _, row := range []struct {
 		verb string

@@ -10,6 +10,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestRollbackOrder checks that the program stops before its data come back, and that the
@@ -136,6 +137,7 @@ func TestStopFirst(t *testing.T) {
 // TestChildrenSurvive checks that the unit stops under the one of the two unit files that
 // spares its children, in an update, a rollback and the operator's rollback.
 func TestChildrenSurvive(t *testing.T) {
+	testkit.Slow(t)
 	const spares = "unit 1 KillMode=process"
 	for _, c := range []struct {
 		name      string
@@ -232,6 +234,7 @@ func TestBackupsOfTheirOwn(t *testing.T) {
 // TestSettle checks that after a failed rollback the operator decides, and that the files
 // that the operator puts in place are never overwritten.
 func TestSettle(t *testing.T) {
+	testkit.Slow(t)
 	failed := func(t *testing.T) *rig {
 		r := newRig(t)
 		badTrial(t, r)

@@ -9,6 +9,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const theProbe = "[[health.probe]]\ntcp = \"127.0.0.1:1\"\n"
@@ -39,6 +40,7 @@ const lookNow = "start machinemon-baseline@agent.service"
 // TestForesee checks that a scheduled attempt runs probes that never passed here before
 // it downloads.
 func TestForesee(t *testing.T) {
+	testkit.Slow(t)
 	unknown, foreign := answers(false), answers(true)
 	unknown.Unknown, foreign.Key = true, "another"
 	for _, c := range []struct {

@@ -15,10 +15,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestRolledBack checks which trials reject their release.
 func TestRolledBack(t *testing.T) {
+	testkit.Slow(t)
 	probe := func(passed bool) []state.ProbeResult {
 		return []state.ProbeResult{{Probe: "tcp 127.0.0.1:1", Passed: passed, Detail: "refused"}}
 	}

@@ -61,6 +61,7 @@ func TestPreviousGivenUp(t *testing.T) {
 
 // TestPreviousKept: what the operator keeps stays, and so does what would not help.
 func TestPreviousKept(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name    string
 		more    string
@@ -93,6 +94,7 @@ func TestPreviousKept(t *testing.T) {
 // TestPreviousGivenUpForDownload: what the fetcher lacked is made up when the next attempt
 // begins, if the previous release is on its disk, large enough and not to be kept.
 func TestPreviousGivenUpForDownload(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name   string
 		more   string
@@ -139,6 +141,7 @@ func TestPreviousGivenUpForDownload(t *testing.T) {
 // TestOneDisk installs a program from a verified tree on the same disk, which has no room
 // for both. The program is there twice, and its second copy is as good as the first.
 func TestOneDisk(t *testing.T) {
+	testkit.Slow(t)
 	testkit.NeedRoot(t, "it mounts a small file system")
 	disk, err := os.MkdirTemp(base, "disk-")
 	must(t, err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 func TestCommit(t *testing.T) {
@@ -253,6 +254,7 @@ func TestAdoptProves(t *testing.T) {
 
 // TestCommitRefused checks that only the program that the gate saw is committed.
 func TestCommitRefused(t *testing.T) {
+	testkit.Slow(t)
 	sleep, err := exec.LookPath("sleep")
 	must(t, err)
 	program, err := os.ReadFile(sleep)

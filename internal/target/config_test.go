@@ -14,6 +14,7 @@ func gid() string { return strconv.Itoa(os.Getgid()) }
 
 // TestConfigErrors: each row is a whole file, in which %M is the minimal one (4 lines).
 func TestConfigErrors(t *testing.T) {
+	testkit.Slow(t)
 	const (
 		url      = `must be a URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password and fragment)`
 		path     = `must be an absolute path (allowed: "/DIR/NAME", without . and .. elements, double slashes and control characters)`

@@ -3,6 +3,7 @@ package trust_test
 import (
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
 
@@ -19,6 +20,7 @@ var stricter = map[string]string{
 // TestAttacks runs every attack on this package and on go-tuf's own client. Both must
 // decide the same where the TUF specification has a rule.
 func TestAttacks(t *testing.T) {
+	testkit.Slow(t)
 	for _, a := range trusttest.Attacks() {
 		t.Run(a.Name, func(t *testing.T) {
 			m := newMachine(t)

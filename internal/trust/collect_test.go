@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -102,6 +103,7 @@ func TestCollect(t *testing.T) {
 
 // TestCollectBounded checks that roots too large to be handed on end the walk.
 func TestCollectBounded(t *testing.T) {
+	testkit.Slow(t)
 	r := newMachine(t)
 	spaces := bytes.Repeat([]byte(" "), trust.MaxRoot-5000)
 	for range 33 {

@@ -14,6 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // deltas replaces the bundle's archive by a delta of the program. The other file that the
@@ -89,6 +90,7 @@ func TestDelta(t *testing.T) {
 // TestDeltaFallsBack checks that any fault of a delta leads to a request for the archive,
 // and that nothing is handed on.
 func TestDeltaFallsBack(t *testing.T) {
+	testkit.Slow(t)
 	made := func(f func(delta []byte) []byte) func(*testing.T, *bench) {
 		return func(_ *testing.T, b *bench) { b.delta(f(b.bundle.deltas[0])) }
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestGolden checks the bodies of a real check-in, unchanged and with a directive.
@@ -45,6 +46,7 @@ func TestGolden(t *testing.T) {
 
 // TestDirective checks which clients get a directive; others get the answer unchanged.
 func TestDirective(t *testing.T) {
+	testkit.Slow(t)
 	sized := func(n int) string { return `{"client_id":"c-1","x":"` + strings.Repeat("x", n-26) + `"}` }
 	for name, c := range map[string]struct {
 		request, answer string // default: amd64 and v0.1.11, the plain answer

@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/rollout"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestCount shows which reports count for a release, v2, and which do not.
@@ -153,6 +154,7 @@ func TestRolloutState(t *testing.T) {
 
 // TestAsk shows that the publisher takes no counts but those of its own plan.
 func TestAsk(t *testing.T) {
+	testkit.Slow(t)
 	s := newSimulation(t, false)
 	s.release("v2", 1)
 	s.plan()

@@ -119,6 +119,7 @@ func TestRefusedHeader(t *testing.T) {
 // TestStrangersLog checks that malformed requests log nothing of the MachineMon server,
 // and that an upstream that comes and goes logs a bounded number of lines.
 func TestStrangersLog(t *testing.T) {
+	testkit.Slow(t)
 	b := newBench(t)
 	ask := func(request string) string {
 		t.Helper()

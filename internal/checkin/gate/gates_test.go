@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // waits waits until done returns true, and fails the test after a timeout.
@@ -69,6 +71,7 @@ func TestTwoGates(t *testing.T) {
 
 // TestDecideWhileReading checks that a read that began before a decision does not undo it.
 func TestDecideWhileReading(t *testing.T) {
+	testkit.Slow(t)
 	b := newBench(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var reading sync.WaitGroup

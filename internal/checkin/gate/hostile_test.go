@@ -55,6 +55,7 @@ func checkInAt(url string) (status int, body string, err error) {
 // TestUpstreamGarbage checks that any answer of upstream gives that answer or a clear
 // error, no growth of the gate's memory, and a working next check-in.
 func TestUpstreamGarbage(t *testing.T) {
+	testkit.Slow(t)
 	var bomb bytes.Buffer
 	z := gzip.NewWriter(&bomb)
 	z.Write(make([]byte, 40<<20))

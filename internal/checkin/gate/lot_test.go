@@ -13,6 +13,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // lotsOf returns a function that returns the ID for rollouts of the n-th machine, as the
@@ -47,6 +48,7 @@ func withCheck(t *testing.T, id, version string, s checkin.Status) string {
 // percentage, and however the status line comes. Machines that send a wrong ID, or none,
 // are told and decide by themselves.
 func TestSameLot(t *testing.T) {
+	testkit.Slow(t)
 	b, lotOf := newBench(t, behind), lotsOf(t)
 	for _, percent := range []int{0, 1, 12, 50, 88, 99, 100} {
 		b.publish(func(m *manifest.Manifest) { m.Rollout = &manifest.Rollout{Percent: percent} })

@@ -19,6 +19,7 @@ import (
 
 // TestRestarts checks that no check-in is lost while gates replace each other.
 func TestRestarts(t *testing.T) {
+	testkit.Slow(t)
 	up := newUpstream(t)
 	at, err := url.Parse(up.URL)
 	if err != nil {

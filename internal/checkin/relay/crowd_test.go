@@ -54,6 +54,7 @@ func TestStranger(t *testing.T) {
 // TestStrangers checks that the agent's check-ins are all answered while another user of
 // this machine holds 600 connections, and that systemd is asked for the agent's only.
 func TestStrangers(t *testing.T) {
+	testkit.Slow(t)
 	testkit.NeedRoot(t, "it runs a program as another user")
 	b := newBench(t, plainAnswer, nil)
 	var asked, atOnce, most atomic.Int64

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestGolden checks that a check-in and its answer pass unchanged, except for the headers.
@@ -54,6 +55,7 @@ func TestGolden(t *testing.T) {
 
 // TestOtherRequests checks that only check-ins pass.
 func TestOtherRequests(t *testing.T) {
+	testkit.Slow(t)
 	b := newBench(t, plainAnswer, nil)
 	for _, q := range [][2]string{
 		{"GET", path}, {"PUT", path}, {"HEAD", path}, {"OPTIONS", path}, {"POST", "/"}, {"POST", path + "/"}, {"POST", path + "/../admin/clients"},
@@ -101,6 +103,7 @@ func TestWrongUser(t *testing.T) {
 
 // TestAnswers checks that answers pass unchanged, and which ones drop a directive.
 func TestAnswers(t *testing.T) {
+	testkit.Slow(t)
 	big := `{"client_id":"c-1","x":"` + strings.Repeat("x", 200<<10) + `"}`
 	for _, c := range []struct {
 		name, answer string

@@ -51,6 +51,7 @@ func TestIdle(t *testing.T) {
 
 // TestRestarts checks that no request is lost while relays replace each other.
 func TestRestarts(t *testing.T) {
+	testkit.Slow(t)
 	echo := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.Copy(w, q.Body) })
 	replaced := func(ctx context.Context, l net.Listener) error {
 		return serve(ctx, []net.Listener{l}, echo, nil, time.Hour)

@@ -15,6 +15,7 @@ import (
 // TestBadServers checks that a server that is down, stalls or violates HTTP gives a
 // clear answer and a line that names the server, without any of the server's text.
 func TestBadServers(t *testing.T) {
+	testkit.Slow(t)
 	raw := func(t *testing.T, answer string) string {
 		l := testkit.Listen(t)
 		go testkit.AnswerHTTP(l, func(c net.Conn) {
