@@ -19,7 +19,8 @@
 #   check-ansible  the example of an Ansible role, by ansible-lint
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
-#                  xfs or btrfs), each followed by a boot: some seconds for each cut
+#                  xfs or btrfs), each followed by a boot: some seconds for each cut; STEPS=1
+#            cuts when something has become durable, in random order
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -93,8 +94,8 @@ build: go-found
 
 vet: go-found
 	! gofmt -l cmd internal | grep .
-	go vet -tags systemd,chromium,programs,cross ./...
-	go run $(STATICCHECK) -tags systemd,chromium,programs ./...
+	go vet -tags systemd,chromium,programs,cross,ansible ./...
+	go run $(STATICCHECK) -tags systemd,chromium,programs,ansible ./...
 
 # Four packages are tested at once, because their tests wait most of the time.
 quick: vet
@@ -150,7 +151,7 @@ DISK ?= ext4
 powercut: machine-deps deb
 	$(call install,xfsprogs)
 	$(if $(filter btrfs,$(DISK)),$(call install,btrfs-progs))
-	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK)
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK) $(if $(STEPS),-steps)
 	@echo "powercut: PASSED ($(VERSION))"
 
 T ?= 1m

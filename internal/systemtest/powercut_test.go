@@ -26,14 +26,17 @@ import (
 var (
 	powerCuts = flag.Int("powercut", 0, "cut the power so many `times`")
 	powerSeed = flag.Uint64("seed", 1, "the `seed` of the moments at which the power is cut")
+	powerStep = flag.Bool("steps", false, "cut the power when something has become durable, not at random moments")
 	powerDisk = flag.String("disk", "ext4", "the file `system` of the disk that loses its power: ext4, xfs or btrfs")
 )
 
-// TestPowerCuts cuts the power at random moments of updates of several kinds. A cut keeps
-// what had reached the disk. From each, a machine is booted, and must run one version with
-// all files and data of that version.
+// TestPowerCuts cuts the power during updates of several kinds: at random moments, or in
+// random order each time that something has become durable. A cut keeps what had reached
+// the disk. From each, a machine is booted, and must run one version with all files and
+// data of that version.
 //
 //	make powercut N=100 SEED=1
+//	make powercut N=100 SEED=1 STEPS=1
 func TestPowerCuts(t *testing.T) {
 	if *powerCuts == 0 {
 		t.Skip("takes seconds for each cut; run make powercut")
@@ -56,8 +59,8 @@ func TestPowerCuts(t *testing.T) {
 	for _, k := range kinds {
 		temp := t.TempDir()
 		t.Run(k.name+"/made", func(t *testing.T) { k.make(t, system, temp) })
-		// How long an update takes without a cut is the time in which the moments are.
-		t.Run(k.name+"/measured", func(t *testing.T) { k.update(t, nil, 0) })
+		// The cuts are within the time, or the steps, that an update takes without a cut.
+		t.Run(k.name+"/measured", func(t *testing.T) { k.update(t, nil) })
 		if t.Failed() {
 			t.FailNow()
 		}
@@ -67,10 +70,11 @@ func TestPowerCuts(t *testing.T) {
 	for round := 0; report.total() < *powerCuts && !t.Failed(); round++ {
 		k := kinds[round%len(kinds)]
 		var cuts []powerCut
-		t.Run(fmt.Sprintf("%s/update%d", k.name, round), func(t *testing.T) { cuts = k.update(t, random, min(10, *powerCuts-report.total())) })
+		moments := k.moments(random, min(10, *powerCuts-report.total()))
+		t.Run(fmt.Sprintf("%s/update%d", k.name, round), func(t *testing.T) { cuts = k.update(t, moments) })
 		t.Run(fmt.Sprintf("%s/boots%d", k.name, round), func(t *testing.T) {
 			for _, cut := range cuts {
-				t.Run(cut.at.Round(time.Millisecond).String(), func(t *testing.T) {
+				t.Run(cut.at, func(t *testing.T) {
 					t.Parallel()
 					report.add(k.boot(t, cut))
 				})
@@ -78,6 +82,28 @@ func TestPowerCuts(t *testing.T) {
 		})
 	}
 	t.Logf("seed %d, %s, %d power cuts:\n%s", *powerSeed, *powerDisk, report.total(), &report)
+	if *powerStep {
+		for _, k := range kinds {
+			t.Logf("%s: %d steps, %d of them not cut", k.name, k.steps, len(k.left))
+		}
+	}
+}
+
+// moments returns n moments of an update in order: nanoseconds since it began, or with
+// -steps how much had become durable. A step is chosen once until all have been.
+func (k *cutKind) moments(random *rand.Rand, n int) (at []int64) {
+	for range n {
+		if !*powerStep {
+			at = append(at, random.Int64N(int64(k.took)*11/10))
+			continue
+		}
+		if len(k.left) == 0 {
+			k.left = random.Perm(int(k.steps))
+		}
+		at, k.left = append(at, int64(k.left[0])), k.left[1:]
+	}
+	slices.Sort(at)
+	return slices.Compact(at)
 }
 
 // cutsLoseWhatIsNotSynced shows that a copy of the disk has no file that was not synced.
@@ -148,10 +174,12 @@ type cutKind struct {
 	goesBack  bool // the operator goes back from 1.1.0 to 1.0.0
 	exit      int  // of the command
 
-	base *machine.Disk
-	dir  string // what its server has during the update, and next what it has afterwards
-	next string
-	took time.Duration // the update
+	base  *machine.Disk
+	dir   string // what its server has during the update, and next what it has afterwards
+	next  string
+	took  time.Duration // the update
+	steps int64         // how often something became durable during it
+	left  []int         // the steps at which the power was not cut yet
 }
 
 func cutKinds() []*cutKind {
@@ -236,50 +264,72 @@ func (c *chain) publishCut(k *cutKind) func(version, behaviour string) {
 // A powerCut is what was left of a disk.
 type powerCut struct {
 	disk *machine.Disk
-	at   time.Duration // since the update began
-	over bool          // the command had said how the update ended
+	at   string
+	over bool // the command had said how the update ended
 }
 
-// update makes one update, and cuts the power n times at random moments of it.
-func (k *cutKind) update(t *testing.T, random *rand.Rand, n int) (cuts []powerCut) {
+// update makes one update, and cuts the power at these moments of it.
+func (k *cutKind) update(t *testing.T, moments []int64) (cuts []powerCut) {
 	disk, err := k.base.Copy(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	began, ended := make(chan struct{}), make(chan struct{})
+	var cutting sync.Mutex // a step may be cut while the command ends
+	cut := func(at string) {
+		cutting.Lock()
+		defer cutting.Unlock()
+		c := powerCut{at: at, over: isClosed(ended)}
+		var err error
+		if c.disk, err = disk.Copy(t.Context()); err != nil {
+			t.Error(err)
+			return
+		}
+		cuts = append(cuts, c)
+	}
+	if *powerStep {
+		k.steps = 0
+		stop, err := disk.Watch(func() {
+			if !isClosed(began) || isClosed(ended) {
+				return
+			}
+			if slices.Contains(moments, k.steps) {
+				cut(fmt.Sprint("step ", k.steps))
+			}
+			k.steps++
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It is called when the machine, which is made next, is gone.
+		t.Cleanup(func() {
+			if err := errors.Join(stop(), disk.Remove()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	b := bootOn(t, disk, nil)
 	b.serve(k.dir)
 	b.ok(b.Sync())
-	moments := make([]time.Duration, n)
-	for i := range moments {
-		moments[i] = time.Duration(random.Int64N(int64(k.took * 11 / 10)))
-	}
-	slices.Sort(moments)
 
 	command := []string{"machinemon-update", "apply", "testd"}
 	if k.goesBack {
 		command[1] = "rollback"
 	}
-	began := time.Now()
+	start := time.Now()
+	close(began)
 	process := b.start(command...)
 	var result machine.Result
-	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		result, err = process.Wait(t.Context())
-		k.took = time.Since(began)
+		k.took = time.Since(start)
 	}()
-	for _, at := range moments {
-		<-time.After(at - time.Since(began))
-		cut := powerCut{at: time.Since(began)}
-		select {
-		case <-ended:
-			cut.over = true
-		default:
+	if !*powerStep {
+		for _, at := range moments {
+			<-time.After(time.Duration(at) - time.Since(start))
+			cut(time.Since(start).Round(time.Millisecond).String())
 		}
-		var cerr error
-		cut.disk, cerr = disk.Copy(t.Context())
-		b.ok(cerr)
-		cuts = append(cuts, cut)
 	}
 	<-ended
 	b.ok(err)
@@ -287,8 +337,21 @@ func (k *cutKind) update(t *testing.T, random *rand.Rand, n int) (cuts []powerCu
 		t.Fatalf("exit status %d, want %d: %s%s", result.Code, k.exit, result.Stdout, result.Stderr)
 	}
 	b.yank()
-	b.ok(disk.Remove())
+	cutting.Lock()
+	defer cutting.Unlock()
+	if !*powerStep {
+		b.ok(disk.Remove())
+	}
 	return cuts
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // boot boots a machine from what a power cut has left, and returns how far the update had

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,7 @@ type Disk struct {
 	store  *Store
 	image  string
 	fstype string
+	device string // the file that machines use, if not image
 }
 
 // NewDisk makes a disk of this type and size that holds a system with the packages.
@@ -96,7 +98,7 @@ func (s *Store) NewDisk(ctx context.Context, fstype string, size int64) (*Disk, 
 }
 
 func (s *Store) disk(fstype string) *Disk {
-	return &Disk{s, filepath.Join(s.dir, fmt.Sprint("disk", s.count.Add(1))), fstype}
+	return &Disk{store: s, image: filepath.Join(s.dir, fmt.Sprint("disk", s.count.Add(1))), fstype: fstype}
 }
 
 // Copy returns a disk with what has reached this one.
@@ -129,7 +131,7 @@ func (m *Machine) Sync() error {
 func (l *Lab) NewOn(name string, d *Disk) (*Machine, error) {
 	device, err := "", error(nil)
 	if err := d.store.keeper.do(func() error {
-		device, err = attach(d.image)
+		device, err = attach(cmp.Or(d.device, d.image))
 		return err
 	}); err != nil {
 		return nil, err
