@@ -47,8 +47,17 @@ func (v *tab) looks(name string) {
 		if wide := ask[int64](v, "document.documentElement.scrollWidth"); wide > width {
 			v.Errorf("%s: %d px of page in %d px of window", name, wide, width)
 		}
+		if n := ask[int](v, broken); n != 0 {
+			v.Errorf("%s, %d px: the word “available” is broken in %d rows", name, width, n)
+		}
 	}
 }
+
+// broken counts the rows in which “available” takes more than one line.
+const broken = `(() => {
+	const lines = cell => { const r = document.createRange(); r.selectNodeContents(cell); return new Set([...r.getClientRects()].map(b => Math.round(b.top))).size };
+	return [...document.querySelectorAll("td.update")].filter(c => c.textContent.trim() == "available" && lines(c) > 1).length;
+})()`
 
 // faint returns the lowest contrast of text and of the borders of controls, and then
 // the elements that have less than WCAG 2.2 requires at level AA (1.4.3, 1.4.11).
