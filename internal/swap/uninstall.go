@@ -67,7 +67,7 @@ func (s *Swapper) Leave(ctx context.Context) error {
 		return err
 	}
 	// An attempt that was about to begin may have started the path units again.
-	if err := s.each(ctx, s.Systemd.Stop, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*", "machinemon-data@*", "machinemon-space@*",
+	if err := s.each(ctx, s.Systemd.Stop, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-inhibit@*", "machinemon-hook@*", "machinemon-data@*", "machinemon-space@*",
 		"machinemon-inform@*", "machinemon-notify@*",
 		"machinemon-fetch@*.timer", "machinemon-directive@*", "machinemon-verify@*.path", "machinemon-swap@*.path"); err != nil {
 		return err
