@@ -100,6 +100,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	if d, err := sw.decideWithUnits(ctx, sw.known, sw.target); err != nil || d.Refused() {
 		return errors.Join(err, d.Err())
 	}
+	if err := sw.lockedFor(order); err != nil {
+		return err
+	}
 	dirs := everywhere(sw.target, &sw.status)
 	if err := sw.sweep(sw.name, dirs, sw.status.Previous); err != nil {
 		return err
