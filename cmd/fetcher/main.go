@@ -1,7 +1,8 @@
 // Fetcher runs in machinemon-fetch@T.service: it brings the release at the source of
 // target T to the verifier, as the order of the attempt requires. With "full" it runs in
 // machinemon-fetch-full@T.service, and brings the release again without deltas if the
-// verifier could not use those. The command runs it with "look" or "import", outside of
+// verifier could not use those. With "unlock" it runs in machinemon-unlock@T.service, and gives
+// the lock of the fleet back. The command runs it with "look" or "import", outside of
 // the chain, and reads its answer; with "survey" or "archive" it runs it in a sandbox, for a
 // source that no target has yet.
 package main
@@ -20,6 +21,13 @@ import (
 
 func main() {
 	stage, run, args := "fetch", fetch.Run, os.Args[1:]
+	if len(args) == 2 && args[0] == "unlock" {
+		if err := fetch.Unlock(context.Background(), state.System, args[1]); err != nil {
+			log.New(args[0], args[1]).Error(err)
+			os.Exit(1)
+		}
+		return
+	}
 	if answer(args) {
 		return
 	}
@@ -27,7 +35,7 @@ func main() {
 		stage, run, args = "fetch-full", fetch.Full, args[1:]
 	}
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: fetcher [full] TARGET (run by machinemon-fetch@TARGET.service)")
+		fmt.Fprintln(os.Stderr, "usage: fetcher [full|unlock] TARGET (run by machinemon-fetch@TARGET.service)")
 		os.Exit(2)
 	}
 	// No signal is caught, so a signal ends the program by itself and never looks like

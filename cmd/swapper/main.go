@@ -1,6 +1,6 @@
 // Command swapper changes installed programs; see package swap. These systemd units start
 // it: machinemon-accounts@, machinemon-directive@, machinemon-fetch@ (begin), machinemon-swap@,
-// machinemon-commit@, machinemon-rollback@, machinemon-inform@ and
+// machinemon-commit@, machinemon-rollback@, machinemon-inform@, machinemon-unlock@ and
 // machinemon-update-recover.service. The
 // removal of the package runs it, too (leave). The verbs of package snapshot are for a
 // transient unit that runs as the user of a managed unit.
@@ -24,7 +24,7 @@ import (
 
 var version = "unknown" // set by the linker
 
-const usage = `usage: swapper accounts|directive|begin|swap|commit|rollback|inform TARGET
+const usage = `usage: swapper accounts|directive|begin|swap|commit|rollback|inform|unlock|unlock-later TARGET
        swapper recover|leave
        swapper version
        swapper ` + snapshot.Usage
@@ -49,6 +49,7 @@ func run(args []string) int {
 		"accounts": (*swap.Swapper).MakeAccounts, "directive": (*swap.Swapper).Directive,
 		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
 		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback, "inform": tell,
+		"unlock": (*swap.Swapper).MayUnlock, "unlock-later": unlockLater,
 	}
 	if verb == "version" && name == "" {
 		fmt.Println(version)
@@ -107,7 +108,31 @@ func tell(s *swap.Swapper, ctx context.Context, name string) error {
 	i := inform.Informer{Tree: s.Tree, Targets: s.Targets, Metrics: os.Getenv("MACHINEMON_METRICS"), Wake: func(name string) error {
 		return errors.Join(s.Systemd.Arm(ctx, systemd.NotifyTimer(name), late), s.Systemd.Queue(ctx, systemd.NotifyUnit(name)))
 	}}
-	return i.Inform(name)
+	return errors.Join(i.Inform(name), unlock(ctx, s, name))
+}
+
+// unlock has the lock of the fleet given back, if an attempt holds it and no timer will do so.
+// The unit is skipped while the attempt is under way: its end calls this again.
+func unlock(ctx context.Context, s *swap.Swapper, name string) error {
+	l, err := s.Tree.FleetLock(name)
+	if err != nil || l == nil {
+		return err
+	}
+	timers, err := s.Systemd.Alive(ctx, systemd.UnlockTimer(name))
+	if err != nil || len(timers) > 0 {
+		return err
+	}
+	return s.Systemd.Queue(ctx, systemd.UnlockUnit(name))
+}
+
+// unlockLater is called after a try to give the lock of the fleet back. If that has failed, it has
+// it tried again, after a minute and later after up to ten.
+func unlockLater(s *swap.Swapper, ctx context.Context, name string) error {
+	l, err := s.Tree.FleetLock(name)
+	if err != nil || l == nil {
+		return err
+	}
+	return s.Systemd.Arm(ctx, systemd.UnlockTimer(name), min(max(l.Tried.Sub(l.Failing), time.Minute), 10*time.Minute))
 }
 
 // ofUser runs a verb that needs neither root nor systemd, and returns its exit status.

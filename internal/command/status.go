@@ -128,6 +128,11 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 			s.Warnings = append(s.Warnings, f.Time.Local().Format(minutes)+": "+f.What)
 		}
 	}
+	if l, err := a.tree.FleetLock(name); err != nil {
+		failed(err)
+	} else if l != nil {
+		s.Warnings = append(s.Warnings, l.String())
+	}
 	// History below reads this status again and reports its errors.
 	if fs, err := a.tree.Status(state.RoleFetch, name); err == nil && fs.Offer != nil {
 		s.Available, s.Checked = fs.Offer.Version, &fs.Offer.Checked

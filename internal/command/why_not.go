@@ -110,7 +110,7 @@ func (a *app) outlook(ctx context.Context, m machine, s *targetStatus, t *target
 	if s.Installed == state.Unknown {
 		k.Order.Installed = ""
 	}
-	k.Units, k.Ahead = found, ahead
+	k.Units, k.Ahead, k.Deferred = found, ahead, deferral(t, st, fs)
 	s.WhyNot = whyNot(k)
 	return nil
 }
@@ -128,6 +128,18 @@ func whyNot(k policy.Known) string {
 		why += "; " + d.String()
 	}
 	return why
+}
+
+// deferral returns what the last attempt was told that asked whether it may install, if the
+// target still asks; else nil.
+func deferral(t *target.Target, st *state.Status, fs state.Status) *state.Deferral {
+	if st.Deferred != nil && (len(t.Inhibit) > 0 || t.ShutdownInhibitors) {
+		return st.Deferred
+	}
+	if t.FleetLock.URL != "" {
+		return fs.Deferred
+	}
+	return nil
 }
 
 // offered returns the release that the last successful check found.

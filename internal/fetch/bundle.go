@@ -36,6 +36,9 @@ func (f *fetcher) handOn(ctx context.Context, src source.Source, t *target.Targe
 		if _, limited := errors.AsType[*download.RateLimit](err); limited {
 			return "", err // a larger request would be refused, too
 		}
+		if _, deferred := errors.AsType[*deferredError](err); deferred {
+			return "", err
+		}
 	}
 	if err != nil {
 		f.noDelta = err.Error()
@@ -122,6 +125,12 @@ func (f *fetcher) download(ctx context.Context, src source.Source, r *source.Rel
 				return err
 			}
 		}
+		// Now all is here, so that the lock is held for the trial and not for a download.
+		if f.needsLock() {
+			if err := f.lockFleet(ctx); err != nil {
+				return err
+			}
+		}
 		if err := f.tree.SetHandover(f.name, state.Handover{Attempt: f.order.Attempt, Manifest: manifest.Digest(r.Raw)}); err != nil {
 			return err
 		}
@@ -154,9 +163,9 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 }
 
 // returns reports whether the archive will be wanted once more: this attempt only looks at
-// it.
+// it, or may have to wait for the fleet.
 func (f *fetcher) returns() bool {
-	return !f.order.Import && (f.order.Verb == state.VerbCheck || f.order.DryRun)
+	return !f.order.Import && (f.order.Verb == state.VerbCheck || f.order.DryRun || f.needsLock())
 }
 
 // needs returns the disk space for a download in bytes: the archive and the verifier's copy

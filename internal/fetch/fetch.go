@@ -144,6 +144,9 @@ type fetcher struct {
 	inside    string            // as [state.Offer] has it
 	previous  *state.Release    // the kept one; nil if there is none
 	keeps     bool              // whether the operator wants it kept
+	fleet     target.FleetLock  // the lock that the attempt needs
+	asked     time.Time         // when it asked for that; zero if it did not
+	deferred  *state.Deferral   // what it was told; nil if it got the lock
 	warning   string            // of the source, for the operator; "" for none
 }
 
@@ -196,7 +199,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 	if r := known.Status.Installed; r != nil {
 		f.list = r.List
 	}
-	f.previous, f.keeps = known.Status.Previous, t.KeepPrevious
+	f.previous, f.keeps, f.fleet = known.Status.Previous, t.KeepPrevious, t.FleetLock
 	if d := policy.Decide(known); d.Refused() {
 		return outcome{result: d.Result, reason: d.String()}
 	}
@@ -219,6 +222,9 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 		return outcome{release: r, result: d.Result, reason: d.String()}
 	}
 	how, err := f.handOn(ctx, src, t, r)
+	if d, deferred := errors.AsType[*deferredError](err); deferred {
+		return outcome{release: r, result: state.ResultAvailable, reason: d.Error()}
+	}
 	if err != nil {
 		return failed(r, err)
 	}
@@ -349,6 +355,9 @@ func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 				s.Offer = &state.Offer{LeftOut: f.leftOut, Inside: f.inside, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Metadata == nil, Signed: r.Signed,
 					Fingerprint: f.digest, Archive: r.Platform.SHA256, Earlier: earlier(r.Platform), Unit: f.unit, NotYet: f.notYet(r.Manifest)}
 			}
+		}
+		if !f.asked.IsZero() {
+			s.Deferred = f.deferred
 		}
 		s.Record(a)
 	})

@@ -13,6 +13,7 @@
 //	machinemon-fetch@T.timer.d/50-target.conf        the schedule of the checks
 //	machinemon-fetch@T.service.d/50-target.conf      the fetcher's account, and the source's secrets
 //	machinemon-fetch-full@T.service.d/50-target.conf the same
+//	machinemon-unlock@T.service.d/50-target.conf     the fetcher's account
 //	machinemon-verify@T.service.d/50-target.conf     the verifier's account
 //	machinemon-baseline@T.service.d/50-target.conf   the gate's account, its network, the socket for commands, and the files of probes
 //	machinemon-health-gate@T.service.d/50-target.conf the same
@@ -140,7 +141,7 @@ func accounts(t *target.Target) map[string]string {
 		gate += "[Unit]\nWants=machinemon-command@" + t.Name + ".socket\nAfter=machinemon-command@" + t.Name + ".socket\n"
 	}
 	return map[string]string{
-		"fetch.service": fetch, "fetch-full.service": fetch,
+		"fetch.service": fetch, "fetch-full.service": fetch, "unlock.service": user("fetch"),
 		// The fetcher's group can read and remove bundles.
 		"verify.service":   user("verify") + "SupplementaryGroups=\nSupplementaryGroups=" + target.Account("fetch", t.Name) + "\n",
 		"baseline.service": gate, "health-gate.service": gate,

@@ -66,7 +66,7 @@ var (
 )
 
 // ofAccount matches the drop-ins that TestAccounts examines.
-var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|verify|baseline|health-gate|command|notify)@.*[.](service|socket)[.]d/`)
+var ofAccount = regexp.MustCompile(`^machinemon-(fetch|fetch-full|unlock|verify|baseline|health-gate|command|notify)@.*[.](service|socket)[.]d/`)
 
 // list returns a directory's files with their indented lines, and links with their targets.
 func list(t *testing.T, dir string) string {
@@ -116,6 +116,7 @@ func TestAccounts(t *testing.T) {
 	commands := "[Unit]\nWants=machinemon-command@a.b.socket\nAfter=machinemon-command@a.b.socket\n"
 	for unit, want := range map[string]string{
 		"fetch@agent": "User=mm-fetch-agent\n" + credential, "fetch-full@agent": "User=mm-fetch-agent\n" + credential,
+		"unlock@agent": "User=mm-fetch-agent\n", "unlock@a.b": "User=mm-fetch" + b + "\n",
 		"verify@agent":   "User=mm-verify-agent\nSupplementaryGroups=\nSupplementaryGroups=mm-fetch-agent\n",
 		"baseline@agent": "User=mm-gate-agent\n", "health-gate@agent": "User=mm-gate-agent\n", "command@agent": "User=mm-command-agent\n",
 		"notify@agent": "User=mm-notify-agent\nSetCredential=" + target.Credential("/etc/agent/notify") + ":no such file\nLoadCredential=" + target.Credential("/etc/agent/notify") + ":/etc/agent/notify\n",

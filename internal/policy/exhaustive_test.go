@@ -15,7 +15,7 @@ func TestDecideExhaustively(t *testing.T) {
 		"a schedule": nil, "a directive": {directive}, "a person": {operator}, "a scheduled check": {check}, "a person's check": {operator, check}, "a rollback": {goBack},
 	}
 	releases := map[string][]func(*Known){"higher": nil, "lower": {lower}, "the same": {same}, "the same, and a file is missing": {same, miss}}
-	obstacles := []func(*Known){hold, withdraw, manual, edit, wait, worry, stop, reject, failed("manifest"), func(k *Known) { k.Rules.ByVersion = true }}
+	obstacles := []func(*Known){hold, withdraw, manual, edit, wait, worry, stop, reject, failed("manifest"), putOff, func(k *Known) { k.Rules.ByVersion = true }}
 	decided := 0
 	for attempt, attempts := range attempts {
 		for release, releases := range releases {

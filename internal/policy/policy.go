@@ -62,9 +62,12 @@ type Known struct {
 	Changed bool         // the installed files are not as the last update left them
 	Units   []Unit       // nil: not known, or none
 	Ahead   string       // which update this one waits for, as a sentence; "" for none
-	Release *Release     // nil: before its manifest was read
-	History []state.Attempt
-	Now     time.Time // in the location in which times are printed; zero: not known
+	// Deferred is what an attempt was told that asked whether it may install now; nil if it
+	// may, or nobody asked.
+	Deferred *state.Deferral
+	Release  *Release // nil: before its manifest was read
+	History  []state.Attempt
+	Now      time.Time // in the location in which times are printed; zero: not known
 }
 
 // Decision says why something is not installed. The zero Decision means that it may be.

@@ -32,6 +32,7 @@ func manual(k *Known)    { k.Rules.AutoUpdate = false }
 func edit(k *Known)      { k.Changed = true }
 func night(k *Known)     { k.Rules.Window, _ = calendar.Parse("Sun..Thu 02:00-04:00 UTC") }
 func queue(k *Known)     { k.Ahead = "the trial of db is open" }
+func putOff(k *Known)    { k.Deferred = &state.Deferral{Reason: "backup runs"} }
 func drill(k *Known)     { k.Order.Origin, k.Order.Verb = state.OriginOperator, state.VerbDrill }
 func wait(k *Known)      { k.Release.NotYet = "not yet" }
 func worry(k *Known)     { k.Order.Doubt = "no probe passes" }
@@ -57,6 +58,9 @@ func TestDecide(t *testing.T) {
 	backsOff := Decision{Rule: RuleBackoff, Result: state.ResultNotAttempted, Reason: "it failed before: backing off until 2026-11-01 12:59 UTC"}
 	closed := Decision{RuleWindow, state.ResultNotAttempted, "it waits for its window, Sun..Thu 02:00-04:00 UTC, which opens next at 2026-11-02 02:00 UTC", "sudo machinemon-update apply agent does not wait", nil}
 	behind := Decision{RuleAfter, state.ResultNotAttempted, "it waits for another target: the trial of db is open", "sudo machinemon-update apply agent does not wait", nil}
+	later := Decision{RuleDeferred, state.ResultNotAttempted, "it waits: backup runs", "sudo machinemon-update apply agent does not wait", nil}
+	asked := later
+	asked.Reason = "it waits, as of 2026-11-01 11:00 UTC: backup runs"
 	available := Decision{Rule: RuleOnlyCheck, Result: state.ResultAvailable}
 	for _, c := range []struct {
 		name  string
@@ -117,6 +121,11 @@ func TestDecide(t *testing.T) {
 		{"another target goes first, before the source is asked", []func(*Known){queue, before}, behind},
 		{"another target goes first, for a person", []func(*Known){queue, operator}, Decision{}},
 		{"another target goes first, for a check", []func(*Known){queue, check}, available},
+		{"deferred", []func(*Known){putOff, worry}, later},
+		{"deferred, and asked before", []func(*Known){putOff, func(k *Known) { k.Deferred.Asked = k.Now.Add(-time.Hour) }}, asked},
+		{"deferred, for a person", []func(*Known){putOff, operator}, Decision{}},
+		{"deferred, for a check", []func(*Known){putOff, check}, available},
+		{"deferred, and stopped", []func(*Known){putOff, stop}, Decision{RuleUnit, state.ResultNotAttempted, "agent.service is stopped", "sudo systemctl start agent.service", nil}},
 		{"a drill", []func(*Known){drill, lower, manual, reject, withdraw}, Decision{}},
 		{"a drill, held", []func(*Known){drill, hold}, held},
 		{"a drill of what is stopped", []func(*Known){drill, stop}, Decision{RuleUnit, state.ResultNotAttempted,

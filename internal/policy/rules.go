@@ -24,6 +24,7 @@ const (
 	RuleAutoUpdate Rule = "auto update"
 	RuleWindow     Rule = "window"
 	RuleAfter      Rule = "after"
+	RuleDeferred   Rule = "deferred"
 	RuleChanged    Rule = "changed by hand"
 	RuleUnit       Rule = "unit"
 	RuleDoubt      Rule = "doubt"
@@ -51,6 +52,7 @@ var rules = []struct {
 	{RuleAfter, installing | unattended, another},
 	{RuleChanged, installing | unattended, changed},
 	{RuleUnit, installing, notUpdatable},
+	{RuleDeferred, installing | unattended, deferred},
 	{RuleDoubt, offered, doubtful},
 	{RuleBackoff, unattended, backsOff},
 }
@@ -190,6 +192,19 @@ func outsideWindow(k Known) (Decision, bool) {
 // another defers what no person asked for while another target has an update under way.
 func another(k Known) (Decision, bool) {
 	return Decision{Reason: "it waits for another target: " + k.Ahead, Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, k.Ahead != ""
+}
+
+// deferred defers what no person asked for while something on this machine, or a lock of
+// the fleet, says "not now".
+func deferred(k Known) (Decision, bool) {
+	if k.Deferred == nil {
+		return Decision{}, false
+	}
+	asked := ""
+	if at := k.Deferred.Asked; !at.IsZero() { // the answer may be an old one
+		asked = ", as of " + at.In(k.Now.Location()).Format("2006-01-02 15:04 MST")
+	}
+	return Decision{Reason: "it waits" + asked + ": " + k.Deferred.Reason, Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, true
 }
 
 func changed(k Known) (Decision, bool) {

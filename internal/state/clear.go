@@ -19,7 +19,7 @@ const damaged = ".damaged"
 
 // lasting are the files that a role keeps in its directory from one attempt to the next.
 var lasting = map[Role][]string{
-	RoleFetch:  {"status.json", "status.json" + damaged, "manifest.json", "trust.json", "partial", "partial.json"},
+	RoleFetch:  {"status.json", "status.json" + damaged, "manifest.json", "trust.json", "partial", "partial.json", fleetLockName},
 	RoleVerify: {"status.json", "status.json" + damaged},
 }
 

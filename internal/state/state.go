@@ -8,6 +8,7 @@
 //	    trust.json            signed metadata that the fetcher saw; only the fetcher uses it
 //	    partial               an archive whose download has begun
 //	    partial.json          which archive that is
+//	    fleetlock.json        the lock of the fleet that an attempt holds
 //	    handover.json         which manifest it handed on, for root
 //	    ready/<attempt>/      a bundle; the verifier removes it
 //	    ready/.next.link      a link to it, for which systemd waits
@@ -215,7 +216,7 @@ func (t Tree) journal(target string) string {
 }
 
 // temporaries are the prefixes of the names of temporary files.
-var temporaries = []string{".status.json", ".journal.json", ".private.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", ".handover.json", TempPayload}
+var temporaries = []string{".status.json", ".journal.json", ".private.json", ".manifest.json", ".partial.json", ".trust.json", ".floor.json", ".fallback.json", ".handover.json", "." + fleetLockName, TempPayload}
 
 // TempPayload is the prefix of the verifier's copy of an archive while that has a name.
 const TempPayload = ".payload-"

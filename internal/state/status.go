@@ -157,11 +157,14 @@ func (r *Release) File(to string) *File {
 }
 
 // Status is a role's status.json. The fetcher writes Offer; the verifier writes Inside; the
-// swapper writes Installed, Previous, Rejected, Held, Source, Probes and Foreign.
+// swapper writes Installed, Previous, Rejected, Held, Source, Probes and Foreign, and both it
+// and the fetcher Deferred.
 type Status struct {
-	Format    int               `json:"format"`
-	Attempts  newest[Attempt]   `json:"attempts,omitempty"` // oldest first
-	Offer     *Offer            `json:"offer,omitempty"`
+	Format   int             `json:"format"`
+	Attempts newest[Attempt] `json:"attempts,omitempty"` // oldest first
+	Offer    *Offer          `json:"offer,omitempty"`
+	// Deferred is why unattended attempts did not install when the last one asked.
+	Deferred  *Deferral         `json:"deferred,omitempty"`
 	Inside    *Inside           `json:"inside,omitempty"`
 	Installed *Release          `json:"installed,omitempty"`
 	Previous  *Release          `json:"previous,omitempty"`
@@ -209,6 +212,13 @@ func (s *Status) RollbackFailure(attempt AttemptID) string {
 // Hold is the operator's decision not to update this target.
 type Hold struct {
 	Since time.Time `json:"since"`
+}
+
+// Deferral is why unattended attempts did not install what is available, of what only an
+// attempt can ask.
+type Deferral struct {
+	Asked  time.Time `json:"asked"`
+	Reason string    `json:"reason"`
 }
 
 // Source is what root read from the file of the target's source.url_from at the operator's

@@ -24,7 +24,7 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 }
 
 // decideWithUnits asks the policy, and tells it the states of the target's units, and
-// which other target's update goes first.
+// which other target's update goes first. At last it asks whether this is a good time.
 func (s *Swapper) decideWithUnits(ctx context.Context, k policy.Known, t *target.Target) (d policy.Decision, err error) {
 	if k.Units, err = units.States(ctx, s.Systemd, t); err != nil {
 		return d, err
@@ -32,5 +32,5 @@ func (s *Swapper) decideWithUnits(ctx context.Context, k policy.Known, t *target
 	if k.Ahead, err = units.Ahead(ctx, s.Systemd, s.Tree, t); err != nil {
 		return d, err
 	}
-	return policy.Decide(k), nil
+	return s.orDeferred(ctx, k, t)
 }

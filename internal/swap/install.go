@@ -100,6 +100,9 @@ func (sw *swapping) run(ctx context.Context) error {
 	if d, err := sw.decideWithUnits(ctx, sw.known, sw.target); err != nil || d.Refused() {
 		return errors.Join(err, d.Err())
 	}
+	if err := sw.lockedFor(order); err != nil {
+		return err
+	}
 	dirs := everywhere(sw.target, &sw.status)
 	if err := sw.sweep(sw.name, dirs, sw.status.Previous); err != nil {
 		return err
@@ -312,6 +315,10 @@ func (sw *swapping) rememberArchive(r *state.Rejection) error {
 // program may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
+	// A shutdown now would be undone at the next boot, like a power cut. It can wait a little.
+	delayed, err := sw.Systemd.Delay(ctx, "updating "+j.Target+" to "+state.Called(j.Version))
+	sw.logError(j, err)
+	defer delayed()
 	// A try may begin at the end of the settle time.
 	deadline := stop + j.Timeout*time.Duration(max(1, len(j.Units()))) + j.Settle + sw.target.Health.LongestTry() + slack
 	deadline += time.Duration(sw.target.Hooks.BeforeSwap()) * hookTime

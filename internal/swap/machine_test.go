@@ -19,27 +19,29 @@ import (
 // program runs, which unit file is loaded, whether the deadline is armed.
 type machine struct {
 	*rig
-	mu    sync.Mutex // guards calls
-	pid   uint32
-	units map[string]systemd.Unit // units that are neither a running unit nor an idle worker
-	alive map[string][]string     // units by pattern
-	group []int                   // the unit's processes besides its main one
-	calls []string                // each "verb unit", in order
-	fails map[string]error        // errors by call
-	on    map[string]func()       // run by call, before it has any effect
-	after state.Baseline          // what the gate's user sees after a rollback
-	now   *state.Baseline         // the same before an attempt; nil: the baseline fails
-	said  string                  // by the program in its pre-flight, if tried is the list of an archive
-	tried systemd.SandboxResult
-	armed time.Duration
-	up    time.Duration
-	limit time.Duration     // the limit of the last restart
-	lines []systemd.LogLine // lines in the unit's log
-	trial systemd.Sandbox
-	hook  systemd.Hook
-	dies  int           // the call of this number, from now on, kills the swapper; 0: none does
-	left  time.Duration // when the unit was seen to leave the active state
-	home  string        // the program in the home of a user, as which the unit runs; "" for bin/agent
+	mu      sync.Mutex // guards calls
+	pid     uint32
+	units   map[string]systemd.Unit // units that are neither a running unit nor an idle worker
+	alive   map[string][]string     // units by pattern
+	group   []int                   // the unit's processes besides its main one
+	calls   []string                // each "verb unit", in order
+	fails   map[string]error        // errors by call
+	on      map[string]func()       // run by call, before it has any effect
+	after   state.Baseline          // what the gate's user sees after a rollback
+	now     *state.Baseline         // the same before an attempt; nil: the baseline fails
+	said    string                  // by the program in its pre-flight, if tried is the list of an archive
+	tried   systemd.SandboxResult
+	armed   time.Duration
+	up      time.Duration
+	limit   time.Duration     // the limit of the last restart
+	lines   []systemd.LogLine // lines in the unit's log
+	trial   systemd.Sandbox
+	hook    systemd.Hook
+	delayed string              // why a shutdown is delayed; "" if none is
+	dies    int                 // the call of this number, from now on, kills the swapper; 0: none does
+	left    time.Duration       // when the unit was seen to leave the active state
+	locks   []systemd.Inhibitor // of logind
+	home    string              // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
 func newMachine(r *rig) *machine {
@@ -316,6 +318,15 @@ func (m *machine) RunHook(_ context.Context, h systemd.Hook) error {
 
 func (m *machine) Leaving(_ context.Context, units ...string) (func() time.Duration, error) {
 	return func() time.Duration { return m.left }, m.call("watch", strings.Join(units, " "))
+}
+
+func (m *machine) Inhibitors(context.Context) ([]systemd.Inhibitor, error) {
+	return m.locks, m.fails["inhibitors"]
+}
+
+func (m *machine) Delay(_ context.Context, why string) (func(), error) {
+	m.delayed = why
+	return func() { m.delayed = "" }, m.fails["delay"]
 }
 
 func (m *machine) LastLines(_ context.Context, unit, boot string, n int) ([]systemd.LogLine, error) {

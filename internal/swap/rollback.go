@@ -233,5 +233,15 @@ func (s *Swapper) closeRollback(ctx context.Context, j *state.Journal, after *st
 			return err
 		}
 	}
-	return s.closeTrial(j, st.Previous)
+	return s.closeHandled(ctx, j, st.Previous)
+}
+
+// closeHandled closes a recorded trial that failed. What failed in it is dealt with, so systemd
+// is not to call the system degraded because of it.
+func (s *Swapper) closeHandled(ctx context.Context, j *state.Journal, previous *state.Release) error {
+	if err := s.closeTrial(j, previous); err != nil {
+		return err
+	}
+	s.logError(j, s.Systemd.ResetFailed(ctx, unitOf("swap", j.Target), unitOf("health-gate", j.Target)))
+	return nil
 }

@@ -148,7 +148,7 @@ func (s *Swapper) settleKeep(ctx context.Context, j *state.Journal) error {
 		return err
 	}
 	s.Log.Event(log.Event(state.ResultSettled), "%s: %s", describe(j), reason)
-	return s.closeTrial(j, st.Previous)
+	return s.closeHandled(ctx, j, st.Previous)
 }
 
 // warnOfRest warns the operator if what is kept does not run: the trial ends here, and no

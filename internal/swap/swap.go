@@ -60,6 +60,8 @@ type Manager interface {
 	RunHook(ctx context.Context, h systemd.Hook) error
 	Try(ctx context.Context, p systemd.Sandbox) (systemd.SandboxResult, error)
 	Leaving(ctx context.Context, units ...string) (left func() time.Duration, err error)
+	Inhibitors(ctx context.Context) ([]systemd.Inhibitor, error)
+	Delay(ctx context.Context, why string) (release func(), err error)
 	LastLines(ctx context.Context, unit, boot string, n int) ([]systemd.LogLine, error)
 }
 

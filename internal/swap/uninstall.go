@@ -66,9 +66,12 @@ func (s *Swapper) Leave(ctx context.Context) error {
 	if err := s.each(ctx, s.await, "machinemon-rollback@*", "machinemon-deadline@*.service", "machinemon-commit@*"); err != nil {
 		return err
 	}
+	for _, name := range names {
+		s.unlock(ctx, name)
+	}
 	// An attempt that was about to begin may have started the path units again.
-	if err := s.each(ctx, s.Systemd.Stop, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-hook@*", "machinemon-data@*", "machinemon-space@*",
-		"machinemon-inform@*", "machinemon-notify@*",
+	if err := s.each(ctx, s.Systemd.Stop, "machinemon-baseline@*", "machinemon-preflight@*", "machinemon-inhibit@*", "machinemon-hook@*", "machinemon-data@*", "machinemon-space@*",
+		"machinemon-unlock@*", "machinemon-inform@*", "machinemon-notify@*",
 		"machinemon-fetch@*.timer", "machinemon-directive@*", "machinemon-verify@*.path", "machinemon-swap@*.path"); err != nil {
 		return err
 	}

@@ -125,6 +125,11 @@ func (c *Conn) Reload(ctx context.Context) error {
 func NotifyUnit(name string) string  { return "machinemon-notify@" + name + ".service" }
 func NotifyTimer(name string) string { return "machinemon-notify@" + name + ".timer" }
 
+// UnlockUnit and UnlockTimer are the unit that gives the lock of the fleet back, and the timer
+// that starts it again.
+func UnlockUnit(name string) string  { return "machinemon-unlock@" + name + ".service" }
+func UnlockTimer(name string) string { return "machinemon-unlock@" + name + ".timer" }
+
 // Arm starts a transient timer that starts the service of the same name after the given
 // time. It replaces a timer of that name.
 func (c *Conn) Arm(ctx context.Context, timer string, after time.Duration) error {

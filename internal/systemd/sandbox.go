@@ -26,6 +26,9 @@ type Sandbox struct {
 	Output      string // a file for its output; Try makes it, and removes it unless Keep is set
 	// Network permits it to use the network, and to ask this machine's resolver.
 	Network bool
+	// Look permits it to see how the machine fares: Network, the other processes, and D-Bus,
+	// where everybody may ask.
+	Look bool
 	// Keep leaves Output where it is. The result has only its end, and only of a failure.
 	Keep bool
 	// Time and MaxOutput, in bytes, are limits that differ from those of a program that
@@ -79,7 +82,6 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("PrivateDevices", true),
 		property("PrivateUsers", true),
 		property("ProtectHome", "yes"),
-		property("ProtectProc", "invisible"),
 		property("ProtectKernelTunables", true),
 		property("ProtectControlGroups", true),
 		property("RestrictNamespaces", uint64(0)),
@@ -96,10 +98,17 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 		property("TasksMax", uint64(256)),
 	}
 	hidden, empty := []string{"-/var/lib/machinemon-update"}, []temporary{{"/tmp", small}, {"/var/tmp", small}, {"/dev/shm", small}}
-	if t.Network { // as the fetcher's unit has it
+	if !t.Look {
+		props = append(props, property("ProtectProc", "invisible"))
+	}
+	switch {
+	case t.Look:
+		hidden = append(hidden, "-/run/systemd/private")
+		props = append(props, property("ReadOnlyPaths", []string{"/run"}))
+	case t.Network: // as the fetcher's unit has it
 		hidden = append(hidden, "-/run/systemd/private", "-/run/dbus")
 		props = append(props, property("ReadOnlyPaths", []string{"/run"}))
-	} else {
+	default:
 		empty = append(empty, temporary{"/run", "ro"}) // where services have their sockets
 		props = append(props, property("PrivateNetwork", true))
 	}

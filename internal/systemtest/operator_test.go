@@ -136,5 +136,5 @@ func TestUmbrella(t *testing.T) {
 		}
 		c.assertRuns(releases.Daemon{Version: test.runs})
 	}
-	c.assertClosed("1.0.0", unitOf("health-gate"))
+	c.assertClosed("1.0.0")
 }

@@ -112,9 +112,9 @@ func (b *box) ourServices() map[string]string {
 // leftOpen is what the sandboxes leave open; all else must be closed. Units are named
 // without "machinemon-" and instance.
 var leftOpen = []struct{ units, attempts, why string }{
-	{"checkin-gate checkin-relay fetch fetch-full verify baseline health-gate command accounts swap commit rollback deadline update-recover directive inform notify update data",
+	{"checkin-gate checkin-relay fetch fetch-full unlock verify baseline health-gate command accounts swap commit rollback deadline update-recover directive inform notify update data",
 		"AF_UNIX, the journal, notifications", "every user may connect to these sockets: journald records the sender of a line, and systemd heeds only main processes"},
-	{"checkin-gate checkin-relay fetch fetch-full notify baseline health-gate command", "AF_INET, AF_INET6, AF_UNIX (abstract)", "downloads, webhooks, probes and proxies need the network"},
+	{"checkin-gate checkin-relay fetch fetch-full unlock notify baseline health-gate command", "AF_INET, AF_INET6, AF_UNIX (abstract)", "downloads, webhooks, probes and proxies need the network"},
 	{"baseline health-gate checkin-relay", "D-Bus", "they ask systemd about units and connections; it takes orders from root only"},
 	{"command checkin-gate", "D-Bus", "a probe may be such as systemctl is-active; systemd takes orders from root only"},
 	{"command", "writable code", "a command may be a program with a just-in-time compiler"},
@@ -128,7 +128,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 	{"swap rollback deadline update-recover", "a setuid file", "RestrictSUIDSGID= would block openat2, which keeps root out of links"},
 
 	{"accounts", "write /etc, write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready, write /var/lib/machinemon-update/fetch/other, write /var/lib/machinemon-update/fetch/other/ready, write /run/machinemon-update/gate/testd", "it makes accounts, hands the fetcher's files over and makes the directory of reports"},
-	{"fetch fetch-full", "write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready", "its own directory"},
+	{"fetch fetch-full unlock", "write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready", "its own directory"},
 	{"verify", "write /var/lib/machinemon-update/verify/testd, write /var/lib/machinemon-update/fetch/testd/ready", "its own directory, and the bundles that it consumes"},
 	{"swap", "write /usr/local/bin, write /var/lib/machinemon-update/swap/testd, write /var/lib/machinemon-update/verify/testd, write /run/machinemon-update/lock", "the target's files, its own directory, and the trees that it consumes"},
 	{"commit rollback deadline update-recover", "write /run/machinemon-update/lock, write /etc, write /usr, write /usr/local/bin, write /opt, write /boot, write /srv/download, write /var, write /var/log, " +

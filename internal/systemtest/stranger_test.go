@@ -48,7 +48,7 @@ func TestStrangerOnPort(t *testing.T) {
 	c.squat()
 	c.apply(4, "rolled back 1.1.0: http http://"+testdAddress+"/healthz did not pass within 3 s: "+stranger, "1.0.0 runs again")
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
-	c.assertClosed("", unitOf("health-gate"))
+	c.assertClosed("")
 
 	c.publish(c.dir, releases.Daemon{Version: "1.2.0"})
 	c.squat()

@@ -35,6 +35,11 @@ var keys = append([]key{
 	{"schedule.window", textOf("a time of the week", `"[DAYS] HH:MM-HH:MM [ZONE]", DAYS as in Mon,Wed..Fri, ZONE "UTC" or as in "Europe/Vienna"`, window), nil, "When scheduled runs and directives may install"},
 	{"schedule.after", listOf("a list of targets", "at most 16 names of other targets", func(s []string) bool { return len(s) <= 16 && each(ValidName)(s) }), nil, "Targets whose updates a scheduled one waits for"},
 
+	{"schedule.inhibit", commandLine(0), nil, "A command that says whether scheduled runs and directives may install now"},
+	{"schedule.shutdown_inhibitors", yesOrNo, false, "Whether those wait for locks against a shutdown"},
+	{"schedule.fleetlock_url", textOf("a URL", urlAllowed+", and without query", apiURL), nil, "A server of FleetLock"},
+	{"schedule.fleetlock_group", textOf("a group of FleetLock", "1 to 64 of A-Z a-z 0-9 . -", matching(`^[A-Za-z0-9.-]{1,64}$`)), "default", "The machines that share its lock"},
+
 	{"source", tableOf("[source]"), nil, ""},
 	{"source.type", oneOf("a type of source", SourceManifest, SourceGitHub, SourceForgejo, SourceGitLab, SourceFile), SourceManifest, "Where releases are"},
 	{"source.url", textOf("a URL", urlAllowed, webURL), nil, "The manifest's address"},

@@ -85,10 +85,10 @@ func TestExample(t *testing.T) {
 		}
 	}
 	// Not all keys can be uncommented at once: path and those of GitHub belong to other
-	// types of source, and url_from is an alternative to url. units, window, after, arch, versions, ca_file, proxy,
-	// root, key, mode, owner, keep, expect_body, version_pattern, headers_file, a try's
+	// types of source, and url_from is an alternative to url. units, window, after, inhibit,
+	// those of FleetLock, arch, versions, ca_file, proxy, root, key, mode, owner, keep, expect_body, version_pattern, headers_file, a try's
 	// timeout_seconds and the hooks have no default to show.
-	for _, name := range []string{"units", "window", "after", "path", "url_from", "arch", "versions", "ca_file", "proxy", "proxy_login_file", "no_proxy", "repo", "asset", "tag", "tag_prefix", "prereleases", "checksums", "api_url", "token_file", "root", "key", "mode", "owner", "group", "keep", "expect_body", "version_pattern", "timeout_seconds", "headers_file", "from_release", "from_release_unsigned", "pre_swap", "post_commit"} {
+	for _, name := range []string{"units", "window", "after", "inhibit", "fleetlock_url", "fleetlock_group", "path", "url_from", "arch", "versions", "ca_file", "proxy", "proxy_login_file", "no_proxy", "repo", "asset", "tag", "tag_prefix", "prereleases", "checksums", "api_url", "token_file", "root", "key", "mode", "owner", "group", "keep", "expect_body", "version_pattern", "timeout_seconds", "headers_file", "from_release", "from_release_unsigned", "pre_swap", "post_commit"} {
 		all = regexp.MustCompile(`(?m)^`+name+` = .*$`).ReplaceAllString(all, "")
 	}
 	uncommented := load(all)

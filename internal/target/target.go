@@ -61,6 +61,10 @@ type Target struct {
 	// Window is when scheduled runs and directives may install; the zero Window is always.
 	Window calendar.Window
 	After  []string // the targets whose updates those wait for
+	// Inhibit is a command that says whether those may install now; nil for none.
+	Inhibit            []string
+	ShutdownInhibitors bool // whether those wait for locks of logind against a shutdown
+	FleetLock          FleetLock
 
 	Source  Source
 	Trust   Trust
@@ -82,6 +86,13 @@ type Target struct {
 
 	check checker
 	where settings // where each key was written, for errors
+}
+
+// FleetLock is the lock that one machine of a fleet holds while it installs, or a few do. Its
+// zero value is none.
+type FleetLock struct {
+	URL   string // of a server with the protocol of FleetLock
+	Group string // the machines that share the lock
 }
 
 // Hooks are commands of the operator; root runs each in its own unit. An empty command

@@ -18,7 +18,7 @@ import (
 
 // ownUnit matches the units of machinemon-update: if the updater updated itself, the swap
 // would kill it midway. It does not match those of MachineMon's agent and server.
-var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive|inform|notify)([@.-].*)?\.service$`)
+var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive|inform|notify|inhibit|unlock)([@.-].*)?\.service$`)
 
 // A validation turns merged settings into a Target and keeps the first problem that it
 // finds.
@@ -40,7 +40,12 @@ func (v *validation) target(name string, files []string) (*Target, *ConfigError)
 		CheckEvery:        v.seconds("auto_update_check_every_seconds"),
 		Window:            v.window(),
 		After:             v.texts("schedule.after"),
-		Source:            v.source(),
+		Inhibit:           v.texts("schedule.inhibit"),
+
+		ShutdownInhibitors: v.boolean("schedule.shutdown_inhibitors"),
+		FleetLock:          v.fleetLock(),
+
+		Source: v.source(),
 		Trust: Trust{
 			Mode:                 v.trustMode(),
 			Root:                 v.trustFile("trust.root", TrustTUF, name+".root.json"),
@@ -112,6 +117,17 @@ func (v *validation) window() calendar.Window {
 		return calendar.Window{}
 	}
 	return w
+}
+
+func (v *validation) fleetLock() FleetLock {
+	l := FleetLock{URL: v.text("schedule.fleetlock_url"), Group: v.text("schedule.fleetlock_group")}
+	if l.URL != "" {
+		return l
+	}
+	if v.written("schedule.fleetlock_group") {
+		v.problem("schedule.fleetlock_group", "stands without schedule.fleetlock_url", "remove it, or name the server of the lock")
+	}
+	return FleetLock{}
 }
 
 func (v *validation) mode(path string) *fs.FileMode {
