@@ -16,7 +16,8 @@
 #   check-page     the gate's page in a real browser; SHOTS=DIR keeps pictures of it
 #   check-programs updates of real programs by packaging/examples/targets; builds the
 #                  programs from their source, which takes minutes the first time
-#   check-ansible  the example of an Ansible role, by ansible-lint
+#   check-ansible  the example of an Ansible role, by ansible-lint, and applied to a
+#                  machine
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
 #                  xfs or btrfs), each followed by a boot: some seconds for each cut; STEPS=1
@@ -182,10 +183,11 @@ check-cross: go-found
 	@echo "check-cross: PASSED ($(VERSION))"
 
 # Not part of lint, because ansible is large.
-check-ansible:
-	$(call install,ansible-lint)
+check-ansible: machine-deps deb
+	$(call install,ansible-lint gnupg apt-utils)
 	cd packaging/examples/ansible && ansible-lint --offline --profile production site.yml roles/machinemon_update
 	cd packaging/examples/ansible && ansible-playbook --syntax-check -i localhost, site.yml
+	go test -C internal/systemtest -count=1 -tags systemd,ansible -run '^TestAnsible$$' -timeout 20m .
 	@echo "check-ansible: PASSED ($(VERSION))"
 
 conformance-client:
