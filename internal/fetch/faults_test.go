@@ -55,7 +55,7 @@ func TestFaults(t *testing.T) {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", childEnv, b.tree.Var, b.tree.Run, strings.TrimSuffix(b.target.Source.URL, "/client-manifest.json")))
 		counts := func(s testkit.Step) bool { return strings.HasPrefix(s.Path, filepath.Dir(b.tree.Var)+"/") }
-		return testkit.Worker{Process: cmd, Counts: counts, Check: func(t *testing.T, f testkit.Fault) { b.check(t, f) }}
+		return testkit.Worker{Process: cmd, Watch: testkit.WatchReads, Counts: counts, Check: func(t *testing.T, f testkit.Fault) { b.check(t, f) }}
 	})
 }
 

@@ -33,6 +33,7 @@ type Fault struct {
 // Worker is a process of a program that is ready to run.
 type Worker struct {
 	Process *exec.Cmd
+	Watch   Watch                   // [WatchAll] or [WatchReads]
 	Counts  func(Step) bool         // which steps may fail
 	Check   func(*testing.T, Fault) // looks at what the fault has led to
 }
@@ -128,7 +129,7 @@ func (w Worker) run(t *testing.T, at int, errno syscall.Errno) (steps []Step, re
 		})
 	}
 	w.Process.Stdout, w.Process.Stderr = writers[0], writers[1]
-	steps, reached, end := Trace{Watch: WatchAll, Counts: w.Counts, At: at, Errno: errno}.Run(t, w.Process)
+	steps, reached, end := Trace{Watch: w.Watch, Counts: w.Counts, At: at, Errno: errno}.Run(t, w.Process)
 	for _, to := range writers {
 		Must(t, to.Close())
 	}

@@ -29,7 +29,8 @@ type Watch string
 const (
 	WatchChanges Watch = "changes" // no others
 	WatchSyncs   Watch = "syncs"   // and what makes them durable
-	WatchAll     Watch = "all"     // and the rest of what can fail on a disk: closing, locking and reading
+	WatchAll     Watch = "all"     // and the rest of what can fail on a disk, except reading
+	WatchReads   Watch = "reads"   // and reading, which makes thousands of stops
 )
 
 // watchEnv tells a process that it is traced, and its Watch.
@@ -40,7 +41,8 @@ var (
 		unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHMOD, unix.SYS_WRITE, unix.SYS_FALLOCATE}
 	syncs = []uint32{unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_SYNCFS}
 	rest  = []uint32{unix.SYS_FCHOWN, unix.SYS_FCHOWNAT, unix.SYS_UTIMENSAT, unix.SYS_PWRITE64, unix.SYS_FTRUNCATE, unix.SYS_COPY_FILE_RANGE,
-		unix.SYS_FSETXATTR, unix.SYS_CLOSE, unix.SYS_FLOCK, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64}
+		unix.SYS_FSETXATTR, unix.SYS_CLOSE, unix.SYS_FLOCK, unix.SYS_GETDENTS64}
+	reads = []uint32{unix.SYS_READ, unix.SYS_PREAD64}
 )
 
 // BeTraced makes every step of this process stop for its tracer, if [Trace] started it. All
@@ -54,8 +56,11 @@ func BeTraced() error {
 	if watch != WatchChanges {
 		calls = append(calls, syncs...)
 	}
-	if watch == WatchAll {
+	if watch == WatchAll || watch == WatchReads {
 		calls = append(calls, rest...)
+	}
+	if watch == WatchReads {
+		calls = append(calls, reads...)
 	}
 	const nr, flags = 0, 16 + 2*8 // offsets in struct seccomp_data of seccomp(2)
 	trace := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_TRACE}
@@ -68,7 +73,7 @@ func BeTraced() error {
 		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: c, Jf: 1}, trace)
 	}
 	creates := uint32(unix.O_CREAT)
-	if watch == WatchAll {
+	if watch == WatchAll || watch == WatchReads {
 		creates = unix.O_CREAT | unix.O_CLOEXEC // which Go always sets
 	}
 	filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_OPENAT, Jf: 3},

@@ -58,7 +58,7 @@ func TestFaults(t *testing.T) {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = []string{childEnv + "=" + b.root}
 		counts := func(s testkit.Step) bool { return strings.HasPrefix(s.Path, b.root+"/") }
-		return testkit.Worker{Process: cmd, Counts: counts, Check: func(t *testing.T, f testkit.Fault) { b.check(t, f) }}
+		return testkit.Worker{Process: cmd, Watch: testkit.WatchReads, Counts: counts, Check: func(t *testing.T, f testkit.Fault) { b.check(t, f) }}
 	})
 }
 
