@@ -21,8 +21,8 @@
 #   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
 #                  xfs or btrfs), each followed by a boot: some seconds for each cut
 #   faults         an error of each system call of the fetcher, the verifier and the
-#                  swapper that can fail, one at a time, which takes an hour; and what
-#                  can fail on a machine
+#                  swapper that can fail, one at a time, which takes an hour (EVERY=10
+#                  tries every tenth); and what can fail on a booted machine
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -156,13 +156,16 @@ powercut: machine-deps deb
 	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK)
 	@echo "powercut: PASSED ($(VERSION))"
 
+EVERY ?= 1
+
 # The whole output, with a line for each error, is in build/faults-PACKAGE.
-faults: go-found
+faults: machine-deps deb
 	mkdir -p build
 	for p in fetch verify swap; do \
-		go test -count=1 -run '^TestFaults$$' -timeout 0 -v ./internal/$$p -faults >build/faults-$$p; passed=$$?; \
+		go test -count=1 -run '^TestFaults$$' -timeout 0 -v ./internal/$$p -faults $(EVERY) >build/faults-$$p; passed=$$?; \
 		grep -E '(^ *--- FAIL|faults: )' build/faults-$$p; [ $$passed = 0 ] || exit 1; \
 	done
+	go test -C internal/systemtest -count=1 -tags systemd -run '^(TestMachineFaults|TestHundredTargets)$$' -parallel 1 -timeout 0 -v . -args -faults 1
 	@echo "faults: PASSED ($(VERSION))"
 
 T ?= 1m

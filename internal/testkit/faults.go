@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var allFaults = flag.Bool("faults", false, "let each system call fail, not a sample of them")
+var everyFault = flag.Int("faults", 0, "try every `n`th fault: 1 is all of them, 0 is a small sample")
 
-// AllFaults reports whether [Faults] tries all faults.
-func AllFaults() bool { return *allFaults }
+// ManyFaults reports whether [Faults] tries more than a small sample.
+func ManyFaults() bool { return *everyFault > 0 }
 
 // Fault is an error that a system call of a worker returned, and how the worker ended.
 type Fault struct {
@@ -72,8 +72,8 @@ func Faults(t *testing.T, sample int, harmful []string, make func(*testing.T) Wo
 			all = append(all, fault{i + 1, e})
 		}
 	}
-	every := 1
-	if !*allFaults {
+	every := *everyFault
+	if every == 0 {
 		every = max(1, len(all)/sample)
 	}
 	var mu sync.Mutex
