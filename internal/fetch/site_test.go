@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	for _, v := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
 		os.Setenv(v, "http://127.0.0.1:9")
 	}
-	code := m.Run()
+	code := testkit.NoLeaks(m.Run())
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
