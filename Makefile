@@ -21,7 +21,10 @@
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
 #                  xfs or btrfs), each followed by a boot: some seconds for each cut; STEPS=1
-#            cuts when something has become durable, in random order
+#                  cuts when something has become durable, in random order
+#   faults         an error of each system call of the fetcher, the verifier and the
+#                  swapper that can fail, one at a time, which takes an hour (EVERY=10
+#                  tries every tenth); and what can fail on a booted machine
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -81,7 +84,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut faults fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -154,6 +157,18 @@ powercut: machine-deps deb
 	$(if $(filter btrfs,$(DISK)),$(call install,btrfs-progs))
 	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK) $(if $(STEPS),-steps)
 	@echo "powercut: PASSED ($(VERSION))"
+
+EVERY ?= 1
+
+# The whole output, with a line for each error, is in build/faults-PACKAGE.
+faults: machine-deps deb
+	mkdir -p build
+	for p in fetch verify swap; do \
+		go test -count=1 -run '^TestFaults$$' -timeout 0 -v ./internal/$$p -faults $(EVERY) >build/faults-$$p; passed=$$?; \
+		grep -E '(^ *--- FAIL|faults: )' build/faults-$$p; [ $$passed = 0 ] || exit 1; \
+	done
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestMachineFaults$$' -timeout 0 -v . -args -faults 1
+	@echo "faults: PASSED ($(VERSION))"
 
 T ?= 1m
 

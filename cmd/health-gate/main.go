@@ -78,7 +78,7 @@ func run(ctx context.Context, verb, name string, lines *log.Log) (int, error) {
 		}
 		if err == nil {
 			lines.Printf("%s: attempt %s: %s", name, b.Attempt, health.Summary(b))
-			err = b.Write(os.Stdout)
+			err = written(b.Write(os.Stdout))
 		}
 		if err != nil {
 			return 2, err
@@ -90,7 +90,7 @@ func run(ctx context.Context, verb, name string, lines *log.Log) (int, error) {
 		return status(err), err
 	}
 	lines.Printf("%s: attempt %s: %s", name, r.Attempt, health.Verdict(*r))
-	if err := r.Write(os.Stdout); err != nil {
+	if err := written(r.Write(os.Stdout)); err != nil {
 		return 2, err
 	}
 	switch r.Finding {
@@ -100,6 +100,14 @@ func run(ctx context.Context, verb, name string, lines *log.Log) (int, error) {
 		return 1, nil
 	}
 	return 3, nil
+}
+
+// written returns the error of writing a report.
+func written(err error) error {
+	if err != nil {
+		return fmt.Errorf("cannot write the report: %w", err)
+	}
+	return nil
 }
 
 // commands serves the socket that systemd has opened.

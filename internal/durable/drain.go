@@ -52,9 +52,7 @@ func (d *Drain) Read(p []byte) (int, error) {
 }
 
 func punch(f *os.File, from, bytes int64) error {
-	err := error(unix.EINTR)
-	for err == unix.EINTR { // such as from a signal of Go's scheduler
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, bytes)
-	}
-	return err
+	return Retry(func() error {
+		return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, bytes)
+	})
 }

@@ -65,7 +65,7 @@ func SyncDir(dir string) error {
 // SyncAll makes all of a file system durable, of which f is a file or directory. For
 // thousands of files that is far faster than a sync of each.
 func SyncAll(f *os.File) error {
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
+	if err := Retry(func() error { return unix.Syncfs(int(f.Fd())) }); err != nil {
 		return &os.PathError{Op: "sync", Path: f.Name(), Err: err}
 	}
 	return nil

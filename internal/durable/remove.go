@@ -106,7 +106,7 @@ func moveUp(root *os.Root, name, child string, until time.Time) error {
 			full, err = remove(root, from+"/"+n)
 		}
 		if full {
-			err = root.Rename(from+"/"+n, name+"/"+rand.Text())
+			err = RenameIn(root, from+"/"+n, name+"/"+rand.Text())
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

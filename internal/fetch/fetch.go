@@ -55,7 +55,7 @@ func Run(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, re
 	if err != nil {
 		return state.Attempt{}, state.ResultFailed.Exit(), err
 	}
-	return f.carryOut(ctx, dirs)
+	return f.carryOut(ctx, dirs.Load)
 }
 
 // Full carries out the order once more, without deltas, if the verifier asks for that.
@@ -82,7 +82,7 @@ func Full(ctx context.Context, tree state.Tree, dirs target.Dirs, name string, r
 		return state.Attempt{}, 0, nil
 	}
 	f.full, f.noDelta = asked, asked.Reason
-	return f.carryOut(ctx, dirs)
+	return f.carryOut(ctx, dirs.Load)
 }
 
 // newFetcher reads the order and returns a fetcher that carries it out.
@@ -94,11 +94,11 @@ func newFetcher(tree state.Tree, name string, report func(done, total int64)) (*
 	return &fetcher{tree: tree, name: name, order: order, report: report, limits: download.DefaultLimits, rootOnly: target.CheckRootOnly, machineID: rollout.MachineIDFile}, err
 }
 
-func (f *fetcher) carryOut(ctx context.Context, dirs target.Dirs) (a state.Attempt, exit int, err error) {
+func (f *fetcher) carryOut(ctx context.Context, load func(name string) (*target.Target, error)) (a state.Attempt, exit int, err error) {
 	if err := f.tree.Tidy(state.RoleFetch, f.name); err != nil {
 		return state.Attempt{Result: state.ResultFailed}, state.ResultFailed.Exit(), err
 	}
-	t, err := dirs.Load(f.name)
+	t, err := load(f.name)
 	if err != nil {
 		a, err = f.recordAttempt(failed(nil, state.Fail(state.ResultMisconfigured, "%w", err)))
 	} else {

@@ -30,6 +30,9 @@ import (
 
 // TestMain makes httptest's certificate the only trusted one.
 func TestMain(m *testing.M) {
+	if args := os.Getenv(childEnv); args != "" {
+		os.Exit(fetcher1(args))
+	}
 	dir, err := os.MkdirTemp("", "fetch")
 	if err != nil {
 		log.Fatal(err)
@@ -47,7 +50,7 @@ func TestMain(m *testing.M) {
 	for _, v := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
 		os.Setenv(v, "http://127.0.0.1:9")
 	}
-	code := m.Run()
+	code := testkit.NoLeaks(m.Run())
 	os.RemoveAll(dir)
 	os.Exit(code)
 }
@@ -171,6 +174,10 @@ type bench struct {
 func newBench(t *testing.T, url string) *bench {
 	t.Helper()
 	v, run := testkit.Tree(t)
+	return benchAt(v, run, url)
+}
+
+func benchAt(v, run, url string) *bench {
 	fast := download.DefaultLimits
 	fast.Pause = time.Millisecond
 	return &bench{

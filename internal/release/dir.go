@@ -28,12 +28,7 @@ func openDir(path string) (*dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	err = durable.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
 	d := &dir{f}
 	if err == nil {
 		err = d.clear()

@@ -63,7 +63,11 @@ func reserve(backup, path string) error {
 		bytes = 0
 	}
 	bytes += need.Entries * EntrySize
-	if err := durable.Reserve(f, bytes); err != nil {
+	err = durable.Reserve(f, bytes)
+	if err != nil && !durable.Full(err) {
+		return at.wrong(err)
+	}
+	if err != nil {
 		var st unix.Statfs_t
 		if serr := unix.Fstatfs(int(f.Fd()), &st); serr != nil {
 			return at.wrong(serr)

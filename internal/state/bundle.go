@@ -143,7 +143,7 @@ func (b *Bundle) MoveIn(path, name string) error {
 		return err
 	}
 	defer d.Close()
-	return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name)
+	return durable.Retry(func() error { return unix.Renameat(unix.AT_FDCWD, path, int(d.Fd()), name) })
 }
 
 // LinkIn is MoveIn, and the file also stays where it is.
@@ -153,7 +153,7 @@ func (b *Bundle) LinkIn(path, name string) error {
 		return err
 	}
 	defer d.Close()
-	return unix.Linkat(unix.AT_FDCWD, path, int(d.Fd()), name, 0)
+	return durable.Retry(func() error { return unix.Linkat(unix.AT_FDCWD, path, int(d.Fd()), name, 0) })
 }
 
 // Open opens a file of the bundle for reading.

@@ -180,7 +180,7 @@ const aside = ".foreign-"
 func (c *clearing) remove(name string) {
 	if !strings.HasPrefix(name, aside) {
 		away := aside + rand.Text()
-		if err := c.root.Rename(name, away); err != nil {
+		if err := durable.RenameIn(c.root, name, away); err != nil {
 			c.fail(name, err)
 			return
 		}
@@ -205,15 +205,17 @@ func (c *clearing) fail(name string, err error) {
 // readable puts aside a status that cannot be read, and removes metadata that this program does
 // not know. Otherwise the role could record and verify nothing any more.
 func (c *clearing) readable(t Tree, r Role, target string) {
-	if _, err := t.Status(r, target); err != nil {
+	if _, err := t.Status(r, target); durable.Faulty(err) {
+		c.fail("status.json", err) // its content may be good
+	} else if err != nil {
 		c.foreign = append(c.foreign, Line(err.Error()))
-		if err := c.root.Rename("status.json", "status.json"+damaged); err != nil {
+		if err := durable.RenameIn(c.root, "status.json", "status.json"+damaged); err != nil {
 			c.fail("status.json", err)
 		}
 	}
 	var none struct{}
 	err := readLarge(t.trust(r, target), maxTrust, &none)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) { // the role replaces a damaged file
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) && !durable.Faulty(err) { // the role replaces a damaged file
 		c.foreign = append(c.foreign, Line(err.Error()))
 		c.remove("trust.json")
 	}

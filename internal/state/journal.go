@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
@@ -317,7 +319,11 @@ func (t Tree) Journal(target string) (*Journal, error) {
 		return nil, fmt.Errorf("cannot read %s: it is of target %s", t.journal(target), j.Target)
 	}
 	if j != nil && err == nil {
-		j.show(t.privates(target))
+		p, perr := t.privates(target)
+		j.show(p)
+		if slices.ContainsFunc(j.Changes, func(c Change) bool { return c.Old == hiddenSum || c.New == hiddenSum }) {
+			err = perr // else a rollback can do without
+		}
 	}
 	return j, err
 }
@@ -325,7 +331,10 @@ func (t Tree) Journal(target string) (*Journal, error) {
 // SetJournal writes the open trial durably.
 func (t Tree) SetJournal(j *Journal) error {
 	j.Format = Format
-	old := t.privates(j.Target)
+	old, err := t.privates(j.Target)
+	if err != nil {
+		return err
+	}
 	p := old.clone()
 	public := j.hide(p)
 	if err := t.store(j.Target, p, old); err != nil {
@@ -353,13 +362,20 @@ func (t Tree) PutJournalAside(target string) (path string, err error) {
 
 // OpenTrials returns the names of the targets whose journal is open.
 func (t Tree) OpenTrials() ([]string, error) {
-	paths, err := filepath.Glob(t.journal("*"))
+	dir := filepath.Join(t.Var, string(RoleSwap))
+	all, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot look for open trials in %s: %w", dir, durable.Cause(err))
 	}
 	var names []string
-	for _, p := range paths {
-		names = append(names, filepath.Base(filepath.Dir(p)))
+	for _, e := range all {
+		// What cannot be looked at may be a trial: reading its journal will say what is wrong.
+		if _, err := os.Lstat(t.journal(e.Name())); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			names = append(names, e.Name())
+		}
 	}
 	return names, nil
 }

@@ -32,10 +32,7 @@ func (t Tree) flock(name string, how int) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock %s: %w", path, durable.Cause(err))
 	}
-	err = unix.EINTR
-	for err == unix.EINTR {
-		err = unix.Flock(int(f.Fd()), how)
-	}
+	err = durable.Retry(func() error { return unix.Flock(int(f.Fd()), how) })
 	if err == nil {
 		return func() { f.Close() }, nil
 	}

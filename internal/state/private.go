@@ -65,10 +65,14 @@ func rejectedDigest(r Rejection) string { return "rejected " + r.Time.Format(tim
 func textKey(id AttemptID, public string) string { return string(id) + " " + public }
 
 // privates returns the content of private.json. A user that may not read it gets an empty
-// one, and so does root if it is damaged: it only has what a rollback can do without.
-func (t Tree) privates(target string) private {
+// one, and so does root if it is damaged: it only has what a rollback can do without. After
+// another error, which may pass, nothing may be written in its place.
+func (t Tree) privates(target string) (private, error) {
 	p, err := readIfThere[private](t.private(target))
-	if err != nil || p == nil {
+	if err == nil && p == nil || errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		err = nil
+	}
+	if p == nil {
 		p = &private{}
 	}
 	for _, m := range []*map[string]string{&p.Digests, &p.Texts} {
@@ -79,7 +83,7 @@ func (t Tree) privates(target string) private {
 	if p.Said == nil {
 		p.Said = map[AttemptID][]string{}
 	}
-	return *p
+	return *p, err
 }
 
 func (p private) clone() private {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 // Result is how an attempt ended, in the words that status and history print.
@@ -153,9 +155,14 @@ func NotDownloaded(format string, args ...any) error {
 	return Fail(ResultNotDownloaded, format, args...)
 }
 
-// ResultOf returns the result of the error's Failure, or [ResultFailed] if it has none.
+// ResultOf returns the result of the error's Failure, or [ResultFailed] if it has none, and
+// if what should be refused or is misconfigured could not even be read.
 func ResultOf(err error) Result {
-	if f, ok := errors.AsType[*Failure](err); ok {
+	f, ok := errors.AsType[*Failure](err)
+	if ok && (f.Result == ResultRefused || f.Result == ResultMisconfigured) && durable.Faulty(err) {
+		return ResultFailed
+	}
+	if ok {
 		return f.Result
 	}
 	return ResultFailed

@@ -107,11 +107,11 @@ func (s *Spool) stage(attempt AttemptID) (*Bundle, error) {
 func (s *Spool) offer(attempt AttemptID) error {
 	err := s.sync(hidden(attempt))
 	if err == nil {
-		err = s.root.Rename(hidden(attempt), string(attempt))
+		err = durable.RenameIn(s.root, hidden(attempt), string(attempt))
 	}
 	if err == nil {
 		if err = s.link(attempt); err != nil {
-			if back := s.root.Rename(string(attempt), hidden(attempt)); back != nil {
+			if back := durable.RenameIn(s.root, string(attempt), hidden(attempt)); back != nil {
 				err = fmt.Errorf("%w; cannot hide it: %w", err, back)
 			}
 		}
@@ -126,7 +126,7 @@ func (s *Spool) offer(attempt AttemptID) error {
 func (s *Spool) link(attempt AttemptID) error {
 	err := s.clear(nextLink)
 	if err == nil {
-		err = s.root.Symlink(string(attempt), nextLink)
+		err = durable.Retry(func() error { return s.root.Symlink(string(attempt), nextLink) })
 	}
 	if err == nil {
 		err = s.sync(".")
@@ -196,7 +196,7 @@ func (s *Spool) claim() (attempt AttemptID, entry *Bundle, err error) {
 		// A leftover entry with the hidden name would block the rename.
 		err := s.clear(hidden(attempt))
 		if err == nil {
-			err = durable.Cause(s.root.Rename(string(attempt), hidden(attempt)))
+			err = durable.Cause(durable.RenameIn(s.root, string(attempt), hidden(attempt)))
 		}
 		if err != nil {
 			return attempt, nil, fmt.Errorf("cannot claim %s: %w", attempt, errors.Join(err, s.clear(nextLink)))
@@ -242,7 +242,7 @@ func (s *Spool) clear(name string) error {
 		s.full = err != nil
 	}
 	if s.full {
-		err = s.root.Rename(name, stuck+rand.Text()) // its own name may be too long for a prefix
+		err = durable.RenameIn(s.root, name, stuck+rand.Text()) // its own name may be too long for a prefix
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot clear the spool of %q: %w", name, durable.Cause(err))

@@ -250,7 +250,9 @@ func (t Tree) Status(r Role, target string) (Status, error) {
 		return Status{Format: Format}, nil
 	}
 	if err == nil && r == RoleSwap {
-		s.show(t.privates(target))
+		var p private
+		p, err = t.privates(target)
+		s.show(p)
 	}
 	return s, err
 }
@@ -282,7 +284,10 @@ func (t Tree) SetStatus(r Role, target string, s Status) error {
 	if r != RoleSwap {
 		return writeJSON(t.status(r, target), s)
 	}
-	old := t.privates(target)
+	old, err := t.privates(target)
+	if err != nil {
+		return err
+	}
 	p := old.clone()
 	public := s.hide(p)
 	t.prune(target, p, s)

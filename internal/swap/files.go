@@ -172,7 +172,7 @@ func relabel(path, like string) error {
 
 // renameNew renames a file to a name that must not exist yet, and else returns an error.
 func renameNew(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	err := durable.Retry(func() error { return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE) })
 	if err == unix.EINVAL { // the file system does not support RENAME_NOREPLACE
 		if _, lerr := os.Lstat(to); !errors.Is(lerr, fs.ErrNotExist) {
 			return errors.Join(lerr, fs.ErrExist)

@@ -217,14 +217,14 @@ func TestOrder(t *testing.T) {
 	testkit.Slow(t)
 	const journal = "var/swap/agent/journal.json"
 	var (
-		newMain   = durableStep{"rename", "bin/.machinemon-update/agent@a1.0.new", "bin/agent"}
-		newUnit   = durableStep{"rename", "units/.machinemon-update/agent@a1.2.new", "units/agent.service"}
-		syncState = durableStep{call: "sync", path: "var/swap/agent"}
-		restart   = durableStep{"rename", "machine/running.tmp", "machine/running"}
-		closing   = durableStep{call: "unlink", path: journal}
-		write     = durableStep{"rename", "*", journal}
-		record    = durableStep{"rename", "*", "var/swap/agent/status.json"}
-		arm       = durableStep{"rename", "machine/deadline.tmp", "machine/deadline"}
+		newMain   = durableStep{Call: "rename", Path: "bin/.machinemon-update/agent@a1.0.new", To: "bin/agent"}
+		newUnit   = durableStep{Call: "rename", Path: "units/.machinemon-update/agent@a1.2.new", To: "units/agent.service"}
+		syncState = durableStep{Call: "sync", Path: "var/swap/agent"}
+		restart   = durableStep{Call: "rename", Path: "machine/running.tmp", To: "machine/running"}
+		closing   = durableStep{Call: "unlink", Path: journal}
+		write     = durableStep{Call: "rename", Path: "*", To: journal}
+		record    = durableStep{Call: "rename", Path: "*", To: "var/swap/agent/status.json"}
+		arm       = durableStep{Call: "rename", Path: "machine/deadline.tmp", To: "machine/deadline"}
 	)
 	for _, c := range []struct {
 		verb    string
@@ -233,32 +233,32 @@ func TestOrder(t *testing.T) {
 	}{
 		{"swap", func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) }, map[string][]durableStep{
 			"new bytes, owner and mode before the journal": {
-				{call: "write", path: "bin/.machinemon-update/agent@a1.0.new"},
-				{call: "chmod", path: "bin/.machinemon-update/agent@a1.0.new"},
-				{call: "sync", path: "bin/.machinemon-update/agent@a1.0.new"}, write, newMain},
+				{Call: "write", Path: "bin/.machinemon-update/agent@a1.0.new"},
+				{Call: "chmod", Path: "bin/.machinemon-update/agent@a1.0.new"},
+				{Call: "sync", Path: "bin/.machinemon-update/agent@a1.0.new"}, write, newMain},
 			"backups before the journal": {
-				{"link", "bin/agent", "bin/.machinemon-update/agent@a1.0.old"},
-				{call: "sync", path: "bin"}, {call: "sync", path: "bin/.machinemon-update"}, write, newMain},
+				{Call: "link", Path: "bin/agent", To: "bin/.machinemon-update/agent@a1.0.old"},
+				{Call: "sync", Path: "bin"}, {Call: "sync", Path: "bin/.machinemon-update"}, write, newMain},
 			"a snapshot before the journal": {
-				{call: "chmod", path: "var/swap/agent/snapshot/a1/3"},
-				{call: "sync", path: "var/swap/agent/snapshot/a1/3"},
-				{call: "sync", path: "var/swap/agent/snapshot/a1"}, write, newMain},
+				{Call: "chmod", Path: "var/swap/agent/snapshot/a1/3"},
+				{Call: "sync", Path: "var/swap/agent/snapshot/a1/3"},
+				{Call: "sync", Path: "var/swap/agent/snapshot/a1"}, write, newMain},
 			"journal, deadline, renames, journal, restart": {
-				write, syncState, arm, newMain, newUnit, {call: "sync", path: "bin"}, write, syncState, restart},
+				write, syncState, arm, newMain, newUnit, {Call: "sync", Path: "bin"}, write, syncState, restart},
 			"hidden before it is read": {
-				{"rename", "var/verify/agent/ready/a1", "var/verify/agent/ready/.a1"},
-				{call: "create", path: "bin/.machinemon-update/agent@a1.0.new"}},
-			"the units' directory before the second journal": {newUnit, {call: "sync", path: "units"}, write},
+				{Call: "rename", Path: "var/verify/agent/ready/a1", To: "var/verify/agent/ready/.a1"},
+				{Call: "create", Path: "bin/.machinemon-update/agent@a1.0.new"}},
+			"the units' directory before the second journal": {newUnit, {Call: "sync", Path: "units"}, write},
 		}},
 		{"swap", func(t *testing.T, r *rig) {
 			r.withTree(t, linkLine, oldTreeFiles)
 			r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
 		}, map[string][]durableStep{
 			"a tree before the link to it, and the link before the second journal": {
-				{call: "write", path: "opt/releases/.machinemon-update/agent@a1.3.tree/share/deep/new"}, write,
-				{"rename", "opt/releases/.machinemon-update/agent@a1.3.tree", "opt/releases/v2"}, {call: "sync", path: "opt/releases"},
-				{call: "symlink", path: "opt/.machinemon-update/agent@a1.3.link"},
-				{"rename", "opt/.machinemon-update/agent@a1.3.link", "opt/app"}, {call: "sync", path: "opt"}, write, restart},
+				{Call: "write", Path: "opt/releases/.machinemon-update/agent@a1.3.tree/share/deep/new"}, write,
+				{Call: "rename", Path: "opt/releases/.machinemon-update/agent@a1.3.tree", To: "opt/releases/v2"}, {Call: "sync", Path: "opt/releases"},
+				{Call: "symlink", Path: "opt/.machinemon-update/agent@a1.3.link"},
+				{Call: "rename", Path: "opt/.machinemon-update/agent@a1.3.link", To: "opt/app"}, {Call: "sync", Path: "opt"}, write, restart},
 		}},
 		{"commit", func(t *testing.T, r *rig) {
 			r.withTree(t, linkLine, layouts[1].old)
@@ -268,24 +268,24 @@ func TestOrder(t *testing.T) {
 			r.gate(t, "a1", state.FindingHealthy, "")
 		}, map[string][]durableStep{
 			"an old release leaves between its record and the closing": {
-				write, record, {"rename", "opt/releases/v1", "opt/releases/.machinemon-update/agent@a1.3.v1.gone"},
-				{call: "sync", path: "opt/releases"}, {call: "sync", path: "opt/releases/.machinemon-update"}, closing},
+				write, record, {Call: "rename", Path: "opt/releases/v1", To: "opt/releases/.machinemon-update/agent@a1.3.v1.gone"},
+				{Call: "sync", Path: "opt/releases"}, {Call: "sync", Path: "opt/releases/.machinemon-update"}, closing},
 		}},
 		{"rollback", badTrial, map[string][]durableStep{
 			"verdict, files, restart, record, closing": {
-				write, syncState, {"rename", "bin/.machinemon-update/agent@a1.0.back", "bin/agent"},
-				{call: "sync", path: "bin"}, restart, record, syncState, closing, syncState,
-				{call: "unlink", path: "bin/.machinemon-update/agent@a1.0.old"}},
+				write, syncState, {Call: "rename", Path: "bin/.machinemon-update/agent@a1.0.back", To: "bin/agent"},
+				{Call: "sync", Path: "bin"}, restart, record, syncState, closing, syncState,
+				{Call: "unlink", Path: "bin/.machinemon-update/agent@a1.0.old"}},
 			"a snapshot's bytes before its rename": {
-				{call: "chmod", path: "etc/.machinemon-update.restore-*"},
-				{call: "sync", path: "etc/.machinemon-update.restore-*"},
-				{"rename", "etc/.machinemon-update.restore-*", "etc/config"},
-				{call: "sync", path: "etc"}, closing},
+				{Call: "chmod", Path: "etc/.machinemon-update.restore-*"},
+				{Call: "sync", Path: "etc/.machinemon-update.restore-*"},
+				{Call: "rename", Path: "etc/.machinemon-update.restore-*", To: "etc/config"},
+				{Call: "sync", Path: "etc"}, closing},
 		}},
 		{"commit", goodTrial, map[string][]durableStep{
 			"verdict, record, closing, clearing": {
 				write, syncState, record, syncState, closing, syncState,
-				{call: "unlink", path: "var/swap/agent/snapshot/a1/3"}},
+				{Call: "unlink", Path: "var/swap/agent/snapshot/a1/3"}},
 		}},
 	} {
 		t.Run(c.verb, func(t *testing.T) {
@@ -299,14 +299,14 @@ func TestOrder(t *testing.T) {
 				return strings.TrimPrefix(p, r.dir+"/")
 			}
 			for i := range steps {
-				steps[i].path, steps[i].to = short(steps[i].path), short(steps[i].to)
+				steps[i].Path, steps[i].To = short(steps[i].Path), short(steps[i].To)
 			}
 			for name, chain := range c.chains {
 				rest := steps
 				for _, want := range chain {
 					i := slices.IndexFunc(rest, func(d durableStep) bool {
-						begins, any := strings.CutSuffix(want.path, "*")
-						return d.call == want.call && d.to == want.to && (d.path == want.path || any && strings.HasPrefix(d.path, begins))
+						begins, any := strings.CutSuffix(want.Path, "*")
+						return d.Call == want.Call && d.To == want.To && (d.Path == want.Path || any && strings.HasPrefix(d.Path, begins))
 					})
 					if i < 0 {
 						t.Errorf("%s: %q is missing, or too early, in\n%s", name, want, join(steps))

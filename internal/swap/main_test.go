@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -42,13 +41,13 @@ func TestMain(m *testing.M) {
 	if verb, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
 		useUnits(filepath.Dir(dir))
 		r := open(dir)
-		r.sw.Log = log.Plain(io.Discard)
-		if err := beTraced(); err != nil {
+		r.sw.Log = log.Plain(os.Stdout)
+		if err := testkit.BeTraced(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		if err := r.do(verb); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			log.Plain(os.Stderr).Error(err)
 			os.Exit(ExitStatus(err))
 		}
 		os.Exit(0)

@@ -62,7 +62,7 @@ func cutTree(t *testing.T, d *cutDisk, line string, old, new map[string]string) 
 		// journal and the status; and before the call after it.
 		at := map[int]bool{}
 		for i, s := range steps {
-			if (s.call == "rename" || s.call == "symlink") && ((strings.Contains(s.path+s.to, "/opt/app") || strings.Contains(s.path+s.to, "/opt/releases")) || c.verb == "commit" && strings.Contains(s.to, "/var/swap/")) {
+			if (s.Call == "rename" || s.Call == "symlink") && ((strings.Contains(s.Path+s.To, "/opt/app") || strings.Contains(s.Path+s.To, "/opt/releases")) || c.verb == "commit" && strings.Contains(s.To, "/var/swap/")) {
 				at[i+1], at[i+2] = true, true
 			}
 		}

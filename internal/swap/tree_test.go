@@ -276,8 +276,8 @@ func killTree(t *testing.T, line string, old, new map[string]string) {
 			c.prepare(t, r)
 			all, _ := r.trace(t, c.verb, 1<<20)
 			mine := func(s durableStep) bool {
-				return s.call == "symlink" || s.call == "rename" && (strings.Contains(s.path+s.to, "/opt/") || strings.HasSuffix(s.to, "journal.json")) ||
-					s.call == "unlink" && (strings.HasSuffix(s.path, "journal.json") || strings.HasSuffix(s.path, ".tree") || strings.HasSuffix(s.path, ".gone"))
+				return s.Call == "symlink" || s.Call == "rename" && (strings.Contains(s.Path+s.To, "/opt/") || strings.HasSuffix(s.To, "journal.json")) ||
+					s.Call == "unlink" && (strings.HasSuffix(s.Path, "journal.json") || strings.HasSuffix(s.Path, ".tree") || strings.HasSuffix(s.Path, ".gone"))
 			}
 			seen := 0
 			for i := range all {

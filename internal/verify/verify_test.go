@@ -114,24 +114,28 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	root := t.TempDir()
-	b := &bench{root: root, tree: state.Tree{Var: filepath.Join(root, "var"), Run: filepath.Join(root, "run")}}
+	b := benchAt(t.TempDir())
 	for _, dir := range []string{b.tree.Dir(state.RoleFetch, "agent"), b.tree.Dir(state.RoleVerify, "agent"), filepath.Join(b.tree.Run, "attempt")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.target = &target.Target{Name: "agent", Trust: target.Trust{Mode: target.TrustChecksum, Product: "agent"},
-		Install: []target.Install{
-			{From: "agent-{version}", To: filepath.Join(root, "agent")},
-			{From: "agent.service", To: filepath.Join(root, "agent.service")},
-			{From: "extra", To: filepath.Join(root, "extra"), Optional: true},
-		}}
 	b.bundle = &bundle{attempt: attempt, receipt: `{"attempt":"` + attempt + `","platform":"plan9-mips"}`,
 		manifest: &manifest.Manifest{Schema: 1, Product: "agent", Version: "v2", Sequence: 7, Platforms: map[string]manifest.Platform{}},
 		content:  files{"agent-v2": program1(t), "agent.service": "[Unit]\n", "README": "not wanted\n"}}
 	b.bundle.repack(t)
 	return b
+}
+
+// benchAt returns the machine below root, with an empty spool or the one that it has.
+func benchAt(root string) *bench {
+	return &bench{root: root, tree: state.Tree{Var: filepath.Join(root, "var"), Run: filepath.Join(root, "run")},
+		target: &target.Target{Name: "agent", Trust: target.Trust{Mode: target.TrustChecksum, Product: "agent"},
+			Install: []target.Install{
+				{From: "agent-{version}", To: filepath.Join(root, "agent")},
+				{From: "agent.service", To: filepath.Join(root, "agent.service")},
+				{From: "extra", To: filepath.Join(root, "extra"), Optional: true},
+			}}}
 }
 
 // dirs returns directories without a target file.

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // kind is the database of the tests: first "SQLite", then "PostgreSQL".
@@ -45,7 +47,10 @@ func TestMain(m *testing.M) {
 	if server != nil {
 		server.stop()
 	}
-	os.Exit(status)
+	if os.Getenv("PART") != "" { // such a process ends with its goroutines
+		os.Exit(status)
+	}
+	os.Exit(testkit.NoLeaks(status))
 }
 
 // database is a place for a gate's database, which the tests may break.

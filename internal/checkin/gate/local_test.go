@@ -66,11 +66,12 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 403 || b.stopped() {
-		t.Errorf("%+v, %v", resp, err)
+	resp, err := http.DefaultClient.Do(q)
+	if err != nil || resp.StatusCode != 403 || b.stopped() {
+		t.Fatalf("%+v, %v", resp, err)
 	}
-	resp, err := http.Get(tcp.URL + "/metrics")
-	if err != nil {
+	resp.Body.Close()
+	if resp, err = http.Get(tcp.URL + "/metrics"); err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
@@ -147,9 +148,11 @@ func TestServeEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.Header.Set("X-Client-Password", client)
-	if resp, err := http.DefaultClient.Do(q); err != nil || resp.StatusCode != 200 {
+	resp, err := http.DefaultClient.Do(q)
+	if err != nil || resp.StatusCode != 200 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
+	resp.Body.Close()
 	// The switch was read before the first request was accepted.
 	if g.stopped() {
 		t.Error("updates are stopped")
