@@ -53,15 +53,6 @@ func TestPatchRefused(t *testing.T) {
 	}
 	ops := func(b ...byte) []byte { return edit(func(s *[sections][]byte) { s[sectionOps] = b }) }
 	raw := func(f func(b []byte) []byte) []byte { return f(packed(good())) }
-	wide := func() []byte {
-		z, err := zstd.NewWriter(nil, zstd.WithWindowSize(8<<20), zstd.WithSingleSegment(true))
-		if err != nil {
-			t.Fatal(err)
-		}
-		frame := z.EncodeAll(make([]byte, 8<<20), nil)
-		b := binary.LittleEndian.AppendUint64([]byte(magic), uint64(len(frame)))
-		return append(append(b, make([]byte, headerSize-len(b))...), frame...)
-	}
 	endless := varints(1<<63, 1<<63)
 	for _, row := range []struct {
 		name string
@@ -82,13 +73,14 @@ func TestPatchRefused(t *testing.T) {
 		{"too many literals", edit(func(s *[sections][]byte) { s[sectionLiterals] = append(s[sectionLiterals], 1) })},
 		{"edits behind the copies", edit(func(s *[sections][]byte) { s[sectionSkips] = []byte{99} })},
 		{"a skip behind the copies", edit(func(s *[sections][]byte) { s[sectionSkips] = []byte{5, 99} })},
+		{"edits of nothing", edit(func(s *[sections][]byte) { s[sectionSkips], s[sectionRuns] = []byte{0, 5}, []byte{0, 2} })},
+		{"a skip to behind the copies", edit(func(s *[sections][]byte) { s[sectionSkips], s[sectionRuns] = []byte{5, 99}, []byte{2, 1} })},
 		{"a run of nothing", edit(func(s *[sections][]byte) { s[sectionRuns] = []byte{0} })},
 		{"no run", edit(func(s *[sections][]byte) { s[sectionRuns] = nil })},
 		{"too many runs", edit(func(s *[sections][]byte) { s[sectionRuns] = []byte{2, 2} })},
 		{"a run without end", edit(func(s *[sections][]byte) { s[sectionRuns] = varints(1 << 63) })},
 		{"too few edits", edit(func(s *[sections][]byte) { s[sectionEdits] = []byte{1} })},
 		{"too many edits", edit(func(s *[sections][]byte) { s[sectionEdits] = []byte{1, 2, 3} })},
-		{"a window that is too large", wide()},
 		{"a section behind the end", raw(func(b []byte) []byte { b[len(magic)+8*sections-1] = 255; return b })},
 		{"a section that is shorter", raw(func(b []byte) []byte { b[len(magic)]--; return b })},
 		{"the header alone", raw(func(b []byte) []byte { return b[:headerSize] })},
@@ -100,6 +92,18 @@ func TestPatchRefused(t *testing.T) {
 		if _, err := Patch(&out, section(row.made), section(old), size); !errors.Is(err, errDelta) || int64(out.Len()) > size {
 			t.Errorf("%s: %d bytes, %v", row.name, out.Len(), err)
 		}
+	}
+	wide, err := zstd.NewWriter(nil, zstd.WithWindowSize(2*maxWindow), zstd.WithSingleSegment(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const zeros = 2 * maxWindow
+	many := [sections][]byte{varints(0, zeros), make([]byte, zeros)}
+	if _, err := Patch(io.Discard, section(pack(wide, many)), section(nil), zeros); !errors.Is(err, errDelta) {
+		t.Errorf("a window that is too large: %v", err)
+	}
+	if _, err := Patch(io.Discard, section(packed(many)), section(nil), zeros); err != nil {
+		t.Errorf("the same with a smaller window: %v", err)
 	}
 	made := packed(good())
 	for cut := range made {
