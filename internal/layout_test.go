@@ -51,7 +51,7 @@ func list(t *testing.T) []pkg {
 var (
 	// A step is one task of a program. It may use the lower packages.
 	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "fetch/download", "fetch/source", "generate", "health", "inform", "notify", "publisher", "release", "swap", "verify"}
-	lower = []string{"archive", "calendar", "checkin", "cli", "dirtree", "durable", "installed", "log", "manifest", "nearest", "policy", "rollout", "signature", "snapshot", "state", "systemd", "target", "trust", "units", "version"}
+	lower = []string{"archive", "calendar", "checkin", "cli", "delta", "dirtree", "durable", "installed", "log", "manifest", "nearest", "policy", "rollout", "signature", "snapshot", "state", "systemd", "target", "trust", "units", "version"}
 	// between has the steps that a step may import as an exception.
 	between = map[string][]string{"command": {"generate"}, "publisher": {"release"},
 		"fetch": {"fetch/download", "fetch/source"}, "fetch/source": {"fetch/download"}}
@@ -118,8 +118,8 @@ func TestLayout(t *testing.T) {
 				t.Errorf("%s imports %s: only the check-in gate has a database", from, imported)
 			}
 			parser := imported == "archive/tar" || strings.HasPrefix(imported, "github.com/klauspost/compress")
-			if parser && from != "internal/archive" && !strings.HasPrefix(from, "internal/systemtest") {
-				t.Errorf("%s imports %s: only internal/archive parses archives", from, imported)
+			if parser && from != "internal/archive" && from != "internal/delta" && !strings.HasPrefix(from, "internal/systemtest") {
+				t.Errorf("%s imports %s: only internal/archive and internal/delta unpack", from, imported)
 			}
 		}
 	}
@@ -136,9 +136,9 @@ func TestLinked(t *testing.T) {
 	for _, p := range list(t) {
 		never := map[string][]string{
 			"internal/trust":  {"net/http", tuf + "/updater", tuf + "/fetcher", tuf + "/config"},
-			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/swap", tuf + "/updater"},
+			"cmd/fetcher":     {cobra, module + "internal/archive", module + "internal/delta", module + "internal/swap", tuf + "/updater"},
 			"cmd/verifier":    {cobra, "net/http", module + "internal/swap"},
-			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive"},
+			"cmd/swapper":     {cobra, "net/http", "archive/tar", module + "internal/archive", module + "internal/delta"},
 			"cmd/health-gate": {cobra, module + "internal/swap", module + "internal/archive", tuf},
 			// The rules of decisions are in lower packages; the fetcher is run, not linked.
 			"cmd/machinemon-update": {module + "internal/fetch", module + "internal/fetch/download", module + "internal/swap", module + "internal/archive"},

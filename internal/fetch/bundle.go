@@ -59,7 +59,7 @@ func total(deltas []delta) (size int64) {
 func (f *fetcher) deltas(src source.Source, t *target.Target, r *source.Release) ([]delta, error) {
 	// A source on this machine's disk saves no download.
 	_, local := src.(*source.Disk)
-	if local || f.full != nil || f.order.Brought() || len(r.Platform.Deltas) == 0 {
+	if local || f.full != nil || f.order.Brought() || len(r.Platform.Deltas)+len(r.Platform.Patches) == 0 {
 		return nil, nil
 	}
 	// Only the archive contains a list that is not the installed release's, and a program

@@ -116,6 +116,14 @@ func TestDeltas(t *testing.T) {
 		how   string
 	}{
 		{name: "of both", asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}, how: "by delta, 0.0 kB instead of 340.0 kB"},
+		{name: "a patch of one", edit: func(_ *testing.T, b *bench, m *manifest.Manifest) {
+			edit(m, func(p *manifest.Platform) {
+				p.Patches = []manifest.Delta{p.Deltas[2]}
+				p.Deltas[2].File = "gone.zst"
+			})
+		}, asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}},
+		{name: "patches alone", edit: platform(func(p *manifest.Platform) { p.Patches, p.Deltas = p.Deltas, nil }),
+			asked: []string{"/agent.zst", "/tool.zst"}, files: []state.ReceiptFile{agent, tool}},
 		{name: "one is the release's already", edit: install("tool", "tool"), asked: []string{"/agent.zst"}, files: []state.ReceiptFile{agent}},
 		{name: "both are", edit: func(t *testing.T, b *bench, m *manifest.Manifest) {
 			install("tool", "tool")(t, b, m)
@@ -357,9 +365,13 @@ install = [{ from = "agent", to = "`+installed+`" }]
 // TestEarlier checks that root gets to know from which files the release has deltas.
 func TestEarlier(t *testing.T) {
 	b, m, s := deltaBench(t)
+	edit(m, func(p *manifest.Platform) {
+		p.Patches = []manifest.Delta{p.Deltas[1], p.Deltas[2]}
+		p.Patches[1].FromSHA256 = manifest.Digest([]byte("large"))
+	})
 	s["/client-manifest.json"] = bytesHandler(marshal(t, m))
 	b.run(t, b.order(state.VerbCheck, "v1"))
-	want := []string{manifest.Digest([]byte("older")), manifest.Digest([]byte(before)), manifest.Digest([]byte(before))}
+	want := []string{manifest.Digest([]byte("older")), manifest.Digest([]byte(before)), manifest.Digest([]byte("large"))}
 	if o := b.status(t).Offer; o == nil || !slices.Equal(o.Earlier, want) {
 		t.Errorf("on offer is %+v", o)
 	}

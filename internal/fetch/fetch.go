@@ -306,8 +306,10 @@ func treeDigest(i target.Install, r *source.Release) string {
 const maxEarlier = 32
 
 func earlier(p manifest.Platform) (sums []string) {
-	for _, d := range p.Deltas[:min(len(p.Deltas), maxEarlier)] {
-		sums = append(sums, d.FromSHA256)
+	for _, d := range slices.Concat(p.Deltas, p.Patches) {
+		if len(sums) < maxEarlier && !slices.Contains(sums, d.FromSHA256) {
+			sums = append(sums, d.FromSHA256)
+		}
 	}
 	return sums
 }

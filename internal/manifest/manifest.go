@@ -54,7 +54,8 @@ type Platform struct {
 	Size         int64              `json:"size"`                    // bytes
 	UnpackedSize int64              `json:"unpacked_size,omitempty"` // bytes of all its files together; 0: not given
 	Contents     map[string]Content `json:"contents,omitempty"`      // by name in the archive
-	Deltas       []Delta            `json:"deltas,omitempty"`
+	Deltas       []Delta            `json:"deltas,omitempty"`        // zstd frames, which all clients know
+	Patches      []Delta            `json:"patches,omitempty"`       // the same in a smaller format
 }
 
 // Content is a regular file in the archive.
@@ -84,13 +85,15 @@ func (m *Manifest) Platform(key string) (Platform, error) {
 	return p, nil
 }
 
-// Delta returns the delta that makes entry from the installed file with digest from.
+// Delta returns the patch, or else the delta, that makes entry from the installed file with
+// digest from.
 func (p Platform) Delta(entry, from string) (Delta, bool) {
-	i := slices.IndexFunc(p.Deltas, func(d Delta) bool { return d.Entry == entry && d.FromSHA256 == from })
-	if i < 0 {
-		return Delta{}, false
+	for _, deltas := range [][]Delta{p.Patches, p.Deltas} {
+		if i := slices.IndexFunc(deltas, func(d Delta) bool { return d.Entry == entry && d.FromSHA256 == from }); i >= 0 {
+			return deltas[i], true
+		}
 	}
-	return p.Deltas[i], true
+	return Delta{}, false
 }
 
 // Place returns the place, 0 to 99, of a machine with this ID in the rollout of version: a

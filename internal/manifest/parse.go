@@ -62,7 +62,7 @@ func (r *reader) manifest(o object) *Manifest {
 		if !ValidName(key) {
 			r.fail(joinPath(platforms.at, key), "not a platform key such as linux-amd64")
 		}
-		m.Platforms[key] = platform(platforms.object(key, "file", "sha256", "sha512", "size", "unpacked_size", "contents", "deltas"))
+		m.Platforms[key] = platform(platforms.object(key, "file", "sha256", "sha512", "size", "unpacked_size", "contents", "deltas", "patches"))
 	}
 	return m
 }
@@ -84,15 +84,21 @@ func platform(f fields) Platform {
 			p.Contents[name] = Content{SHA256: c.digest("sha256"), Size: c.number("size", 0, maxBytes)}
 		}
 	}
-	if f.has("deltas") {
-		at, deltas := f.array("deltas")
-		for i, v := range deltas {
-			d := f.open(at+"["+strconv.Itoa(i)+"]", v, "from_sha256", "entry", "file", "sha256", "size")
-			p.Deltas = append(p.Deltas, Delta{
-				FromSHA256: d.digest("from_sha256"), Entry: d.entry("entry"),
-				File: d.file("file"), SHA256: d.digest("sha256"), Size: d.number("size", 1, maxBytes),
-			})
-		}
-	}
+	p.Deltas, p.Patches = deltas(f, "deltas"), deltas(f, "patches")
 	return p
+}
+
+func deltas(f fields, key string) (all []Delta) {
+	if !f.has(key) {
+		return nil
+	}
+	at, list := f.array(key)
+	for i, v := range list {
+		d := f.open(at+"["+strconv.Itoa(i)+"]", v, "from_sha256", "entry", "file", "sha256", "size")
+		all = append(all, Delta{
+			FromSHA256: d.digest("from_sha256"), Entry: d.entry("entry"),
+			File: d.file("file"), SHA256: d.digest("sha256"), Size: d.number("size", 1, maxBytes),
+		})
+	}
+	return all
 }

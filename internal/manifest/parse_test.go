@@ -44,6 +44,15 @@ var full = `{
           "sha256": "` + hex64 + `",
           "size": 180723
         }
+      ],
+      "patches": [
+        {
+          "from_sha256": "` + hex64 + `",
+          "entry": "machinemon-client-linux-amd64",
+          "file": "client.patch",
+          "sha256": "` + hex64 + `",
+          "size": 10723
+        }
       ]
     }
   }
@@ -64,6 +73,8 @@ func TestParse(t *testing.T) {
 		Platforms: map[string]Platform{"linux-amd64": {
 			File: "machinemon-client-linux-amd64.tar.gz", SHA256: hex64, SHA512: hex64 + hex64, Size: 3489273, UnpackedSize: 8736930,
 			Contents: map[string]Content{"machinemon-client-linux-amd64": {hex64, 8736930}},
+			Patches: []Delta{{FromSHA256: hex64, Entry: "machinemon-client-linux-amd64",
+				File: "client.patch", SHA256: hex64, Size: 10723}},
 			Deltas: []Delta{{FromSHA256: hex64, Entry: "machinemon-client-linux-amd64",
 				File: "https://cdn.example.com/d/1.zst", SHA256: hex64, Size: 180723}},
 		}},
@@ -131,6 +142,8 @@ func TestParseRefuses(t *testing.T) {
 		{"null optional", in(least, `{"version"`, `{"schema":null,"version"`), "schema: must be a number, not null"},
 		{"null rollout", in(least, `{"version"`, `{"rollout":null,"version"`), "rollout: must be an object, not null"},
 		{"null disabled", in(least, `{"version"`, `{"disabled":null,"version"`), "disabled: must be true or false, not null"},
+		{"null patches", in(least, `"size":1`, `"size":1,"patches":null`), "platforms.linux-amd64.patches: must be an array, not null"},
+		{"a patch without a file", in(least, `"size":1`, `"size":1,"patches":[{}]`), "platforms.linux-amd64.patches[0].from_sha256: missing"},
 		{"null deltas", in(least, `"size":1`, `"size":1,"deltas":null`), "platforms.linux-amd64.deltas: must be an array, not null"},
 		{"NUL", in(least, `v1`, `1\u0000`), `it has \u0000 in a string`},
 		{"negative size", size("-1"), badSize},

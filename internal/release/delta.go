@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/delta"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 )
 
@@ -31,6 +32,10 @@ const (
 	// that are made at once. The program was seen to take four times as much, with the
 	// encoder's memory.
 	deltaMemory = 256 << 20
+	// zstdLimit limits the total size in bytes of two files that get a delta besides the
+	// patch, for clients that know no patches. Beyond it our encoder takes long, forgets most
+	// of the older file, and makes deltas that are hardly smaller than the archive.
+	zstdLimit = 96 << 20
 )
 
 // previous returns the earlier releases that the directory still has, the newest first.
@@ -64,8 +69,8 @@ type job struct {
 	old, new        string // paths of the unpacked files
 	small           bool   // both files are
 
-	made *temporary // nil: a delta is not worth it
-	err  error
+	delta, patch *temporary // nil: it is not worth it
+	err          error
 }
 
 // addDeltas makes deltas from the last q.Deltas releases for each platform that is
@@ -98,13 +103,17 @@ func (b *batch) addDeltas(d *dir, q Request, product string, old *manifest.Manif
 	d.run(jobs, b.platforms, q.Progress)
 	for _, j := range jobs {
 		err = errors.Join(err, j.err)
-		if m := j.made; m != nil {
-			b.all = append(b.all, m)
-			m.name = fmt.Sprintf("%s-%s-%s-%s.delta.zst", product, q.Version, j.platform, m.sha256[:12])
-			p := b.platforms[j.platform]
-			p.Deltas = append(p.Deltas, manifest.Delta{FromSHA256: j.from.SHA256, Entry: j.entry, File: m.name, SHA256: m.sha256, Size: m.size})
-			b.platforms[j.platform] = p
+		p := b.platforms[j.platform]
+		add := func(to *[]manifest.Delta, m *temporary, ends string) {
+			if m != nil {
+				b.all = append(b.all, m)
+				m.name = fmt.Sprintf("%s-%s-%s-%s%s", product, q.Version, j.platform, m.sha256[:12], ends)
+				*to = append(*to, manifest.Delta{FromSHA256: j.from.SHA256, Entry: j.entry, File: m.name, SHA256: m.sha256, Size: m.size})
+			}
 		}
+		add(&p.Deltas, j.delta, ".delta.zst")
+		add(&p.Patches, j.patch, ".patch")
+		b.platforms[j.platform] = p
 	}
 	return err
 }
@@ -147,7 +156,7 @@ func (u *unpacker) unpack(path string, entries map[string]manifest.Content) (map
 func (u *unpacker) jobs(key string, q Request, p manifest.Platform, path string, before []*manifest.Manifest) ([]*job, error) {
 	usable := func(p manifest.Platform) map[string]manifest.Content {
 		c := maps.Clone(p.Contents)
-		maps.DeleteFunc(c, func(_ string, c manifest.Content) bool { return c.Size == 0 || c.Size > archive.MaxDelta })
+		maps.DeleteFunc(c, func(_ string, c manifest.Content) bool { return c.Size == 0 || c.Size > delta.MaxFile })
 		return c
 	}
 	var (
@@ -226,7 +235,7 @@ func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress 
 		used += need
 		mu.Unlock()
 		running.Go(func() {
-			j.made, j.err = d.diff(j, platforms[j.platform].Size)
+			j.err = d.diff(j, platforms[j.platform].Size)
 			mu.Lock()
 			used -= need
 			done++
@@ -241,19 +250,31 @@ func (d *dir) run(jobs []*job, platforms map[string]manifest.Platform, progress 
 	running.Wait()
 }
 
-// diff makes one delta. It returns nil if the delta is larger than half of the archive.
-func (d *dir) diff(j *job, archiveSize int64) (*temporary, error) {
+// diff makes the delta and the patch of one file, without those that are larger than half
+// of the archive.
+func (d *dir) diff(j *job, archiveSize int64) error {
 	before, err := os.ReadFile(j.old)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	after, err := os.ReadFile(j.new)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	delta, err := archive.Diff(before, after)
-	if err != nil || int64(len(delta)) > archiveSize/2 {
-		return nil, err
+	make := func(diff func(before, after []byte) ([]byte, error)) (*temporary, error) {
+		made, err := diff(before, after)
+		if err != nil || int64(len(made)) > archiveSize/2 {
+			return nil, err
+		}
+		return d.temporary(bytes.NewReader(made))
 	}
-	return d.temporary(bytes.NewReader(delta))
+	if len(before)+len(after) <= zstdLimit {
+		if j.delta, err = make(delta.DiffZstd); err != nil {
+			return err
+		}
+	}
+	if !j.small {
+		j.patch, err = make(delta.Diff)
+	}
+	return err
 }

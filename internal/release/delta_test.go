@@ -3,12 +3,15 @@ package release
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
-	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/delta"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
@@ -36,21 +39,26 @@ func TestDeltas(t *testing.T) {
 		m, _, err := Publish(q)
 		s.must(err)
 		p := m.Platforms["linux-amd64"]
-		if want := min(i, testDeltas); len(p.Deltas) != want {
-			t.Fatalf("%s has %d deltas, want %d", version, len(p.Deltas), want)
+		want := min(i, testDeltas)
+		if len(p.Deltas) != want || len(p.Patches) != want {
+			t.Fatalf("%s has %d deltas and %d patches, want %d", version, len(p.Deltas), len(p.Patches), want)
 		}
-		for _, d := range p.Deltas {
-			delta, err := os.ReadFile(filepath.Join(s.dir, d.File))
+		for i, d := range slices.Concat(p.Deltas, p.Patches) {
+			if strings.HasSuffix(d.File, ".patch") != (i >= want) {
+				t.Errorf("%s: %s is at %d", version, d.File, i)
+			}
+			made, err := os.ReadFile(filepath.Join(s.dir, d.File))
 			s.must(err)
 			var out bytes.Buffer
-			_, err = archive.Patch(&out, bytes.NewReader(delta), programs[d.FromSHA256], p.Contents[d.Entry].Size)
+			old := programs[d.FromSHA256]
+			_, err = delta.Patch(&out, section(made), section(old), p.Contents[d.Entry].Size)
 			s.must(err)
-			if manifest.Digest(delta) != d.SHA256 || int64(len(delta)) != d.Size || manifest.Digest(out.Bytes()) != p.Contents[d.Entry].SHA256 || d.Size > 2000 {
+			if manifest.Digest(made) != d.SHA256 || int64(len(made)) != d.Size || manifest.Digest(out.Bytes()) != p.Contents[d.Entry].SHA256 || d.Size > 2000 {
 				t.Errorf("%s: %+v makes %s", version, d, manifest.Digest(out.Bytes()))
 			}
 		}
 	}
-	if v := s.verify("v5"); v.Files != 4 {
+	if v := s.verify("v5"); v.Files != 7 {
 		t.Errorf("%d files", v.Files)
 	}
 	// The same archive again makes no deltas and changes nothing.
@@ -62,9 +70,18 @@ func TestDeltas(t *testing.T) {
 	}
 	// Verify finds a damaged delta.
 	p := s.verify("v5").Release.Manifest.Platforms["linux-amd64"]
-	s.must(os.WriteFile(filepath.Join(s.dir, p.Deltas[0].File), nil, 0o644))
-	_, err := Verify(s.dir, "", s.now)
-	s.refused(err, p.Deltas[0].File+": its sha256 is ")
+	for _, name := range []string{p.Deltas[0].File, p.Patches[0].File} {
+		good, err := os.ReadFile(filepath.Join(s.dir, name))
+		s.must(err)
+		s.must(os.WriteFile(filepath.Join(s.dir, name), nil, 0o644))
+		_, err = Verify(s.dir, "", s.now)
+		s.refused(err, name+": its sha256 is ")
+		s.must(os.WriteFile(filepath.Join(s.dir, name), good, 0o644))
+	}
+}
+
+func section(b []byte) *io.SectionReader {
+	return io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b)))
 }
 
 // TestSmallDeltas checks that small files have deltas, too, without which a machine would
@@ -85,8 +102,27 @@ func TestSmallDeltas(t *testing.T) {
 			s.must(err)
 			p = m.Platforms["linux-amd64"]
 		}
-		if len(p.Deltas) != c.want {
-			t.Errorf("%d changed scripts: %d deltas, want %d", c.scripts, len(p.Deltas), c.want)
+		if len(p.Deltas) != c.want || len(p.Patches) > 1 {
+			t.Errorf("%d changed scripts: %d deltas, want %d, and %d patches", c.scripts, len(p.Deltas), c.want, len(p.Patches))
 		}
+	}
+}
+
+// TestLargeDeltas: a file that is too large for zstd's deltas has a patch.
+func TestLargeDeltas(t *testing.T) {
+	testkit.Slow(t)
+	s := newTestDir(t)
+	body := make([]byte, zstdLimit/2+1)
+	var p manifest.Platform
+	for _, version := range []string{"v1", "v2"} {
+		copy(body[1<<20:], version)
+		q := s.request(version)
+		q.Archives = []string{writeArchive(t, t.TempDir(), "agent-linux-amd64", string(body))}
+		m, _, err := Publish(q)
+		s.must(err)
+		p = m.Platforms["linux-amd64"]
+	}
+	if len(p.Deltas) != 0 || len(p.Patches) != 1 || p.Patches[0].Size > 500 {
+		t.Errorf("%+v, %+v", p.Deltas, p.Patches)
 	}
 }

@@ -5,7 +5,8 @@
 //
 //	client-manifest.json                                      the newest release, replaced last
 //	<product>-<version>-<platform>-<digest>.tar.gz (or .zst)  archives, never changed once there
-//	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas
+//	<product>-<version>-<platform>-<digest>.delta.zst         the same of deltas,
+//	<product>-<version>-<platform>-<digest>.patch             in both formats
 //	.rollout.json                                              the plan for the newest release's rollout
 //	.publish-*                                                 temporaries, cleared by the next run
 //
@@ -169,7 +170,7 @@ func nextManifest(old *manifest.Manifest, q Request, product string, platforms m
 	other := old.Sequence == 0 // a handwritten manifest may have no sequence
 	for key, p := range platforms {
 		if was, have := old.Platforms[key]; have && was.SHA256 == p.SHA256 {
-			p.Deltas = was.Deltas
+			p.Deltas, p.Patches = was.Deltas, was.Patches
 		} else if have {
 			other = true
 		}

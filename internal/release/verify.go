@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -40,7 +41,7 @@ func Verify(dir, pin string, now time.Time) (_ *Verified, err error) {
 			return nil, fmt.Errorf("the manifest: %w", err)
 		}
 		named := map[string]string{p.File: p.SHA256}
-		for _, d := range p.Deltas {
+		for _, d := range slices.Concat(p.Deltas, p.Patches) {
 			named[d.File] = d.SHA256
 		}
 		for name, want := range named {

@@ -25,13 +25,15 @@ func (c *chain) publishDeltas(d releases.Daemon) {
 }
 
 // downloads lists the downloads after the first since requests, except of the manifest
-// and its metadata: "delta" or "archive", with " failed" if the status is not 200.
+// and its metadata: "patch", "delta" or "archive", with " failed" if the status is not 200.
 func (c *chain) downloads(since int) []string {
 	c.t.Helper()
 	var got []string
 	for _, r := range c.server.Requests()[since:] {
 		what := ""
 		switch path.Ext(r.Path) {
+		case ".patch":
+			what = "patch"
 		case ".zst":
 			what = "delta"
 		case ".gz":
@@ -63,28 +65,28 @@ func (c *chain) assertDownloads(d releases.Daemon, update func(), want ...string
 	c.assertRuns(d)
 }
 
-// delta returns the manifest's only delta, and the path of its file.
-func (c *chain) delta() (d manifest.Delta, file string) {
+// patch returns the path of the manifest's only patch.
+func (c *chain) patch() (file string) {
 	c.t.Helper()
 	c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
-		if len(p.Deltas) != 1 {
-			c.t.Fatalf("deltas: %+v", p.Deltas)
+		if len(p.Deltas) != 1 || len(p.Patches) != 1 {
+			c.t.Fatalf("deltas: %+v, patches: %+v", p.Deltas, p.Patches)
 		}
-		d = p.Deltas[0]
+		file = p.Patches[0].File
 	})
-	return d, filepath.Join(c.dir, d.File)
+	return filepath.Join(c.dir, file)
 }
 
-// spoilDelta puts a delta into the release that has the digest in the manifest. Only the
+// spoilPatch puts a patch into the release that has the digest in the manifest. Only the
 // verifier can see that its result is wrong.
-func (c *chain) spoilDelta() {
+func (c *chain) spoilPatch() {
 	c.t.Helper()
-	_, file := c.delta()
+	file := c.patch()
 	c.edit(func(_ *manifest.Manifest, p *manifest.Platform) {
 		e, err := zstd.NewWriter(nil)
 		c.ok(err)
 		made := e.EncodeAll(make([]byte, p.Contents["testd"].Size), nil)
-		p.Deltas[0].SHA256, p.Deltas[0].Size = manifest.Digest(made), int64(len(made))
+		p.Patches[0].SHA256, p.Patches[0].Size = manifest.Digest(made), int64(len(made))
 		c.ok(os.WriteFile(file, made, 0o644))
 	})
 }
@@ -103,7 +105,7 @@ func TestDelta(t *testing.T) {
 	c.step("good", func() {
 		c.publishDeltas(version("1.2.0"))
 		since := c.cursor()
-		c.assertDownloads(version("1.2.0"), func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "delta")
+		c.assertDownloads(version("1.2.0"), func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "patch")
 		c.assertOrder(since, inChain("fetch started", "verify started", "swap started")...)
 		c.assertClosed("1.1.0")
 		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.2.0", "verify handed on 6 1.2.0", "baseline - 6",
@@ -112,34 +114,34 @@ func TestDelta(t *testing.T) {
 
 	c.step("corrupted on the server", func() {
 		c.publishDeltas(version("1.3.0"))
-		_, file := c.delta()
+		file := c.patch()
 		content, err := os.ReadFile(file)
 		c.ok(err)
 		content[len(content)/2]++
 		c.ok(os.WriteFile(file, content, 0o644))
 		c.assertDownloads(version("1.3.0"), func() {
 			c.apply(0, "committed 1.3.0 (was 1.2.0)", "(not by delta: cannot use http://", "its sha256 is ")
-		}, "delta", "archive")
+		}, "patch", "archive")
 		c.assertClosed("1.2.0")
 	})
 
 	c.step("gone from the server", func() {
 		c.publishDeltas(version("1.4.0"))
-		_, file := c.delta()
+		file := c.patch()
 		c.ok(os.Remove(file))
 		c.assertDownloads(version("1.4.0"), func() {
 			c.apply(0, "committed 1.4.0 (was 1.3.0)", "(not by delta: cannot download http://", "404")
-		}, "delta failed", "archive")
+		}, "patch failed", "archive")
 		c.assertClosed("1.3.0")
 	})
 
 	c.step("a wrong result", func() {
 		c.publishDeltas(version("1.5.0"))
-		c.spoilDelta()
+		c.spoilPatch()
 		since := c.cursor()
 		c.assertDownloads(version("1.5.0"), func() {
 			c.apply(0, "committed 1.5.0 (was 1.4.0)", "(not by delta: cannot make testd by delta: its sha256 is then ")
-		}, "delta", "archive")
+		}, "patch", "archive")
 		c.assertOrder(since, inChain("fetch started", "verify failed", "fetch-full started", "verify started", "swap started")...)
 		c.assertClosed("1.4.0")
 		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.5.0", "verify - 6 1.5.0",
@@ -152,7 +154,7 @@ func TestDelta(t *testing.T) {
 
 	c.step("and the archive is gone, too", func() {
 		c.publishDeltas(version("1.6.0"))
-		c.spoilDelta()
+		c.spoilPatch()
 		archive := c.archive("1.6.0")
 		c.server.Break(archive, releases.Status(404))
 		pid, since := c.mainPID(), c.cursor()
@@ -163,7 +165,7 @@ func TestDelta(t *testing.T) {
 		}
 		c.server.Mend(archive)
 		// The next attempt tries the delta first again.
-		c.assertDownloads(version("1.6.0"), func() { c.apply(0, "committed 1.6.0 (was 1.5.0)") }, "delta", "archive")
+		c.assertDownloads(version("1.6.0"), func() { c.apply(0, "committed 1.6.0 (was 1.5.0)") }, "patch", "archive")
 		c.assertClosed("1.5.0")
 	})
 
@@ -175,17 +177,24 @@ func TestDelta(t *testing.T) {
 
 	c.step("by the schedule", func() {
 		c.publishDeltas(version("1.8.0"))
-		c.spoilDelta()
+		c.spoilPatch()
 		c.must("machinemon-update", "enable", "testd")
 		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the run below may start
 		c.assertDownloads(version("1.8.0"), func() {
 			since := c.cursor()
 			c.tick()
 			c.awaitEvent(since, inChain("commit started")[0])
-		}, "delta", "archive")
+		}, "patch", "archive")
 		if h := c.history(); h[0].Origin != "schedule" {
 			c.t.Errorf("%+v", h[0])
 		}
+		c.must("machinemon-update", "disable", "testd")
+	})
+
+	c.step("from a publisher without patches", func() {
+		c.publishDeltas(version("1.9.0"))
+		c.edit(func(_ *manifest.Manifest, p *manifest.Platform) { p.Patches = nil })
+		c.assertDownloads(version("1.9.0"), func() { c.apply(0, "committed 1.9.0 (was 1.8.0)") }, "delta")
 	})
 }
 
@@ -228,7 +237,7 @@ func TestDeltaKilled(t *testing.T) {
 		c.must("systemctl", "daemon-reload")
 		close(goOn)
 		c.said(c.wait(apply), 0, "committed 1.2.0 (was 1.1.0)", "(not by delta: the verifier was stopped while it applied them)")
-	}, "delta", "archive")
+	}, "patch", "archive")
 	c.assertClosed("1.1.0")
 	if names := c.list("/var/lib/machinemon-update/verify/testd"); slices.Contains(names, "fallback.json") {
 		t.Errorf("in the verifier's directory: %q", names)
@@ -247,18 +256,18 @@ func TestDeltaTUF(t *testing.T) {
 	c.assertDownloads(releases.Daemon{Version: "1.1.0"}, func() { c.apply(0, "committed 1.1.0 (was 1.0.0)") }, "archive")
 	p.publish(releases.Daemon{Version: "1.2.0"})
 	c.show(p)
-	c.assertDownloads(releases.Daemon{Version: "1.2.0"}, func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "delta")
+	c.assertDownloads(releases.Daemon{Version: "1.2.0"}, func() { c.apply(0, "committed 1.2.0 (was 1.1.0)") }, "patch")
 
 	p.publish(releases.Daemon{Version: "1.3.0"})
 	c.show(p)
 	// One delta for each older release, or one for both if their bytes are the same.
-	deltas, err := filepath.Glob(filepath.Join(c.dir, "testd-1.3.0-*.delta.zst"))
+	deltas, err := filepath.Glob(filepath.Join(c.dir, "testd-1.3.0-*.patch"))
 	if err != nil || len(deltas) == 0 {
 		t.Fatalf("no deltas: %v", err)
 	}
 	for _, delta := range deltas {
 		c.ok(os.WriteFile(delta, []byte("garbage"), 0o644))
 	}
-	c.assertDownloads(releases.Daemon{Version: "1.3.0"}, func() { c.apply(0, "committed 1.3.0 (was 1.2.0)", "(not by delta: ") }, "delta", "archive")
+	c.assertDownloads(releases.Daemon{Version: "1.3.0"}, func() { c.apply(0, "committed 1.3.0 (was 1.2.0)", "(not by delta: ") }, "patch", "archive")
 	c.assertClosed("1.2.0")
 }

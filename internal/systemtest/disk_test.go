@@ -207,7 +207,7 @@ func TestDiskFullForFiles(t *testing.T) {
 	} {
 		c.step(test.name, func() {
 			if !test.listed {
-				c.edit(func(_ *manifest.Manifest, p *manifest.Platform) { p.Contents, p.Deltas = nil, nil })
+				c.edit(func(_ *manifest.Manifest, p *manifest.Platform) { p.Contents, p.Deltas, p.Patches = nil, nil, nil })
 			}
 			c.fill(bin, test.leave)
 			since, asked := c.cursor(), c.archives()

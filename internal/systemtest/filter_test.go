@@ -184,8 +184,8 @@ func TestFilterOfSystemd249(t *testing.T) {
 	})
 	step("a wrong delta", func() {
 		c.publishDeltas(version("1.5.0"))
-		c.spoilDelta()
-		c.assertDownloads(version("1.5.0"), func() { c.apply(0, "committed 1.5.0 (was 1.4.0)") }, "delta", "archive")
+		c.spoilPatch()
+		c.assertDownloads(version("1.5.0"), func() { c.apply(0, "committed 1.5.0 (was 1.4.0)") }, "patch", "archive")
 	})
 	step("umbrella", func() {
 		c.publish(c.dir, version("1.6.0"))

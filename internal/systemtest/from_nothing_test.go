@@ -66,11 +66,11 @@ func TestFromNothing(t *testing.T) {
 		switch {
 		case strings.HasSuffix(name, ".tar.gz"):
 			archives = append(archives, path.Join(download, name))
-		case strings.HasSuffix(name, ".delta.zst"):
+		case strings.HasSuffix(name, ".patch"), strings.HasSuffix(name, ".delta.zst"):
 			deltas = append(deltas, path.Join(download, name))
 		}
 	}
-	if len(archives) == 0 || len(deltas) != 1 {
+	if len(archives) == 0 || len(deltas) != 2 {
 		t.Fatalf("archives %q, deltas %q", archives, deltas)
 	}
 	t.Logf("sizes: %s", f.must(append([]string{"stat", "--format=%s %n"}, append(archives, deltas...)...)...))

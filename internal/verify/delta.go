@@ -7,7 +7,7 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/delta"
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/manifest"
@@ -127,30 +127,32 @@ func (v *verifier) recordedList(t *target.Target, into *state.Bundle) ([]state.R
 
 // patchOne makes one entry of the archive from the installed file, which may be that entry
 // already. It trusts neither file nor delta, and verifies the result.
-func (v *verifier) patchOne(installed, entry string, want manifest.Content, delta string, bundle, into *state.Bundle, name string) error {
-	old, err := durable.ReadFile(installed, archive.MaxDelta)
+func (v *verifier) patchOne(installed, entry string, want manifest.Content, name string, bundle, into *state.Bundle, to string) error {
+	old, from, err := openOld(installed)
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", installed, durable.Cause(err))
 	}
-	from := manifest.Digest(old)
+	defer old.Close()
 	write := func(w io.Writer) (sum string, err error) {
-		_, err = w.Write(old)
-		return from, err
+		sum, _, err = durable.CopySHA256(w, old.section)
+		return sum, err
 	}
 	if from != want.SHA256 {
 		d, ok := v.platform.Delta(entry, from)
-		if !ok || delta == "" {
+		if !ok || name == "" {
 			return state.Refused("cannot make %s by delta: there is none for %s, whose sha256 is %s", entry, installed, from)
 		}
-		payload, err := v.copyPayload(bundle, delta, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size})
+		payload, err := v.copyPayload(bundle, name, manifest.Platform{File: d.File, SHA256: d.SHA256, Size: d.Size, UnpackedSize: want.Size})
 		if err != nil {
 			return err
 		}
 		defer payload.Close()
 		log.Status("applying " + d.File)
-		write = func(w io.Writer) (string, error) { return archive.Patch(w, payload, old, want.Size) }
+		write = func(w io.Writer) (string, error) {
+			return delta.Patch(w, io.NewSectionReader(payload, 0, d.Size), old.section, want.Size)
+		}
 	}
-	out, err := into.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := into.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		defer out.Close()
 		var sum string
@@ -165,4 +167,36 @@ func (v *verifier) patchOne(installed, entry string, want manifest.Content, delt
 		return fmt.Errorf("cannot make %s by delta: %w", entry, durable.Cause(err))
 	}
 	return nil
+}
+
+// oldFile is an installed file, of the size that it had when it was opened.
+type oldFile struct {
+	*os.File
+	section *io.SectionReader
+}
+
+// openOld opens an installed file, which may change while it is read, and returns its digest.
+func openOld(path string) (*oldFile, string, error) {
+	f, err := durable.OpenRegular(path)
+	if err != nil {
+		return nil, "", err
+	}
+	old := &oldFile{File: f}
+	info, err := f.Stat()
+	if err == nil && info.Size() > delta.MaxFile {
+		err = fmt.Errorf("%w than %d bytes", durable.ErrTooLarge, delta.MaxFile)
+	}
+	sum := ""
+	if err == nil {
+		old.section = io.NewSectionReader(f, 0, info.Size())
+		sum, _, err = durable.SHA256(old.section)
+	}
+	if err == nil {
+		_, err = old.section.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, "", err
+	}
+	return old, sum, nil
 }

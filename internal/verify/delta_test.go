@@ -10,7 +10,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/machinemon/machinemon-update/internal/archive"
+	"github.com/machinemon/machinemon-update/internal/delta"
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -29,7 +29,7 @@ func deltas(t *testing.T) *bench {
 	must(t, os.WriteFile(filepath.Join(b.root, "agent.service"), []byte(b.bundle.content["agent.service"]), 0o644))
 	b.bundle.receipt = `{"attempt":"` + attempt + `","deltas":true,"files":[{"entry":"agent-v2","name":"0"}]}`
 	b.bundle.payload = nil
-	made, err := archive.Diff([]byte(old), []byte(b.bundle.content["agent-v2"]))
+	made, err := delta.DiffZstd([]byte(old), []byte(b.bundle.content["agent-v2"]))
 	must(t, err)
 	b.delta(made)
 	must(t, b.tree.SetOrder("agent", state.Order{Attempt: attempt, Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
@@ -56,9 +56,30 @@ func (b *bench) fallback(t *testing.T) *state.Fallback {
 	return f
 }
 
+// patch lists a patch besides, and has it in the bundle in the delta's place.
+func (b *bench) patch(t *testing.T) {
+	old, err := os.ReadFile(filepath.Join(b.root, "agent"))
+	must(t, err)
+	made, err := delta.Diff(old, []byte(b.bundle.content["agent-v2"]))
+	must(t, err)
+	b.bundle.deltas = [][]byte{made}
+	b.bundle.platform(func(p *manifest.Platform) {
+		p.Patches = []manifest.Delta{{FromSHA256: manifest.Digest(old), Entry: "agent-v2", File: "agent.patch",
+			SHA256: manifest.Digest(made), Size: int64(len(made))}}
+	})
+}
+
 // TestDelta checks that the tree is the same as from the archive.
 func TestDelta(t *testing.T) {
-	b := deltas(t)
+	t.Run("zstd", func(t *testing.T) { testDelta(t, deltas(t)) })
+	t.Run("patch", func(t *testing.T) {
+		b := deltas(t)
+		b.patch(t)
+		testDelta(t, b)
+	})
+}
+
+func testDelta(t *testing.T, b *bench) {
 	// An earlier attempt that was killed left this request.
 	must(t, b.tree.SetFallback("agent", state.Fallback{Attempt: "earlier", Reason: "x"}))
 	b.hand(t)
@@ -148,16 +169,26 @@ func TestDeltaFallsBack(t *testing.T) {
 		{"not in the contents", func(_ *testing.T, b *bench) {
 			b.bundle.platform(func(p *manifest.Platform) { delete(p.Contents, "agent-v2") })
 		}, cannot + "the manifest's contents do not list it"},
+		{"a patch in its place", func(t *testing.T, b *bench) {
+			b.patch(t)
+			b.bundle.platform(func(p *manifest.Platform) { p.Patches = nil })
+		}, "cannot use agent.delta.zst: it has "},
+		{"a damaged patch", func(t *testing.T, b *bench) {
+			b.patch(t)
+			made := b.bundle.deltas[0]
+			made[len(made)-1]++
+			b.bundle.platform(func(p *manifest.Platform) { p.Patches[0].SHA256 = manifest.Digest(made) })
+		}, cannot + "the delta does not fit the file that it is applied to, or is damaged"},
 		{"larger than any delta", func(_ *testing.T, b *bench) {
 			b.bundle.platform(func(p *manifest.Platform) {
 				c := p.Contents["agent-v2"]
-				c.Size = archive.MaxDelta + 1
+				c.Size = delta.MaxFile + 1
 				p.Contents["agent-v2"] = c
 			})
 		}, cannot + "a file of more than 536870912 bytes"},
 		{"changed meanwhile", installed("agent", func(p string) error { return os.WriteFile(p, []byte(program1(t)+"changed"), 0o755) }), cannot + "there is none for "},
 		{"what needs no delta, changed meanwhile", installed("agent.service", func(p string) error { return os.WriteFile(p, []byte("changed"), 0o644) }), "cannot make agent.service by delta: there is none for "},
-		{"too large now", installed("agent", func(p string) error { return os.Truncate(p, archive.MaxDelta+1) }), "/agent: it is larger than 536870912 bytes"},
+		{"too large now", installed("agent", func(p string) error { return os.Truncate(p, delta.MaxFile+1) }), "/agent: it is larger than 536870912 bytes"},
 		{"removed meanwhile", installed("agent", os.Remove), "/agent: no such file"},
 		{"a link now", installed("agent", func(p string) error { return os.Rename(p, p+"2") }), "/agent: no such file"},
 		{"a directory now", installed("agent", func(p string) error {
@@ -228,7 +259,7 @@ func TestDeltaMakesAForeignProgram(t *testing.T) {
 	b.bundle.payload = nil
 	old, err := os.ReadFile(filepath.Join(b.root, "agent"))
 	must(t, err)
-	made, err := archive.Diff(old, []byte(foreign(t)))
+	made, err := delta.DiffZstd(old, []byte(foreign(t)))
 	must(t, err)
 	b.delta(made)
 	b.hand(t)

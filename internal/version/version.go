@@ -108,8 +108,42 @@ var (
 // finalWords are suffixes that mark a final release, not a pre-release.
 var finalWords = []string{"final", "ga", "lts", "release", "stable"}
 
+const (
+	// maxParsed and maxCached limit what the cache of parsed versions holds: strangers may
+	// have written them.
+	maxParsed = 256
+	maxCached = 64 // bytes
+)
+
+// parsed caches what parseNew returned: a fleet has few versions, and its check-ins compare
+// them thousands of times a second.
+var parsed struct {
+	sync.Mutex
+	by map[string]*semver.Version
+}
+
 // parse returns a version in a form that can be compared, or nil if it is not ordered.
 func parse(v string) *semver.Version {
+	if len(v) > maxCached {
+		return parseNew(v)
+	}
+	parsed.Lock()
+	p, ok := parsed.by[v]
+	parsed.Unlock()
+	if ok {
+		return p
+	}
+	p = parseNew(v)
+	parsed.Lock()
+	defer parsed.Unlock()
+	if parsed.by == nil || len(parsed.by) >= maxParsed {
+		parsed.by = map[string]*semver.Version{}
+	}
+	parsed.by[v] = p
+	return p
+}
+
+func parseNew(v string) *semver.Version {
 	number, rest := "", ""
 	if m := bareNumber().FindStringSubmatch(v); m != nil {
 		number = m[1]

@@ -134,11 +134,10 @@ func (g *Gate) modify(resp *http.Response) error {
 	}
 	r.Seen = g.now().UTC()
 	var directive []member
-	if members != nil {
-		directive = g.directive(r, c.base)
-	}
-	if m := g.release(); len(directive) > 0 && m != nil {
-		r.Told = m.Version
+	if m := g.release(); m != nil && members != nil {
+		if directive = g.directive(m, r, c.base); len(directive) > 0 {
+			r.Told = m.Version
+		}
 	}
 	g.queueReport(r)
 	if members == nil {
@@ -316,8 +315,7 @@ func name(s string) string {
 
 // directive returns the members of a client's directive; none if it is not to update.
 // base is the URL of the directory from which the client downloads.
-func (g *Gate) directive(r report, base string) []member {
-	m := g.release()
+func (g *Gate) directive(m *manifest.Manifest, r report, base string) []member {
 	if d, meant := decide(m, r); g.stopped() || !meant || d.Refused() {
 		return nil
 	}

@@ -15,6 +15,8 @@ const (
 	rereadInterval = 2 * time.Second
 	// maxBatch is the greatest number of reports in one transaction.
 	maxBatch = 256
+	// gather is how long the first report of a transaction waits for others.
+	gather = 10 * time.Millisecond
 )
 
 // runDatabase opens the database and writes reports to it until ctx ends and all queued
@@ -31,6 +33,10 @@ func (g *Gate) runDatabase(ctx context.Context, tried chan<- struct{}) {
 	for {
 		select {
 		case r := <-g.reports:
+			select {
+			case <-time.After(gather):
+			case <-ctx.Done():
+			}
 			g.write(context.WithoutCancel(ctx), r)
 		case <-tick.C:
 			if s := g.store.Load(); s != nil {

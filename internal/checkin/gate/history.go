@@ -24,13 +24,15 @@ type attempt struct {
 // that go on. One such check each hour would drive the others out of the history.
 var uneventful = []state.Result{state.ResultCurrent, state.ResultAvailable, state.ResultNotAttempted, state.ResultHandedOn, state.ResultOnTrial}
 
+// upsertTold records that a client was told of a version, since when, and when last.
+const upsertTold = "INSERT INTO told (client_id, version, since, seen) VALUES ($1, $2, $3, $4) ON CONFLICT (client_id) DO UPDATE SET " +
+	"since = CASE WHEN told.version = excluded.version THEN told.since ELSE excluded.since END, version = excluded.version, seen = excluded.seen"
+
 // remember writes the last attempt of a report into the client's history, and the version
-// of which the gate told the client.
-func remember(ctx context.Context, tx *sql.Tx, r report) error {
+// of which the gate told the client, by the statement told.
+func remember(ctx context.Context, tx *sql.Tx, told *sql.Stmt, r report) error {
 	if r.Told != "" {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO told (client_id, version, since, seen) VALUES ($1, $2, $3, $4) ON CONFLICT (client_id) DO UPDATE SET "+
-			"since = CASE WHEN told.version = excluded.version THEN told.since ELSE excluded.since END, version = excluded.version, seen = excluded.seen",
-			r.ClientID, r.Told, r.Seen.Unix(), r.Seen.Unix()); err != nil {
+		if _, err := told.ExecContext(ctx, r.ClientID, r.Told, r.Seen.Unix(), r.Seen.Unix()); err != nil {
 			return err
 		}
 	}

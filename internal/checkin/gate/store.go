@@ -60,12 +60,17 @@ func (s *store) insertReports(ctx context.Context, reports []report) error {
 		return err
 	}
 	defer insert.Close()
+	told, err := tx.PrepareContext(ctx, upsertTold)
+	if err != nil {
+		return err
+	}
+	defer told.Close()
 	for _, r := range newest(reports) {
 		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
 			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held), r.Lot); err != nil {
 			return err
 		}
-		if err := remember(ctx, tx, r); err != nil {
+		if err := remember(ctx, tx, told, r); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package archive
+package delta
 
 import (
 	"errors"
@@ -11,17 +11,11 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
-// MaxDelta is the size in bytes of the largest file, old or new, that deltas support:
-// both are kept in memory. It is the largest window of a zstd encoder.
-const MaxDelta = zstd.MaxWindowSize
-
-var errDelta = errors.New("the delta does not fit the file that it is applied to, or is damaged")
-
-// Diff returns the delta that makes the file after from before: a zstd frame of after with
-// before as its dictionary, as zstd --patch-from writes. Equal files give equal deltas.
-func Diff(before, after []byte) ([]byte, error) {
-	if max(len(before), len(after)) > MaxDelta {
-		return nil, fmt.Errorf("a file of more than %d bytes", MaxDelta)
+// DiffZstd returns the zstd delta that makes the file after from before. Equal files give
+// equal deltas.
+func DiffZstd(before, after []byte) ([]byte, error) {
+	if max(len(before), len(after)) > MaxFile {
+		return nil, fmt.Errorf("a file of more than %d bytes", MaxFile)
 	}
 	e, err := zstd.NewWriter(nil,
 		zstd.WithEncoderDictRaw(0, before),
@@ -36,17 +30,16 @@ func Diff(before, after []byte) ([]byte, error) {
 	return e.EncodeAll(after, nil), e.Close()
 }
 
-// Patch writes the file that the delta makes from old, and returns its digest in hex. A
-// delta may be hostile: Patch writes at most size+1 bytes and fails unless there are
-// exactly size bytes; the caller must check the digest.
-func Patch(w io.Writer, delta io.Reader, old []byte, size int64) (sum string, err error) {
-	if int64(len(old)) > MaxDelta || size > MaxDelta {
-		return "", fmt.Errorf("a file of more than %d bytes", MaxDelta)
+// patchZstd is [Patch] for a zstd delta.
+func patchZstd(w io.Writer, delta, old *io.SectionReader, size int64) (sum string, err error) {
+	dictionary := make([]byte, old.Size())
+	if n, err := old.ReadAt(dictionary, 0); n < len(dictionary) && err != io.EOF {
+		return "", err
 	}
 	// The decoder refuses a frame whose header asks for more memory than the files need.
 	d, err := zstd.NewReader(delta,
-		zstd.WithDecoderDictRaw(0, old),
-		zstd.WithDecoderMaxWindow(uint64(windowSize(max(size, int64(len(old)))))),
+		zstd.WithDecoderDictRaw(0, dictionary),
+		zstd.WithDecoderMaxWindow(uint64(windowSize(max(size, old.Size())))),
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
 	)
