@@ -20,6 +20,8 @@
 #   check-cross    the programs for arm64 and ARMv6, run under qemu
 #   powercut       N power cuts at random moments of updates, from SEED, on DISK (ext4,
 #                  xfs or btrfs), each followed by a boot: some seconds for each cut
+#   bench          what updates cost in time, outage and CPU, beside a script's, in ROUNDS
+#                  rounds; on a machine that does nothing else
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -79,7 +81,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut bench fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -152,6 +154,12 @@ powercut: machine-deps deb
 	$(if $(filter btrfs,$(DISK)),$(call install,btrfs-progs))
 	go test -C internal/systemtest -count=1 -tags systemd -run '^TestPowerCuts$$' -parallel 4 -timeout 0 -v . -args -powercut $(N) -seed $(SEED) -disk $(DISK)
 	@echo "powercut: PASSED ($(VERSION))"
+
+ROUNDS ?= 5
+
+bench: machine-deps deb
+	mkdir -p build
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestBench$$' -timeout 0 -v . -args -bench $(ROUNDS) -bench-json "$(abspath build/bench.json)" $(if $(DEBIAN),-release $(DEBIAN))
 
 T ?= 1m
 
