@@ -348,6 +348,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	}
 	j.Phase, j.Restarted = state.PhaseTrial, sw.now()
 	sw.identify(j)
+	sw.stamp(j)
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}
