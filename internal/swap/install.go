@@ -340,6 +340,9 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.beforeSwap(ctx); err != nil {
 		return err
 	}
+	// The gate's unit takes longer to start than the program. It begins to judge when this
+	// unit has ended, whose OnSuccess= starts it if it does not run by then.
+	sw.logError(j, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
 	if err := sw.rename(ctx); err != nil {
 		return err
 	}
