@@ -81,6 +81,9 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // its record already says how it ended
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
+	if err := sw.lookBefore(ctx, attempt, entry != nil); err != nil {
+		return err
+	}
 	order, err := sw.Tree.TakeOrder(sw.name)
 	if err != nil {
 		return err
