@@ -25,6 +25,8 @@
 #   faults         an error of each system call of the fetcher, the verifier and the
 #                  swapper that can fail, one at a time, which takes an hour (EVERY=10
 #                  tries every tenth); and what can fail on a booted machine
+#   bench          what updates cost in time, outage and CPU, beside a script's, in ROUNDS
+#                  rounds; on a machine that does nothing else
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -84,7 +86,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # them. Go's own archive is installed in /usr/local/go, which is not in the PATH of sudo.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
 
-.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut faults fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
+.PHONY: build vet quick lint check test check-install check-update check-page check-programs check-cross check-ansible powercut faults bench fuzz conformance-client demo deb apt-repo release releasable install clean clean-all go-found deps build-deps machine-deps test-deps
 # Prerequisites are made in the order written. The go command itself uses all cores.
 .NOTPARALLEL:
 
@@ -169,6 +171,12 @@ faults: machine-deps deb
 	done
 	go test -C internal/systemtest -count=1 -tags systemd -run '^TestMachineFaults$$' -timeout 0 -v . -args -faults 1
 	@echo "faults: PASSED ($(VERSION))"
+
+ROUNDS ?= 5
+
+bench: machine-deps deb
+	mkdir -p build
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestBench$$' -timeout 0 -v . -args -bench $(ROUNDS) -bench-json "$(abspath build/bench.json)" $(if $(DEBIAN),-release $(DEBIAN))
 
 T ?= 1m
 

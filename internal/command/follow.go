@@ -204,6 +204,9 @@ func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 		if s.word == "" || u.Active != "activating" {
 			continue
 		}
+		if s.unit == "health-gate" && units[i-1].Active == "activating" {
+			continue // it waits for the end of the swap
+		}
 		u, err := f.conn.Unit(ctx, u.Name)
 		if err != nil {
 			return // the next look at the units reports the error

@@ -109,6 +109,17 @@ func (c *commander) take(ctx context.Context) (*commandConn, error) {
 	return &commandConn{conn, answers}, nil
 }
 
+// warm makes systemd start the unit. If it cannot, the first command reports that.
+func (c *commander) warm(ctx context.Context) {
+	conn, err := c.take(ctx)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = append(c.idle, conn)
+}
+
 // ask sends a request, and waits for the answer.
 func (c *commandConn) ask(r commandRequest) (a commandAnswer, err error) {
 	if err = json.NewEncoder(c).Encode(r); err != nil {

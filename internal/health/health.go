@@ -132,8 +132,14 @@ func (g Gate) waitingAttempt(name string) (state.AttemptID, state.FileID, error)
 // the order.
 var ErrNoAttempt = errors.New("no attempt waits for a look")
 
-// Judge judges the open trial and returns the report; nil if no trial waits for one.
+// Judge judges the open trial and returns the report; nil if no trial waits for one. The
+// swapper starts the gate before it restarts the program; Judge waits until the swap ends.
 func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
+	commands := commander{socket: g.tree.Commands(name)}
+	defer commands.Close()
+	if err := g.awaitSwap(ctx, name, &commands); err != nil {
+		return nil, err
+	}
 	j, err := g.tree.Journal(name)
 	if err != nil {
 		return nil, err
@@ -150,8 +156,6 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	commands := commander{socket: g.tree.Commands(name)}
-	defer commands.Close()
 	p := plan{target: t, units: subjects(j.Units(), program{j.Main, j.MainID}, j.Idle), timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health, commands.run),
 		strict: true, fresh: true, since: j.Started}
 	for i := range p.units {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,11 +27,25 @@ type fake struct {
 	unit systemd.Unit
 	err  error
 	pids []int // of its control group; if nil, asking for them is an error
+	// swaps are the states of the swap's unit, in turn; it is inactive after that.
+	swaps *[]string
 }
 
 func (f fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	if strings.HasPrefix(name, "machinemon-swap@") {
+		return systemd.Unit{Name: name, Active: f.swap()}, f.err
+	}
 	f.unit.Name = name
 	return f.unit, f.err
+}
+
+// swap returns the state of the swap's unit, and changes it at each call.
+func (f fake) swap() (active string) {
+	if f.swaps == nil || len(*f.swaps) == 0 {
+		return "inactive"
+	}
+	active, *f.swaps = (*f.swaps)[0], (*f.swaps)[1:]
+	return active
 }
 func (f fake) Processes(context.Context, string) ([]int, error) {
 	if f.pids == nil {
@@ -39,8 +54,15 @@ func (f fake) Processes(context.Context, string) ([]int, error) {
 	return f.pids, nil
 }
 func (f fake) Alive(context.Context, ...string) ([]string, error) { return nil, nil }
-func (f fake) Changes() <-chan struct{}                           { return nil }
-func (f fake) Close()                                             {}
+func (f fake) Changes() <-chan struct{} {
+	if f.swaps == nil {
+		return nil
+	}
+	more := make(chan struct{}, 1)
+	more <- struct{}{}
+	return more
+}
+func (f fake) Close() {}
 
 func running(pid int) systemd.Unit {
 	u := up.Unit
@@ -370,6 +392,28 @@ func TestNothingToJudge(t *testing.T) {
 		r, err := b.Judge(t.Context(), "x")
 		if r != nil || err != nil {
 			t.Errorf("%v: %+v, %v", c, r, err)
+		}
+	}
+}
+
+// TestJudgeAwaitsSwap: a gate that runs before the swap has ended judges only after that, and
+// not at all if the swap failed.
+func TestJudgeAwaitsSwap(t *testing.T) {
+	for _, c := range []struct {
+		states []string
+		fails  bool
+	}{
+		{nil, false},
+		{[]string{"activating", "activating", "deactivating"}, false},
+		{[]string{"activating", "failed"}, true},
+		{[]string{"failed"}, true},
+	} {
+		left := slices.Clone(c.states)
+		b := newBench(t, fake{unit: running(os.Getpid()), pids: []int{os.Getpid()}, swaps: &left}, true)
+		b.open(t, state.PhaseTrial, "")
+		r, err := b.Judge(t.Context(), "x")
+		if (err != nil) != c.fails || (r == nil) != c.fails || len(left) > 0 {
+			t.Errorf("%q: %+v, %v; not seen: %q", c.states, r, err, left)
 		}
 	}
 }

@@ -74,6 +74,10 @@ type Change struct {
 	// tree then, and Backup is Staged, because the old tree and the new one change places,
 	// or, of a change that is [Change.Linked], the directory of the old one.
 	Tree *TreeChange `json:"tree,omitempty"`
+	// Placed and Kept are of the new file in its place and of the backup, whose digests are
+	// New and Old. They count during the journal's Boot.
+	Placed *Stamp `json:"placed,omitempty"`
+	Kept   *Stamp `json:"kept,omitempty"`
 }
 
 // OfUser reports whether the journal's Owner replaces a program. A journal of an earlier
@@ -143,6 +147,7 @@ type Journal struct {
 	GoingBack  bool      `json:"going_back,omitempty"` // the attempt is the operator's rollback to the previous release
 	Drill      bool      `json:"drill,omitempty"`      // the new file is a program that fails on purpose, so the verdict is never commit
 	Started    time.Time `json:"started"`
+	Boot       string    `json:"boot,omitempty"` // the ID of the boot in which the trial began; "" if it is not known
 	Phase      Phase     `json:"phase"`
 	Failure    string    `json:"failure,omitempty"` // why the swap failed half-way; "" if it was killed or did not fail
 	Verdict    Verdict   `json:"verdict,omitempty"`

@@ -62,6 +62,9 @@ func (s *Swapper) proven(ctx context.Context, j *state.Journal, report *state.Re
 	if j.Phase != state.PhaseTrial { // the swapper was killed, and a report must be of something else
 		return fmt.Errorf("cannot commit %s: not all files of %s are in place", j.Target, state.Called(j.Version))
 	}
+	if j.Failure != "" {
+		return fmt.Errorf("cannot commit %s: the swap failed: %s", j.Target, j.Failure)
+	}
 	if report == nil || report.Finding != state.FindingHealthy {
 		return fmt.Errorf("cannot commit %s: there is no report of a healthy trial of attempt %s", j.Target, j.Attempt)
 	}

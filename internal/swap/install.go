@@ -81,6 +81,9 @@ func (sw *swapping) run(ctx context.Context) error {
 		sw.attempt.ID = "" // its record already says how it ended
 		return state.Fail(state.ResultRefused, "cannot install what the verifier handed on: attempt %s has ended already", attempt)
 	}
+	if err := sw.lookBefore(ctx, attempt, entry != nil); err != nil {
+		return err
+	}
 	order, err := sw.Tree.TakeOrder(sw.name)
 	if err != nil {
 		return err
@@ -347,6 +350,9 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	if err := sw.beforeSwap(ctx); err != nil {
 		return err
 	}
+	// The gate's unit takes longer to start than the program. It begins to judge when this
+	// unit has ended, whose OnSuccess= starts it if it does not run by then.
+	sw.logError(j, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
 	if err := sw.rename(ctx); err != nil {
 		return err
 	}
@@ -355,6 +361,7 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	}
 	j.Phase, j.Restarted = state.PhaseTrial, sw.now()
 	sw.identify(j)
+	sw.stamp(j)
 	if err := sw.Tree.SetJournal(j); err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (sw *swapping) takeRequest() (state.AttemptID, error) {
 		from = st.Installed.Version
 	}
 	return req.Attempt, sw.Tree.SetOrder(sw.name, state.Order{Attempt: req.Attempt,
-		Origin: state.OriginOperator, Verb: req.Verb, Installed: from})
+		Origin: state.OriginOperator, Verb: req.Verb, Installed: from, MainID: req.MainID})
 }
 
 // planTree stages the files of a verified tree: it copies them, hashes the copies, and

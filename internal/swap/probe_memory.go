@@ -54,6 +54,24 @@ func (s *Swapper) look(ctx context.Context, name string, attempt state.AttemptID
 	return now, nil
 }
 
+// lookBefore makes the gate's user look at the target before the swap. The verification, if
+// there was one, has started that, and systemd has waited for its end. The order must still
+// be there.
+func (sw *swapping) lookBefore(ctx context.Context, attempt state.AttemptID, verified bool) error {
+	if verified {
+		before, err := sw.Tree.Look(sw.name, attempt)
+		if err != nil || before != nil {
+			return nil // what is wrong with the report is told when it is used
+		}
+		// The verifier's unit of an earlier version starts no look.
+		if u, err := sw.Systemd.Unit(ctx, unitOf("baseline", sw.name)); err != nil || u.Active == "failed" {
+			return err
+		}
+	}
+	_, err := sw.look(ctx, sw.name, attempt, fmt.Sprintf("%s: attempt %s: no look before the swap", sw.name, attempt))
+	return err
+}
+
 // weigh records, also for the gate, which probes have passed here. It refuses an
 // unattended attempt if no probe could prove the release.
 func (sw *swapping) weigh(before *state.Baseline) error {

@@ -2,6 +2,7 @@ package swap
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -235,5 +236,48 @@ func TestLeftProbeRequest(t *testing.T) {
 	r.want(t, oldFiles)
 	if got := r.status(t).Attempts; len(got) != 0 {
 		t.Errorf("recorded: %+v", got)
+	}
+}
+
+// TestLookBeforeSwap: the swapper starts the look before the swap only if the verification
+// has not.
+func TestLookBeforeSwap(t *testing.T) {
+	offered := func(t *testing.T, r *rig) { r.offer(t, "a1", "v2", 2, release2) }
+	unseen := func(t *testing.T, r *rig) {
+		offered(t, r)
+		must(t, os.Remove(filepath.Join(r.tree.Gate("agent"), "baseline.json")))
+		r.sys.now = stands()
+	}
+	for _, c := range []struct {
+		name  string
+		make  func(t *testing.T, r *rig)
+		looks int
+	}{
+		{"seen", offered, 0},
+		{"not seen", unseen, 1},
+		{"could not look", func(t *testing.T, r *rig) {
+			unseen(t, r)
+			r.sys.units[unitOf("baseline", "agent")] = systemd.Unit{Active: "failed"}
+		}, 0},
+		{"the operator goes back", func(t *testing.T, r *rig) {
+			committed(t, r)
+			must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
+			r.sys.now = stands()
+		}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			c.make(t, r)
+			r.step(t, "swap")
+			if got := r.sys.called(lookNow); got != c.looks {
+				t.Errorf("looked %d times, want %d", got, c.looks)
+			}
+			j, err := r.tree.Journal("agent")
+			must(t, err)
+			before, err := r.tree.Baseline("agent", j.Attempt)
+			if must(t, err); (before == nil) != (c.name == "could not look") {
+				t.Errorf("the baseline is %+v", before)
+			}
+		})
 	}
 }

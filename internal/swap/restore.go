@@ -31,6 +31,9 @@ func (s *Swapper) restoreFiles(ctx context.Context, j *state.Journal) (changed b
 	var failed error
 	for i := len(j.Changes) - 1; i >= 0; i-- {
 		if c := j.Changes[i]; c.Kind != state.KindSnapshot {
+			if s.Boot == "" || j.Boot != s.Boot {
+				c.Placed, c.Kept = nil, nil
+			}
 			restore := func() (bool, error) { return putBack(c, ours(j, c)) }
 			if c.OfUser() {
 				restore = func() (bool, error) { return s.putBackAsUser(ctx, j, c) }
@@ -69,13 +72,40 @@ func ours(j *state.Journal, c state.Change) []string {
 // errTheirs says that a foreign file, which the update did not install, was left alone.
 var errTheirs = errors.New("another file was put there since, and stays")
 
+// stamp notes which files the trial begins with, so that a rollback need not read them
+// while the program does not run. A backup that was written since its digest was taken gets
+// no stamp.
+func (s *Swapper) stamp(j *state.Journal) {
+	j.Boot = s.Boot
+	for i := range j.Changes {
+		c := &j.Changes[i]
+		if c.Kind != state.KindReplace || c.Tree != nil || c.OfUser() {
+			continue
+		}
+		c.Placed = state.StampOf(c.To)
+		kept := state.StampOf(c.Backup)
+		if !kept.SameContent(c.Kept) {
+			kept = nil
+		}
+		c.Kept = kept
+	}
+}
+
+// digestOf returns the digest of the file at path: sum, if its stamp is still this one.
+func digestOf(path string, stamp *state.Stamp, sum string) (string, error) {
+	if stamp.Still(path) {
+		return sum, nil
+	}
+	return digest(path)
+}
+
 // putBack restores one file if the digest of what is in its place is in ours; nil allows
 // any digest.
 func putBack(c state.Change, ours []string) (changed bool, err error) {
 	if c.Tree != nil {
 		return putTreeBack(c, ours)
 	}
-	now, err := digest(c.To)
+	now, err := digestOf(c.To, c.Placed, c.New)
 	if err != nil {
 		return false, err
 	}
@@ -96,7 +126,7 @@ func putBack(c state.Change, ours []string) (changed bool, err error) {
 	if c.Old == "" {
 		return true, os.Remove(c.To)
 	}
-	if kept, err := digest(c.Backup); err != nil {
+	if kept, err := digestOf(c.Backup, c.Kept, c.Old); err != nil {
 		return false, err
 	} else if kept != c.Old {
 		return false, fmt.Errorf("its backup %s is missing or damaged", c.Backup)

@@ -44,6 +44,10 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	s.decideRollback(j)
 	// If the deadline started this, the gate may hang. Its answer no longer counts.
 	s.logError(j, s.Systemd.Stop(ctx, unitOf("health-gate", name)))
+	if swap, err := s.Systemd.Unit(ctx, unitOf("swap", name)); err == nil && swap.Active == "failed" {
+		// The gate waited for the swap to end, and is no failed unit.
+		s.logError(j, s.Systemd.ResetFailed(ctx, unitOf("health-gate", name)))
+	}
 	// Stop every process that could write what is about to be restored.
 	for _, unit := range helpersOf(j) {
 		s.logError(j, errors.Join(s.Systemd.Stop(ctx, unit), s.Systemd.ResetFailed(ctx, unit)))

@@ -92,14 +92,17 @@ func (sw *swapping) backUp() error {
 // what the journal says.
 func backUp(c *state.Change, hooked bool) (err error) {
 	var kept string
+	var before *state.Stamp
 	if hooked || c.Kind == state.KindRemove || c.Old == c.New {
 		kept, err = copyWhole(c.Backup, c.To)
 	} else if err = os.Link(c.To, c.Backup); err == nil {
+		before = state.StampOf(c.Backup) // of what is read now
 		kept, err = digest(c.Backup)
 	}
 	if err == nil && kept != c.Old {
 		err = errors.New("it was changed meanwhile")
 	}
+	c.Kept = before
 	return err
 }
 

@@ -68,7 +68,7 @@ func TestStatusInTheTrial(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	since := c.cursor()
 	apply := c.start("machinemon-update", "apply", "testd")
-	c.awaitEvent(since, inChain("health-gate starting")[0])
+	c.awaitEvent(since, inChain("swap started")[0])
 	if r := c.run(asUser("daemon", "daemon", "machinemon-update", "status", "testd")...); !strings.Contains(r.Stdout, "1.1.0") {
 		t.Errorf("status: %+v", r)
 	}

@@ -209,7 +209,7 @@ func TestClockStepsInTheTrial(t *testing.T) {
 			c.publish(c.dir, releases.Daemon{Version: "1.2.0", Behaviour: "never-listen"})
 			since = c.cursor()
 			apply = c.startApply()
-			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.awaitEvent(since, inChain("swap started")[0])
 			c.setClock(year)
 			c.said(c.wait(apply), 4, "rolled back 1.2.0: ", "did not pass within 4 s", "(1.1.0 runs again)")
 			c.assertRuns(releases.Daemon{Version: "1.1.0"})

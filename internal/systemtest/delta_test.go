@@ -144,7 +144,7 @@ func TestDelta(t *testing.T) {
 		}, "patch", "archive")
 		c.assertOrder(since, inChain("fetch started", "verify failed", "fetch-full started", "verify started", "swap started")...)
 		c.assertClosed("1.4.0")
-		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.5.0", "verify - 6 1.5.0",
+		c.assertLines("begin begins 6  machinemon-fetch@testd.service", "fetch handed on 6 1.5.0", "verify - 6 1.5.0", "baseline - 6",
 			"fetch-full handed on 6 1.5.0", "verify handed on 6 1.5.0", "baseline - 6",
 			"swap - 6 1.5.0", "swap on trial 6 1.5.0", "health-gate - 6 1.5.0", "commit - 6 1.5.0", "commit committed 6 1.5.0")
 		if r := c.run("machinemon-update", "history", "testd"); !strings.Contains(r.Stdout, "(not by delta: cannot make testd by delta: ") {

@@ -202,7 +202,7 @@ func TestKilledVerdict(t *testing.T) {
 			c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: test.behaviour})
 			since := c.cursor()
 			apply := c.startApply()
-			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.awaitEvent(since, inChain("swap started")[0])
 			c.hold(test.at) // three seconds are left to do this
 			from := c.cursor()
 			c.awaitHeld(from, test.at)

@@ -58,7 +58,7 @@ func TestOperatorsRollback(t *testing.T) {
 	c.bootAndServe()
 	since = c.cursor()
 	rollback(0, "committed 1.0.0: the operator went back from 1.1.0")
-	c.assertOrder(since, inChain("baseline started", "swap starting", "testd started", "swap started", "health-gate started", "commit started")...)
+	c.assertOrder(since, inChain("swap starting", "baseline started", "testd started", "swap started", "health-gate started", "commit started")...)
 	c.assertNever(since, inChain("fetch starting")[0])
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
 	c.assertLast("swap", "committed", "1.1.0", "1.0.0")

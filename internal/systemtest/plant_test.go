@@ -123,7 +123,7 @@ func TestPlantsOnTrial(t *testing.T) {
 			c.publish(c.dir, releases.Daemon{Version: p.version})
 			since := c.cursor()
 			apply := c.start("machinemon-update", "apply", "testd")
-			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.awaitEvent(since, inChain("swap started")[0])
 			planted := c.cursor()
 			c.as(verifyDir, p.plant)
 			c.awaitEvent(planted, inChain("swap starting")[0])

@@ -40,7 +40,7 @@ func TestUpdate(t *testing.T) {
 			since := c.cursor()
 			c.apply(0, "committed 1.1.0 (was 1.0.0) in ")
 			c.assertOrder(since, inChain("fetch starting", "verify starting", "baseline started", "swap starting",
-				"testd stopped", "testd started", "swap started", "health-gate starting", "health-gate started",
+				"testd stopped", "testd started", "swap started", "health-gate started",
 				"commit starting", "commit started")...)
 			c.assertRuns(releases.Daemon{Version: "1.1.0"})
 			c.assertLast("swap", "committed", "1.0.0", "1.1.0")
@@ -85,7 +85,7 @@ func TestBadRelease(t *testing.T) {
 			since := c.cursor()
 			c.apply(4, "rolled back 1.1.0: ", test.says, "(1.0.0 runs again)")
 			c.assertOrder(since, inChain("fetch starting", "verify starting", "baseline started", "swap starting",
-				"testd started", "swap started", "health-gate starting", "health-gate failed",
+				"testd started", "swap started", "health-gate failed",
 				"rollback starting", "testd started", "rollback started")...)
 			c.assertRuns(releases.Daemon{Version: "1.0.0"})
 			c.assertLast("rollback", "rolled back", "1.0.0", "1.1.0")

@@ -55,7 +55,7 @@ func TestReloadInEveryStage(t *testing.T) {
 	// A consumer starts when the spool entry exists. PID 1 may log the end of the
 	// producer later, so the order of these two is not checked.
 	c.assertOrder(since, inChain("fetch starting", "verify starting", "baseline starting",
-		"swap starting", "testd started", "swap started", "health-gate starting", "health-gate started", "commit starting", "commit started")...)
+		"swap starting", "testd started", "swap started", "health-gate started", "commit starting", "commit started")...)
 	c.assertNever(since, inChain("rollback starting")[0])
 	c.assertRuns(good)
 	c.assertLast("swap", "committed", "1.0.0", "1.1.0")
@@ -68,7 +68,7 @@ func TestReloadInTheRollback(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0", Behaviour: "never-listen"})
 	since := c.cursor()
 	apply := c.startApply()
-	c.awaitEvent(since, inChain("health-gate starting")[0])
+	c.awaitEvent(since, inChain("swap started")[0])
 	c.hold(atRestart) // three seconds are left to do this
 	from := c.cursor()
 	c.awaitHeld(from, atRestart)

@@ -117,7 +117,7 @@ func TestRemovalInEveryStage(t *testing.T) {
 			c.awaitHeld(since, atClosing)
 		}, released, 0},
 		{"rollback", strings.Replace(testdTarget, "timeout_seconds = 10", "timeout_seconds = 3", 1), "never-listen", atRestart, func(c *chain, since machine.Cursor) {
-			c.awaitEvent(since, inChain("health-gate starting")[0])
+			c.awaitEvent(since, inChain("swap started")[0])
 			c.hold(atRestart) // three seconds are left to do this
 			c.awaitHeld(c.cursor(), atRestart)
 		}, old, 4},

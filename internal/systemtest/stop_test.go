@@ -120,7 +120,7 @@ func (c *chain) reach(since machine.Cursor, stage string, at hold) *machine.Proc
 	case stage == "on trial":
 		c.awaitTrial()
 	case late:
-		c.awaitEvent(since, inChain("health-gate starting")[0])
+		c.awaitEvent(since, inChain("swap started")[0])
 		from := c.cursor()
 		c.hold(at) // three seconds are left to do this
 		c.awaitHeld(from, at)

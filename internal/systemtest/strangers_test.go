@@ -52,7 +52,7 @@ func TestStrangers(t *testing.T) {
 	c.publish(c.dir, releases.Daemon{Version: "1.1.0"})
 	since := c.cursor()
 	p := c.startApply()
-	c.awaitEvent(since, inChain("health-gate starting")[0])
+	c.awaitEvent(since, inChain("swap started")[0])
 	// Everybody may read the journal of a trial.
 	c.must("sh", "-c", `sed -n 's/.*"attempt": *"\([^"]*\)".*/\1/p' /var/lib/machinemon-update/swap/testd/journal.json >/run/stranger-attempt; test -s /run/stranger-attempt`)
 	if r := c.run("machinemon-update", "probe", "stranger"); r.Code != 1 {

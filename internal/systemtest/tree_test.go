@@ -140,7 +140,7 @@ func TestTree(t *testing.T) {
 	c.target(strings.Replace(treeTarget, "settle_seconds = 1", "settle_seconds = 3", 1))
 	since := c.cursor()
 	apply := c.startApply()
-	c.awaitEvent(since, inChain("health-gate starting")[0])
+	c.awaitEvent(since, inChain("swap started")[0])
 	c.hold(atClosing)
 	c.awaitHeld(since, atClosing)
 	c.Yank()

@@ -1,0 +1,89 @@
+package swap
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/machinemon/machinemon-update/internal/state"
+)
+
+// age lets the files that match have been written an hour ago.
+func age(t *testing.T, pattern string) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: %q, %v", pattern, files, err)
+	}
+	for _, f := range files {
+		then := time.Now().Add(-time.Hour)
+		must(t, os.Chtimes(f, then, then))
+	}
+}
+
+// readBytes returns how many bytes this process has read.
+func readBytes(t *testing.T) (n int) {
+	t.Helper()
+	io, err := os.ReadFile("/proc/self/io")
+	must(t, err)
+	if _, err := fmt.Sscanf(string(io), "rchar: %d", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestRollbackReadsNoProgram: the old program is put back without a look at its bytes or
+// those of the new one, during which the service would be down. A program that was written
+// since, or in another boot, is read.
+func TestRollbackReadsNoProgram(t *testing.T) {
+	const size = 2 << 20
+	none := 0 // what the rig itself reads
+	for _, c := range []struct {
+		name   string
+		breaks func(*testing.T, *rig)
+		reads  int // of programs
+		fails  []string
+	}{
+		{"as they were", func(*testing.T, *rig) {}, 0, nil},
+		{"another boot", func(t *testing.T, r *rig) { r.sw.Boot = "next" }, 2, nil},
+		{"the backup was written", func(t *testing.T, r *rig) {
+			backup := r.at("bin/.machinemon-update/agent@a1.0.old")
+			info, err := os.Stat(backup)
+			must(t, err)
+			f, err := os.OpenFile(backup, os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt([]byte("x"), size/2)
+			must(t, err)
+			must(t, f.Close())
+			must(t, os.Chtimes(backup, info.ModTime(), info.ModTime())) // as if it had not been
+		}, 1, []string{"missing or damaged"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.sw.Boot = "this"
+			r.put(t, "bin/agent", file{strings.Repeat("old ", size/4), 0o750, 12})
+			age(t, r.at("bin/agent"))
+			r.sys.on["arm machinemon-deadline@agent.timer"] = func() { age(t, r.at("bin/.machinemon-update/*.new")) }
+			r.offer(t, "a1", "v2", 2, map[string]string{"agent": strings.Repeat("new ", size/4), "agent.service": "unit 2"})
+			r.step(t, "swap")
+			r.gate(t, "a1", state.FindingBad, "it is bad")
+			c.breaks(t, r)
+			before, got := readBytes(t), 0
+			r.sys.on["restart agent.service"] = func() { got = readBytes(t) - before }
+			if c.fails != nil {
+				r.fails(t, "rollback", state.ResultRollbackFailed, c.fails...)
+			} else {
+				r.step(t, "rollback")
+			}
+			if c.reads == 0 {
+				none = got
+			}
+			if reads := (got - none + size/2) / size; reads != c.reads || got == 0 {
+				t.Errorf("read %d bytes before the restart: %d programs, want %d", got, reads, c.reads)
+			}
+		})
+	}
+}
