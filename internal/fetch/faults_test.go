@@ -49,6 +49,7 @@ func fetcher1(args string) int {
 // TestFaults lets each system call of the fetcher fail. It hands on a whole bundle, or
 // nothing and says so, and the next attempt succeeds.
 func TestFaults(t *testing.T) {
+	testkit.Slow(t)
 	testkit.Faults(t, 6, []string{"EINTR rename partial", "EINTR symlink .next.link"}, func(t *testing.T) testkit.Worker {
 		b := newBench(t, serve(t, newSite(t)))
 		testkit.Must(t, b.tree.SetOrder("agent", b.order(state.VerbApply, "v1")))

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/fetch/download"
 	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -27,10 +28,6 @@ const (
 const lockIt, unlockIt = "pre-reboot", "steady-state"
 
 var refused = map[string]string{lockIt: "give the lock of", unlockIt: "take back the lock of"}
-
-// lockClient follows no redirect and keeps no connection: it asks once.
-var lockClient = http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	Transport: &http.Transport{DisableKeepAlives: true}}
 
 // deferredError says that the fleet does not let this machine install now.
 type deferredError struct{ reason string }
@@ -116,7 +113,7 @@ func askFleet(ctx context.Context, l state.FleetLock, what string) (sent bool, e
 	req.Header.Set("fleet-lock-protocol", "true")
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "machinemon-update")
-	answer, err := lockClient.Do(req)
+	answer, err := download.Direct(req.URL, download.DefaultLimits).Do(req)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err

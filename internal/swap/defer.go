@@ -50,14 +50,15 @@ func (s *Swapper) inhibitor(ctx context.Context, t *target.Target) string {
 	if err != nil {
 		return err.Error()
 	}
-	for _, l := range locks {
-		who := fmt.Sprintf("%s (process %d) keeps the machine from shutting down", short(l.Who), l.PID)
-		if l.Why != "" {
-			who += ": " + short(l.Why)
-		}
-		return who
+	if len(locks) == 0 {
+		return ""
 	}
-	return ""
+	first := locks[0]
+	who := fmt.Sprintf("%s (process %d) keeps the machine from shutting down", short(first.Who), first.PID)
+	if first.Why != "" {
+		who += ": " + short(first.Why)
+	}
+	return who
 }
 
 // inhibited asks the target's command whether an update may begin now. It returns why not,

@@ -15,6 +15,7 @@ import (
 // and runs what systemd would start next, without faults. In the end all files are old or
 // all new, as the record says, no trial is open, and a further update succeeds.
 func TestFaults(t *testing.T) {
+	testkit.Slow(t)
 	cases := []faulty{
 		{name: "swap", prepare: offered, verb: "swap", old: oldFiles, new: newFiles,
 			sampled: true, harmful: []string{"EINTR rename agent@a1.1.new", "EIO open receipt.json"}},

@@ -206,16 +206,12 @@ var padding = sync.OnceValue(func() []byte {
 	return all
 })
 
-// static is a static web server, which knows the digest of a file after the first request.
-type static struct {
-	dir  string
-	mu   sync.Mutex
-	tags map[string]string
-}
+// static is a web server of the files in a directory.
+type static struct{ dir string }
 
-func newStatic(dir string) *static { return &static{dir: dir, tags: map[string]string{}} }
+func newStatic(dir string) static { return static{dir} }
 
-func (s *static) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s static) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := filepath.Join(s.dir, filepath.Base(r.URL.Path))
 	f, err := os.Open(path)
 	if err != nil {

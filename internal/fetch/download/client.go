@@ -104,6 +104,23 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 	}, nil
 }
 
+// Direct returns a client for requests to an address that the operator configured beside
+// the source. It uses no proxy, follows no redirect and keeps no connection.
+func Direct(u *url.URL, l Limits) *http.Client {
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext:            newReach(u, hostsFile).dial(l.Dial),
+			TLSHandshakeTimeout:    l.TLS,
+			ResponseHeaderTimeout:  l.Headers,
+			MaxResponseHeaderBytes: maxHeaders,
+			DisableCompression:     true,
+			DisableKeepAlives:      true,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		},
+	}
+}
+
 // Stream requests an archive of this size, from its beginning or from the end of the piece
 // that is stored. If the server's answer may not continue that piece, Stream requests the
 // archive from its beginning. allow is as for [Client.Ask]. The caller closes the body.
