@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const module = "github.com/machinemon/machinemon-update/"
@@ -94,6 +96,7 @@ func allowed(from, to string) (problem string) {
 // TestLayout shows that imports have one direction: cmd, then a step, then the lower
 // packages.
 func TestLayout(t *testing.T) {
+	testkit.Slow(t)
 	for _, p := range list(t) {
 		from := p.name()
 		if dir, name := path.Split(from); dir == "internal/" && name != "systemtest" && from != program && !slices.Contains(testOnly, from) && !slices.Contains(steps, name) && !slices.Contains(lower, name) {
@@ -128,6 +131,7 @@ func TestLayout(t *testing.T) {
 // TestLinked shows which packages each program does not link. internal/trust is part of
 // several programs, so go-tuf's own client, which downloads, must not come with it.
 func TestLinked(t *testing.T) {
+	testkit.Slow(t)
 	const (
 		cobra = "github.com/spf13/cobra"
 		tuf   = "github.com/theupdateframework/go-tuf/v2/metadata"

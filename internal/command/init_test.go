@@ -17,6 +17,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/systemtest/programs"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // listeningMachine is a systemd whose units have this test's processes.
@@ -58,6 +59,7 @@ func (listeningMachine) Try(_ context.Context, s systemd.Sandbox) (r systemd.San
 // TestInit: the target file of a running unit names its program, its version command and
 // its port, and is one that check-config accepts.
 func TestInit(t *testing.T) {
+	testkit.Slow(t)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	ok(t, err)
 	defer l.Close()

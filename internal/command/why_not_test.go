@@ -37,6 +37,7 @@ func (fakeMachine) Close()                             {}
 
 // TestOutlook: what status says about the next scheduled run.
 func TestOutlook(t *testing.T) {
+	testkit.Slow(t)
 	running := systemd.Unit{Load: "loaded", Active: "active"}
 	next := time.Date(2026, 11, 1, 13, 0, 0, 0, time.UTC)
 	elsewhere := time.FixedZone("", 3600) // the time zone of the machine

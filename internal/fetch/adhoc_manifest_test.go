@@ -13,11 +13,13 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestBare checks that an archive that the operator names needs no manifest, but must meet
 // the target's requirements.
 func TestBare(t *testing.T) {
+	testkit.Slow(t)
 	sum := manifest.Digest(payload)
 	named := func(t *target.Target) { t.Source.Asset = "agent-{version}.{os}.tar.gz" }
 	asks := func(t *target.Target) { t.Health.VersionCommand = []string{"/usr/local/bin/agent", "--version"} }

@@ -15,6 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const (
@@ -85,6 +86,7 @@ func (s site) asked() *[]string {
 
 // TestDeltas checks which files are downloaded if there is no fault.
 func TestDeltas(t *testing.T) {
+	testkit.Slow(t)
 	agent, tool := state.ReceiptFile{Entry: "agent", Name: "0"}, state.ReceiptFile{Entry: "tool", Name: "1"}
 	install := func(name, content string) func(*testing.T, *bench, *manifest.Manifest) {
 		return func(t *testing.T, b *bench, _ *manifest.Manifest) {

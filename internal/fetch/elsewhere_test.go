@@ -124,6 +124,7 @@ func TestElsewhere(t *testing.T) {
 
 // TestElsewhereSigned: what is signed, and its signature, are on the publisher's server.
 func TestElsewhereSigned(t *testing.T) {
+	testkit.Slow(t)
 	mini, stranger := signaturetest.NewMinisign(t), signaturetest.NewMinisign(t)
 	sum := manifest.Digest(payload)
 	listed := sum + "  " + signedName + "\n"

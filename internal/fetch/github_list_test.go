@@ -11,6 +11,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -46,6 +47,7 @@ func nightlies(n int) (all []releases.Tagged) {
 // TestGitHubVersions checks that source.versions with bounds selects the highest release
 // in the list that fits.
 func TestGitHubVersions(t *testing.T) {
+	testkit.Slow(t)
 	const list = "/repos/the-owner/agent/releases"
 	for _, c := range []struct {
 		name     string
@@ -148,6 +150,7 @@ func TestGitHubVersionsCache(t *testing.T) {
 
 // TestGitHubVersionsHostile has hostile lists.
 func TestGitHubVersionsHostile(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name, answer string
 		result       state.Result

@@ -15,6 +15,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 const signedName = "agent-2.0.0.tar.gz"
@@ -53,6 +54,7 @@ func hubSource(url string) string {
 // TestSignatures downloads releases of which something is signed, and those of which
 // nothing is, or not by the publisher.
 func TestSignatures(t *testing.T) {
+	testkit.Slow(t)
 	var (
 		mini, stranger = signaturetest.NewMinisign(t), signaturetest.NewMinisign(t)
 		pgp            = signaturetest.NewOpenPGP(t, time.Now().Add(-time.Hour), 0)

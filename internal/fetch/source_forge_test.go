@@ -11,6 +11,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 	"github.com/machinemon/machinemon-update/internal/target"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -38,6 +39,7 @@ func bothForges(t *testing.T, test func(t *testing.T, kind string)) {
 }
 
 func TestForge(t *testing.T) {
+	testkit.Slow(t)
 	tagged := func(tag string) releases.Tagged {
 		r := undigested(sums(payloadSum))
 		r.Tag = tag

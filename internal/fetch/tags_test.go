@@ -11,6 +11,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // ofApp returns a release of one program of several in a repository. Its archive has the
@@ -29,6 +30,7 @@ func prerelease(r releases.Tagged) releases.Tagged {
 // TestTags has a row for each form of a tag: which release is taken, or which words say
 // that none is.
 func TestTags(t *testing.T) {
+	testkit.Slow(t)
 	several := []releases.Tagged{ofApp("app/v1.2.3", "v1.2.3"), ofApp("app/v1.10.0", "v1.10.0"), ofApp("app/v1.9.9", "v1.9.9"), ofApp("cli/v7.0.0", "v7.0.0"), ofApp("v9.0.0", "v9.0.0"), {Tag: "helm-chart-0.9.1"}}
 	for _, c := range []struct {
 		name        string

@@ -30,6 +30,7 @@ func outcomeOf(p prober, limit time.Duration) string {
 }
 
 func TestProbes(t *testing.T) {
+	testkit.Slow(t)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("all is well")) })
 	mux.HandleFunc("/500", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
@@ -154,6 +155,7 @@ func serve(t *testing.T, network, address string, answer func(net.Conn)) string 
 func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
 
 func TestCommand(t *testing.T) {
+	testkit.Slow(t)
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	for _, c := range []struct {

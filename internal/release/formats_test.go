@@ -12,10 +12,12 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/archive"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestPublishFormats: the contents and deltas of a zip and of a program without an archive.
 func TestPublishFormats(t *testing.T) {
+	testkit.Slow(t)
 	s := newTestDir(t)
 	bodies := []string{}
 	for i := range 2 {

@@ -114,6 +114,7 @@ func (s *testDir) copyTo(dir string) *testDir {
 }
 
 func TestSigned(t *testing.T) {
+	testkit.Slow(t)
 	s := newTestDir(t)
 	_, err := Refresh(s.dir, s.keys, s.now)
 	s.refused(err, "nothing is published yet")

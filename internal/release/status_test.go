@@ -95,6 +95,7 @@ func TestTimestampLost(t *testing.T) {
 // TestInterruptedFirst: a first publication has no earlier timestamp. The next run starts
 // it again, wherever it was killed. The directory may have been unsigned before.
 func TestInterruptedFirst(t *testing.T) {
+	testkit.Slow(t)
 	defer func(f func(string) error) { kept = f }(kept)
 	for _, unsigned := range []bool{false, true} {
 		for _, step := range []string{"1.targets.json", "1.snapshot.json"} {

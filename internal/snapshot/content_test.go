@@ -127,6 +127,7 @@ func TestShared(t *testing.T) {
 // TestCopy: all ways of copying have the same result. The kernel of this test would
 // otherwise use only the first.
 func TestCopy(t *testing.T) {
+	testkit.Slow(t)
 	everywhere(t, func(t *testing.T, dir string) {
 		for _, size := range []int{0, 1, 4095, 4096, 1<<20 + 1, 5 << 20} {
 			for _, holey := range []bool{false, true} {

@@ -94,6 +94,7 @@ func (r *rig) rooms(t *testing.T) (all []string) {
 
 // TestFullDisk: a release that fills the disk is rolled back, with data and records.
 func TestFullDisk(t *testing.T) {
+	testkit.Slow(t)
 	for name, prepare := range map[string]func(*testing.T, *rig){
 		"a trial": badTrial,
 		"with a hook": func(t *testing.T, r *rig) {
@@ -185,6 +186,7 @@ func (r *rig) lookedAgain(t *testing.T) {
 // TestAgain: a rollback that failed for want of space is tried again when there is space,
 // by its timer or at boot, but not on data that were written since.
 func TestAgain(t *testing.T) {
+	testkit.Slow(t)
 	t.Run("when there is space", func(t *testing.T) {
 		r := unreturned(t)
 		restarts := r.sys.called("restart agent.service")

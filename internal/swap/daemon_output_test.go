@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestSaid checks that the record has the lines of the new program and of no other.
@@ -75,6 +76,7 @@ func TestNothingSaid(t *testing.T) {
 
 // TestRecordRejects checks that the record names the release that it rejected.
 func TestRecordRejects(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	for i := range state.MaxInterruptions {
 		r.offer(t, state.AttemptID(fmt.Sprint("a", i)), "v2", 2, release2)
@@ -103,6 +105,7 @@ func TestRecordRejects(t *testing.T) {
 // TestLastWords checks that a failed rollback records the last line of the old program,
 // which does not run, and no line of another start.
 func TestLastWords(t *testing.T) {
+	testkit.Slow(t)
 	const started = time.Hour // from the start of the test
 	ready, fatal := systemd.LogLine{Text: "2.0 is ready", Invocation: "2nd"}, systemd.LogLine{Text: "\x1b[31mFATAL\x1b[0m: schema 2", Invocation: "3rd", At: started}
 	for name, c := range map[string]struct {

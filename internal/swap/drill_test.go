@@ -9,6 +9,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // drill asks for a drill of a healthy agent, and starts its trial.
@@ -34,6 +35,7 @@ func entered(r *rig, at time.Duration) {
 }
 
 func TestDrill(t *testing.T) {
+	testkit.Slow(t)
 	for _, more := range []string{"", "[hooks]\npre_swap = ['/bin/migrate']\n", "[[install]]\nfrom = 'web/'\nto = '%s'\noptional = true\n"} {
 		r := newRig(t)
 		must(t, os.MkdirAll(r.at("opt"), 0o755))

@@ -103,6 +103,7 @@ func TestListed(t *testing.T) {
 
 // TestListedIsTheirs checks that files that others created or changed are left alone.
 func TestListedIsTheirs(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.listing(t)
 	r.put(t, "bin/agent-a", file{"the operator's", 0o755, 0})

@@ -122,6 +122,7 @@ func (r *rig) serves(t *testing.T) {
 // TestPlantsReported checks what root says about foreign files, and that it says nothing
 // about what is left of an ordinary attempt.
 func TestPlantsReported(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	must(t, r.tree.SetHandover("agent", state.Handover{Attempt: "a1"}))
 	must(t, r.tree.SetFallback("agent", state.Fallback{Attempt: "a1"}))
@@ -276,6 +277,7 @@ func TestDeepPlant(t *testing.T) {
 // TestForgedManifest checks that the verifier cannot install a release of its own: its
 // manifest must be the one that the fetcher handed on in this attempt.
 func TestForgedManifest(t *testing.T) {
+	testkit.Slow(t)
 	handOn := func(attempt state.AttemptID, digest string) func(t *testing.T, r *rig) {
 		return func(t *testing.T, r *rig) {
 			must(t, r.tree.SetHandover("agent", state.Handover{Attempt: attempt, Manifest: digest}))

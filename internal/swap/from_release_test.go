@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestFromRelease checks that root runs its own, checked copy of the release's program
@@ -98,6 +99,7 @@ func TestFromRelease(t *testing.T) {
 
 // TestUnrun checks what is said of the script that a release brings for its own updater.
 func TestUnrun(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.listing(t)
 	list := "bin:agent-a\nbin:agent-update\n"

@@ -7,11 +7,13 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestGlob: a glob must match exactly one file of the manifest's contents, or, without
 // contents, of what the verifier hands on.
 func TestGlob(t *testing.T) {
+	testkit.Slow(t)
 	for name, row := range map[string]struct {
 		entries  map[string]string
 		contents bool

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestPreSwap checks what the hook is told and sees, and what becomes of its work.
 func TestPreSwap(t *testing.T) {
+	testkit.Slow(t)
 	t.Run("committed", func(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)

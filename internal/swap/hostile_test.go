@@ -302,6 +302,7 @@ func immutable(t *testing.T, path string, on bool) {
 
 // TestObstacles checks destinations that cannot be written, before and during the trial.
 func TestObstacles(t *testing.T) {
+	testkit.Slow(t)
 	t.Run("immutable file", func(t *testing.T) {
 		r := newRig(t)
 		immutable(t, r.at("bin/agent"), true)

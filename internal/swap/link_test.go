@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // linkLine stands for the line of a target file that makes a tree one of several, to which
@@ -73,6 +74,7 @@ func (r *rig) update(t *testing.T, attempt state.AttemptID, version string, sequ
 // TestLink installs each release in a directory of its own. Of these, the one that runs
 // and the previous one stay.
 func TestLink(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.withTree(t, linkLine, oldTreeFiles)
 	before := r.treeIno(t)
@@ -153,6 +155,7 @@ func TestLinkGoesBack(t *testing.T) {
 // TestLinkByOthers shows what becomes of a link that somebody else changed. Nothing that
 // it leads to is removed.
 func TestLinkByOthers(t *testing.T) {
+	testkit.Slow(t)
 	point := func(t *testing.T, r *rig, to string) {
 		must(t, os.Remove(r.at("opt/app")))
 		must(t, os.Symlink(to, r.at("opt/app")))
@@ -205,6 +208,7 @@ func TestLinkByOthers(t *testing.T) {
 
 // TestLinkRefused shows which links are refused. Nothing has changed then.
 func TestLinkRefused(t *testing.T) {
+	testkit.Slow(t)
 	for _, row := range []struct {
 		name, to string
 		prepare  func(*testing.T, *rig)

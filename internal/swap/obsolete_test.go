@@ -49,6 +49,7 @@ func TestGoneCannotGo(t *testing.T) {
 // TestGoneIsTheirs checks that an obsolete file stays if it is a link now, or if another
 // target names it.
 func TestGoneIsTheirs(t *testing.T) {
+	testkit.Slow(t)
 	for name, plant := range map[string]func(t *testing.T, r *rig){
 		"a link": func(t *testing.T, r *rig) {
 			must(t, os.Remove(r.at("bin/agent-a")))

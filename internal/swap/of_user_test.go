@@ -387,6 +387,7 @@ func TestOfUserKilled(t *testing.T) {
 // TestOfUserProven: only a process that runs the bytes of the release proves it, not
 // what is at the path.
 func TestOfUserProven(t *testing.T) {
+	testkit.Slow(t)
 	sleep, err := os.ReadFile("/bin/sleep")
 	must(t, err)
 	for _, row := range []struct {

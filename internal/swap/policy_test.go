@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestLower checks that the swapper itself refuses a lower version in an unattended
 // attempt, and a release outside source.versions, when the fetcher hands these on.
 func TestLower(t *testing.T) {
+	testkit.Slow(t)
 	const allowed, bounded = "[source]\ndowngrade = true\n", "[source]\nversions = '>=1'\n"
 	for _, c := range []struct {
 		name     string

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // public returns what all users can read of the records of agent.
@@ -31,6 +32,7 @@ func (r *rig) public(t *testing.T) string {
 // content of a file could be verified that only some users may read, like the old
 // bin/agent: neither its own, nor that of a release to which it belongs.
 func TestGoingBackToASecret(t *testing.T) {
+	testkit.Slow(t)
 	for _, row := range []struct {
 		name    string
 		finding state.Finding

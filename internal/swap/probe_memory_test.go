@@ -113,6 +113,7 @@ func TestForesee(t *testing.T) {
 
 // TestWeigh checks what the swap decides from its own baseline.
 func TestWeigh(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name       string
 		origin     state.Origin

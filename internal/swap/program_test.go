@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestUnjudgeable checks that a release that no trial could judge is refused before a
@@ -95,6 +96,7 @@ func TestMainID(t *testing.T) {
 // TestCommitAside checks that the program that the gate saw need not be the main process,
 // and that a unit that needs no process is committed without one.
 func TestCommitAside(t *testing.T) {
+	testkit.Slow(t)
 	sleep, err := exec.LookPath("sleep")
 	must(t, err)
 	program, err := os.ReadFile(sleep)

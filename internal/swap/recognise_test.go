@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // TestRecognise checks that the release that the last check found counts as installed if
 // something else installed it, and that other changes still count as made by hand.
 func TestRecognise(t *testing.T) {
+	testkit.Slow(t)
 	const theirs = "installed by the program's own installer"
 	for name, c := range map[string]struct {
 		agent    string // content of the main file

@@ -165,6 +165,7 @@ func TestServerDown(t *testing.T) {
 // TestRollbackFails checks that the journal stays open and every file is kept until the
 // old program runs.
 func TestRollbackFails(t *testing.T) {
+	testkit.Slow(t)
 	for name, c := range map[string]struct {
 		breaks func(*testing.T, *rig)
 		mends  func(*testing.T, *rig)

@@ -32,6 +32,7 @@ func newFullRig(t *testing.T) *rig {
 }
 
 func TestPreviousGivenUp(t *testing.T) {
+	testkit.Slow(t)
 	r := newFullRig(t)
 	if p := r.status(t).Previous; p.Version != "v1" || p.File(r.at("bin/agent")).Size != int64(len(large("2")["agent"])) {
 		t.Errorf("kept is %+v", p)

@@ -14,6 +14,7 @@ import (
 	"github.com/machinemon/machinemon-update/internal/signature/signaturetest"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // publisher signs the releases of a rig's target, whose source is on GitHub.
@@ -88,6 +89,7 @@ func (p publisher) offer(t *testing.T, attempt state.AttemptID, version string, 
 // TestSignedArchive shows that root installs only what is in the archive that the publisher
 // has signed, whatever the verifier hands on.
 func TestSignedArchive(t *testing.T) {
+	testkit.Slow(t)
 	stranger := signaturetest.NewMinisign(t)
 	other := []byte("another archive")
 	for _, c := range []struct {

@@ -183,6 +183,7 @@ func TestTree(t *testing.T) {
 }
 
 func TestTreeRollsBack(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name, keep string
 		old        map[string]string
@@ -330,6 +331,7 @@ func killTree(t *testing.T, line string, old, new map[string]string) {
 
 // TestTreeRefused shows what a tree is refused for. Nothing has changed then.
 func TestTreeRefused(t *testing.T) {
+	testkit.Slow(t)
 	with := func(name, content string) map[string]string {
 		files := withPublished(release2, "2", publishedTree)
 		files[name] = content

@@ -141,6 +141,7 @@ func TestDependents(t *testing.T) {
 
 // TestRestartFails checks that a failed job is not an error, but a lost systemd is.
 func TestRestartFails(t *testing.T) {
+	testkit.Slow(t)
 	r := newRig(t)
 	r.sys.fails["restart agent.service"] = &systemd.JobError{Verb: "restart", Unit: "agent.service", Result: "failed"}
 	goodTrial(t, r)
@@ -316,6 +317,7 @@ func TestCommitRefused(t *testing.T) {
 }
 
 func TestPreflight(t *testing.T) {
+	testkit.Slow(t)
 	for name, c := range map[string]struct {
 		result systemd.SandboxResult
 		fails  error

@@ -8,6 +8,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/state"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
 )
@@ -94,6 +95,7 @@ func (r *rig) commit(t *testing.T, attempt state.AttemptID) {
 
 // TestSigned checks that a signed release is installed and recorded as signed.
 func TestSigned(t *testing.T) {
+	testkit.Slow(t)
 	r, repo := signed(t)
 	r.offerSigned(t, repo, "a1", "v2", 2, release2, nil, nil)
 	r.step(t, "swap")
@@ -148,6 +150,7 @@ func TestSigned(t *testing.T) {
 // TestSignedRefused checks that a release changes nothing if no key vouches for it, or
 // only for other machines or another time.
 func TestSignedRefused(t *testing.T) {
+	testkit.Slow(t)
 	for _, c := range []struct {
 		name   string
 		rig    func(t *testing.T, r *rig, repo *trusttest.Repo)

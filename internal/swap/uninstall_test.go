@@ -10,6 +10,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // besideList returns the list of directories that a purge removes.
@@ -22,6 +23,7 @@ func (r *rig) besideList(t *testing.T) []string {
 
 // TestLeave checks that no trial stays open when the package is removed.
 func TestLeave(t *testing.T) {
+	testkit.Slow(t)
 	decide := func(t *testing.T, r *rig, v state.Verdict) {
 		j, err := r.tree.Journal("agent")
 		must(t, err)

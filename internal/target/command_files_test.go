@@ -11,6 +11,7 @@ import (
 // TestCommandFiles: a script that an interpreter or a wrapper runs as root must be
 // writable by root alone, like a program; data may belong to others.
 func TestCommandFiles(t *testing.T) {
+	testkit.Slow(t)
 	testkit.NeedRoot(t, "it gives a file to another user")
 	for command, refused := range map[string]bool{
 		"'/opt/x/hook.sh'":                                     true,

@@ -32,8 +32,8 @@ func NeedRoot(t testing.TB, reason string) {
 	t.Fatalf("cannot run without root: %s (hint: run it as root, or leave such tests out with -short)", reason)
 }
 
-// Slow skips a test under -short, because it takes half a second of a processor or more;
-// "make test" runs it.
+// Slow skips a test under -short, because it takes a third of a second of a processor or
+// more; "make test" runs it.
 func Slow(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

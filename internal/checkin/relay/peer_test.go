@@ -11,6 +11,7 @@ import (
 	"testing/iotest"
 
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
 // head is the first line of the kernel's tables; the addresses are little-endian.
@@ -65,6 +66,7 @@ func TestOwner(t *testing.T) {
 
 // TestPeer reads the kernel's own table, for an open and for a closed connection.
 func TestPeer(t *testing.T) {
+	testkit.Slow(t)
 	for _, at := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
 		l, err := net.Listen("tcp", at)
 		if err != nil {

@@ -103,6 +103,7 @@ func TestBadServers(t *testing.T) {
 
 // TestTLS checks that ca_file verifies the server, unless insecure_skip_tls is set.
 func TestTLS(t *testing.T) {
+	testkit.Slow(t)
 	b := newBench(t, plainAnswer, nil)
 	at := *b.config.CheckIn
 	if a := b.checkIn("{}"); a.status != 200 {
