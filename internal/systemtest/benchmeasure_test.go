@@ -69,8 +69,9 @@ func (b *bench) round(r *benchRow) {
 	b.must("systemctl", "reset-failed") // starts count towards the start limit
 }
 
-// benchSteps are the units of a chain, in the order of the table.
-var benchSteps = []string{"fetch", "verify", "baseline", "swap", "health-gate", "command", "commit", "rollback", "inform"}
+// benchSteps are the units of a chain until the verdict is carried out, in the order of the
+// table.
+var benchSteps = []string{"fetch", "verify", "baseline", "swap", "health-gate", "command", "commit", "rollback"}
 
 // steps returns what systemd has measured of the units of a target that have run since.
 func (b *bench) steps(target string, since float64) map[string]unitSample {
