@@ -112,6 +112,7 @@ func (d *database) open() *store {
 type postgres struct {
 	dir     string
 	process *exec.Cmd
+	ended   chan struct{} // closed when the process has ended
 	db      *sql.DB
 }
 
@@ -187,11 +188,16 @@ func (p *postgres) start(bin string) error {
 	defer log.Close()
 	p.process.Stdout, p.process.Stderr = log, log
 	started := make(chan error)
+	p.ended = make(chan struct{})
 	go func() {
 		// Pdeathsig applies when the thread ends, so this goroutine keeps its thread.
 		runtime.LockOSThread()
-		started <- p.process.Start()
-		select {}
+		defer close(p.ended)
+		err := p.process.Start()
+		started <- err
+		if err == nil {
+			p.process.Wait() // stop made it end
+		}
 	}()
 	if err := <-started; err != nil {
 		return err
@@ -216,7 +222,7 @@ func (p *postgres) stop() {
 	}
 	if p.process != nil && p.process.Process != nil {
 		p.process.Process.Signal(syscall.SIGQUIT) // immediate shutdown: its data are not needed any more
-		p.process.Wait()
+		<-p.ended
 	}
 	if err := os.RemoveAll(p.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintln(os.Stderr, err)
