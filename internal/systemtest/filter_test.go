@@ -227,7 +227,7 @@ func TestFilterOfSystemd249(t *testing.T) {
 		for _, v := range []string{"1.8.0", "1.9.0"} {
 			p.publish(version(v))
 			c.show(p)
-			c.assertDownloads(version(v), func() { c.apply(0, "committed "+v) }, map[string]string{"1.8.0": "archive", "1.9.0": "delta"}[v])
+			c.assertDownloads(version(v), func() { c.apply(0, "committed "+v) }, map[string]string{"1.8.0": "archive", "1.9.0": "patch"}[v])
 		}
 		c.assertClosed("1.8.0")
 
