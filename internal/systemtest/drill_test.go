@@ -25,7 +25,8 @@ command = ["/usr/bin/touch", "/run/told"]
 	c.step("drill", func() {
 		since, before := c.cursor(), digest(c.readFile(testdPath))
 		began := time.Now()
-		c.said(c.run("machinemon-update", "drill", "testd"), 0, "drill passed: rolled back to 1.1.0, the service was away ", "its main process exited with status 1")
+		c.said(c.run("machinemon-update", "drill", "testd"), 0, "drill passed: rolled back to 1.1.0, the service was away ",
+			"the failure that was seen: its main process ") // its exit, or on a busy machine its restart by systemd
 		took := time.Since(began)
 		c.assertRuns(releases.Daemon{Version: "1.1.0"})
 		if digest(c.readFile(testdPath)) != before {
