@@ -170,11 +170,16 @@ func TestFilterOfSystemd249(t *testing.T) {
 		c.said(c.run("machinemon-update", "rollback", "testd"), 0, "committed 1.0.0")
 		c.assertRuns(version("1.0.0"))
 	})
-	step("schedule", func() {
+	step("schedule, with the lock of a fleet", func() {
+		c.serveLock(&fleetLock{})
+		c.target(testdTarget + "[schedule]\nfleetlock_url = \"http://" + fleetAt + "\"\n")
 		c.must("machinemon-update", "enable", "testd")
 		c.must("systemctl", "stop", "machinemon-fetch@testd.timer") // only the run below may start
 		c.publish(c.dir, version("1.3.0"))
+		since := c.cursor()
 		c.installs("1.3.0")
+		c.awaitEvent(since, "machinemon-unlock@testd.service started")
+		c.target(testdTarget)
 	})
 	step("import", func() {
 		c.publish(c.dir, version("1.4.0"))
