@@ -63,7 +63,7 @@ type Known struct {
 	Units   []Unit       // nil: not known, or none
 	Ahead   string       // which update this one waits for, as a sentence; "" for none
 	// Deferred is what an attempt was told that asked whether it may install now; nil if it
-	// may, or nobody asked.
+	// may, or if no attempt has asked.
 	Deferred *state.Deferral
 	Release  *Release // nil: before its manifest was read
 	History  []state.Attempt

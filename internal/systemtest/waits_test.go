@@ -203,7 +203,7 @@ fi
 			return c.run("systemctl", "is-active", "machinemon-unlock@testd.timer").Stdout == "active\n"
 		}))
 		if l.held() == "" {
-			c.t.Error("nobody holds the lock")
+			c.t.Error("the lock is not held")
 		}
 		running()
 		since := c.cursor()
