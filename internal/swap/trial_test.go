@@ -444,3 +444,25 @@ func (r *rig) untouched(t *testing.T) {
 		}
 	}
 }
+
+// TestGateStartsBefore: the gate's unit starts before the program, unless systemd hands it
+// files, which the new program may write.
+func TestGateStartsBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		probe string
+		want  int
+	}{
+		"no file":    {"http = 'http://127.0.0.1/'\n", 1},
+		"an own CA":  {"http = 'https://127.0.0.1/'\nca_file = '/etc/agent.pem'\n", 0},
+		"a password": {"http = 'http://127.0.0.1/'\nheaders_file = '/etc/agent.headers'\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.configure(t, "[[health.probe]]\n"+c.probe)
+			trial(t, r)
+			if n := r.sys.called("queue machinemon-health-gate@agent.service"); n != c.want {
+				t.Errorf("the gate was started %d times, want %d: %q", n, c.want, r.sys.calls)
+			}
+		})
+	}
+}
