@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"time"
 
-	"github.com/machinemon/machinemon-update/internal/dirtree"
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
@@ -49,87 +47,6 @@ type Signed struct {
 	Role    string    `json:"role"`
 	Version int64     `json:"version"`
 	Expires time.Time `json:"expires"`
-}
-
-// File is an installed file.
-type File struct {
-	To     string `json:"to"`
-	SHA256 string `json:"sha256"`
-	Backup string `json:"backup,omitempty"` // of a previous release: the path of its bytes
-	// Size is that of Backup in bytes; 0 if it is not known.
-	Size int64 `json:"size,omitempty"`
-	// Created says that an update created the file.
-	Created bool `json:"created,omitempty"`
-	// Private says that not all users may read the file, and thus its digest.
-	Private bool `json:"private,omitempty"`
-	// Tree says that this is a directory, and SHA256 its digest in the terms of package
-	// tree; nil for a file.
-	Tree *Directory `json:"tree,omitempty"`
-}
-
-// Directory is what is recorded of a tree that is installed.
-type Directory struct {
-	Keep []string `json:"keep,omitempty"` // the names below it that are no part of its digest
-	// Mark is that of package dirtree, of the installed directory; "" if it is not known.
-	Mark string `json:"mark,omitempty"`
-	// Releases is the directory that has each release in a directory of its own. To is a
-	// link to one of these then. It is "" if To is the tree itself.
-	Releases string `json:"releases,omitempty"`
-}
-
-// Hidden reports whether the file's digest is not shown to this user.
-func (f File) Hidden() bool { return f.SHA256 == hiddenSum }
-
-// Dir returns the directory in which the bytes of the file are, or those of its releases.
-func (f File) Dir() string {
-	if f.Tree != nil && f.Tree.Releases != "" {
-		return f.Tree.Releases
-	}
-	return filepath.Dir(f.To)
-}
-
-// tree returns the path of a tree. The backup of one is no link.
-func (f File) tree() string {
-	if f.Tree.Releases != "" {
-		if dir, err := dirtree.Follow(f.To); err == nil {
-			return dir
-		}
-	}
-	return f.To
-}
-
-// Digest returns the digest of what is at the file's place; "" if there is nothing.
-func (f File) Digest() (sum string, err error) {
-	if durable.OfUser(f.To) {
-		return "", fmt.Errorf("root does not read %s, which is in a user's directory", f.To)
-	}
-	if f.Tree != nil {
-		sum, err = dirtree.Digest(f.tree(), f.Tree.Keep)
-	} else {
-		sum, err = durable.FileSHA256(f.To)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return sum, err
-}
-
-// Marked returns the mark of the tree that is at the file's place now.
-func (f File) Marked() (string, error) { return dirtree.Mark(f.tree(), f.Tree.Keep) }
-
-// Same reports whether what is at the file's place is what the release left there. Root
-// does not look into a user's directory: there, only the swap notices a change.
-func (f File) Same() bool {
-	if durable.OfUser(f.To) {
-		return true
-	}
-	if f.Tree != nil && f.Tree.Mark != "" {
-		if mark, err := f.Marked(); err == nil && mark == f.Tree.Mark {
-			return true
-		}
-	}
-	sum, err := f.Digest()
-	return err == nil && sum == f.SHA256
 }
 
 // Release is what an attempt installed.
@@ -323,57 +240,4 @@ func (s *Status) Record(a Attempt) {
 		}
 	}
 	s.Attempts = append(s.Attempts, a)
-}
-
-// ErrDamaged means that a file does not have the content that this package writes.
-var ErrDamaged = errors.New("it is damaged")
-
-// readIfThere reads a file of this package, and returns nil if it does not exist.
-func readIfThere[T any](path string) (*T, error) {
-	v := new(T)
-	err := readJSON(path, v)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return v, nil
-}
-
-func readJSON(path string, v any) error { return readLarge(path, maxFile, v) }
-
-func readLarge(path string, most int64, v any) error {
-	data, err := durable.ReadFile(path, most)
-	if errors.Is(err, durable.ErrTooLarge) {
-		err = ErrDamaged
-	}
-	if errors.Is(err, durable.ErrSymlink) || errors.Is(err, durable.ErrNotRegular) {
-		err = fmt.Errorf("%w: %w", ErrDamaged, durable.Cause(err))
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
-	}
-	var head struct{ Format int }
-	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
-	}
-	if head.Format > Format {
-		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d", path, head.Format, Format)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
-	}
-	return nil
-}
-
-// writeJSON writes a file that all users may read.
-func writeJSON(path string, v any) error { return writeJSONAs(path, v, 0o644) }
-
-func writeJSONAs(path string, v any, mode fs.FileMode) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	return durable.WriteFile(path, append(data, '\n'), mode)
 }
