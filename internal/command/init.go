@@ -27,8 +27,8 @@ import (
 )
 
 // initFrom is where the releases of the target that init describes come from; at most one
-// is not "".
-type initFrom struct{ github, manifest, file string }
+// of the first three is not "". token is the file that has the token of a private repository.
+type initFrom struct{ github, manifest, file, token string }
 
 // addInit adds the verb by add.
 func (a *app) addInit(add func(use, short, more string, args cobra.PositionalArgs, complete cobra.CompletionFunc, run func([]string) error) *cobra.Command) {
@@ -56,9 +56,22 @@ unless there is such a target.`, oneSource, completeSecond, func(args []string) 
 				return err
 			}
 		}
+		if from.token != "" {
+			if from.github == "" {
+				return cli.Usagef("--token-file is that of a repository (hint: name it by --github)")
+			}
+			var err error
+			if from.token, err = filepath.Abs(from.token); err != nil {
+				return err
+			}
+			if _, err := os.Stat(from.token); err != nil {
+				return cli.Usagef("cannot read %s: %w (hint: write the token to this file, and chmod 0600 it)", from.token, durable.Cause(err))
+			}
+		}
 		return a.initTarget(args[0], from, write)
 	}).Flags()
 	flags.StringVar(&from.github, "github", "", "`OWNER/NAME` of the program's repository")
+	flags.StringVar(&from.token, "token-file", "", "`FILE` with the token of a private repository")
 	flags.StringVar(&from.manifest, "manifest", "", "`URL` of the publisher's manifest")
 	flags.BoolVar(&write, "write", false, "write the file, and let systemd read it")
 }
@@ -256,7 +269,11 @@ func (f initFrom) lines(release newest) string {
 		} else if release.Version != "" {
 			says = "Write the name of the archive; none of release " + release.Version + " says " + manifest.Host() + ". It has " + target.SomeNames(release.Names) + "."
 		}
-		return fmt.Sprintf("type = \"github\"\nrepo = %q\n# %s\nasset = %q\n", f.github, state.Printable(says), asset)
+		token := ""
+		if f.token != "" {
+			token = fmt.Sprintf("token_file = %q\n", f.token)
+		}
+		return fmt.Sprintf("type = \"github\"\nrepo = %q\n%s# %s\nasset = %q\n", f.github, token, state.Printable(says), asset)
 	case f.manifest != "":
 		return fmt.Sprintf("url = %q\n", f.manifest)
 	case f.file != "":

@@ -44,6 +44,7 @@ type surveyor struct {
 	machine machine
 	name    string
 	dir     string // only root can enter it
+	token   string // the file that has the source's token; "" for none
 }
 
 // survey asks the source for its newest release, and lists its archive. program is the name
@@ -54,7 +55,7 @@ func (a *app) survey(ctx context.Context, m machine, name, program string, from 
 		return r, err
 	}
 	defer os.RemoveAll(dir)
-	s := surveyor{a, m, name, dir}
+	s := surveyor{a, m, name, dir, from.token}
 	source := from.source()
 	r, err = s.ask(ctx, source)
 	if err == nil && from.github != "" {
@@ -76,7 +77,7 @@ func (a *app) survey(ctx context.Context, m machine, name, program string, from 
 
 // ask makes the fetcher say what the source has.
 func (s surveyor) ask(ctx context.Context, source []string) (r newest, err error) {
-	end, err := s.try(ctx, systemd.Sandbox{Argv: append([]string{s.fetcher, "survey"}, source...), User: "machinemon-fetch", Network: true, Time: 2 * time.Minute, MaxOutput: maxListing})
+	end, err := s.try(ctx, systemd.Sandbox{Argv: append([]string{s.fetcher, "survey"}, source...), User: "machinemon-fetch", Token: s.token, Network: true, Time: 2 * time.Minute, MaxOutput: maxListing})
 	if err != nil {
 		return r, err
 	}
@@ -99,7 +100,7 @@ func (s surveyor) list(ctx context.Context, source []string, r newest) ([]string
 		return nil, fmt.Errorf("cannot read %s: it needs %d bytes in %s, %d are free (hint: TMPDIR can name a directory of another disk)", state.Printable(r.File), r.Size, filepath.Dir(s.dir), free)
 	}
 	archive := filepath.Join(s.dir, "archive")
-	end, err := s.try(ctx, systemd.Sandbox{Argv: append([]string{s.fetcher, "archive"}, source...), User: "machinemon-fetch", Network: true, Keep: true,
+	end, err := s.try(ctx, systemd.Sandbox{Argv: append([]string{s.fetcher, "archive"}, source...), User: "machinemon-fetch", Token: s.token, Network: true, Keep: true,
 		Output: archive, Time: fetchTime, MaxOutput: r.Size + 64<<10})
 	if err != nil {
 		return nil, err

@@ -32,17 +32,21 @@ func (listeningMachine) Try(_ context.Context, s systemd.Sandbox) (r systemd.San
 	answers := map[string]string{
 		"survey github owner/true": `{"version":"v1.2.0","names":["true_1.2.0_linux_` + runtime.GOARCH + `.tar.gz","sums"]}`,
 		"survey github owner/true true_1.2.0_linux_" + runtime.GOARCH + ".tar.gz": `{"version":"v1.2.0","file":"true_1.2.0_linux_` + runtime.GOARCH + `.tar.gz","size":5}`,
-		"survey github owner/other":                  `{"version":"2","names":["source.tar.gz"]}`,
-		"survey github owner/gone":                   `{"result":"not downloaded","error":"cannot download it: 404"}`,
-		"survey manifest https://example.com/m.json": `{"version":"1.2.0","product":"truth","file":"a.zip","size":5}`,
-		"survey file /srv/releases":                  `{"version":"1.2.0","file":"a.zip","size":5}`,
-		"survey file /srv/large":                     `{"version":"1.2.0","file":"a.zip","size":4611686018427387904}`,
-		"--list archive of github":                   `{"contents":{"true-1.2.0/bin/true":{},"true-1.2.0/README":{}}}`,
-		"--list archive of manifest":                 `{"contents":{"bin/false":{}, "a":{}}}`,
-		"--list archive of file":                     `{"error":"it is no archive\u001b[31m"}`,
+		"survey github owner/private with /etc/hosts":                             `{"version":"2","names":["source.tar.gz"]}`,
+		"survey github owner/other":                                               `{"version":"2","names":["source.tar.gz"]}`,
+		"survey github owner/gone":                                                `{"result":"not downloaded","error":"cannot download it: 404"}`,
+		"survey manifest https://example.com/m.json":                              `{"version":"1.2.0","product":"truth","file":"a.zip","size":5}`,
+		"survey file /srv/releases":                                               `{"version":"1.2.0","file":"a.zip","size":5}`,
+		"survey file /srv/large":                                                  `{"version":"1.2.0","file":"a.zip","size":4611686018427387904}`,
+		"--list archive of github":                                                `{"contents":{"true-1.2.0/bin/true":{},"true-1.2.0/README":{}}}`,
+		"--list archive of manifest":                                              `{"contents":{"bin/false":{}, "a":{}}}`,
+		"--list archive of file":                                                  `{"error":"it is no archive\u001b[31m"}`,
 	}
 	input, _ := os.ReadFile(s.Input)
 	said := strings.TrimSpace(strings.Join(s.Argv[1:], " ") + " " + string(input))
+	if s.Token != "" {
+		said += " with " + s.Token
+	}
 	if s.Argv[1] == "archive" {
 		return r, os.WriteFile(s.Output, []byte("archive of "+s.Argv[2]), 0o600)
 	}
@@ -88,6 +92,9 @@ func TestInit(t *testing.T) {
 	}
 	if names, err := a.targets.Names(); err != nil || len(names) > 0 {
 		t.Errorf("without --write there are %q, %v", names, err)
+	}
+	if _, said := run(0, "true", "--github", "owner/private", "--token-file", "/etc/hosts"); !strings.Contains(said, "repo = \"owner/private\"\ntoken_file = \"/etc/hosts\"\n") {
+		t.Errorf("a private repository:\n%s", said)
 	}
 	for _, from := range [][]string{{"--manifest", "https://example.com/m.json"}, {"--github", "owner/other"}, nil} {
 		a, said := run(0, append([]string{"true.service", "--write"}, from...)...)
@@ -135,6 +142,8 @@ func TestInit(t *testing.T) {
 		"source.repo: must be a repository":                                               {"true", "--github", "https://github.com/a/b"},
 		"source.url: must be a URL":                                                       {"true", "--manifest", "m.json"},
 		"init needs a unit, and at most one source (hint: machinemon-update init --help)": {},
+		"--token-file is that of a repository (hint: name it by --github)":                {"true", "--token-file", "/etc/hosts"},
+		"cannot read /nonexistent: no such file or directory (hint: write the token to":   {"true", "--github", "a/b", "--token-file", "/nonexistent"},
 	} {
 		if _, said := run(2, args...); !strings.Contains(said, want) {
 			t.Errorf("init %q said %s, want %s", args, said, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"os"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/fetch/download"
@@ -25,7 +26,8 @@ type Survey struct {
 }
 
 // Surveyed is a source for which there is no target file yet. Asset is the name of the
-// archive on GitHub, "" as long as it is not chosen.
+// archive on GitHub, "" as long as it is not chosen. If systemd handed a token over, that is
+// the repository's.
 type Surveyed struct{ Type, Address, Asset string }
 
 // target returns a target with this source.
@@ -34,6 +36,9 @@ func (s Surveyed) target() *target.Target {
 	switch s.Type {
 	case target.SourceGitHub:
 		t.Source.Repo, t.Source.Asset, t.Source.URL = s.Address, s.Asset, target.GitHubAPI
+		if os.Getenv("CREDENTIALS_DIRECTORY") != "" {
+			t.Source.TokenFile = "--token-file"
+		}
 	case target.SourceFile:
 		t.Source.Path = s.Address
 	default:

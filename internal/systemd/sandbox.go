@@ -23,6 +23,7 @@ type Sandbox struct {
 	User        string
 	Over        []Bind // of files
 	Input       string // the file that is its standard input; "" for none
+	Token       string // the file that systemd, as root, hands to it as the credential "token"; "" for none
 	Output      string // a file for its output; Try makes it, and removes it unless Keep is set
 	// Network permits it to use the network, and to ask this machine's resolver.
 	Network bool
@@ -115,6 +116,9 @@ func (c *Conn) Try(ctx context.Context, t Sandbox) (SandboxResult, error) {
 	props = append(props, property("TemporaryFileSystem", empty), property("InaccessiblePaths", hidden))
 	if t.Input != "" {
 		props = append(props, property("StandardInputFile", t.Input))
+	}
+	if t.Token != "" {
+		props = append(props, property("LoadCredential", []struct{ ID, Path string }{{"token", t.Token}}))
 	}
 	if len(t.Over) > 0 {
 		props = append(props, property("BindReadOnlyPaths", t.Over))

@@ -67,6 +67,11 @@ func TestInit(t *testing.T) {
 				b.ok(releases.Publish(b.t.Context(), lab.Installed("/usr/bin/machinemon-release"), server, is, "--deltas=0", archive))
 			} else {
 				hub.Store(&releases.GitHub{Repo: example.Source.Repo})
+				if p.target == "node_exporter" { // as if it were private
+					hub.Load().Token = "github_pat_1"
+					b.writeFile("/etc/node_exporter.token", hub.Load().Token+"\n", 0o600)
+					from = append(from, "--token-file", "/etc/node_exporter.token")
+				}
 				hub.Load().Publish(releaseOf(b.t, program, is, newest))
 			}
 
