@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -356,6 +357,8 @@ func TestHostile(t *testing.T) {
 		{"zip64 of 8 GiB", zipOf(zip64), "the archive unpacks to more than 1048576 bytes"},
 		{"too many entries", zipOf(tooMany...), "the archive has more than 100 entries"},
 		{"far too many entries", manyEntries(t, 100_000), "the archive has more than 100 entries"},
+		{"tar: long names together", gz(makeTar(t, file(strings.Repeat("a", 40_000), ""), file(strings.Repeat("b", 40_000), ""), file(strings.Repeat("c", 40_000), ""))),
+			`the names in the archive have more than 102400 bytes`},
 		{"tar: link with content", gz(join(rawHeader("l", '1', "00000001000\x00", nil), pad("x"), tarEnd)), `entry "l": it is a link with content`},
 		{"tar: global header with path", gz(join(pax('g', "path=bin"), makeTar(t, file("x", "")))), `entry "bin": it is a global header with path`},
 		{"tar: same link twice", gz(makeTar(t, special("l", tar.TypeSymlink, "a"), special("l", tar.TypeSymlink, "b"))), `entry "l" is there twice`},
@@ -378,6 +381,34 @@ func TestHostile(t *testing.T) {
 			}
 			mustBeEmpty(t, dir)
 		})
+	}
+}
+
+// TestNamesTakeLittleMemory: a name that is kept keeps nothing else of its entry in memory.
+func TestNamesTakeLittleMemory(t *testing.T) {
+	const entries, each = 64, 1_000_000
+	var b bytes.Buffer
+	for i := range entries {
+		b.Write(pax('x', fmt.Sprintf("path=%d", i), "comment="+strings.Repeat("c", each)))
+		b.Write(rawHeader("x", '0', "00000000000\x00", nil))
+	}
+	b.Write(tarEnd)
+	var before, at runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	seen := 0
+	_, err := Extract(section(b.Bytes()), nil, func(Entry) string {
+		if seen++; seen == entries {
+			runtime.GC()
+			runtime.ReadMemStats(&at)
+		}
+		return ""
+	}, Limits{Unpacked: 1 << 30, Entries: entries})
+	if err != nil || seen != entries {
+		t.Fatalf("%d entries, %v", seen, err)
+	}
+	if took := int64(at.HeapAlloc) - int64(before.HeapAlloc); took > 16*each {
+		t.Errorf("%d entries take %d bytes", entries, took)
 	}
 }
 

@@ -85,6 +85,7 @@ func isProgram(head []byte) bool {
 type tally struct {
 	lim     Limits
 	entries int             // so far, with directories
+	names   int             // bytes of the names of entries that are no directories
 	left    int64           // bytes that the remaining files may have
 	seen    map[string]bool // names of entries that are no directories
 	visit   func(Entry, opener) error
@@ -112,6 +113,12 @@ func (t *tally) entry(e Entry, size int64, open opener) error {
 		return fmt.Errorf("entry %.80q is there twice", e.Name)
 	}
 	t.seen[e.Name] = true
+	// All names are kept until the end of the archive. One may have a mebibyte, of which
+	// next to nothing is left in a compressed archive.
+	if most := t.lim.Entries * maxName; t.names > most-len(e.Name) {
+		return fmt.Errorf("the names in the archive have more than %d bytes", most)
+	}
+	t.names += len(e.Name)
 	if err := t.visit(e, open); err != nil {
 		return fmt.Errorf("entry %.80q: %w", e.Name, err)
 	}
@@ -119,10 +126,12 @@ func (t *tally) entry(e Entry, size int64, open opener) error {
 }
 
 // checkName returns the name of an entry without "./", and why no file can be extracted
-// under it, if so. It returns an error for names that are tricks rather than names.
+// under it, if so. It returns an error for names that are tricks rather than names. The
+// name is a copy: that of archive/tar is a part of all PAX records of the entry, which
+// would stay in memory with it.
 func checkName(raw string) (name, unusable string, err error) {
 	refuse := func(why string) (string, string, error) { return "", "", fmt.Errorf("entry %.80q: %s", raw, why) }
-	name = strings.TrimPrefix(raw, "./")
+	name = strings.Clone(strings.TrimPrefix(raw, "./"))
 	switch {
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return refuse("its name contains control characters")

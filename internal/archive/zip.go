@@ -37,6 +37,9 @@ func isZip(head []byte) bool { return strings.HasPrefix(string(head), zipLocal) 
 func walkZip(r *io.SectionReader, t *tally) error {
 	in := &limited{r: r, left: int64(t.lim.Entries)*zipEntrySize + zipTail, beyond: fmt.Errorf("the archive has more than %d entries", t.lim.Entries)}
 	z, err := zip.NewReader(in, r.Size())
+	if err == nil && len(z.File) > t.lim.Entries {
+		return in.beyond
+	}
 	if err == nil {
 		in.left = math.MaxInt64
 		err = zipLayout(z, r)

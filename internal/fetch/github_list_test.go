@@ -165,7 +165,14 @@ func TestGitHubVersionsHostile(t *testing.T) {
 		{"bad files in a release that is not taken", `[{"tag_name":"v2.0.0","assets":[{"name":"../a"}]},{"tag_name":"v3.5.0","assets":[{"name":"a"}]}]`, state.ResultRefused, "release v3.5.0 of the-owner/agent: it has no file *.tar.gz"},
 		{"bad files in the one that is", `[{"tag_name":"v3.5.0","assets":[{"name":"../a"}]}]`, state.ResultRefused, `has a file with the name "../a"`},
 		{"half uploaded", `[{"tag_name":"v3.5.0","assets":[{"name":"a.tar.gz","state":"starter","size":1}]}]`, state.ResultNotAttempted, "the upload of a.tar.gz is not finished"},
-		{"too long", `["` + strings.Repeat("x", 32<<20) + `"]`, state.ResultRefused, "larger than 33554432 bytes"},
+		{"too long", `["` + strings.Repeat("x", 32<<20) + `"]`, state.ResultRefused, "a release that is larger than 4194304 bytes"},
+		{"long in all", "[" + strings.Repeat(`{"x":"`+strings.Repeat("x", 1<<20)+`"},`, 33) + "{}]", state.ResultRefused, "larger than 33554432 bytes"},
+		{"nothing but blanks", "[" + strings.Repeat(" ", 5<<20) + "]", state.ResultRefused, "a release that is larger than 4194304 bytes"},
+		{"too many", "[" + strings.Repeat("{},", 1000) + "{}]", state.ResultRefused, "more than 1000 releases on one page"},
+		{"too many files in one", `[{"tag_name":"v3.5.0","assets":[` + strings.Repeat("{},", 1000) + "{}]}]", state.ResultRefused, "more than 1000 files"},
+		{"files that are no list", `[{"tag_name":"v3.5.0","assets":{}}]`, state.ResultRefused, "not a list of releases"},
+		{"something behind", `[{"tag_name":"v2"}]{}`, state.ResultRefused, "not a list of releases"},
+		{"no end", `[{"tag_name":"v2"}`, state.ResultRefused, "not a list of releases"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

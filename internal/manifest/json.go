@@ -14,6 +14,11 @@ import (
 // maxDepth is the greatest depth of nested objects and arrays; a manifest needs five.
 const maxDepth = 32
 
+// maxValues is the greatest number of values. Each takes up to 200 bytes of memory, however
+// few it has in the document. The largest manifests, of ten thousand files, and the largest
+// metadata of a repository have fewer.
+const maxValues = 100_000
+
 // object is a JSON object in which each key occurred once.
 type object = map[string]any
 
@@ -34,7 +39,8 @@ func ReadObject(b []byte, most int) (map[string]any, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
-	v, err := readValue(d, "", 0)
+	left := maxValues
+	v, err := readValue(d, "", 0, &left)
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +54,14 @@ func ReadObject(b []byte, most int) (map[string]any, error) {
 	return o, nil
 }
 
-// readValue reads the next value; at is its place, for errors.
-func readValue(d *json.Decoder, at string, depth int) (any, error) {
+// readValue reads the next value; at is its place, for errors, and left the number of
+// values that may come.
+func readValue(d *json.Decoder, at string, depth int, left *int) (any, error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("it nests deeper than %d levels", maxDepth)
+	}
+	if *left--; *left < 0 {
+		return nil, fmt.Errorf("it has more than %d values", maxValues)
 	}
 	t, err := d.Token()
 	if err != nil {
@@ -69,7 +79,7 @@ func readValue(d *json.Decoder, at string, depth int) (any, error) {
 			if _, twice := o[key]; twice {
 				return nil, fmt.Errorf("%s is there twice", joinPath(at, key))
 			}
-			if o[key], err = readValue(d, joinPath(at, key), depth+1); err != nil {
+			if o[key], err = readValue(d, joinPath(at, key), depth+1, left); err != nil {
 				return nil, err
 			}
 		}
@@ -80,7 +90,7 @@ func readValue(d *json.Decoder, at string, depth int) (any, error) {
 	case json.Delim('['):
 		a := []any{}
 		for d.More() {
-			v, err := readValue(d, at+"["+strconv.Itoa(len(a))+"]", depth+1)
+			v, err := readValue(d, at+"["+strconv.Itoa(len(a))+"]", depth+1, left)
 			if err != nil {
 				return nil, err
 			}

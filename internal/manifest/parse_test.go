@@ -158,6 +158,7 @@ func TestParseRefuses(t *testing.T) {
 		{"leading zero", size("01"), "it is not JSON: at byte 146: invalid character '1' after object key:value pair"},
 		{"10,001 nested", strings.Repeat("[", 10_001), "it nests deeper than 32 levels"},
 		{"10,001 nested in an unknown field", in(least, `{"version"`, `{"x":`+strings.Repeat("[", 10_001)+strings.Repeat("]", 10_001)+`,"version"`), "it nests deeper than 32 levels"},
+		{"many values in an unknown field", in(least, `{"version"`, `{"x":[`+strings.Repeat(`{"":0},`, 50_000)+`0],"version"`), "it has more than 100000 values"},
 		{"a string where an object belongs", in(least, `{"version":"v1","platforms":`, `{"version":"v1","rollout":"10","platforms":`), "rollout: must be an object, not a string"},
 		{"a string for the document", `"v1"`, "it must be a JSON object, not a string"},
 		{"an array for the document", `[` + least + `]`, "it must be a JSON object, not an array"},

@@ -43,7 +43,8 @@ func readLarge(path string, most int64, v any) error {
 		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}
 	if head.Format > Format {
-		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d", path, head.Format, Format)
+		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d "+
+			"(hint: install the version of machinemon-update that wrote it, or a newer one)", path, head.Format, Format)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)

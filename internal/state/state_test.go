@@ -64,7 +64,7 @@ func TestDamagedFiles(t *testing.T) {
 		plant func(path string) error
 		words string
 	}{
-		"newer":       {content(`{"format":2,"attempt":"a","target":"agent"}`), "its format 2 is newer than this program's 1"},
+		"newer":       {content(`{"format":2,"attempt":"a","target":"agent"}`), "its format 2 is newer than this program's 1 (hint: install the version of machinemon-update that wrote it, or a newer one)"},
 		"truncated":   {content(`{"format":1,"attempt":"a","tar`), "damaged"},
 		"empty":       {content(""), "damaged"},
 		"zeroed":      {content(strings.Repeat("\x00", 4096)), "damaged"},

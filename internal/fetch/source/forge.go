@@ -40,9 +40,9 @@ var forgejo = forge{
 	token:   func(h http.Header, token string) { h.Set("Authorization", "token "+token) },
 	release: func(b []byte) (l listed, err error) {
 		var files struct {
-			Assets []struct {
+			Assets few[struct {
 				Address string `json:"browser_download_url"`
-			} `json:"assets"`
+			}] `json:"assets"`
 		}
 		if err = json.Unmarshal(b, &l); err == nil {
 			err = json.Unmarshal(b, &files)
@@ -72,10 +72,10 @@ var gitlab = forge{
 			Tag      string `json:"tag_name"`
 			Upcoming bool   `json:"upcoming_release"`
 			Assets   struct {
-				Links []struct {
+				Links few[struct {
 					Name string `json:"name"`
 					URL  string `json:"url"`
-				} `json:"links"`
+				}] `json:"links"`
 			} `json:"assets"`
 		}
 		err = json.Unmarshal(b, &r)
@@ -124,23 +124,6 @@ func (f *forge) parse(b []byte) (listed, error) {
 		return listed{}, state.Refused("it is not a release as %s's API describes one", f.product)
 	}
 	return l, nil
-}
-
-// parseList parses a page of the list of releases.
-func (f *forge) parseList(b []byte) ([]listed, error) {
-	var page []json.RawMessage
-	if json.Unmarshal(b, &page) != nil {
-		return nil, state.Refused("it is not a list of releases as %s's API describes one", f.product)
-	}
-	var all []listed
-	for _, one := range page {
-		l, err := f.parse(one)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, l)
-	}
-	return all, nil
 }
 
 // placeOnForge returns the address of a file of the release, and the header to request it with. A

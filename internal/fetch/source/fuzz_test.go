@@ -1,6 +1,9 @@
 package source
 
-import "testing"
+import (
+	"bytes"
+	"testing"
+)
 
 // FuzzAnswers: whatever a server answers, a description of releases that is taken has a
 // tag, and its files have plain names.
@@ -19,7 +22,15 @@ func FuzzAnswers(f *testing.F) {
 			all = append(all, p)
 		}
 		for _, forge := range []*forge{&forgejo, &gitlab} {
-			list, err := forge.parseList(b)
+			var list []listed
+			err := eachIn(bytes.NewReader(b), forge.product, func(b []byte) error {
+				l, err := forge.parse(b)
+				list = append(list, l)
+				return err
+			})
+			if err != nil {
+				list = nil
+			}
 			one, oneErr := forge.parse(b)
 			if oneErr == nil {
 				list = append(list, one)

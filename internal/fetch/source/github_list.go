@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,6 +17,8 @@ const (
 	perPage  = "100"    // GitHub's own limit
 	maxPages = 10       // an older release needs source.tag
 	maxList  = 32 << 20 // bytes of a page: a hundred releases with a hundred files each need half of that
+
+	maxListed = 1000 // releases on a page; perPage are asked for
 )
 
 // An unfit error says that there is no release as the target needs it. If the API refuses
@@ -37,12 +40,11 @@ type listed struct {
 func (g *github) highest(ctx context.Context, resp *http.Response) (*published, error) {
 	seen := 0
 	for page := 1; ; page++ {
-		all, err := g.readPage(resp)
+		best, n, err := g.bestOf(resp.Body)
 		if err != nil {
 			return nil, err
 		}
-		seen += len(all)
-		if best := g.best(all); best != nil {
+		if seen += n; best != nil {
 			return best.clean()
 		}
 		if page == maxPages || !strings.Contains(resp.Header.Get("Link"), `rel="next"`) {
@@ -69,33 +71,96 @@ func (g *github) highest(ctx context.Context, resp *http.Response) (*published, 
 		"source.tag names one that is older"}}
 }
 
-func (g *github) readPage(resp *http.Response) (all []listed, err error) {
-	body, err := readSmall(resp.Body, maxList)
-	if err != nil {
-		return nil, err
-	}
+// bestOf returns the highest allowed release of a page, or nil if there is none, and how
+// many releases the page has.
+func (g *github) bestOf(page io.Reader) (best *published, n int, err error) {
+	product := "GitHub"
 	if g.forge != nil {
-		return g.forge.parseList(body)
+		product = g.forge.product
 	}
-	// The decoder's error is not used, because it quotes the input.
-	if json.Unmarshal(body, &all) != nil {
-		return nil, state.Refused("it is not a list of releases as GitHub's API describes one")
-	}
-	return all, nil
-}
-
-// best returns the highest allowed release of a page, or nil if there is none; without a
-// range it is the first. A tag that is not a version belongs to another product. Of
-// versions without an order, the newest release is the highest.
-func (g *github) best(all []listed) (best *published) {
-	for i := range all {
-		l := &all[i]
-		if l.Draft || l.Prerelease && !g.source.Prereleases || !g.takes(l.Tag) {
-			continue
+	err = eachIn(page, product, func(b []byte) (err error) {
+		var l listed
+		if g.forge != nil {
+			l, err = g.forge.parse(b)
+		} else if json.Unmarshal(b, &l) != nil {
+			err = noList(product)
 		}
-		if best == nil || g.ranged() && g.better(l.Tag, best.Tag) {
+		n++
+		if err == nil && g.takesListed(&l) && (best == nil || g.ranged() && g.better(l.Tag, best.Tag)) {
 			best = &l.published
 		}
+		return err
+	})
+	return best, n, err
+}
+
+// takesListed reports whether a release of the list can be taken. A tag that is not a
+// version belongs to another product. Of versions without an order, the newest release is
+// the highest; without a range it is the first.
+func (g *github) takesListed(l *listed) bool {
+	return !l.Draft && (!l.Prerelease || g.source.Prereleases) && g.takes(l.Tag)
+}
+
+func noList(product string) error {
+	return state.Refused("it is not a list of releases as %s's API describes one", product)
+}
+
+// eachIn calls f for each release of a page of the list. One of them is in memory at a time.
+func eachIn(page io.Reader, product string, f func([]byte) error) error {
+	in := &portions{r: page, all: maxList, left: maxAnswer}
+	d := json.NewDecoder(in)
+	// The decoder's error is not used, because it quotes the input.
+	wrong := func() error {
+		if in.err != nil && in.err != io.EOF {
+			return in.err
+		}
+		return noList(product)
 	}
-	return best
+	begin, err := d.Token()
+	if err != nil || begin != nil && begin != json.Delim('[') {
+		return wrong()
+	}
+	for n := 0; begin != nil && d.More(); n++ {
+		if n == maxListed {
+			return state.Refused("it has more than %d releases on one page", maxListed)
+		}
+		var one json.RawMessage
+		if d.Decode(&one) != nil {
+			return wrong()
+		}
+		if err := f(one); err != nil {
+			return err
+		}
+		in.left = maxAnswer
+	}
+	if begin != nil {
+		if _, err := d.Token(); err != nil {
+			return wrong()
+		}
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return wrong()
+	}
+	return nil
+}
+
+// portions reads a page of at most all bytes, of which left may come before left is set
+// again.
+type portions struct {
+	r         io.Reader
+	all, left int64
+	err       error // of the last Read
+}
+
+func (p *portions) Read(b []byte) (n int, err error) {
+	n, p.err = p.r.Read(b)
+	p.all -= int64(n)
+	p.left -= int64(n)
+	switch {
+	case p.all < 0:
+		p.err = state.Refused("it is larger than %d bytes", maxList)
+	case p.left < 0:
+		p.err = state.Refused("it has a release that is larger than %d bytes", maxAnswer)
+	}
+	return n, p.err
 }

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"unicode"
@@ -17,9 +19,9 @@ const (
 
 // published is the part of GitHub's description of a release that is used here.
 type published struct {
-	Tag    string  `json:"tag_name"`
-	Page   string  `json:"html_url"`
-	Assets []asset `json:"assets"` // nil if not known
+	Tag    string     `json:"tag_name"`
+	Page   string     `json:"html_url"`
+	Assets few[asset] `json:"assets"` // nil if not known
 }
 
 // asset is one file of a release.
@@ -31,6 +33,31 @@ type asset struct {
 	// SHA512 is the digest of a checksum file by which Digest was learned.
 	SHA512 string `json:"sha512,omitempty"`
 	URL    string `json:"url"` // at the API, for requests with a token
+}
+
+// few are the files of a release in the answer of an API. One more than a release may have
+// is enough to refuse it: a file of two bytes takes more than a hundred in memory.
+type few[T any] []T
+
+// UnmarshalJSON reads the first files.
+func (f *few[T]) UnmarshalJSON(b []byte) error {
+	*f = nil
+	d := json.NewDecoder(bytes.NewReader(b))
+	begin, err := d.Token()
+	if err != nil || begin == nil {
+		return err
+	}
+	if begin != json.Delim('[') {
+		return errors.New("it is not a list")
+	}
+	for *f = []T{}; d.More() && len(*f) <= maxAssets; {
+		var one T
+		if err := d.Decode(&one); err != nil {
+			return err
+		}
+		*f = append(*f, one)
+	}
+	return nil
 }
 
 // parsePublished parses the description of a release, which is not trusted.
