@@ -62,6 +62,7 @@ func read(r Role, b []byte) (document, error) {
 		return d, d.refuse("%v", err)
 	}
 	f := &form{}
+	f.asObject("", o)
 	signed := f.object("", o, "signed")
 	for i, v := range f.array("", o, "signatures") {
 		f.string(f.asObject(fmt.Sprintf("signatures[%d]", i), v), "keyid", "sig")
