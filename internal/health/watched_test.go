@@ -32,6 +32,7 @@ func TestKindsOfUnits(t *testing.T) {
 		units  []subject
 		seen   []sight
 		probe  bool
+		fails  bool          // its tries fail
 		within time.Duration // health.timeout_seconds if it matters
 		want   state.Finding // "" if it is not over
 		reason string
@@ -41,6 +42,7 @@ func TestKindsOfUnits(t *testing.T) {
 		{name: "idle", units: []subject{idle}, seen: []sight{{0, 0, rests}}, want: state.FindingHealthy},
 		{name: "idle, its earlier run failed", units: []subject{idle}, seen: []sight{{0, 0, failed.run("old")}}, want: state.FindingHealthy},
 		{name: "idle, a run fails", units: []subject{idle}, seen: []sight{{0, 0, failed.run("new")}}, want: state.FindingBad, reason: "its main process exited with status 2 at once"},
+		{name: "idle, restarted long ago", units: []subject{idle}, seen: []sight{{0, 0, up.run("old").restarted(3)}}, want: state.FindingHealthy},
 		{name: "idle, an earlier run is tried again", units: []subject{idle}, seen: []sight{{0, 0, crashed.run("old")}}, want: state.FindingHealthy},
 		{name: "idle, a run crashes", units: []subject{idle}, seen: []sight{{0, 0, crashed.run("new")}}, want: state.FindingBad, reason: "its main process exited with status 1 at once"},
 		{name: "a oneshot at work", units: []subject{idle}, seen: []sight{{0, 0, works}}, want: state.FindingHealthy},
@@ -59,6 +61,8 @@ func TestKindsOfUnits(t *testing.T) {
 		{name: "several, one starts", units: []subject{a, b}, seen: []sight{{0, 0, up}, {0, 1, starting}}},
 		{name: "several, one starts for ever", units: []subject{a, b}, seen: []sight{{0, 0, up}, {0, 1, starting}, {2 * time.Second, 1, starting}}, within: time.Second,
 			want: state.FindingBad, reason: "not healthy within 1 s: b.service: it is still starting (start)"},
+		{name: "several, and no answer", units: []subject{a, b}, seen: []sight{{0, 0, up}, {0, 1, up}, {2 * time.Second, 1, up}}, probe: true, fails: true, within: time.Second,
+			want: state.FindingBad, reason: "tcp x did not pass within 1 s: connection refused (hint: if the program needs longer to start, raise health.timeout_seconds)"},
 		{name: "several, the last crashes", units: []subject{a, b}, seen: []sight{{0, 0, up}, {0, 1, crashed}}, want: state.FindingBad, reason: "b.service: its main process exited with status 1 at once"},
 		{name: "several, the first crashes", units: []subject{a, b}, seen: []sight{{0, 1, up}, {0, 0, crashed}}, want: state.FindingBad, reason: "a.service: its main process exited with status 1 at once"},
 		{name: "several, one is restarted by hand", units: []subject{a, b}, seen: []sight{{0, 1, up}, {0, 1, unit("active", "running", 11)}}, want: state.FindingUnsure, reason: "b.service: its main process changed from 10 to 11"},
@@ -79,7 +83,11 @@ func TestKindsOfUnits(t *testing.T) {
 				now := start.Add(s.at)
 				tr.unitSeen(now, s.unit, s.is.named(c.units[s.unit].unit))
 				for _, i := range tr.startDue(now) {
-					tr.probeEnded(now, i, nil)
+					if c.fails {
+						tr.probeEnded(now, i, errRefused)
+					} else {
+						tr.probeEnded(now, i, nil)
+					}
 				}
 			}
 			got := outcome{}
