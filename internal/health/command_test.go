@@ -55,6 +55,24 @@ func TestCommandOf(t *testing.T) {
 	}
 }
 
+// TestTake shows that two commands never share a connection, whose answers they could
+// take for each other's.
+func TestTake(t *testing.T) {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	listenFor(t, c.socket)
+	c.warm(t.Context())
+	defer c.Close()
+	one, err := c.take(t.Context())
+	testkit.Must(t, err)
+	defer one.Close()
+	other, err := c.take(t.Context())
+	testkit.Must(t, err)
+	defer other.Close()
+	if one == other || len(c.idle) > 0 {
+		t.Errorf("the same connection twice: %v, %d idle", one == other, len(c.idle))
+	}
+}
+
 // TestServeCommandsEnds shows that the unit ends with its last client, and with it a
 // command that still runs.
 func TestServeCommandsEnds(t *testing.T) {
