@@ -366,8 +366,8 @@ func TestTrial(t *testing.T) {
 				if took < c.from || took > c.to {
 					t.Errorf("took %s, want %s to %s", took, c.from, c.to)
 				}
-				if c.finding == state.FindingHealthy && out.pid != c.program {
-					t.Errorf("process %d, want %d", out.pid, c.program)
+				if c.finding == state.FindingHealthy && (out.pid != c.program || len(out.pids) > 0) {
+					t.Errorf("process %d, want %d; of other units: %v", out.pid, c.program, out.pids)
 				}
 				if c.lenient && len(out.probes) > 0 && out.probes[0].Unknown != c.unknown {
 					t.Errorf("the first probe is %+v", out.probes[0])

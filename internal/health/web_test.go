@@ -219,7 +219,7 @@ func TestWebProbes(t *testing.T) {
 
 // TestGRPCStatus reads answers that no server of gRPC gives.
 func TestGRPCStatus(t *testing.T) {
-	for _, frame := range []string{"", "\x00\x00\x00\x00", "\x01\x00\x00\x00\x02\x08\x01", "\x00\x00\x00\x00\x01\x08", "\x00\x00\x00\x00\x02\x08\x80"} {
+	for _, frame := range []string{"", "\x00\x00\x00\x00", "\x01\x00\x00\x00\x02\x08\x01", "\x00\x00\x00\x00\x01\x08", "\x00\x00\x00\x00\x02\x08\x80", "\x00\x00\x00\x00\x02\x08\x01\x08"} {
 		if status, err := grpcStatus([]byte(frame)); err == nil {
 			t.Errorf("%q: status %d", frame, status)
 		}
