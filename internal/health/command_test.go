@@ -103,6 +103,32 @@ func TestServeCommandsEnds(t *testing.T) {
 	c.Close()
 }
 
+// TestServeCommandsOfSeveral shows that the unit serves until the last of its clients is gone.
+func TestServeCommandsOfSeveral(t *testing.T) {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	l := listenFor(t, c.socket)
+	done := make(chan error, 1)
+	go func() {
+		done <- ServeCommands(context.Background(), l, &target.Target{Health: target.Health{VersionCommand: sh("echo 1.2.3")}})
+	}()
+	var clients []*commandConn
+	for range 3 {
+		conn, err := c.take(t.Context())
+		testkit.Must(t, err)
+		if a, err := conn.ask(commandRequest{}); err != nil || a.Output != "1.2.3\n" {
+			t.Errorf("%+v, %v", a, err)
+		}
+		clients = append(clients, conn)
+	}
+	for i, conn := range clients {
+		if a, err := conn.ask(commandRequest{}); err != nil || a.Output != "1.2.3\n" {
+			t.Errorf("after %d clients have gone: %+v, %v", i, a, err)
+		}
+		testkit.Must(t, conn.Close())
+	}
+	testkit.Within(t, func() { testkit.Must(t, <-done) })
+}
+
 // TestNoCommandUnit shows that a missing unit is no evidence against the program.
 func TestNoCommandUnit(t *testing.T) {
 	c := commander{socket: filepath.Join(t.TempDir(), "s")}

@@ -249,6 +249,8 @@ func TestTrial(t *testing.T) {
 		{name: "baseline: a failed probe is not waited for", lenient: true, units: steady, settle: time.Second,
 			probes: map[string][]answers{"a": always(errRefused), "b": {{0, errRefused, false}, {1 * time.Second, nil, false}}}, excused: "a",
 			finding: state.FindingHealthy, from: 2 * time.Second, to: 2500 * ms},
+		{name: "baseline: the first try of a probe that failed before is waited for", lenient: true, units: steady, settle: time.Second, probes: map[string][]answers{"a": {{0, nil, true}}}, excused: "a", tried: 1,
+			finding: state.FindingHealthy, from: 3 * time.Second, to: 3100 * ms},
 		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true, unjudgeable: bash,
 			finding: state.FindingBad, reason: bash, from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: it still starts, and its probes are not tried", lenient: true, units: []seenAt{{0, starting, nil}}, probes: good, tried: -1, fallen: true,
