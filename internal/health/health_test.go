@@ -454,6 +454,10 @@ func TestJudgeContested(t *testing.T) {
 	testkit.Must(t, err)
 	testkit.Put(t, file, strings.NewReplacer(b.port, address, "foreign = true\n", "").Replace(string(text)))
 	b.open(t, state.PhaseTrial, "")
+	j, err := b.tree.Journal("x")
+	testkit.Must(t, err)
+	j.Timeout = 100 * ms
+	testkit.Must(t, b.tree.SetJournal(j))
 	r, err := b.Judge(t.Context(), "x")
 	if err != nil || r.Finding != state.FindingUnsure || !strings.Contains(r.Reason, "another program than x.service has the address "+address) {
 		t.Errorf("%+v, %v", r, err)
