@@ -55,6 +55,24 @@ func TestCommandOf(t *testing.T) {
 	}
 }
 
+// TestTake shows that two commands never share a connection, whose answers they could
+// take for each other's.
+func TestTake(t *testing.T) {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	listenFor(t, c.socket)
+	c.warm(t.Context())
+	defer c.Close()
+	one, err := c.take(t.Context())
+	testkit.Must(t, err)
+	defer one.Close()
+	other, err := c.take(t.Context())
+	testkit.Must(t, err)
+	defer other.Close()
+	if one == other || len(c.idle) > 0 {
+		t.Errorf("the same connection twice: %v, %d idle", one == other, len(c.idle))
+	}
+}
+
 // TestServeCommandsEnds shows that the unit ends with its last client, and with it a
 // command that still runs.
 func TestServeCommandsEnds(t *testing.T) {
@@ -83,6 +101,32 @@ func TestServeCommandsEnds(t *testing.T) {
 	}
 	testkit.Must(t, <-began)
 	c.Close()
+}
+
+// TestServeCommandsOfSeveral shows that the unit serves until the last of its clients is gone.
+func TestServeCommandsOfSeveral(t *testing.T) {
+	c := commander{socket: filepath.Join(t.TempDir(), "s")}
+	l := listenFor(t, c.socket)
+	done := make(chan error, 1)
+	go func() {
+		done <- ServeCommands(context.Background(), l, &target.Target{Health: target.Health{VersionCommand: sh("echo 1.2.3")}})
+	}()
+	var clients []*commandConn
+	for range 3 {
+		conn, err := c.take(t.Context())
+		testkit.Must(t, err)
+		if a, err := conn.ask(commandRequest{}); err != nil || a.Output != "1.2.3\n" {
+			t.Errorf("%+v, %v", a, err)
+		}
+		clients = append(clients, conn)
+	}
+	for i, conn := range clients {
+		if a, err := conn.ask(commandRequest{}); err != nil || a.Output != "1.2.3\n" {
+			t.Errorf("after %d clients have gone: %+v, %v", i, a, err)
+		}
+		testkit.Must(t, conn.Close())
+	}
+	testkit.Within(t, func() { testkit.Must(t, <-done) })
 }
 
 // TestNoCommandUnit shows that a missing unit is no evidence against the program.

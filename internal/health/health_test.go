@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -100,7 +102,13 @@ func TestLook(t *testing.T) {
 	}
 	defer sleep.Wait()
 	defer sleep.Process.Kill()
-	copyOf("/bin/true")
+	copyOf("/bin/sleep")
+	newer := exec.Command(replaced, "60")
+	if err := newer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer newer.Wait()
+	defer newer.Process.Kill()
 	gone := exec.Command("/bin/true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
@@ -133,6 +141,8 @@ func TestLook(t *testing.T) {
 		foreign string
 		older   bool
 		err     string
+
+		reloaded bool
 	}{
 		{name: "the very file", unit: running(os.Getpid()), main: self},
 		{name: "by a link", unit: running(os.Getpid()), main: link},
@@ -141,6 +151,9 @@ func TestLook(t *testing.T) {
 		{name: "any", unit: running(os.Getpid())},
 		{name: "another", unit: running(os.Getpid()), pids: []int{os.Getpid()}, main: "/bin/sh", foreign: "no process of x.service runs /bin/sh; its main process runs " + self},
 		{name: "an older one", unit: running(sleep.Process.Pid), pids: []int{sleep.Process.Pid}, main: replaced, foreign: "its main process still runs an older " + replaced, older: true},
+		{name: "an older one, and a new one beside it", unit: running(sleep.Process.Pid), pids: []int{sleep.Process.Pid, newer.Process.Pid}, main: replaced, aside: newer.Process.Pid},
+		{name: "an older one after a reload, and a new one beside it", unit: running(sleep.Process.Pid), pids: []int{sleep.Process.Pid, newer.Process.Pid}, main: replaced, reloaded: true,
+			foreign: "its main process still runs an older " + replaced, older: true},
 		{name: "an older one under a wrapper", unit: running(os.Getpid()), pids: []int{os.Getpid(), sleep.Process.Pid}, main: replaced,
 			foreign: fmt.Sprintf("process %d still runs an older %s", sleep.Process.Pid, replaced), older: true},
 		{name: "a wrapper's child", unit: running(wrapper.Process.Pid), pids: []int{wrapper.Process.Pid, gone.Process.Pid, child}, main: "/bin/sleep", aside: child},
@@ -154,9 +167,10 @@ func TestLook(t *testing.T) {
 		{name: "gone", unit: running(gone.Process.Pid), main: self, err: errVanished.Error()},
 		{name: "no such file", unit: running(os.Getpid()), pids: []int{os.Getpid()}, main: "/nonexistent", foreign: "no process of x.service runs /nonexistent; its main process runs " + self},
 		{name: "not a directory", unit: running(os.Getpid()), main: self + "/x", err: "cannot compare"},
+		{name: "not a directory, and root has read it", unit: running(os.Getpid()), main: self + "/x", id: id},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, subject{unit: "x.service", main: program{c.main, c.id}})
+			s, err := observe(t.Context(), fake{unit: c.unit, pids: c.pids}, inspect, subject{unit: "x.service", main: program{c.main, c.id}, reloaded: c.reloaded})
 			if s.foreign != c.foreign || s.older != c.older || s.aside != uint32(c.aside) {
 				t.Errorf("foreign: %q, older %v, beside %d, want %q, %v, %d", s.foreign, s.older, s.aside, c.foreign, c.older, c.aside)
 			}
@@ -224,6 +238,16 @@ func TestEldest(t *testing.T) {
 		}
 		if got := eldest(running); got != uint32(c.want) {
 			t.Errorf("%v: %d, want %d", c.pids, got, c.want)
+		}
+	}
+}
+
+// TestEldestAtOnce shows that of processes that started at the same tick it is always the
+// same one that counts.
+func TestEldestAtOnce(t *testing.T) {
+	for range 20 {
+		if got := eldest(map[int]executable{9: {Start: 5}, 3: {Start: 5}, 7: {Start: 5}, 2: {Start: 6}}); got != 3 {
+			t.Fatalf("%d", got)
 		}
 	}
 }
@@ -365,6 +389,9 @@ func TestJudge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if b.log.Attempt != "tried" || b.log.Version != "2" {
+				t.Errorf("the log is of attempt %q, version %q", b.log.Attempt, b.log.Version)
+			}
 			if r.Finding != c.finding || r.Unproven != c.unproven || (r.Reason == "") != (c.finding == state.FindingHealthy && !c.unproven) {
 				t.Errorf("report %+v, want %q", r, c.finding)
 			}
@@ -375,6 +402,65 @@ func TestJudge(t *testing.T) {
 				t.Errorf("report %+v", r)
 			}
 		})
+	}
+}
+
+// TestExcuse shows that a failure before the swap excuses only the probe that failed, as the
+// target file has it now.
+func TestExcuse(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		before  *state.Baseline
+		excused bool
+	}{
+		{"no baseline", nil, false},
+		{"it failed", &state.Baseline{Probes: []state.ProbeResult{{Probe: "a"}}}, true},
+		{"it passed", &state.Baseline{Probes: []state.ProbeResult{{Probe: "a", Passed: true}}}, false},
+		{"another one failed in its place", &state.Baseline{Probes: []state.ProbeResult{{Probe: "b"}}}, false},
+		{"it failed, and so did one that is gone", &state.Baseline{Probes: []state.ProbeResult{{Probe: "a"}, {Probe: "b"}}}, true},
+	} {
+		p := plan{probes: []prober{{name: "a", key: "a"}}}
+		p.excuse(c.before, nil)
+		if p.probes[0].excused != c.excused {
+			t.Errorf("%s: excused %v", c.name, p.probes[0].excused)
+		}
+	}
+}
+
+// TestVerdict checks what the log says of a report.
+func TestVerdict(t *testing.T) {
+	for want, r := range map[string]state.Report{
+		"healthy":              {Finding: state.FindingHealthy},
+		"healthy, unproven: x": {Finding: state.FindingHealthy, Unproven: true, Reason: "x"},
+		"bad: x":               {Finding: state.FindingBad, Reason: "x"},
+	} {
+		if got := Verdict(r); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	b := state.Baseline{Detail: "it is stopped", Probes: []state.ProbeResult{{Passed: true}, {}}}
+	if got, want := Summary(b), "1 of 2 probes pass; the unit is not as it must be: it is stopped"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestJudgeContested shows that a trial is not bad if another program has the address of
+// its probe.
+func TestJudgeContested(t *testing.T) {
+	b := newBench(t, fake{unit: running(os.Getpid())}, false)
+	address := bound(t, unix.AF_INET, false)
+	file := filepath.Join(b.dirs.Root, "etc", "x.toml")
+	text, err := os.ReadFile(file)
+	testkit.Must(t, err)
+	testkit.Put(t, file, strings.NewReplacer(b.port, address, "foreign = true\n", "").Replace(string(text)))
+	b.open(t, state.PhaseTrial, "")
+	j, err := b.tree.Journal("x")
+	testkit.Must(t, err)
+	j.Timeout = 100 * ms
+	testkit.Must(t, b.tree.SetJournal(j))
+	r, err := b.Judge(t.Context(), "x")
+	if err != nil || r.Finding != state.FindingUnsure || !strings.Contains(r.Reason, "another program than x.service has the address "+address) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
@@ -444,19 +530,22 @@ func TestBaselineWithoutAttempt(t *testing.T) {
 	}
 }
 
-// TestBaselineOfProbe shows that an operator's request to try the probes has its own
-// attempt, even if there is an order that was never carried out.
-func TestBaselineOfProbe(t *testing.T) {
-	b := newBench(t, fake{unit: running(os.Getpid())}, true)
-	if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: state.VerbProbe}); err != nil {
-		t.Fatal(err)
-	}
-	got, err := b.Baseline(t.Context(), "x")
-	if err != nil || got.Attempt != "looked" || !got.Standing || got.Probes[0].Detail != "a connection is accepted" {
-		t.Errorf("got %+v, %v", got, err)
+// TestBaselineOfRequest shows that an operator's request to try the probes, to go back or
+// to drill has its own attempt, even if there is an order that was never carried out. A
+// request for a release becomes an order.
+func TestBaselineOfRequest(t *testing.T) {
+	for verb, want := range map[state.Verb]state.AttemptID{state.VerbProbe: "looked", state.VerbRollback: "looked", state.VerbDrill: "looked", state.VerbApply: "ordered"} {
+		b := newBench(t, fake{unit: running(os.Getpid())}, true)
+		if err := os.MkdirAll(filepath.Join(b.tree.Run, "request"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.tree.SetRequest("x", state.Request{Attempt: "looked", Verb: verb}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := b.Baseline(t.Context(), "x")
+		if err != nil || got.Attempt != want || !got.Standing || got.Probes[0].Detail != "a connection is accepted" {
+			t.Errorf("%s: got %+v, %v", verb, got, err)
+		}
 	}
 }
 
@@ -515,6 +604,9 @@ func TestBaseline(t *testing.T) {
 			}
 			if took := time.Since(begin); took > c.most {
 				t.Errorf("took %s", took)
+			}
+			if b.log.Attempt != attempt {
+				t.Errorf("the log is of attempt %q", b.log.Attempt)
 			}
 			if got.Attempt != attempt || got.Standing != c.standing || (got.Detail == "") != c.standing || len(got.Probes) != 1 || got.Probes[0].Passed != c.passed {
 				t.Errorf("baseline %+v", got)

@@ -1,6 +1,8 @@
 package health
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/systemd"
+	"github.com/machinemon/machinemon-update/internal/target"
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
 
@@ -32,6 +35,7 @@ func TestParseEnd(t *testing.T) {
 		{name: "a success, of which systemd says no more", journal: restart("a"), want: end{clean: true}},
 		{name: "the old program's end is none of it", journal: restart("b") + exit("a", "exited", "75"), want: end{clean: true}},
 		{name: "the newest counts", journal: restart("b") + exit("b", "exited", "1") + restart("a") + exit("a", "exited", "75"), want: end{known: true, code: systemd.Exited, value: 1}},
+		{name: "the newest counts, of which systemd says no more", journal: restart("b") + restart("a") + exit("a", "exited", "75"), want: end{clean: true}},
 		{name: "no restart", journal: exit("a", "exited", "75")},
 		{name: "no number", journal: restart("a") + exit("a", "exited", "many"), want: end{code: systemd.Exited}},
 		{name: "cut short", journal: restart("a") + `{"MESSAGE_ID":`, fails: true},
@@ -81,6 +85,10 @@ func TestHead(t *testing.T) {
 	if !slices.Equal(h.data, []byte("abcd\nefg")) || stops != 1 {
 		t.Errorf("%q, %d stops", h.data, stops)
 	}
+	h = &head{limit: 8, stop: func() { stops++ }}
+	if h.Write([]byte("a line without an end")); stops != 2 {
+		t.Error("a line that is too long does not stop its source")
+	}
 }
 
 // TestJournalProbes: what a journal probe says of a unit's lines. The program in the place
@@ -124,7 +132,7 @@ exec cat "$0.first"
 	} {
 		testkit.Put(t, fake+".first", row.first)
 		p := peers{units: []systemd.Unit{row.unit}, rested: map[string]string{"x.service": "old"}}
-		err := p.said(t.Context(), row.text)
+		err := probers(target.Health{Probes: []target.Probe{{Journal: row.text}}}, nil)[0].try(t.Context(), p)
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -135,4 +143,59 @@ exec cat "$0.first"
 		rows = append(rows, testkit.Row{What: row.name, Refused: row.want})
 	}
 	testkit.Accepted(t, "Journal probes", rows)
+
+	// A journal that takes too long to be read shows nothing about the program.
+	testkit.Put(t, fake, "#!/bin/sh\nexec sleep 60\n")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*ms)
+	defer cancel()
+	if err := logged(ctx, run, "it works"); !errors.As(err, new(noAnswer)) {
+		t.Errorf("a slow journal: %v", err)
+	}
+}
+
+// TestDeclared checks which ends of the main process the unit declares, as systemd tells
+// them while it restarts the unit, or as the journal has them afterwards.
+func TestDeclared(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	fake := filepath.Join(dir, "journalctl")
+	testkit.Put(t, fake, "#!/bin/sh\nexec cat \"$0.ends\"\n")
+	testkit.Must(t, os.Chmod(fake, 0o755))
+	const (
+		restart = `{"MESSAGE_ID":"5eb03494b6584870a536b337290809b3","INVOCATION_ID":"a"}`
+		exit75  = restart + `{"MESSAGE_ID":"98e322203f7a4ed290d09fe03c09fe15","INVOCATION_ID":"a","EXIT_CODE":"exited","EXIT_STATUS":"75"}`
+	)
+	only75 := systemd.Exits{Statuses: []int32{75}}
+	for _, c := range []struct {
+		name          string
+		forced, clean systemd.Exits
+		is            unitState
+		journal       string
+		want          bool
+	}{
+		{"the unit declares nothing", systemd.Exits{}, systemd.Exits{}, asks, "", false},
+		{"RestartForceExitStatus=", only75, systemd.Exits{}, asks, "", true},
+		{"SuccessExitStatus=", systemd.Exits{}, only75, asks, "", true},
+		{"another exit", only75, systemd.Exits{}, crashed, "", false},
+		{"restarted already", only75, systemd.Exits{}, up.restarted(1), exit75, true},
+		{"restarted already, after another exit", systemd.Exits{Statuses: []int32{76}}, systemd.Exits{}, up.restarted(1), exit75, false},
+		{"restarted already, after a success", systemd.Exits{}, only75, up.restarted(1), restart, true},
+		{"restarted already, after a success that no key declares", only75, systemd.Exits{}, up.restarted(1), restart, false},
+		{"restarted twice", only75, systemd.Exits{}, up.restarted(2), exit75, false},
+		{"not restarted", only75, systemd.Exits{}, up, exit75, false},
+	} {
+		testkit.Put(t, fake+".ends", c.journal)
+		c.is.Forced, c.is.Clean = c.forced, c.clean
+		e := exits{since: time.Now()}
+		if got := e.declared(t.Context(), c.is); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+		if c.is.restarting() && c.want || c.journal == exit75 {
+			// Only the first end can be forgiven.
+			c.is.Active, c.is.Sub, c.is.NRestarts = "active", "running", 1
+			if e.asked && e.declared(t.Context(), c.is) {
+				t.Errorf("%s: declared twice", c.name)
+			}
+		}
+	}
 }

@@ -73,6 +73,7 @@ func TestContest(t *testing.T) {
 	for name, c := range map[string]struct {
 		address func(t *testing.T) string
 		http    bool
+		grpc    bool
 		unix    bool
 		user    string // of the unit
 		foreign bool
@@ -82,6 +83,7 @@ func TestContest(t *testing.T) {
 		"a socket that does not listen":            {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, says: held},
 		"the same, by IPv6":                        {address: func(t *testing.T) string { return bound(t, unix.AF_INET6, false) }, says: held},
 		"the same, with an http probe":             {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
+		"the same, with a grpc probe":              {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, grpc: true, says: held},
 		"one beside which the unit can listen":     {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
 		"a probe that any program may answer":      {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
 		"an address that this machine lacks":       {address: func(*testing.T) string { return "192.0.2.1:9" }},
@@ -100,6 +102,8 @@ func TestContest(t *testing.T) {
 				probe.TCP, probe.Unix = "", probe.TCP
 			case c.http:
 				probe = target.Probe{HTTP: "http://" + probe.TCP + "/healthz", ExpectStatus: 200}
+			case c.grpc:
+				probe = target.Probe{GRPC: "http://" + probe.TCP}
 			}
 			p := plan{
 				units:  []subject{{unit: "x.service"}},

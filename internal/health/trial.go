@@ -171,10 +171,8 @@ func (t *trial) overdue() {
 	within := " within " + seconds(t.timeout)
 	// The timeout may be too short for a good release.
 	slow := "the program"
-	if w := t.worst(); w != nil {
+	if w := t.worst(); w != nil && (w.stand != standingUp || len(t.units) == 1) {
 		slow = w.unit
-	} else if len(t.units) == 1 {
-		slow = t.units[0].unit
 	}
 	longer := "if " + slow + " needs longer to start, raise health.timeout_seconds"
 	switch {

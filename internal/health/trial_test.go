@@ -87,7 +87,9 @@ func TestTrial(t *testing.T) {
 		version     bool   // there is a version_command, which passes
 		blamed      string // the only probe that makes the finding bad
 		fallen      bool   // the outcome must not be standing
-		tried       int    // the number of tried probes, if it matters
+		silent      bool   // systemd sends no event
+		tried       int    // the number of tried probes, if it matters; -1 for none
+		unknown     bool   // nothing is known of the first probe
 		program     uint32 // the process found healthy; 10 if zero
 		unjudgeable string
 		from, to    time.Duration
@@ -102,7 +104,7 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: 6 * time.Second, to: 7 * time.Second},
 		{name: "starts slowly", units: []seenAt{{0, starting, nil}, {20 * time.Second, up, nil}}, probes: good,
 			finding: state.FindingHealthy, from: 25 * time.Second, to: 25100 * ms},
-		{name: "never ends its start", units: []seenAt{{0, starting, nil}}, probes: good, fallen: true,
+		{name: "never ends its start", units: []seenAt{{0, starting, nil}}, probes: good, fallen: true, tried: -1,
 			finding: state.FindingBad, reason: "not healthy within 30 s: it is still starting (start)", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "is being executed", units: []seenAt{{0, up.runs("its main process runs /usr/lib/systemd/systemd, not /opt/x"), nil}, {5 * ms, up, nil}}, probes: good,
 			finding: state.FindingHealthy, from: 5 * time.Second, to: 5100 * ms},
@@ -184,6 +186,8 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: 8 * time.Second, to: 9100 * ms},
 		{name: "a wrapper starts the program again", units: []seenAt{{0, up.beside(20), nil}, {2 * time.Second, up.beside(21), nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "process 20, which ran /opt/x, ended, and another one runs it after 2", from: 2 * time.Second, to: 2600 * ms},
+		{name: "a wrapper starts the program again, and systemd sends no event", units: []seenAt{{0, up.beside(20), nil}, {2 * time.Second, up.beside(21), nil}}, silent: true, fallen: true,
+			finding: state.FindingBad, reason: "process 20, which ran /opt/x, ended, and another one runs it after 2", from: 2 * time.Second, to: 2600 * ms},
 		{name: "a wrapper's program is gone", units: []seenAt{{0, up.beside(20), nil}, {2 * time.Second, up.runs(bash), nil}}, fallen: true,
 			finding: state.FindingBad, reason: bash, from: 2 * time.Second, to: 2600 * ms},
 		{name: "no main process", units: []seenAt{{0, unit("active", "running", 0).beside(20), nil}}, probes: good, program: 20,
@@ -235,6 +239,8 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingUnsure, reason: "changed from 10 to 12", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", systemd.Killed, 15), nil}}, fallen: true,
 			finding: state.FindingUnsure, reason: "SIGTERM", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "a signal that systemd takes for a clean end", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", systemd.Killed, 13), nil}}, fallen: true,
+			finding: state.FindingBad, reason: "killed by SIGPIPE after 2 s", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "systemd's SIGTERM after a start timeout", units: []seenAt{{0, starting, nil}, {9 * time.Second, unit("failed", "failed", 0).exited("timeout", systemd.Killed, 15), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "killed by SIGTERM (systemd says: timeout) after 9 s", from: 9 * time.Second, to: 9 * time.Second},
 		{name: "our own restart is not over", units: []seenAt{{0, unit("deactivating", "stop-sigterm", 9).job(), nil}, {1 * time.Second, up, nil}}, probes: good,
@@ -243,15 +249,26 @@ func TestTrial(t *testing.T) {
 		{name: "baseline: a failed probe is not waited for", lenient: true, units: steady, settle: time.Second,
 			probes: map[string][]answers{"a": always(errRefused), "b": {{0, errRefused, false}, {1 * time.Second, nil, false}}}, excused: "a",
 			finding: state.FindingHealthy, from: 2 * time.Second, to: 2500 * ms},
+		{name: "baseline: the first try of a probe that failed before is waited for", lenient: true, units: steady, settle: time.Second, probes: map[string][]answers{"a": {{0, nil, true}}}, excused: "a", tried: 1,
+			finding: state.FindingHealthy, from: 3 * time.Second, to: 3100 * ms},
 		{name: "baseline: another file runs, and its probes are tried", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, probes: good, tried: 1, fallen: true, unjudgeable: bash,
 			finding: state.FindingBad, reason: bash, from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: it still starts, and its probes are not tried", lenient: true, units: []seenAt{{0, starting, nil}}, probes: good, tried: -1, fallen: true,
+			finding: state.FindingBad, reason: "still starting", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: an older file runs", lenient: true, units: []seenAt{{0, up.runsOlder("its main process still runs an older /opt/x"), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "still runs an older", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: a crash loop is seen while it starts", lenient: true, units: []seenAt{{0, up.runs(bash), nil}, {500 * ms, up.runs(bash).restarted(1), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "systemd restarted it", from: 500 * ms, to: 500 * ms},
 		{name: "baseline: no answer is no failure", lenient: true, units: steady, settle: time.Second,
-			probes:  map[string][]answers{"a": always(noAnswer{errors.New("it may have been rotated away")})},
+			probes: map[string][]answers{"a": always(noAnswer{errors.New("it may have been rotated away")})}, unknown: true,
 			finding: state.FindingHealthy, from: time.Second, to: 1100 * ms},
+		{name: "baseline: a probe that could not be tried is no failure", lenient: true, units: steady, settle: time.Second,
+			probes: map[string][]answers{"a": always(notAsked{errors.New("cannot ask for the command")})}, unknown: true,
+			finding: state.FindingHealthy, from: time.Second, to: 1600 * ms},
+		{name: "a probe that could not be tried", units: steady, probes: map[string][]answers{"a": always(notAsked{errors.New("cannot ask for the command")})},
+			finding: state.FindingUnsure, reason: "a could not be tried within 30 s: cannot ask for the command", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "a probe that could not be tried again", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, notAsked{errors.New("cannot ask for the command")}, false}}},
+			finding: state.FindingUnsure, reason: "a could not be tried again: cannot ask for the command", from: 2 * time.Second, to: 2700 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "a daemon that needs 40 s", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {40 * time.Second, nil, false}}},
@@ -266,7 +283,7 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingUnsure, reason: "b cannot judge any release: ca_file /x does not exist (hint: make it)", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "a mistake in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errMistake, false}}},
 			finding: state.FindingUnsure, reason: "a could not be tried again: ca_file /x does not exist (hint: make it)", from: 2 * time.Second, to: 2700 * ms},
-		{name: "baseline: a mistake in the target file", lenient: true, units: steady, probes: map[string][]answers{"a": always(errMistake)}, settle: time.Second,
+		{name: "baseline: a mistake in the target file", lenient: true, units: steady, probes: map[string][]answers{"a": always(errMistake)}, settle: time.Second, unknown: true,
 			finding: state.FindingHealthy, unjudgeable: "a: ca_file /x does not exist (hint: make it)", from: time.Second, to: 1600 * ms},
 		{name: "baseline: restarts of the past", lenient: true, units: []seenAt{{0, up.restarted(4), nil}}, settle: time.Second,
 			finding: state.FindingHealthy, from: time.Second, to: time.Second},
@@ -289,7 +306,7 @@ func TestTrial(t *testing.T) {
 		{name: "baseline: another program answers", lenient: true, units: steady, probes: map[string][]answers{"a": always(errStranger)}, settle: time.Second,
 			finding: state.FindingUnsure, reason: "another program answers", unjudgeable: "a: another program answers", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "baseline: nothing tells which program answers", lenient: true, units: steady, settle: -1,
-			probes:  map[string][]answers{"a": always(unowned{errors.New("cannot find out"), true})},
+			probes: map[string][]answers{"a": always(unowned{errors.New("cannot find out"), true})}, unknown: true,
 			finding: state.FindingHealthy, unjudgeable: "a: cannot find out", to: time.Second},
 		{name: "baseline: the other file is no worse than before", lenient: true, units: []seenAt{{0, up.runs(bash), nil}}, before: bash, settle: time.Second,
 			finding: state.FindingHealthy, from: time.Second, to: time.Second},
@@ -310,7 +327,12 @@ func TestTrial(t *testing.T) {
 				for _, name := range []string{"a", "b"} {
 					if script := c.probes[name]; script != nil {
 						p.probes = append(p.probes, prober{name: name, key: "key of " + name, limit: answerLimit, excused: strings.Contains(c.excused, name),
-							try: func(ctx context.Context, _ peers) error { return answer(ctx, script, time.Since(start)) }})
+							try: func(ctx context.Context, who peers) error {
+								if len(who.units) != 1 {
+									t.Errorf("a try knows the units %v", who.units)
+								}
+								return answer(ctx, script, time.Since(start))
+							}})
 					}
 				}
 				if c.version {
@@ -318,7 +340,9 @@ func TestTrial(t *testing.T) {
 				}
 				changes := make(chan struct{}, 1)
 				for _, u := range c.units[1:] {
-					time.AfterFunc(u.at, func() { changes <- struct{}{} })
+					if !c.silent {
+						time.AfterFunc(u.at, func() { changes <- struct{}{} })
+					}
 				}
 				look := func(context.Context, int) (unitState, error) {
 					u := current(c.units, time.Since(start), func(u seenAt) time.Duration { return u.at })
@@ -338,14 +362,17 @@ func TestTrial(t *testing.T) {
 				if out.standing == c.fallen || (out.why == "") == c.fallen {
 					t.Errorf("standing: %v, %q", out.standing, out.why)
 				}
-				if tried := len(out.tried); c.tried > 0 && tried != c.tried {
+				if tried := len(out.tried); c.tried != 0 && tried != max(c.tried, 0) {
 					t.Errorf("%d probes were tried, want %d", tried, c.tried)
 				}
 				if took < c.from || took > c.to {
 					t.Errorf("took %s, want %s to %s", took, c.from, c.to)
 				}
-				if c.finding == state.FindingHealthy && out.pid != c.program {
-					t.Errorf("process %d, want %d", out.pid, c.program)
+				if c.finding == state.FindingHealthy && (out.pid != c.program || len(out.pids) > 0) {
+					t.Errorf("process %d, want %d; of other units: %v", out.pid, c.program, out.pids)
+				}
+				if c.lenient && len(out.probes) > 0 && out.probes[0].Unknown != c.unknown {
+					t.Errorf("the first probe is %+v", out.probes[0])
 				}
 				if c.lenient && out.unjudgeable != c.unjudgeable {
 					t.Errorf("unjudgeable: %q", out.unjudgeable)
@@ -402,6 +429,29 @@ func TestTries(t *testing.T) {
 			t.Errorf("said %q, want %q", said, wantSaid)
 		}
 	})
+}
+
+// TestLeft shows how long a try may take: no longer than the time that is left to become
+// healthy, and its own limit in the settle time.
+func TestLeft(t *testing.T) {
+	start := time.Now()
+	tr := newTrial(plan{timeout: 10 * time.Second, probes: []prober{{limit: 2 * time.Second}}}, start)
+	for _, c := range []struct {
+		at      time.Duration
+		settles bool
+		want    time.Duration
+	}{
+		{0, false, 2 * time.Second},
+		{9 * time.Second, false, time.Second},
+		{9 * time.Second, true, 2 * time.Second},
+	} {
+		if tr.settling = (time.Time{}); c.settles {
+			tr.settling = start.Add(8 * time.Second)
+		}
+		if got := tr.left(start.Add(c.at), 0); got != c.want {
+			t.Errorf("after %s: %s, want %s", c.at, got, c.want)
+		}
+	}
 }
 
 // TestTried shows that a probe that was never tried is not reported as failed.

@@ -36,7 +36,7 @@ func grpcServer(w http.ResponseWriter, r *http.Request) {
 	status := "0"
 	w.Header().Set("Trailer", "Grpc-Status")
 	switch service := string(body[min(7, len(body)):]); {
-	case r.ProtoMajor != 2 || r.Method != "POST" || r.URL.Path != "/grpc.health.v1.Health/Check" || r.Header.Get("Te") != "trailers":
+	case r.ProtoMajor != 2 || r.Method != "POST" || r.URL.Path != "/grpc.health.v1.Health/Check" || r.Header.Get("Te") != "trailers" || r.Header.Get("Content-Type") != "application/grpc":
 		status = "3"
 	case service == "" && string(body) == "\x00\x00\x00\x00\x00", service == "my.Service":
 		frame(8, 1)
@@ -68,7 +68,12 @@ func grpcServer(w http.ResponseWriter, r *http.Request) {
 // says otherwise.
 func TestWebProbes(t *testing.T) {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("all is well")) })
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) {
+		if agent := r.UserAgent(); agent != "machinemon-update health-gate" {
+			t.Errorf("the request is of %q", agent)
+		}
+		w.Write([]byte("all is well"))
+	})
 	mux.HandleFunc("/204", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })
 	mux.HandleFunc("/503", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	mux.HandleFunc("/host", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) })
@@ -210,6 +215,15 @@ func TestWebProbes(t *testing.T) {
 		}
 	}
 	testkit.Accepted(t, "Probes over HTTP and gRPC", rows)
+}
+
+// TestGRPCStatus reads answers that no server of gRPC gives.
+func TestGRPCStatus(t *testing.T) {
+	for _, frame := range []string{"", "\x00\x00\x00\x00", "\x01\x00\x00\x00\x02\x08\x01", "\x00\x00\x00\x00\x01\x08", "\x00\x00\x00\x00\x02\x08\x80", "\x00\x00\x00\x00\x02\x08\x01\x08"} {
+		if status, err := grpcStatus([]byte(frame)); err == nil {
+			t.Errorf("%q: status %d", frame, status)
+		}
+	}
 }
 
 // serveRaw returns the address of a server that answers with what it was sent.

@@ -29,6 +29,8 @@ func TestBackoff(t *testing.T) {
 		{name: "three", history: of("m", state.ResultFailed, state.ResultMisconfigured, state.ResultRefused), from: 4 * time.Hour, to: 264 * time.Minute},
 		{name: "a hundred", history: of("m", make100(state.ResultFailed)...), from: 24 * time.Hour, to: 1584 * time.Minute},
 		{name: "not attempted says nothing", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultNotAttempted), from: time.Hour, to: 72 * time.Minute},
+		{name: "a trial that began says nothing", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultOnTrial), from: time.Hour, to: 72 * time.Minute},
+		{name: "nor does what was handed on", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultHandedOn), from: time.Hour, to: 72 * time.Minute},
 		{name: "a success in between", history: of("m", state.ResultFailed, state.ResultFailed, state.ResultCurrent, state.ResultFailed), from: time.Hour, to: time.Hour},
 		{name: "a trial is no failure before one", history: of("m", state.ResultRolledBack)},
 		{name: "rolled back and not rejected", history: []state.Attempt{{Manifest: "m", Result: state.ResultRolledBack, Blameless: true, Time: last}}, from: time.Hour, to: time.Hour},
@@ -39,6 +41,7 @@ func TestBackoff(t *testing.T) {
 		{name: "a drill says nothing", history: append(of("m", state.ResultFailed, state.ResultFailed), state.Attempt{Result: state.ResultDrilled, Drill: true, Time: last}), from: 2 * time.Hour, to: 132 * time.Minute},
 		{name: "a drill that failed", history: []state.Attempt{{Manifest: "m", Result: state.ResultFailed, Drill: true, Time: last}}},
 		{name: "another manifest", history: of("n", state.ResultFailed, state.ResultFailed)},
+		{name: "a success without a manifest last", history: append(of("m", state.ResultFailed, state.ResultFailed), state.Attempt{Result: state.ResultCommitted, Time: last})},
 		{name: "another manifest last", history: append(of("m", state.ResultFailed), of("n", state.ResultFailed)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -72,8 +75,29 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%d limited for %s: waits %s, want %s", c.n, c.after, got, c.want)
 		}
 	}
+	// A source whose signatures have expired has answered. The next attempt looks for new ones.
+	h := append(of("", state.ResultNotDownloaded), state.Attempt{Result: state.ResultRefused, Expired: true, Time: last})
+	if until := Backoff(h, "", time.Hour, last); !until.IsZero() {
+		t.Errorf("after expired signatures it waits until %s", until)
+	}
+	// Machines that failed together do not retry together.
+	soonest, latest := last.Add(1000*time.Hour), last
+	for i := range 40 {
+		h := of("m", state.ResultFailed, state.ResultFailed)
+		h[1].ID = state.AttemptID(fmt.Sprint("machine-", i))
+		until := Backoff(h, "m", time.Hour, last)
+		if until.Before(soonest) {
+			soonest = until
+		}
+		if until.After(latest) {
+			latest = until
+		}
+	}
+	if spread := latest.Sub(soonest); spread < 6*time.Minute {
+		t.Errorf("forty machines retry within %s", spread)
+	}
 	// Failures a minute apart, after a boot or by an operator, count as one.
-	h := of("m", state.ResultFailed, state.ResultFailed, state.ResultNotDownloaded, state.ResultNotDownloaded, state.ResultNotDownloaded)
+	h = of("m", state.ResultFailed, state.ResultFailed, state.ResultNotDownloaded, state.ResultNotDownloaded, state.ResultNotDownloaded)
 	for i := range h {
 		h[i].Time = last.Add(time.Duration(i-4) * time.Minute)
 	}

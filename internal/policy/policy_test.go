@@ -94,6 +94,10 @@ func TestDecide(t *testing.T) {
 		{"the same, named by a person", []func(*Known){operator, same, func(k *Known) { k.Order.Import, k.Release.Sequence = true, 0 }}, Decision{}},
 		{"the same, and staged", []func(*Known){same, func(k *Known) { k.Release.Staged = true }}, Decision{}},
 		{"nothing known is installed", []func(*Known){same, func(k *Known) { k.Order.Installed = "" }}, Decision{}},
+		{"the same, without sequences", []func(*Known){same, func(k *Known) { k.Release.Sequence, k.Status.Installed.Sequence = 0, 0 }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
+		{"the same, signed, named by a person", []func(*Known){operator, same, func(k *Known) { k.Order.Import = true }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
+		{"the same, and no record of it", []func(*Known){same, func(k *Known) { k.Release.Sequence, k.Status.Installed = 2, nil }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
+		{"the same, and the record is of another version", []func(*Known){same, func(k *Known) { k.Release.Sequence, k.Status.Installed.Version = 2, "0.8.0" }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
 
 		{"rejected, for a person", []func(*Known){operator, reject}, Decision{Rule: RuleRejected, Result: state.ResultNotAttempted, Reason: rejection}},
 		{"rejected, and lower", []func(*Known){lower, reject}, Decision{Rule: RuleRejected, Result: state.ResultNotAttempted, Reason: rejection}},
@@ -164,12 +168,18 @@ func TestDecide(t *testing.T) {
 		{"the source backs off, for a check", []func(*Known){failed(""), check, before}, backsOff},
 		{"the source backs off, for a person", []func(*Known){failed(""), before, operator}, Decision{}},
 		{"the source backs off, after a boot", []func(*Known){failed(""), before, func(k *Known) { k.Order.Booted = true }}, Decision{}},
+		{"the source asked for a pause, after a boot", []func(*Known){failed(""), before, func(k *Known) { k.Order.Booted, k.History[0].RetryAfter = true, k.Now }}, backsOff},
+		{"the source backs off, and a release is known", []func(*Known){failed("")}, backsOff},
 		{"the release backs off", []func(*Known){failed("manifest")}, backsOff},
+		{"the release backs off, after a boot", []func(*Known){failed("manifest"), func(k *Known) { k.Order.Booted, k.History[0].Result = true, state.ResultRefused }}, backsOff},
 		{"the release backs off, and is only looked at", []func(*Known){failed("manifest"), check}, available},
 		{"the release backs off, before it is known", []func(*Known){failed("manifest"), before}, Decision{}},
 		{"the release backs off, for a person", []func(*Known){failed("manifest"), operator}, Decision{}},
 		{"another release failed", []func(*Known){failed("other")}, Decision{}},
 		{"another release failed, and a directive asks", []func(*Known){failed("other"), directive}, backsOff},
+		{"another release failed and another one was seen, and a directive asks", []func(*Known){failed("other"), directive, func(k *Known) {
+			k.History = append(k.History, state.Attempt{ID: "b", Time: k.Now, Manifest: "third", Result: state.ResultAvailable})
+		}}, Decision{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := known()

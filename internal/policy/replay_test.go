@@ -21,6 +21,8 @@ func TestReplayed(t *testing.T) {
 		{to: "v1.0.0", from: "v1.1.0", reason: "v1.0.0 is lower than the installed v1.1.0, and its signature does not forbid to bring back an old release (hint: source.downgrade = true, or source.tag, allows it)"},
 		{to: "build-18", from: "build-17", reason: "nothing shows that build-18 is not older than the installed build-17"},
 		{to: "v1.2.0", from: "build-17", reason: "nothing shows that v1.2.0 is not older"},
+		{to: "build-18", from: "v1.1.0", reason: "nothing shows that build-18 is not older"},
+		{to: "build-17", from: "build-17", change: func(k *Known) { k.Order.Missing = "/usr/local/bin/agentctl" }},
 		{to: "v1.0.0", from: "v1.1.0", change: func(k *Known) { k.Rules.Downgrade = true }},
 		{to: "v1.0.0", from: "v1.1.0", change: func(k *Known) { k.Order.Import = true }},
 		{to: "v1.0.0", from: "v1.1.0", change: func(k *Known) { k.Rules.ByVersion = false }},

@@ -133,7 +133,7 @@ func down(k Known) (Decision, bool) {
 func replayed(k Known) (Decision, bool) {
 	to, from := k.Release.Version, k.Order.Installed
 	reason := Descent(to, from)
-	if reason == "" && from != "" && !manifest.SameVersion(to, from) && !(version.Ordered(to) && version.Ordered(from)) {
+	if from != "" && !manifest.SameVersion(to, from) && !(version.Ordered(to) && version.Ordered(from)) {
 		reason = "nothing shows that " + to + " is not older than the installed " + from
 	}
 	return Decision{Reason: reason + ", and its signature does not forbid to bring back an old release",
@@ -226,7 +226,7 @@ func notUpdatable(k Known) (Decision, bool) {
 // the cure.
 func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	switch {
-	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && (u.Active != "active" || u.Idle) && !u.Template:
+	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && (u.Active != "active" || u.Idle):
 		return Decision{Reason: u.Name + " does not run now, and only what runs can be seen to come back", Hint: "sudo systemctl start " + u.Name}, true
 	case u.Template:
 		return Decision{Reason: "no instance of " + u.Name + " runs", Hint: "sudo systemctl start one of its instances"}, true

@@ -72,6 +72,30 @@ func TestRecognise(t *testing.T) {
 	}
 }
 
+// TestRecogniseTree: a directory that is installed as a whole is compared, too.
+func TestRecogniseTree(t *testing.T) {
+	for changed, want := range map[bool]string{false: "v2", true: "v1"} {
+		r := newRig(t)
+		r.withTree(t, keepLine, oldTreeFiles)
+		r.put(t, "bin/agent", file{content: "theirs", mode: 0o755})
+		tree := state.File{To: r.at("opt/app"), Tree: &state.Directory{Keep: []string{"data", "conf/custom.ini"}}}
+		var err error
+		tree.SHA256, err = tree.Digest()
+		must(t, err)
+		files := []state.File{{To: r.at("bin/agent"), SHA256: sum("theirs")}, {To: r.at("units/agent.service"), SHA256: sum("unit 1")}, tree}
+		must(t, r.tree.Update(state.RoleFetch, "agent", func(s *state.Status) {
+			s.Offer = &state.Offer{Version: "v2", Sequence: 2, Fingerprint: state.Fingerprint(files)}
+		}))
+		if changed {
+			must(t, os.WriteFile(r.at("opt/app/share/a"), []byte("by hand"), 0o644))
+		}
+		r.step(t, "begin")
+		if got := r.status(t).Installed.Version; got != want {
+			t.Errorf("changed %v: installed is %s, want %s", changed, got, want)
+		}
+	}
+}
+
 // TestRecogniseListed: files that the release lists are only in its record, so that record
 // stays, and a file that was changed by hand remains one.
 func TestRecogniseListed(t *testing.T) {

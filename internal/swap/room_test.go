@@ -60,6 +60,25 @@ func TestPreviousGivenUp(t *testing.T) {
 	}
 }
 
+// TestPreviousGivenUpForCopy: before a hook runs, the installed program is copied, which needs
+// room on its disk, too.
+func TestPreviousGivenUpForCopy(t *testing.T) {
+	testkit.Slow(t)
+	for hook, given := range map[string]bool{"": false, "[hooks]\npre_swap = ['/bin/true']\n": true} {
+		r := newFullRig(t)
+		must(t, os.Remove(r.at("bin/ballast")))
+		free, err := state.Free(r.at("bin"))
+		must(t, err)
+		r.put(t, "bin/ballast", file{strings.Repeat("x", int(free-3<<19)), 0o600, 0}) // room for one copy and a half
+		r.retarget(t, "[health]", hook+"[health]")
+		r.offer(t, "a3", "v4", 4, large("4"))
+		r.step(t, "swap")
+		if p := r.status(t).Previous; (p == nil) != given {
+			t.Errorf("with %q, kept is %+v", hook, p)
+		}
+	}
+}
+
 // TestPreviousKept: what the operator keeps stays, and so does what would not help.
 func TestPreviousKept(t *testing.T) {
 	testkit.Slow(t)

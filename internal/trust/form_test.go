@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/trust"
 	"github.com/machinemon/machinemon-update/internal/trust/trusttest"
@@ -27,6 +29,11 @@ func TestForms(t *testing.T) {
 	}{
 		{"null for signed", trust.TimestampFile, func(string) string { return `{"signed":null,"signatures":[]}` }, "timestamp: signed must be an object"},
 		{"no signatures", trust.TimestampFile, func(string) string { return `{"signed":{}}` }, "timestamp: signatures must be an array"},
+		{"no key ID", trust.TimestampFile, replace(`"keyid"`, `"key"`), "timestamp: signatures[0].keyid must be a string"},
+		{"a number for a type", trust.TimestampFile, replace(`"_type":"timestamp"`, `"_type":1`), "timestamp: signed._type must be a string"},
+		{"a version beyond 64 bits", trust.TimestampFile, replace(`{"version":1}`, `{"version":99999999999999999999}`), "timestamp v1: signed.meta.snapshot.json.version must be a plain whole number from 1 on"},
+		{"Signed beside signed", trust.TimestampFile, replace(`,"version":1}}`, `,"version":1},"Signed":{}}`), `timestamp: signed must be written exactly so, not "Signed"`},
+		{"SIGNATURES beside signatures", trust.TimestampFile, replace(`{"signatures"`, `{"SIGNATURES":null,"signatures"`), `timestamp: signatures must be written exactly so, not "SIGNATURES"`},
 		{"null for a signature", trust.TimestampFile, replace(`"signatures":[`, `"signatures":[null,`), "timestamp: signatures[0] must be an object"},
 		{"no snapshot", trust.TimestampFile, replace(`"snapshot.json"`, `"snapshots.json"`), "timestamp v1: it does not name snapshot.json"},
 		{"null for meta", trust.TimestampFile, replace(`"meta":{"snapshot.json":{"version":1}}`, `"meta":null`), "timestamp v1: signed.meta must be an object"},
@@ -37,6 +44,7 @@ func TestForms(t *testing.T) {
 		{"a short key", "2.root.json", replace(trusttest.Public(good.Key("online")).Value.PublicKey, "00"), "is not an ed25519 key"},
 		{"null for a role", "2.root.json", replace(`"roles":{`, `"roles":{"x":null,`), "root v1: signed.roles.x must be an object"},
 		{"no timestamp role", "2.root.json", replace(`"timestamp":{"keyids"`, `"time":{"keyids"`), "root v1: signed.roles.timestamp must be an object"},
+		{"null for the keys of a role", "2.root.json", replace(`"timestamp":{"keyids":[`, `"timestamp":{"keyids":null,"x":[`), "root v1: signed.roles.timestamp.keyids must be an array"},
 		{"threshold zero", "2.root.json", replace(`"threshold":1`, `"threshold":0`), "threshold must be a plain whole number from 1 on"},
 		{"unknown time", trust.TimestampFile, replace(`2026-11-08T12:00:00Z`, `tomorrow`), "timestamp v1: signed.expires must be a time such as 2026-11-01T12:00:00Z"},
 	} {
@@ -58,6 +66,21 @@ func TestForms(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, row.err)
 			}
 		})
+	}
+}
+
+// TestFormOfSecond checks that a thief of the online key cannot hide a document from the
+// check of its form: go-tuf would read the second of two, and dereference nil.
+func TestFormOfSecond(t *testing.T) {
+	r := newMachine(t)
+	b := r.Bundle(1)
+	good := strings.TrimSpace(string(b.Timestamp))
+	r.Timestamp.Signed.Meta = map[string]*metadata.MetaFiles{"snapshot.json": nil}
+	bad := string(trusttest.Sign(r.Repo, r.Timestamp, r.Keys[trust.RoleTimestamp]...))
+	signed := good[strings.Index(good, `"signed":`):]
+	b.Timestamp = []byte(strings.Replace(strings.Replace(bad, `"signed":`, `"Signed":`, 1), "{", "{"+strings.TrimSuffix(signed, "}")+",", 1))
+	if _, _, err := (trust.Client{Pin: r.Pin, Clock: start}).Check(b); err == nil || !strings.HasSuffix(err.Error(), `signed must be written exactly so, not "Signed"`) {
+		t.Errorf("got %v", err)
 	}
 }
 

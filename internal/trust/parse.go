@@ -62,6 +62,7 @@ func read(r Role, b []byte) (document, error) {
 		return d, d.refuse("%v", err)
 	}
 	f := &form{}
+	f.asObject("", o)
 	signed := f.object("", o, "signed")
 	for i, v := range f.array("", o, "signatures") {
 		f.string(f.asObject(fmt.Sprintf("signatures[%d]", i), v), "keyid", "sig")
@@ -127,11 +128,12 @@ func (f *form) string(o object, keys ...string) (s string) {
 	return s
 }
 
-// number returns a plain whole number from 1 on, as every version and threshold is.
+// number returns a plain whole number from 1 on, as every version and threshold is. JSON
+// has one way to write it that Int64 reads.
 func (f *form) number(o object, key string) int64 {
 	n, _ := o.fields[key].(json.Number)
 	i, err := n.Int64()
-	if err != nil || i < 1 || string(n) != strconv.FormatInt(i, 10) {
+	if err != nil || i < 1 {
 		f.fail("%s must be a plain whole number from 1 on", short(o.at+"."+key))
 		return 0
 	}
@@ -148,9 +150,8 @@ func (f *form) each(o object, check func(key string, o object)) {
 func short(at string) string { return fmt.Sprintf("%.80s", strings.Trim(strconv.Quote(at), `"`)) }
 
 func (f *form) signed(d *document, o object) {
-	if is := f.string(o, "_type"); f.err == nil && is != string(d.Role) {
+	if is := f.string(o, "_type"); is != string(d.Role) {
 		f.fail("it is of the role %+.20q", is)
-		return
 	}
 	if f.err != nil {
 		return

@@ -1,8 +1,14 @@
 package trust_test
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"testing"
 	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/trust"
@@ -95,7 +101,8 @@ func TestState(t *testing.T) {
 		"timestamp": func(s *trust.State) { s.Timestamp = []byte(`{"signed":null}`) },
 		"snapshot":  func(s *trust.State) { s.Snapshot = s.Targets },
 		"targets":   func(s *trust.State) { s.Targets = s.Snapshot },
-		"all":       func(s *trust.State) { *s = trust.State{Pin: s.Pin} },
+		"a form of snapshot that go-tuf cannot read": func(s *trust.State) { s.Snapshot = []byte(`{"signed":null}`) },
+		"all": func(s *trust.State) { *s = trust.State{Pin: s.Pin} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := *r
@@ -121,6 +128,21 @@ func TestStateIsCopied(t *testing.T) {
 	if spare[1] != nil {
 		t.Error("the caller's roots were written to")
 	}
+}
+
+// TestOtherKinds checks that a key need not be of ed25519.
+func TestOtherKinds(t *testing.T) {
+	r := newMachine(t)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	r.must(err)
+	k, err := signature.LoadSigner(private, crypto.SHA256)
+	r.must(err)
+	r.Revoke(trust.RoleTimestamp, r.Keys[trust.RoleTimestamp][0])
+	r.must(r.Root.Signed.AddKey(trusttest.Public(k), string(trust.RoleTimestamp)))
+	r.Keys[trust.RoleTimestamp] = []signature.Signer{k}
+	r.SignRoot()
+	r.Release(2)
+	r.ours(2)
 }
 
 func TestNext(t *testing.T) {
