@@ -136,8 +136,12 @@ func (l *Lab) NewOn(name string, d *Disk) (*Machine, error) {
 	}); err != nil {
 		return nil, err
 	}
+	options := ""
+	if d.fstype == "xfs" {
+		options = "nouuid" // copies of a disk are mounted at the same time
+	}
 	m, err := l.off(name, func(string) func(string) error {
-		return func(root string) error { return unix.Mount(device, root, d.fstype, 0, "") }
+		return func(root string) error { return unix.Mount(device, root, d.fstype, 0, options) }
 	})
 	return m, errors.Join(err, detach(device))
 }
