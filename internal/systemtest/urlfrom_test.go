@@ -54,12 +54,17 @@ func newAgent(t *testing.T) *agent {
 // selfSigned returns a certificate of these names, and its key.
 func selfSigned(t *testing.T, names ...string) (certificate, key []byte) {
 	t.Helper()
+	return signedUntil(t, time.Now().Add(time.Hour), names...)
+}
+
+func signedUntil(t *testing.T, end time.Time, names ...string) (certificate, key []byte) {
+	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+		NotBefore: end.Add(-2 * time.Hour), NotAfter: end}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)
