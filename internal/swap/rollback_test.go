@@ -162,6 +162,20 @@ func TestServerDown(t *testing.T) {
 	}
 }
 
+// TestNoDataBefore: data that only the new program has made are gone after the rollback.
+func TestNoDataBefore(t *testing.T) {
+	r := newRig(t)
+	r.retarget(t, "snapshot = [", fmt.Sprintf("snapshot = [%q, ", r.at("etc/cache")))
+	r.offer(t, "a1", "v2", 2, release2)
+	r.step(t, "swap")
+	r.put(t, "etc/cache", file{"of agent 2", 0o600, 0})
+	r.gate(t, "a1", state.FindingBad, "it is bad")
+	r.step(t, "rollback")
+	r.holds(t, "etc/cache", "")
+	r.want(t, oldFiles)
+	r.closed(t)
+}
+
 // TestRollbackFails checks that the journal stays open and every file is kept until the
 // old program runs.
 func TestRollbackFails(t *testing.T) {
