@@ -438,8 +438,8 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
-	b := state.Baseline{Detail: "it is stopped", Probes: []state.ProbeResult{{Passed: true}, {}}}
-	if got, want := Summary(b), "1 of 2 probes pass; the unit is not as it must be: it is stopped"; got != want {
+	b := state.Baseline{Detail: "it is stopped", Probes: []state.ProbeResult{{Passed: true}, {}, {}}}
+	if got, want := Summary(b), "1 of 3 probes pass; the unit is not as it must be: it is stopped"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -217,6 +217,16 @@ func TestWebProbes(t *testing.T) {
 	testkit.Accepted(t, "Probes over HTTP and gRPC", rows)
 }
 
+// TestHeaderNames checks that a line whose name is none is refused, and is not repeated.
+func TestHeaderNames(t *testing.T) {
+	for _, line := range []string{"X Y: hunter2", ": hunter2", "X:", "hunter2"} {
+		hand(t, "/line", line+"\n")
+		if h, err := headers("/line"); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q: %v, %v", line, h, err)
+		}
+	}
+}
+
 // TestGRPCStatus reads answers that no server of gRPC gives.
 func TestGRPCStatus(t *testing.T) {
 	for _, frame := range []string{"", "\x00\x00\x00\x00", "\x01\x00\x00\x00\x02\x08\x01", "\x00\x00\x00\x00\x01\x08", "\x00\x00\x00\x00\x02\x08\x80", "\x00\x00\x00\x00\x02\x08\x01\x08"} {

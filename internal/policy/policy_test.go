@@ -94,6 +94,7 @@ func TestDecide(t *testing.T) {
 		{"the same, named by a person", []func(*Known){operator, same, func(k *Known) { k.Order.Import, k.Release.Sequence = true, 0 }}, Decision{}},
 		{"the same, and staged", []func(*Known){same, func(k *Known) { k.Release.Staged = true }}, Decision{}},
 		{"nothing known is installed", []func(*Known){same, func(k *Known) { k.Order.Installed = "" }}, Decision{}},
+		{"neither version is known", []func(*Known){func(k *Known) { k.Order.Installed, k.Release.Version, k.Release.Sequence = "", "", 1 }}, Decision{}},
 		{"the same, without sequences", []func(*Known){same, func(k *Known) { k.Release.Sequence, k.Status.Installed.Sequence = 0, 0 }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
 		{"the same, signed, named by a person", []func(*Known){operator, same, func(k *Known) { k.Order.Import = true }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},
 		{"the same, and no record of it", []func(*Known){same, func(k *Known) { k.Release.Sequence, k.Status.Installed = 2, nil }}, Decision{Rule: RuleCurrent, Result: state.ResultCurrent}},

@@ -124,7 +124,7 @@ func down(k Known) (Decision, bool) {
 	descent := Descent(k.Release.Version, k.Order.Installed)
 	return Decision{Reason: descent + ", and no schedule goes down",
 			Hint: "sudo machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"},
-		descent != "" && !k.Order.Brought() && !k.Rules.Downgrade && !withdraws(k)
+		descent != "" && !k.Rules.Downgrade && !withdraws(k)
 }
 
 // replayed keeps also a person's attempt from installing a lower version of a program if
@@ -226,7 +226,7 @@ func notUpdatable(k Known) (Decision, bool) {
 // the cure.
 func (k Known) unitRefuses(u Unit) (Decision, bool) {
 	switch {
-	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && (u.Active != "active" || u.Idle):
+	case k.Order.Verb == state.VerbDrill && u.Load == "loaded" && u.Active != "active":
 		return Decision{Reason: u.Name + " does not run now, and only what runs can be seen to come back", Hint: "sudo systemctl start " + u.Name}, true
 	case u.Template:
 		return Decision{Reason: "no instance of " + u.Name + " runs", Hint: "sudo systemctl start one of its instances"}, true

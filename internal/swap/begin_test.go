@@ -135,6 +135,20 @@ func TestBegin(t *testing.T) {
 		_, rest, _ := strings.Cut(string(content), "[[install]]")
 		must(t, os.WriteFile(r.at("targets/agent.toml"), []byte("unit = 'agent.service'\n[[install]]"+rest), 0o644))
 		r.fails(t, "begin", state.ResultMisconfigured, "no source is configured")
+		// A person who names an archive needs none.
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply, URL: "https://example.com/agent.tar.gz", SHA256: sum("archive")}))
+		r.step(t, "begin")
+		if o := r.order(t); o.Attempt != "op-1" || o.URL != "https://example.com/agent.tar.gz" {
+			t.Errorf("order %+v", o)
+		}
+	})
+	t.Run("no release is recorded", func(t *testing.T) {
+		r := newRig(t)
+		must(t, r.tree.SetStatus(state.RoleSwap, "agent", state.Status{}))
+		r.step(t, "begin")
+		if o := r.order(t); o.Origin != state.OriginSchedule || o.Verb != state.VerbApply {
+			t.Errorf("order %+v", o)
+		}
 	})
 	t.Run("import", func(t *testing.T) {
 		r := newRig(t)

@@ -71,6 +71,20 @@ func TestPreSwap(t *testing.T) {
 			t.Errorf("calls %q", r.sys.calls)
 		}
 	})
+	t.Run("failed, and what it changed does not come back", func(t *testing.T) {
+		r := newRig(t)
+		hooked(t, r)
+		r.sys.on["hook migrate"] = func() {
+			r.put(t, "bin/agent", file{"of the hook", 0o750, 12})
+			must(t, os.Remove(r.at("bin/.machinemon-update/agent@a1.0.old")))
+		}
+		r.sys.fails["hook migrate"] = errors.New("exit status 3")
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed: exit status 3")
+		r.fails(t, "rollback", state.ResultRollbackFailed, "cannot restore", "bin/agent", "missing or damaged")
+		if open, err := r.tree.OpenTrials(); err != nil || len(open) != 1 {
+			t.Errorf("open trials: %v, %v", open, err)
+		}
+	})
 	t.Run("failed, with data that the program is at work on", func(t *testing.T) {
 		r := newRig(t)
 		hooked(t, r)

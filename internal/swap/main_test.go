@@ -325,6 +325,15 @@ func (r *rig) do(verb string) error {
 	panic(verb)
 }
 
+// journal changes the journal of the open trial.
+func (r *rig) journal(t *testing.T, change func(*state.Journal)) {
+	t.Helper()
+	j, err := r.tree.Journal("agent")
+	must(t, err)
+	change(j)
+	must(t, r.tree.SetJournal(j))
+}
+
 // step runs a step that must succeed.
 func (r *rig) step(t *testing.T, verb string) {
 	t.Helper()

@@ -162,6 +162,32 @@ func TestServerDown(t *testing.T) {
 	}
 }
 
+// TestFailureOfEarlierVersion: version 0.1.0 noted only in the status that a rollback failed.
+func TestFailureOfEarlierVersion(t *testing.T) {
+	r := newRig(t)
+	trial(t, r)
+	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) {
+		s.Record(state.Attempt{ID: "a1", Stage: "rollback", Result: state.ResultRollbackFailed, Reason: "the disk is broken", Time: time.Now()})
+	}))
+	if j, err := r.sw.journal("agent"); err != nil || j == nil || j.RollbackFailed == "" {
+		t.Errorf("the journal is %+v, %v", j, err)
+	}
+}
+
+// TestNoDataBefore: data that only the new program has made are gone after the rollback.
+func TestNoDataBefore(t *testing.T) {
+	r := newRig(t)
+	r.retarget(t, "snapshot = [", fmt.Sprintf("snapshot = [%q, ", r.at("etc/cache")))
+	r.offer(t, "a1", "v2", 2, release2)
+	r.step(t, "swap")
+	r.put(t, "etc/cache", file{"of agent 2", 0o600, 0})
+	r.gate(t, "a1", state.FindingBad, "it is bad")
+	r.step(t, "rollback")
+	r.holds(t, "etc/cache", "")
+	r.want(t, oldFiles)
+	r.closed(t)
+}
+
 // TestRollbackFails checks that the journal stays open and every file is kept until the
 // old program runs.
 func TestRollbackFails(t *testing.T) {

@@ -291,6 +291,12 @@ func TestCommitRefused(t *testing.T) {
 			r.gate(t, "a1", state.FindingHealthy, "")
 		}, "no such file"},
 		"systemd is gone": {func(t *testing.T, r *rig) { r.sys.fails["unit agent.service"] = errors.New("no answer") }, "no answer"},
+		"the swapper was killed": {func(t *testing.T, r *rig) {
+			r.journal(t, func(j *state.Journal) { j.Phase = state.PhasePrepared })
+		}, "not all files of v2 are in place"},
+		"the swap failed": {func(t *testing.T, r *rig) {
+			r.journal(t, func(j *state.Journal) { j.Failure = "no answer" })
+		}, "the swap failed: no answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -358,6 +364,26 @@ func TestPreflight(t *testing.T) {
 }
 
 // TestPreflightAsNobody checks that the user of the pre-flight must be able to run it.
+// TestPreflightOfDropping: a file that the release does not have any more is put over nothing.
+func TestPreflightOfDropping(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n[install_manifest]\nfile = 'LIST'\noptional = true\n[[install_manifest.type]]\nname = 'bin'\ndirectory = %q\nallow = ['extra']\n", r.at("bin/agent"), r.at("bin")))
+	must(t, os.Chmod(r.at("bin/agent"), 0o755))
+	r.sys.tried = systemd.SandboxResult{Output: "v2"}
+	r.installs(t, "a1", "v2", 2, release2)
+	r.sys.tried = systemd.SandboxResult{Output: "v3"}
+	r.offer(t, "a2", "v3", 3, release3)
+	r.step(t, "swap")
+	for _, over := range r.sys.trial.Over {
+		if over.From == "" || over.To == r.at("bin/extra") {
+			t.Errorf("put over: %v", over)
+		}
+	}
+	r.gate(t, "a2", state.FindingHealthy, "")
+	r.step(t, "commit")
+	r.holds(t, "bin/extra", "")
+}
+
 func TestPreflightAsNobody(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))

@@ -1,10 +1,12 @@
 package trust_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"strings"
 	"testing"
 	"time"
 
@@ -165,6 +167,21 @@ func TestNext(t *testing.T) {
 		if got, _, err := trust.Next(row.role, []byte("{}")); err == nil {
 			t.Errorf("%s: got %s from nothing", row.role, got)
 		}
+	}
+}
+
+// TestNextOfTargets checks that a digest which is none becomes no part of a file's name, and
+// that other names in the targets are ignored.
+func TestNextOfTargets(t *testing.T) {
+	r := newMachine(t)
+	digest := manifest.Digest(r.Files[manifest.FileName])
+	doc := r.Bundle(1).Targets
+	if got, _, err := trust.Next(trust.RoleTargets, bytes.Replace(doc, []byte(digest), []byte("../../x"), 1)); err == nil {
+		t.Errorf("got %s", got)
+	}
+	more := `"targets":{"zzz":{"hashes":{"sha256":"` + strings.Repeat("e", 64) + `"},"length":1},`
+	if got, _, err := trust.Next(trust.RoleTargets, bytes.Replace(doc, []byte(`"targets":{`), []byte(more), 1)); err != nil || got != digest+"."+manifest.FileName {
+		t.Errorf("got %s, %v", got, err)
 	}
 }
 
