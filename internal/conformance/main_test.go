@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -47,12 +48,15 @@ func TestScripts(t *testing.T) {
 
 // site serves the repository from /metadata, and its manifests from /targets.
 type site struct {
+	mu           sync.Mutex // guards files and their bytes, which the next step may write over
 	repo         *trusttest.Repo
 	first, files map[string][]byte
 }
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	dir, name := path.Split(r.URL.Path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	b := s.files[name]
 	if isManifest := len(name) > len(manifest.FileName); b == nil || (dir == "/targets/") != isManifest {
 		http.NotFound(w, r)
@@ -63,6 +67,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func serve(ts *testscript.TestScript, _ bool, args []string) {
 	s := ts.Value("site").(*site)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch args[0] {
 	case "release":
 		n, err := strconv.Atoi(args[1])
