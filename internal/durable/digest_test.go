@@ -15,9 +15,10 @@ import (
 // TestDigest compares digests with crypto/sha256's, for sizes around those of the buffers
 // and for readers that give little at once.
 func TestDigest(t *testing.T) {
-	random := make([]byte, 3*digestBuffer+1)
+	random := make([]byte, digestAlone+3*digestBuffer+1)
 	rand.NewChaCha8([32]byte{}).Read(random)
-	for _, size := range []int{0, 1, 511, 512, 513, 32 << 10, digestBuffer - 1, digestBuffer, digestBuffer + 1, 2 * digestBuffer, 3*digestBuffer - 1, len(random)} {
+	for _, size := range []int{0, 1, 32 << 10, digestAlone - 1, digestAlone, digestAlone + 1, digestAlone + digestBuffer,
+		digestAlone + digestBuffer + 1, digestAlone + 2*digestBuffer, digestAlone + 3*digestBuffer - 1, len(random)} {
 		content := random[:size]
 		sum := sha256.Sum256(content)
 		want := hex.EncodeToString(sum[:])
@@ -36,12 +37,12 @@ func TestDigest(t *testing.T) {
 // the digest's goroutine ends.
 func TestDigestError(t *testing.T) {
 	ill := errors.New("ill")
-	content := bytes.Repeat([]byte("x"), 3*digestBuffer)
+	content := bytes.Repeat([]byte("x"), digestAlone+3*digestBuffer)
 	var out bytes.Buffer
 	if _, n, err := CopySHA256(&out, io.MultiReader(bytes.NewReader(content), iotest.ErrReader(ill))); err != ill || n != int64(len(content)) {
 		t.Errorf("%d, %v", n, err)
 	}
-	if _, _, err := CopySHA256(&failing{after: 2*digestBuffer + 1, err: ill}, bytes.NewReader(content)); err != ill {
+	if _, _, err := CopySHA256(&failing{after: digestAlone + 2*digestBuffer + 1, err: ill}, bytes.NewReader(content)); err != ill {
 		t.Error(err)
 	}
 	var d Digest
