@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var fleet = flag.Int("fleet", 1_000_000, "how many `clients` are in the database of BenchmarkPage")
+var fleetSize = flag.Int("fleet", 1_000_000, "how many `clients` are in the database of BenchmarkPage")
 
 // BenchmarkCheck measures what a client's look for a release costs a static server, and the
 // gate: a conditional request on a connection of its own, which is answered "not modified".
@@ -127,10 +127,10 @@ func BenchmarkPage(b *testing.B) {
 	numbers := "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) "
 	if _, err := s.db.ExecContext(b.Context(), numbers+"INSERT INTO clients ("+columns+") SELECT 'c-' || i, 'host-' || (i * 7919 % (9 * $2 / 10)) || '.example.com', 'linux', 'amd64', "+
 		"CASE i % 3 WHEN 0 THEN 'v0.1.12' WHEN 1 THEN 'v0.1.11' ELSE 'v0.1.10' END, $3 - i % 120, 'agent', "+
-		"CASE i % 1000 WHEN 0 THEN 'rolled back' ELSE 'committed' END, 'v0.1.12', '', '', $4, 0, '' FROM n", *fleet, *fleet, began.Unix(), began.Unix()); err != nil {
+		"CASE i % 1000 WHEN 0 THEN 'rolled back' ELSE 'committed' END, 'v0.1.12', '', '', $4, 0, '' FROM n", *fleetSize, *fleetSize, began.Unix(), began.Unix()); err != nil {
 		b.Fatal(err)
 	}
-	b.Logf("%d clients written in %s", *fleet, time.Since(began).Round(time.Millisecond))
+	b.Logf("%d clients written in %s", *fleetSize, time.Since(began).Round(time.Millisecond))
 	s.Close()
 	g := start(b, "gate", "UPSTREAM="+start(b, "upstream").url, "DIR="+downloadDir(b), "DATABASE="+d.name)
 	for _, to := range []struct{ name, path string }{{"page", "/updates"}, {"page by time", "/updates?sort=seen&order=desc"}, {"api", "/api/v1/admin/updates"}, {"page again", "/updates"}} {
