@@ -25,8 +25,9 @@
 #   faults         an error of each system call of the fetcher, the verifier and the
 #                  swapper that can fail, one at a time, which takes an hour (EVERY=10
 #                  tries every tenth); and what can fail on a booted machine
-#   bench          what updates cost in time, outage and CPU, beside a script's, in ROUNDS
-#                  rounds; on a machine that does nothing else
+#   bench          what updates cost in time, outage, CPU, memory and bytes, beside a
+#                  script's, in ROUNDS rounds; on a machine that does nothing else. ROWS=GiB
+#                  selects the rows whose names match that pattern
 #   fuzz           random input for each parser and unpacker, T=1m for each; what makes
 #                  one fail is kept in testdata/fuzz, and is a test from then on
 #   conformance-client  build/conformance-client: our verification of signed
@@ -176,7 +177,7 @@ ROUNDS ?= 5
 
 bench: machine-deps deb
 	mkdir -p build
-	go test -C internal/systemtest -count=1 -tags systemd -run '^TestBench$$' -timeout 0 -v . -args -bench $(ROUNDS) -bench-json "$(abspath build/bench.json)" $(if $(DEBIAN),-release $(DEBIAN))
+	go test -C internal/systemtest -count=1 -tags systemd -run '^TestBench$$' -timeout 0 -v . -args -bench $(ROUNDS) -bench-json "$(abspath build/bench.json)" $(if $(ROWS),-bench-rows "$(ROWS)") $(if $(DEBIAN),-release $(DEBIAN))
 
 T ?= 1m
 

@@ -73,3 +73,20 @@ func BenchmarkExtract(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkList unpacks and hashes, and writes nothing, so that no disk is measured.
+func BenchmarkList(b *testing.B) {
+	body := program()
+	plain := makeTar(b, file("bin", body))
+	for name, archive := range map[string][]byte{"gzip": gz(plain), "zstd": zst(b, plain)} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := List(section(archive), Limits{Unpacked: 64 << 20, Entries: 10}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -22,6 +22,12 @@ const StatusHeader = "X-Machinemon-Update"
 // mark is the beginning of each status line.
 const mark = "machinemon-update "
 
+// MayHaveStatus reports whether JSON, or JSON in a string of it, can contain a status line.
+// JSON can write a letter only as it is, or as \u00 and two digits.
+func MayHaveStatus(raw []byte) bool {
+	return bytes.Contains(raw, []byte(mark)) || bytes.Contains(raw, []byte(`\u00`))
+}
+
 // Status describes the updates of one target, as its machine reports them. A check-in
 // carries it as one line, in the output of an agent's check or in a StatusHeader.
 type Status struct {

@@ -2,16 +2,15 @@ package delta
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"math"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
 var errDelta = errors.New("the delta does not fit the file that it is applied to, or is damaged")
@@ -30,8 +29,8 @@ func Patch(w io.Writer, delta, old *io.SectionReader, size int64) (sum string, e
 	} else if n < headerSize || string(header[:len(magic)]) != magic {
 		return patchZstd(w, delta, old, size)
 	}
-	d := &decoder{old: old, hash: sha256.New(), size: size}
-	d.w = io.MultiWriter(w, d.hash)
+	d := &decoder{old: old, size: size}
+	d.w = io.MultiWriter(w, &d.digest)
 	defer d.close()
 	if err := d.open(delta, header[len(magic):]); err != nil {
 		return "", err
@@ -43,16 +42,16 @@ func Patch(w io.Writer, delta, old *io.SectionReader, size int64) (sum string, e
 	if err := d.apply(ops); err != nil {
 		return "", err
 	}
-	return hex.EncodeToString(d.hash.Sum(nil)), nil
+	return d.digest.Sum(), nil
 }
 
 // decoder applies one delta. Its memory is limited by maxWindow and maxOps, whatever the
 // delta says.
 type decoder struct {
-	old  *io.SectionReader
-	w    io.Writer
-	hash hash.Hash
-	size int64
+	old    *io.SectionReader
+	w      io.Writer
+	digest durable.Digest // of what was written to w
+	size   int64
 
 	frames   []*zstd.Decoder
 	sections [sections]*bufio.Reader
@@ -62,6 +61,7 @@ type decoder struct {
 }
 
 func (d *decoder) close() {
+	d.digest.Sum() // ends its goroutine
 	for _, f := range d.frames {
 		f.Close()
 	}

@@ -18,7 +18,10 @@ func backsOff(k Known) (Decision, bool) {
 	if k.Release != nil && !k.Now.Before(until) {
 		until = k.backsOffUntil(k.Release.Manifest)
 	}
-	return Decision{Reason: "it failed before: backing off until " + until.In(k.Now.Location()).Format("2006-01-02 15:04 MST")}, k.Now.Before(until)
+	if !k.Now.Before(until) {
+		return Decision{}, false
+	}
+	return Decision{Reason: "it failed before: backing off until " + until.In(k.Now.Location()).Format("2006-01-02 15:04 MST")}, true
 }
 
 func (k Known) backsOffUntil(manifest string) time.Time {

@@ -32,7 +32,8 @@ const (
 )
 
 // rules lists the rules in the order in which Decide asks them. A rule that refuses
-// returns why; unless it sets a result, the attempt ends as not attempted.
+// returns why; unless it sets a result, the attempt ends as not attempted. One that does not
+// refuse makes no text: the gate asks for each client of a page.
 var rules = []struct {
 	name    Rule
 	needs   condition
@@ -108,12 +109,14 @@ func rejected(k Known) (d Decision, refused bool) {
 // attempts, too, because the operator set it. It does not bind an archive that the
 // operator names in place of the source.
 func outOfRange(k Known) (Decision, bool) {
+	if k.Order.Brought() || k.Rules.Versions.Has(k.Release.Version) {
+		return Decision{}, false
+	}
 	reason := fmt.Sprintf("%s is not in source.versions %q", k.Release.Version, k.Rules.Versions)
 	if !version.Ordered(k.Release.Version) {
 		reason += ": it has no place in the order of versions"
 	}
-	return Decision{Reason: reason, Hint: "source.versions of target " + k.Rules.Target + " says which releases are taken"},
-		!k.Order.Brought() && !k.Rules.Versions.Has(k.Release.Version)
+	return Decision{Reason: reason, Hint: "source.versions of target " + k.Rules.Target + " says which releases are taken"}, true
 }
 
 // down keeps an unattended attempt from installing a lower version: a maintenance release
@@ -122,23 +125,27 @@ func outOfRange(k Known) (Decision, bool) {
 // operator lets the source decide, by source.downgrade.
 func down(k Known) (Decision, bool) {
 	descent := Descent(k.Release.Version, k.Order.Installed)
+	if descent == "" || k.Rules.Downgrade || withdraws(k) {
+		return Decision{}, false
+	}
 	return Decision{Reason: descent + ", and no schedule goes down",
-			Hint: "sudo machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"},
-		descent != "" && !k.Rules.Downgrade && !withdraws(k)
+		Hint: "sudo machinemon-update apply " + k.Rules.Target + " installs it; source.downgrade = true lets schedules do so"}, true
 }
 
 // replayed keeps also a person's attempt from installing a lower version of a program if
 // nothing but the version tells an old release from a new one. Without an order of versions,
 // any release might be an old one.
 func replayed(k Known) (Decision, bool) {
+	if !k.Rules.ByVersion || k.Order.Brought() || k.Rules.Downgrade {
+		return Decision{}, false
+	}
 	to, from := k.Release.Version, k.Order.Installed
 	reason := Descent(to, from)
 	if from != "" && !manifest.SameVersion(to, from) && !(version.Ordered(to) && version.Ordered(from)) {
 		reason = "nothing shows that " + to + " is not older than the installed " + from
 	}
 	return Decision{Reason: reason + ", and its signature does not forbid to bring back an old release",
-			Hint: "source.downgrade = true, or source.tag, allows it"},
-		k.Rules.ByVersion && reason != "" && !k.Order.Brought() && !k.Rules.Downgrade
+		Hint: "source.downgrade = true, or source.tag, allows it"}, reason != ""
 }
 
 // Descent returns a sentence for people about an install that goes to a lower version, or
@@ -172,11 +179,17 @@ func waits(k Known) (Decision, bool) {
 }
 
 func onlyChecks(k Known) (Decision, bool) {
-	return Decision{Result: state.ResultAvailable, Reason: Descent(k.Release.Version, k.Order.Installed)}, k.Order.Verb == state.VerbCheck
+	if k.Order.Verb != state.VerbCheck {
+		return Decision{}, false
+	}
+	return Decision{Result: state.ResultAvailable, Reason: Descent(k.Release.Version, k.Order.Installed)}, true
 }
 
 func notEnabled(k Known) (Decision, bool) {
-	return Decision{Reason: "scheduled runs only check", Hint: "sudo machinemon-update apply " + k.Rules.Target}, !k.Rules.AutoUpdate
+	if k.Rules.AutoUpdate {
+		return Decision{}, false
+	}
+	return Decision{Reason: "scheduled runs only check", Hint: "sudo machinemon-update apply " + k.Rules.Target}, true
 }
 
 // outsideWindow defers what no person asked for to the next window.
@@ -191,7 +204,10 @@ func outsideWindow(k Known) (Decision, bool) {
 
 // another defers what no person asked for while another target has an update under way.
 func another(k Known) (Decision, bool) {
-	return Decision{Reason: "it waits for another target: " + k.Ahead, Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, k.Ahead != ""
+	if k.Ahead == "" {
+		return Decision{}, false
+	}
+	return Decision{Reason: "it waits for another target: " + k.Ahead, Hint: "sudo machinemon-update apply " + k.Rules.Target + " does not wait"}, true
 }
 
 // deferred defers what no person asked for while something on this machine, or a lock of
@@ -208,7 +224,10 @@ func deferred(k Known) (Decision, bool) {
 }
 
 func changed(k Known) (Decision, bool) {
-	return Decision{Reason: "the installed files were changed by hand", Hint: "sudo machinemon-update apply " + k.Rules.Target}, k.Changed
+	if !k.Changed {
+		return Decision{}, false
+	}
+	return Decision{Reason: "the installed files were changed by hand", Hint: "sudo machinemon-update apply " + k.Rules.Target}, true
 }
 
 // notUpdatable refuses if one of the units refuses.

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 	"github.com/machinemon/machinemon-update/internal/systemtest/releases"
 )
 
@@ -20,20 +23,27 @@ var (
 )
 
 // TestBench measures what an update costs, beside what an operator would do by hand: for
-// how long the service does not answer, how long everything takes, CPU time, bytes and
-// requests. The rows take turns on one machine, because only figures of one run can be
-// compared. Targets have no settle time, so that no row has to wait for it.
+// how long the service does not answer, how long everything takes, CPU time, memory, bytes
+// and requests. The rows take turns on one machine, because only figures of one run can be
+// compared. Targets have no settle time, so that no row has to wait for it. A round before
+// the others counts syncs, which makes it slower, so it is not timed.
 //
 //	make bench ROUNDS=5
+//	make bench ROWS='small.*update'
+//	make bench ROWS=GiB
 func TestBench(t *testing.T) {
 	if *benchRounds == 0 {
 		t.Skip("measures; run make bench")
 	}
 	b := newBench(t)
 	rows := selected(t, b.rows())
-	for range *benchRounds {
+	b.countSyncs(rows)
+	for i := range *benchRounds {
 		for _, r := range rows {
-			b.round(r)
+			if i == 0 || !r.once {
+				s := b.measure(r)
+				r.Samples = append(r.Samples, s)
+			}
 		}
 	}
 	table := tableOf(rows)
@@ -45,76 +55,93 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// bench is a machine with three targets, each with a server of its releases.
+// bench is a machine with targets, each with a server of its releases.
 type bench struct {
 	*box
-	small, large, signed *benchTarget
+	ends  *machine.Ends
+	syncs *machine.Syncs // nil, but in the round that counts them
 }
 
 // A benchTarget is an instance of the test daemon whose file is padded to a size.
 type benchTarget struct {
 	*box
 	name, address, from string
+	padding             []byte // after the program's own bytes
 	size                int
 	publisher           *publisher // nil: the releases are not signed
 	dir                 string
-	server              *releases.Server
-	minor               int // of the version that was published last
+	server              *releases.Server // nil: the target is not installed
+	minor               int              // of the version that was published last
 	runs                string
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{box: boot(t)}
+	ends, err := machine.WatchEnds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ends.Close() })
+	b := &bench{box: boot(t), ends: ends}
 	b.stopShipped()
 	b.writeFile("/usr/local/sbin/by-hand", byHand, 0o755)
 	b.writeFile("/usr/local/sbin/fetch-only", fetchOnly, 0o755)
-	b.small = b.newTarget("small", "127.0.0.1:9210", "127.0.0.1:9010", 13<<20, nil)
-	b.large = b.newTarget("large", "127.0.0.1:9211", "127.0.0.1:9011", 110<<20, nil)
-	b.signed = b.newTarget("signed", "127.0.0.1:9212", "127.0.0.1:9012", 13<<20, newPublisher(t))
 	return b
 }
 
-// newTarget installs version 1.0.0 by hand, and makes it a target without a settle time.
-func (b *bench) newTarget(name, address, from string, size int, p *publisher) *benchTarget {
-	b.t.Helper()
-	c := &benchTarget{box: b.box, name: name, address: address, from: from, size: size, publisher: p, dir: b.t.TempDir()}
-	target := `unit = "` + name + `.service"
+// newTarget returns a target that install has to install. n makes its addresses.
+func (b *bench) newTarget(name string, n, size int, p *publisher) *benchTarget {
+	c := &benchTarget{box: b.box, name: name, address: fmt.Sprintf("127.0.0.1:%d", 9210+n), from: fmt.Sprintf("127.0.0.1:%d", 9010+n), size: size, publisher: p}
+	c.dir = b.t.TempDir()
+	if p != nil {
+		c.dir = p.repo
+	}
+	return c
+}
+
+// install installs version 1.0.0 by hand, and makes it a target without a settle time.
+// As in programs, four tenths of the padding cannot be compressed, or else one tenth.
+func (c *benchTarget) install() {
+	c.t.Helper()
+	random := 4
+	if c.size >= 1<<30 {
+		random = 1
+	}
+	c.padding = filler(c.size-len(build(c.t, releases.Daemon{})), random)
+	target := `unit = "` + c.name + `.service"
 [source]
-url = "http://` + from + `/client-manifest.json"
+url = "http://` + c.from + `/client-manifest.json"
 [[install]]
 from = "testd"
-to = "/usr/local/bin/` + name + `"
+to = "/usr/local/bin/` + c.name + `"
 [health]
 timeout_seconds = 5
 settle_seconds = 0
-version_command = ["/usr/local/bin/` + name + `", "--version"]
+version_command = ["/usr/local/bin/` + c.name + `", "--version"]
 [[health.probe]]
-http = "http://` + address + `/healthz"
+http = "http://` + c.address + `/healthz"
 `
-	if p != nil {
+	if c.publisher != nil {
 		target += "[trust]\nmode = \"tuf\"\nproduct = \"testd\"\n"
-		c.dir = p.repo
 	}
-	b.writeFile("/etc/machinemon-update/targets.d/"+name+".toml", target, 0o644)
+	c.writeFile("/etc/machinemon-update/targets.d/"+c.name+".toml", target, 0o644)
 	c.runs = "1.0.0"
-	b.writeFile("/usr/local/bin/"+name, string(c.program(releases.Daemon{Version: c.runs})), 0o755)
-	b.writeFile("/etc/systemd/system/"+name+".service", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/usr/local/bin/"+name+
-		"\nEnvironment=TESTD_ADDRESS="+address+"\nRestart=on-failure\n[Install]\nWantedBy=multi-user.target\n", 0o644)
-	b.must("systemctl", "enable", "--quiet", "--now", name+".service")
-	b.must("systemctl", "start", "paths.target")
-	l, err := b.Listen("tcp", from)
-	b.ok(err)
+	c.writeFile("/usr/local/bin/"+c.name, string(c.program(releases.Daemon{Version: c.runs})), 0o755)
+	c.writeFile("/etc/systemd/system/"+c.name+".service", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/usr/local/bin/"+c.name+
+		"\nEnvironment=TESTD_ADDRESS="+c.address+"\nRestart=on-failure\n[Install]\nWantedBy=multi-user.target\n", 0o644)
+	c.must("systemctl", "enable", "--quiet", "--now", c.name+".service")
+	c.must("systemctl", "start", "paths.target")
+	l, err := c.Listen("tcp", c.from)
+	c.ok(err)
 	c.server = releases.ServeBy(l, newStatic(c.dir))
-	b.t.Cleanup(func() { c.server.Close() })
+	c.t.Cleanup(func() { c.server.Close() })
 	c.await()
-	if p != nil {
-		root, err := os.ReadFile(filepath.Join(p.repo, "1.root.json"))
-		b.ok(err)
-		b.writeFile("/root/root.json", string(root), 0o600)
-		b.must("machinemon-update", "trust", name, "/root/root.json", "--sha256", digest(string(root)))
+	if c.publisher != nil {
+		root, err := os.ReadFile(filepath.Join(c.dir, "1.root.json"))
+		c.ok(err)
+		c.writeFile("/root/root.json", string(root), 0o600)
+		c.must("machinemon-update", "trust", c.name, "/root/root.json", "--sha256", digest(string(root)))
 	}
-	return c
 }
 
 // publish publishes the next version, which behaves so, in the target's way. With deltas
@@ -138,9 +165,18 @@ func (c *benchTarget) publish(behaviour string, deltas bool) (version string) {
 	return d.Version
 }
 
-// program is a build of the daemon, padded to the target's size. As in programs, four
-// tenths of the padding cannot be compressed.
+// program is a build of the daemon, padded to the target's size.
 func (c *benchTarget) program(d releases.Daemon) []byte {
 	c.t.Helper()
-	return append(build(c.t, d), padding()[:c.size-len(build(c.t, d))]...)
+	return append(build(c.t, d), c.padding...)
+}
+
+// filler returns the same bytes each time, of which so many tenths cannot be compressed.
+func filler(size, random int) []byte {
+	r := rand.NewChaCha8([32]byte{})
+	all := make([]byte, size)
+	for piece := range slices.Chunk(all, 4096) {
+		r.Read(piece[:len(piece)*random/10])
+	}
+	return all
 }

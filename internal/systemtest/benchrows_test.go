@@ -3,11 +3,14 @@
 package systemtest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/systemtest/machine"
 )
@@ -49,19 +52,28 @@ tar -xz -C "$temp" -f "$temp/a"
 type benchRow struct {
 	Name    string
 	Samples []sample
+	Syncs   map[string]int `json:",omitempty"` // by the steps
 	target  *benchTarget
 	base    *benchRow // what the row's outage is compared with
 	whole   *benchRow // what its duration is compared with
 	probed  bool      // the outage is measured
+	once    bool      // it takes long, so it is measured in the first round only
+	asked   bool      // it is measured only if -bench-rows selects it
 	prepare func()
 	act     func() machine.Result
 	exit    int
 	runs    func() string // the version that must serve in the end
+	after   func()        // undoes what prepare did; nil: nothing
+	idle    *idleSample   // what act found, if it is idle
 }
 
-// rows returns what is measured, in the order of the table.
+// rows returns what can be measured, in the order of the table.
 func (b *bench) rows() (all []*benchRow) {
-	for _, c := range []*benchTarget{b.small, b.large, b.signed} {
+	small := b.newTarget("small", 0, 13<<20, nil)
+	large := b.newTarget("large", 1, 110<<20, nil)
+	signed := b.newTarget("signed", 2, 13<<20, newPublisher(b.t))
+	huge := b.newTarget("huge", 3, 1<<30, nil)
+	for _, c := range []*benchTarget{small, large, signed, huge} {
 		size := fmt.Sprintf("%s, %d MB: ", c.name, c.size>>20)
 		version, url, sum := "", "", ""
 		installed := func() string { return c.runs }
@@ -89,15 +101,87 @@ func (b *bench) rows() (all []*benchRow) {
 		exits := &benchRow{Name: size + "exits at once", target: c, base: restart, whole: script, probed: true, prepare: publish("exit1-at-once", false), act: apply, exit: 4, runs: installed}
 		silent := &benchRow{Name: size + "never answers", target: c, base: restart, whole: script, probed: true, prepare: publish("never-listen", false), act: apply, exit: 4, runs: installed}
 		switch c {
-		case b.small:
-			all = append(all, restart, script, only, full, nothing, timer, delta, exits, silent)
-		case b.large:
-			all = append(all, restart, script, only, full, exits)
-		default:
+		case small:
+			all = append(all, restart, script, only, full, nothing, timer, delta, exits, b.dies(c), silent, b.idles(c))
+		case large:
+			all = append(all, restart, script, only, full, delta, exits)
+		case signed:
 			all = append(all, restart, script, full, nothing, timer)
+		case huge: // it takes half a minute, and 5 GiB of the disk
+			full.Name, full.base, full.whole, full.once, full.asked = "huge, 1 GiB: update", nil, nil, true, true
+			full.act = func() machine.Result { return b.runLong("machinemon-update", "apply", c.name) }
+			all = append(all, full)
 		}
 	}
 	return all
+}
+
+// dies returns the row of a release that serves for two seconds of its settle time.
+func (b *bench) dies(c *benchTarget) *benchRow {
+	const longer = "/etc/machinemon-update/targets.d/small.toml.d/settle.toml"
+	return &benchRow{Name: fmt.Sprintf("%s, %d MB: dies after 2 s", c.name, c.size>>20), target: c, probed: true, exit: 4,
+		prepare: func() {
+			c.publish("exit-after-2s", false)
+			b.writeFile(longer, "[health]\nsettle_seconds = 5\n", 0o644)
+		},
+		act:   func() machine.Result { return b.run("machinemon-update", "apply", c.name) },
+		runs:  func() string { return c.runs },
+		after: func() { b.must("rm", longer) }}
+}
+
+// idleSample is what a machine with targets does while nothing is to do.
+type idleSample struct {
+	Processes int      // of our programs
+	Begun     []string // our units that began meanwhile
+	CPU       float64  // of PID 1, in milliseconds; its clock has ticks of 10 ms
+	Woken     int64    // how often PID 1 was
+}
+
+// idles returns the row of half a minute in which nothing happens.
+func (b *bench) idles(c *benchTarget) *benchRow {
+	r := &benchRow{Name: "idle, 30 s", target: c, once: true, runs: func() string { return c.runs }, prepare: func() {}}
+	r.act = func() machine.Result {
+		cpu, woken := b.first()
+		begun := monotonic()
+		time.Sleep(30 * time.Second) // that is what is measured
+		now, wokenNow := b.first()
+		r.idle = &idleSample{Processes: len(strings.Fields(b.must("sh", "-c", `for exe in /proc/[0-9]*/exe; do readlink $exe; done | grep -E '^/usr/(bin/machinemon|lib/machinemon-update/)' || true`))), CPU: now - cpu, Woken: wokenNow - woken}
+		for unit := range strings.SplitSeq(b.must("systemctl", "show", "--property=Id,InactiveExitTimestampMonotonic", "machinemon-*"), "\n\n") {
+			id, at, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(unit), "Id="), "\nInactiveExitTimestampMonotonic=")
+			if n, err := strconv.ParseFloat(at, 64); err == nil && n/1e3 > begun {
+				r.idle.Begun = append(r.idle.Begun, id)
+			}
+		}
+		return machine.Result{}
+	}
+	return r
+}
+
+// first returns the CPU time of the machine's PID 1, in milliseconds, and how often it was
+// woken (proc_pid_stat(5), proc_pid_status(5)).
+func (b *bench) first() (cpu float64, woken int64) {
+	b.t.Helper()
+	_, stat, _ := strings.Cut(b.must("cat", "/proc/1/stat"), ") ")
+	for _, ticks := range strings.Fields(stat)[11:13] {
+		n, err := strconv.ParseFloat(ticks, 64)
+		b.ok(err)
+		cpu += 10 * n
+	}
+	_, line, _ := strings.Cut(b.must("cat", "/proc/1/status"), "\nvoluntary_ctxt_switches:")
+	line, _, _ = strings.Cut(line, "\n")
+	woken, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	b.ok(err)
+	return cpu, woken
+}
+
+// runLong is run for a command that takes minutes.
+func (b *bench) runLong(argv ...string) machine.Result {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Minute)
+	defer cancel()
+	r, err := b.Machine.Run(ctx, argv...)
+	b.ok(err)
+	return r
 }
 
 // archive returns the address and the digest of a version's archive.
@@ -117,6 +201,7 @@ func (c *benchTarget) archive(version string) (url, sum string) {
 }
 
 // selected returns the rows that -bench-rows selects, and those that they are compared with.
+// It installs their targets.
 func selected(t *testing.T, all []*benchRow) (rows []*benchRow) {
 	t.Helper()
 	pattern, err := regexp.Compile(*benchOnly)
@@ -125,12 +210,15 @@ func selected(t *testing.T, all []*benchRow) (rows []*benchRow) {
 	}
 	wanted := map[*benchRow]bool{}
 	for _, r := range all {
-		if pattern.MatchString(r.Name) {
+		if pattern.MatchString(r.Name) && (!r.asked || *benchOnly != "") {
 			wanted[r], wanted[r.base], wanted[r.whole] = true, true, true
 		}
 	}
 	for _, r := range all {
 		if wanted[r] {
+			if r.target.server == nil {
+				r.target.install()
+			}
 			rows = append(rows, r)
 		}
 	}

@@ -170,7 +170,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 	}
 	plan := g.plan(m)
 	counts := rollout.Counts{Off: g.stopped()}
-	at, hosts := map[string]int{}, map[string]int{}
+	at := map[string]int{}
 	var others []clientView
 	err = s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
 		v := view(r, m)
@@ -179,7 +179,6 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		if m != nil {
 			o.Release.add(r, m)
 		}
-		hosts[r.Hostname]++
 		count(&counts, plan, m, r)
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
@@ -212,8 +211,8 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		o.Rollout = &s
 	}
 	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
-	for i, c := range o.Clients {
-		o.Clients[i].Namesake = hosts[c.Hostname] > 1
+	if err := s.markNamesakes(ctx, o.Clients); err != nil {
+		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
 	if client := q.Get("history"); client != "" {
 		if o.History, err = s.history(ctx, client); err != nil {

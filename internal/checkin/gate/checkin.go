@@ -287,6 +287,9 @@ func parseReport(request []byte, header string, answer []member) (r report, ok b
 
 // status finds a status line in the state of a check, which is JSON inside a string.
 func status(raw json.RawMessage) (checkin.Status, bool) {
+	if !checkin.MayHaveStatus(raw) { // as most checks, which are parsed no further
+		return checkin.Status{}, false
+	}
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
 		raw = json.RawMessage(text)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -252,9 +253,42 @@ func TestManifestChanges(t *testing.T) {
 	has("")
 	b.publish(func(m *manifest.Manifest) { m.Version = "v0.1.13" })
 	has("v0.1.13")
+	// In its place, without a change of its size and time.
+	path := filepath.Join(b.config.DownloadDir, "client-manifest.json")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte(strings.ReplaceAll(string(old), "v0.1.13", "v0.1.14")), 0o644)
+	}
+	if err == nil {
+		err = os.Chtimes(path, info.ModTime(), info.ModTime())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	has("v0.1.14")
 	const want = "cannot use the manifest: it is not complete JSON: it ends too early: no client gets a directive\nthe manifest can be used again"
 	if got := b.lines(); got != want {
 		t.Errorf("it said\n%s, want\n%s", got, want)
+	}
+}
+
+// TestEscapedStatus checks that a status line is found however JSON writes its letters.
+func TestEscapedStatus(t *testing.T) {
+	for raw, want := range map[string]bool{
+		`{"output":"ok\nmachinemon-update {\"target\":\"agent\"}\n"}`:                   true,
+		`{"output":"machinemon\u002dupdate {\"target\":\"agent\"}"}`:                    true,
+		`"{\"output\":\"\\u006dachinemon-update {\\\"target\\\":\\\"agent\\\"}\"}"`:     true,
+		`"{\"\u006futput\":\"m\u0061chinemon-update {\\\"target\\\":\\\"agent\\\"}\"}"`: true,
+		`"{\"output\":\"ok\"}"`: false,
+		`{"output":"\u006fk"}`:  false,
+	} {
+		if s, ok := status(json.RawMessage(raw)); ok != want || ok && s.Target != "agent" {
+			t.Errorf("%s: %+v, %t", raw, s, ok)
+		}
 	}
 }
 

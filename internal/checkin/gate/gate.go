@@ -28,9 +28,11 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
@@ -59,7 +61,7 @@ type Gate struct {
 	failed   map[string]bool // whether "reading" and "writing" the database fail
 
 	mu      sync.Mutex
-	seen    string // etag of the manifest that current was read from
+	seen    fileVersion // of the manifest that current was read from
 	current *manifest.Manifest
 }
 
@@ -81,6 +83,15 @@ func (g *Gate) release() *manifest.Manifest {
 
 // readManifest is release; broken reports that there is a manifest, but no valid one.
 func (g *Gate) readManifest() (m *manifest.Manifest, broken bool) {
+	// Each check-in comes here, so a file that has not changed is not even opened.
+	if info, err := os.Stat(filepath.Join(g.config.DownloadDir, g.config.Manifest)); err == nil {
+		g.mu.Lock()
+		seen, current := g.seen, g.current
+		g.mu.Unlock()
+		if current != nil && seen == versionOf(info) {
+			return current, false
+		}
+	}
 	f, info, err := g.open(g.config.Manifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false
@@ -92,12 +103,24 @@ func (g *Gate) readManifest() (m *manifest.Manifest, broken bool) {
 	defer f.Close()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if now := etag(info); now != g.seen {
+	if now := versionOf(info); now != g.seen {
 		g.seen = now
 		g.current, err = parse(f)
 		g.logState("manifest", "no client gets a directive", err)
 	}
 	return g.current, g.current == nil
+}
+
+// fileVersion changes whenever the content, the mode or the owner of a file does.
+type fileVersion struct {
+	device, inode     uint64
+	size              int64
+	modified, changed syscall.Timespec
+}
+
+func versionOf(info fs.FileInfo) fileVersion {
+	s := info.Sys().(*syscall.Stat_t)
+	return fileVersion{uint64(s.Dev), s.Ino, s.Size, s.Mtim, s.Ctim}
 }
 
 // logState logs once that the gate cannot use something, and the consequence (meaning),

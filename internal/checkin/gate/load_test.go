@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -38,6 +39,19 @@ func TestServe(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	serve := func() error { return http.Serve(l, http.HandlerFunc(null)) }
+	if part == "proxy" {
+		up, err := url.Parse(os.Getenv("UPSTREAM"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve = func() error {
+			return http.Serve(l, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(up) }, BufferPool: &buffers{},
+				Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}})
+		}
+	}
+	if part == "files" {
+		serve = func() error { return http.Serve(l, tagged(http.FileServer(http.Dir(os.Getenv("DIR"))))) }
+	}
 	if part == "gate" {
 		up, err := url.Parse(os.Getenv("UPSTREAM"))
 		if err != nil {
@@ -60,9 +74,24 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// null is an upstream that answers with as little work as possible.
+// tagged gives a static server's answers an ETag, as nginx makes it.
+func tagged(files http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if info, err := os.Stat(filepath.Join(os.Getenv("DIR"), filepath.FromSlash(r.URL.Path))); err == nil {
+			w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().Unix(), info.Size()))
+		}
+		files.ServeHTTP(w, r)
+	})
+}
+
+// null is an upstream that answers with as little work as possible. Only administrators may
+// read its settings.
 func null(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
+	if r.URL.Path == "/api/v1/admin/settings" && r.Header.Get("Authorization") == "" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, plainAnswer)
 }
@@ -112,12 +141,18 @@ func start(tb testing.TB, part string, env ...string) *process {
 // gateBefore starts a gate in front of this upstream, with a release for amd64.
 func gateBefore(tb testing.TB, upstream string) *process {
 	tb.Helper()
+	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+downloadDir(tb), "DATABASE="+newDatabase(tb).name)
+}
+
+// downloadDir returns a directory with the manifest of a release for amd64.
+func downloadDir(tb testing.TB) string {
+	tb.Helper()
 	dir := tb.TempDir()
 	m := `{"schema":1,"version":"v0.1.12","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + strings.Repeat("a", 64) + `","size":7}}}`
 	if err := os.WriteFile(filepath.Join(dir, "client-manifest.json"), []byte(m), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	return start(tb, "gate", "UPSTREAM="+upstream, "DIR="+dir, "DATABASE="+newDatabase(tb).name)
+	return dir
 }
 
 // memory returns a value of the process's status (proc_pid_status(5)), in bytes.
@@ -154,8 +189,8 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// BenchmarkCheckIn compares check-ins through the gate with check-ins at upstream. With
-// -benchtime=100000x all clients are known.
+// BenchmarkCheckIn compares check-ins through the gate with check-ins at upstream, and
+// through a proxy that does nothing else. With -benchtime=100000x all clients are known.
 func BenchmarkCheckIn(b *testing.B) {
 	request, err := os.ReadFile("testdata/request.json")
 	if err != nil {
@@ -171,7 +206,7 @@ func BenchmarkCheckIn(b *testing.B) {
 		for _, to := range []struct {
 			name string
 			*process
-		}{{"direct", up}, {"gate, " + kind, g}} {
+		}{{"direct", up}, {"proxy", start(b, "proxy", "UPSTREAM="+up.url)}, {"gate, " + kind, g}} {
 			b.Run(c.name+"/"+to.name, func(b *testing.B) {
 				var n atomic.Int64
 				took := make([]time.Duration, b.N)

@@ -6,6 +6,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
@@ -34,11 +35,27 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 			MaxResponseHeaderBytes: 256 << 10,
 		},
 		FlushInterval:  -1, // flush after each write, since answers may be streams
+		BufferPool:     &buffers{},
 		ModifyResponse: g.modify,
 		ErrorHandler:   g.upstreamFailed,
 		ErrorLog:       g.quiet,
 	}
 }
+
+// buffers are those through which answers pass. Without them each answer would allocate one,
+// which was the most that a check-in allocates.
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10 // bytes, as ReverseProxy's own
+
+func (b *buffers) Get() []byte {
+	if used, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return used[:]
+	}
+	return make([]byte, bufferSize)
+}
+
+func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
 
 // upstreamFailed answers a request that upstream did not answer. It logs that only if the
 // client cannot have caused it: upstream may close its connection before the end of a

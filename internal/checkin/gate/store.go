@@ -180,6 +180,41 @@ func (s *store) clients(ctx context.Context, sort, order string, f func(report))
 	return rows.Err()
 }
 
+// markNamesakes sets Namesake of the clients whose host name another client has, too. To
+// count the names of all clients while they are read would take memory for each.
+func (s *store) markNamesakes(ctx context.Context, listed []clientView) error {
+	var names []any
+	var places []string
+	at := map[string][]int{}
+	for i, c := range listed {
+		if at[c.Hostname] == nil {
+			names = append(names, c.Hostname)
+			places = append(places, fmt.Sprintf("$%d", len(names)))
+		}
+		at[c.Hostname] = append(at[c.Hostname], i)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, "SELECT hostname FROM clients WHERE hostname IN ("+strings.Join(places, ", ")+") GROUP BY hostname HAVING COUNT(*) > 1", names...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		for _, i := range at[name] {
+			listed[i].Namesake = true
+		}
+	}
+	return rows.Err()
+}
+
 const directives = "directives"
 
 // settings reads the switch. Directives are on until an administrator turns them off.

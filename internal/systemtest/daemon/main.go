@@ -119,7 +119,9 @@ func run() error {
 		return nil
 	case "exit1-at-once":
 		return fmt.Errorf("this release exits at once")
-	case "exit-after-3s": // good until then
+	case "exit-after-2s": // good until then, and so is the next one
+		time.AfterFunc(2*time.Second, func() { os.Exit(1) })
+	case "exit-after-3s":
 		time.AfterFunc(3*time.Second, func() { os.Exit(1) })
 	case "never-listen": // sends no READY=1 either
 		stop := make(chan os.Signal, 1)

@@ -250,6 +250,9 @@ func hostname(s string) string {
 // static program can be run from there outside of any machine.
 func (l *Lab) Installed(name string) string { return filepath.Join(l.lower[0], name) }
 
+// Directory returns the directory of this host that holds all files that the run writes.
+func (l *Lab) Directory() string { return l.dir }
+
 // Close removes all files of the run. The machines must be closed before.
 func (l *Lab) Close() error {
 	defer l.lock.Close()
