@@ -2,8 +2,6 @@ package durable
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -148,13 +146,6 @@ func FileSHA256(path string) (string, error) {
 
 // SHA256 reads r to its end and returns the digest, in hex, and the number of bytes.
 func SHA256(r io.Reader) (sum string, size int64, err error) { return CopySHA256(io.Discard, r) }
-
-// CopySHA256 copies r to w without sync, and returns what [SHA256] returns.
-func CopySHA256(w io.Writer, r io.Reader) (sum string, size int64, err error) {
-	h := sha256.New()
-	size, err = io.Copy(io.MultiWriter(w, h), r)
-	return hex.EncodeToString(h.Sum(nil)), size, err
-}
 
 // Secret reports whether not all users may read a file, by its mode and those of the
 // directories above it.
