@@ -53,7 +53,7 @@ func list(t *testing.T) []pkg {
 var (
 	// A step is one task of a program. It may use the lower packages.
 	steps = []string{"checkin/gate", "checkin/relay", "command", "fetch", "fetch/download", "fetch/source", "generate", "health", "inform", "notify", "publisher", "release", "swap", "verify"}
-	lower = []string{"archive", "calendar", "checkin", "cli", "delta", "dirtree", "durable", "installed", "log", "manifest", "nearest", "policy", "rollout", "signature", "snapshot", "state", "systemd", "target", "trust", "units", "version"}
+	lower = []string{"archive", "calendar", "checkin", "cli", "delta", "dirtree", "durable", "installed", "log", "manifest", "nearest", "pattern", "policy", "rollout", "signature", "snapshot", "state", "systemd", "target", "trust", "units", "version"}
 	// between has the steps that a step may import as an exception.
 	between = map[string][]string{"command": {"generate"}, "publisher": {"release"},
 		"fetch": {"fetch/download", "fetch/source"}, "fetch/source": {"fetch/download"}}

@@ -147,13 +147,6 @@ func FileSHA256(path string) (string, error) {
 // SHA256 reads r to its end and returns the digest, in hex, and the number of bytes.
 func SHA256(r io.Reader) (sum string, size int64, err error) { return CopySHA256(io.Discard, r) }
 
-// CopySHA256 copies r to w without sync, and returns what [SHA256] returns.
-func CopySHA256(w io.Writer, r io.Reader) (sum string, size int64, err error) {
-	var d Digest
-	size, err = io.Copy(io.MultiWriter(w, &d), r)
-	return d.Sum(), size, err
-}
-
 // Secret reports whether not all users may read a file, by its mode and those of the
 // directories above it.
 func Secret(path string) (bool, error) {

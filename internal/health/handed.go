@@ -8,10 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"unicode"
 
+	"github.com/machinemon/machinemon-update/internal/pattern"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
 
@@ -36,7 +36,7 @@ func handed(key, file string) ([]byte, error) {
 const mostHeaders = 100
 
 // headerName matches a token of RFC 9110.
-var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")
+var headerName = pattern.New("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")
 
 // headers returns the headers in a file: a line NAME: VALUE for each.
 func headers(file string) (http.Header, error) {

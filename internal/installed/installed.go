@@ -99,8 +99,11 @@ func Missing(t *target.Target) string {
 }
 
 // Unchanged reports whether the files of a release are on disk as the release left them.
-func Unchanged(r *state.Release) bool {
-	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, func(f state.File) bool { return !f.Same() })
+func Unchanged(r *state.Release) bool { return UnchangedSince(r, nil) }
+
+// UnchangedSince is [Unchanged], and does not read files again that were looked at before.
+func UnchangedSince(r *state.Release, looked state.Looked) bool {
+	return len(r.Files) > 0 && !slices.ContainsFunc(r.Files, func(f state.File) bool { return !looked.Same(f) })
 }
 
 // askVersion runs the installed program's version_command and returns the version that it

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 )
@@ -18,10 +19,16 @@ import (
 const maxBytes = 1 << 40
 
 var (
-	validFile   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]*$`)
-	validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	validSHA512 = regexp.MustCompile(`^[0-9a-f]{128}$`)
+	validFile   = late(`^[A-Za-z0-9][A-Za-z0-9.+_~-]*$`)
+	validDigest = late(`^[0-9a-f]{64}$`)
+	validSHA512 = late(`^[0-9a-f]{128}$`)
 )
+
+// late returns a function that compiles a regular expression once, when it is called first:
+// each step of an update is a process of its own, and needs few of them.
+func late(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // reader reads the fields of the decoded document and keeps the first error.
 type reader struct{ err error }
@@ -139,7 +146,7 @@ func (f fields) time(key string) string {
 
 func (f fields) digest(key string) string {
 	at, s := f.string(key)
-	if !validDigest.MatchString(s) {
+	if !validDigest().MatchString(s) {
 		f.fail(at, "must be 64 lower-case hex digits")
 	}
 	return s
@@ -147,7 +154,7 @@ func (f fields) digest(key string) string {
 
 func (f fields) sha512(key string) string {
 	at, s := f.string(key)
-	if !validSHA512.MatchString(s) {
+	if !validSHA512().MatchString(s) {
 		f.fail(at, "must be 128 lower-case hex digits")
 	}
 	return s
@@ -169,7 +176,7 @@ func (f fields) file(key string) string {
 
 // ValidFile reports whether s is a plain file name, which needs no quoting in a URL or
 // path: [A-Za-z0-9][A-Za-z0-9.+_~-]*, at most 255 bytes.
-func ValidFile(s string) bool { return len(s) <= 255 && validFile.MatchString(s) }
+func ValidFile(s string) bool { return len(s) <= 255 && validFile().MatchString(s) }
 
 // checkFile accepts a plain file name or an http(s) URL.
 func checkFile(s string) error {

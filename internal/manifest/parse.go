@@ -4,16 +4,15 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 )
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
+var validName = late(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
 
 // ValidName reports whether s is a valid version, product or platform key:
 // [A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}.
-func ValidName(s string) bool { return validName.MatchString(s) }
+func ValidName(s string) bool { return validName().MatchString(s) }
 
 // Parse parses a manifest. It ignores unknown fields, so that an old program can read a
 // newer publisher's manifest, and refuses all other deviations from

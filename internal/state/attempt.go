@@ -5,16 +5,17 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // AttemptID names one attempt for one target in log lines and records. It is also the name
 // of the attempt's spool entry.
 type AttemptID string
 
-var attemptName = regexp.MustCompile(`^[0-9a-z-]{1,40}$`)
+var attemptName = pattern.New(`^[0-9a-z-]{1,40}$`)
 
 // Valid reports whether the ID has the form of [NewAttempt], as names of spool entries do.
 func (id AttemptID) Valid() bool { return attemptName.MatchString(string(id)) }

@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // The names of a bundle's files, beside the files that the receipt lists.
@@ -196,7 +196,7 @@ func (b *Bundle) Manifest() ([]byte, error) { return b.Read(ManifestName, manife
 // Metadata returns what signs the manifest, of at most limit bytes.
 func (b *Bundle) Metadata(limit int64) ([]byte, error) { return b.Read(MetadataName, limit) }
 
-var treeName = regexp.MustCompile(`^[0-9]{1,4}$`)
+var treeName = pattern.New(`^[0-9]{1,4}$`)
 
 // Receipt returns the receipt. A file whose name is not a number is an error.
 func (b *Bundle) Receipt() (Receipt, error) {

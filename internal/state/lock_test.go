@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ func TestOrder(t *testing.T) {
 	want := Order{Attempt: "a1", Origin: OriginSchedule, Verb: VerbCheck, Installed: "v1"}
 	must(t, tree.SetOrder("agent", want))
 	want.Format = Format
-	if got, err := tree.Order("agent"); err != nil || got != want {
+	if got, err := tree.Order("agent"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

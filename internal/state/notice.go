@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // Notice is an event of which the operator is told. It waits in the spool of its target,
@@ -56,7 +57,7 @@ const (
 	noticeWay   = `\.([a-z]+)$` // of a name
 )
 
-var noticeName = regexp.MustCompile(`^[0-9a-z-]{1,80}` + noticeWay)
+var noticeName = pattern.New(`^[0-9a-z-]{1,80}` + noticeWay)
 
 // Notices returns the spool of a target's notices. It belongs to root and to the group of
 // the sender, which may remove what is in it.

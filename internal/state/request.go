@@ -145,6 +145,8 @@ type Order struct {
 	Doubt string `json:"doubt,omitempty"`
 	// MainID is the installed main file, which the gate needs for the baseline.
 	MainID FileID `json:"main_id,omitzero"`
+	// Looked spares the next attempt reading the installed files again.
+	Looked Looked `json:"looked,omitempty"`
 }
 
 // Brought reports whether the operator names where the release comes from, so that the

@@ -141,13 +141,24 @@ func (b *beginning) resetUnits(ctx context.Context) error {
 	return b.Systemd.ResetFailed(ctx, unitOf("verify", b.name), unitOf("fetch-full", b.name), unitOf("baseline", b.name), unitOf("swap", b.name))
 }
 
-// load reads the target file and the status.
+// load reads the target file, the status, and what the attempt before has seen of the
+// installed files.
 func (b *beginning) load(context.Context) (err error) {
 	if b.target, err = b.Targets.Load(b.name); err != nil {
 		return err
 	}
-	b.status, err = b.Tree.Status(state.RoleSwap, b.name)
-	return err
+	if b.status, err = b.Tree.Status(state.RoleSwap, b.name); err != nil {
+		return err
+	}
+	b.order.Looked = state.Looked{}
+	if before, err := b.Tree.Order(b.name); err == nil && b.status.Installed != nil { // without one, the files are read
+		for _, f := range b.status.Installed.Files {
+			if at, ok := before.Looked[f.To]; ok {
+				b.order.Looked[f.To] = at
+			}
+		}
+	}
+	return nil
 }
 
 // decideVerb decides whether an unattended attempt installs or only checks, and refuses
@@ -261,7 +272,12 @@ func (b *beginning) handBrought(ctx context.Context) error {
 
 // writeOrder finds out what is installed, and writes the order.
 func (b *beginning) writeOrder(ctx context.Context) (err error) {
-	b.order.Installed, b.order.Missing = installed.Version(ctx, b.target, b.status), installed.Missing(b.target)
+	if r := b.status.Installed; r != nil && r.Version != "" && installed.UnchangedSince(r, b.order.Looked) {
+		b.order.Installed = r.Version
+	} else {
+		b.order.Installed = installed.Version(ctx, b.target, state.Status{})
+	}
+	b.order.Missing = installed.Missing(b.target)
 	if b.order.MainID, err = state.MainID(b.target.Health.Main); err != nil {
 		b.logf("%s: %v", b.name, err) // the gate may be able to find out itself
 	}

@@ -18,7 +18,7 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 		return d, nil
 	}
 	if b.status.Installed != nil && !b.asked() {
-		k.Changed = !installed.Unchanged(b.status.Installed)
+		k.Changed = !installed.UnchangedSince(b.status.Installed, b.order.Looked)
 	}
 	return b.decideWithUnits(ctx, k, b.target)
 }

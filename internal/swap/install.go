@@ -50,9 +50,10 @@ type swapping struct {
 	status  state.Status
 	known   policy.Known
 	journal *state.Journal
-	proof   *signature.Archive // what remains to be checked of the archive; nil for nothing
-	program string             // where root's copy of from_release's program is; "" if the release has none
-	copied  map[string]string  // where root's first copies of entries of the verified tree are, by their names there
+	proof   *signature.Archive      // what remains to be checked of the archive; nil for nothing
+	program string                  // where root's copy of from_release's program is; "" if the release has none
+	looked  map[string]*state.Stamp // the stamps that installed files had when their digests were taken
+	copied  map[string]string       // where root's first copies of entries of the verified tree are, by their names there
 }
 
 func (sw *swapping) run(ctx context.Context) error {

@@ -164,7 +164,7 @@ func (sw *swapping) planTree(ctx context.Context, entry *state.Bundle) error {
 			return state.Fail(state.ResultMisconfigured, "cannot install %s: %w", inst.To, err)
 		}
 		c, err := sw.stage(ctx, inst.To, own, func(staged string, room int64) (string, error) {
-			return sw.stageEntry(entry, from, staged, want, inContents, room, true)
+			return sw.stageEntry(entry, from, staged, want, inContents, room, false)
 		})
 		if err != nil {
 			return err

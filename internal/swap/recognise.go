@@ -19,7 +19,7 @@ import (
 // suffices: the bytes are there already, and what replaces them is verified.
 func (b *beginning) recognise(ctx context.Context) error {
 	r := b.status.Installed
-	if r == nil || installed.Unchanged(r) || b.target.Listing != nil { // what a release lists is only in its record
+	if r == nil || installed.UnchangedSince(r, b.order.Looked) || b.target.Listing != nil { // what a release lists is only in its record
 		return nil
 	}
 	found, err := b.Tree.Status(state.RoleFetch, b.name)

@@ -38,7 +38,7 @@ func (sw *swapping) stage(ctx context.Context, to string, own ownership, bring f
 	if c.New, err = bring(c.Staged, room); err != nil {
 		return failed(err)
 	}
-	if c.Old, err = digest(to); err != nil {
+	if c.Old, err = sw.lookAt(to); err != nil {
 		return failed(err)
 	}
 	if sw.journal.GoingBack {
@@ -78,7 +78,7 @@ func (sw *swapping) backUp() error {
 		}
 		if err == nil {
 			c.Backup = sidePath(dir, sw.name, sw.journal.Attempt, i, "old")
-			err = backUp(c, sw.target.Hooks.BeforeSwap() > 0)
+			err = backUp(c, sw.target.Hooks.BeforeSwap() > 0, sw.looked[c.To])
 		}
 		if err != nil {
 			return fmt.Errorf("cannot back up %s: %w%s", c.To, brief(err), hint(err))
@@ -87,17 +87,33 @@ func (sw *swapping) backUp() error {
 	return syncDirs(sw.journal.Changes)
 }
 
-// backUp makes the backup; hooked says that a hook will run before the file is replaced.
-// It fails if the file was written during the pre-flight: a rollback must find exactly
-// what the journal says.
-func backUp(c *state.Change, hooked bool) (err error) {
+// lookAt returns the digest of an installed file, as [digest] does, and remembers the stamp
+// that the file had before and after it was read.
+func (sw *swapping) lookAt(path string) (sum string, err error) {
+	stamp := state.StampOf(path)
+	if sum, err = digest(path); err == nil && stamp.Still(path) {
+		if sw.looked == nil {
+			sw.looked = map[string]*state.Stamp{}
+		}
+		sw.looked[path] = stamp
+	}
+	return sum, err
+}
+
+// backUp makes the backup; hooked says that a hook will run before the file is replaced, and
+// looked is the stamp that the file had when its digest was taken, or nil. It fails if the file
+// was written during the pre-flight: a rollback must find exactly what the journal says.
+func backUp(c *state.Change, hooked bool, looked *state.Stamp) (err error) {
 	var kept string
 	var before *state.Stamp
+	still := looked.Still(c.To)
 	if hooked || c.Kind == state.KindRemove || c.Old == c.New {
 		kept, err = copyWhole(c.Backup, c.To)
 	} else if err = os.Link(c.To, c.Backup); err == nil {
 		before = state.StampOf(c.Backup) // of what is read now
-		kept, err = digest(c.Backup)
+		if kept = c.Old; !still || !looked.SameContent(before) {
+			kept, err = digest(c.Backup)
+		}
 	}
 	if err == nil && kept != c.Old {
 		err = errors.New("it was changed meanwhile")
@@ -114,7 +130,7 @@ func copyWhole(dst, src string) (sum string, err error) {
 		return "", err
 	}
 	defer f.Close()
-	if sum, err = copyFile(dst, f, largest, true); err != nil {
+	if sum, err = copyFile(dst, f, largest, false); err != nil { // it is synced below
 		return "", err
 	}
 	if err := dress(dst, src, ownership{uid: -1, gid: -1}); err != nil {

@@ -22,7 +22,7 @@ func entrySize(entry *state.Bundle, name string) int64 {
 	return info.Size()
 }
 
-// stageEntry copies an entry of a verified tree, without a sync if others follow it. What
+// stageEntry copies an entry of a verified tree, without a sync if the caller makes one. What
 // is copied is freed there, so that a release needs its space once. An entry that is
 // installed twice comes from its first copy, which is root's.
 func (sw *swapping) stageEntry(entry *state.Bundle, from, staged string, want manifest.Content, inContents bool, room int64, sync bool) (string, error) {

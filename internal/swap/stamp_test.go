@@ -87,3 +87,52 @@ func TestRollbackReadsNoProgram(t *testing.T) {
 		})
 	}
 }
+
+// TestBackUpReadsNoProgram: the digest of the old program, taken before the pre-flight, is
+// that of its backup, unless the program was written or replaced since.
+func TestBackUpReadsNoProgram(t *testing.T) {
+	const size = 2 << 20
+	for _, c := range []struct {
+		name   string
+		breaks func(*testing.T, *rig)
+		reads  int // of programs
+		fails  []string
+	}{
+		{"as it was", func(*testing.T, *rig) {}, 0, nil},
+		{"touched", func(t *testing.T, r *rig) { age(t, r.at("bin/agent")) }, 1, nil},
+		{"written", func(t *testing.T, r *rig) {
+			info, err := os.Stat(r.at("bin/agent"))
+			must(t, err)
+			f, err := os.OpenFile(r.at("bin/agent"), os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteAt([]byte("x"), size/2)
+			must(t, err)
+			must(t, f.Close())
+			must(t, os.Chtimes(r.at("bin/agent"), info.ModTime(), info.ModTime())) // as if it had not been
+		}, 1, []string{"cannot back up", "it was changed meanwhile"}},
+		{"replaced", func(t *testing.T, r *rig) {
+			must(t, os.WriteFile(r.at("bin/other"), []byte(strings.Repeat("odd ", size/4)), 0o755))
+			must(t, os.Rename(r.at("bin/other"), r.at("bin/agent")))
+		}, 1, []string{"cannot back up", "it was changed meanwhile"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.put(t, "bin/agent", file{strings.Repeat("old ", size/4), 0o755, 12})
+			age(t, r.at("bin/agent"))
+			r.offer(t, "a1", "v2", 2, map[string]string{"agent": strings.Repeat("new ", size/4), "agent.service": "unit 2"})
+			r.configure(t, "version_command = ['"+r.at("bin/agent")+"', '--version']\n")
+			r.sys.said = "agent v2"
+			before, got := 0, 0
+			r.sys.on["try agent"] = func() { c.breaks(t, r); before = readBytes(t) }
+			r.sys.on["arm machinemon-deadline@agent.timer"] = func() { got = readBytes(t) - before }
+			if c.fails != nil {
+				r.fails(t, "swap", state.ResultFailed, c.fails...)
+				return
+			}
+			r.step(t, "swap")
+			if reads := (got + size/2) / size; got == 0 || before == 0 || reads != c.reads {
+				t.Errorf("read %d bytes between pre-flight and trial, want %d programs", got, c.reads)
+			}
+		})
+	}
+}

@@ -72,6 +72,9 @@ func (b *box) intrude() {
 		b.must("install", "-d", "-m", "755", "/var/lib/machinemon-update/swap/"+target)
 	}
 	b.must(intruderPath, "plant")
+	// nspawn makes these read-only, and root of a real machine can write them.
+	b.must("mount", "-o", "remount,rw,bind", "/proc/sys")
+	b.must("mount", "-o", "remount,rw", "/sys/kernel")
 }
 
 // intrusions returns what the intruder printed since, by unit.
@@ -124,7 +127,7 @@ var leftOpen = []struct{ units, attempts, why string }{
 	{"accounts swap commit rollback deadline update-recover directive inform update release-refresh release-rollout", "see PID 1", "ProtectProc= does not hold for the group root"},
 	{"baseline health-gate", "see PID 1, read /proc/1/root", "CAP_SYS_PTRACE, which only a child that talks to nothing keeps: without it, all of /proc is closed"},
 	{"baseline health-gate", "read the journal", "for probes that wait for a line in it"},
-	{"commit", "read /proc/1/root, write /proc/1/root, open /proc/1/mem", "CAP_SYS_PTRACE, to see which file a root daemon executes; it gives orders to PID 1 anyway"},
+	{"commit", "read /proc/1/root, write /proc/1/root", "CAP_SYS_PTRACE, to see which file a root daemon executes; it gives orders to PID 1 anyway"},
 	{"swap rollback deadline update-recover", "a setuid file", "RestrictSUIDSGID= would block openat2, which keeps root out of links"},
 
 	{"accounts", "write /etc, write /var/lib/machinemon-update/fetch/testd, write /var/lib/machinemon-update/fetch/testd/ready, write /var/lib/machinemon-update/fetch/other, write /var/lib/machinemon-update/fetch/other/ready, write /run/machinemon-update/gate/testd", "it makes accounts, hands the fetcher's files over and makes the directory of reports"},

@@ -3,7 +3,8 @@ package target
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // Account returns the name of the account under which a step of a target runs: each step
@@ -22,4 +23,4 @@ func Account(step, name string) string {
 	return "mm-" + step + "_" + hex.EncodeToString(sum[:8])
 }
 
-var accountName = regexp.MustCompile(`^[a-z0-9_-]{1,31}$`)
+var accountName = pattern.New(`^[a-z0-9_-]{1,31}$`)

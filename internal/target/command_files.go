@@ -3,20 +3,21 @@ package target
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // Programs that run a file that is among their arguments.
 var (
 	// An interpreter runs the first file.
-	interpreter = regexp.MustCompile(`^(sh|bash|dash|ash|zsh|ksh|mksh|fish|busybox|(python|perl|ruby|node|php|lua)[0-9.]*|nodejs|tclsh|[gm]?awk|make)$`)
+	interpreter = pattern.New(`^(sh|bash|dash|ash|zsh|ksh|mksh|fish|busybox|(python|perl|ruby|node|php|lua)[0-9.]*|nodejs|tclsh|[gm]?awk|make)$`)
 	// A wrapper runs the first file that is executable; an earlier one may be, for example,
 	// a lock.
-	wrapper = regexp.MustCompile(`^(env|nice|ionice|chrt|taskset|timeout|time|nohup|setsid|stdbuf|flock|sudo|runuser|setpriv|chroot|unshare|nsenter|systemd-run|systemd-cat|systemd-inhibit)$`)
+	wrapper = pattern.New(`^(env|nice|ionice|chrt|taskset|timeout|time|nohup|setsid|stdbuf|flock|sudo|runuser|setpriv|chroot|unshare|nsenter|systemd-run|systemd-cat|systemd-inhibit)$`)
 	// codeFollows matches the options after which an interpreter takes code or the name of
 	// a module, and no file.
-	codeFollows = regexp.MustCompile(`^(-[A-Za-z]*c|-m)$`)
+	codeFollows = pattern.New(`^(-[A-Za-z]*c|-m)$`)
 )
 
 // commandFiles returns the files that a command runs, as far as its arguments show them:

@@ -5,11 +5,11 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // MaxList is the size in bytes of the largest list of files that is read.
@@ -53,7 +53,7 @@ func (l *Listing) Entry(platform, version string) string {
 
 // plainName matches the names that a listed file may have: one word that a shell, a unit
 // file or a listing of a directory shows as it is.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
+var plainName = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,99}$`)
 
 // MayName reports whether the list in this archive could name the entry.
 func (l *Listing) MayName(entry, platform, version string) bool {

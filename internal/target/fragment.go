@@ -3,10 +3,11 @@ package target
 import (
 	"errors"
 	"maps"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // A setting is the value of a key and the place where it was written.
@@ -48,10 +49,10 @@ func parse(data []byte) (settings, *ConfigError) {
 }
 
 // bare matches a line whose value is a text without quotes, such as unit = NAME.service.
-var bare = regexp.MustCompile(`^\s*[A-Za-z0-9_.-]+\s*=\s*[A-Za-z/*][^"'\[\]{}=,]*$`)
+var bare = pattern.New(`^\s*[A-Za-z0-9_.-]+\s*=\s*[A-Za-z/*][^"'\[\]{}=,]*$`)
 
 // character matches the part of go-toml's messages that quotes a character of the file.
-var character = regexp.MustCompile(` (but got )?U\+[0-9A-F]+( '[^']*')?`)
+var character = pattern.New(` (but got )?U\+[0-9A-F]+( '[^']*')?`)
 
 func withoutContent(message string) string {
 	message = strings.TrimPrefix(message, "toml: ")

@@ -7,12 +7,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // maxFragment is the size in bytes of the largest file that is read as a target file or
@@ -33,7 +33,7 @@ const AutoUpdate = "90-auto-update.toml"
 
 // targetName matches the names that a target may have. The name becomes a systemd
 // instance, a file and a directory.
-var targetName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var targetName = pattern.New(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // verbs are the verbs of the command, including those planned for later versions. They
 // are refused as names of targets, so that an upgrade makes no target unreachable.

@@ -5,9 +5,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // Notify says how people are told of the events of a target. nil means that they are not.
@@ -153,7 +154,7 @@ func (d Dirs) NotifyOf(name string) *Notify {
 }
 
 // mailAddress matches addresses that are one word for every program and header.
-var mailAddress = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?$`)
+var mailAddress = pattern.New(`^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}(@[A-Za-z0-9][A-Za-z0-9.-]{0,252})?$`)
 
 // webhookURL reports whether s can be posted to. A token never names the server.
 func webhookURL(s string) bool {

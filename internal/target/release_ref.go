@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // Named is a release that an operator names instead of the target's source.
@@ -35,7 +36,7 @@ func showURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-var namedDigest = regexp.MustCompile(`^(.+)#sha256=([0-9A-Fa-f]{64})$`)
+var namedDigest = pattern.New(`^(.+)#sha256=([0-9A-Fa-f]{64})$`)
 
 // ParseNamed parses a path, a file: URL, or the URL of an archive. #sha256=HEX at the end
 // is the archive's digest, if the operator knows it. A URL must be https, or http with a

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // proxy sets the proxy of a source. Without one, its other keys would have no effect.
@@ -39,7 +39,7 @@ func noProxy(list []string) bool {
 	})(list)
 }
 
-var hostOrDomain = regexp.MustCompile(`^(\*?\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
+var hostOrDomain = pattern.New(`^(\*?\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
 
 // Exposed warns of a secret that all users of the machine can read; "" if there is none. It
 // is no error: the secret is known by now, and an update may be what the machine needs.

@@ -2,8 +2,9 @@ package target
 
 import (
 	"path"
-	"regexp"
 	"strings"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // tagKeys are further keys that only a source with releases by tag may have.
@@ -15,10 +16,10 @@ const checksumsAuto = "auto"
 const tagAllowed = "1 to 128 of A-Z a-z 0-9 . + _ ~ - / @, the first a letter or digit"
 
 var (
-	tagForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~/@-]*$`)
+	tagForm = pattern.New(`^[A-Za-z0-9][A-Za-z0-9.+_~/@-]*$`)
 	// numbered is how a version begins behind source.tag_prefix. Without this rule, app-
 	// would be the prefix of app-cli-1.2.0, too.
-	numbered = regexp.MustCompile(`^[vV]?[0-9]`)
+	numbered = pattern.New(`^[vV]?[0-9]`)
 )
 
 // tagName reports whether s can be the name of a tag, or the beginning of one, and part of

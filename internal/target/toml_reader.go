@@ -2,11 +2,12 @@ package target
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // go-toml matches keys regardless of case, reports positions only for what it refuses,
@@ -165,7 +166,7 @@ func (r *reader) line(part *unstable.Node) int {
 }
 
 // bareKey matches a key that needs no quotes.
-var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var bareKey = pattern.New(`^[A-Za-z0-9_-]+$`)
 
 // shown returns name, cut so that an error about a very long key stays readable.
 func shown(name string) string {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,11 +13,12 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/durable"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
 // ownUnit matches the units of machinemon-update: if the updater updated itself, the swap
 // would kill it midway. It does not match those of MachineMon's agent and server.
-var ownUnit = regexp.MustCompile(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive|inform|notify|inhibit|unlock)([@.-].*)?\.service$`)
+var ownUnit = pattern.New(`^machinemon-(update|fetch|fetch-full|verify|swap|preflight|baseline|hook|data|health-gate|commit|rollback|deadline|directive|inform|notify|inhibit|unlock)([@.-].*)?\.service$`)
 
 // A validation turns merged settings into a Target and keeps the first problem that it
 // finds.

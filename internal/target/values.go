@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/calendar"
 	"github.com/machinemon/machinemon-update/internal/dirtree"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 	"github.com/machinemon/machinemon-update/internal/version"
 )
 
@@ -149,20 +149,20 @@ func each(valid func(string) bool) func([]string) bool {
 	}
 }
 
-func matching(pattern string) func(string) bool { return regexp.MustCompile(pattern).MatchString }
+func matching(expression string) func(string) bool { return pattern.New(expression).MatchString }
 
 var (
 	// unitName follows systemd.unit(5). A template has an empty instance.
-	unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
+	unitName = pattern.New(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
 
-	word        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
-	threeDigits = regexp.MustCompile(`^0?[0-7]{3}$`)
-	placeholder = regexp.MustCompile(`\{(os|arch|machine|version|number)\}`)
-	urlPath     = regexp.MustCompile(`^[A-Za-z0-9._~/-]+$`)
-	ownerName   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)+$`)
-	statusClass = regexp.MustCompile(`^[1-5]xx$`)
-	serviceText = regexp.MustCompile(`^/?[A-Za-z0-9._]*$`)
-	plainPath   = regexp.MustCompile(`^[A-Za-z0-9/._@+-]+$`)
+	word        = pattern.New(`^[A-Za-z0-9][A-Za-z0-9.+_~-]{0,63}$`)
+	threeDigits = pattern.New(`^0?[0-7]{3}$`)
+	placeholder = pattern.New(`\{(os|arch|machine|version|number)\}`)
+	urlPath     = pattern.New(`^[A-Za-z0-9._~/-]+$`)
+	ownerName   = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)+$`)
+	statusClass = pattern.New(`^[1-5]xx$`)
+	serviceText = pattern.New(`^/?[A-Za-z0-9._]*$`)
+	plainPath   = pattern.New(`^[A-Za-z0-9/._@+-]+$`)
 )
 
 func anyText(string) bool { return true }

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/pattern"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -208,7 +208,7 @@ func (f *form) meta(o object, name string) (version int64) {
 	return version
 }
 
-var validDigest = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var validDigest = pattern.New(`^[0-9a-f]{64}$`)
 
 func (f *form) targets(o object) (sha256 string) {
 	f.each(f.object("signed.", o.fields, "targets"), func(name string, file object) {

@@ -105,6 +105,15 @@ func files(try tryer) {
 		"/var", "/var/log", "/dev", "/sys/fs/cgroup"}, own...) {
 		try("write "+dir, func() error { return write(dir) })
 	}
+	for _, file := range []string{"/proc/sys/kernel/domainname", "/sys/kernel/profiling"} {
+		try("open "+file+" to write", func() error {
+			f, err := os.OpenFile(file, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		})
+	}
 	// These may be writable if they are not the machine's.
 	for _, dir := range []string{"/tmp", "/var/tmp", "/dev/shm"} {
 		try("the machine's "+dir, func() error { return read(dir + "/planted") })
