@@ -47,9 +47,14 @@ type store struct {
 func (s *store) Close() error { return s.db.Close() }
 
 // insertReports writes reports in one transaction.
-func (s *store) insertReports(ctx context.Context, reports []report) error {
+func (s *store) insertReports(ctx context.Context, reports []report) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil { // package sql ends the transaction then, and says that
+			err = ctx.Err()
+		}
+	}()
 	tx, err := s.begin(ctx)
 	if err != nil {
 		return err
