@@ -96,8 +96,17 @@ func outlived(pid int, others []int, main string, sure bool) string {
 		}
 	}
 	link, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil { // it has ended
+		return ""
+	}
+	return otherFile(link, main, sure)
+}
+
+// otherFile says which file other than main a process runs, by the link of /proc to it; "" if
+// that does not count.
+func otherFile(link, main string, sure bool) string {
 	switch {
-	case err != nil: // it has ended
+	case slices.Contains(starters, link): // it is about to execute the program
 		return ""
 	case link == main+" (deleted)":
 		return "an earlier " + main + ", which was replaced or removed since the process started"
@@ -106,3 +115,7 @@ func outlived(pid int, others []int, main string, sure bool) string {
 	}
 	return ""
 }
+
+// starters are what a process of a unit runs before it executes the unit's program: systemd
+// itself, since systemd 255 a program of its own.
+var starters = []string{"/usr/lib/systemd/systemd-executor", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}

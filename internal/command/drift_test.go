@@ -82,3 +82,22 @@ func TestDrift(t *testing.T) {
 		})
 	}
 }
+
+// TestOtherFile: what runs in place of the installed file, except what has yet to execute it.
+func TestOtherFile(t *testing.T) {
+	for _, c := range []struct {
+		link string
+		sure bool
+		want string
+	}{
+		{"/usr/lib/systemd/systemd-executor", true, ""},
+		{"/usr/lib/systemd/systemd", true, ""},
+		{"/opt/other", true, "/opt/other and not /opt/agent"},
+		{"/opt/other", false, ""},
+		{"/opt/agent (deleted)", false, "an earlier /opt/agent, which was replaced or removed since the process started"},
+	} {
+		if got := otherFile(c.link, "/opt/agent", c.sure); got != c.want {
+			t.Errorf("%s: %q, want %q", c.link, got, c.want)
+		}
+	}
+}
