@@ -48,14 +48,7 @@ func TestBeginReadsNoProgram(t *testing.T) {
 			t.Errorf("%s: order %+v", c.name, o)
 		}
 	}
-	info, err := os.Stat(r.at("bin/agent"))
-	must(t, err)
-	f, err := os.OpenFile(r.at("bin/agent"), os.O_WRONLY, 0)
-	must(t, err)
-	_, err = f.WriteAt([]byte("x"), size/2)
-	must(t, err)
-	must(t, f.Close())
-	must(t, os.Chtimes(r.at("bin/agent"), info.ModTime(), info.ModTime())) // as if it had not been
+	writeUnseen(t, r.at("bin/agent"), size/2)
 	r.step(t, "begin")
 	if o := r.order(t); o.Verb != state.VerbCheck || o.Installed != "" {
 		t.Errorf("order %+v", o)

@@ -24,6 +24,19 @@ func age(t *testing.T, pattern string) {
 	}
 }
 
+// writeUnseen writes to a file, and gives it the time that it had before.
+func writeUnseen(t *testing.T, path string, at int64) {
+	t.Helper()
+	info, err := os.Stat(path)
+	must(t, err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("x"), at)
+	must(t, err)
+	must(t, f.Close())
+	must(t, os.Chtimes(path, info.ModTime(), info.ModTime()))
+}
+
 // readBytes returns how many bytes this process has read.
 func readBytes(t *testing.T) (n int) {
 	t.Helper()
@@ -101,14 +114,7 @@ func TestBackUpReadsNoProgram(t *testing.T) {
 		{"as it was", func(*testing.T, *rig) {}, 0, nil},
 		{"touched", func(t *testing.T, r *rig) { age(t, r.at("bin/agent")) }, 1, nil},
 		{"written", func(t *testing.T, r *rig) {
-			info, err := os.Stat(r.at("bin/agent"))
-			must(t, err)
-			f, err := os.OpenFile(r.at("bin/agent"), os.O_WRONLY, 0)
-			must(t, err)
-			_, err = f.WriteAt([]byte("x"), size/2)
-			must(t, err)
-			must(t, f.Close())
-			must(t, os.Chtimes(r.at("bin/agent"), info.ModTime(), info.ModTime())) // as if it had not been
+			writeUnseen(t, r.at("bin/agent"), size/2)
 		}, 1, []string{"cannot back up", "it was changed meanwhile"}},
 		{"replaced", func(t *testing.T, r *rig) {
 			must(t, os.WriteFile(r.at("bin/other"), []byte(strings.Repeat("odd ", size/4)), 0o755))
