@@ -251,6 +251,15 @@ func (b *box) cursor() machine.Cursor {
 	return c
 }
 
+// journal returns what journalctl prints with these arguments. It first waits until the
+// journal has all that was written to it, because systemd may report the end of a service
+// before the journal has read the service's last lines.
+func (b *box) journal(args ...string) string {
+	b.t.Helper()
+	b.ok(b.Machine.SyncJournal(b.t.Context()))
+	return b.must(append([]string{"journalctl", "--no-pager"}, args...)...)
+}
+
 // await returns the first journal entry after the cursor that matches.
 func (b *box) await(after machine.Cursor, match func(machine.Entry) bool) machine.Entry {
 	b.t.Helper()

@@ -30,9 +30,8 @@ var messageIDs = map[string]string{
 func (c *chain) lines() []string {
 	c.t.Helper()
 	id := c.history()[0].ID
-	c.must("journalctl", "--sync")
 	var lines []string
-	decoder := json.NewDecoder(strings.NewReader(c.must("journalctl", "--all", "--output=json", "MACHINEMON_ATTEMPT="+id)))
+	decoder := json.NewDecoder(strings.NewReader(c.journal("--all", "--output=json", "MACHINEMON_ATTEMPT="+id)))
 	for decoder.More() {
 		var e machine.Entry
 		c.ok(decoder.Decode(&e))
@@ -103,7 +102,7 @@ func TestJournal(t *testing.T) {
 	c.assertLines(begins, "fetch handed on 6 1.2.0", "verify handed on 6 1.2.0", "baseline - 6", "swap - 6 1.2.0",
 		"swap on trial 6 1.2.0", "health-gate - 6 1.2.0", "rollback - 6 1.2.0", "baseline - 6 1.2.0", "rollback rolled back 4 1.2.0")
 	c.assertStatusTexts(map[string]string{"rollback": "watching whether testd.service runs"})
-	explained := c.must("journalctl", "--catalog", "MESSAGE_ID="+messageIDs["rolled back"])
+	explained := c.journal("--catalog", "MESSAGE_ID="+messageIDs["rolled back"])
 	for _, want := range []string{"Subject: testd 1.2.0 failed its trial and was rolled back", "machinemon-update unskip testd\n"} {
 		if !strings.Contains(explained, want) {
 			t.Errorf("journalctl --catalog does not say %q:\n%s", want, explained)
@@ -171,8 +170,7 @@ func TestJournalStuck(t *testing.T) {
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
 	c.assertLast("rollback", "rolled back", "1.0.0", "1.1.0")
 	// Programs that could not send lines with fields have sent them without.
-	c.must("journalctl", "--sync")
-	said := c.must("journalctl", "--unit=machinemon-rollback@testd.service", "--output=cat")
+	said := c.journal("--unit=machinemon-rollback@testd.service", "--output=cat")
 	for _, want := range []string{"cannot send to the journal, so lines have no fields: it does not listen\n", ": rolled back: "} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the journal does not have %q:\n%s", want, said)

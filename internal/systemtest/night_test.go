@@ -65,7 +65,7 @@ func await[T any](b *box, c <-chan T) (got T) {
 	select {
 	case got = <-c:
 	case <-time.After(time.Minute):
-		b.t.Fatalf("no webhook came:\n%s", b.must("journalctl", "--no-pager", "--lines=100", "--unit=machinemon-notify@testd.service", "--unit=machinemon-inform@testd.service", "--unit=machinemon-rollback@testd.service"))
+		b.t.Fatalf("no webhook came:\n%s", b.journal("--lines=100", "--unit=machinemon-notify@testd.service", "--unit=machinemon-inform@testd.service", "--unit=machinemon-rollback@testd.service"))
 	}
 	return got
 }

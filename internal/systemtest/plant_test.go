@@ -87,7 +87,7 @@ func TestPlants(t *testing.T) {
 			if r.Code != 0 || !strings.Contains(r.Stdout, "removed from /var/lib/machinemon-update/") {
 				c.t.Errorf("status: %+v", r)
 			}
-			said := c.must("journalctl", "--no-pager", "--output=cat", "MESSAGE_ID="+foreignID, "_UID=0")
+			said := c.journal("--output=cat", "MESSAGE_ID="+foreignID, "_UID=0")
 			for _, s := range p.says {
 				if !strings.Contains(said, s) {
 					c.t.Errorf("the journal does not say %q:\n%s", s, said)

@@ -78,7 +78,7 @@ func TestRefreshTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("it signed")
 		}
-		if said := b.must("journalctl", "--unit="+service, "--lines=9", "--output=cat"); !strings.Contains(said, "/online.pem: there is no such key (hint: ") {
+		if said := b.journal("--unit="+service, "--lines=9", "--output=cat"); !strings.Contains(said, "/online.pem: there is no such key (hint: ") {
 			b.t.Errorf("it said %s", said)
 		}
 		b.must("mv", key+".1", key)
@@ -100,7 +100,7 @@ func TestRefreshTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("it signed with a key that the root does not name")
 		}
-		said := b.must("journalctl", "--unit="+service, "--after-cursor="+string(since), "--output=cat")
+		said := b.journal("--unit="+service, "--after-cursor="+string(since), "--output=cat")
 		if strings.Contains(said, "passphrase") || !strings.Contains(said, "cannot ") {
 			b.t.Errorf("it said %s", said)
 		}

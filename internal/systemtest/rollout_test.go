@@ -40,7 +40,7 @@ func TestRolloutTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 || !strings.Contains(b.readFile(manifest), `"percent": 1`) {
 			b.t.Errorf("%+v, and the manifest is %s", r, b.readFile(manifest))
 		}
-		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "cannot go on with the rollout in /srv/download: cannot reach the gate: ") {
+		if said := b.journal("--unit="+service, "--output=cat"); !strings.Contains(said, "cannot go on with the rollout in /srv/download: cannot reach the gate: ") {
 			b.t.Error(said)
 		}
 	})
@@ -75,7 +75,7 @@ func TestRolloutTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("the run that stops the rollout does not fail")
 		}
-		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "stopped the rollout of 1.2.0 in /srv/download: 1 of 1 clients failed at the step of 10 %, and no more than 10 % of them may") {
+		if said := b.journal("--unit="+service, "--output=cat"); !strings.Contains(said, "stopped the rollout of 1.2.0 in /srv/download: 1 of 1 clients failed at the step of 10 %, and no more than 10 % of them may") {
 			b.t.Error(said)
 		}
 		if got := b.readFile(manifest); !strings.Contains(got, `"percent": 0`) {
@@ -107,7 +107,7 @@ func TestRolloutTimer(t *testing.T) {
 		if r := b.run("systemctl", "start", service); r.Code == 0 {
 			b.t.Error("it has asked the gate")
 		}
-		if said := b.must("journalctl", "--unit="+service, "--output=cat"); !strings.Contains(said, "permission denied (hint: ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket)") {
+		if said := b.journal("--unit="+service, "--output=cat"); !strings.Contains(said, "permission denied (hint: ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket)") {
 			b.t.Error(said)
 		}
 		b.writeFile("/etc/systemd/system/machinemon-checkin-gate-local.socket.d/user.conf", "[Socket]\nSocketUser=alice\n", 0o644)

@@ -120,7 +120,7 @@ func TestScaleboxFromRelease(t *testing.T) {
 		s.kept[scaleboxConfig] = configOfScalebox + "KEY=1\n"
 		s.update(0, "added KEY for build-18", "Update complete!")
 		s.assertRuns(needs, files)
-		if log := s.must("journalctl", "--no-pager", "--boot", "-u", "machinemon-swap@scaleboxd.service"); !strings.Contains(log, "running the from_release hook") {
+		if log := s.journal("--boot", "-u", "machinemon-swap@scaleboxd.service"); !strings.Contains(log, "running the from_release hook") {
 			s.t.Errorf("its log:\n%s", log)
 		}
 		if left := s.find("-name", "*.run", "-path", "/usr/local/*"); len(left) > 0 {

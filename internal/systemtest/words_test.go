@@ -71,7 +71,7 @@ func TestBackUnseen(t *testing.T) {
 	c.wait(apply)
 	c.bootAndServe()
 	c.assertRuns(releases.Daemon{Version: "1.0.0"})
-	said := c.must("journalctl", "--output=cat", "--boot", "MESSAGE_ID="+messageIDs["interrupted"])
+	said := c.journal("--output=cat", "--boot", "MESSAGE_ID="+messageIDs["interrupted"])
 	if !strings.HasSuffix(said, ": interrupted: the machine stopped during the trial (the files of 1.0.0 are in place)\n") {
 		t.Errorf("the log says %q", said)
 	}

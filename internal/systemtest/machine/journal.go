@@ -53,7 +53,7 @@ type Cursor string
 
 // JournalCursor returns the cursor of the journal's present end.
 func (m *Machine) JournalCursor(ctx context.Context) (Cursor, error) {
-	if err := m.syncJournal(ctx); err != nil {
+	if err := m.SyncJournal(ctx); err != nil {
 		return "", err
 	}
 	r, err := m.Run(ctx, "journalctl", "--lines=1", "--output=json", "--output-fields=MESSAGE")
@@ -67,7 +67,8 @@ func (m *Machine) JournalCursor(ctx context.Context) (Cursor, error) {
 	return Cursor(e["__CURSOR"]), nil
 }
 
-func (m *Machine) syncJournal(ctx context.Context) error {
+// SyncJournal returns when the journal has written what was sent to it before this call.
+func (m *Machine) SyncJournal(ctx context.Context) error {
 	r, err := m.Run(ctx, "journalctl", "--sync")
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("journalctl --sync exited %d: %s", r.Code, r.Stderr)
@@ -77,7 +78,7 @@ func (m *Machine) syncJournal(ctx context.Context) error {
 
 // JournalSince returns all entries logged after the cursor and before this call.
 func (m *Machine) JournalSince(ctx context.Context, after Cursor) ([]Entry, error) {
-	if err := m.syncJournal(ctx); err != nil {
+	if err := m.SyncJournal(ctx); err != nil {
 		return nil, err
 	}
 	r, err := m.Run(ctx, "journalctl", "--all", "--output=json", "--after-cursor="+string(after))
