@@ -15,6 +15,17 @@ import (
 // program may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
+	// Earlier failures must not keep these units from starting now.
+	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
+		return err
+	}
+	// The gate's unit takes longer to start than the program, so it is the first to start. It
+	// begins to judge when this unit has ended, whose OnSuccess= starts it if it does not run
+	// by then. systemd hands the files of probes to the gate when it starts it, and the new
+	// program may write them, such as a certificate that it makes for itself.
+	if len(sw.target.ProbeFiles()) == 0 {
+		sw.logError(j, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
+	}
 	// A shutdown now would be undone at the next boot, like a power cut. It can wait a little.
 	delayed, err := sw.Systemd.Delay(ctx, "updating "+j.Target+" to "+state.Called(j.Version))
 	sw.logError(j, err)
@@ -22,10 +33,6 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	// A try may begin at the end of the settle time.
 	deadline := stop + j.Timeout*time.Duration(max(1, len(j.Units()))) + j.Settle + sw.target.Health.LongestTry() + slack
 	deadline += time.Duration(sw.target.Hooks.BeforeSwap()) * hookTime
-	// Earlier failures must not keep these units from starting now.
-	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
-		return err
-	}
 	if err := sw.Systemd.Arm(ctx, deadlineOf(sw.name), deadline); err != nil {
 		return err
 	}
@@ -46,13 +53,6 @@ func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	}
 	if err := sw.beforeSwap(ctx); err != nil {
 		return err
-	}
-	// The gate's unit takes longer to start than the program. It begins to judge when this
-	// unit has ended, whose OnSuccess= starts it if it does not run by then. systemd hands
-	// the files of probes to the gate when it starts it, and the new program may write them,
-	// such as a certificate that it makes for itself.
-	if len(sw.target.ProbeFiles()) == 0 {
-		sw.logError(j, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
 	}
 	if err := sw.rename(ctx); err != nil {
 		return err
