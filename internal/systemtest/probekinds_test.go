@@ -74,7 +74,7 @@ func TestProbeKinds(t *testing.T) {
 		})
 	}
 	c.step("the secret stays with root", func() {
-		log := c.journal("--after-cursor="+string(since))
+		log := c.journal("--after-cursor=" + string(since))
 		if !strings.Contains(log, "machinemon-health-gate@testd.service") || strings.Count(log, "Permission denied") < 4 {
 			c.t.Errorf("nobody has looked:\n%s", log)
 		}
