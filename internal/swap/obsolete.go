@@ -67,8 +67,8 @@ func (sw *swapping) gone(to string) error {
 }
 
 // removeGone removes, after the verdict commit, the files that the release no longer has.
-// It returns in stayed those that were changed meanwhile or cannot be removed. They do
-// not affect the verdict.
+// It returns in stayed those that were changed meanwhile or cannot be removed, and warns of
+// them. They do not affect the verdict.
 func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[string]bool) {
 	stayed = map[string]bool{}
 	reload := false
@@ -89,7 +89,9 @@ func (s *Swapper) removeGone(ctx context.Context, j *state.Journal) (stayed map[
 		}
 		if err != nil {
 			stayed[c.To] = true
-			s.logf("%s: %s stays: %v%s", describe(j), c.To, brief(err), hint(err))
+			stays := fmt.Sprintf("%s stays: %v%s", c.To, brief(err), hint(err))
+			s.logf("%s: %s", describe(j), stays)
+			j.Warn(stays)
 		}
 		reload = reload || isUnitFile(c.To)
 	}

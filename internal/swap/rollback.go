@@ -145,6 +145,8 @@ func (s *Swapper) decideRollback(j *state.Journal) {
 		j.Reason = j.Failure
 	case j.Phase == state.PhasePrepared:
 		j.Reason = "the swap was interrupted"
+	case err != nil:
+		j.Reason = state.Line("the judgement is lost: " + err.Error())
 	default:
 		j.Reason = "the trial was interrupted"
 	}
