@@ -229,7 +229,10 @@ func (sw *swapping) planPrevious(ctx context.Context) error {
 			// program may write the file in place.
 			sum, err := copyWhole(staged, f.Backup)
 			if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // on a full disk, going back matters more
-				if err = os.Link(f.Backup, staged); err == nil {
+				if err = remove(staged); err == nil { // what was copied of it
+					err = os.Link(f.Backup, staged)
+				}
+				if err == nil {
 					sum, err = digest(staged)
 				}
 			}
