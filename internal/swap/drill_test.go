@@ -138,6 +138,12 @@ func TestDrillRefused(t *testing.T) {
 		"a tree": {func(r *rig) {
 			r.configure(t, "main = '"+r.at("opt/app/bin/agent")+"'\n[[install]]\nfrom = 'app/'\nto = '"+r.at("opt/app")+"'\n")
 		}, ok, "which is installed as a whole"},
+		"a user's directory": {func(r *rig) {
+			must(t, os.Mkdir(r.at("opt"), 0o755))
+			must(t, os.Chown(r.at("opt"), alice, alice))
+			r.put(t, "opt/agent", file{"agent 1", 0o755, 0})
+			r.retarget(t, r.at("bin/agent"), r.at("opt/agent"))
+		}, ok, "opt/agent is in a user's directory, and a drill replaces only what root installs"},
 	} {
 		r := newRig(t)
 		c.change(r)

@@ -253,6 +253,30 @@ func TestAdoptProves(t *testing.T) {
 	r.ended(t, "a2", state.ResultAdopted)
 }
 
+// TestAdoptRuns: a pre-flight is made before files that are installed already are recorded, if
+// no record says which release they are.
+func TestAdoptRuns(t *testing.T) {
+	for _, recorded := range []bool{false, true} {
+		r := newRig(t)
+		r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+		must(t, os.Chmod(r.at("bin/agent"), 0o755))
+		r.sys.tried.Output = "agent 0.9"
+		if !recorded {
+			must(t, r.tree.SetStatus(state.RoleSwap, "agent", state.Status{}))
+		}
+		r.offer(t, "a1", "v1", 1, release1)
+		if recorded {
+			r.step(t, "swap")
+			r.ended(t, "a1", state.ResultAdopted)
+		} else {
+			r.fails(t, "swap", state.ResultRefused, "the new program ", "v1", "0.9")
+		}
+		if ran := r.sys.called("try agent") > 0; ran == recorded {
+			t.Errorf("recorded: %v; the program ran: %v", recorded, ran)
+		}
+	}
+}
+
 // TestCommitRefused checks that only the program that the gate saw is committed.
 func TestCommitRefused(t *testing.T) {
 	testkit.Slow(t)
