@@ -19,7 +19,7 @@ import (
 // program runs, which unit file is loaded, whether the deadline is armed.
 type machine struct {
 	*rig
-	mu      sync.Mutex // guards calls
+	mu      sync.Mutex // guards calls, on and fails: the rollback reads systemd's journal concurrently
 	pid     uint32
 	units   map[string]systemd.Unit // units that are neither a running unit nor an idle worker
 	alive   map[string][]string     // units by pattern
@@ -64,17 +64,20 @@ func (m *machine) get(name string) string {
 
 func (m *machine) call(verb, name string) error {
 	c := strings.TrimSpace(verb + " " + name)
-	m.mu.Lock() // the rollback reads systemd's journal concurrently
+	m.mu.Lock()
 	m.calls = append(m.calls, c)
+	does := m.on[c]
 	m.mu.Unlock()
 	if m.dies > 0 && !strings.HasPrefix(verb, "log") {
 		if m.dies--; m.dies == 0 {
 			panic(errKilled)
 		}
 	}
-	if f := m.on[c]; f != nil {
-		f()
+	if does != nil {
+		does()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return m.fails[c]
 }
 
@@ -267,6 +270,8 @@ func (m *machine) Stop(_ context.Context, name string) error {
 func (m *machine) Kill(_ context.Context, name string) error {
 	err := m.call("kill", name)
 	delete(m.units, name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	delete(m.fails, "restart "+name)
 	delete(m.fails, "stop "+name)
 	return err
