@@ -632,6 +632,98 @@ func TestBlindBaseline(t *testing.T) {
 	}
 }
 
+// TestBaselineOfOpenTrial: a trial without a verdict is not one that was rolled back.
+func TestBaselineOfOpenTrial(t *testing.T) {
+	b := newBench(t, nil, true)
+	b.open(t, state.PhaseTrial, "")
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || got.Attempt != "tried" || !strings.HasSuffix(got.Unjudgeable, "systemd does not answer") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// turns is a systemd whose unit has each of these states in turn; the last one stays.
+type turns struct {
+	fake
+	left *[]systemd.Unit
+}
+
+func (f turns) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	if !strings.HasPrefix(name, "x.") {
+		return f.fake.Unit(context.Background(), name)
+	}
+	u := (*f.left)[0]
+	if len(*f.left) > 1 {
+		*f.left = (*f.left)[1:]
+	}
+	u.Name = name
+	return u, nil
+}
+
+func (f turns) Changes() <-chan struct{} {
+	more := make(chan struct{})
+	close(more)
+	return more
+}
+
+// TestRestartOnRequest: a daemon may exit once in a way that its unit declares, in the trial and
+// after the rollback, but not when nothing has started it.
+func TestRestartOnRequest(t *testing.T) {
+	asked := asks.Unit
+	asked.Forced = systemd.Exits{Statuses: []int32{75}}
+	again := running(os.Getpid())
+	again.NRestarts = 1
+	begin := func(t *testing.T) bench {
+		left := []systemd.Unit{asked, asked, again}
+		return newBench(t, turns{left: &left}, true)
+	}
+	b := begin(t)
+	b.open(t, state.PhaseTrial, "")
+	if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != state.FindingHealthy {
+		t.Errorf("in the trial: %+v, %v", r, err)
+	}
+	b = begin(t)
+	b.open(t, state.PhaseTrial, state.VerdictRollback)
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || !got.Standing {
+		t.Errorf("after the rollback: %+v, %v", got, err)
+	}
+	b = begin(t)
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || got.Standing {
+		t.Errorf("before the swap: %+v, %v", got, err)
+	}
+}
+
+// TestJudgeReloaded: units that were reloaded have their limit from the reload on, not from
+// their start or that of the gate.
+func TestJudgeReloaded(t *testing.T) {
+	now, err := systemd.Monotonic()
+	testkit.Must(t, err)
+	old := running(os.Getpid())
+	old.Began = time.Second
+	for at, want := range map[time.Duration]state.Finding{now: state.FindingHealthy, time.Second: state.FindingBad} {
+		b := newBench(t, fake{unit: old}, true)
+		b.open(t, state.PhaseTrial, "")
+		j, err := b.tree.Journal("x")
+		testkit.Must(t, err)
+		j.ByReload, j.Restarted, j.Timeout = true, at, time.Minute
+		testkit.Must(t, b.tree.SetJournal(j))
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != want {
+			t.Errorf("reloaded at %s: %+v, %v", at, r, err)
+		}
+	}
+}
+
+// TestJudgeWithoutUnit: without a unit there is nothing that must stay up for a while.
+func TestJudgeWithoutUnit(t *testing.T) {
+	b := newBench(t, nil, true)
+	testkit.Must(t, b.tree.SetJournal(&state.Journal{Attempt: "tried", Target: "x", Version: "2", Phase: state.PhaseTrial,
+		Timeout: time.Minute, Settle: time.Minute}))
+	testkit.Within(t, func() {
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != state.FindingHealthy {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
 // TestWrongMain shows that a wrong health.main, recorded before the swap, is recognised
 // in the trial and after the rollback: it is a fault neither of the release nor of the
 // rollback.

@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,40 @@ func bindTo(t *testing.T, name string) string {
 	t.Cleanup(func() { unix.Close(s) })
 	testkit.Must(t, unix.Bind(s, &unix.SockaddrUnix{Name: name}))
 	return name
+}
+
+// TestTaken: only a refused connection shows that nothing listens at an address that a socket
+// has.
+func TestTaken(t *testing.T) {
+	l := testkit.Listen(t)
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "dial", Addr: l.Addr(), Err: unix.ECONNREFUSED}, true},
+		{&net.OpError{Op: "read", Addr: l.Addr(), Err: unix.ECONNRESET}, false}, // a server has closed the connection
+		{&net.OpError{Op: "dial", Err: unix.ECONNREFUSED}, false},
+		{unix.ECONNREFUSED, false},
+	} {
+		if at, is := taken(c.err); is != c.want || is && at != l.Addr().String() {
+			t.Errorf("%v: %q, %v", c.err, at, is)
+		}
+	}
+	path := leftBehind(t, 0o777|os.ModeSticky)
+	at := &net.UnixAddr{Name: path, Net: "unix"}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "dial", Addr: at, Err: unix.ECONNREFUSED}, true},
+		{&net.OpError{Op: "dial", Addr: at, Err: unix.EACCES}, false},
+		{&net.OpError{Op: "dial", Addr: l.Addr(), Err: unix.ECONNREFUSED}, false},
+		{unix.ECONNREFUSED, false},
+	} {
+		if got, owner, is := blocked(c.err, nil); is != c.want || is && (got != path || owner != 61234) {
+			t.Errorf("%v: %q of user %d, %v", c.err, got, owner, is)
+		}
+	}
 }
 
 // TestContest checks that a release is not judged bad if another program has the address
