@@ -71,6 +71,9 @@ func TestDrillUnnoticed(t *testing.T) {
 	for finding, words := range map[state.Finding]string{state.FindingHealthy: unnoticed, state.FindingUnsure: "could not tell that a program fails"} {
 		r := newRig(t)
 		drill(t, r)
+		if b, err := r.tree.Baseline("agent", "d1"); err != nil || b == nil || !b.Standing {
+			t.Errorf("the gate learns that before the drill %+v, %v", b, err)
+		}
 		r.gate(t, "d1", finding, "hm")
 		if finding == state.FindingHealthy {
 			r.fails(t, "commit", state.ResultFailed, "this is a drill")

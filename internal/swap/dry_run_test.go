@@ -77,6 +77,14 @@ func TestDryRunWarns(t *testing.T) {
 	}
 }
 
+// TestDryRunOfSomeFiles: a file that stays as it is is not announced.
+func TestDryRunOfSomeFiles(t *testing.T) {
+	r := newRig(t)
+	r.dryOffer(t, "a1", "v3", 3, release3)
+	r.step(t, "swap")
+	r.ended(t, "a1", state.ResultAvailable, "save "+r.at("etc/config")+", replace "+r.at("bin/agent")+", restarting agent.service")
+}
+
 // TestDryRunInPlace: a release whose files are there already is not recorded as installed.
 func TestDryRunInPlace(t *testing.T) {
 	r := newRig(t)

@@ -226,6 +226,24 @@ func TestDataOfUser(t *testing.T) {
 		t.Errorf("it is of user %d, %v", st.Uid, info.Mode())
 	}
 	r.closed(t)
+
+	// Without the space for a rollback nothing is replaced.
+	r.sys.fails["hook snapshot-reserve"] = errors.New("exited with status 1")
+	r.offer(t, "a2", "v2", 3, release3)
+	r.fails(t, "swap", state.ResultFailed, "cannot keep space for a rollback: snapshot-reserve of the data of user alice: exited with status 1")
+	r.want(t, oldFiles)
+	delete(r.sys.fails, "hook snapshot-reserve")
+
+	// What keeps the owner from restoring is not known, but it is not the space.
+	r.offer(t, "a3", "v2", 3, release3)
+	r.step(t, "swap")
+	write("opt/data/list", "new")
+	r.gate(t, "a3", state.FindingBad, "it is bad")
+	r.sys.fails["hook snapshot-restore"] = errors.New("exited with status 1")
+	r.fails(t, "rollback", state.ResultRollbackFailed, "exited with status 1")
+	if j, err := r.tree.Journal("agent"); err != nil || j.Again == nil || j.Again.Over != "space is not what it lacked" {
+		t.Errorf("it is to be tried again: %+v, %v", j.Again, err)
+	}
 }
 
 // TestOfUserRefused checks what keeps a program in a user's directory from its update.

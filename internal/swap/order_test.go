@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -132,6 +133,40 @@ func TestStopFirst(t *testing.T) {
 			t.Errorf("the unit runs %q", got)
 		}
 	})
+}
+
+// TestDirectoryStops: a rollback stops a program that still runs before it restores a directory,
+// whose files the program may have open, but not for a file that a hook has changed.
+func TestDirectoryStops(t *testing.T) {
+	for _, dir := range []bool{false, true} {
+		r := newRig(t)
+		r.configure(t, "[hooks]\npre_swap = ['/usr/bin/migrate']\n")
+		must(t, os.Mkdir(r.at("opt"), 0o755))
+		r.put(t, "opt/list", file{"old", 0o600, 0})
+		if dir {
+			r.retarget(t, "snapshot = [", fmt.Sprintf("snapshot = [%q, ", r.at("opt")))
+		}
+		r.sys.on["hook migrate"] = func() { r.put(t, "opt/list", file{"migrated", 0o600, 0}) }
+		r.sys.fails["hook migrate"] = os.ErrInvalid
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed")
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.holds(t, "opt/list", map[bool]string{false: "migrated", true: "old"}[dir])
+		if stopped := r.sys.called("stop agent.service") > 0; stopped != dir {
+			t.Errorf("with a directory: %v; calls: %q", dir, r.sys.calls)
+		}
+	}
+}
+
+// TestSnapshotTooLarge: data that are larger than the target file allows are refused before
+// anything stops.
+func TestSnapshotTooLarge(t *testing.T) {
+	r := newRig(t)
+	r.edit(t, "[rollback]", "[rollback]\nsnapshot_max_bytes = 4095")
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.ResultMisconfigured, "cannot take a snapshot: the data have ", " bytes, more than 4095 (hint: rollback.snapshot_max_bytes, ")
+	r.untouched(t)
 }
 
 // TestChildrenSurvive checks that the unit stops under the one of the two unit files that

@@ -79,31 +79,6 @@ func TestPreviousGivenUpForCopy(t *testing.T) {
 	}
 }
 
-// TestPreviousInUse: the directory of the kept release stays if somebody has made the link lead
-// there again.
-func TestPreviousInUse(t *testing.T) {
-	for _, led := range []bool{false, true} {
-		r := newRig(t)
-		r.withTree(t, linkLine, oldTreeFiles)
-		r.update(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
-		r.wantLinks(t, "releases/v2", "v1")
-		if led {
-			must(t, os.Remove(r.at("opt/app")))
-			must(t, os.Symlink("releases/v1", r.at("opt/app")))
-		}
-		must(t, r.sw.dropPrevious("agent", r.status(t).Previous))
-		if led {
-			r.wantLinks(t, "releases/v1", "v2")
-			r.wantTree(t, oldTreeFiles)
-		} else {
-			r.wantLinks(t, "releases/v2")
-		}
-		if p := r.status(t).Previous; p != nil {
-			t.Errorf("kept is %+v", p)
-		}
-	}
-}
-
 // TestPreviousKept: what the operator keeps stays, and so does what would not help.
 func TestPreviousKept(t *testing.T) {
 	testkit.Slow(t)

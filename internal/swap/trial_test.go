@@ -3,8 +3,10 @@ package swap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +55,31 @@ func TestCommit(t *testing.T) {
 	if st := r.status(t); st.Previous.Version != "v1" && len(st.Previous.Files) != 2 {
 		t.Errorf("previous: %+v", st.Previous)
 	}
+}
+
+// TestTakenBeforeTrial: what the verifier handed on is gone when the trial begins, so that no
+// time of the trial is lost to its removal.
+func TestTakenBeforeTrial(t *testing.T) {
+	r := newRig(t)
+	found := func() (all []string) {
+		must(t, filepath.WalkDir(r.at("var/verify"), func(path string, e fs.DirEntry, err error) error {
+			if e.Name() == state.ManifestName {
+				all = append(all, path)
+			}
+			return err
+		}))
+		return all
+	}
+	r.offer(t, "a1", "v2", 2, release2)
+	if len(found()) != 1 {
+		t.Fatalf("offered is %q", found())
+	}
+	r.sys.on["arm machinemon-deadline@agent.timer"] = func() {
+		if left := found(); len(left) > 0 {
+			t.Errorf("still there: %q", left)
+		}
+	}
+	r.step(t, "swap")
 }
 
 func TestUnproven(t *testing.T) {
