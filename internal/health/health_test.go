@@ -405,6 +405,42 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestFind: a process that cannot be looked at may be the program's eldest; one that has ended
+// is none of it.
+func TestFind(t *testing.T) {
+	ours, hidden := state.FileID{Dev: 1, Ino: 1}, errors.New("permission denied")
+	see := func(pid int) (executable, error) {
+		switch pid {
+		case 1:
+			return executable{File: ours, Path: "/opt/x"}, nil
+		case 2:
+			return executable{}, hidden
+		case 3:
+			return executable{}, errVanished
+		}
+		return executable{Path: "/bin/sh"}, nil
+	}
+	for _, c := range []struct {
+		pids    []int
+		main    uint32
+		aside   uint32
+		foreign string
+		err     error
+	}{
+		{[]int{3, 1}, 2, 1, "", nil},
+		{[]int{2, 1}, 2, 1, "", hidden},
+		{[]int{2, 4}, 4, 0, "", hidden},
+		{[]int{3, 4}, 4, 0, "no process of x.service runs /opt/x; its main process runs /bin/sh", nil},
+		{[]int{4}, 2, 0, "", hidden},
+	} {
+		s := unitState{Unit: systemd.Unit{Name: "x.service", MainPID: c.main}}
+		err := s.find(t.Context(), fake{pids: c.pids}, see, program{path: "/opt/x"}, []state.FileID{ours})
+		if !errors.Is(err, c.err) || s.aside != c.aside || err == nil && s.foreign != c.foreign {
+			t.Errorf("%v: %v, beside %d, %q", c.pids, err, s.aside, s.foreign)
+		}
+	}
+}
+
 // TestExcuse shows that a failure before the swap excuses only the probe that failed, as the
 // target file has it now.
 func TestExcuse(t *testing.T) {
@@ -500,6 +536,27 @@ func TestJudgeAwaitsSwap(t *testing.T) {
 		r, err := b.Judge(t.Context(), "x")
 		if (err != nil) != c.fails || (r == nil) != c.fails || len(left) > 0 {
 			t.Errorf("%q: %+v, %v; not seen: %q", c.states, r, err, left)
+		}
+	}
+}
+
+// TestAwaitWarms: while the gate waits, it makes systemd start the unit of the target's commands,
+// if the target has any.
+func TestAwaitWarms(t *testing.T) {
+	for more, want := range map[string]int{"": 0, "[[health.probe]]\ncommand = [\"/bin/true\"]\n": 1} {
+		for _, states := range [][]string{{"activating", "deactivating"}, {}} {
+			left := slices.Clone(states)
+			b := newBench(t, fake{unit: running(os.Getpid()), swaps: &left}, true)
+			file := filepath.Join(b.dirs.Root, "etc", "x.toml")
+			text, err := os.ReadFile(file)
+			testkit.Must(t, err)
+			testkit.Put(t, file, string(text)+more)
+			c := commander{socket: b.tree.Commands("x")}
+			testkit.Must(t, b.awaitSwap(t.Context(), "x", &c))
+			if got := len(c.idle); got != min(want, len(states)) {
+				t.Errorf("%q, %q: %d connections", more, states, got)
+			}
+			c.Close()
 		}
 	}
 }
