@@ -465,6 +465,24 @@ func TestLeft(t *testing.T) {
 	}
 }
 
+// TestLateLook: a gate that is held up at the end of the settle time, as on a machine that is
+// too busy, still wakes to end the trial, unless a try of a probe that counts does so.
+func TestLateLook(t *testing.T) {
+	for _, trying := range []bool{false, true} {
+		tr := newTrial(plan{strict: true, settle: 5 * time.Second, timeout: time.Minute, probes: []prober{{name: "a"}}}, time.Now())
+		tr.probeEnded(tr.start, 0, nil)
+		late := tr.settled().Add(time.Millisecond)
+		tr.probes[0].busy = trying
+		at, wakes := tr.nextWake(late)
+		if wakes == trying || wakes && at.After(late) {
+			t.Errorf("a try is running: %v; it wakes %v, at %s", trying, wakes, at.Sub(tr.start))
+		}
+		if tr.advance(late); (tr.end != nil) == trying {
+			t.Errorf("a try is running: %v; the end is %+v", trying, tr.end)
+		}
+	}
+}
+
 // TestFirstFailure: of two probes that fail one after the other, the first is blamed, at the
 // time at which its failure counts.
 func TestFirstFailure(t *testing.T) {
