@@ -47,6 +47,7 @@ func TestDrill(t *testing.T) {
 		if !r.sys.order("arm machinemon-deadline@agent.timer", "watch agent.service", "stop agent.service", "restart agent.service") || r.sys.called("hook migrate") != 0 {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
+		r.sys.left = 11 * time.Second // what counts is when it left at the begin
 		entered(r, 12345*time.Millisecond)
 		r.gate(t, "d1", state.FindingBad, "it exits at once")
 		r.step(t, "rollback")

@@ -217,6 +217,21 @@ func TestChildrenSurvive(t *testing.T) {
 	}
 }
 
+// TestPatience: a restart may take as long as the unit may take to stop and to start.
+func TestPatience(t *testing.T) {
+	r := newRig(t)
+	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242, StopLimit: 10 * time.Minute, StartLimit: 20 * time.Minute}
+	trial(t, r)
+	if got, least := r.sys.patience, 10*time.Minute+r.sys.limit; got < least-time.Minute {
+		t.Errorf("the trial's restart may take %s, want %s", got, least)
+	}
+	r.gate(t, "a1", state.FindingBad, "it is bad")
+	r.step(t, "rollback")
+	if got := r.sys.patience; got < 29*time.Minute {
+		t.Errorf("the rollback's restart may take %s", got)
+	}
+}
+
 // TestOverdue checks that a start that exceeds the limit counts against the release.
 func TestOverdue(t *testing.T) {
 	r := newRig(t)

@@ -219,6 +219,22 @@ func TestTreeRollsBack(t *testing.T) {
 	}
 }
 
+// TestTreeWithoutContents: without the manifest's contents the verifier's word counts, as for
+// single files.
+func TestTreeWithoutContents(t *testing.T) {
+	r := newRig(t)
+	r.withTree(t, "", oldTreeFiles)
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
+	must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: true}))
+	r.spool(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree), func(_ string, m *manifest.Manifest) {
+		p := m.Platforms[manifest.Host()]
+		p.Contents = nil
+		m.Platforms[manifest.Host()] = p
+	})
+	r.step(t, "swap")
+	r.wantTree(t, publishedTree)
+}
+
 // TestTreeByOthers: what others do in the place of a tree, before and during its trial.
 func TestTreeByOthers(t *testing.T) {
 	t.Run("what is kept is made before the exchange", func(t *testing.T) {
