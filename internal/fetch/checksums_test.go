@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,7 +235,9 @@ func TestSHA512Resumed(t *testing.T) {
 	}{{"the rest", payload, true}, {"another rest", []byte(strings.Repeat("x", len(payload))), false}} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGitHubServer(appRelease("", "SHA512SUMS", app512+"  "+app))
-			cut, whole := true, 0
+			var cut atomic.Bool // an aborted answer does not order the server's reads before what follows here
+			var whole atomic.Int32
+			cut.Store(true)
 			b := onGitHub(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if !strings.HasPrefix(r.URL.Path, "/storage/0-0") {
 					g.ServeHTTP(w, r)
@@ -243,9 +246,9 @@ func TestSHA512Resumed(t *testing.T) {
 				w.Header().Set("ETag", `"1"`)
 				resumed := r.Header.Get("Range") != ""
 				if !resumed {
-					whole++
+					whole.Add(1)
 				}
-				if !cut {
+				if !cut.Load() {
 					http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(c.rest))
 					return
 				}
@@ -260,13 +263,13 @@ func TestSHA512Resumed(t *testing.T) {
 			if a.Result != state.ResultNotDownloaded || err != nil || len(stored) < 4<<10 {
 				t.Fatalf("%+v; %d bytes are stored, %v", a, len(stored), err)
 			}
-			cut = false
+			cut.Store(false)
 			a = b.run(t, b.order(state.VerbApply, "v1.1.0"))
 			switch {
-			case c.ok && (a.Result != state.ResultHandedOn || whole != 1):
-				t.Errorf("%+v, %d requests for the whole", a, whole)
-			case !c.ok && (a.Result != state.ResultRefused || !strings.Contains(a.Reason, "its sha512 is") || whole != 2):
-				t.Errorf("%+v, %d requests for the whole", a, whole)
+			case c.ok && (a.Result != state.ResultHandedOn || whole.Load() != 1):
+				t.Errorf("%+v, %d requests for the whole", a, whole.Load())
+			case !c.ok && (a.Result != state.ResultRefused || !strings.Contains(a.Reason, "its sha512 is") || whole.Load() != 2):
+				t.Errorf("%+v, %d requests for the whole", a, whole.Load())
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +128,48 @@ func TestServeCommandsOfSeveral(t *testing.T) {
 		testkit.Must(t, conn.Close())
 	}
 	testkit.Within(t, func() { testkit.Must(t, <-done) })
+}
+
+// conns is a listener of the connections that are sent to it.
+type conns chan net.Conn
+
+func (l conns) Addr() net.Addr { return nil }
+func (l conns) Close() error   { close(l); return nil }
+func (l conns) Accept() (net.Conn, error) {
+	c, ok := <-l
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+// TestServeCommandsStays: the unit ends if no client comes, and serves new clients for as long as
+// it has one.
+func TestServeCommandsStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		testkit.Must(t, ServeCommands(t.Context(), make(conns), &target.Target{}))
+		if waited := time.Since(begin); waited != lonely {
+			t.Errorf("it waited %s for a client", waited)
+		}
+		l, done := make(conns), make(chan error, 1)
+		go func() { done <- ServeCommands(t.Context(), l, &target.Target{}) }()
+		first, served := net.Pipe()
+		l <- served
+		time.Sleep(2 * lonely)
+		second, served := net.Pipe()
+		l <- served
+		synctest.Wait()
+		testkit.Must(t, first.Close())
+		time.Sleep(2 * lonely)
+		select {
+		case err := <-done:
+			t.Errorf("it ended, and has a client: %v", err)
+		default:
+		}
+		testkit.Must(t, second.Close())
+		testkit.Must(t, <-done)
+	})
 }
 
 // TestNoCommandUnit shows that a missing unit is no evidence against the program.

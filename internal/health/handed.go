@@ -54,9 +54,9 @@ func headers(file string) (http.Header, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		name, value, ok := strings.Cut(line, ":")
+		name, value, _ := strings.Cut(line, ":")
 		value = strings.TrimLeft(value, " \t")
-		if !ok || !headerName.MatchString(name) || value == "" || strings.ContainsFunc(value, unicode.IsControl) {
+		if !headerName.MatchString(name) || value == "" || strings.ContainsFunc(value, unicode.IsControl) {
 			return nil, mistaken{fmt.Errorf("headers_file %s: line %d is not a header (hint: NAME: VALUE)", file, n)}
 		}
 		all.Add(name, encoded(value))

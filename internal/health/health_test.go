@@ -405,6 +405,42 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestFind: a process that cannot be looked at may be the program's eldest; one that has ended
+// is none of it.
+func TestFind(t *testing.T) {
+	ours, hidden := state.FileID{Dev: 1, Ino: 1}, errors.New("permission denied")
+	see := func(pid int) (executable, error) {
+		switch pid {
+		case 1:
+			return executable{File: ours, Path: "/opt/x"}, nil
+		case 2:
+			return executable{}, hidden
+		case 3:
+			return executable{}, errVanished
+		}
+		return executable{Path: "/bin/sh"}, nil
+	}
+	for _, c := range []struct {
+		pids    []int
+		main    uint32
+		aside   uint32
+		foreign string
+		err     error
+	}{
+		{[]int{3, 1}, 2, 1, "", nil},
+		{[]int{2, 1}, 2, 1, "", hidden},
+		{[]int{2, 4}, 4, 0, "", hidden},
+		{[]int{3, 4}, 4, 0, "no process of x.service runs /opt/x; its main process runs /bin/sh", nil},
+		{[]int{4}, 2, 0, "", hidden},
+	} {
+		s := unitState{Unit: systemd.Unit{Name: "x.service", MainPID: c.main}}
+		err := s.find(t.Context(), fake{pids: c.pids}, see, program{path: "/opt/x"}, []state.FileID{ours})
+		if !errors.Is(err, c.err) || s.aside != c.aside || err == nil && s.foreign != c.foreign {
+			t.Errorf("%v: %v, beside %d, %q", c.pids, err, s.aside, s.foreign)
+		}
+	}
+}
+
 // TestExcuse shows that a failure before the swap excuses only the probe that failed, as the
 // target file has it now.
 func TestExcuse(t *testing.T) {
@@ -500,6 +536,27 @@ func TestJudgeAwaitsSwap(t *testing.T) {
 		r, err := b.Judge(t.Context(), "x")
 		if (err != nil) != c.fails || (r == nil) != c.fails || len(left) > 0 {
 			t.Errorf("%q: %+v, %v; not seen: %q", c.states, r, err, left)
+		}
+	}
+}
+
+// TestAwaitWarms: while the gate waits, it makes systemd start the unit of the target's commands,
+// if the target has any.
+func TestAwaitWarms(t *testing.T) {
+	for more, want := range map[string]int{"": 0, "[[health.probe]]\ncommand = [\"/bin/true\"]\n": 1} {
+		for _, states := range [][]string{{"activating", "deactivating"}, {}} {
+			left := slices.Clone(states)
+			b := newBench(t, fake{unit: running(os.Getpid()), swaps: &left}, true)
+			file := filepath.Join(b.dirs.Root, "etc", "x.toml")
+			text, err := os.ReadFile(file)
+			testkit.Must(t, err)
+			testkit.Put(t, file, string(text)+more)
+			c := commander{socket: b.tree.Commands("x")}
+			testkit.Must(t, b.awaitSwap(t.Context(), "x", &c))
+			if got := len(c.idle); got != min(want, len(states)) {
+				t.Errorf("%q, %q: %d connections", more, states, got)
+			}
+			c.Close()
 		}
 	}
 }
@@ -630,6 +687,98 @@ func TestBlindBaseline(t *testing.T) {
 	if after, err := b.Baseline(t.Context(), "x"); err == nil {
 		t.Errorf("after: %+v", after)
 	}
+}
+
+// TestBaselineOfOpenTrial: a trial without a verdict is not one that was rolled back.
+func TestBaselineOfOpenTrial(t *testing.T) {
+	b := newBench(t, nil, true)
+	b.open(t, state.PhaseTrial, "")
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || got.Attempt != "tried" || !strings.HasSuffix(got.Unjudgeable, "systemd does not answer") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// turns is a systemd whose unit has each of these states in turn; the last one stays.
+type turns struct {
+	fake
+	left *[]systemd.Unit
+}
+
+func (f turns) Unit(_ context.Context, name string) (systemd.Unit, error) {
+	if !strings.HasPrefix(name, "x.") {
+		return f.fake.Unit(context.Background(), name)
+	}
+	u := (*f.left)[0]
+	if len(*f.left) > 1 {
+		*f.left = (*f.left)[1:]
+	}
+	u.Name = name
+	return u, nil
+}
+
+func (f turns) Changes() <-chan struct{} {
+	more := make(chan struct{})
+	close(more)
+	return more
+}
+
+// TestRestartOnRequest: a daemon may exit once in a way that its unit declares, in the trial and
+// after the rollback, but not when nothing has started it.
+func TestRestartOnRequest(t *testing.T) {
+	asked := asks.Unit
+	asked.Forced = systemd.Exits{Statuses: []int32{75}}
+	again := running(os.Getpid())
+	again.NRestarts = 1
+	begin := func(t *testing.T) bench {
+		left := []systemd.Unit{asked, asked, again}
+		return newBench(t, turns{left: &left}, true)
+	}
+	b := begin(t)
+	b.open(t, state.PhaseTrial, "")
+	if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != state.FindingHealthy {
+		t.Errorf("in the trial: %+v, %v", r, err)
+	}
+	b = begin(t)
+	b.open(t, state.PhaseTrial, state.VerdictRollback)
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || !got.Standing {
+		t.Errorf("after the rollback: %+v, %v", got, err)
+	}
+	b = begin(t)
+	if got, err := b.Baseline(t.Context(), "x"); err != nil || got.Standing {
+		t.Errorf("before the swap: %+v, %v", got, err)
+	}
+}
+
+// TestJudgeReloaded: units that were reloaded have their limit from the reload on, not from
+// their start or that of the gate.
+func TestJudgeReloaded(t *testing.T) {
+	now, err := systemd.Monotonic()
+	testkit.Must(t, err)
+	old := running(os.Getpid())
+	old.Began = time.Second
+	for at, want := range map[time.Duration]state.Finding{now: state.FindingHealthy, time.Second: state.FindingBad} {
+		b := newBench(t, fake{unit: old}, true)
+		b.open(t, state.PhaseTrial, "")
+		j, err := b.tree.Journal("x")
+		testkit.Must(t, err)
+		j.ByReload, j.Restarted, j.Timeout = true, at, time.Minute
+		testkit.Must(t, b.tree.SetJournal(j))
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != want {
+			t.Errorf("reloaded at %s: %+v, %v", at, r, err)
+		}
+	}
+}
+
+// TestJudgeWithoutUnit: without a unit there is nothing that must stay up for a while.
+func TestJudgeWithoutUnit(t *testing.T) {
+	b := newBench(t, nil, true)
+	testkit.Must(t, b.tree.SetJournal(&state.Journal{Attempt: "tried", Target: "x", Version: "2", Phase: state.PhaseTrial,
+		Timeout: time.Minute, Settle: time.Minute}))
+	testkit.Within(t, func() {
+		if r, err := b.Judge(t.Context(), "x"); err != nil || r.Finding != state.FindingHealthy {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
 }
 
 // TestWrongMain shows that a wrong health.main, recorded before the swap, is recognised

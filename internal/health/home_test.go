@@ -17,7 +17,9 @@ func TestProgramInHome(t *testing.T) {
 		{program{path: path}, path, true},
 		{program{path: path}, path + " (deleted)", false}, // the old file
 		{program{path: path}, "/home/alice/bin/other", false},
-		{program{path: "/proc/self/exe"}, "/proc/self/exe", false}, // elsewhere the file counts
+		{program{path: "/proc/self/exe"}, "/proc/self/exe", false},                            // elsewhere the file counts
+		{program{path: path, id: state.FileID{Dev: 1, Ino: 2}}, path, false},                  // root has read another file there
+		{program{path: path, id: state.FileID{Dev: 1, Ino: 1}}, "/srv/alice/bin/agent", true}, // and here this one
 	} {
 		files, err := row.main.files()
 		if err != nil {

@@ -59,7 +59,7 @@ func servingGroup(c net.Conn) (uint64, error) {
 	// A connection that waits for its first data (TCP_DEFER_ACCEPT), or was closed by the
 	// server, has no socket, but its listener has.
 	if err == nil && s.group == 0 && !s.listens {
-		s, err = findTCP(d, at, netip.AddrPortFrom(zero(at.Addr()), 0))
+		s, err = findTCP(d, at, netip.AddrPort{})
 	}
 	if err == nil && s.group == 0 {
 		err = errors.New("the kernel does not tell the control groups of sockets (Linux 5.8 and later do)")
@@ -72,15 +72,8 @@ func address(a *net.TCPAddr) netip.AddrPort {
 	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }
 
-// zero returns the unspecified address of the family of a.
-func zero(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
-}
-
-// findTCP returns the TCP socket at one address that is connected to another one.
+// findTCP returns the TCP socket at one address that is connected to another one; a listener
+// is connected to the zero address.
 func findTCP(d *netlink.Conn, at, from netip.AddrPort) (tcpSocket, error) {
 	s, err := askTCP(d, at, from, device(at.Addr()))
 	// A socket that is bound to a device is found only with its number.
@@ -136,5 +129,6 @@ func askTCP(d *netlink.Conn, at, from netip.AddrPort, device uint32) (s tcpSocke
 	return s, attributes.Err()
 }
 
-// padded returns an address as an array of 16 bytes, the first of which are the address.
+// padded returns an address as an array of 16 bytes, the first of which are the address. Those
+// of the zero address are zero.
 func padded(a netip.Addr) []byte { return append(a.AsSlice(), make([]byte, 16-a.BitLen()/8)...) }

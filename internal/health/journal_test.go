@@ -97,6 +97,7 @@ func TestJournalProbes(t *testing.T) {
 	const journalctl = `#!/bin/sh
 for a; do case $a in
 --namespace=*) echo "no such namespace" >&2; exit 1 ;;
+_SYSTEMD_INVOCATION_ID=much) exec head -c 16777216 /dev/zero ;;
 _SYSTEMD_INVOCATION_ID=*) exec cat "$0.${a#*=}" ;;
 esac; done
 exec cat "$0.first"
@@ -127,6 +128,8 @@ exec cat "$0.first"
 		{"only the run before contains it, and the idle unit has not run since", began, with(func(u *systemd.Unit) { u.Invocation = "old" }), "started", "x.service has not been started since"},
 		{"the journal begins after the unit", began, with(func(u *systemd.Unit) { u.BeganAt = time.UnixMicro(1) }), "is ready", "the journal does not reach back to the start of the unit"},
 		{"the journal is empty", "", run, "is ready", "cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))"},
+		{"the first entry of the journal is cut short", strings.TrimSuffix(began, "\n"), run, "is ready", "cannot find the first entry of the journal"},
+		{"the unit has more lines than are read", began, with(func(u *systemd.Unit) { u.Invocation = "much" }), "it works", "it is not among the newest 16 MiB of the unit's lines, and there are more"},
 		{"systemd does not know the run", began, with(func(u *systemd.Unit) { u.Invocation = "" }), "it works", "systemd does not say which run of the unit this is"},
 		{"the journal cannot be read", began, with(func(u *systemd.Unit) { u.LogNamespace = "y" }), "it works", "cannot read the journal: no such namespace"},
 	} {

@@ -142,6 +142,7 @@ func TestPeers(t *testing.T) {
 		{name: "another program, by IPv6", group: stranger, what: "tcp6 [::1]:0", want: no + stranger},
 		{name: "another program, on all addresses of both families", group: stranger, what: "tcp [::]:0", want: no + stranger},
 		{name: "another program, which waits for data", group: stranger, what: "deferred 127.0.0.1:0", want: no + stranger},
+		{name: "another program, by IPv6, which waits for data", group: stranger, what: "deferred [::1]:0", want: no + stranger},
 		{name: "another program, which closes at once", group: stranger, what: "closing 127.0.0.1:0", want: no + stranger},
 		{name: "a proxy", group: stranger, what: "tcp 127.0.0.1:0", foreign: true},
 		{name: "a group that only begins with the same name", group: socket, what: "tcp 127.0.0.1:0", want: no + socket},
@@ -232,6 +233,11 @@ func TestOtherMachine(t *testing.T) {
 	near := &ends{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: far.remote.Port}, local: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}}
 	if id, err := servingGroup(near); id == 0 || err != nil {
 		t.Errorf("this machine: %d, %v", id, err)
+	}
+	// A connection from an address of this machine to the same one stays on this machine.
+	own := &ends{remote: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: far.remote.Port}, local: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}}
+	if id, err := servingGroup(own); id == 0 || err != nil {
+		t.Errorf("this machine, not by its loopback: %d, %v", id, err)
 	}
 	l.Close()
 	if id, err := servingGroup(near); !errors.Is(err, errNoSocket) {

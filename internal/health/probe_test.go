@@ -207,6 +207,34 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// TestLongAnswer: a command may say more than the gate keeps, whatever its bytes.
+func TestLongAnswer(t *testing.T) {
+	p := probersOf(t, target.Health{Probes: []target.Probe{{Command: sh("head -c 200000 /dev/zero | tr '\\0' '\\1'")}}})[0]
+	if got := outcomeOf(p, 5*time.Second); got != "" {
+		t.Error(got)
+	}
+	output, err := command(t.Context(), sh("head -c 200000 /dev/zero; echo end"))
+	if err != nil || len(output) != keptOutput || !strings.HasSuffix(output, "end\n") {
+		t.Errorf("%d bytes, %v", len(output), err)
+	}
+}
+
+// TestOneLine: what a report quotes is one printable line that is not too long.
+func TestOneLine(t *testing.T) {
+	long := strings.Repeat("é", maxLine)
+	for in, want := range map[string]string{
+		"a\n b\t\x1b[31mc\u00a0d\u2028e": "a b [31mc d e",
+		"a\xffb":                         "a?b",
+		long:                             long[:maxLine] + "…",
+		"x" + long:                       "x" + long[:maxLine-2] + "…", // no half of a letter
+		long[:maxLine]:                   long[:maxLine],
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%.20q: %q, want %q", in, got, want)
+		}
+	}
+}
+
 // alive reports whether a process runs; a zombie does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

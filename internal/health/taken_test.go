@@ -2,8 +2,11 @@ package health
 
 import (
 	"fmt"
+	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -61,6 +64,76 @@ func bindTo(t *testing.T, name string) string {
 	return name
 }
 
+// TestTaken: only a refused connection shows that nothing listens at an address that a socket
+// has.
+func TestTaken(t *testing.T) {
+	l := testkit.Listen(t)
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "dial", Addr: l.Addr(), Err: unix.ECONNREFUSED}, true},
+		{&net.OpError{Op: "read", Addr: l.Addr(), Err: unix.ECONNRESET}, false}, // a server has closed the connection
+		{&net.OpError{Op: "dial", Err: unix.ECONNREFUSED}, false},
+		{unix.ECONNREFUSED, false},
+	} {
+		if at, is := taken(c.err); is != c.want || is && at != l.Addr().String() {
+			t.Errorf("%v: %q, %v", c.err, at, is)
+		}
+	}
+	path := leftBehind(t, 0o777|os.ModeSticky)
+	at := &net.UnixAddr{Name: path, Net: "unix"}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "dial", Addr: at, Err: unix.ECONNREFUSED}, true},
+		{&net.OpError{Op: "dial", Addr: at, Err: unix.EACCES}, false},
+		{&net.OpError{Op: "dial", Addr: l.Addr(), Err: unix.ECONNREFUSED}, false},
+		{unix.ECONNREFUSED, false},
+	} {
+		if got, owner, is := blocked(c.err, nil); is != c.want || is && (got != path || owner != 61234) {
+			t.Errorf("%v: %q of user %d, %v", c.err, got, owner, is)
+		}
+	}
+	refused := func(path string) error {
+		return &net.OpError{Op: "dial", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: unix.ECONNREFUSED}
+	}
+	for _, c := range []struct {
+		name string
+		unit systemd.Unit
+		want bool // it is in the way of the unit
+	}{
+		{"of another user", systemd.Unit{User: "1000", UID: 1000}, true},
+		{"of the unit's user, by number", systemd.Unit{User: "agent", UID: 61234}, false},
+		{"of the unit's user, in the unit file", systemd.Unit{User: "61234", UID: systemd.NoUID}, false},
+		{"perhaps of the user that the unit had", systemd.Unit{User: "x", UID: systemd.NoUID, DynamicUser: true}, false},
+		{"of no user of the unit's name", systemd.Unit{User: "nobody", UID: systemd.NoUID}, true},
+		{"of no user of the unit's number", systemd.Unit{User: "nobody", UID: 1000}, true},
+	} {
+		if _, _, is := blocked(refused(path), []systemd.Unit{c.unit}); is != c.want {
+			t.Errorf("%s: %v", c.name, is)
+		}
+	}
+	nobody, err := user.Lookup("nobody")
+	testkit.Must(t, err)
+	uid, err := strconv.Atoi(nobody.Uid)
+	testkit.Must(t, err)
+	testkit.Must(t, os.Lchown(path, uid, -1))
+	for number, want := range map[uint32]bool{systemd.NoUID: false, 1000: true} { // systemd knows it better than the name
+		if _, _, is := blocked(refused(path), []systemd.Unit{{User: "nobody", UID: number}}); is != want {
+			t.Errorf("of nobody, and the unit has %d: %v", number, is)
+		}
+	}
+	testkit.Must(t, os.Lchown(path, 0, -1)) // root may remove it for the unit
+	if _, _, is := blocked(refused(path), nil); is {
+		t.Error("root's file is in the way")
+	}
+	if _, _, is := blocked(refused(path+".none"), nil); is {
+		t.Error("a missing file is in the way")
+	}
+}
+
 // TestContest checks that a release is not judged bad if another program has the address
 // of its probe, even one that does not listen, which no list of sockets shows.
 func TestContest(t *testing.T) {
@@ -77,6 +150,7 @@ func TestContest(t *testing.T) {
 		unix    bool
 		user    string // of the unit
 		foreign bool
+		excused bool
 		says    string // "": the release is bad
 	}{
 		"a free address":                           {address: free},
@@ -85,6 +159,7 @@ func TestContest(t *testing.T) {
 		"the same, with an http probe":             {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
 		"the same, with a grpc probe":              {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, grpc: true, says: held},
 		"one beside which the unit can listen":     {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
+		"a probe that failed before the swap, too": {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, excused: true},
 		"a probe that any program may answer":      {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
 		"an address that this machine lacks":       {address: func(*testing.T) string { return "192.0.2.1:9" }},
 		"an abstract socket that does not listen":  {unix: true, address: func(t *testing.T) string { return bindTo(t, "@machinemon-update-test-contest") }, says: held},
@@ -110,6 +185,7 @@ func TestContest(t *testing.T) {
 				probes: probers(target.Health{Probes: []target.Probe{probe}}, nil),
 				peers:  peers{manager: fakeUnits{is: map[string]systemd.Unit{"x.service": {Name: "x.service", User: c.user, UID: systemd.NoUID}}}},
 			}
+			p.probes[0].excused = c.excused
 			out := outcome{finding: state.FindingBad, reason: "its main process ended", standing: c.http}
 			testkit.Must(t, p.contest(t.Context(), &out))
 			want := state.FindingBad

@@ -241,10 +241,10 @@ func (t *trial) nextWake(now time.Time) (time.Time, bool) {
 		return t.failureDue, true
 	case t.settling.IsZero():
 		times = append(times, t.start.Add(t.timeout))
-	case now.Before(t.settled()):
-		times = append(times, t.settled())
-	default:
+	case !now.Before(t.settled()) && t.waiting():
 		return time.Time{}, false // wait for tries that began in the settle time
+	default: // perhaps past already, if this process was held up
+		times = append(times, t.settled())
 	}
 	for _, w := range t.units {
 		if !w.lookAt.IsZero() {

@@ -166,6 +166,8 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: 8 * time.Second, to: 9100 * ms},
 		{name: "the only one passes, and flaps", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}}}, excused: "a", version: true,
 			finding: state.FindingHealthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 5 * time.Second, to: 5100 * ms},
+		{name: "the only one passes, flaps and passes again", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errRefused, false}, {3 * time.Second, nil, false}}}, excused: "a",
+			finding: state.FindingHealthy, unproven: true, reason: "no probe proves it, for none ever passed here: a: connection refused", from: 5 * time.Second, to: 5100 * ms},
 		{name: "no probes, but the version", units: steady, version: true, finding: state.FindingHealthy, from: 5 * time.Second, to: 5 * time.Second},
 		{name: "none left, and it crashes", units: []seenAt{{0, up, nil}, {31 * time.Second, crashed, nil}}, probes: map[string][]answers{"a": always(errRefused)}, excused: "a", fallen: true,
 			finding: state.FindingBad, reason: "status 1 after 31 s", from: 31 * time.Second, to: 31 * time.Second},
@@ -217,6 +219,13 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingBad, reason: "systemd restarted it", to: 0},
 		{name: "asks when it has been healthy", units: []seenAt{{0, up.run("A"), nil}, {1 * time.Second, asks.run("A"), nil}}, probes: good, fallen: true,
 			finding: state.FindingBad, reason: "its main process exited with status 75 after 1 s", from: 1 * time.Second, to: 1 * time.Second},
+		{name: "asks, and what has passed before must pass again", units: []seenAt{{0, up.run("A"), nil}, {1 * time.Second, asks.run("A"), nil}, {1100 * ms, unit("active", "running", 11).restarted(1).run("B"), nil}},
+			probes: map[string][]answers{"a": {{0, nil, false}, {500 * ms, errRefused, false}, {4 * time.Second, nil, false}}, "b": {{0, errRefused, false}, {2 * time.Second, nil, false}}}, program: 11,
+			finding: state.FindingHealthy, from: 9 * time.Second, to: 10100 * ms},
+		{name: "after a rollback: asks when no probe has proven it", lenient: true, fresh: true, settle: time.Second, program: 11,
+			units:  []seenAt{{0, up.run("A"), nil}, {500 * ms, asks.run("A"), nil}, {600 * ms, unit("active", "running", 11).restarted(1).run("B"), nil}},
+			probes: map[string][]answers{"a": always(errRefused)}, excused: "a",
+			finding: state.FindingHealthy, from: 1600 * ms, to: 1700 * ms},
 		{name: "asks, and does not come back", units: []seenAt{{0, asks.run("A"), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "not healthy within 30 s: systemd restarts it after an exit that it declares", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "asks, and crashes", units: []seenAt{{0, asks.run("A"), nil}, {100 * ms, up.restarted(1).run("B"), nil}, {200 * ms, crashed.restarted(1).run("B"), nil}}, fallen: true,
@@ -295,6 +304,8 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: 7 * time.Second, to: 8100 * ms},
 		{name: "another program answers one probe, none the other", units: steady, probes: map[string][]answers{"a": always(errRefused), "b": always(errStranger)},
 			finding: state.FindingUnsure, reason: "b did not pass within 30 s: another program answers", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "another program answers what failed before, none the other", units: steady, probes: map[string][]answers{"a": always(errStranger), "b": always(errRefused)}, excused: "a",
+			finding: state.FindingBad, reason: "b did not pass within 30 s: connection refused", blamed: "b", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "another program answers in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errStranger, false}}},
 			finding: state.FindingUnsure, reason: "a failed 2 s into the settle time: another program answers", from: 2 * time.Second, to: 2700 * ms},
 		{name: "another program answers because it crashed", fallen: true,
@@ -450,6 +461,58 @@ func TestLeft(t *testing.T) {
 		}
 		if got := tr.left(start.Add(c.at), 0); got != c.want {
 			t.Errorf("after %s: %s, want %s", c.at, got, c.want)
+		}
+	}
+}
+
+// TestLateLook: a gate that is held up at the end of the settle time, as on a machine that is
+// too busy, still wakes to end the trial, unless a try of a probe that counts does so.
+func TestLateLook(t *testing.T) {
+	for _, trying := range []bool{false, true} {
+		tr := newTrial(plan{strict: true, settle: 5 * time.Second, timeout: time.Minute, probes: []prober{{name: "a"}}}, time.Now())
+		tr.probeEnded(tr.start, 0, nil)
+		late := tr.settled().Add(time.Millisecond)
+		tr.probes[0].busy = trying
+		at, wakes := tr.nextWake(late)
+		if wakes == trying || wakes && at.After(late) {
+			t.Errorf("a try is running: %v; it wakes %v, at %s", trying, wakes, at.Sub(tr.start))
+		}
+		if tr.advance(late); (tr.end != nil) == trying {
+			t.Errorf("a try is running: %v; the end is %+v", trying, tr.end)
+		}
+	}
+}
+
+// TestFirstFailure: of two probes that fail one after the other, the first is blamed, at the
+// time at which its failure counts.
+func TestFirstFailure(t *testing.T) {
+	tr := newTrial(plan{strict: true, settle: 5 * time.Second, timeout: time.Minute, probes: []prober{{name: "a"}, {name: "b"}}}, time.Now())
+	tr.probeEnded(tr.start, 0, nil)
+	tr.probeEnded(tr.start, 1, nil)
+	at := tr.start.Add(2 * time.Second)
+	tr.probeEnded(at, 0, errRefused)
+	tr.probeEnded(at.Add(explained/2), 1, errRefused)
+	tr.advance(at.Add(explained))
+	if tr.end == nil || tr.end.blamed != "a" || !strings.HasPrefix(tr.end.reason, "a failed 2 s into the settle time") {
+		t.Errorf("it ended with %+v", tr.end)
+	}
+}
+
+// TestForgiven: after a restart that is forgiven a version_command that has passed need not run
+// again, and one that has not run yet must.
+func TestForgiven(t *testing.T) {
+	for _, passed := range []bool{false, true} {
+		tr := newTrial(plan{units: []subject{{unit: "x.service"}}, strict: true, fresh: true, timeout: time.Minute,
+			probes: []prober{{name: "a"}, {name: "version", once: true}}}, time.Now())
+		tr.unitSeen(tr.start, 0, up.run("A"))
+		if passed {
+			tr.probeEnded(tr.start, 1, nil)
+		}
+		tr.unitSeen(tr.start, 0, asks.run("A"))
+		tr.unitSeen(tr.start, 0, up.restarted(1).run("B"))
+		tr.probeEnded(tr.start, 0, nil)
+		if (tr.end != nil) != passed || passed && tr.end.finding != state.FindingHealthy {
+			t.Errorf("it has passed: %v; the end: %+v", passed, tr.end)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package health
 import (
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -223,6 +224,20 @@ func TestHeaderNames(t *testing.T) {
 		hand(t, "/line", line+"\n")
 		if h, err := headers("/line"); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v, %v", line, h, err)
+		}
+	}
+}
+
+// TestManyHeaders: a file has at most as many headers as the hint says.
+func TestManyHeaders(t *testing.T) {
+	for n, fails := range map[int]bool{mostHeaders: false, mostHeaders + 1: true} {
+		var text strings.Builder
+		for i := range n {
+			fmt.Fprintf(&text, "X-%d: v\n", i)
+		}
+		hand(t, "/many", text.String())
+		if _, err := headers("/many"); (err != nil) != fails || fails && !strings.Contains(err.Error(), "has too many headers (hint: at most ") {
+			t.Errorf("%d headers: %v", n, err)
 		}
 	}
 }

@@ -44,6 +44,7 @@ func TestKillMode(t *testing.T) {
 			replaces: map[string]string{filepath.Join(dir, "vm@7.service.d/40-x.conf"): "[Service]\nKillMode=mixed\n"}, want: "process"},
 		{name: "and after it", dropIns: []string{dropIn},
 			replaces: map[string]string{filepath.Join(dir, "service.d/60-x.conf"): "[Service]\nKillMode=mixed\n"}, want: "mixed"},
+		{name: "beside the drop-ins", replaces: map[string]string{filepath.Join(dir, "vm@7.service.d/60-x.conf.orig"): "[Service]\nKillMode=mixed\n"}, want: "process"},
 		{name: "of another unit", replaces: map[string]string{filepath.Join(dir, "other.service"): none, filepath.Join(dir, "vm@8.service.d/60-x.conf"): "[Service]\nKillMode=mixed\n"}, want: "process"},
 		{name: "unreadable", dropIns: []string{bad}, want: ""},
 	} {

@@ -68,7 +68,7 @@ func (s *Swapper) lastLines(ctx context.Context, unit string) ([]systemd.LogLine
 // said returns the last lines that the new program wrote before until.
 func said(j *state.Journal, lines []systemd.LogLine, until time.Duration) (said []string) {
 	for _, l := range lines {
-		ofOld := l.Invocation != "" && slices.Contains(ran(j), l.Invocation) || l.PID != 0 && slices.Contains(j.MainPIDs, l.PID)
+		ofOld := l.Invocation != "" && slices.Contains(ran(j), l.Invocation) || slices.Contains(j.MainPIDs, l.PID)
 		if l.At < j.Restarted || l.At > until || ofOld {
 			continue // from the old program: before the swap, while it stopped, or after it came back
 		}

@@ -47,6 +47,7 @@ func TestDrill(t *testing.T) {
 		if !r.sys.order("arm machinemon-deadline@agent.timer", "watch agent.service", "stop agent.service", "restart agent.service") || r.sys.called("hook migrate") != 0 {
 			t.Errorf("calls: %q", r.sys.calls)
 		}
+		r.sys.left = 11 * time.Second // what counts is when it left at the begin
 		entered(r, 12345*time.Millisecond)
 		r.gate(t, "d1", state.FindingBad, "it exits at once")
 		r.step(t, "rollback")
@@ -71,6 +72,9 @@ func TestDrillUnnoticed(t *testing.T) {
 	for finding, words := range map[state.Finding]string{state.FindingHealthy: unnoticed, state.FindingUnsure: "could not tell that a program fails"} {
 		r := newRig(t)
 		drill(t, r)
+		if b, err := r.tree.Baseline("agent", "d1"); err != nil || b == nil || !b.Standing {
+			t.Errorf("the gate learns that before the drill %+v, %v", b, err)
+		}
 		r.gate(t, "d1", finding, "hm")
 		if finding == state.FindingHealthy {
 			r.fails(t, "commit", state.ResultFailed, "this is a drill")
@@ -138,6 +142,12 @@ func TestDrillRefused(t *testing.T) {
 		"a tree": {func(r *rig) {
 			r.configure(t, "main = '"+r.at("opt/app/bin/agent")+"'\n[[install]]\nfrom = 'app/'\nto = '"+r.at("opt/app")+"'\n")
 		}, ok, "which is installed as a whole"},
+		"a user's directory": {func(r *rig) {
+			must(t, os.Mkdir(r.at("opt"), 0o755))
+			must(t, os.Chown(r.at("opt"), alice, alice))
+			r.put(t, "opt/agent", file{"agent 1", 0o755, 0})
+			r.retarget(t, r.at("bin/agent"), r.at("opt/agent"))
+		}, ok, "opt/agent is in a user's directory, and a drill replaces only what root installs"},
 	} {
 		r := newRig(t)
 		c.change(r)

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/machinemon/machinemon-update/internal/policy"
@@ -61,6 +62,27 @@ func TestDryRun(t *testing.T) {
 	if j, err := r.tree.Journal("agent"); err != nil || j == nil {
 		t.Fatalf("apply did not begin a trial: %v", err)
 	}
+}
+
+// TestDryRunWarns: what apply would warn of is in the record of the dry run, too.
+func TestDryRunWarns(t *testing.T) {
+	r := newRig(t)
+	r.put(t, "units/agent.service", file{"[Service]\nKillMode=process\n", 0o644, 0})
+	must(t, r.sys.Reload(t.Context()))
+	r.dryOffer(t, "a1", "v2", 2, map[string]string{"agent": "agent 2", "agent.service": "[Service]\n"})
+	r.step(t, "swap")
+	r.ended(t, "a1", state.ResultAvailable, "dry run: ")
+	if w := r.last(t).Warning; !strings.Contains(w, "a stop of agent.service ends all its processes (KillMode=control-group)") {
+		t.Errorf("the warning: %q", w)
+	}
+}
+
+// TestDryRunOfSomeFiles: a file that stays as it is is not announced.
+func TestDryRunOfSomeFiles(t *testing.T) {
+	r := newRig(t)
+	r.dryOffer(t, "a1", "v3", 3, release3)
+	r.step(t, "swap")
+	r.ended(t, "a1", state.ResultAvailable, "save "+r.at("etc/config")+", replace "+r.at("bin/agent")+", restarting agent.service")
 }
 
 // TestDryRunInPlace: a release whose files are there already is not recorded as installed.

@@ -177,6 +177,15 @@ func TestLinkByOthers(t *testing.T) {
 			t.Errorf("the link of somebody else is %q now: %v", got, err)
 		}
 	})
+	t.Run("before the trial has placed its own", func(t *testing.T) {
+		r := newRig(t)
+		r.withTree(t, linkLine, oldTreeFiles)
+		must(t, os.Mkdir(r.at("opt/releases/mine"), 0o755))
+		r.sys.on["arm machinemon-deadline@agent.timer"] = func() { point(t, r, "releases/mine") }
+		r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+		r.fails(t, "swap", state.ResultFailed, "another link was put there meanwhile")
+		r.wantLinks(t, "releases/mine", "v1")
+	})
 	t.Run("to the old release, before the commit", func(t *testing.T) {
 		r := newRig(t)
 		r.withTree(t, linkLine, oldTreeFiles)

@@ -19,29 +19,30 @@ import (
 // program runs, which unit file is loaded, whether the deadline is armed.
 type machine struct {
 	*rig
-	mu      sync.Mutex // guards calls
-	pid     uint32
-	units   map[string]systemd.Unit // units that are neither a running unit nor an idle worker
-	alive   map[string][]string     // units by pattern
-	group   []int                   // the unit's processes besides its main one
-	calls   []string                // each "verb unit", in order
-	fails   map[string]error        // errors by call
-	on      map[string]func()       // run by call, before it has any effect
-	after   state.Baseline          // what the gate's user sees after a rollback
-	now     *state.Baseline         // the same before an attempt; nil: the baseline fails
-	said    string                  // by the program in its pre-flight, if tried is the list of an archive
-	tried   systemd.SandboxResult
-	armed   time.Duration
-	up      time.Duration
-	limit   time.Duration     // the limit of the last restart
-	lines   []systemd.LogLine // lines in the unit's log
-	trial   systemd.Sandbox
-	hook    systemd.Hook
-	delayed string              // why a shutdown is delayed; "" if none is
-	dies    int                 // the call of this number, from now on, kills the swapper; 0: none does
-	left    time.Duration       // when the unit was seen to leave the active state
-	locks   []systemd.Inhibitor // of logind
-	home    string              // the program in the home of a user, as which the unit runs; "" for bin/agent
+	mu       sync.Mutex // guards calls, on and fails: the rollback reads systemd's journal concurrently
+	pid      uint32
+	units    map[string]systemd.Unit // units that are neither a running unit nor an idle worker
+	alive    map[string][]string     // units by pattern
+	group    []int                   // the unit's processes besides its main one
+	calls    []string                // each "verb unit", in order
+	fails    map[string]error        // errors by call
+	on       map[string]func()       // run by call, before it has any effect
+	after    state.Baseline          // what the gate's user sees after a rollback
+	now      *state.Baseline         // the same before an attempt; nil: the baseline fails
+	said     string                  // by the program in its pre-flight, if tried is the list of an archive
+	tried    systemd.SandboxResult
+	armed    time.Duration
+	up       time.Duration
+	limit    time.Duration     // the limit of the last restart
+	patience time.Duration     // how long the last restart might take
+	lines    []systemd.LogLine // lines in the unit's log
+	trial    systemd.Sandbox
+	hook     systemd.Hook
+	delayed  string              // why a shutdown is delayed; "" if none is
+	dies     int                 // the call of this number, from now on, kills the swapper; 0: none does
+	left     time.Duration       // when the unit was seen to leave the active state
+	locks    []systemd.Inhibitor // of logind
+	home     string              // the program in the home of a user, as which the unit runs; "" for bin/agent
 }
 
 func newMachine(r *rig) *machine {
@@ -64,17 +65,20 @@ func (m *machine) get(name string) string {
 
 func (m *machine) call(verb, name string) error {
 	c := strings.TrimSpace(verb + " " + name)
-	m.mu.Lock() // the rollback reads systemd's journal concurrently
+	m.mu.Lock()
 	m.calls = append(m.calls, c)
+	does := m.on[c]
 	m.mu.Unlock()
 	if m.dies > 0 && !strings.HasPrefix(verb, "log") {
 		if m.dies--; m.dies == 0 {
 			panic(errKilled)
 		}
 	}
-	if f := m.on[c]; f != nil {
-		f()
+	if does != nil {
+		does()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	return m.fails[c]
 }
 
@@ -168,8 +172,11 @@ func (m *machine) killMode() string {
 
 // Restart stops the program that runs, if one does, and starts the installed one. A
 // program migrates the configuration of an older one; it does not read a newer one's.
-func (m *machine) Restart(_ context.Context, name string, limit time.Duration) error {
+func (m *machine) Restart(ctx context.Context, name string, limit time.Duration) error {
 	m.limit = limit
+	if until, ok := ctx.Deadline(); ok {
+		m.patience = time.Until(until)
+	}
 	err := m.call("restart", name)
 	if err != nil {
 		if _, ok := err.(*systemd.JobError); !ok {
@@ -267,6 +274,8 @@ func (m *machine) Stop(_ context.Context, name string) error {
 func (m *machine) Kill(_ context.Context, name string) error {
 	err := m.call("kill", name)
 	delete(m.units, name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	delete(m.fails, "restart "+name)
 	delete(m.fails, "stop "+name)
 	return err

@@ -197,6 +197,55 @@ func testOfUser(t *testing.T, r *rig) {
 	}
 }
 
+// TestDataOfUser: data that the unit's user can write are saved and restored as that user, who
+// also keeps the space for that.
+func TestDataOfUser(t *testing.T) {
+	r := newRig(t)
+	r.sys.home = r.at("bin/agent") // the unit runs as alice
+	write := func(name, content string) {
+		must(t, os.WriteFile(r.at(name), []byte(content), 0o640))
+		must(t, os.Chown(r.at(name), alice, alice))
+	}
+	must(t, os.MkdirAll(r.at("opt/data"), 0o755))
+	must(t, os.Chown(r.at("opt/data"), alice, alice))
+	write("opt/data/list", "old")
+	r.retarget(t, "snapshot = [", fmt.Sprintf("snapshot = [%q, %q, ", r.at("opt/data/list"), r.at("opt/data/none")))
+	badTrial(t, r)
+	write("opt/data/list", "new")
+	write("opt/data/none", "new")
+	if !r.sys.order("hook snapshot-save", "hook snapshot-reserve", "restart agent.service") {
+		t.Errorf("calls: %q", r.sys.calls)
+	}
+	r.step(t, "rollback")
+	r.want(t, oldFiles)
+	r.holds(t, "opt/data/list", "old")
+	r.holds(t, "opt/data/none", "")
+	info, err := os.Stat(r.at("opt/data/list"))
+	must(t, err)
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != alice || info.Mode() != 0o640 {
+		t.Errorf("it is of user %d, %v", st.Uid, info.Mode())
+	}
+	r.closed(t)
+
+	// Without the space for a rollback nothing is replaced.
+	r.sys.fails["hook snapshot-reserve"] = errors.New("exited with status 1")
+	r.offer(t, "a2", "v2", 3, release3)
+	r.fails(t, "swap", state.ResultFailed, "cannot keep space for a rollback: snapshot-reserve of the data of user alice: exited with status 1")
+	r.want(t, oldFiles)
+	delete(r.sys.fails, "hook snapshot-reserve")
+
+	// What keeps the owner from restoring is not known, but it is not the space.
+	r.offer(t, "a3", "v2", 3, release3)
+	r.step(t, "swap")
+	write("opt/data/list", "new")
+	r.gate(t, "a3", state.FindingBad, "it is bad")
+	r.sys.fails["hook snapshot-restore"] = errors.New("exited with status 1")
+	r.fails(t, "rollback", state.ResultRollbackFailed, "exited with status 1")
+	if j, err := r.tree.Journal("agent"); err != nil || j.Again == nil || j.Again.Over != "space is not what it lacked" {
+		t.Errorf("it is to be tried again: %+v, %v", j.Again, err)
+	}
+}
+
 // TestOfUserRefused checks what keeps a program in a user's directory from its update.
 func TestOfUserRefused(t *testing.T) {
 	testkit.Slow(t)

@@ -1,6 +1,7 @@
 package swap
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -134,6 +135,40 @@ func TestStopFirst(t *testing.T) {
 	})
 }
 
+// TestDirectoryStops: a rollback stops a program that still runs before it restores a directory,
+// whose files the program may have open, but not for a file that a hook has changed.
+func TestDirectoryStops(t *testing.T) {
+	for _, dir := range []bool{false, true} {
+		r := newRig(t)
+		r.configure(t, "[hooks]\npre_swap = ['/usr/bin/migrate']\n")
+		must(t, os.Mkdir(r.at("opt"), 0o755))
+		r.put(t, "opt/list", file{"old", 0o600, 0})
+		if dir {
+			r.retarget(t, "snapshot = [", fmt.Sprintf("snapshot = [%q, ", r.at("opt")))
+		}
+		r.sys.on["hook migrate"] = func() { r.put(t, "opt/list", file{"migrated", 0o600, 0}) }
+		r.sys.fails["hook migrate"] = os.ErrInvalid
+		r.offer(t, "a1", "v2", 2, release2)
+		r.fails(t, "swap", state.ResultFailed, "the pre_swap hook failed")
+		r.step(t, "rollback")
+		r.want(t, oldFiles)
+		r.holds(t, "opt/list", map[bool]string{false: "migrated", true: "old"}[dir])
+		if stopped := r.sys.called("stop agent.service") > 0; stopped != dir {
+			t.Errorf("with a directory: %v; calls: %q", dir, r.sys.calls)
+		}
+	}
+}
+
+// TestSnapshotTooLarge: data that are larger than the target file allows are refused before
+// anything stops.
+func TestSnapshotTooLarge(t *testing.T) {
+	r := newRig(t)
+	r.edit(t, "[rollback]", "[rollback]\nsnapshot_max_bytes = 4095")
+	r.offer(t, "a1", "v2", 2, release2)
+	r.fails(t, "swap", state.ResultMisconfigured, "cannot take a snapshot: the data have ", " bytes, more than 4095 (hint: rollback.snapshot_max_bytes, ")
+	r.untouched(t)
+}
+
 // TestChildrenSurvive checks that the unit stops under the one of the two unit files that
 // spares its children, in an update, a rollback and the operator's rollback.
 func TestChildrenSurvive(t *testing.T) {
@@ -179,6 +214,21 @@ func TestChildrenSurvive(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPatience: a restart may take as long as the unit may take to stop and to start.
+func TestPatience(t *testing.T) {
+	r := newRig(t)
+	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242, StopLimit: 10 * time.Minute, StartLimit: 20 * time.Minute}
+	trial(t, r)
+	if got, least := r.sys.patience, 10*time.Minute+r.sys.limit; got < least-time.Minute {
+		t.Errorf("the trial's restart may take %s, want %s", got, least)
+	}
+	r.gate(t, "a1", state.FindingBad, "it is bad")
+	r.step(t, "rollback")
+	if got := r.sys.patience; got < 29*time.Minute {
+		t.Errorf("the rollback's restart may take %s", got)
 	}
 }
 

@@ -85,7 +85,7 @@ func (s *Swapper) freeBeside(j *state.Journal) {
 func saved(j *state.Journal) (own, theirs []state.Change, dir string) {
 	for _, c := range j.Changes {
 		switch {
-		case c.Kind != state.KindSnapshot || c.Pending || c.Saved == "" || c.Backup == "":
+		case c.Saved == "":
 		case c.Theirs:
 			theirs = append(theirs, c)
 			dir = filepath.Dir(c.Backup)

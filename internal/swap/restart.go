@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -184,6 +183,5 @@ var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/
 
 // isUnitFile reports whether systemd reads the file, and must reload after a change.
 func isUnitFile(path string) bool {
-	path = filepath.Clean(path)
 	return slices.ContainsFunc(unitDirs, func(dir string) bool { return strings.HasPrefix(path, dir+"/") })
 }

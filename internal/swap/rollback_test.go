@@ -263,6 +263,9 @@ func TestRollbackFails(t *testing.T) {
 				if got := r.installed(t)["units/agent.service"]; got != oldFiles["units/agent.service"] {
 					t.Errorf("the unit file is %+v", got)
 				}
+				if strings.Contains(r.log.String(), "cannot copy the backup") { // what was not linked to its place
+					t.Errorf("the log: %s", r.log)
+				}
 			}
 			if st := r.status(t); len(st.Rejected) > 0 || st.Installed.Version != "v1" {
 				t.Errorf("status: %+v", st)

@@ -211,7 +211,7 @@ func (s *Swapper) restoreData(ctx context.Context, j *state.Journal) error {
 	var theirs []string
 	dir, broken := "", ""
 	for _, c := range j.Changes {
-		if c.Kind != state.KindSnapshot || c.Pending || broken != "" && snapshot.CompanionOf(c.To, broken) {
+		if c.Kind != state.KindSnapshot || c.Pending || snapshot.CompanionOf(c.To, broken) {
 			continue // with the files of a database that did not come back, what is there would be damaged
 		}
 		err := whole(c)

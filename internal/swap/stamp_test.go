@@ -101,6 +101,21 @@ func TestRollbackReadsNoProgram(t *testing.T) {
 	}
 }
 
+// TestBackupWrittenBeforeTrial: a backup that was written between the back-up and the start of
+// the trial is not taken for the old program.
+func TestBackupWrittenBeforeTrial(t *testing.T) {
+	r := newRig(t)
+	r.sw.Boot = "this"
+	age(t, r.at("bin/agent"))
+	r.sys.on["arm machinemon-deadline@agent.timer"] = func() {
+		backup := r.at("bin/.machinemon-update/agent@a1.0.old")
+		writeUnseen(t, backup, 0)
+		age(t, backup) // by another time than before
+	}
+	badTrial(t, r)
+	r.fails(t, "rollback", state.ResultRollbackFailed, "cannot restore", "bin/agent", "missing or damaged")
+}
+
 // TestBackUpReadsNoProgram: the digest of the old program, taken before the pre-flight, is
 // that of its backup, unless the program was written or replaced since.
 func TestBackUpReadsNoProgram(t *testing.T) {

@@ -219,6 +219,63 @@ func TestTreeRollsBack(t *testing.T) {
 	}
 }
 
+// TestTreeWithoutContents: without the manifest's contents the verifier's word counts, as for
+// single files.
+func TestTreeWithoutContents(t *testing.T) {
+	r := newRig(t)
+	r.withTree(t, "", oldTreeFiles)
+	must(t, r.tree.SetOrder("agent", state.Order{Attempt: "a1", Origin: state.OriginOperator, Verb: state.VerbApply, Installed: "v1"}))
+	must(t, look(r.tree, state.Baseline{Attempt: "a1", Standing: true}))
+	r.spool(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree), func(_ string, m *manifest.Manifest) {
+		p := m.Platforms[manifest.Host()]
+		p.Contents = nil
+		m.Platforms[manifest.Host()] = p
+	})
+	r.step(t, "swap")
+	r.wantTree(t, publishedTree)
+}
+
+// TestTreeByOthers: what others do in the place of a tree, before and during its trial.
+func TestTreeByOthers(t *testing.T) {
+	t.Run("what is kept is made before the exchange", func(t *testing.T) {
+		r := newRig(t)
+		r.withTree(t, keepLine, map[string]string{"share/a": "a 1"})
+		r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+		r.sys.on["arm machinemon-deadline@agent.timer"] = func() { must(t, os.Mkdir(r.at("opt/app/data"), 0o755)) }
+		r.fails(t, "swap", state.ResultFailed, "data, which is kept, was made or removed meanwhile")
+		r.step(t, "rollback")
+		r.wantTree(t, map[string]string{"share/a": "a 1"})
+		r.closed(t)
+	})
+	t.Run("the new tree is removed", func(t *testing.T) {
+		for _, old := range []map[string]string{{"share/a": "a 1"}, nil} {
+			r := newRig(t)
+			r.withTree(t, "", old)
+			r.offer(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+			r.step(t, "swap")
+			must(t, os.RemoveAll(r.at("opt/app")))
+			r.gate(t, "a1", state.FindingBad, "it is bad")
+			r.step(t, "rollback")
+			r.closed(t)
+			if old != nil {
+				r.wantTree(t, old)
+			} else if _, err := os.Lstat(r.at("opt/app")); !os.IsNotExist(err) {
+				t.Errorf("a tree is there: %v", err)
+			}
+		}
+	})
+	t.Run("the kept tree was changed", func(t *testing.T) {
+		r := newRig(t)
+		r.withTree(t, "", oldTreeFiles)
+		r.installs(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+		kept := r.status(t).Previous.File(r.at("opt/app")).Backup
+		must(t, os.WriteFile(filepath.Join(kept, "share/a"), []byte("by hand"), 0o644))
+		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
+		r.fails(t, "swap", state.ResultRefused, "cannot go back: the backup "+kept+" was changed")
+		r.wantTree(t, publishedTree)
+	})
+}
+
 // TestTreeKilled is TestKilled for a release with a tree: a kill or a power cut between any
 // two calls leaves one whole tree with all that is kept. TestKilled kills before the other
 // calls, which are the same for a tree.

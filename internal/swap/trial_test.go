@@ -3,8 +3,10 @@ package swap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +55,31 @@ func TestCommit(t *testing.T) {
 	if st := r.status(t); st.Previous.Version != "v1" && len(st.Previous.Files) != 2 {
 		t.Errorf("previous: %+v", st.Previous)
 	}
+}
+
+// TestTakenBeforeTrial: what the verifier handed on is gone when the trial begins, so that no
+// time of the trial is lost to its removal.
+func TestTakenBeforeTrial(t *testing.T) {
+	r := newRig(t)
+	found := func() (all []string) {
+		must(t, filepath.WalkDir(r.at("var/verify"), func(path string, e fs.DirEntry, err error) error {
+			if e.Name() == state.ManifestName {
+				all = append(all, path)
+			}
+			return err
+		}))
+		return all
+	}
+	r.offer(t, "a1", "v2", 2, release2)
+	if len(found()) != 1 {
+		t.Fatalf("offered is %q", found())
+	}
+	r.sys.on["arm machinemon-deadline@agent.timer"] = func() {
+		if left := found(); len(left) > 0 {
+			t.Errorf("still there: %q", left)
+		}
+	}
+	r.step(t, "swap")
 }
 
 func TestUnproven(t *testing.T) {
@@ -251,6 +278,30 @@ func TestAdoptProves(t *testing.T) {
 	r.offer(t, "a2", "v1.0.1", 7, release1)
 	r.step(t, "swap")
 	r.ended(t, "a2", state.ResultAdopted)
+}
+
+// TestAdoptRuns: a pre-flight is made before files that are installed already are recorded, if
+// no record says which release they are.
+func TestAdoptRuns(t *testing.T) {
+	for _, recorded := range []bool{false, true} {
+		r := newRig(t)
+		r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))
+		must(t, os.Chmod(r.at("bin/agent"), 0o755))
+		r.sys.tried.Output = "agent 0.9"
+		if !recorded {
+			must(t, r.tree.SetStatus(state.RoleSwap, "agent", state.Status{}))
+		}
+		r.offer(t, "a1", "v1", 1, release1)
+		if recorded {
+			r.step(t, "swap")
+			r.ended(t, "a1", state.ResultAdopted)
+		} else {
+			r.fails(t, "swap", state.ResultRefused, "the new program ", "v1", "0.9")
+		}
+		if ran := r.sys.called("try agent") > 0; ran == recorded {
+			t.Errorf("recorded: %v; the program ran: %v", recorded, ran)
+		}
+	}
 }
 
 // TestCommitRefused checks that only the program that the gate saw is committed.

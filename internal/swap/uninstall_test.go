@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/machinemon/machinemon-update/internal/snapshot"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 	"github.com/machinemon/machinemon-update/internal/testkit"
@@ -103,6 +106,21 @@ func TestLeave(t *testing.T) {
 		}
 		if pending, err := r.tree.Pending(state.RoleVerify, "agent"); err != nil || pending {
 			t.Errorf("pending: %v, %v", pending, err)
+		}
+	})
+	t.Run("space that a killed swap has reserved", func(t *testing.T) {
+		r := newRig(t)
+		must(t, unix.Mount("tmpfs", r.at("etc"), "tmpfs", 0, "mode=755")) // else it is beside the backup
+		defer unix.Unmount(r.at("etc"), unix.MNT_DETACH)
+		r.put(t, "etc/config", oldFiles["etc/config"])
+		r.put(t, "bin/backup", oldFiles["etc/config"])
+		must(t, snapshot.Reserve(r.at("bin/backup"), r.at("etc/config")))
+		if names := testkit.Names(t, r.at("etc")); len(names) != 2 {
+			t.Fatalf("nothing is reserved: %q", names)
+		}
+		r.step(t, "leave")
+		if names := testkit.Names(t, r.at("etc")); len(names) != 1 {
+			t.Errorf("left over: %q", names)
 		}
 	})
 	t.Run("order", func(t *testing.T) {

@@ -1,11 +1,14 @@
 package systemd
 
 import (
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -15,20 +18,26 @@ import (
 // fakeLogind is logind on a bus of the test.
 type fakeLogind struct {
 	locks []Inhibitor
-	taken []string
-	end   *os.File // of the pipe whose other end is the lock
+	taken chan lock
+}
+
+// lock is a lock that logind was asked for: the write end of a pipe, whose read end tells when
+// nobody has the lock any more.
+type lock struct {
+	of        string
+	ends, own *os.File
 }
 
 func (l *fakeLogind) ListInhibitors() ([]Inhibitor, *godbus.Error) { return l.locks, nil }
 
 func (l *fakeLogind) Inhibit(what, who, why, mode string) (godbus.UnixFD, *godbus.Error) {
-	l.taken = append(l.taken, strings.Join([]string{what, who, why, mode}, "|"))
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, godbus.MakeFailedError(err)
 	}
-	l.end = r
-	return godbus.UnixFD(w.Fd()), nil
+	fd := w.Fd()
+	l.taken <- lock{strings.Join([]string{what, who, why, mode}, "|"), r, w}
+	return godbus.UnixFD(fd), nil
 }
 
 // newBus starts a bus, which becomes that of the machine.
@@ -72,7 +81,7 @@ func TestLogind(t *testing.T) {
 		release()
 	}
 	nobody()
-	l := &fakeLogind{locks: []Inhibitor{
+	l := &fakeLogind{taken: make(chan lock, 1), locks: []Inhibitor{
 		{"sleep", "upower", "", "block", 0, 1}, {"handle-lid-switch:shutdown", "apt", "packages", "block", 0, 2},
 		{"shutdown", "others", "", "delay", 0, 3}, {"shutdown", "desktop", "", "block-weak", 1000, 4}}}
 	testkit.Must(t, bus.Export(l, "/org/freedesktop/login1", "org.freedesktop.login1.Manager"))
@@ -84,10 +93,22 @@ func TestLogind(t *testing.T) {
 		t.Errorf("locks: %+v, %v", all, err)
 	}
 	release, err := c.Delay(t.Context(), "installing 1.2.0")
-	if err != nil || len(l.taken) != 1 || l.taken[0] != "shutdown|machinemon-update|installing 1.2.0|delay" {
-		t.Fatalf("taken: %q, %v", l.taken, err)
+	testkit.Must(t, err)
+	taken := <-l.taken
+	defer taken.ends.Close()
+	testkit.Must(t, taken.own.Close())
+	if taken.of != "shutdown|machinemon-update|installing 1.2.0|delay" {
+		t.Errorf("taken: %q", taken.of)
+	}
+	testkit.Must(t, taken.ends.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+	if _, err := taken.ends.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the lock is not held: %v", err)
 	}
 	release()
+	testkit.Must(t, taken.ends.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if _, err := taken.ends.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the lock is not given back: %v", err)
+	}
 	systemBus = "unix:path=/nowhere/bus"
 	nobody()
 }
