@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -135,8 +137,10 @@ func BenchmarkPage(b *testing.B) {
 	}
 	b.Logf("%d clients written in %s", *fleetSize, time.Since(began).Round(time.Millisecond))
 	began = time.Now()
+	own := &process{tb: b, cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}
+	cpu := own.cpu()
 	d.open().Close()
-	b.Logf("migrated in %s", time.Since(began).Round(time.Millisecond))
+	b.Logf("migrated in %s, %s of CPU", time.Since(began).Round(time.Millisecond), (own.cpu() - cpu).Round(time.Millisecond))
 	dir := downloadDir(b)
 	g := start(b, "gate", "UPSTREAM="+start(b, "upstream").url, "DIR="+dir, "DATABASE="+d.name)
 	for _, to := range []struct{ name, path string }{{"page", "/updates"}, {"page by time", "/updates?sort=seen&order=desc"}, {"page by attempt", "/updates?sort=attempt&order=desc"},

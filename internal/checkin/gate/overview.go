@@ -131,10 +131,11 @@ func (l *lister) list(ctx context.Context, o *overview) error {
 	if text := l.q.Get("q"); text != "" {
 		found := make([][]string, len(lists))
 		has := make([]func(class, seen int64) bool, len(lists))
+		times := false
 		for i, list := range lists {
-			has[i] = list.has()
+			has[i], times = list.has(), times || len(list.part) > 0
 		}
-		err := l.s.search(ctx, text, l.order, func(id string, class, seen int64) {
+		err := l.s.search(ctx, text, l.order, times, func(id string, class, seen int64) {
 			for i := range lists {
 				if !has[i](class, seen) {
 					continue

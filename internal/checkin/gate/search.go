@@ -6,8 +6,9 @@ import (
 )
 
 // search calls f for each client of which the host name or the ID contains text, in an
-// order. It has to read all names: no index finds a part of one.
-func (s *store) search(ctx context.Context, text string, o order, f func(id string, class, seen int64)) error {
+// order, with the time of its last check-in if times is set. It has to read all names: no
+// index finds a part of one.
+func (s *store) search(ctx context.Context, text string, o order, times bool, f func(id string, class, seen int64)) error {
 	text = strings.ToLower(text)
 	if clean(text) != text {
 		return nil // the names in the database are clean
@@ -34,7 +35,11 @@ func (s *store) search(ctx context.Context, text string, o order, f func(id stri
 	if !s.postgres && column != "hostname" {
 		column = "+" + column // the index of host names has both names; most searches find few clients
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT client_id, hostname, class, seen FROM clients WHERE "+condition+") ORDER BY "+s.orderBy(column, o.desc), args...)
+	seen := "0"
+	if times {
+		seen = "seen" // it is not in the index of host names
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT client_id, hostname, class, "+seen+" FROM clients WHERE "+condition+") ORDER BY "+s.orderBy(column, o.desc), args...)
 	if err != nil {
 		return err
 	}

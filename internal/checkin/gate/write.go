@@ -40,17 +40,19 @@ func (s *store) insertReports(ctx context.Context, reports []report) (err error)
 	if err != nil {
 		return err
 	}
-	same, err := tx.PrepareContext(ctx, updateSame)
-	if err != nil {
-		return err
+	var statements [3]*sql.Stmt
+	for i, text := range []string{updateSame, updateAttempt, upsert} {
+		if statements[i], err = tx.PrepareContext(ctx, text); err != nil {
+			return err
+		}
+		defer statements[i].Close()
 	}
-	defer same.Close()
 	for i, r := range reports {
 		id, is := known[all[i]]
 		if !is {
 			id = fresh[all[i]]
 		}
-		if err := write(ctx, tx, same, r, id); err != nil {
+		if err := write(ctx, tx, statements, r, id); err != nil {
 			return err
 		}
 	}
@@ -61,16 +63,23 @@ func (s *store) insertReports(ctx context.Context, reports []report) (err error)
 	return nil
 }
 
-// write writes a report of a class.
-func write(ctx context.Context, tx *sql.Tx, same *sql.Stmt, r report, class int64) error {
-	updated, err := same.ExecContext(ctx, r.Seen.Unix(), r.Target, r.Reason, r.Lot, r.ClientID, r.Hostname, unixSeconds(r.Attempted), class)
-	if err != nil {
-		return err
+// write writes a report of a class, by the cheapest of the statements that applies.
+func write(ctx context.Context, tx *sql.Tx, statements [3]*sql.Stmt, r report, class int64) error {
+	for i, like := range statements[:2] {
+		updated, err := like.ExecContext(ctx, r.Seen.Unix(), r.Target, r.Reason, r.Lot, r.ClientID, r.Hostname, unixSeconds(r.Attempted), class)
+		if err != nil {
+			return err
+		}
+		switch n, err := updated.RowsAffected(); {
+		case err != nil:
+			return err
+		case n > 0 && i == 0:
+			return nil // its attempt is in the history already
+		case n > 0:
+			return remember(ctx, tx, r)
+		}
 	}
-	if n, err := updated.RowsAffected(); n > 0 || err != nil {
-		return err // its attempt is in the history already
-	}
-	if _, err := tx.ExecContext(ctx, upsert, r.ClientID, r.Hostname, r.OS, r.Arch, r.Version, r.Seen.Unix(), r.Target, r.Result, r.ResultVersion, r.Reason, r.Rejected,
+	if _, err := statements[2].ExecContext(ctx, r.ClientID, r.Hostname, r.OS, r.Arch, r.Version, r.Seen.Unix(), r.Target, r.Result, r.ResultVersion, r.Reason, r.Rejected,
 		unixSeconds(r.Attempted), boolToInt(r.Held), r.Lot, class); err != nil {
 		return err
 	}
@@ -85,6 +94,9 @@ const newer = "(clients.seen <= %[1]s OR clients.seen - 3600 > %[1]s)"
 // updateSame writes a report like the one before, as most are. It leaves out what is in an
 // index or is the same for all of the class: writing that would cost several times as much.
 var updateSame = "UPDATE clients SET seen = $1, target = $2, reason = $3, lot = $4 WHERE client_id = $5 AND hostname = $6 AND attempted = $7 AND class = $8 AND " + fmt.Sprintf(newer, "$1")
+
+// updateAttempt is updateSame for a report of another attempt.
+var updateAttempt = "UPDATE clients SET seen = $1, target = $2, reason = $3, lot = $4, attempted = $7 WHERE client_id = $5 AND hostname = $6 AND class = $8 AND " + fmt.Sprintf(newer, "$1")
 
 // upsert inserts a client's report or replaces its older one.
 var upsert = func() string {
