@@ -3,7 +3,6 @@ package gate
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -154,75 +153,6 @@ func (g *Gate) admin(w http.ResponseWriter, r *http.Request, path string) {
 	}
 }
 
-func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
-	s := g.store.Load()
-	if s == nil {
-		return nil, errNoDatabase
-	}
-	o := &overview{Note: selfReportedNote, Settings: g.settingsView(), Versions: []versionView{}, Clients: []clientView{}}
-	m := g.release()
-	if m != nil {
-		o.Release = &releaseView{m.Version, m.Disabled, rollout.Percent(m), newProgress(m, g.config.ReleaseNotes)}
-	}
-	silent, err := s.silent(ctx, g.now())
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the clients: %w", err)
-	}
-	plan := g.plan(m)
-	counts := rollout.Counts{Off: g.stopped()}
-	at := map[string]int{}
-	var others []clientView
-	err = s.clients(ctx, q.Get("sort"), q.Get("order"), func(r report) {
-		v := view(r, m)
-		v.Silent = silent[r.ClientID]
-		v.Trouble = v.Trouble || v.Silent != ""
-		if m != nil {
-			o.Release.add(r, m)
-		}
-		count(&counts, plan, m, r)
-		o.Total++
-		o.Trouble += boolToInt(v.Trouble)
-		o.Updates += boolToInt(v.Available)
-		o.Held += boolToInt(v.Held)
-		if i, there := at[r.Version]; there {
-			o.Versions[i].Clients++
-		} else if len(at) < maxRows { // clients could report any number of versions
-			at[r.Version] = len(o.Versions)
-			o.Versions = append(o.Versions, versionView{r.Version, 1})
-		}
-		if !matches(v, q) {
-			return
-		}
-		o.Matching++
-		to := &o.Clients
-		// Without a requested order, clients in trouble come first.
-		if q.Get("sort") == "" && !v.Trouble {
-			to = &others
-		}
-		if len(*to) < maxRows {
-			*to = append(*to, v)
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the clients: %w", err)
-	}
-	if plan != nil {
-		s := plan.State(counts, g.now())
-		o.Rollout = &s
-	}
-	o.Clients = append(o.Clients, others[:min(len(others), maxRows-len(o.Clients))]...)
-	if err := s.markNamesakes(ctx, o.Clients); err != nil {
-		return nil, fmt.Errorf("cannot read the clients: %w", err)
-	}
-	if client := q.Get("history"); client != "" {
-		if o.History, err = s.history(ctx, client); err != nil {
-			return nil, fmt.Errorf("cannot read the history of a client: %w", err)
-		}
-	}
-	sortByClients(o.Versions)
-	return o, nil
-}
-
 func view(r report, m *manifest.Manifest) clientView {
 	v := clientView{r.ClientID, r.Hostname, platform(r), r.Version, available(m, r), trouble(r, m), r.Target, nil, r.Result, r.ResultVersion, r.Reason, r.Held, r.Rejected, r.Seen, "", unmanaged(r), false}
 	if !r.Attempted.IsZero() {
@@ -231,14 +161,13 @@ func view(r report, m *manifest.Manifest) clientView {
 	return v
 }
 
-// matches reports whether a client passes the filters of a query.
+// matches reports whether a client passes the filters of a query, but for its text.
 func matches(v clientView, q url.Values) bool {
-	version, update, held, result, text := q.Get("version"), q.Get("update"), q.Get("held"), q.Get("result"), strings.ToLower(q.Get("q"))
+	version, update, held, result := q.Get("version"), q.Get("update"), q.Get("held"), q.Get("result")
 	return (!q.Has("version") || v.Version == version) &&
 		(update == "" || v.Available == (update == "yes")) &&
 		(held == "" || v.Held == (held == "yes")) &&
-		(result == "" || v.Result == result || result == "trouble" && v.Trouble) &&
-		(text == "" || strings.Contains(strings.ToLower(v.Hostname+" "+v.ClientID), text))
+		(result == "" || v.Result == result || result == "trouble" && v.Trouble)
 }
 
 // trouble reports whether a client needs an operator's attention. A rejected version

@@ -1,14 +1,11 @@
 package gate
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
-	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +13,6 @@ import (
 
 	"github.com/machinemon/machinemon-update/internal/checkin"
 	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/rollout"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -166,79 +162,6 @@ func (g *Gate) explain(resp *http.Response) {
 	}
 }
 
-// inflate returns the content of a gzip'ed answer, or nil if it is damaged. It stops
-// at MaxResponse+1 bytes, which readObject refuses.
-func inflate(b []byte) []byte {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil
-	}
-	data, err := io.ReadAll(io.LimitReader(z, checkin.MaxResponse+1))
-	if err != nil {
-		return nil
-	}
-	return data
-}
-
-// member is a key of a JSON object, and its value as written.
-type member struct {
-	key   string
-	value json.RawMessage
-}
-
-// readObject returns the members of a JSON object, in order, or nil if b is not an
-// object of at most checkin.MaxResponse bytes.
-func readObject(b []byte) []member {
-	if len(b) > checkin.MaxResponse || !utf8.Valid(b) || !json.Valid(b) {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil
-	}
-	members := []member{}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil
-		}
-		var value json.RawMessage
-		if d.Decode(&value) != nil {
-			return nil
-		}
-		members = append(members, member{key.(string), value})
-	}
-	return members
-}
-
-// edit returns an object of members and directive, without upstream's own directive
-// (update_*), which could bypass the switch. changed reports whether it differs.
-func edit(members, directive []member) (doc []byte, changed bool) {
-	b := bytes.NewBufferString("{")
-	put := func(m member) {
-		if b.Len() > 1 {
-			b.WriteByte(',')
-		}
-		key, _ := json.Marshal(m.key) // cannot fail for a string
-		b.Write(key)
-		b.WriteByte(':')
-		b.Write(m.value)
-	}
-	changed = len(directive) > 0
-	for _, m := range members {
-		if strings.HasPrefix(strings.ToLower(m.key), "update_") {
-			changed = true
-			continue
-		}
-		put(m)
-	}
-	for _, m := range directive {
-		put(m)
-	}
-	b.WriteString("}\n")
-	return b.Bytes(), changed
-}
-
 // parseReport reads a client's report. The ID in upstream's answer takes precedence over
 // the request's, and a relay's header, which is newer, over the output of a check.
 func parseReport(request []byte, header string, answer []member) (r report, ok bool) {
@@ -314,59 +237,4 @@ func name(s string) string {
 		return ""
 	}
 	return s
-}
-
-// directive returns the members of a client's directive; none if it is not to update.
-// base is the URL of the directory from which the client downloads.
-func (g *Gate) directive(m *manifest.Manifest, r report, base string) []member {
-	if d, meant := decide(m, r); g.stopped() || !meant || d.Refused() {
-		return nil
-	}
-	p := m.Platforms[platform(r)]
-	url := p.File
-	if manifest.ValidFile(p.File) {
-		url = base + path.Join(path.Dir(g.config.Manifest), p.File)
-	}
-	g.count.directives.Add(1)
-	value := func(v any) json.RawMessage {
-		raw, _ := json.Marshal(v) // cannot fail for a string or a number
-		return raw
-	}
-	return []member{{"update_version", value(m.Version)}, {"update_url", value(url)}, {"update_sha256", value(p.SHA256)}, {"update_size", value(p.Size)}}
-}
-
-// available reports whether there is another version for a client, which may have to
-// wait for it.
-func available(m *manifest.Manifest, r report) bool {
-	d, meant := decide(m, r)
-	return meant && (!d.Refused() || d.Rule == policy.RuleRollout)
-}
-
-// decide asks the policy. What only the client knows, such as whether it may go down,
-// the client decides. So does a client without an ID for rollouts, whose machine has an
-// older updater, or none. A release is not meant for a client of another platform, or for
-// one that does not tell its own version.
-func decide(m *manifest.Manifest, r report) (d policy.Decision, meant bool) {
-	if m == nil || r.Version == "" {
-		return d, false
-	}
-	_, meant = m.Platforms[platform(r)]
-	place := 0
-	if r.Lot != "" {
-		place = rollout.Place(r.Lot, m.Version)
-	}
-	return policy.Decide(policy.Known{
-		Rules:   policy.Rules{AutoUpdate: true, Downgrade: true},
-		Order:   state.Order{Origin: state.OriginDirective, Verb: state.VerbApply, Installed: r.Version},
-		Release: &policy.Release{Version: m.Version, Disabled: m.Disabled, NotYet: policy.NotYet(m.Rollout, place)},
-	}), meant
-}
-
-// platform returns a client's platform key in a manifest. Clients report Go's "arm"
-// without the version; armv6 programs run on armv7, too.
-func platform(r report) string {
-	if r.Arch == "arm" {
-		return r.OS + "-armv6"
-	}
-	return r.OS + "-" + r.Arch
 }

@@ -22,52 +22,6 @@ import (
 // since one that accepts a connection may never answer. Tests set a shorter one.
 var queryTimeout = 5 * time.Second
 
-// migrationTimeout limits a migration, which may have to rewrite whole tables.
-const migrationTimeout = time.Minute
-
-// migrations are the SQL statements for both SQLite and PostgreSQL that bring a database
-// from one schema version to the next: version N has had the first N. Append to them
-// only, and never change one that was released.
-var migrations = []string{
-	`CREATE TABLE clients (
-		client_id      TEXT PRIMARY KEY,
-		hostname       TEXT NOT NULL,
-		os             TEXT NOT NULL,
-		arch           TEXT NOT NULL,
-		version        TEXT NOT NULL,
-		seen           BIGINT NOT NULL,
-		target         TEXT NOT NULL,
-		result         TEXT NOT NULL,
-		result_version TEXT NOT NULL,
-		reason         TEXT NOT NULL,
-		rejected       TEXT NOT NULL,
-		attempted      BIGINT NOT NULL,
-		held           INTEGER NOT NULL
-	)`,
-	`CREATE TABLE settings (
-		name       TEXT PRIMARY KEY,
-		value      TEXT NOT NULL,
-		changed_by TEXT NOT NULL,
-		changed_at BIGINT NOT NULL
-	)`,
-	`CREATE TABLE attempts (
-		client_id TEXT NOT NULL,
-		ended     BIGINT NOT NULL,
-		result    TEXT NOT NULL,
-		version   TEXT NOT NULL,
-		reason    TEXT NOT NULL,
-		PRIMARY KEY (client_id, ended)
-	)`,
-	// since is when the client was first told of this version, seen when it was last.
-	`CREATE TABLE told (
-		client_id TEXT PRIMARY KEY,
-		version   TEXT NOT NULL,
-		since     BIGINT NOT NULL,
-		seen      BIGINT NOT NULL
-	)`,
-	`ALTER TABLE clients ADD COLUMN lot TEXT NOT NULL DEFAULT ''`,
-}
-
 // openStore opens an SQLite file or a PostgreSQL URL, and migrates its tables.
 func openStore(ctx context.Context, database string) (*store, error) {
 	open := openSQLite
@@ -205,49 +159,6 @@ func (s *store) prepare(ctx context.Context, steps []string) error {
 	ctx, cancel = context.WithTimeout(ctx, migrationTimeout)
 	defer cancel()
 	return s.migrate(ctx, steps)
-}
-
-// migrationLock is the number of PostgreSQL's advisory lock for migrations. It spells
-// "mm-gate" in ASCII, so that no other program is likely to use it.
-const migrationLock int64 = 0x6d6d2d67617465
-
-// migrate executes those of steps that the database has not had, in one transaction.
-func (s *store) migrate(ctx context.Context, steps []string) error {
-	tx, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if s.postgres {
-		// If gates start together, one creates the tables and the others wait: in
-		// PostgreSQL two concurrent "IF NOT EXISTS" fail. SQLite has only one writer.
-		if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1)", migrationLock); err != nil {
-			return err
-		}
-	}
-	if _, err := tx.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)"); err != nil {
-		return err
-	}
-	var version int
-	err = tx.QueryRowContext(ctx, "SELECT version FROM schema_version").Scan(&version)
-	if errors.Is(err, sql.ErrNoRows) {
-		_, err = tx.ExecContext(ctx, "INSERT INTO schema_version (version) VALUES (0)")
-	}
-	if err != nil {
-		return err
-	}
-	if version > len(steps) {
-		return fmt.Errorf("its schema %d is newer than this program's %d (hint: upgrade machinemon-checkin)", version, len(steps))
-	}
-	for _, step := range steps[version:] {
-		if _, err := tx.ExecContext(ctx, step); err != nil {
-			return err
-		}
-	}
-	if _, err := tx.ExecContext(ctx, "UPDATE schema_version SET version = $1", len(steps)); err != nil {
-		return err
-	}
-	return tx.Commit()
 }
 
 // oneLine returns the driver's error as one line. The driver reports each attempt (with

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -122,18 +124,33 @@ func (c countedConn) Write(p []byte) (int, error) {
 // published release, one in a thousand failed, and one in ten has the host name of another.
 func BenchmarkPage(b *testing.B) {
 	d := newDatabase(b)
-	s := d.open()
+	s := d.unprepared()
+	if err := s.prepare(b.Context(), migrations[:5]); err != nil { // it is migrated then, too
+		b.Fatal(err)
+	}
 	began := time.Now()
 	numbers := "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) "
 	if _, err := s.db.ExecContext(b.Context(), numbers+"INSERT INTO clients ("+columns+") SELECT 'c-' || i, 'host-' || (i * 7919 % (9 * $2 / 10)) || '.example.com', 'linux', 'amd64', "+
 		"CASE i % 3 WHEN 0 THEN 'v0.1.12' WHEN 1 THEN 'v0.1.11' ELSE 'v0.1.10' END, $3 - i % 120, 'agent', "+
-		"CASE i % 1000 WHEN 0 THEN 'rolled back' ELSE 'committed' END, 'v0.1.12', '', '', $4, 0, '' FROM n", *fleetSize, *fleetSize, began.Unix(), began.Unix()); err != nil {
+		"CASE i % 1000 WHEN 0 THEN 'rolled back' ELSE 'committed' END, 'v0.1.12', '', '', $4, 0, '0123456789abcdef' || (1000000000000000 + i) FROM n", *fleetSize, *fleetSize, began.Unix(), began.Unix()); err != nil {
 		b.Fatal(err)
 	}
 	b.Logf("%d clients written in %s", *fleetSize, time.Since(began).Round(time.Millisecond))
-	s.Close()
-	g := start(b, "gate", "UPSTREAM="+start(b, "upstream").url, "DIR="+downloadDir(b), "DATABASE="+d.name)
-	for _, to := range []struct{ name, path string }{{"page", "/updates"}, {"page by time", "/updates?sort=seen&order=desc"}, {"api", "/api/v1/admin/updates"}, {"page again", "/updates"}} {
+	began = time.Now()
+	own := &process{tb: b, cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}
+	cpu := own.cpu()
+	d.open().Close()
+	b.Logf("migrated in %s, %s of CPU", time.Since(began).Round(time.Millisecond), (own.cpu() - cpu).Round(time.Millisecond))
+	dir := downloadDir(b)
+	g := start(b, "gate", "UPSTREAM="+start(b, "upstream").url, "DIR="+dir, "DATABASE="+d.name)
+	for _, to := range []struct{ name, path string }{{"page", "/updates"}, {"page by time", "/updates?sort=seen&order=desc"}, {"page by attempt", "/updates?sort=attempt&order=desc"},
+		{"page by version", "/updates?sort=version"}, {"page of a version", "/updates?version=v0.1.11"}, {"page of troubles", "/updates?result=trouble&sort=result"},
+		{"page of a few hosts", "/updates?q=host-1234"}, {"api", "/api/v1/admin/updates"}, {"page in a rollout", "/updates"}, {"page again", "/updates"}} {
+		share := ""
+		if to.name == "page in a rollout" {
+			share = `"rollout":{"percent":10},`
+		}
+		putRelease(b, dir, share)
 		b.Run(to.name+", "+kind, func(b *testing.B) {
 			before, cpu := g.memory("VmRSS"), g.cpu()
 			size := 0

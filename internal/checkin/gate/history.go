@@ -24,23 +24,13 @@ type attempt struct {
 // that go on. One such check each hour would drive the others out of the history.
 var uneventful = []state.Result{state.ResultCurrent, state.ResultAvailable, state.ResultNotAttempted, state.ResultHandedOn, state.ResultOnTrial}
 
-// upsertTold records that a client was told of a version, since when, and when last.
-const upsertTold = "INSERT INTO told (client_id, version, since, seen) VALUES ($1, $2, $3, $4) ON CONFLICT (client_id) DO UPDATE SET " +
-	"since = CASE WHEN told.version = excluded.version THEN told.since ELSE excluded.since END, version = excluded.version, seen = excluded.seen"
-
-// remember writes the last attempt of a report into the client's history, and the version
-// of which the gate told the client, by the statement told.
-func remember(ctx context.Context, tx *sql.Tx, told *sql.Stmt, r report) error {
-	if r.Told != "" {
-		if _, err := told.ExecContext(ctx, r.ClientID, r.Told, r.Seen.Unix(), r.Seen.Unix()); err != nil {
-			return err
-		}
-	}
+// remember writes the last attempt of a report into the client's history.
+func remember(ctx context.Context, tx *sql.Tx, r report) error {
 	if r.Result == "" || r.Attempted.IsZero() || slices.Contains(uneventful, state.Result(r.Result)) {
 		return nil
 	}
 	inserted, err := tx.ExecContext(ctx, "INSERT INTO attempts (client_id, ended, result, version, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (client_id, ended) DO NOTHING",
-		r.ClientID, r.Attempted.Unix(), clean(r.Result), clean(r.ResultVersion), clean(r.Reason))
+		r.ClientID, r.Attempted.Unix(), r.Result, r.ResultVersion, r.Reason)
 	if err != nil {
 		return err
 	}
@@ -70,36 +60,6 @@ func (s *store) history(ctx context.Context, client string) ([]attempt, error) {
 		}
 		a.Ended = unixTime(ended)
 		all = append(all, a)
-	}
-	return all, rows.Err()
-}
-
-const (
-	// silentAfter is how long a client may be silent after it was told of a release.
-	silentAfter = 30 * time.Minute
-	// reaction is the time in which a client that updates itself begins with that. One that
-	// still checked in after it did not fall silent because of the release.
-	reaction = 15 * time.Minute
-)
-
-// silent returns the clients that have not checked in since they were told of a release,
-// and its version.
-func (s *store) silent(ctx context.Context, now time.Time) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	rows, err := s.db.QueryContext(ctx, "SELECT told.client_id, told.version FROM told JOIN clients ON clients.client_id = told.client_id "+
-		"WHERE clients.seen = told.seen AND told.seen < $1 AND told.seen - told.since <= $2", now.Add(-silentAfter).Unix(), int64(reaction/time.Second))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	all := map[string]string{}
-	for rows.Next() {
-		var id, version string
-		if err := rows.Scan(&id, &version); err != nil {
-			return nil, err
-		}
-		all[id] = version
 	}
 	return all, rows.Err()
 }

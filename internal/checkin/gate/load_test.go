@@ -148,11 +148,17 @@ func gateBefore(tb testing.TB, upstream string) *process {
 func downloadDir(tb testing.TB) string {
 	tb.Helper()
 	dir := tb.TempDir()
-	m := `{"schema":1,"version":"v0.1.12","platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + strings.Repeat("a", 64) + `","size":7}}}`
+	putRelease(tb, dir, "")
+	return dir
+}
+
+// putRelease writes the manifest of a release for amd64, with these other members.
+func putRelease(tb testing.TB, dir, more string) {
+	tb.Helper()
+	m := `{"schema":1,"version":"v0.1.12",` + more + `"platforms":{"linux-amd64":{"file":"a.tar.gz","sha256":"` + strings.Repeat("a", 64) + `","size":7}}}`
 	if err := os.WriteFile(filepath.Join(dir, "client-manifest.json"), []byte(m), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	return dir
 }
 
 // memory returns a value of the process's status (proc_pid_status(5)), in bytes.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
-	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -31,22 +30,28 @@ func newProgress(m *manifest.Manifest, notes string) progress {
 	return p
 }
 
-// add counts a client.
-func (p *progress) add(r report, m *manifest.Manifest) {
-	d, meant := decide(m, r)
-	if !meant {
+// add counts the clients of a class, but for those that wait: see census.
+func (p *progress) add(k counted, m *manifest.Manifest) {
+	r := k.report()
+	if _, meant := decide(m, r); !meant {
 		return
 	}
-	p.Clients++
+	p.Clients += k.n
 	switch {
-	case manifest.SameVersion(m.Version, r.Version):
-		p.Have++
-	case r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected),
-		r.ResultVersion != "" && manifest.SameVersion(m.Version, r.ResultVersion) && state.Result(r.Result).Alarming():
-		p.Failed++
-	case d.Rule == policy.RuleRollout:
-		p.Waiting++
+	case has(m, r):
+		p.Have += k.n
+	case fails(m, r):
+		p.Failed += k.n
 	}
+}
+
+// has reports whether a client runs the release.
+func has(m *manifest.Manifest, r report) bool { return manifest.SameVersion(m.Version, r.Version) }
+
+// fails reports whether a client that does not run the release tried it in vain.
+func fails(m *manifest.Manifest, r report) bool {
+	return r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected) ||
+		r.ResultVersion != "" && manifest.SameVersion(m.Version, r.ResultVersion) && state.Result(r.Result).Alarming()
 }
 
 // Percent returns the share of n in percent of the clients.

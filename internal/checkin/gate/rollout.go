@@ -44,11 +44,15 @@ func (g *Gate) Rollout(ctx context.Context, now time.Time) (*rollout.State, erro
 	if s == nil {
 		return nil, errNoDatabase
 	}
-	c := rollout.Counts{Off: g.stopped()}
-	if err := s.clients(ctx, "", "", func(r report) { count(&c, p, m, r) }); err != nil {
+	c := &census{m: m, plan: p, counts: rollout.Counts{Off: g.stopped()}}
+	err := s.classes(ctx, now, c.add)
+	if err == nil {
+		err = c.read(ctx, s)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
 	}
-	state := p.State(c, now)
+	state := p.State(c.counts, now)
 	return &state, nil
 }
 

@@ -1,12 +1,10 @@
 package gate
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
@@ -42,77 +40,14 @@ type store struct {
 	db        *sql.DB
 	postgres  bool
 	collation string // SQL to append to a text column to sort by its bytes
+	known     knownClasses
 }
 
 func (s *store) Close() error { return s.db.Close() }
 
-// insertReports writes reports in one transaction.
-func (s *store) insertReports(ctx context.Context, reports []report) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	defer func() {
-		if err != nil && ctx.Err() != nil { // package sql ends the transaction then, and says that
-			err = ctx.Err()
-		}
-	}()
-	tx, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	insert, err := tx.PrepareContext(ctx, upsert)
-	if err != nil {
-		return err
-	}
-	defer insert.Close()
-	told, err := tx.PrepareContext(ctx, upsertTold)
-	if err != nil {
-		return err
-	}
-	defer told.Close()
-	for _, r := range newest(reports) {
-		if _, err := insert.ExecContext(ctx, r.ClientID, clean(r.Hostname), clean(r.OS), clean(r.Arch), clean(r.Version), r.Seen.Unix(), clean(r.Target),
-			clean(r.Result), clean(r.ResultVersion), clean(r.Reason), clean(r.Rejected), unixSeconds(r.Attempted), boolToInt(r.Held), r.Lot); err != nil {
-			return err
-		}
-		if err := remember(ctx, tx, told, r); err != nil {
-			return err
-		}
-	}
-	return tx.Commit()
-}
-
-// upsert inserts a client's report or replaces its older one. A newer report, of another
-// gate, stays unless it is newer by more than an hour: then that gate's clock was wrong.
-var upsert = func() string {
-	var values, set []string
-	for i, c := range strings.Split(columns, ", ") {
-		values, set = append(values, fmt.Sprintf("$%d", i+1)), append(set, c+" = excluded."+c)
-	}
-	return "INSERT INTO clients (" + columns + ") VALUES (" + strings.Join(values, ", ") + ") ON CONFLICT (client_id) DO UPDATE SET " +
-		strings.Join(set[1:], ", ") + " WHERE clients.seen <= excluded.seen OR clients.seen > excluded.seen + 3600"
-}()
-
-// newest returns the newest report of each client, sorted by client ID. Gates that wrote
-// the same clients in different orders would deadlock.
-func newest(reports []report) []report {
-	all := slices.Clone(reports)
-	for i := range all {
-		all[i].ClientID = clean(all[i].ClientID)
-	}
-	slices.Reverse(all)
-	slices.SortStableFunc(all, func(a, b report) int {
-		return cmp.Or(strings.Compare(a.ClientID, b.ClientID), b.Seen.Compare(a.Seen))
-	})
-	return slices.CompactFunc(all, func(a, b report) bool { return a.ClientID == b.ClientID })
-}
-
-// clean removes what PostgreSQL refuses, and would fail the transaction of all reports.
-func clean(s string) string { return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "") }
-
 // forgetOld deletes up to 1000 clients that were last seen before forgetAfter. It deletes
 // each in its own transaction, because holding several locks could deadlock with a
-// writer. There is no index of seen: it would cost each check-in more than it saves here.
+// writer.
 func (s *store) forgetOld(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -143,47 +78,11 @@ func (s *store) forgetOld(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
-	return nil
+	return s.forgetClasses(ctx)
 }
 
-// orders maps the values of the parameter sort to the columns that they sort by.
-var orders = map[string]string{"host": "hostname", "version": "version", "seen": "seen", "result": "result", "attempt": "attempted"}
-
-// listTimeout limits reading all clients.
+// listTimeout limits each query of the page, some of which read all clients.
 const listTimeout = 15 * time.Second
-
-// clients calls f for each client, sorted by the column of sort in orders, or by host
-// name if there is none. The order "desc" reverses it.
-func (s *store) clients(ctx context.Context, sort, order string, f func(report)) error {
-	column, ok := orders[sort]
-	if !ok {
-		column = "hostname"
-	}
-	if column != "seen" && column != "attempted" {
-		column += s.collation
-	}
-	if order == "desc" {
-		column += " DESC"
-	}
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	rows, err := s.db.QueryContext(ctx, "SELECT "+columns+" FROM clients ORDER BY "+column+", client_id"+s.collation)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r report
-		var seen, attempted, held int64
-		if err := rows.Scan(&r.ClientID, &r.Hostname, &r.OS, &r.Arch, &r.Version, &seen, &r.Target, &r.Result,
-			&r.ResultVersion, &r.Reason, &r.Rejected, &attempted, &held, &r.Lot); err != nil {
-			return err
-		}
-		r.Seen, r.Attempted, r.Held = time.Unix(seen, 0).UTC(), unixTime(attempted), held != 0
-		f(r)
-	}
-	return rows.Err()
-}
 
 // markNamesakes sets Namesake of the clients whose host name another client has, too. To
 // count the names of all clients while they are read would take memory for each.
