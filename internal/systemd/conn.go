@@ -2,11 +2,11 @@
 // survives `systemctl daemon-reexec`, which closes every connection: a call whose
 // connection is lost is made again on a new connection.
 //
-// Programs that run as root talk to PID 1 through its private socket, which exists
-// before the system bus does (early boot) and needs no policy. PID 1 sends each change of
-// every unit to everyone who is connected to that socket. So a program that watches units
-// uses the system bus, which passes on only what was asked for. So do users other than
-// root.
+// Programs use the system bus, which passes on only the signals that they asked for. For
+// root there is also PID 1's private socket, which exists before the bus does (early boot)
+// and needs no policy. But PID 1 sends each change of every unit to everyone who is
+// connected there. So only what undoes a trial prefers that socket; the rest uses it where
+// there is no bus.
 //
 // It owns nothing on disk.
 package systemd
@@ -57,7 +57,13 @@ func Running() bool {
 
 // Connect makes a connection. [Conn.Changes] reports changes of the watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {
-	c := &Conn{watched: watch, ticks: make(chan struct{}, 1), private: len(watch) == 0}
+	c := &Conn{watched: watch, ticks: make(chan struct{}, 1)}
+	return c, c.do(ctx, func(*link) error { return nil })
+}
+
+// ConnectPrivate makes a connection of root that needs no bus.
+func ConnectPrivate(ctx context.Context) (*Conn, error) {
+	c := &Conn{ticks: make(chan struct{}, 1), private: true}
 	return c, c.do(ctx, func(*link) error { return nil })
 }
 
@@ -129,7 +135,7 @@ func (c *Conn) link() (*link, error) {
 		// signals to both.
 		l.sd, err = dbus.NewConnection(func() (*godbus.Conn, error) { return l.raw, nil })
 	}
-	if err == nil && len(c.watched) > 0 {
+	if err == nil {
 		err = c.watch(ctx, l)
 	}
 	if err != nil {

@@ -12,9 +12,12 @@ import (
 // unit's type, then for the one of all units, with all their properties that may change.
 const changed = "org.freedesktop.DBus.Properties.PropertiesChanged"
 
-// watch asks for signals of the watched units only. With those of all units, a program's
-// work, and the bus's, would grow with the number of targets that are updated at a time.
+// watch waits for changes of the watched units, and for the return of a systemd that has
+// executed itself again.
 func (c *Conn) watch(ctx context.Context, l *link) error {
+	if !l.bus && len(c.watched) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience/2)
 	defer cancel()
 	var paths []godbus.ObjectPath
@@ -28,8 +31,10 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 			return err
 		}
 	}
-	if err := l.call(ctx, "Subscribe").Err; err != nil {
-		return err
+	if len(paths) > 0 {
+		if err := l.call(ctx, "Subscribe").Err; err != nil {
+			return err
+		}
 	}
 	go func() {
 		for s := range signals { // until the connection ends
@@ -40,7 +45,7 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 				}
 				c.tick()
 			case s.Name == "org.freedesktop.DBus.NameOwnerChanged" && len(s.Body) > 2 && s.Body[2] != "":
-				c.drop(l) // systemd has executed itself again, and what changed meanwhile was not sent
+				c.drop(l) // what changed meanwhile, or which job ended, was not sent
 			}
 		}
 		c.tick()
@@ -49,8 +54,13 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 	return nil
 }
 
-// narrow asks the bus for the changes of units, and for no others.
+// narrow asks the bus for the changes of these units, and not for the ends of all jobs, for
+// which go-systemd has asked; see [link.expect]. With signals of all units, a program's work,
+// and the bus's, would grow with the number of targets that are updated at a time.
 func (l *link) narrow(ctx context.Context, paths []godbus.ObjectPath) error {
+	if err := l.raw.RemoveMatchSignalContext(ctx, jobRemoved...); err != nil {
+		return err
+	}
 	for _, path := range paths {
 		err := l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender(service), godbus.WithMatchObjectPath(path),
 			godbus.WithMatchInterface("org.freedesktop.DBus.Properties"), godbus.WithMatchMember("PropertiesChanged"),
@@ -59,13 +69,8 @@ func (l *link) narrow(ctx context.Context, paths []godbus.ObjectPath) error {
 			return err
 		}
 	}
-	err := l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender("org.freedesktop.DBus"),
+	return l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender("org.freedesktop.DBus"),
 		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, service))
-	if err != nil {
-		return err
-	}
-	// go-systemd has asked for the ends of all jobs; see [link.expect].
-	return l.raw.RemoveMatchSignalContext(ctx, jobRemoved...)
 }
 
 var jobRemoved = []godbus.MatchOption{godbus.WithMatchInterface(manager), godbus.WithMatchMember("JobRemoved")}
