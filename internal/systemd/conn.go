@@ -176,21 +176,27 @@ var privateSocket = "unix:path=/run/systemd/private"
 func dial(ctx context.Context, private bool) (conn *godbus.Conn, bus bool, err error) {
 	root := os.Geteuid() == 0
 	if !root || !private {
-		if conn, err = open(ctx, systemBus, (*godbus.Conn).Hello); err == nil || !root {
+		if conn, err = open(ctx, systemBus, busTime, (*godbus.Conn).Hello); err == nil || !root {
 			return conn, true, err
 		}
 	}
-	conn, err = open(ctx, privateSocket, func(*godbus.Conn) error { return nil })
+	// No limit: PID 1 is slow while a hundred updates begin.
+	conn, err = open(ctx, privateSocket, 0, func(*godbus.Conn) error { return nil })
 	return conn, false, err
 }
 
-func open(ctx context.Context, address string, greet func(*godbus.Conn) error) (*godbus.Conn, error) {
+// busTime limits how long the bus may take to let a program in. In early boot it may hang.
+var busTime = patience / 2
+
+func open(ctx context.Context, address string, limit time.Duration, greet func(*godbus.Conn) error) (*godbus.Conn, error) {
 	conn, err := godbus.Dial(address, godbus.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
-	hangs := time.AfterFunc(patience/2, func() { conn.Close() }) // which ends the calls below
-	defer hangs.Stop()
+	if limit > 0 {
+		hangs := time.AfterFunc(limit, func() { conn.Close() }) // which ends the calls below
+		defer hangs.Stop()
+	}
 	if err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err == nil {
 		err = greet(conn)
 	}

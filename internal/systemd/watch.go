@@ -18,8 +18,6 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 	if !l.bus && len(c.watched) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience/2)
-	defer cancel()
 	var paths []godbus.ObjectPath
 	for _, unit := range c.watched {
 		paths = append(paths, godbus.ObjectPath("/org/freedesktop/systemd1/unit/"+dbus.PathBusEscape(unit)))

@@ -1,8 +1,10 @@
 package systemd
 
 import (
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -103,16 +105,21 @@ func TestWatch(t *testing.T) {
 	tick("a change of the new systemd")
 }
 
-// TestDial: root does without a bus, and a program that watches nothing needs none.
+// TestDial: root does without a bus that is absent or hangs, and what undoes a trial does not
+// try it.
 func TestDial(t *testing.T) {
 	if _, err := exec.LookPath("dbus-daemon"); err != nil {
 		t.Skip("there is no dbus-daemon")
 	}
 	newBus(t)
 	root := os.Geteuid() == 0
-	private := privateSocket
-	t.Cleanup(func() { privateSocket = private })
-	privateSocket = systemBus // it serves, as systemd does, a client that authenticates
+	private, limit := privateSocket, busTime
+	t.Cleanup(func() { privateSocket, busTime = private, limit })
+	privateSocket, busTime = systemBus, time.Second // it lets a client in, as systemd does
+	hangs := filepath.Join(t.TempDir(), "bus")
+	l, err := net.Listen("unix", hangs)
+	testkit.Must(t, err)
+	defer l.Close()
 	for _, c := range []struct {
 		bus       string
 		private   bool
@@ -122,6 +129,7 @@ func TestDial(t *testing.T) {
 		{systemBus, false, true, true},
 		{systemBus, true, !root, true},
 		{"unix:path=/nowhere/bus", false, false, root},
+		{"unix:path=" + hangs, false, false, root},
 		{"unix:path=/nowhere/bus", true, false, root},
 	} {
 		systemBus = c.bus
