@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"sync"
@@ -209,7 +210,8 @@ func open(ctx context.Context, address string, limit time.Duration, greet func(*
 
 // lost reports whether err is of the connection, and not an answer of systemd.
 func lost(err error) bool {
-	for _, end := range []error{godbus.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
+	// net.ErrClosed: [Conn.drop] has closed it under a call.
+	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
 		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN} {
 		if errors.Is(err, end) {
 			return true
