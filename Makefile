@@ -24,7 +24,8 @@
 #                  cuts when something has become durable, in random order
 #   faults         an error of each system call of the fetcher, the verifier and the
 #                  swapper that can fail, one at a time, which takes an hour (EVERY=10
-#                  tries every tenth); and what can fail on a booted machine
+#                  tries every tenth); what can fail on a booted machine; and a hundred
+#                  updates at once
 #   bench          what updates cost in time, outage, CPU, memory and bytes, beside a
 #                  script's, in ROUNDS rounds; on a machine that does nothing else. ROWS=GiB
 #                  selects the rows whose names match that pattern
@@ -170,7 +171,7 @@ faults: machine-deps deb
 		go test -count=1 -run '^TestFaults$$' -timeout 0 -v ./internal/$$p -faults $(EVERY) >build/faults-$$p; passed=$$?; \
 		grep -E '(^ *--- FAIL|faults: )' build/faults-$$p; [ $$passed = 0 ] || exit 1; \
 	done
-	go test -C internal/systemtest -count=1 -tags systemd -run '^TestMachineFaults$$' -timeout 0 -v . -args -faults 1
+	go test -C internal/systemtest -count=1 -tags systemd -run '^(TestMachineFaults|TestHundredTargets)$$' -timeout 0 -v . -args -faults 1
 	@echo "faults: PASSED ($(VERSION))"
 
 ROUNDS ?= 5

@@ -75,7 +75,11 @@ func run(args []string) int {
 	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Log: lines, Boot: os.Getenv("MACHINEMON_BOOT_ID")}
 	// accounts gives systemd no orders, and leave works without it.
 	if verb != "accounts" && (verb != "leave" || systemd.Running()) {
-		conn, err := systemd.Connect(ctx)
+		connect := func(ctx context.Context) (*systemd.Conn, error) { return systemd.Connect(ctx) }
+		if verb == "rollback" || verb == "recover" || verb == "leave" {
+			connect = systemd.ConnectPrivate
+		}
+		conn, err := connect(ctx)
 		if err != nil {
 			lines.Error(err)
 			return 1

@@ -52,6 +52,10 @@ func (f *fake) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	return u, f.err
 }
 
+func (f *fake) Status(_ context.Context, name string) (string, error) {
+	return f.units[name].Status, f.err
+}
+
 func (f *fake) Changes() <-chan struct{} { return f.ticks }
 
 // bench is a follower of an attempt, with a tree of its own.

@@ -24,6 +24,7 @@ var steps = []struct{ unit, word string }{
 type observer interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Units(ctx context.Context, names ...string) ([]systemd.Unit, error)
+	Status(ctx context.Context, name string) (string, error)
 	Changes() <-chan struct{}
 }
 
@@ -207,18 +208,18 @@ func (f *follower) show(ctx context.Context, units []systemd.Unit) {
 		if s.unit == "health-gate" && units[i-1].Active == "activating" {
 			continue // it waits for the end of the swap
 		}
-		u, err := f.conn.Unit(ctx, u.Name)
+		status, err := f.conn.Status(ctx, u.Name)
 		if err != nil {
 			return // the next look at the units reports the error
 		}
-		done, total, ok := systemd.ParseProgress(u.Status)
+		done, total, ok := systemd.ParseProgress(status)
 		switch {
 		case ok:
 			f.progress.download(s.word, done, total)
 		case s.word == "fetching": // the fetcher's status text is not trusted
 			f.progress.step(s.word, "")
 		default:
-			f.progress.step(s.word, u.Status)
+			f.progress.step(s.word, status)
 		}
 		return
 	}

@@ -43,7 +43,7 @@ func (a *app) settleOne(ctx context.Context, name string, verb state.Verb) (stat
 	if d := policy.Held(name, st); d.Refused() && verb == state.VerbSettleBack {
 		return at, state.Fail(d.Result, "%s", d)
 	}
-	conn, err := systemd.Connect(ctx)
+	conn, err := systemd.ConnectPrivate(ctx)
 	if err != nil {
 		return at, err
 	}

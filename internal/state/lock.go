@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -24,6 +25,33 @@ func (t Tree) Lock(target string) (release func(), err error) {
 // returns [ErrLocked] if another command holds it.
 func (t Tree) LockOperator(target string) (release func(), err error) {
 	return t.flock(target+"@operator", unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// beside is the name of the lock of the directories beside installed files. It is no name of
+// a target.
+const beside = "@beside"
+
+// KeepBeside keeps the directories beside installed files, which targets share, from being
+// removed by other targets that find them empty. It waits while one is removed.
+func (t Tree) KeepBeside() (release func(), err error) { return t.flock(beside, unix.LOCK_SH) }
+
+// RemoveBeside removes directories beside installed files that are empty, unless a target is
+// about to put files into one.
+func (t Tree) RemoveBeside(dirs ...string) error {
+	release, err := t.flock(beside, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, ErrLocked) {
+		return nil
+	}
+	switch {
+	case err == nil:
+		defer release()
+	case !errors.Is(err, fs.ErrNotExist): // before the first boot with the package, nobody is at work
+		return err
+	}
+	for _, dir := range dirs {
+		_ = os.Remove(dir) // it stays if it is not empty, as it holds backups of some target
+	}
+	return nil
 }
 
 func (t Tree) flock(name string, how int) (func(), error) {

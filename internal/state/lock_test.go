@@ -173,3 +173,33 @@ func TestLockEnds(t *testing.T) {
 	must(t, err)
 	release()
 }
+
+// TestBeside: a directory that targets share stays while one of them is about to use it.
+func TestBeside(t *testing.T) {
+	tree := newTree(t)
+	dir, used := filepath.Join(t.TempDir(), "empty"), filepath.Join(t.TempDir(), "used")
+	must(t, os.MkdirAll(filepath.Join(used, "backup"), 0o700))
+	there := func(want bool) {
+		t.Helper()
+		must(t, tree.RemoveBeside(dir, used))
+		if _, err := os.Stat(dir); (err == nil) != want {
+			t.Errorf("the empty directory: %v", err)
+		}
+		if _, err := os.Stat(used); err != nil {
+			t.Error(err)
+		}
+	}
+	one, err := tree.KeepBeside()
+	must(t, err)
+	two, err := tree.KeepBeside() // they do not wait for each other
+	must(t, err)
+	must(t, os.Mkdir(dir, 0o700))
+	there(true)
+	one()
+	there(true)
+	two()
+	there(false)
+	tree.Run = filepath.Join(dir, "nothing")
+	must(t, os.Mkdir(dir, 0o700))
+	there(false)
+}

@@ -46,16 +46,17 @@ func sidePath(dir, target string, attempt state.AttemptID, index int, kind strin
 // users and, beside its files in
 // dirs, all but the backups of the previous release.
 func (s *Swapper) sweep(name string, dirs []string, previous *state.Release) error {
-	return errors.Join(sweepBeside(name, dirs, previous), s.Tree.DropSnapshots(name), s.Tree.DropPrograms(name, previous))
+	return errors.Join(s.sweepBeside(name, dirs, previous), s.Tree.DropSnapshots(name), s.Tree.DropPrograms(name, previous))
 }
 
-func sweepBeside(name string, dirs []string, previous *state.Release) error {
+func (s *Swapper) sweepBeside(name string, dirs []string, previous *state.Release) error {
 	kept := map[string]bool{}
 	if previous != nil {
 		for _, f := range previous.Files {
 			kept[f.Backup] = true
 		}
 	}
+	var swept []string
 	for _, dir := range dirs {
 		dir = filepath.Join(dir, sideName)
 		entries, err := os.ReadDir(dir)
@@ -73,10 +74,12 @@ func sweepBeside(name string, dirs []string, previous *state.Release) error {
 				}
 			}
 		}
-		// The directory stays if it is not empty, as it holds backups of some target.
-		_ = os.Remove(dir)
+		swept = append(swept, dir)
 	}
-	return nil
+	if len(swept) == 0 {
+		return nil
+	}
+	return s.Tree.RemoveBeside(swept...)
 }
 
 // digest returns the sha256 of a regular file, or "" if there is none.

@@ -110,6 +110,11 @@ func (sw *swapping) run(ctx context.Context) error {
 	if err := sw.sweep(sw.name, dirs, sw.status.Previous); err != nil {
 		return err
 	}
+	release, err := sw.Tree.KeepBeside()
+	if err != nil {
+		return err
+	}
+	defer release()
 	sw.journal = &state.Journal{
 		Attempt: attempt, Origin: order.Origin, Target: sw.name,
 		Main: sw.target.Health.Main, From: order.Installed, Started: time.Now().UTC(),
@@ -136,6 +141,7 @@ func (sw *swapping) run(ctx context.Context) error {
 	}
 	if j, jerr := sw.Tree.Journal(sw.name); j == nil && jerr == nil {
 		sw.giveUp(ctx)
+		release()
 		err = errors.Join(err, sw.sweep(sw.name, dirs, sw.status.Previous))
 	}
 	return err

@@ -2,9 +2,11 @@
 // survives `systemctl daemon-reexec`, which closes every connection: a call whose
 // connection is lost is made again on a new connection.
 //
-// Programs that run as root talk to PID 1 through its private socket, which exists
-// before the system bus does (early boot) and needs no policy. Other programs use the
-// system bus.
+// Programs use the system bus, which passes on only the signals that they asked for. For
+// root there is also PID 1's private socket, which exists before the bus does (early boot)
+// and needs no policy. But PID 1 sends each change of every unit to everyone who is
+// connected there. So only what undoes a trial prefers that socket; the rest uses it where
+// there is no bus.
 //
 // It owns nothing on disk.
 package systemd
@@ -14,8 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -33,7 +35,8 @@ const patience = time.Minute
 type Conn struct {
 	watched []string
 	ticks   chan struct{}
-	updated func(*dbus.PropertiesUpdate) // is called for each change of a unit; may be nil
+	private bool                            // root does without the bus
+	changed func(map[string]godbus.Variant) // receives properties of a watched unit that changed; may be nil
 
 	mu  sync.Mutex
 	cur *link
@@ -42,7 +45,8 @@ type Conn struct {
 // link is one connection, until it is lost.
 type link struct {
 	sd   *dbus.Conn
-	raw  []*godbus.Conn
+	raw  *godbus.Conn
+	bus  bool // to the system bus, and not to the private socket
 	stop context.CancelFunc
 }
 
@@ -55,6 +59,12 @@ func Running() bool {
 // Connect makes a connection. [Conn.Changes] reports changes of the watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {
 	c := &Conn{watched: watch, ticks: make(chan struct{}, 1)}
+	return c, c.do(ctx, func(*link) error { return nil })
+}
+
+// ConnectPrivate makes a connection of root that needs no bus.
+func ConnectPrivate(ctx context.Context) (*Conn, error) {
+	c := &Conn{ticks: make(chan struct{}, 1), private: true}
 	return c, c.do(ctx, func(*link) error { return nil })
 }
 
@@ -120,15 +130,14 @@ func (c *Conn) link() (*link, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &link{stop: stop}
 	var err error
-	l.sd, err = dbus.NewConnection(func() (*godbus.Conn, error) {
-		conn, err := dial(ctx)
-		if err == nil {
-			l.raw = append(l.raw, conn)
-		}
-		return conn, err
-	})
-	if err == nil && len(c.watched) > 0 {
-		err = c.follow(ctx, l)
+	l.raw, l.bus, err = dial(ctx, c.private)
+	if err == nil {
+		// go-systemd wants one connection for calls and one for signals. PID 1 would send all
+		// signals to both.
+		l.sd, err = dbus.NewConnection(func() (*godbus.Conn, error) { return l.raw, nil })
+	}
+	if err == nil {
+		err = c.watch(ctx, l)
 	}
 	if err != nil {
 		stop()
@@ -136,38 +145,6 @@ func (c *Conn) link() (*link, error) {
 	}
 	c.cur = l
 	return l, nil
-}
-
-func (c *Conn) follow(ctx context.Context, l *link) error {
-	// go-systemd drops updates when the channel is full. The goroutine below empties it
-	// at once, so a burst of this size does not occur.
-	updates, dropped := make(chan *dbus.PropertiesUpdate, 4096), make(chan error, 1)
-	l.sd.SetPropertiesSubscriber(updates, dropped)
-	if err := l.sd.Subscribe(); err != nil {
-		return err
-	}
-	go func() {
-		for {
-			select {
-			case u := <-updates:
-				if c.updated != nil {
-					c.updated(u)
-				}
-				if slices.Contains(c.watched, u.UnitName) {
-					c.tick()
-				}
-			case <-dropped:
-				c.tick()
-			case <-l.lost():
-				c.tick()
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	c.tick()
-	return nil
 }
 
 func (c *Conn) drop(l *link) {
@@ -179,31 +156,50 @@ func (c *Conn) drop(l *link) {
 	}
 }
 
-// lost is closed when the connection that carries the signals ends.
-func (l *link) lost() <-chan struct{} { return l.raw[len(l.raw)-1].Context().Done() }
+// lost is closed when the connection ends.
+func (l *link) lost() <-chan struct{} { return l.raw.Context().Done() }
 
-// call makes a call to systemd's manager for which go-systemd has no method. The first of
-// its two connections is the one for calls.
+// call makes a call to systemd's manager for which go-systemd has no method.
 func (l *link) call(ctx context.Context, method string, args ...any) *godbus.Call {
-	manager := l.raw[0].Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
-	return manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, args...)
+	return l.raw.Object(service, "/org/freedesktop/systemd1").CallWithContext(ctx, manager+"."+method, 0, args...)
 }
 
-func dial(ctx context.Context) (*godbus.Conn, error) {
-	private := os.Geteuid() == 0
-	var conn *godbus.Conn
-	var err error
-	if private {
-		conn, err = godbus.Dial("unix:path=/run/systemd/private", godbus.WithContext(ctx))
-	} else {
-		conn, err = godbus.SystemBusPrivate(godbus.WithContext(ctx))
+// service and manager are names of systemd on the bus.
+const (
+	service = "org.freedesktop.systemd1"
+	manager = service + ".Manager"
+)
+
+var privateSocket = "unix:path=/run/systemd/private"
+
+// dial connects to systemd, and reports whether it did so over the system bus. Root can do
+// without the bus, which may be absent, restart, or have too many connections already.
+func dial(ctx context.Context, private bool) (conn *godbus.Conn, bus bool, err error) {
+	root := os.Geteuid() == 0
+	if !root || !private {
+		if conn, err = open(ctx, systemBus, busTime, (*godbus.Conn).Hello); err == nil || !root {
+			return conn, true, err
+		}
 	}
+	// No limit: PID 1 is slow while a hundred updates begin.
+	conn, err = open(ctx, privateSocket, 0, func(*godbus.Conn) error { return nil })
+	return conn, false, err
+}
+
+// busTime limits how long the bus may take to let a program in. In early boot it may hang.
+var busTime = patience / 2
+
+func open(ctx context.Context, address string, limit time.Duration, greet func(*godbus.Conn) error) (*godbus.Conn, error) {
+	conn, err := godbus.Dial(address, godbus.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
-	err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))})
-	if err == nil && !private {
-		err = conn.Hello()
+	if limit > 0 {
+		hangs := time.AfterFunc(limit, func() { conn.Close() }) // which ends the calls below
+		defer hangs.Stop()
+	}
+	if err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))}); err == nil {
+		err = greet(conn)
 	}
 	if err != nil {
 		conn.Close()
@@ -214,7 +210,8 @@ func dial(ctx context.Context) (*godbus.Conn, error) {
 
 // lost reports whether err is of the connection, and not an answer of systemd.
 func lost(err error) bool {
-	for _, end := range []error{godbus.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
+	// net.ErrClosed: [Conn.drop] has closed it under a call.
+	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
 		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN} {
 		if errors.Is(err, end) {
 			return true

@@ -64,6 +64,9 @@ func (c *Conn) job(ctx context.Context, verb, name string, queue queuer) error {
 	var l *link
 	err := c.do(ctx, func(now *link) error {
 		l = now
+		if err := l.expect(ctx, name); err != nil {
+			return err
+		}
 		_, err := queue(now.sd, ctx, name, "replace", done)
 		return err
 	})

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // Leaving watches until left is called. left returns when the first of the units stopped
@@ -23,10 +22,10 @@ func (c *Conn) Leaving(ctx context.Context, units ...string) (left func() time.D
 	}
 	var mu sync.Mutex
 	first, seen := time.Duration(0), make(chan struct{})
-	watcher := &Conn{watched: units, ticks: make(chan struct{}, 1), updated: func(u *dbus.PropertiesUpdate) {
-		usec, _ := u.Changed["ActiveExitTimestampMonotonic"].Value().(uint64)
+	watcher := &Conn{watched: units, ticks: make(chan struct{}, 1), private: true, changed: func(p map[string]godbus.Variant) {
+		usec, _ := p["ActiveExitTimestampMonotonic"].Value().(uint64)
 		at := time.Duration(usec) * time.Microsecond
-		if at <= since || !slices.Contains(units, u.UnitName) {
+		if at <= since {
 			return
 		}
 		mu.Lock()
@@ -38,7 +37,7 @@ func (c *Conn) Leaving(ctx context.Context, units ...string) (left func() time.D
 			first = at
 		}
 	}}
-	watches := make(chan error, 1) // go-systemd's Subscribe has no limit of its own
+	watches := make(chan error, 1) // longer than `late` is too late here
 	go func() { watches <- watcher.do(ctx, func(*link) error { return nil }) }()
 	select {
 	case err = <-watches:

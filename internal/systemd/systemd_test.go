@@ -122,6 +122,7 @@ func TestLost(t *testing.T) {
 	}{
 		{godbus.ErrClosed, true},
 		{fmt.Errorf("call: %w", godbus.ErrClosed), true},
+		{&net.OpError{Op: "read", Net: "unix", Err: net.ErrClosed}, true},
 		{io.EOF, true},
 		{io.ErrUnexpectedEOF, true},
 		{&net.OpError{Op: "read", Net: "unix", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, true},

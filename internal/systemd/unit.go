@@ -216,6 +216,18 @@ func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
 	return units, nil
 }
 
+// Status reads the STATUS= text of a service: one of the properties that [Conn.Unit] reads.
+func (c *Conn) Status(ctx context.Context, name string) (string, error) {
+	p, err := ask(ctx, c, func(sd *dbus.Conn) (*dbus.Property, error) {
+		return sd.GetServicePropertyContext(ctx, name, "StatusText")
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot read the status of %s: %w", name, err)
+	}
+	text, _ := p.Value.Value().(string)
+	return text, nil
+}
+
 // Alive returns the names of the units that match a pattern and are active, activating
 // or deactivating, or have a job.
 func (c *Conn) Alive(ctx context.Context, patterns ...string) ([]string, error) {

@@ -76,7 +76,7 @@ func (b *bench) stamp(unit, property string) float64 {
 }
 
 // cpu returns the CPU time that all processes of the machine have used, in milliseconds.
-func (b *bench) cpu() float64 {
+func (b *box) cpu() float64 {
 	b.t.Helper()
 	stat := b.must("cat", "/sys/fs/cgroup/cpu.stat")
 	for line := range strings.Lines(stat) {

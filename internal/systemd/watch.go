@@ -1,0 +1,82 @@
+package systemd
+
+import (
+	"context"
+	"slices"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// changed is the signal of a change of properties. systemd sends it for the interface of the
+// unit's type, then for the one of all units, with all their properties that may change.
+const changed = "org.freedesktop.DBus.Properties.PropertiesChanged"
+
+// watch waits for changes of the watched units, and for the return of a systemd that has
+// executed itself again.
+func (c *Conn) watch(ctx context.Context, l *link) error {
+	if !l.bus && len(c.watched) == 0 {
+		return nil
+	}
+	var paths []godbus.ObjectPath
+	for _, unit := range c.watched {
+		paths = append(paths, godbus.ObjectPath("/org/freedesktop/systemd1/unit/"+dbus.PathBusEscape(unit)))
+	}
+	signals := make(chan *godbus.Signal, 64)
+	l.raw.Signal(signals)
+	if l.bus {
+		if err := l.narrow(ctx, paths); err != nil {
+			return err
+		}
+	}
+	if len(paths) > 0 {
+		if err := l.call(ctx, "Subscribe").Err; err != nil {
+			return err
+		}
+	}
+	go func() {
+		for s := range signals { // until the connection ends
+			switch {
+			case s.Name == changed && len(s.Body) > 1 && s.Body[0] == service+".Unit" && slices.Contains(paths, s.Path):
+				if properties, ok := s.Body[1].(map[string]godbus.Variant); ok && c.changed != nil {
+					c.changed(properties)
+				}
+				c.tick()
+			case s.Name == "org.freedesktop.DBus.NameOwnerChanged" && len(s.Body) > 2 && s.Body[2] != "":
+				c.drop(l) // what changed meanwhile, or which job ended, was not sent
+			}
+		}
+		c.tick()
+	}()
+	c.tick()
+	return nil
+}
+
+// narrow asks the bus for the changes of these units, and not for the ends of all jobs, for
+// which go-systemd has asked; see [link.expect]. With signals of all units, a program's work,
+// and the bus's, would grow with the number of targets that are updated at a time.
+func (l *link) narrow(ctx context.Context, paths []godbus.ObjectPath) error {
+	if err := l.raw.RemoveMatchSignalContext(ctx, jobRemoved...); err != nil {
+		return err
+	}
+	for _, path := range paths {
+		err := l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender(service), godbus.WithMatchObjectPath(path),
+			godbus.WithMatchInterface("org.freedesktop.DBus.Properties"), godbus.WithMatchMember("PropertiesChanged"),
+			godbus.WithMatchArg(0, service+".Unit"))
+		if err != nil {
+			return err
+		}
+	}
+	return l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender("org.freedesktop.DBus"),
+		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, service))
+}
+
+var jobRemoved = []godbus.MatchOption{godbus.WithMatchInterface(manager), godbus.WithMatchMember("JobRemoved")}
+
+// expect asks the bus for the ends of a unit's jobs.
+func (l *link) expect(ctx context.Context, unit string) error {
+	if !l.bus {
+		return nil
+	}
+	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, unit))...)
+}

@@ -1,0 +1,144 @@
+package systemd
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/machinemon/machinemon-update/internal/testkit"
+)
+
+// fakeManager is systemd on a bus of the test.
+type fakeManager struct {
+	bus        *godbus.Conn
+	subscribed atomic.Int32
+}
+
+func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
+	t.Helper()
+	f := &fakeManager{bus: bus}
+	testkit.Must(t, bus.Export(f, "/org/freedesktop/systemd1", manager))
+	if _, err := bus.RequestName(service, godbus.NameFlagDoNotQueue); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return nil }
+
+// StartUnit ends the job of another unit, then the one of this.
+func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.Error) {
+	const job = "/org/freedesktop/systemd1/job/7"
+	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), "other.service", "failed")
+	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, "done")
+	return job, nil
+}
+
+func (f *fakeManager) change(t *testing.T, path godbus.ObjectPath, kind string) {
+	t.Helper()
+	properties := map[string]godbus.Variant{"ActiveState": godbus.MakeVariant("activating")}
+	testkit.Must(t, f.bus.Emit(path, changed, service+"."+kind, properties, []string{}))
+}
+
+// TestWatch: a program hears of the units that it watches and of its jobs, and of no others.
+func TestWatch(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	const at, other = "/org/freedesktop/systemd1/unit/fetch_40agent_2d1_2eservice", "/org/freedesktop/systemd1/unit/fetch_40agent_2d2_2eservice"
+	bus := newBus(t)
+	sd := newManager(t, bus)
+	c, err := Connect(t.Context(), "fetch@agent-1.service", "swap@agent-1.service")
+	testkit.Must(t, err)
+	defer c.Close()
+	tick := func(after string) {
+		t.Helper()
+		select {
+		case <-c.Changes():
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no tick after %s", after)
+		}
+	}
+	tick("the connection")
+	heard := make(chan *godbus.Signal, 100)
+	c.cur.raw.Signal(heard)
+	hears := func(want ...string) {
+		t.Helper()
+		var got []string
+		for len(heard) > 0 {
+			s := <-heard
+			got = append(got, s.Name+" of "+string(s.Path))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("heard of %q, want %q", got, want)
+		}
+	}
+	sd.change(t, other, "Service")
+	sd.change(t, other, "Unit")
+	sd.change(t, at, "Service")
+	sd.change(t, at, "Unit")
+	tick("a change")
+	hears(changed + " of " + at)
+	testkit.Must(t, c.Start(t.Context(), "fetch@agent-1.service"))
+	hears(manager + ".JobRemoved of /org/freedesktop/systemd1")
+
+	// systemd executes itself again: it leaves the bus and comes back.
+	again, err := godbus.Connect(systemBus)
+	testkit.Must(t, err)
+	defer again.Close()
+	_, err = bus.ReleaseName(service)
+	testkit.Must(t, err)
+	sd = newManager(t, again)
+	for sd.subscribed.Load() == 0 { // more than one signal may announce that
+		tick("systemd came back")
+		testkit.Must(t, c.do(t.Context(), func(*link) error { return nil }))
+	}
+	tick("the new connection")
+	sd.change(t, at, "Unit")
+	tick("a change of the new systemd")
+}
+
+// TestDial: root does without a bus that is absent or hangs, and what undoes a trial does not
+// try it.
+func TestDial(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	newBus(t)
+	root := os.Geteuid() == 0
+	private, limit := privateSocket, busTime
+	t.Cleanup(func() { privateSocket, busTime = private, limit })
+	privateSocket, busTime = systemBus, time.Second // it lets a client in, as systemd does
+	hangs := filepath.Join(t.TempDir(), "bus")
+	l, err := net.Listen("unix", hangs)
+	testkit.Must(t, err)
+	defer l.Close()
+	for _, c := range []struct {
+		bus       string
+		private   bool
+		overBus   bool
+		reachable bool
+	}{
+		{systemBus, false, true, true},
+		{systemBus, true, !root, true},
+		{"unix:path=/nowhere/bus", false, false, root},
+		{"unix:path=" + hangs, false, false, root},
+		{"unix:path=/nowhere/bus", true, false, root},
+	} {
+		systemBus = c.bus
+		conn, bus, err := dial(t.Context(), c.private)
+		if (err == nil) != c.reachable || err == nil && bus != c.overBus {
+			t.Errorf("bus %s, private %v: over the bus %v, %v", c.bus, c.private, bus, err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+}
