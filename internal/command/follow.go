@@ -14,10 +14,11 @@ import (
 )
 
 // steps are the services of the chain, and words for their work. A verifier that failed
-// may have started fetch-full, which starts the verifier again.
+// may have started fetch-full, which starts the verifier again. The deadline's service is a
+// rollback, too.
 var steps = []struct{ unit, word string }{
 	{"fetch", "fetching"}, {"fetch-full", "fetching"}, {"verify", "verifying"}, {"baseline", ""}, {"swap", "swapping"},
-	{"health-gate", "watching"}, {"commit", "committing"}, {"rollback", "rolling back"},
+	{"health-gate", "watching"}, {"commit", "committing"}, {"rollback", "rolling back"}, {"deadline", "rolling back"},
 }
 
 // observer is the part of systemd that a follower uses; *systemd.Conn implements it.

@@ -46,6 +46,10 @@ func TestIdle(t *testing.T) {
 			b.openTrial()
 			b.systemd.units[deadline("agent")] = systemd.Unit{Active: "active"}
 		}},
+		{name: "the deadline's rollback, whose timer it has stopped", set: func(b *bench) {
+			b.openTrial()
+			b.systemd.units[unit("deadline", "agent")] = systemd.Unit{Active: "activating"}
+		}},
 		{name: "an open trial without a deadline", set: (*bench).openTrial, idle: true},
 		{name: "a damaged journal", set: func(b *bench) {
 			b.write(filepath.Join(b.tree.Dir(state.RoleSwap, "agent"), "journal.json"), "{")

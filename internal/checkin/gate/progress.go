@@ -48,7 +48,7 @@ func (p *progress) add(k counted, m *manifest.Manifest) {
 // has reports whether a client runs the release.
 func has(m *manifest.Manifest, r report) bool { return manifest.SameVersion(m.Version, r.Version) }
 
-// fails reports whether a client that does not run the release tried it in vain.
+// fails reports whether a client that does not run the release has tried it and failed.
 func fails(m *manifest.Manifest, r report) bool {
 	return r.Rejected != "" && manifest.SameVersion(m.Version, r.Rejected) ||
 		r.ResultVersion != "" && manifest.SameVersion(m.Version, r.ResultVersion) && state.Result(r.Result).Alarming()
