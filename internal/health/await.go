@@ -6,20 +6,16 @@ import (
 )
 
 // awaitSwap waits until the unit of the swap has ended. Meanwhile the unit of the target's
-// commands starts, because that takes longer than the rest. It returns an error if the swap
-// failed, because the rollback then ends the trial. If systemd does not answer, the
-// judgement reports that.
+// commands starts. It returns an error if the swap failed, because the rollback then ends
+// the trial. If systemd does not answer, the judgement reports that.
 func (g Gate) awaitSwap(ctx context.Context, name string, commands *commander) error {
-	if t, err := g.dirs.Load(name); err == nil && t.HasCommands() { // an error is the judgement's
-		commands.warm(ctx)
-	}
 	unit := "machinemon-swap@" + name + ".service"
 	m, err := g.connect(ctx, unit)
 	if err != nil {
 		return nil
 	}
 	defer m.Close()
-	for {
+	for waited := false; ; waited = true {
 		u, err := m.Unit(ctx, unit)
 		switch {
 		case err != nil:
@@ -28,6 +24,9 @@ func (g Gate) awaitSwap(ctx context.Context, name string, commands *commander) e
 			return fmt.Errorf("cannot judge the trial of %s: %s failed", name, unit)
 		case u.Active != "activating" && u.Active != "deactivating":
 			return nil
+		}
+		if t, err := g.dirs.Load(name); err == nil && !waited && t.HasCommands() {
+			commands.warm(ctx)
 		}
 		select {
 		case <-m.Changes():

@@ -162,6 +162,9 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		p.units[i].reloaded = j.ByReload
 	}
 	p.began = j.Restarted
+	if t.HasCommands() {
+		p.runs = commands.warm
+	}
 	p.excuse(before, j.Probes)
 	// Not in the baseline: the old program has another version.
 	if len(t.Health.VersionCommand) > 0 && !j.OfUser(t.Health.VersionCommand[0]) && j.Version != "" { // the operator may go back to a program whose version is unknown
@@ -236,7 +239,7 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 // prepare completes the plan by what systemd says of the units now, and returns when the
 // last of those that were started began to start, by CLOCK_MONOTONIC.
 func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err error) {
-	resting := true // all units
+	resting, runs := true, true // all units
 	for i := range p.units {
 		w := &p.units[i]
 		u, err := m.Unit(ctx, w.unit)
@@ -255,6 +258,7 @@ func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err
 			}
 		}
 		resting = resting && w.idle && !w.woken
+		runs = runs && (w.idle || u.Running())
 		switch {
 		case w.idle:
 		case w.reloaded:
@@ -262,6 +266,9 @@ func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err
 		default:
 			began = max(began, u.Began)
 		}
+	}
+	if runs && p.runs != nil {
+		p.runs(ctx)
 	}
 	if resting {
 		p.settle = 0 // there is nothing to watch
@@ -325,6 +332,9 @@ type plan struct {
 	fresh bool
 	since time.Time
 	began time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
+	// runs, if not nil, is called once if all units run. The unit of the commands is not
+	// started beside the rollback of a program that has ended already.
+	runs func(context.Context)
 }
 
 // excuse marks what failed before the swap. A probe that failed then and has never

@@ -540,8 +540,8 @@ func TestJudgeAwaitsSwap(t *testing.T) {
 	}
 }
 
-// TestAwaitWarms: before the gate judges, it makes systemd start the unit of the target's
-// commands, if the target has any.
+// TestAwaitWarms: while the gate waits, it makes systemd start the unit of the target's commands,
+// if the target has any.
 func TestAwaitWarms(t *testing.T) {
 	for more, want := range map[string]int{"": 0, "[[health.probe]]\ncommand = [\"/bin/true\"]\n": 1} {
 		for _, states := range [][]string{{"activating", "deactivating"}, {}} {
@@ -553,10 +553,34 @@ func TestAwaitWarms(t *testing.T) {
 			testkit.Put(t, file, string(text)+more)
 			c := commander{socket: b.tree.Commands("x")}
 			testkit.Must(t, b.awaitSwap(t.Context(), "x", &c))
-			if got := len(c.idle); got != want {
+			if got := len(c.idle); got != min(want, len(states)) {
 				t.Errorf("%q, %q: %d connections", more, states, got)
 			}
 			c.Close()
+		}
+	}
+}
+
+// TestPrepareWarms: a judgement makes systemd start the unit of the commands before the first
+// probe, but not if the program has ended already.
+func TestPrepareWarms(t *testing.T) {
+	ended := running(0)
+	ended.Active, ended.Sub = "activating", "auto-restart"
+	for _, c := range []struct {
+		unit  systemd.Unit
+		idle  map[string]string
+		warms int
+	}{
+		{unit: running(os.Getpid()), warms: 1},
+		{unit: ended},
+		{unit: ended, idle: map[string]string{"x.service": ""}, warms: 1},
+	} {
+		warmed := 0
+		p := plan{target: &target.Target{}, units: subjects([]string{"x.service"}, program{}, c.idle), fresh: true, runs: func(context.Context) { warmed++ }}
+		_, err := p.prepare(t.Context(), fake{unit: c.unit})
+		testkit.Must(t, err)
+		if warmed != c.warms {
+			t.Errorf("%s, idle %v: %d times, want %d", c.unit, c.idle, warmed, c.warms)
 		}
 	}
 }
