@@ -49,7 +49,7 @@ func run(args []string) int {
 		"accounts": (*swap.Swapper).MakeAccounts, "directive": (*swap.Swapper).Directive,
 		"begin": (*swap.Swapper).Begin, "swap": (*swap.Swapper).Swap,
 		"commit": (*swap.Swapper).Commit, "rollback": (*swap.Swapper).Rollback, "inform": tell,
-		"unlock": (*swap.Swapper).MayUnlock, "unlock-later": unlockLater,
+		"unlock": (*swap.Swapper).MayUnlock, "unlock-later": (*swap.Swapper).UnlockLater,
 	}
 	if verb == "version" && name == "" {
 		fmt.Println(version)
@@ -73,17 +73,12 @@ func run(args []string) int {
 	lines := log.New(verb, name)
 	ctx := context.Background()
 	s := &swap.Swapper{Tree: state.System, Targets: target.DefaultDirs, Log: lines, Boot: os.Getenv("MACHINEMON_BOOT_ID")}
-	// accounts gives systemd no orders, and leave works without it.
-	if verb != "accounts" && (verb != "leave" || systemd.Running()) {
-		connect := func(ctx context.Context) (*systemd.Conn, error) { return systemd.Connect(ctx) }
-		if verb == "rollback" || verb == "recover" || verb == "leave" {
-			connect = systemd.ConnectPrivate
-		}
-		conn, err := connect(ctx)
-		if err != nil {
-			lines.Error(err)
-			return 1
-		}
+	conn, err := connect(ctx, verb)
+	if err != nil {
+		lines.Error(err)
+		return 1
+	}
+	if conn != nil {
 		defer conn.Close()
 		s.Systemd = conn
 	}
@@ -103,6 +98,18 @@ func run(args []string) int {
 	return 0
 }
 
+// connect returns a connection to systemd, or nil for a verb that needs none. What ends a trial
+// or a package works without the bus.
+func connect(ctx context.Context, verb string) (*systemd.Conn, error) {
+	switch {
+	case verb == "accounts", verb == "leave" && !systemd.Running():
+		return nil, nil
+	case verb == "rollback", verb == "recover", verb == "leave":
+		return systemd.ConnectPrivate(ctx)
+	}
+	return systemd.Connect(ctx)
+}
+
 // late is when the sender runs once more. A notice that comes while it ends would wait for
 // the next attempt.
 const late = 2 * time.Minute
@@ -112,31 +119,7 @@ func tell(s *swap.Swapper, ctx context.Context, name string) error {
 	i := inform.Informer{Tree: s.Tree, Targets: s.Targets, Metrics: os.Getenv("MACHINEMON_METRICS"), Wake: func(name string) error {
 		return errors.Join(s.Systemd.Arm(ctx, systemd.NotifyTimer(name), late), s.Systemd.Queue(ctx, systemd.NotifyUnit(name)))
 	}}
-	return errors.Join(i.Inform(name), unlock(ctx, s, name))
-}
-
-// unlock has the lock of the fleet given back, if an attempt holds it and no timer will do so.
-// The unit is skipped while the attempt is under way: its end calls this again.
-func unlock(ctx context.Context, s *swap.Swapper, name string) error {
-	l, err := s.Tree.FleetLock(name)
-	if err != nil || l == nil {
-		return err
-	}
-	timers, err := s.Systemd.Alive(ctx, systemd.UnlockTimer(name))
-	if err != nil || len(timers) > 0 {
-		return err
-	}
-	return s.Systemd.Queue(ctx, systemd.UnlockUnit(name))
-}
-
-// unlockLater is called after a try to give the lock of the fleet back. If that has failed, it has
-// it tried again, after a minute and later after up to ten.
-func unlockLater(s *swap.Swapper, ctx context.Context, name string) error {
-	l, err := s.Tree.FleetLock(name)
-	if err != nil || l == nil {
-		return err
-	}
-	return s.Systemd.Arm(ctx, systemd.UnlockTimer(name), min(max(l.Tried.Sub(l.Failing), time.Minute), 10*time.Minute))
+	return errors.Join(i.Inform(name), s.QueueUnlock(ctx, name))
 }
 
 // ofUser runs a verb that needs neither root nor systemd, and returns its exit status.

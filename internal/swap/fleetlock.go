@@ -2,6 +2,7 @@ package swap
 
 import (
 	"context"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
@@ -31,6 +32,30 @@ func (s *Swapper) MayUnlock(ctx context.Context, name string) error {
 		return state.Fail(state.ResultNotAttempted, "%s keeps the lock of the fleet: a trial is open", name)
 	}
 	return nil
+}
+
+// QueueUnlock has the lock of the fleet given back, if a target holds it and no timer will do
+// so. The unit is skipped while an attempt is under way, whose end calls this again.
+func (s *Swapper) QueueUnlock(ctx context.Context, name string) error {
+	l, err := s.Tree.FleetLock(name)
+	if err != nil || l == nil {
+		return err
+	}
+	timers, err := s.Systemd.Alive(ctx, systemd.UnlockTimer(name))
+	if err != nil || len(timers) > 0 {
+		return err
+	}
+	return s.Systemd.Queue(ctx, systemd.UnlockUnit(name))
+}
+
+// UnlockLater is called after a try to give the lock of the fleet back. If that has failed, it
+// has it tried again: after a minute, and later after up to ten.
+func (s *Swapper) UnlockLater(ctx context.Context, name string) error {
+	l, err := s.Tree.FleetLock(name)
+	if err != nil || l == nil {
+		return err
+	}
+	return s.Systemd.Arm(ctx, systemd.UnlockTimer(name), min(max(l.Tried.Sub(l.Failing), time.Minute), 10*time.Minute))
 }
 
 // lockedFor refuses an unattended attempt that does not hold the lock of the fleet, for

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinemon/machinemon-update/internal/state"
 )
@@ -106,6 +107,52 @@ func TestLeaveUnlocks(t *testing.T) {
 		const says = "agent: it holds the lock of http://lock (group web) as me, and cannot give it back: it is full (hint: give it back on that server)"
 		if strings.Contains(r.log.String(), says) != fails {
 			t.Errorf("it says\n%s", r.log)
+		}
+	}
+}
+
+// TestQueueUnlock: the end of an attempt gives the lock of the fleet back, unless a timer will.
+func TestQueueUnlock(t *testing.T) {
+	const unit, timer = "machinemon-unlock@agent.service", "machinemon-unlock@agent.timer"
+	r := newRig(t)
+	r.sys.alive = map[string][]string{}
+	queued := func(want int) {
+		t.Helper()
+		must(t, r.sw.QueueUnlock(t.Context(), "agent"))
+		if n := r.sys.called("queue " + unit); n != want {
+			t.Errorf("queued %d times, want %d", n, want)
+		}
+	}
+	queued(0) // it holds none
+	must(t, r.tree.SetFleetLock("agent", state.FleetLock{Attempt: "a1", URL: "http://lock", Group: "web"}))
+	queued(1)
+	r.sys.alive[timer] = []string{timer}
+	queued(1)
+	r.sys.fails["list "+timer] = errors.New("systemd does not answer")
+	if err := r.sw.QueueUnlock(t.Context(), "agent"); err == nil {
+		t.Error("it does not say that systemd does not answer")
+	}
+}
+
+// TestUnlockLater: a lock that cannot be given back is tried again, the later the longer that
+// fails.
+func TestUnlockLater(t *testing.T) {
+	const timer = "machinemon-unlock@agent.timer"
+	r := newRig(t)
+	must(t, r.sw.UnlockLater(t.Context(), "agent"))
+	if r.sys.called("arm "+timer) != 0 {
+		t.Error("it is tried again without a lock")
+	}
+	since := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct{ fails, after time.Duration }{
+		{0, time.Minute},
+		{5 * time.Minute, 5 * time.Minute},
+		{time.Hour, 10 * time.Minute},
+	} {
+		must(t, r.tree.SetFleetLock("agent", state.FleetLock{Attempt: "a1", URL: "http://lock", Group: "web", Failed: "it is full", Failing: since, Tried: since.Add(c.fails)}))
+		must(t, r.sw.UnlockLater(t.Context(), "agent"))
+		if r.sys.armed != c.after {
+			t.Errorf("after failing for %v it is tried again in %v, want %v", c.fails, r.sys.armed, c.after)
 		}
 	}
 }
