@@ -16,3 +16,13 @@ func refuse(pid int, errno syscall.Errno) error {
 	regs.Orig_rax, regs.Rax = ^uint64(0), -uint64(errno)
 	return unix.PtraceSetRegs(pid, &regs)
 }
+
+// answer replaces the result of the system call that a stopped thread has just made.
+func answer(pid int, errno syscall.Errno) error {
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
+		return err
+	}
+	regs.Rax = -uint64(errno)
+	return unix.PtraceSetRegs(pid, &regs)
+}

@@ -7,5 +7,6 @@ import (
 	"syscall"
 )
 
-// refuse is like that of amd64, whose registers are the only ones it knows.
+// refuse and answer are like those of amd64, whose registers are the only ones they know.
 func refuse(int, syscall.Errno) error { return errors.ErrUnsupported }
+func answer(int, syscall.Errno) error { return errors.ErrUnsupported }

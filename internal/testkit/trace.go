@@ -94,8 +94,9 @@ type Trace struct {
 	Watch  Watch
 	Counts func(Step) bool // whether a step counts
 	At     int             // the step at which something happens, from 1 on; 0 is none
-	// Errno is the error of that step, which is not made. Without one the process is
-	// killed before the step.
+	// Errno is the error of that step, which is not made, but for a close: Linux gives the
+	// file up whatever it returns, see close(2). Without an error the process is killed
+	// before the step.
 	Errno syscall.Errno
 }
 
@@ -122,7 +123,7 @@ func (tr Trace) Run(t testing.TB, cmd *exec.Cmd) (steps []Step, reached bool, en
 	}
 	Must(t, unix.PtraceSetOptions(main, unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_TRACESECCOMP|unix.PTRACE_O_EXITKILL))
 	Must(t, unix.PtraceCont(main, 0))
-	killed := false
+	killed, closing := false, 0
 	for {
 		pid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
 		if err == unix.EINTR {
@@ -135,7 +136,7 @@ func (tr Trace) Run(t testing.TB, cmd *exec.Cmd) (steps []Step, reached bool, en
 		if !ws.Stopped() {
 			continue
 		}
-		signal := 0
+		signal, resume := 0, unix.PtraceCont
 		switch s := ws.StopSignal(); {
 		case s == unix.SIGTRAP && ws.TrapCause() == unix.PTRACE_EVENT_SECCOMP:
 			step, ok := entered(pid)
@@ -150,14 +151,21 @@ func (tr Trace) Run(t testing.TB, cmd *exec.Cmd) (steps []Step, reached bool, en
 			if tr.Errno == 0 {
 				killed = true
 				Must(t, unix.Kill(main, unix.SIGKILL))
+			} else if step.Call == "close" {
+				closing, resume = pid, unix.PtraceSyscall // it stops again when the call ends
 			} else if err := refuse(pid, tr.Errno); err != nil {
+				t.Fatalf("cannot let a system call fail here: %v", err)
+			}
+		case s == unix.SIGTRAP && ws.TrapCause() == 0 && pid == closing:
+			closing = 0
+			if err := answer(pid, tr.Errno); err != nil {
 				t.Fatalf("cannot let a system call fail here: %v", err)
 			}
 		case s == unix.SIGTRAP && ws.TrapCause() > 0, s == unix.SIGSTOP: // SIGSTOP: a new thread
 		default:
 			signal = int(s)
 		}
-		if err := unix.PtraceCont(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) { // ESRCH: it was killed
+		if err := resume(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) { // ESRCH: it was killed
 			t.Fatal(err)
 		}
 	}
