@@ -198,8 +198,22 @@ func TestBeside(t *testing.T) {
 	one()
 	there(true)
 	two()
-	there(false)
+	for range 2 { // the first one has given the lock back
+		there(false)
+		must(t, os.Mkdir(dir, 0o700))
+	}
+	run := tree.Run
 	tree.Run = filepath.Join(dir, "nothing")
-	must(t, os.Mkdir(dir, 0o700))
 	there(false)
+	must(t, os.Mkdir(dir, 0o700))
+	tree.Run = run
+	lock := filepath.Join(run, "lock", beside)
+	must(t, os.Remove(lock))
+	must(t, os.Mkdir(lock, 0o700))
+	if err := tree.RemoveBeside(dir); err == nil {
+		t.Error("removed without the lock")
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
 }

@@ -271,6 +271,18 @@ func TestBeginSettles(t *testing.T) {
 			r.want(t, newFiles)
 		}
 	})
+	t.Run("alive, and an operator asks", func(t *testing.T) {
+		for _, step := range []string{"swap", "baseline"} {
+			r := newRig(t)
+			must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
+			r.sys.units[unitOf(step, "agent")] = systemd.Unit{Active: "activating"}
+			r.fails(t, "begin", state.ResultNotAttempted, "under way")
+			r.ended(t, "op-1", state.ResultNotAttempted, "under way", unitOf(step, "agent"))
+			if req, err := r.tree.Request("agent"); err != nil || req != nil {
+				t.Errorf("%s: the request is %+v, %v", step, req, err)
+			}
+		}
+	})
 	t.Run("the operator's way back is not the schedule's to take", func(t *testing.T) {
 		r := newRig(t)
 		must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbRollback}))

@@ -17,7 +17,7 @@ func (b *beginning) mayInstall(ctx context.Context) (policy.Decision, error) {
 	if d := policy.Decide(k); d.Refused() {
 		return d, nil
 	}
-	if b.status.Installed != nil && !b.asked() {
+	if b.status.Installed != nil {
 		k.Changed = !installed.UnchangedSince(b.status.Installed, b.order.Looked)
 	}
 	return b.decideWithUnits(ctx, k, b.target)

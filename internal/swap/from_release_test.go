@@ -144,6 +144,9 @@ func TestUnrun(t *testing.T) {
 	if got := r.last(t).Warning; !strings.HasPrefix(got, "agent-update of v5 is not run, and it differs from that of v4") || !strings.Contains(got, "read it in the archive agent.tar.gz") {
 		t.Errorf("the warning is %q", got)
 	}
+	if strings.Contains(r.log.String(), "is not kept") {
+		t.Errorf("log:\n%s", r.log)
+	}
 	// An update to a release without it, and the way back.
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
 	r.step(t, "swap")

@@ -21,6 +21,7 @@ type kind struct {
 	rolls   []string // those that the rollback makes
 	idle    map[string]string
 	pids    map[string]uint32
+	before  map[string]systemd.Unit // how the units are just before the files are replaced
 	judged  map[string]systemd.Unit // how the units are when the trial is judged
 	refused string                  // why the commit is refused then; "" if it is not
 	alive   []string                // the instances of a template that run
@@ -65,6 +66,9 @@ func kinds() map[string]kind {
 		"no unit": {unit: "unit = ''", begins: nil, rolls: nil},
 		"a oneshot": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", oneshot("1st"))},
 			idle: map[string]string{"agent.service": "1st"}},
+		"a oneshot, and a run of the old program fails": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", oneshot("1st"))},
+			before: map[string]systemd.Unit{"agent.service": at("failed", "failed", oneshot("2nd"))},
+			idle:   map[string]string{"agent.service": "2nd"}},
 		"a oneshot, and its run fails": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", oneshot("1st"))},
 			idle:   map[string]string{"agent.service": "1st"},
 			judged: map[string]systemd.Unit{"agent.service": at("failed", "failed", oneshot("2nd"))}, refused: "agent.service is failed"},
@@ -72,6 +76,9 @@ func kinds() map[string]kind {
 			idle:   map[string]string{"agent.service": "1st"},
 			judged: map[string]systemd.Unit{"agent.service": at("active", "running", func(u *systemd.Unit) { triggered(u); u.Invocation = "2nd" }), "agent.socket": at("active", "listening", nil)},
 			rolls:  []string{"stop agent.service"}},
+		"waits for its socket, and has run": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", triggered), "agent.socket": at("active", "listening", nil)},
+			idle:   map[string]string{"agent.service": "1st"},
+			judged: map[string]systemd.Unit{"agent.service": at("inactive", "dead", func(u *systemd.Unit) { triggered(u); u.Invocation = "2nd" }), "agent.socket": at("active", "listening", nil)}},
 		"waits for its timer": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", by("agent.timer")), "agent.timer": at("active", "waiting", nil)},
 			idle: map[string]string{"agent.service": "1st"}},
 		"waits for its timer, and its run fails": {unit: "unit = 'agent.service'", units: map[string]systemd.Unit{"agent.service": at("inactive", "dead", by("agent.timer")), "agent.timer": at("active", "waiting", nil)},
@@ -123,6 +130,7 @@ func (k kind) trialOf(t *testing.T) *rig {
 	for name, u := range k.units {
 		r.sys.units[name] = u
 	}
+	r.sys.on["arm machinemon-deadline@agent.timer"] = func() { maps.Copy(r.sys.units, k.before) }
 	if k.alive != nil {
 		r.sys.alive = map[string][]string{"agent@*.service": k.alive}
 	}

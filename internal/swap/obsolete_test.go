@@ -46,6 +46,24 @@ func TestGoneCannotGo(t *testing.T) {
 	}
 }
 
+// TestGoneReloads: systemd reads its unit files again if one has gone, and only then.
+func TestGoneReloads(t *testing.T) {
+	for file, reloads := range map[string]int{"bin:agent-a": 0, "unit:agent-a.service": 1} {
+		r := newRig(t)
+		r.listing(t)
+		_, name, _ := strings.Cut(file, ":")
+		r.installs(t, "a1", "v2", 2, with(release2, file, name))
+		r.offer(t, "a2", "v3", 3, release3)
+		r.step(t, "swap")
+		r.gate(t, "a2", state.FindingHealthy, "")
+		r.sys.calls = nil
+		r.step(t, "commit")
+		if got := r.sys.called("reload"); got != reloads {
+			t.Errorf("%s: reloaded %d times, want %d\n%s", file, got, reloads, r.log)
+		}
+	}
+}
+
 // TestGoneIsTheirs checks that an obsolete file stays if it is a link now, or if another
 // target names it.
 func TestGoneIsTheirs(t *testing.T) {

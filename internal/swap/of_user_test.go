@@ -255,6 +255,9 @@ func TestOfUserRefused(t *testing.T) {
 		want   state.Result
 		says   string
 	}{
+		{"the unit runs as another user", func(t *testing.T, r *rig) {
+			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242, User: "bob", UID: 4321}
+		}, state.ResultMisconfigured, ", and agent.service runs as user 4321"},
 		{"the unit runs as root", func(t *testing.T, r *rig) {
 			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: 4242}
 		}, state.ResultMisconfigured, "cannot install a program in a user's directory: others than root can write there, and agent.service runs as root"},
@@ -288,6 +291,10 @@ func TestOfUserRefused(t *testing.T) {
 				r := newUserRig(t, place)
 				row.change(t, r)
 				before := r.installed(t)["bin/agent"]
+				if row.want == state.ResultMisconfigured { // nothing is downloaded then
+					must(t, r.tree.SetRequest("agent", state.Request{Attempt: "op-1", Verb: state.VerbApply}))
+					r.fails(t, "begin", row.want, row.says)
+				}
 				r.agent2(t)
 				r.fails(t, "swap", row.want, row.says)
 				if now := r.installed(t)["bin/agent"]; now != before {
@@ -348,6 +355,16 @@ func TestOfUserStranded(t *testing.T) {
 				t.Errorf("%+v is kept, %v", st.Previous, err)
 			}
 		})
+	}
+}
+
+// TestOfUserUnchanged: a kept release stays that has the user's program as it is, and no backup.
+func TestOfUserUnchanged(t *testing.T) {
+	r := newHomeRig(t)
+	must(t, r.tree.SetStatus(state.RoleSwap, "agent", state.Status{Previous: &state.Release{Version: "v0", Files: []state.File{{To: r.sys.home, SHA256: sum("agent 1")}}}}))
+	r.step(t, "begin")
+	if got := r.status(t).Previous; got == nil || got.Version != "v0" {
+		t.Errorf("%+v is kept\n%s", got, r.log)
 	}
 }
 

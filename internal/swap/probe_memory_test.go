@@ -162,6 +162,33 @@ func TestWeigh(t *testing.T) {
 	}
 }
 
+// TestUnchanged: the release is no worse only if the probe failed before it, too, and fails with
+// the old one again.
+func TestUnchanged(t *testing.T) {
+	const blamed = "tcp 127.0.0.1:1"
+	other := state.ProbeResult{Probe: "tcp 127.0.0.1:2", Key: "2"}
+	passes := other
+	passes.Passed = true
+	for _, c := range []struct {
+		name          string
+		before, after *state.Baseline
+		want          string
+	}{
+		{"fails as before", stands(answers(false)), stands(answers(false)), blamed},
+		{"passed before", stands(answers(true)), stands(answers(false)), ""},
+		{"passes again", stands(answers(false)), stands(answers(true)), ""},
+		{"nobody looked before", nil, stands(answers(false)), ""},
+		{"nobody looked after", stands(answers(false)), nil, ""},
+		{"another passes again", stands(answers(false), other), stands(answers(false), passes), ""},
+		{"another fails still", stands(answers(false), other), stands(answers(false), other), blamed},
+	} {
+		report := state.Report{Blamed: blamed, Probes: []state.ProbeResult{answers(false), other}}
+		if got := unchanged(report, c.before, c.after); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // TestLearnFromTrial checks that a probe that passes in or after a trial is trusted from
 // then on, and that a probe that proves nothing leaves the release unproven.
 func TestLearnFromTrial(t *testing.T) {

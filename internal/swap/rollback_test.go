@@ -336,6 +336,20 @@ func TestNoLook(t *testing.T) {
 	}
 }
 
+// TestFailedBefore: a unit that had failed before need not run after the rollback, even if
+// nobody looked.
+func TestFailedBefore(t *testing.T) {
+	r := newRig(t)
+	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed", Sub: "failed"}
+	r.offer(t, "a1", "v2", 2, release2)
+	must(t, look(r.tree, state.Baseline{Attempt: "another"}))
+	r.step(t, "swap")
+	r.gate(t, "a1", state.FindingBad, "it is bad")
+	r.sys.after = state.Baseline{Detail: "failed"}
+	r.step(t, "rollback")
+	r.ended(t, "a1", state.ResultRolledBack)
+}
+
 // word leaves the operator's word on a trial whose rollback failed.
 func (r *rig) word(t *testing.T, v state.Verb) {
 	t.Helper()

@@ -219,6 +219,20 @@ func TestTreeRollsBack(t *testing.T) {
 	}
 }
 
+// TestTreeGoesForth: a bad kept tree makes room again for the one that it replaced.
+func TestTreeGoesForth(t *testing.T) {
+	r := newRig(t)
+	r.withTree(t, keepLine, oldTreeFiles)
+	r.installs(t, "a1", "v2", 2, withPublished(release2, "2", publishedTree))
+	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "b1", Verb: state.VerbRollback}))
+	r.step(t, "swap")
+	r.gate(t, "b1", state.FindingBad, "it is bad")
+	r.step(t, "rollback")
+	r.ended(t, "b1", state.ResultRolledBack)
+	r.wantTree(t, newTreeFiles)
+	r.closed(t)
+}
+
 // TestTreeWithoutContents: without the manifest's contents the verifier's word counts, as for
 // single files.
 func TestTreeWithoutContents(t *testing.T) {
@@ -274,6 +288,39 @@ func TestTreeByOthers(t *testing.T) {
 		r.fails(t, "swap", state.ResultRefused, "cannot go back: the backup "+kept+" was changed")
 		r.wantTree(t, publishedTree)
 	})
+}
+
+// TestSpare: a tree that still has something that is kept is not removed with the trial.
+func TestSpare(t *testing.T) {
+	for _, c := range []struct {
+		name, makes string
+		aside       bool
+		fails       string
+	}{
+		{"none of it", "", false, ""},
+		{"the second of two", "staged/conf/custom.ini", true, ""},
+		{"what cannot be read", "staged/conf", false, "cannot move "},
+	} {
+		r := newRig(t)
+		staged, aside := r.at("opt/staged"), r.at("opt/app.aside-a1")
+		must(t, os.MkdirAll(r.at("opt/app"), 0o755))
+		must(t, os.MkdirAll(staged, 0o755))
+		if c.fails != "" {
+			must(t, os.WriteFile(r.at("opt/"+c.makes), nil, 0o600))
+		} else if c.makes != "" {
+			must(t, os.MkdirAll(r.at("opt/"+c.makes), 0o755))
+		}
+		err := r.sw.spare(&state.Journal{Target: "agent", Attempt: "a1", Changes: []state.Change{{Kind: state.KindReplace, To: r.at("bin/agent")},
+			{Kind: state.KindReplace, To: r.at("opt/app"), Staged: staged, Tree: &state.TreeChange{Kept: []string{"data", "conf/custom.ini"}}}}})
+		if (err != nil) != (c.fails != "") || err != nil && !strings.HasPrefix(err.Error(), c.fails) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for path, want := range map[string]bool{staged: !c.aside, aside: c.aside, aside + "/conf/custom.ini": c.aside} {
+			if _, err := os.Lstat(path); (err == nil) != want {
+				t.Errorf("%s: %s: %v", c.name, path, err)
+			}
+		}
+	}
 }
 
 // TestTreeKilled is TestKilled for a release with a tree: a kill or a power cut between any

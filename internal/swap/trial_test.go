@@ -414,7 +414,19 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// TestPreflightAsNobody checks that the user of the pre-flight must be able to run it.
+// TestPreflightInPlace: what a rollback would restore, and the release does not bring, runs
+// where it is.
+func TestPreflightInPlace(t *testing.T) {
+	r := newRig(t)
+	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("etc/config")))
+	r.sys.tried = systemd.SandboxResult{Output: "v2"}
+	r.offer(t, "a1", "v2", 2, release2)
+	r.step(t, "swap")
+	if got := r.sys.trial.Argv; !slices.Equal(got, []string{r.at("etc/config"), "--version"}) {
+		t.Errorf("the pre-flight ran %q", got)
+	}
+}
+
 // TestPreflightOfDropping: a file that the release does not have any more is put over nothing.
 func TestPreflightOfDropping(t *testing.T) {
 	r := newRig(t)
@@ -435,6 +447,7 @@ func TestPreflightOfDropping(t *testing.T) {
 	r.holds(t, "bin/extra", "")
 }
 
+// TestPreflightAsNobody checks that the user of the pre-flight must be able to run it.
 func TestPreflightAsNobody(t *testing.T) {
 	r := newRig(t)
 	r.configure(t, fmt.Sprintf("version_command = [%q, '--version']\n", r.at("bin/agent")))

@@ -212,7 +212,7 @@ func open(ctx context.Context, address string, limit time.Duration, greet func(*
 func lost(err error) bool {
 	// net.ErrClosed: [Conn.drop] has closed it under a call.
 	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET,
-		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT, syscall.ENOTCONN} {
+		syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT} {
 		if errors.Is(err, end) {
 			return true
 		}
