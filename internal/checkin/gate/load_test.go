@@ -13,18 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/testkit"
 )
-
-// clients is the number of known clients.
-const clients = 100_000
 
 // TestServe is not a test but the process under load, which other tests start with PART
 // set. It ends at the end of its standard input.
@@ -85,15 +80,21 @@ func tagged(files http.Handler) http.Handler {
 }
 
 // null is an upstream that answers with as little work as possible. Only administrators may
-// read its settings.
+// read its settings. To a check-in it answers with the client's ID.
 func null(w http.ResponseWriter, r *http.Request) {
-	io.Copy(io.Discard, r.Body)
 	if r.URL.Path == "/api/v1/admin/settings" && r.Header.Get("Authorization") == "" {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	body, _ := io.ReadAll(r.Body)
+	_, after, found := bytes.Cut(body, []byte(`"client_id":"`))
+	id, _, _ := bytes.Cut(after, []byte(`"`))
 	w.Header().Set("Content-Type", "application/json")
-	io.WriteString(w, plainAnswer)
+	if !found {
+		io.WriteString(w, plainAnswer)
+		return
+	}
+	fmt.Fprintf(w, `{"client_id":"%s","next_checkin_seconds":120,"server_time":"2026-11-01T12:00:00Z"}`+"\n", id)
 }
 
 // process is a running TestServe.
@@ -193,66 +194,6 @@ func (p *process) cpu() time.Duration {
 		p.tb.Fatal(err)
 	}
 	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-// BenchmarkCheckIn compares check-ins through the gate with check-ins at upstream, and
-// through a proxy that does nothing else. With -benchtime=100000x all clients are known.
-func BenchmarkCheckIn(b *testing.B) {
-	request, err := os.ReadFile("testdata/request.json")
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, c := range []struct {
-		name   string
-		atOnce int
-		fresh  bool // one connection for each check-in, as with an agent that checks in every two minutes
-	}{{"1", 1, false}, {"1 new", 1, true}, {"64", 64, false}} {
-		up := start(b, "upstream")
-		g := gateBefore(b, up.url)
-		for _, to := range []struct {
-			name string
-			*process
-		}{{"direct", up}, {"proxy", start(b, "proxy", "UPSTREAM="+up.url)}, {"gate, " + kind, g}} {
-			b.Run(c.name+"/"+to.name, func(b *testing.B) {
-				var n atomic.Int64
-				took := make([]time.Duration, b.N)
-				before := to.cpu()
-				b.ResetTimer()
-				var workers sync.WaitGroup
-				for range c.atOnce {
-					workers.Go(func() {
-						client := &http.Client{Transport: &http.Transport{DisableKeepAlives: c.fresh}}
-						defer client.CloseIdleConnections()
-						for i := n.Add(1) - 1; i < int64(b.N); i = n.Add(1) - 1 {
-							id := fmt.Sprintf(`"client_id":"c-%d"`, i%clients)
-							body := bytes.Replace(request, []byte(`"client_id":"c-1"`), []byte(id), 1)
-							begun := time.Now()
-							resp, err := client.Post(to.url+"/api/v1/checkin", "application/json", bytes.NewReader(body))
-							if err != nil {
-								b.Error(err)
-								return
-							}
-							got, err := io.ReadAll(resp.Body)
-							resp.Body.Close()
-							took[i] = time.Since(begun)
-							if told := bytes.Contains(got, []byte("update_version")); err != nil || told != (to.process == g) {
-								b.Errorf("%s, %v", got, err)
-								return
-							}
-						}
-					})
-				}
-				workers.Wait()
-				b.StopTimer()
-				slices.Sort(took)
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "check-ins/s")
-				b.ReportMetric(float64(took[b.N/2].Microseconds()), "p50-µs")
-				b.ReportMetric(float64(took[b.N*99/100].Microseconds()), "p99-µs")
-				b.ReportMetric(float64((to.cpu()-before).Microseconds())/float64(b.N), "cpu-µs/op")
-				b.ReportMetric(float64(to.memory("VmRSS"))/1e6, "MB")
-			})
-		}
-	}
 }
 
 // TestIdleConnections checks that idle connections cost little memory and delay no
