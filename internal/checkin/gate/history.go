@@ -2,7 +2,6 @@ package gate
 
 import (
 	"context"
-	"database/sql"
 	"slices"
 	"time"
 
@@ -25,19 +24,16 @@ type attempt struct {
 var uneventful = []state.Result{state.ResultCurrent, state.ResultAvailable, state.ResultNotAttempted, state.ResultHandedOn, state.ResultOnTrial}
 
 // remember writes the last attempt of a report into the client's history.
-func remember(ctx context.Context, tx *sql.Tx, r report) error {
+func (w *writer) remember(ctx context.Context, r report) error {
 	if r.Result == "" || r.Attempted.IsZero() || slices.Contains(uneventful, state.Result(r.Result)) {
 		return nil
 	}
-	inserted, err := tx.ExecContext(ctx, "INSERT INTO attempts (client_id, ended, result, version, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (client_id, ended) DO NOTHING",
+	n, err := w.exec(ctx, "INSERT INTO attempts (client_id, ended, result, version, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (client_id, ended) DO NOTHING",
 		r.ClientID, r.Attempted.Unix(), r.Result, r.ResultVersion, r.Reason)
-	if err != nil {
+	if n == 0 {
 		return err
 	}
-	if n, err := inserted.RowsAffected(); n == 0 {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, "DELETE FROM attempts WHERE client_id = $1 AND ended < (SELECT ended FROM attempts WHERE client_id = $2 ORDER BY ended DESC LIMIT 1 OFFSET $3)",
+	_, err = w.exec(ctx, "DELETE FROM attempts WHERE client_id = $1 AND ended < (SELECT ended FROM attempts WHERE client_id = $2 ORDER BY ended DESC LIMIT 1 OFFSET $3)",
 		r.ClientID, r.ClientID, keptAttempts-1)
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,10 +24,15 @@ func (s *store) insertReports(ctx context.Context, reports []report) (err error)
 		return err
 	}
 	defer tx.Rollback()
+	w := &writer{tx, map[string]*sql.Stmt{}}
 	reports = newest(reports)
+	before, err := s.toldBefore(ctx, tx, reports)
+	if err != nil {
+		return err
+	}
 	all := make([]class, len(reports))
 	for i, r := range reports {
-		told, err := remindTold(ctx, tx, r)
+		told, err := w.remindTold(ctx, r, before[r.ClientID])
 		if err != nil {
 			return err
 		}
@@ -40,19 +44,12 @@ func (s *store) insertReports(ctx context.Context, reports []report) (err error)
 	if err != nil {
 		return err
 	}
-	var statements [3]*sql.Stmt
-	for i, text := range []string{updateSame, updateAttempt, upsert} {
-		if statements[i], err = tx.PrepareContext(ctx, text); err != nil {
-			return err
-		}
-		defer statements[i].Close()
-	}
 	for i, r := range reports {
 		id, is := known[all[i]]
 		if !is {
 			id = fresh[all[i]]
 		}
-		if err := write(ctx, tx, statements, r, id); err != nil {
+		if err := w.write(ctx, r, id); err != nil {
 			return err
 		}
 	}
@@ -63,27 +60,47 @@ func (s *store) insertReports(ctx context.Context, reports []report) (err error)
 	return nil
 }
 
-// write writes a report of a class, by the cheapest of the statements that applies.
-func write(ctx context.Context, tx *sql.Tx, statements [3]*sql.Stmt, r report, class int64) error {
-	for i, like := range statements[:2] {
-		updated, err := like.ExecContext(ctx, r.Seen.Unix(), r.Target, r.Reason, r.Lot, r.ClientID, r.Hostname, unixSeconds(r.Attempted), class)
-		if err != nil {
-			return err
+// writer writes reports in one transaction. It prepares each statement when it first needs
+// it: to parse one takes a database longer than to execute it.
+type writer struct {
+	tx       *sql.Tx
+	prepared map[string]*sql.Stmt // they end with the transaction
+}
+
+// exec executes a statement, and returns how many rows it has changed.
+func (w *writer) exec(ctx context.Context, text string, args ...any) (int64, error) {
+	statement := w.prepared[text]
+	if statement == nil {
+		var err error
+		if statement, err = w.tx.PrepareContext(ctx, text); err != nil {
+			return 0, err
 		}
-		switch n, err := updated.RowsAffected(); {
+		w.prepared[text] = statement
+	}
+	changed, err := statement.ExecContext(ctx, args...)
+	if err != nil {
+		return 0, err
+	}
+	return changed.RowsAffected()
+}
+
+// write writes a report of a class, by the cheapest of the statements that applies.
+func (w *writer) write(ctx context.Context, r report, class int64) error {
+	for i, like := range []string{updateSame, updateAttempt} {
+		switch n, err := w.exec(ctx, like, r.Seen.Unix(), r.Target, r.Reason, r.Lot, r.ClientID, r.Hostname, unixSeconds(r.Attempted), class); {
 		case err != nil:
 			return err
 		case n > 0 && i == 0:
 			return nil // its attempt is in the history already
 		case n > 0:
-			return remember(ctx, tx, r)
+			return w.remember(ctx, r)
 		}
 	}
-	if _, err := statements[2].ExecContext(ctx, r.ClientID, r.Hostname, r.OS, r.Arch, r.Version, r.Seen.Unix(), r.Target, r.Result, r.ResultVersion, r.Reason, r.Rejected,
+	if _, err := w.exec(ctx, upsert, r.ClientID, r.Hostname, r.OS, r.Arch, r.Version, r.Seen.Unix(), r.Target, r.Result, r.ResultVersion, r.Reason, r.Rejected,
 		unixSeconds(r.Attempted), boolToInt(r.Held), r.Lot, class); err != nil {
 		return err
 	}
-	return remember(ctx, tx, r)
+	return w.remember(ctx, r)
 }
 
 // newer is the condition under which a report replaces a client's older one. A newer report,
@@ -113,24 +130,55 @@ var upsert = func() string {
 const upsertTold = "INSERT INTO told (client_id, version, since, seen) VALUES ($1, $2, $3, $4) ON CONFLICT (client_id) DO UPDATE SET " +
 	"version = excluded.version, since = excluded.since, seen = excluded.seen"
 
-// remindTold records of which version the gate told a client. It returns that unless the
-// client was told for longer than reaction.
-func remindTold(ctx context.Context, tx *sql.Tx, r report) (told string, err error) {
+// told is of which version a client was told last, and since when.
+type told struct {
+	version string
+	since   int64
+}
+
+// toldBefore reads what those clients were told that are told of a release now. To ask for
+// each of them would take PostgreSQL a round trip.
+func (s *store) toldBefore(ctx context.Context, tx *sql.Tx, reports []report) (map[string]told, error) {
+	before := map[string]told{}
+	var clients []string
+	for _, r := range reports {
+		if r.Told != "" {
+			clients = append(clients, r.ClientID)
+		}
+	}
+	if len(clients) == 0 {
+		return before, nil
+	}
+	rows, err := tx.QueryContext(ctx, "SELECT client_id, version, since FROM told WHERE "+s.in("client_id", "$1"), s.array(clients))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var t told
+		if err := rows.Scan(&id, &t.version, &t.since); err != nil {
+			return nil, err
+		}
+		before[id] = t
+	}
+	return before, rows.Err()
+}
+
+// remindTold records of which version the gate told a client, unless it did so before. It
+// returns that version, unless the client was told for longer than reaction.
+func (w *writer) remindTold(ctx context.Context, r report, before told) (version string, err error) {
 	if r.Told == "" {
 		return "", nil
 	}
-	since := r.Seen.Unix()
-	err = tx.QueryRowContext(ctx, "SELECT version, since FROM told WHERE client_id = $1", r.ClientID).Scan(&told, &since)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return "", err
-	}
-	if told != r.Told {
-		since = r.Seen.Unix()
-		if _, err := tx.ExecContext(ctx, upsertTold, r.ClientID, r.Told, since, since); err != nil {
+	now := r.Seen.Unix()
+	if before.version != r.Told {
+		before.since = now
+		if _, err := w.exec(ctx, upsertTold, r.ClientID, r.Told, now, now); err != nil {
 			return "", err
 		}
 	}
-	if r.Seen.Unix()-since > int64(reaction/time.Second) {
+	if now-before.since > int64(reaction/time.Second) {
 		return "", nil
 	}
 	return r.Told, nil
