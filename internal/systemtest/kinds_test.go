@@ -23,7 +23,7 @@ type kinds struct {
 // is left of the kind before.
 func (k *kinds) begin(target string, units map[string]string, start ...string) {
 	k.t.Helper()
-	k.must("sh", "-c", "systemctl stop 'testd*.socket' 'testd*.timer' 'testd*.service' 'worker.service'; systemctl reset-failed; "+
+	k.must("sh", "-c", "systemctl stop 'testd*.socket' 'testd*.timer' 'testd*.service' 'worker*.service'; systemctl reset-failed; "+
 		"rm -f /etc/systemd/system/testd* /etc/systemd/system/worker* /var/lib/machinemon-update/*/testd/status.json /usr/local/bin/.machinemon-update/*")
 	for _, name := range []string{"client-manifest.json", "testd-linux-amd64.tar.gz"} {
 		if err := os.Remove(filepath.Join(k.dir, name)); !errors.Is(err, fs.ErrNotExist) {
