@@ -12,6 +12,19 @@ import (
 // unit's type, then for the one of all units, with all their properties that may change.
 const changed = "org.freedesktop.DBus.Properties.PropertiesChanged"
 
+// primary returns the object and the name that systemd's signals have for a unit, since the
+// given name may be an alias. If systemd knows no such unit, the request for its job says so.
+func (l *link) primary(ctx context.Context, unit string) (path godbus.ObjectPath, id string) {
+	err := l.call(ctx, "LoadUnit", unit).Store(&path)
+	if err == nil {
+		err = l.raw.Object(service, path).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, service+".Unit", "Id").Store(&id)
+	}
+	if err != nil {
+		return godbus.ObjectPath("/org/freedesktop/systemd1/unit/" + dbus.PathBusEscape(unit)), unit
+	}
+	return path, id
+}
+
 // watch waits for changes of the watched units, and for the return of a systemd that has
 // executed itself again.
 func (c *Conn) watch(ctx context.Context, l *link) error {
@@ -20,7 +33,8 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 	}
 	var paths []godbus.ObjectPath
 	for _, unit := range c.watched {
-		paths = append(paths, godbus.ObjectPath("/org/freedesktop/systemd1/unit/"+dbus.PathBusEscape(unit)))
+		path, _ := l.primary(ctx, unit)
+		paths = append(paths, path)
 	}
 	signals := make(chan *godbus.Signal, 64)
 	l.raw.Signal(signals)
@@ -78,5 +92,6 @@ func (l *link) expect(ctx context.Context, unit string) error {
 	if !l.bus {
 		return nil
 	}
-	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, unit))...)
+	_, id := l.primary(ctx, unit)
+	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, id))...)
 }
