@@ -108,6 +108,19 @@ func TestKindsOfUnits(t *testing.T) {
 		k.apply(2, "cannot judge testd: testd.service is idle, and the target has no command that shows whether a release works (hint: set health.version_command)")
 		k.installed("1.1.0")
 	})
+	k.step("an alias", func() {
+		const own = "/etc/systemd/system/"
+		k.begin("unit = \"testd-alias.service\"\n"+header+probe, map[string]string{"testd.service": testdUnit})
+		k.must("ln", "-s", "testd.service", own+"testd-alias.service")
+		k.must("systemctl", "daemon-reload")
+		k.must("systemctl", "start", "testd.service")
+		k.offers("1.1.0", "")
+		k.apply(0, "committed 1.1.0 (was 1.0.0)")
+		k.serves(testdAddress, "1.1.0")
+		k.offers("1.2.0", "exit1-at-once")
+		k.apply(4, "rolled back 1.2.0")
+		k.serves(testdAddress, "1.1.0")
+	})
 	k.step("a socket's service", func() {
 		k.begin("unit = \"testd.service\"\n"+header+probe, map[string]string{"testd.service": testdUnit, "testd.socket": "[Socket]\nListenStream=" + testdAddress + "\n"}, "testd.socket")
 		k.offers("1.1.0", "")
