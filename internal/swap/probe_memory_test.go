@@ -177,8 +177,8 @@ func TestUnchanged(t *testing.T) {
 		{"fails as before", stands(answers(false)), stands(answers(false)), blamed},
 		{"passed before", stands(answers(true)), stands(answers(false)), ""},
 		{"passes again", stands(answers(false)), stands(answers(true)), ""},
-		{"nobody looked before", nil, stands(answers(false)), ""},
-		{"nobody looked after", stands(answers(false)), nil, ""},
+		{"not examined before", nil, stands(answers(false)), ""},
+		{"not examined after", stands(answers(false)), nil, ""},
 		{"another passes again", stands(answers(false), other), stands(answers(false), passes), ""},
 		{"another fails still", stands(answers(false), other), stands(answers(false), other), blamed},
 	} {

@@ -336,8 +336,8 @@ func TestNoLook(t *testing.T) {
 	}
 }
 
-// TestFailedBefore: a unit that had failed before need not run after the rollback, even if
-// nobody looked.
+// TestFailedBefore: a unit that had failed before the trial need not run after the rollback, even
+// without a baseline.
 func TestFailedBefore(t *testing.T) {
 	r := newRig(t)
 	r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "failed", Sub: "failed"}
