@@ -46,9 +46,9 @@ func (s *Swapper) ask(ctx context.Context, name string, n int) error {
 // listen starts the path unit for directives if it is dead, unless the operator masked
 // it. It only logs an error, because an attempt does not need that unit.
 func (s *Swapper) listen(ctx context.Context, name string) {
-	u, err := s.Systemd.Unit(ctx, pathOf("directive", name))
-	if err == nil && u.Load == "loaded" && u.Active != "active" {
-		err = s.revive(ctx, name, "directive", u)
+	all, err := s.Systemd.Units(ctx, pathOf("directive", name))
+	if err == nil && all[0].Load == "loaded" && all[0].Active != "active" {
+		err = s.revive(ctx, name, "directive", all[0])
 	}
 	if err != nil {
 		s.logf("%s: nothing watches for directives: %v", name, err)

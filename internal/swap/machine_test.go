@@ -126,6 +126,17 @@ func (m *machine) Unit(_ context.Context, name string) (systemd.Unit, error) {
 	return u, nil
 }
 
+func (m *machine) Units(ctx context.Context, names ...string) (all []systemd.Unit, err error) {
+	for _, name := range names {
+		u, err := m.Unit(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, systemd.Unit{Name: u.Name, Load: u.Load, Active: u.Active, Sub: u.Sub, Job: u.Job})
+	}
+	return all, nil
+}
+
 func (m *machine) Processes(context.Context, string) ([]int, error) {
 	return append([]int{int(m.pid)}, m.group...), m.fails["processes agent.service"]
 }

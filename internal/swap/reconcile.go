@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,16 +18,15 @@ var workers = []string{"verify", "fetch-full", "baseline", "swap", "health-gate"
 
 // underWay returns the first of these services that is at work, or nil if none is.
 func (s *Swapper) underWay(ctx context.Context, name string, steps []string) (*systemd.Unit, error) {
+	var names []string
 	for _, step := range steps {
-		u, err := s.Systemd.Unit(ctx, unitOf(step, name))
-		if err != nil {
-			return nil, err
-		}
-		if !u.Settled() {
-			return &u, nil
-		}
+		names = append(names, unitOf(step, name))
 	}
-	return nil, nil
+	all, err := s.Systemd.Units(ctx, names...)
+	if i := slices.IndexFunc(all, func(u systemd.Unit) bool { return !u.Settled() }); err == nil && i >= 0 {
+		return &all[i], nil
+	}
+	return nil, err
 }
 
 // idle returns an error if one of these services is at work.
@@ -53,8 +53,16 @@ func (s *Swapper) settle(ctx context.Context, name string, unlocked func(do func
 	if err != nil {
 		return err
 	}
+	var paths []string
 	for _, p := range handovers {
-		if err := s.heal(ctx, name, p.role, p.step); err != nil {
+		paths = append(paths, pathOf(p.step, name))
+	}
+	all, err := s.Systemd.Units(ctx, paths...)
+	if err != nil {
+		return err
+	}
+	for i, p := range handovers {
+		if err := s.heal(ctx, name, p.role, p.step, all[i]); err != nil {
 			return err
 		}
 	}
@@ -99,19 +107,14 @@ func (s *Swapper) finish(ctx context.Context, name string) error {
 
 // heal clears the directory of a role whose entries are no longer waited for, and starts a
 // dead path unit again, because it would miss the next entry.
-func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string) error {
-	path := pathOf(step, name)
-	u, err := s.Systemd.Unit(ctx, path)
-	if err != nil {
-		return err
-	}
+func (s *Swapper) heal(ctx context.Context, name string, role state.Role, step string, u systemd.Unit) error {
 	if u.Active == "active" {
 		pending, err := s.Tree.Pending(role, name)
 		if err != nil {
 			s.logf("%s: %v", name, err) // what cannot be read is cleared
 		}
 		if pending {
-			return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s has seen it)", path)
+			return state.Fail(state.ResultNotAttempted, "an attempt is under way already (%s has seen it)", u.Name)
 		}
 	}
 	s.clear(role, name)

@@ -166,17 +166,17 @@ func (s *Swapper) loosen(ctx context.Context, j *state.Journal, do func(context.
 
 // running returns the units that are active now.
 func (s *Swapper) running(ctx context.Context, names []string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	all, err := s.Systemd.Units(ctx, names...)
 	var active []string
-	for _, n := range names {
-		u, err := s.Systemd.Unit(ctx, n)
-		if err != nil {
-			return nil, err
-		}
+	for _, u := range all {
 		if u.Active == "active" {
-			active = append(active, n)
+			active = append(active, u.Name)
 		}
 	}
-	return active, nil
+	return active, err
 }
 
 var unitDirs = []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system"}

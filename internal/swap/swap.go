@@ -45,6 +45,7 @@ import (
 // Manager is what a swapper needs of systemd; *systemd.Conn implements it.
 type Manager interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
+	Units(ctx context.Context, names ...string) ([]systemd.Unit, error)
 	Processes(ctx context.Context, unit string) ([]int, error)
 	Alive(ctx context.Context, patterns ...string) ([]string, error)
 	Start(ctx context.Context, name string) error

@@ -2,7 +2,9 @@ package systemd
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
@@ -12,17 +14,14 @@ import (
 // unit's type, then for the one of all units, with all their properties that may change.
 const changed = "org.freedesktop.DBus.Properties.PropertiesChanged"
 
-// primary returns the object and the name that systemd's signals have for a unit, since the
-// given name may be an alias. If systemd knows no such unit, the request for its job says so.
-func (l *link) primary(ctx context.Context, unit string) (path godbus.ObjectPath, id string) {
-	err := l.call(ctx, "LoadUnit", unit).Store(&path)
-	if err == nil {
-		err = l.raw.Object(service, path).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, service+".Unit", "Id").Store(&id)
+// primary returns the objects and the names that systemd's signals have for units, since the
+// given names may be aliases.
+func (l *link) primary(ctx context.Context, names ...string) ([]dbus.UnitStatus, error) {
+	all, err := l.sd.ListUnitsByNamesContext(ctx, names)
+	if err == nil && len(all) != len(names) {
+		err = fmt.Errorf("systemd lists %d of the units %s", len(all), strings.Join(names, ", "))
 	}
-	if err != nil {
-		return godbus.ObjectPath("/org/freedesktop/systemd1/unit/" + dbus.PathBusEscape(unit)), unit
-	}
-	return path, id
+	return all, err
 }
 
 // watch waits for changes of the watched units, and for the return of a systemd that has
@@ -32,9 +31,14 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 		return nil
 	}
 	var paths []godbus.ObjectPath
-	for _, unit := range c.watched {
-		path, _ := l.primary(ctx, unit)
-		paths = append(paths, path)
+	if len(c.watched) > 0 {
+		all, err := l.primary(ctx, c.watched...)
+		if err != nil {
+			return err
+		}
+		for _, u := range all {
+			paths = append(paths, u.Path)
+		}
 	}
 	signals := make(chan *godbus.Signal, 64)
 	l.raw.Signal(signals)
@@ -92,6 +96,9 @@ func (l *link) expect(ctx context.Context, unit string) error {
 	if !l.bus {
 		return nil
 	}
-	_, id := l.primary(ctx, unit)
-	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, id))...)
+	all, err := l.primary(ctx, unit)
+	if err != nil {
+		return err
+	}
+	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, all[0].Name))...)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/machinemon/machinemon-update/internal/testkit"
@@ -31,10 +32,25 @@ func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
 	return f
 }
 
+// ListUnitsByNames knows one alias.
+func (f *fakeManager) ListUnitsByNames(names []string) (all []dbus.UnitStatus, _ *godbus.Error) {
+	for _, name := range names {
+		if name == "alias.service" {
+			name = "fetch@agent-1.service"
+		}
+		all = append(all, dbus.UnitStatus{Name: name, LoadState: "loaded", ActiveState: "inactive", SubState: "dead",
+			Path: godbus.ObjectPath("/org/freedesktop/systemd1/unit/" + dbus.PathBusEscape(name)), JobPath: "/"})
+	}
+	return all, nil
+}
+
 func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return nil }
 
-// StartUnit ends the job of another unit, then the one of this.
+// StartUnit ends the job of another unit, then the one of this. A job's unit has its own name.
 func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.Error) {
+	if name == "alias.service" {
+		name = "fetch@agent-1.service"
+	}
 	const job = "/org/freedesktop/systemd1/job/7"
 	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), "other.service", "failed")
 	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, "done")
@@ -47,7 +63,8 @@ func (f *fakeManager) change(t *testing.T, path godbus.ObjectPath, kind string) 
 	testkit.Must(t, f.bus.Emit(path, changed, service+"."+kind, properties, []string{}))
 }
 
-// TestWatch: a program hears of the units that it watches and of its jobs, and of no others.
+// TestWatch: a program hears of the units that it watches and of its jobs, and of no others. It
+// may know a unit by an alias.
 func TestWatch(t *testing.T) {
 	if _, err := exec.LookPath("dbus-daemon"); err != nil {
 		t.Skip("there is no dbus-daemon")
@@ -55,7 +72,7 @@ func TestWatch(t *testing.T) {
 	const at, other = "/org/freedesktop/systemd1/unit/fetch_40agent_2d1_2eservice", "/org/freedesktop/systemd1/unit/fetch_40agent_2d2_2eservice"
 	bus := newBus(t)
 	sd := newManager(t, bus)
-	c, err := Connect(t.Context(), "fetch@agent-1.service", "swap@agent-1.service")
+	c, err := Connect(t.Context(), "alias.service", "swap@agent-1.service")
 	testkit.Must(t, err)
 	defer c.Close()
 	tick := func(after string) {
@@ -86,7 +103,7 @@ func TestWatch(t *testing.T) {
 	sd.change(t, at, "Unit")
 	tick("a change")
 	hears(changed + " of " + at)
-	testkit.Must(t, c.Start(t.Context(), "fetch@agent-1.service"))
+	testkit.Must(t, c.Start(t.Context(), "alias.service"))
 	hears(manager + ".JobRemoved of /org/freedesktop/systemd1")
 
 	// systemd executes itself again: it leaves the bus and comes back.

@@ -24,7 +24,7 @@ func tableOf(rows []*benchRow) string {
 			continue
 		}
 		times := func(base *benchRow, of func(sample) float64) string {
-			if base == nil || base == r || r.middle(of) == 0 {
+			if base == nil || base == r || len(base.Samples) == 0 || r.middle(of) == 0 {
 				return ""
 			}
 			return fmt.Sprintf("%.2f", r.middle(of)/base.middle(of))
