@@ -16,6 +16,18 @@ type LookedAt struct {
 // read faster than its stamp is written.
 const worthALook = 64 << 10
 
+// Looked returns what is known of the files that the trial has put in their places, for the
+// attempt after it.
+func (j *Journal) Looked() Looked {
+	l := Looked{}
+	for _, c := range j.Changes {
+		if c.Placed != nil && !c.Private && c.Placed.Size >= worthALook {
+			l[c.To] = LookedAt{c.New, *c.Placed}
+		}
+	}
+	return l
+}
+
 // Same is [File.Same], except that it does not read a file that still has the stamp that it had
 // when it was read before. It remembers the file that it reads, unless l is nil. All users may
 // read what it remembers, so it remembers no private file.

@@ -182,6 +182,26 @@ func (t Tree) OrderTaken(target string, attempt AttemptID) bool {
 	return readJSON(t.taken(target), &o) == nil && o.Attempt == attempt
 }
 
+// Looked returns what attempts since the boot remember of the installed files. An order that
+// cannot be read remembers none.
+func (t Tree) Looked(target string) Looked {
+	var o Order
+	if readJSON(t.order(target), &o) != nil && readJSON(t.taken(target), &o) != nil {
+		return nil
+	}
+	return o.Looked
+}
+
+// Remember replaces what an attempt, whose order was taken, remembers of the installed files.
+func (t Tree) Remember(target string, attempt AttemptID, l Looked) error {
+	var o Order
+	if err := readJSON(t.taken(target), &o); err != nil || o.Attempt != attempt {
+		return err
+	}
+	o.Looked = l
+	return writeJSON(t.taken(target), o)
+}
+
 func (t Tree) order(target string) string { return filepath.Join(t.Run, "attempt", target+".json") }
 
 func (t Tree) taken(target string) string {

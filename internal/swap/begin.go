@@ -151,9 +151,9 @@ func (b *beginning) load(context.Context) (err error) {
 		return err
 	}
 	b.order.Looked = state.Looked{}
-	if before, err := b.Tree.Order(b.name); err == nil && b.status.Installed != nil { // without one, the files are read
-		for _, f := range b.status.Installed.Files {
-			if at, ok := before.Looked[f.To]; ok {
+	if r, before := b.status.Installed, b.Tree.Looked(b.name); r != nil {
+		for _, f := range r.Files {
+			if at, ok := before[f.To]; ok {
 				b.order.Looked[f.To] = at
 			}
 		}

@@ -172,6 +172,9 @@ func (s *Swapper) finishCommit(ctx context.Context, j *state.Journal) error {
 	}
 	// If the swapper is killed here, the event is written twice rather than never.
 	s.Log.Event(log.Event(result), "%s", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", describe(j), result, j.Reason), ": "))
+	if j.Boot == s.Boot { // else there is no order any more
+		s.logError(j, s.Tree.Remember(j.Target, j.Attempt, j.Looked()))
+	}
 	return s.closeTrial(j, st.Previous)
 }
 

@@ -59,3 +59,57 @@ func TestBeginReadsNoProgram(t *testing.T) {
 		t.Errorf("order %+v", o)
 	}
 }
+
+// TestUpdateReadsNoOldProgram: the attempt after an update does not read the program that it has
+// installed, neither to begin nor to replace it, unless that was written since.
+func TestUpdateReadsNoOldProgram(t *testing.T) {
+	const size = 8 << 20
+	release := func(word string) map[string]string {
+		return map[string]string{"agent": strings.Repeat(word, size/len(word)), "agent.service": "unit 2"}
+	}
+	var none [2]int // what else is read, by the rig among it
+	for _, c := range []struct {
+		name    string
+		touched int    // before this step; 2 is none
+		reads   [2]int // how often begin and the swap read the old program
+	}{
+		{"as it was", 2, [2]int{0, 0}},
+		{"touched before", 0, [2]int{1, 0}},
+		{"touched after begin", 1, [2]int{0, 1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.sw.Boot = "this"
+			r.put(t, "bin/agent", file{"agent 1", 0o755, 12}) // all may know its digest
+			r.sys.on["arm machinemon-deadline@agent.timer"] = func() { age(t, r.at("bin/.machinemon-update/*.new")) }
+			r.update(t, "a1", "v2", 2, release("new "))
+			touch := func(step int) {
+				if c.touched == step {
+					age(t, r.at("bin/agent"))
+				}
+			}
+			touch(0)
+			before := readBytes(t)
+			r.step(t, "begin")
+			got := [2]int{readBytes(t) - before}
+			o := r.order(t)
+			if o.Verb != state.VerbApply || o.Installed != "v2" {
+				t.Fatalf("order %+v", o)
+			}
+			must(t, look(r.tree, state.Baseline{Attempt: o.Attempt, Standing: true}))
+			r.spool(t, o.Attempt, "v3", 3, release("next"), nil)
+			touch(1)
+			before = readBytes(t)
+			r.step(t, "swap")
+			got[1] = readBytes(t) - before
+			if none[1] == 0 {
+				none = got
+			}
+			for i, step := range []string{"begin", "swap"} {
+				if reads := (got[i] - none[i] + size/2) / size; reads != c.reads[i] {
+					t.Errorf("%s reads %d bytes beside %d: %d programs, want %d", step, got[i]-none[i], none[i], reads, c.reads[i])
+				}
+			}
+		})
+	}
+}

@@ -88,16 +88,20 @@ func (sw *swapping) backUp() error {
 }
 
 // lookAt returns the digest of an installed file, as [digest] does, and remembers the stamp
-// that the file had before and after it was read.
+// that the file had before and after it was read. It does not read a file that has the stamp
+// that it had when this attempt began.
 func (sw *swapping) lookAt(path string) (sum string, err error) {
 	stamp := state.StampOf(path)
-	if sum, err = digest(path); err == nil && stamp.Still(path) {
-		if sw.looked == nil {
-			sw.looked = map[string]*state.Stamp{}
-		}
-		sw.looked[path] = stamp
+	if at, ok := sw.known.Order.Looked[path]; ok && at.Stamp.Still(path) {
+		sum = at.SHA256
+	} else if sum, err = digest(path); err != nil || !stamp.Still(path) {
+		return sum, err
 	}
-	return sum, err
+	if sw.looked == nil {
+		sw.looked = map[string]*state.Stamp{}
+	}
+	sw.looked[path] = stamp
+	return sum, nil
 }
 
 // backUp makes the backup; hooked says that a hook will run before the file is replaced, and
