@@ -39,6 +39,8 @@ type follower struct {
 	first    string    // the unit that starts the attempt
 	progress *progress // nil: progress is not shown
 	warned   bool      // warn has run for this attempt, or nothing will be restarted
+	mark     string    // of the records when all was read
+	all      []state.Attempt
 }
 
 // unitsOf returns the units of the chain for a target: the services in the order of
@@ -58,7 +60,7 @@ func (f *follower) follow(ctx context.Context) (state.Attempt, error) {
 	}
 	var units []systemd.Unit
 	for idle := 0; ; {
-		at, over, unread := f.recorded()
+		at, over, unread := f.recorded(idle > 0)
 		f.warn(at)
 		if over {
 			f.rest(ctx)
@@ -106,10 +108,16 @@ func (f *follower) warn(at state.Attempt) {
 	}
 }
 
-// recorded reads the attempt from the roles' records and reports whether it is over. The
+// recorded finds the attempt in the roles' records and reports whether it is over. Most changes
+// of units change no record, so it reads them only if their files changed, or if certain. The
 // error is about records that could not be read; the others may have the end.
-func (f *follower) recorded() (state.Attempt, bool, error) {
-	all, err := f.tree.History(f.name)
+func (f *follower) recorded(certain bool) (_ state.Attempt, over bool, err error) {
+	all, mark := f.all, f.tree.HistoryMark(f.name)
+	if certain || mark == "" || mark != f.mark {
+		if all, err = f.tree.History(f.name); err == nil {
+			f.all, f.mark = all, mark
+		}
+	}
 	i := slices.IndexFunc(all, func(a state.Attempt) bool { return a.ID == f.attempt })
 	if i < 0 {
 		return state.Attempt{ID: f.attempt}, false, err

@@ -113,12 +113,27 @@ func TestRecorded(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t)
+			b.recorded(false)
 			c.set(b)
-			at, over, err := b.recorded()
+			at, over, err := b.recorded(false)
 			if at.ID != attempt || at.Result != c.result || over != c.over || (err != nil) != c.failed {
 				t.Errorf("%+v, over %v, %v", at, over, err)
 			}
 		})
+	}
+}
+
+// TestRecordedOnce: records that did not change are read only if that must be certain.
+func TestRecordedOnce(t *testing.T) {
+	b := newBench(t)
+	b.record(state.RoleFetch, state.Attempt{ID: attempt, Result: state.ResultHandedOn})
+	b.recorded(false)
+	b.all[0].Result = state.ResultRefused // which no file says
+	for certain, want := range map[bool]state.Result{false: state.ResultRefused, true: state.ResultHandedOn} {
+		f := *b.follower
+		if at, _, err := f.recorded(certain); at.Result != want || err != nil {
+			t.Errorf("certain %v: %+v, %v, want %s", certain, at, err, want)
+		}
 	}
 }
 
@@ -334,7 +349,7 @@ func TestWarnOfDescent(t *testing.T) {
 			c.at.ID = attempt
 			b.record(state.RoleFetch, c.at)
 			for range 2 {
-				at, _, err := b.recorded()
+				at, _, err := b.recorded(false)
 				if err != nil {
 					t.Fatal(err)
 				}

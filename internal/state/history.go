@@ -3,7 +3,11 @@ package state
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // History merges the records of the three roles, in the order in which the attempts began.
@@ -47,6 +51,21 @@ func (t Tree) History(target string) ([]Attempt, error) {
 		all = append(all, merged[id])
 	}
 	return all, failed
+}
+
+// HistoryMark changes with the files that [Tree.History] reads: each write replaces a file. It is
+// empty if one cannot be looked at.
+func (t Tree) HistoryMark(target string) string {
+	var mark strings.Builder
+	for _, path := range []string{t.status(RoleFetch, target), t.status(RoleVerify, target), t.status(RoleSwap, target), t.private(target), t.journal(target)} {
+		var st unix.Stat_t
+		err := unix.Lstat(path, &st)
+		if err != nil && err != unix.ENOENT {
+			return ""
+		}
+		fmt.Fprintln(&mark, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
+	}
+	return mark.String()
 }
 
 // onTrial returns the attempt whose journal is open, or nil.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,18 +39,30 @@ func readLarge(path string, most int64, v any) error {
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, durable.Cause(err))
 	}
-	var head struct{ Format int }
-	if err := json.Unmarshal(data, &head); err != nil {
+	format, err := formatOf(data)
+	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}
-	if head.Format > Format {
+	if format > Format {
 		return fmt.Errorf("cannot read %s: its format %d is newer than this program's %d "+
-			"(hint: install the version of machinemon-update that wrote it, or a newer one)", path, head.Format, Format)
+			"(hint: install the version of machinemon-update that wrote it, or a newer one)", path, format, Format)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("cannot read %s: %w", path, ErrDamaged)
 	}
 	return nil
+}
+
+// formatOf returns the format number of a file. This package writes it first, so the rest need
+// not be parsed twice.
+func formatOf(data []byte) (int, error) {
+	var head struct{ Format int }
+	d := json.NewDecoder(bytes.NewReader(data))
+	open, _ := d.Token()
+	if key, _ := d.Token(); open == json.Delim('{') && key == "format" && d.Decode(&head.Format) == nil {
+		return head.Format, nil
+	}
+	return head.Format, json.Unmarshal(data, &head)
 }
 
 // writeJSON writes a file that all users may read.
