@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -211,7 +212,11 @@ func (b *beginning) prepareInstall(ctx context.Context) error {
 	if err := makeListed(b.target); err != nil {
 		return err
 	}
-	if err := b.target.CheckDestinations(b.others(b.name)); err != nil {
+	check := b.target.CheckDestinations
+	if !b.asked() && b.recordsAll() {
+		check = b.target.CheckPlaces
+	}
+	if err := check(b.others(b.name)); err != nil {
 		return err
 	}
 	if err := b.knowOwner(ctx); err != nil {
@@ -221,6 +226,14 @@ func (b *beginning) prepareInstall(ctx context.Context) error {
 		return err
 	}
 	return b.letWrite(ctx, b.target)
+}
+
+// recordsAll reports whether an update has installed all of the target's files before, but
+// optional ones. A package that took one over since has changed it, and such a file stops a
+// scheduled attempt. The swap looks for packages again.
+func (b *beginning) recordsAll() bool {
+	r := b.status.Installed
+	return r != nil && !slices.ContainsFunc(b.target.Install, func(i target.Install) bool { return !i.Optional && r.File(i.To) == nil })
 }
 
 // askUptime finds out whether the machine booted less than lateNetwork ago. If not, it

@@ -2,6 +2,8 @@ package swap
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,5 +113,39 @@ func TestUpdateReadsNoOldProgram(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestBeginReadsNoPackages: an unattended check of files that an update has installed does not
+// read dpkg's lists, which have many megabytes. If one of the files is not recorded, it does.
+func TestBeginReadsNoPackages(t *testing.T) {
+	lists, err := filepath.Glob("/var/lib/dpkg/info/*.list")
+	must(t, err)
+	size := 0
+	for _, l := range lists {
+		info, err := os.Stat(l)
+		must(t, err)
+		size += int(info.Size())
+	}
+	if size < 1<<20 {
+		t.Skip("there are few packages")
+	}
+	r := newRig(t)
+	begin := func() int {
+		before := readBytes(t)
+		r.step(t, "begin")
+		if o := r.order(t); o.Verb != state.VerbApply {
+			t.Fatalf("order %+v", o)
+		}
+		return readBytes(t) - before
+	}
+	if read := begin(); read >= size {
+		t.Errorf("read %d bytes; the lists have %d", read, size)
+	}
+	must(t, r.tree.Update(state.RoleSwap, "agent", func(s *state.Status) {
+		s.Installed.Files = slices.DeleteFunc(s.Installed.Files, func(f state.File) bool { return f.To != r.at("bin/agent") })
+	}))
+	if read := begin(); read < size {
+		t.Errorf("read %d bytes; the lists have %d, and not all files are recorded", read, size)
 	}
 }

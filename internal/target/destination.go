@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,11 +83,34 @@ func forbidden(path string) string {
 // a Debian package or to another target of all. A file that does not exist yet is
 // allowed. all may contain t. The error is a *ConfigError.
 func (t *Target) CheckDestinations(all []*Target) error {
-	if problem := t.check.oneName(t.Directories()); problem != "" {
-		return t.refuse("install", problem, "write it in one way")
+	paths, err := t.places(all)
+	if err != nil {
+		return err
 	}
-	var installed []string // both resolved and as written: dpkg may know either
-	paths := map[string]string{}
+	file, pkg, err := t.check.packaged(slices.Collect(maps.Keys(paths)))
+	if err != nil {
+		return t.refuse("", err.Error(), "")
+	}
+	if pkg != "" {
+		return t.refuse(paths[file], file+" belongs to the Debian package "+pkg, "a program that apt installs is updated by apt")
+	}
+	return nil
+}
+
+// CheckPlaces is [Target.CheckDestinations] without the packages, whose lists of files take
+// some 25 ms to read on a machine with 900 of them.
+func (t *Target) CheckPlaces(all []*Target) error {
+	_, err := t.places(all)
+	return err
+}
+
+// places checks all but the packages. It returns the keys of the target file by the places that
+// they name, both resolved and as written, because dpkg may know either.
+func (t *Target) places(all []*Target) (paths map[string]string, err error) {
+	if problem := t.check.oneName(t.Directories()); problem != "" {
+		return nil, t.refuse("install", problem, "write it in one way")
+	}
+	paths = map[string]string{}
 	for n, i := range t.Install {
 		path := fmt.Sprintf("install[%d].to", n)
 		if i.Listed {
@@ -112,30 +136,18 @@ func (t *Target) CheckDestinations(all []*Target) error {
 			}
 		}
 		if problem != "" {
-			return t.refuse(path, problem, hint)
+			return nil, t.refuse(path, problem, hint)
 		}
 		for _, p := range found {
 			for _, alias := range aliases(p.path, t.check.located(p.path)) {
-				installed = append(installed, alias)
 				paths[alias] = p.key
 				if p.tree {
-					installed = append(installed, alias+"/")
 					paths[alias+"/"] = p.key
 				}
 			}
 		}
 	}
-	if err := t.checkSnapshots(all); err != nil {
-		return err
-	}
-	file, pkg, err := t.check.packaged(installed)
-	if err != nil {
-		return t.refuse("", err.Error(), "")
-	}
-	if pkg != "" {
-		return t.refuse(paths[file], file+" belongs to the Debian package "+pkg, "a program that apt installs is updated by apt")
-	}
-	return nil
+	return paths, t.checkSnapshots(all)
 }
 
 // oneName returns the problem that dirs name one directory in two ways, or "". Files and
