@@ -137,6 +137,8 @@ const (
 // silentBefore is the time of the last check-in of a client that is silent now.
 func silentBefore(now time.Time) int64 { return now.Add(-silentAfter).Unix() }
 
+const countClasses = "SELECT id, n, " + classColumns + " FROM (SELECT class, COUNT(*) AS n FROM clients GROUP BY class) AS counts JOIN classes ON id = class ORDER BY n DESC, id"
+
 // classes calls f for each class that has clients, those with most clients first.
 func (s *store) classes(ctx context.Context, now time.Time, f func(counted)) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
@@ -145,7 +147,7 @@ func (s *store) classes(ctx context.Context, now time.Time, f func(counted)) err
 	if err != nil {
 		return err
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT id, n, "+classColumns+" FROM (SELECT class, COUNT(*) AS n FROM clients GROUP BY class) AS counts JOIN classes ON id = class ORDER BY n DESC, id")
+	rows, err := s.db.QueryContext(ctx, countClasses)
 	if err != nil {
 		return err
 	}
