@@ -269,7 +269,7 @@ func (s *store) reportsOf(ctx context.Context, clients []string) (map[string]lis
 
 // each calls f with what the clients of a class differ in, for all clients of these classes.
 // n is their number, and all that of all clients.
-func (s *store) each(ctx context.Context, classes []int64, n, all int, f func(class int64, r report)) error {
+func (s *store) each(ctx context.Context, classes []int64, n, all int, f func(class int64, lot string, seen int64, attempted time.Time)) error {
 	if n == 0 {
 		return nil
 	}
@@ -285,13 +285,42 @@ func (s *store) each(ctx context.Context, classes []int64, n, all int, f func(cl
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var r report
 		var id, seen, attempted int64
-		if err := rows.Scan(&id, &r.Lot, &seen, &attempted); err != nil {
+		var lot string
+		if err := rows.Scan(&id, &lot, &seen, &attempted); err != nil {
 			return err
 		}
-		r.Seen, r.Attempted = time.Unix(seen, 0).UTC(), unixTime(attempted)
-		f(id, r)
+		f(id, lot, seen, unixTime(attempted))
 	}
 	return rows.Err()
+}
+
+// eachLot calls f with the IDs for rollouts of many clients of these classes, with a space
+// between two, for each second in which such clients were seen last. It takes a fraction of
+// the time of [store.each]: the index of seen has all of it, and rows are expensive.
+func (s *store) eachLot(ctx context.Context, classes []int64, f func(seen int64, lots string)) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, s.lotsQuery(), s.array(classes))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var seen int64
+		var lots string
+		if err := rows.Scan(&seen, &lots); err != nil {
+			return err
+		}
+		f(seen, lots)
+	}
+	return rows.Err()
+}
+
+func (s *store) lotsQuery() string {
+	concat := "group_concat"
+	if s.postgres {
+		concat = "string_agg"
+	}
+	return "SELECT seen, " + concat + "(lot, ' ') FROM clients WHERE " + s.in("+class", "$1") + " GROUP BY seen"
 }

@@ -48,7 +48,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		l.add(k, v)
 	})
 	if err == nil {
-		err = c.read(ctx, s)
+		err = c.finish(ctx, s)
 	}
 	if err == nil {
 		err = l.list(ctx, o)

@@ -74,7 +74,9 @@ func countAll(rows []report, m *manifest.Manifest, p *rollout.Plan, q url.Values
 				o.Release.Waiting++
 			}
 		}
-		count(&counts, p, m, r)
+		if p != nil {
+			count(&counts, p, m, r, place(m, r))
+		}
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
 		o.Updates += boolToInt(v.Available)
