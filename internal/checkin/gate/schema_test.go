@@ -119,6 +119,7 @@ func TestQueryPlans(t *testing.T) {
 	if got := strings.Join(plan(s.lotsQuery(), "[1,2]"), "; "); !strings.Contains(got, "SCAN clients USING COVERING INDEX clients_seen") || strings.Contains(got, "TEMP B-TREE") {
 		t.Errorf("%s\nis planned as %s", s.lotsQuery(), got)
 	}
+	read("silent clients", "SEARCH clients USING COVERING INDEX clients_seen (seen<?)", countSilent, 1)
 	read("classes", "SCAN clients USING COVERING INDEX clients_class;", countClasses)
 	query, args := s.countQuery("%a%", []selection{{whole: []selected{{id: 1}}}, {whole: []selected{{id: 2}, {id: 3}}}}, false)
 	read("what a search finds", "SCAN clients USING COVERING INDEX clients_hostname;", query, args...)
