@@ -191,3 +191,61 @@ func (c *census) finish(ctx context.Context, s *store) error {
 		c.count(of[c.attempt(attempted)][c.machine(lot)][c.since(seen)], 1)
 	})
 }
+
+// each calls f with what the clients of a class differ in, for all clients of these classes.
+// n is their number, and all that of all clients.
+func (s *store) each(ctx context.Context, classes []int64, n, all int, f func(class int64, lot string, seen int64, attempted time.Time)) error {
+	if n == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	class := "class"
+	if n > all/50 {
+		class = "+class"
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT class, lot, seen, attempted FROM clients WHERE "+s.in(class, "$1"), s.array(classes))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, seen, attempted int64
+		var lot string
+		if err := rows.Scan(&id, &lot, &seen, &attempted); err != nil {
+			return err
+		}
+		f(id, lot, seen, unixTime(attempted))
+	}
+	return rows.Err()
+}
+
+// eachLot calls f with the IDs for rollouts of many clients of these classes, with a space
+// between two, for each second in which such clients were seen last. It takes a fraction of
+// the time of [store.each]: the index of seen has all of it, and rows are expensive.
+func (s *store) eachLot(ctx context.Context, classes []int64, f func(seen int64, lots string)) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	rows, err := s.db.QueryContext(ctx, s.lotsQuery(), s.array(classes))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var seen int64
+		var lots string
+		if err := rows.Scan(&seen, &lots); err != nil {
+			return err
+		}
+		f(seen, lots)
+	}
+	return rows.Err()
+}
+
+func (s *store) lotsQuery() string {
+	concat := "group_concat"
+	if s.postgres {
+		concat = "string_agg"
+	}
+	return "SELECT seen, " + concat + "(lot, ' ') FROM clients WHERE " + s.in("+class", "$1") + " GROUP BY seen"
+}

@@ -20,7 +20,7 @@ func (s *store) search(ctx context.Context, text string, o order, lists []select
 	}
 	limit := max(foundAtOnce, all/50)
 	if !isASCII(text) {
-		limit = math.MaxInt32 // only find knows the case of such letters
+		limit = math.MaxInt32 - 1 // the database cannot count: see findQuery
 	}
 	has := make([]func(class, seen int64) bool, len(lists))
 	for i, l := range lists {
