@@ -100,7 +100,7 @@ func TestFiltersAndSorting(t *testing.T) {
 		"?sort=host":                       {maxRows + 10, "c-0000"},
 		"?sort=seen%3BDROP&order=asc":      {maxRows + 10, "c-0000"},
 		"?sort=seen&order=desc":            {maxRows + 10, "c-0509"},
-		"?sort=version&order=desc":         {maxRows + 10, "c-0003"},
+		"?sort=version&order=desc":         {maxRows + 10, "c-0509"},
 		"?sort=seen;DROP TABLE":            {maxRows + 10, "c-0001"},
 		"?version=v0.1.11":                 {3, "c-0001"},
 		"?update=yes":                      {3, "c-0001"},

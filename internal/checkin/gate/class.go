@@ -137,6 +137,8 @@ const (
 // silentBefore is the time of the last check-in of a client that is silent now.
 func silentBefore(now time.Time) int64 { return now.Add(-silentAfter).Unix() }
 
+const countClasses = "SELECT id, n, " + classColumns + " FROM (SELECT class, COUNT(*) AS n FROM clients GROUP BY class) AS counts JOIN classes ON id = class ORDER BY n DESC, id"
+
 // classes calls f for each class that has clients, those with most clients first.
 func (s *store) classes(ctx context.Context, now time.Time, f func(counted)) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
@@ -145,7 +147,7 @@ func (s *store) classes(ctx context.Context, now time.Time, f func(counted)) err
 	if err != nil {
 		return err
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT id, n, "+classColumns+" FROM (SELECT class, COUNT(*) AS n FROM clients GROUP BY class) AS counts JOIN classes ON id = class ORDER BY n DESC, id")
+	rows, err := s.db.QueryContext(ctx, countClasses)
 	if err != nil {
 		return err
 	}
@@ -161,6 +163,10 @@ func (s *store) classes(ctx context.Context, now time.Time, f func(counted)) err
 	return rows.Err()
 }
 
+// countSilent counts silent clients. With the pluses, SQLite reads those alone, by the index of
+// seen, which has the class as well.
+const countSilent = "SELECT +class, COUNT(*) FROM clients WHERE seen < $1 AND +class IN (SELECT id FROM classes WHERE told <> '') GROUP BY +class"
+
 // silent returns, for the classes of clients that were told of a release, how many of their
 // clients are silent. Most of the time there is no such class, or it has few clients.
 func (s *store) silent(ctx context.Context, now time.Time) (map[int64]int, error) {
@@ -169,8 +175,7 @@ func (s *store) silent(ctx context.Context, now time.Time) (map[int64]int, error
 	if err := s.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM classes WHERE told <> '')").Scan(&told); err != nil || !told {
 		return counts, err
 	}
-	// The plus makes SQLite use the index of seen, which has the class as well.
-	rows, err := s.db.QueryContext(ctx, "SELECT class, COUNT(*) FROM clients WHERE seen < $1 AND +class IN (SELECT id FROM classes WHERE told <> '') GROUP BY class", silentBefore(now))
+	rows, err := s.db.QueryContext(ctx, countSilent, silentBefore(now))
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func TestCount(t *testing.T) {
 		r := report{ClientID: "c-1", OS: "linux", Arch: "amd64", Version: "v1", Lot: first, Seen: started.Add(8 * time.Hour), Attempted: started.Add(7 * time.Hour), Target: "agent"}
 		c.change(&r)
 		var got rollout.Counts
-		if count(&got, p, rollout.At(m, 10), r); got != c.want {
+		if count(&got, p, rollout.At(m, 10), r, place(m, r)); got != c.want {
 			t.Errorf("%s: counted as %+v, want %+v", name, got, c.want)
 		}
 	}

@@ -8,11 +8,16 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/machinemon/machinemon-update/internal/manifest"
+	"github.com/machinemon/machinemon-update/internal/rollout"
 )
 
 var fleetSize = flag.Int("fleet", 1_000_000, "how many `clients` are in the database of BenchmarkPage")
@@ -120,7 +125,8 @@ func (c countedConn) Write(p []byte) (int, error) {
 }
 
 // BenchmarkPage requests the page and the API's answer with a million clients in the
-// database, and reports the gate's memory before and after. Each third client runs the
+// database, and reports the gate's memory before and after, and the CPU time of the gate and
+// of PostgreSQL's server. Each third client runs the
 // published release, one in a thousand failed, and one in ten has the host name of another.
 func BenchmarkPage(b *testing.B) {
 	d := newDatabase(b)
@@ -129,7 +135,7 @@ func BenchmarkPage(b *testing.B) {
 		b.Fatal(err)
 	}
 	began := time.Now()
-	numbers := "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) "
+	numbers := "WITH RECURSIVE n(i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < $1) "
 	if _, err := s.db.ExecContext(b.Context(), numbers+"INSERT INTO clients ("+columns+") SELECT 'c-' || i, 'host-' || (i * 7919 % (9 * $2 / 10)) || '.example.com', 'linux', 'amd64', "+
 		"CASE i % 3 WHEN 0 THEN 'v0.1.12' WHEN 1 THEN 'v0.1.11' ELSE 'v0.1.10' END, $3 - i % 120, 'agent', "+
 		"CASE i % 1000 WHEN 0 THEN 'rolled back' ELSE 'committed' END, 'v0.1.12', '', '', $4, 0, '0123456789abcdef' || (1000000000000000 + i) FROM n", *fleetSize, *fleetSize, began.Unix(), began.Unix()); err != nil {
@@ -138,21 +144,45 @@ func BenchmarkPage(b *testing.B) {
 	b.Logf("%d clients written in %s", *fleetSize, time.Since(began).Round(time.Millisecond))
 	began = time.Now()
 	own := &process{tb: b, cmd: &exec.Cmd{Process: &os.Process{Pid: os.Getpid()}}}
-	cpu := own.cpu()
+	cpu := own.cpu() + serverCPU(b)
 	d.open().Close()
-	b.Logf("migrated in %s, %s of CPU", time.Since(began).Round(time.Millisecond), (own.cpu() - cpu).Round(time.Millisecond))
+	b.Logf("migrated in %s, %s of CPU", time.Since(began).Round(time.Millisecond), (own.cpu() + serverCPU(b) - cpu).Round(time.Millisecond))
+	if kind == "PostgreSQL" { // does this by itself within a minute
+		if _, err := s.db.ExecContext(b.Context(), "VACUUM ANALYZE clients"); err != nil {
+			b.Fatal(err)
+		}
+	}
 	dir := downloadDir(b)
 	g := start(b, "gate", "UPSTREAM="+start(b, "upstream").url, "DIR="+dir, "DATABASE="+d.name)
 	for _, to := range []struct{ name, path string }{{"page", "/updates"}, {"page by time", "/updates?sort=seen&order=desc"}, {"page by attempt", "/updates?sort=attempt&order=desc"},
 		{"page by version", "/updates?sort=version"}, {"page of a version", "/updates?version=v0.1.11"}, {"page of troubles", "/updates?result=trouble&sort=result"},
-		{"page of a few hosts", "/updates?q=host-1234"}, {"api", "/api/v1/admin/updates"}, {"page in a rollout", "/updates"}, {"page again", "/updates"}} {
+		{"page of a few hosts", "/updates?q=host-1234"}, {"page of some hosts by time", "/updates?q=host-12&sort=seen&order=desc"}, {"page of all hosts", "/updates?q=host"},
+		{"page of all hosts by time", "/updates?q=host&sort=seen"}, {"api", "/api/v1/admin/updates"}, {"page in a rollout", "/updates"}, {"page in a rollout by plan", "/updates"},
+		{"page again", "/updates"}, {"page after a release", "/updates"}} {
+		if strings.Contains(to.name, "after a release") { // of which all were told
+			if _, err := s.db.ExecContext(b.Context(), "UPDATE classes SET told = 'v0.1.12' WHERE version <> 'v0.1.12'"); err != nil {
+				b.Fatal(err)
+			}
+		}
 		share := ""
-		if to.name == "page in a rollout" {
+		if strings.Contains(to.name, "rollout") {
 			share = `"rollout":{"percent":10},`
 		}
 		putRelease(b, dir, share)
+		plan := filepath.Join(dir, rollout.FileName)
+		if strings.Contains(to.name, "plan") {
+			text, err := rollout.New(&manifest.Manifest{Version: "v0.1.12"}, []int{10, 100}, time.Hour, 10, began.Add(-time.Hour)).Marshal()
+			if err == nil {
+				err = os.WriteFile(plan, text, 0o644)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		} else if err := os.RemoveAll(plan); err != nil {
+			b.Fatal(err)
+		}
 		b.Run(to.name+", "+kind, func(b *testing.B) {
-			before, cpu := g.memory("VmRSS"), g.cpu()
+			before, cpu := g.memory("VmRSS"), g.cpu()+serverCPU(b)
 			size := 0
 			for b.Loop() {
 				req, err := http.NewRequest(http.MethodGet, g.url+to.path, nil)
@@ -171,7 +201,7 @@ func BenchmarkPage(b *testing.B) {
 				}
 			}
 			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N), "s/page")
-			b.ReportMetric((g.cpu()-cpu).Seconds()/float64(b.N), "cpu-s/page")
+			b.ReportMetric((g.cpu()+serverCPU(b)-cpu).Seconds()/float64(b.N), "cpu-s/page")
 			b.ReportMetric(float64(size)/1e3, "kB-page")
 			b.ReportMetric(float64(before)/1e6, "MB-before")
 			b.ReportMetric(float64(g.memory("VmHWM"))/1e6, "MB-peak")

@@ -17,6 +17,7 @@
 package gate
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -155,7 +156,11 @@ func (g *Gate) Handler() http.Handler {
 		case path == "/download/install.sh" && plain && r.Method == http.MethodGet:
 			r = g.expectInstaller(r)
 		case path == "/api/v1/checkin" && plain && r.Method == http.MethodPost:
-			captured, release := g.captureBody(r)
+			captured, release, err := g.captureBody(r)
+			if err != nil {
+				http.Error(w, incomplete, http.StatusBadRequest)
+				return
+			}
 			defer release()
 			r = captured
 		case path == "/updates" || path == "/api/v1/admin/updates" || path == "/api/v1/admin/updates/settings":
@@ -178,15 +183,24 @@ type pendingCheckin struct {
 
 type checkinKey struct{}
 
-// captureBody makes a check-in's body keep a copy of what upstream reads, until release.
-func (g *Gate) captureBody(r *http.Request) (captured *http.Request, release func()) {
+// captureBody makes a check-in's body keep a copy of what upstream reads, until release. It
+// reads a small one at once: see rewrite.
+func (g *Gate) captureBody(r *http.Request) (captured *http.Request, release func(), err error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" || r.Body == nil {
-		return r, func() {}
+		return r, func() {}, nil
 	}
 	p := &pendingCheckin{&capturedBody{ReadCloser: r.Body, length: r.ContentLength, spare: &g.spare}, g.external(r) + "/download/"}
+	if n := r.ContentLength; n > 0 && n <= smallCheckin {
+		var b bytes.Buffer
+		b.Grow(int(min(n, 4<<10)) + bytes.MinRead) // a client that only announces much takes no more
+		if _, err := io.CopyN(&b, r.Body, n); err != nil {
+			return nil, nil, err
+		}
+		p.body.data, p.body.whole = b.Bytes(), true
+	}
 	r = r.WithContext(context.WithValue(r.Context(), checkinKey{}, p))
 	r.Body = p.body
-	return r, p.body.release
+	return r, p.body.release, nil
 }
 
 // Serve serves on the listeners until ctx ends or one fails. Then it answers the requests

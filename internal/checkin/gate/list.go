@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// order is how a list of clients is sorted: by a column, then by their IDs.
+// order is how a list of clients is sorted: by a column, then by their IDs, both up or both down.
 type order struct {
 	column string
 	desc   bool
@@ -41,6 +42,10 @@ type selection struct {
 	part   []selected
 	silent bool
 	before int64 // see silentBefore
+	// like is the pattern that the names of the clients match: see matchesPattern. If it is
+	// not "", found is the number of clients that match.
+	like  string
+	found int
 }
 
 func (l *selection) n() (n int) {
@@ -101,7 +106,7 @@ func (s *store) first(ctx context.Context, l selection, o order, limit, all int)
 	switch {
 	case limit <= 0 || l.n() == 0:
 		return nil, nil
-	case o.ofClass():
+	case o.ofClass() && (l.like == "" || l.found > all/50):
 		return s.firstOfClasses(ctx, l, o, limit, all)
 	}
 	query, args := s.firstQuery(l, o, limit, all)
@@ -109,32 +114,50 @@ func (s *store) first(ctx context.Context, l selection, o order, limit, all int)
 }
 
 // firstQuery returns the query of first. A list of few clients is found by their classes
-// and sorted, one of many by the index of the column, which skips those of other classes.
+// and sorted, one of many by the index of the column, which skips those of other classes. A
+// search that finds few of many reads all clients, and sorts those that it finds.
 func (s *store) firstQuery(l selection, o order, limit, all int) (query string, args []any) {
 	class, column := "class", o.column
-	switch few := l.n() <= all/50; {
+	switch {
 	case s.postgres: // it has statistics
 	case column == "client_id": // its own index has no class
-	case few:
+	case l.n() <= all/50:
 		column = "+" + column // not by its index
+	case l.like != "" && l.found <= all/50 && column != "hostname": // that index has both names
+		class, column = "+class", "+"+column
 	default:
 		class = "+class"
 	}
+	condition, args := s.condition(l, class, nil)
+	if l.like != "" {
+		args = append(args, l.like)
+		condition += " AND " + s.matchesPattern(fmt.Sprintf("$%d", len(args)))
+	}
+	args = append(args, limit)
+	return fmt.Sprintf("SELECT client_id FROM clients WHERE %s ORDER BY %s LIMIT $%d", condition, s.orderBy(column, o.desc), len(args)), args
+}
+
+// condition returns the condition that a list has a client, and appends its parameters to args.
+func (s *store) condition(l selection, class string, args []any) (string, []any) {
+	parameter := func(value any) string {
+		args = append(args, value)
+		return fmt.Sprintf("$%d", len(args))
+	}
 	of := ids(slices.Concat(l.whole, l.part))
-	condition := s.in(class, "$1")
-	args = []any{s.array(of), limit}
+	var condition string
 	if len(of) == 1 { // the index of classes has the clients of one in the order of their IDs
-		condition, args[0] = class+" = $1", of[0]
+		condition = class + " = " + parameter(of[0])
+	} else {
+		condition = s.in(class, parameter(s.array(of)))
 	}
 	if len(l.part) > 0 {
-		compare := " AND seen >= $4)"
+		compare := " AND seen >= "
 		if !l.silent {
-			compare = " AND seen < $4)"
+			compare = " AND seen < "
 		}
-		condition += " AND NOT (" + s.in("+class", "$3") + compare
-		args = append(args, s.array(ids(l.part)), l.before)
+		condition += " AND NOT (" + s.in("+class", parameter(s.array(ids(l.part)))) + compare + parameter(l.before) + ")"
 	}
-	return "SELECT client_id FROM clients WHERE " + condition + " ORDER BY " + s.orderBy(column, o.desc) + " LIMIT $2", args
+	return condition, args
 }
 
 // firstOfClasses is first for an order in which the clients of a class are together.
@@ -142,7 +165,7 @@ func (s *store) firstOfClasses(ctx context.Context, l selection, o order, limit,
 	values := map[string]*selection{}
 	of := func(value string) *selection {
 		if values[value] == nil {
-			values[value] = &selection{silent: l.silent, before: l.before}
+			values[value] = &selection{silent: l.silent, before: l.before, like: l.like, found: l.found}
 		}
 		return values[value]
 	}
@@ -164,7 +187,7 @@ func (s *store) firstOfClasses(ctx context.Context, l selection, o order, limit,
 		if len(found) >= limit {
 			break
 		}
-		next, err := s.first(ctx, *values[value], order{column: "client_id"}, limit-len(found), all)
+		next, err := s.first(ctx, *values[value], order{"client_id", o.desc}, limit-len(found), all)
 		if err != nil {
 			return nil, err
 		}
@@ -173,17 +196,24 @@ func (s *store) firstOfClasses(ctx context.Context, l selection, o order, limit,
 	return found, nil
 }
 
+// orderBy returns the order by a column and by the clients' IDs. Both ascend or both descend,
+// so that the column's index has this order, also of the clients with the same value.
 func (s *store) orderBy(column string, desc bool) string {
-	if name := strings.TrimPrefix(column, "+"); name != "seen" && name != "attempted" {
+	id := "client_id" + s.collation
+	if desc {
+		id += " DESC"
+	}
+	switch column {
+	case "client_id":
+		return id
+	case "seen", "+seen", "attempted", "+attempted":
+	default:
 		column += s.collation
 	}
 	if desc {
 		column += " DESC"
 	}
-	if column == "client_id"+s.collation {
-		return column
-	}
-	return column + ", client_id" + s.collation
+	return column + ", " + id
 }
 
 func (s *store) clientIDs(ctx context.Context, query string, args ...any) (all []string, err error) {
@@ -235,33 +265,4 @@ func (s *store) reportsOf(ctx context.Context, clients []string) (map[string]lis
 		all[r.ClientID] = r
 	}
 	return all, rows.Err()
-}
-
-// each calls f with what the clients of a class differ in, for all clients of these classes.
-// n is their number, and all that of all clients.
-func (s *store) each(ctx context.Context, classes []int64, n, all int, f func(class int64, r report)) error {
-	if n == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	class := "class"
-	if n > all/50 {
-		class = "+class"
-	}
-	rows, err := s.db.QueryContext(ctx, "SELECT class, lot, seen, attempted FROM clients WHERE "+s.in(class, "$1"), s.array(classes))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r report
-		var id, seen, attempted int64
-		if err := rows.Scan(&id, &r.Lot, &seen, &attempted); err != nil {
-			return err
-		}
-		r.Seen, r.Attempted = time.Unix(seen, 0).UTC(), unixTime(attempted)
-		f(id, r)
-	}
-	return rows.Err()
 }

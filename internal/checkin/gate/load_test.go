@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -181,19 +184,58 @@ func (p *process) memory(key string) int64 {
 	return kB << 10
 }
 
-// cpu returns the CPU time of the process (proc_pid_stat(5), in ticks of 10 ms).
+// cpu returns the CPU time of the process.
 func (p *process) cpu() time.Duration {
 	p.tb.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		p.tb.Fatal(err)
 	}
-	var user, system int64
-	f := bytes.Fields(data[bytes.LastIndexByte(data, ')'):])
-	if _, err := fmt.Sscan(string(f[12])+" "+string(f[13]), &user, &system); err != nil {
-		p.tb.Fatal(err)
+	_, own, _ := cpuOf(p.tb, data)
+	return own
+}
+
+// cpuOf returns a process's parent, its CPU time, and that of its children that have ended,
+// from /proc/PID/stat (proc_pid_stat(5)), which counts in ticks of 10 ms.
+func cpuOf(tb testing.TB, stat []byte) (parent int, own, ended time.Duration) {
+	tb.Helper()
+	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')'):])
+	var n [5]int
+	for i, at := range []int{2, 12, 13, 14, 15} {
+		if _, err := fmt.Sscan(string(f[at]), &n[i]); err != nil {
+			tb.Fatal(err)
+		}
 	}
-	return time.Duration(user+system) * 10 * time.Millisecond
+	const tick = 10 * time.Millisecond
+	return n[0], time.Duration(n[1]+n[2]) * tick, time.Duration(n[3]+n[4]) * tick
+}
+
+// serverCPU returns the CPU time of PostgreSQL's processes, or 0 without PostgreSQL.
+func serverCPU(tb testing.TB) (sum time.Duration) {
+	tb.Helper()
+	if kind != "PostgreSQL" {
+		return 0
+	}
+	pid := thePostgres(tb).process.Process.Pid
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, file := range all {
+		data, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the process has ended
+		} else if err != nil {
+			tb.Fatal(err)
+		}
+		parent, own, ended := cpuOf(tb, data)
+		if file == fmt.Sprintf("/proc/%d/stat", pid) {
+			sum += own + ended
+		} else if parent == pid {
+			sum += own
+		}
+	}
+	return sum
 }
 
 // TestIdleConnections checks that idle connections cost little memory and delay no

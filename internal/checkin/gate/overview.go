@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"slices"
 
 	"github.com/machinemon/machinemon-update/internal/manifest"
 	"github.com/machinemon/machinemon-update/internal/rollout"
@@ -49,7 +48,7 @@ func (g *Gate) overview(ctx context.Context, q url.Values) (*overview, error) {
 		l.add(k, v)
 	})
 	if err == nil {
-		err = c.read(ctx, s)
+		err = c.finish(ctx, s)
 	}
 	if err == nil {
 		err = l.list(ctx, o)
@@ -129,26 +128,10 @@ func (l *lister) list(ctx context.Context, o *overview) error {
 	}
 	var clients []string
 	if text := l.q.Get("q"); text != "" {
-		found := make([][]string, len(lists))
-		has := make([]func(class, seen int64) bool, len(lists))
-		times := false
-		for i, list := range lists {
-			has[i], times = list.has(), times || len(list.part) > 0
-		}
-		err := l.s.search(ctx, text, l.order, times, func(id string, class, seen int64) {
-			for i := range lists {
-				if !has[i](class, seen) {
-					continue
-				}
-				if o.Matching++; len(found[i]) < maxRows {
-					found[i] = append(found[i], id)
-				}
-			}
-		})
-		if err != nil {
+		var err error
+		if clients, o.Matching, err = l.s.search(ctx, text, l.order, lists, l.all); err != nil {
 			return err
 		}
-		clients = slices.Concat(found...)
 	} else {
 		for _, list := range lists {
 			o.Matching += list.n()
@@ -159,7 +142,6 @@ func (l *lister) list(ctx context.Context, o *overview) error {
 			clients = append(clients, some...)
 		}
 	}
-	clients = clients[:min(len(clients), maxRows)]
 	reports, err := l.s.reportsOf(ctx, clients)
 	if err != nil {
 		return err

@@ -50,10 +50,11 @@ func countAll(rows []report, m *manifest.Manifest, p *rollout.Plan, q url.Values
 	slices.SortFunc(rows, func(a, b report) int {
 		c := map[string]int{"hostname": strings.Compare(a.Hostname, b.Hostname), "version": strings.Compare(a.Version, b.Version), "seen": a.Seen.Compare(b.Seen),
 			"result": strings.Compare(a.Result, b.Result), "attempted": cmp.Compare(unixSeconds(a.Attempted), unixSeconds(b.Attempted))}[by.column]
+		c = cmp.Or(c, strings.Compare(a.ClientID, b.ClientID))
 		if by.desc {
 			c = -c
 		}
-		return cmp.Or(c, strings.Compare(a.ClientID, b.ClientID))
+		return c
 	})
 	versions := map[string]int{}
 	var others []clientView
@@ -73,7 +74,9 @@ func countAll(rows []report, m *manifest.Manifest, p *rollout.Plan, q url.Values
 				o.Release.Waiting++
 			}
 		}
-		count(&counts, p, m, r)
+		if p != nil {
+			count(&counts, p, m, r, place(m, r))
+		}
 		o.Total++
 		o.Trouble += boolToInt(v.Trouble)
 		o.Updates += boolToInt(v.Available)
@@ -191,7 +194,9 @@ func TestOverview(t *testing.T) {
 		return r
 	}
 	last := map[string]report{}
+	defer func(n int) { foundAtOnce = n }(foundAtOnce)
 	for round := range 50 {
+		foundAtOnce = []int{5, 5000}[round%2] // the database counts what a search finds, or the gate does
 		now = now.Add(time.Duration(random.IntN(900)) * time.Second)
 		var batch []report
 		for range 60 {

@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"bytes"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -15,13 +17,7 @@ import (
 // newProxy returns a proxy that changes only the headers about the client's address.
 func (g *Gate) newProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(g.config.Upstream)
-			r.Out.Host = r.In.Host
-			// ReverseProxy drops parameters that it cannot parse. Upstream gets them here.
-			r.Out.URL.RawQuery = r.In.URL.RawQuery
-			g.setForwarded(r)
-		},
+		Rewrite: g.rewrite,
 		Transport: &http.Transport{
 			// No proxy is set, and only clients may ask upstream for compression.
 			DisableCompression:  true,
@@ -42,6 +38,22 @@ func (g *Gate) newProxy() *httputil.ReverseProxy {
 	}
 }
 
+// rewrite makes upstream's request from a client's.
+func (g *Gate) rewrite(r *httputil.ProxyRequest) {
+	r.SetURL(g.config.Upstream)
+	r.Out.Host = r.In.Host
+	// ReverseProxy drops parameters that it cannot parse. Upstream gets them here.
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	g.setForwarded(r)
+	// The transport sends a request whose body is in memory in one piece. Of others it sends
+	// the headers first, because to read the body may take time.
+	if c, ok := r.In.Context().Value(checkinKey{}).(*pendingCheckin); ok {
+		if body := c.body.bytes(); body != nil {
+			r.Out.Body = io.NopCloser(bytes.NewReader(body))
+		}
+	}
+}
+
 // buffers are those through which answers pass. Without them each answer would allocate one,
 // which was the most that a check-in allocates.
 type buffers struct{ pool sync.Pool }
@@ -57,13 +69,15 @@ func (b *buffers) Get() []byte {
 
 func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
 
+const incomplete = "machinemon-checkin-gate: the request is malformed or incomplete"
+
 // upstreamFailed answers a request that upstream did not answer. It logs that only if the
 // client cannot have caused it: upstream may close its connection before the end of a
 // request that it refuses.
 func (g *Gate) upstreamFailed(w http.ResponseWriter, r *http.Request, err error) {
 	unfinished, failed := checkin.BodyOf(r.Context())
 	if failed {
-		http.Error(w, "machinemon-checkin-gate: the request is malformed or incomplete", http.StatusBadRequest)
+		http.Error(w, incomplete, http.StatusBadRequest)
 		return
 	}
 	if r.Context().Err() == nil && !unfinished {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +87,61 @@ func TestInstallerWhole(t *testing.T) {
 	r, _ := b.up.last()
 	if r.Header.Get("Accept-Encoding") != "" || r.Header.Get("Range") != "" || r.Header.Get("If-Range") != "" || r.Header.Get("X-Other") != "x" {
 		t.Errorf("upstream got %v", r.Header)
+	}
+}
+
+// TestCheckInInOnePiece checks that upstream gets a small check-in, headers and body, with
+// one read, and one that its client does not finish not at all.
+func TestCheckInInOnePiece(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan string, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				close(got)
+				return
+			}
+			piece := make([]byte, 64<<10)
+			n, _ := c.Read(piece) // if it fails, the piece is empty
+			got <- string(piece[:n])
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 18\r\nConnection: close\r\n\r\n{\"client_id\":\"c-1\"}")
+			c.Close()
+		}
+	}()
+	b := newBench(t, func(c *Config) { c.Upstream = &url.URL{Scheme: "http", Host: l.Addr().String()} })
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprint(conn, "POST /api/v1/checkin HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n{\"a\":")
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if said, err := io.ReadAll(resp.Body); resp.StatusCode != 400 || err != nil || string(said) != incomplete+"\n" {
+		t.Errorf("it answered %d %q, %v to a half", resp.StatusCode, said, err)
+	}
+	const body = `{"hostname":"web-1","os":"linux","arch":"amd64","client_version":"v0.1.11"}`
+	if a := b.do("POST", "/api/v1/checkin", body); a.status != 200 {
+		t.Errorf("%+v", a)
+	}
+	l.Close()
+	var all []string
+	for piece := range got {
+		all = append(all, piece)
+	}
+	if len(all) != 1 || !strings.HasSuffix(all[0], "\r\n\r\n"+body) {
+		t.Errorf("upstream read %q", all)
 	}
 }

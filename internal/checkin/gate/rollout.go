@@ -47,7 +47,7 @@ func (g *Gate) Rollout(ctx context.Context, now time.Time) (*rollout.State, erro
 	c := &census{m: m, plan: p, counts: rollout.Counts{Off: g.stopped()}}
 	err := s.classes(ctx, now, c.add)
 	if err == nil {
-		err = c.read(ctx, s)
+		err = c.finish(ctx, s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the clients: %w", err)
@@ -70,8 +70,9 @@ func (g *Gate) getRollout(w http.ResponseWriter, r *http.Request) {
 // clocks is the time by which a client's clock may be behind the publisher's.
 const clocks = 5 * time.Minute
 
-// count adds what a client reports of the release to the counts.
-func count(c *rollout.Counts, p *rollout.Plan, m *manifest.Manifest, r report) {
+// count adds what a client reports of the release to the counts. place is its machine's place
+// in the rollout.
+func count(c *rollout.Counts, p *rollout.Plan, m *manifest.Manifest, r report, place int) {
 	if p == nil {
 		return
 	}
@@ -86,7 +87,7 @@ func count(c *rollout.Counts, p *rollout.Plan, m *manifest.Manifest, r report) {
 		c.Failed++
 	case runs:
 		c.Have++
-	case awaited(p, m, r) && !(tried && result == state.ResultAvailable && since(p.Since)):
+	case awaited(p, m, r, place) && !(tried && result == state.ResultAvailable && since(p.Since)):
 		c.Pending++
 	}
 }
@@ -99,7 +100,7 @@ func failed(r state.Result) bool {
 
 // awaited reports whether a client's machine is among those that are to install the release,
 // and was seen since its rollout started.
-func awaited(p *rollout.Plan, m *manifest.Manifest, r report) bool {
-	d, meant := decide(m, r)
+func awaited(p *rollout.Plan, m *manifest.Manifest, r report, place int) bool {
+	d, meant := decideAt(m, r, place)
 	return r.Lot != "" && meant && !d.Refused() && !r.Held && !r.Seen.Before(p.Started)
 }

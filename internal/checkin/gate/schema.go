@@ -85,6 +85,10 @@ var migrations = []string{
 	`CREATE INDEX clients_hostname ON clients (hostname COLLATE bytes, client_id COLLATE bytes, class)`,
 	`CREATE INDEX clients_seen ON clients (seen, client_id COLLATE bytes, class)`,
 	`CREATE INDEX clients_attempted ON clients (attempted, client_id COLLATE bytes, class)`,
+	// The index of seen has what a rollout depends on, too. Of the indexes, each check-in
+	// writes this one only.
+	`DROP INDEX clients_seen`,
+	`CREATE INDEX clients_seen ON clients (seen, client_id COLLATE bytes, class, lot)`,
 }
 
 // migrationLock is the number of PostgreSQL's advisory lock for migrations. It spells
