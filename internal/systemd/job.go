@@ -61,13 +61,15 @@ type queuer func(sd *dbus.Conn, ctx context.Context, name, mode string, done cha
 
 func (c *Conn) job(ctx context.Context, verb, name string, queue queuer) error {
 	done := make(chan string, 1)
+	enough := func() {}
+	defer func() { enough() }()
 	var l *link
-	err := c.do(ctx, func(now *link) error {
+	err := c.do(ctx, func(now *link) (err error) {
 		l = now
-		if err := l.expect(ctx, name); err != nil {
+		if enough, err = l.expect(ctx, name); err != nil {
 			return err
 		}
-		_, err := queue(now.sd, ctx, name, "replace", done)
+		_, err = queue(now.sd, ctx, name, "replace", done)
 		return err
 	})
 	if err != nil {

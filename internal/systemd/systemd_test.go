@@ -164,7 +164,8 @@ func TestDo(t *testing.T) {
 		{[]error{refused, nil}, refused},
 		{[]error{io.EOF, refused, nil}, refused},
 	} {
-		conn := &Conn{cur: &link{stop: func() {}}}
+		conn := newConn()
+		conn.cur = &link{stop: func() {}}
 		made := 0
 		err := conn.do(t.Context(), func(*link) error {
 			made++
@@ -181,7 +182,8 @@ func TestDo(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	conn := &Conn{cur: &link{stop: func() {}}}
+	conn := newConn()
+	conn.cur = &link{stop: func() {}}
 	err := conn.do(ctx, func(*link) error { cancel(); return io.EOF })
 	if err == nil || errors.Is(err, context.Canceled) || err.Error() != "systemd does not answer: EOF" {
 		t.Errorf("given up: %v", err)

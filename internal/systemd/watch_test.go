@@ -1,6 +1,9 @@
 package systemd
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -19,11 +22,18 @@ import (
 type fakeManager struct {
 	bus        *godbus.Conn
 	subscribed atomic.Int32
+	answer     *godbus.Error                             // of Subscribe
+	load       func() (godbus.ObjectPath, *godbus.Error) // answers LoadUnit; nil: it has no such method
 }
 
 func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
 	t.Helper()
-	f := &fakeManager{bus: bus}
+	return new(fakeManager).serve(t, bus)
+}
+
+func (f *fakeManager) serve(t *testing.T, bus *godbus.Conn) *fakeManager {
+	t.Helper()
+	f.bus = bus
 	testkit.Must(t, bus.Export(f, "/org/freedesktop/systemd1", manager))
 	if _, err := bus.RequestName(service, godbus.NameFlagDoNotQueue); err != nil {
 		t.Fatal(err)
@@ -31,7 +41,14 @@ func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
 	return f
 }
 
-func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return nil }
+func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return f.answer }
+
+func (f *fakeManager) LoadUnit(string) (godbus.ObjectPath, *godbus.Error) {
+	if f.load == nil {
+		return "", godbus.NewError("org.freedesktop.DBus.Error.UnknownMethod", nil)
+	}
+	return f.load()
+}
 
 // StartUnit ends the job of another unit, then the one of this.
 func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.Error) {
@@ -139,6 +156,111 @@ func TestDial(t *testing.T) {
 		}
 		if err == nil {
 			conn.Close()
+		}
+	}
+}
+
+// TestWithoutAnswer: a caller does not wait longer than its context for a systemd that lets
+// it in and does not answer, nor for another caller that waits for that.
+func TestWithoutAnswer(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	bus, asked, wait := newBus(t), make(chan struct{}), make(chan struct{})
+	sd := &fakeManager{load: func() (godbus.ObjectPath, *godbus.Error) {
+		close(asked)
+		<-wait
+		return "", godbus.NewError("org.freedesktop.systemd1.NoSuchUnit", nil)
+	}}
+	sd.serve(t, bus)
+	defer close(wait)
+	c := newConn("agent.service")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- c.do(ctx, func(*link) error { return nil }) }()
+	<-asked
+	soon, stop := context.WithCancel(t.Context())
+	go func() { second <- c.do(soon, func(*link) error { return nil }) }()
+	for _, end := range []struct {
+		cancel func()
+		err    chan error
+	}{{stop, second}, {cancel, first}} {
+		end.cancel()
+		select {
+		case err := <-end.err:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("it waits still")
+		}
+	}
+	c.Close()
+}
+
+// TestConnectAgain: systemd 257 takes the name of a connection for the one of an earlier
+// subscriber after a restart of the bus, and a connection that is lost between two calls is
+// made again.
+func TestConnectAgain(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	bus := newBus(t)
+	const path = "/org/freedesktop/systemd1/unit/main_2eservice"
+	var loads atomic.Int32
+	sd := &fakeManager{answer: godbus.NewError("org.freedesktop.systemd1.AlreadySubscribed", []any{"Client is already subscribed."}),
+		load: func() (godbus.ObjectPath, *godbus.Error) {
+			if loads.Add(1) == 1 {
+				return "", godbus.NewError("org.freedesktop.DBus.Error.NoReply", nil)
+			}
+			return path, nil
+		}}
+	sd.serve(t, bus)
+	testkit.Must(t, bus.Export(unitProperties{"main.service"}, path, "org.freedesktop.DBus.Properties"))
+	c, err := Connect(t.Context(), "alias.service")
+	testkit.Must(t, err)
+	defer c.Close()
+	<-c.Changes() // the connection
+	sd.change(t, path, "Unit")
+	select {
+	case <-c.Changes():
+	case <-time.After(5 * time.Second):
+		t.Error("no tick after a change of the unit with the alias")
+	}
+}
+
+// unitProperties answers for the Id of a unit.
+type unitProperties struct{ id string }
+
+func (u unitProperties) Get(_, _ string) (godbus.Variant, *godbus.Error) {
+	return godbus.MakeVariant(u.id), nil
+}
+
+// TestManyUnits watches, and starts, more units than the bus allows rules of a connection.
+func TestManyUnits(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	const many = 513
+	sd := newManager(t, newBus(t))
+	var names []string
+	for i := range many {
+		names = append(names, fmt.Sprintf("agent-%d.service", i))
+	}
+	c, err := Connect(t.Context(), names...)
+	testkit.Must(t, err)
+	defer c.Close()
+	<-c.Changes() // the connection
+	sd.change(t, "/org/freedesktop/systemd1/unit/agent_2d512_2eservice", "Unit")
+	select {
+	case <-c.Changes():
+	case <-time.After(5 * time.Second):
+		t.Error("no tick after a change of the last unit")
+	}
+	for _, name := range names {
+		if err := c.Start(t.Context(), name); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
