@@ -24,6 +24,8 @@ type fakeManager struct {
 	subscribed atomic.Int32
 	answer     *godbus.Error                             // of Subscribe
 	load       func() (godbus.ObjectPath, *godbus.Error) // answers LoadUnit; nil: it has no such method
+	frozen     atomic.Bool                               // the units
+	thaws      *godbus.Error                             // answers ThawUnit
 }
 
 func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
@@ -54,8 +56,17 @@ func (f *fakeManager) LoadUnit(string) (godbus.ObjectPath, *godbus.Error) {
 func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.Error) {
 	const job = "/org/freedesktop/systemd1/job/7"
 	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), "other.service", "failed")
-	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, "done")
+	result := "done"
+	if f.frozen.Load() {
+		result = "frozen"
+	}
+	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, result)
 	return job, nil
+}
+
+func (f *fakeManager) ThawUnit(string) *godbus.Error {
+	f.frozen.Store(f.thaws != nil)
+	return f.thaws
 }
 
 func (f *fakeManager) change(t *testing.T, path godbus.ObjectPath, kind string) {
@@ -261,6 +272,35 @@ func TestManyUnits(t *testing.T) {
 	for _, name := range names {
 		if err := c.Start(t.Context(), name); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestFrozen: a job of a frozen unit is tried again, once, after the unit was thawed.
+func TestFrozen(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	parent := godbus.NewError("org.freedesktop.systemd1.FrozenByParent", []any{"Unit is frozen by a parent."})
+	for _, c := range []struct {
+		thaws *godbus.Error
+		want  string
+	}{
+		{nil, ""},
+		{parent, `cannot start agent.service: the job ended with "frozen"; cannot thaw it: Unit is frozen by a parent.`},
+	} {
+		sd := &fakeManager{thaws: c.thaws}
+		sd.frozen.Store(true)
+		sd.serve(t, newBus(t))
+		conn, err := Connect(t.Context())
+		testkit.Must(t, err)
+		defer conn.Close()
+		err = conn.Start(t.Context(), "agent.service")
+		if err == nil && c.want != "" || err != nil && err.Error() != c.want {
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+		if _, of := errors.AsType[*JobError](err); err != nil && !of {
+			t.Error("the result of the job is not in the error")
 		}
 	}
 }
