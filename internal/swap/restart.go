@@ -86,8 +86,9 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 }
 
 // reload makes the running units execute the new program at a reload, in their order. The
-// gate then looks whether they did. A reload that fails is a fault of the release, which
-// the old program refuses to become.
+// gate then looks whether they did. A reload that fails, or does not end, is a fault of the
+// release, which the old program refuses to become. It is none if somebody else cancels the
+// reload, or if systemd does not answer.
 func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 	log.Status(renewal(j))
 	ctx, cancel := context.WithTimeout(ctx, j.Timeout*time.Duration(len(j.Units())))
@@ -98,8 +99,8 @@ func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 			return err
 		}
 		err := s.Systemd.ReloadUnit(ctx, name)
-		_, failed := errors.AsType[*systemd.JobError](err)
-		if failed || errors.Is(err, context.DeadlineExceeded) {
+		job, ended := errors.AsType[*systemd.JobError](err)
+		if ended && (job.Result == "failed" || job.Result == "timeout") || errors.Is(err, context.DeadlineExceeded) && s.reloads(ctx, name) {
 			j.Finding = state.FindingBad
 		}
 		if err != nil {
@@ -107,6 +108,14 @@ func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 		}
 	}
 	return nil
+}
+
+// reloads reports whether systemd says that the unit is still being reloaded.
+func (s *Swapper) reloads(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	u, err := s.Systemd.Unit(ctx, name)
+	return err == nil && u.Active == "reloading"
 }
 
 // startAgain starts the units that were stopped with the trial's unit.
