@@ -56,11 +56,11 @@ func logged(ctx context.Context, u systemd.Unit, text string) error {
 	first, ferr := oldest(ctx, u.LogNamespace)
 	switch {
 	case err != nil:
-		return err
+		return lacking{err}
 	case ferr != nil:
 		return ferr
 	case first.IsZero():
-		return errors.New("cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))")
+		return lacking{errors.New("cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))")}
 	case first.After(u.BeganAt):
 		return noAnswer{errors.New("the journal does not reach back to the start of the unit")}
 	}
@@ -85,11 +85,11 @@ func oldest(ctx context.Context, namespace string) (time.Time, error) {
 		At string `json:"__REALTIME_TIMESTAMP"`
 	}
 	if err := json.Unmarshal(line, &entry); err != nil {
-		return time.Time{}, fmt.Errorf("cannot read the journal: %w", err)
+		return time.Time{}, lacking{fmt.Errorf("cannot read the journal: %w", err)}
 	}
 	usec, err := strconv.ParseInt(entry.At, 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cannot read the journal: its time is no number")
+		return time.Time{}, lacking{errors.New("cannot read the journal: its time is no number")}
 	}
 	return time.UnixMicro(usec), nil
 }

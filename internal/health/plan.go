@@ -26,7 +26,9 @@ type plan struct {
 	// program.
 	fresh bool
 	since time.Time
-	began time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
+	// unitFile says that the release changes a unit file.
+	unitFile bool
+	began    time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
 	// runs, if not nil, is called once if all units run. The unit of the commands is not
 	// started beside the rollback of a program that has ended already.
 	runs func(context.Context)
