@@ -82,7 +82,8 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 	if err != nil {
 		p.detail = err.Error()
 	}
-	_, p.unknown = errors.AsType[noAnswer](err)
+	_, silent := errors.AsType[noAnswer](err)
+	p.unknown = silent
 	_, p.unasked = errors.AsType[notAsked](err)
 	other, unowned := errors.AsType[unowned](err)
 	p.unowned = unowned
@@ -94,7 +95,7 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
-		} else if p.unasked || p.mistake {
+		} else if p.unasked || p.mistake || silent {
 			t.finish(state.FindingUnsure, p.name+" could not be tried again: "+p.detail)
 		} else {
 			t.failure = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)

@@ -305,6 +305,8 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingUnsure, reason: "a could not be tried again: cannot ask for the command", from: 2 * time.Second, to: 2700 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "no answer in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, noAnswer{errors.New("not in time")}, false}}},
+			finding: state.FindingUnsure, reason: "a could not be tried again: not in time", from: 2 * time.Second, to: 2700 * ms},
 		{name: "a daemon that needs 40 s", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {40 * time.Second, nil, false}}},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: connection refused (hint: if x.service needs longer to start, raise health.timeout_seconds)", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "a daemon that needs 40 s to be ready", units: []seenAt{{0, starting, nil}, {40 * time.Second, up, nil}}, probes: good, fallen: true,
