@@ -215,7 +215,9 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	}
 	if p.strict { // the limit counts from the start of the units
 		if now, err := systemd.Monotonic(); err == nil && began > 0 {
-			start = start.Add(began - now)
+			// The swap may have ended long after that, as PID 1 may have been busy. Each probe is
+			// tried once, or nothing shows that the program does not answer.
+			start = start.Add(max(began-now, p.once()-p.timeout))
 		}
 	}
 	ends := make([]exits, len(names))

@@ -96,6 +96,14 @@ func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err
 	return began, nil
 }
 
+// once returns how long a try of each probe may take, all at a time, within the timeout.
+func (p *plan) once() (longest time.Duration) {
+	for _, one := range p.probes {
+		longest = max(longest, one.limit)
+	}
+	return min(longest, p.timeout)
+}
+
 // subjects returns the units that a judgement watches.
 func subjects(names []string, main program, idle map[string]string) (all []subject) {
 	for _, name := range names {

@@ -71,7 +71,7 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	}
 	// The units that trigger these were stopped while their data were restored. They
 	// start first, because a socket cannot start once its service runs.
-	s.startAgain(ctx, j, j.Triggers)
+	s.startAgain(ctx, j, j.Triggers, s.Systemd.Start)
 	for _, u := range running {
 		if err := s.Systemd.Restart(ctx, u.Name, limit); err != nil {
 			if _, ok := errors.AsType[*systemd.JobError](err); !ok {
@@ -80,8 +80,9 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 			s.logf("%s: %v", describe(j), err)
 		}
 	}
-	// Requires= stops the dependents with the units, and does not start them again.
-	s.startAgain(ctx, j, j.Dependents)
+	// Requires= stops the dependents with the units, and does not start them again. Nothing here
+	// needs them, and their start may take longer than the trial.
+	s.startAgain(ctx, j, j.Dependents, s.Systemd.Queue)
 	return nil
 }
 
@@ -119,11 +120,11 @@ func (s *Swapper) reloads(ctx context.Context, name string) bool {
 }
 
 // startAgain starts the units that were stopped with the trial's unit.
-func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string) {
+func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string, start func(context.Context, string) error) {
 	for _, name := range names {
 		u, err := s.Systemd.Unit(ctx, name)
 		if err == nil && u.Active != "active" {
-			err = s.Systemd.Start(ctx, name)
+			err = start(ctx, name)
 		}
 		if err != nil {
 			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), name, named(j), err)
