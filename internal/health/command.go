@@ -31,6 +31,7 @@ type commandRequest struct {
 type commandAnswer struct {
 	Output  string `json:"output"` // its end
 	Failure string `json:"failure,omitempty"`
+	Lacking bool   `json:"lacking,omitempty"` // the failure is a [lacking]
 }
 
 // runner runs a command of the target, and returns the end of its output. The error says
@@ -47,7 +48,7 @@ func versionProber(h target.Health, version string, run runner) prober {
 			output, err := run(ctx, "")
 			printed := h.Printed(output)
 			problem := printed.Problem(version)
-			_, unasked := errors.AsType[notAsked](err)
+			_, unasked := judged(err)
 			switch {
 			case problem == "":
 				return nil // some programs print their version and exit with status 1
@@ -153,6 +154,9 @@ func (c *commander) run(ctx context.Context, key string) (string, error) {
 	if a.Failure != "" {
 		err = errors.New(oneLine(a.Failure))
 	}
+	if a.Lacking {
+		err = lacking{err}
+	}
 	return a.Output, err
 }
 
@@ -245,6 +249,7 @@ func answerTo(ctx context.Context, h target.Health, r commandRequest) commandAns
 	a := commandAnswer{Output: output}
 	if err != nil {
 		a.Failure = err.Error()
+		_, a.Lacking = errors.AsType[lacking](err)
 	}
 	return a
 }

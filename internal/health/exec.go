@@ -36,7 +36,13 @@ func command(ctx context.Context, argv []string) (output string, err error) {
 		return output, fmt.Errorf("exited with status %d%s", exit.ExitCode(), quoted(output))
 	case errors.As(err, &exit):
 		signal := exit.Sys().(syscall.WaitStatus).Signal()
-		return output, fmt.Errorf(killedBy+"%s%s", unix.SignalName(signal), quoted(output))
+		err = fmt.Errorf(killedBy+"%s%s", unix.SignalName(signal), quoted(output))
+		if signal == unix.SIGKILL && ctx.Err() == nil { // by somebody, or because memory was short
+			err = lacking{err}
+		}
+		return output, err
+	case errors.Is(err, unix.EAGAIN): // no process could be made
+		return output, lacking{plain(err)}
 	}
 	return output, plain(err)
 }

@@ -156,7 +156,7 @@ func (g Gate) Judge(ctx context.Context, name string) (*state.Report, error) {
 		return nil, err
 	}
 	p := plan{target: t, units: subjects(j.Units(), program{j.Main, j.MainID}, j.Idle), timeout: j.Timeout, settle: j.Settle, probes: probers(t.Health, commands.run),
-		strict: true, fresh: true, since: j.Started}
+		strict: true, fresh: true, since: j.Started, unitFile: j.Reload}
 	for i := range p.units {
 		p.units[i].reloaded = j.ByReload
 	}
@@ -215,7 +215,9 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	}
 	if p.strict { // the limit counts from the start of the units
 		if now, err := systemd.Monotonic(); err == nil && began > 0 {
-			start = start.Add(began - now)
+			// The swap may have ended long after that, as PID 1 may have been busy. Each probe is
+			// tried once, or nothing shows that the program does not answer.
+			start = start.Add(max(began-now, p.once()-p.timeout))
 		}
 	}
 	ends := make([]exits, len(names))
@@ -235,8 +237,9 @@ func (g Gate) judge(ctx context.Context, p plan) (outcome, error) {
 	return out, err
 }
 
-// contest changes the finding on a bad program to "cannot tell" if another program answers
-// one of its probes, or has the address: without its port a good program fails, too.
+// contest changes the finding on a bad program to "cannot tell" if a good one would fail, too:
+// if the unit is frozen, if systemd lacks what it needs to start it, and if another program
+// answers one of its probes or has the address.
 func (p plan) contest(ctx context.Context, out *outcome) (err error) {
 	who := p.peers
 	who.contest = true
@@ -244,6 +247,14 @@ func (p plan) contest(ctx context.Context, out *outcome) (err error) {
 		u, err := who.manager.Unit(ctx, w.unit)
 		if err != nil {
 			return err
+		}
+		if u.Frozen {
+			out.finding, out.reason = state.FindingUnsure, oneLine(out.reason+"; somebody has frozen "+w.unit)
+			return nil
+		}
+		if u.Result == "resources" && !p.unitFile { // a new unit file may ask for what there is not
+			out.finding = state.FindingUnsure
+			return nil
 		}
 		who.units = append(who.units, u)
 	}

@@ -38,7 +38,7 @@ func (p peers) said(ctx context.Context, text string) error {
 // newest lines first.
 func logged(ctx context.Context, u systemd.Unit, text string) error {
 	if u.Invocation == "" {
-		return noAnswer{errors.New("systemd does not say which run of the unit this is")}
+		return notAsked{errors.New("systemd does not say which run of the unit this is")}
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -56,13 +56,13 @@ func logged(ctx context.Context, u systemd.Unit, text string) error {
 	first, ferr := oldest(ctx, u.LogNamespace)
 	switch {
 	case err != nil:
-		return err
+		return lacking{err}
 	case ferr != nil:
 		return ferr
 	case first.IsZero():
-		return errors.New("cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))")
+		return lacking{errors.New("cannot read the journal: it shows no entry (hint: does journald keep one? see Storage= in journald.conf(5))")}
 	case first.After(u.BeganAt):
-		return noAnswer{errors.New("the journal does not reach back to the start of the unit")}
+		return notAsked{errors.New("the journal does not reach back to the start of the unit")}
 	}
 	return errors.New("no line since the start of the unit contains it")
 }
@@ -79,17 +79,17 @@ func oldest(ctx context.Context, namespace string) (time.Time, error) {
 		if len(out.data) == 0 && ctx.Err() == nil {
 			return time.Time{}, nil
 		}
-		return time.Time{}, noAnswer{errors.Join(err, errors.New("cannot find the first entry of the journal"))}
+		return time.Time{}, notAsked{errors.Join(err, errors.New("cannot find the first entry of the journal"))}
 	}
 	var entry struct {
 		At string `json:"__REALTIME_TIMESTAMP"`
 	}
 	if err := json.Unmarshal(line, &entry); err != nil {
-		return time.Time{}, fmt.Errorf("cannot read the journal: %w", err)
+		return time.Time{}, lacking{fmt.Errorf("cannot read the journal: %w", err)}
 	}
 	usec, err := strconv.ParseInt(entry.At, 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("cannot read the journal: its time is no number")
+		return time.Time{}, lacking{errors.New("cannot read the journal: its time is no number")}
 	}
 	return time.UnixMicro(usec), nil
 }

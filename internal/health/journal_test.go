@@ -143,6 +143,13 @@ exec cat "$0.first"
 		if got != row.want {
 			t.Errorf("%s: %q, want %q", row.name, got, row.want)
 		}
+		// These are of the program; the others show nothing about it.
+		own := strings.HasPrefix(got, "no line") || strings.HasPrefix(got, "x.service") || strings.HasPrefix(got, "it is not among")
+		_, unasked := errors.AsType[notAsked](err)
+		_, lacks := errors.AsType[lacking](err)
+		if err != nil && own == (unasked || lacks) {
+			t.Errorf("%s: %T", row.name, err)
+		}
 		rows = append(rows, testkit.Row{What: row.name, Refused: row.want})
 	}
 	testkit.Accepted(t, "Journal probes", rows)

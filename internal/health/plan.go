@@ -26,7 +26,9 @@ type plan struct {
 	// program.
 	fresh bool
 	since time.Time
-	began time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
+	// unitFile says that the release changes a unit file.
+	unitFile bool
+	began    time.Duration // when the units were reloaded, by CLOCK_MONOTONIC
 	// runs, if not nil, is called once if all units run. The unit of the commands is not
 	// started beside the rollback of a program that has ended already.
 	runs func(context.Context)
@@ -92,6 +94,14 @@ func (p *plan) prepare(ctx context.Context, m manager) (began time.Duration, err
 		}
 	}
 	return began, nil
+}
+
+// once returns how long a try of each probe may take, all at a time, within the timeout.
+func (p *plan) once() (longest time.Duration) {
+	for _, one := range p.probes {
+		longest = max(longest, one.limit)
+	}
+	return min(longest, p.timeout)
 }
 
 // subjects returns the units that a judgement watches.

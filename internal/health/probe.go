@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"net/url"
 	"strings"
 	"syscall"
@@ -41,6 +42,26 @@ type noAnswer struct{ error }
 // notAsked is the error of a try that failed on our side: the program was not asked.
 type notAsked struct{ error }
 
+// lacking is the error of a try for which this machine lacked something, such as memory or a
+// resolver. It is no evidence against a new program. A baseline counts it as a failure, so
+// that a probe which can never be tried here is excused.
+type lacking struct{ error }
+
+// shortage reports whether this machine lacked what a connection or a new process needs.
+func shortage(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && errors.Is(err, syscall.EADDRNOTAVAIL) {
+		at, isTCP := op.Addr.(*net.TCPAddr)
+		return isTCP && at.IP.To4() != nil && at.IP.IsLoopback() // no port is free: the address is there
+	}
+	lookup, ok := errors.AsType[*net.DNSError](err)
+	return ok && !lookup.IsNotFound
+}
+
 // mistaken is the error of a try that shows a mistake in the target file or in a file that
 // it names. It is no evidence against the program, and goes away only when that is mended.
 type mistaken struct{ error }
@@ -54,6 +75,9 @@ func judged(err error) (error, bool) {
 		return e, true
 	}
 	if e, ok := errors.AsType[mistaken](err); ok {
+		return e, true
+	}
+	if e, ok := errors.AsType[lacking](err); ok {
 		return e, true
 	}
 	return errors.AsType[unowned](err)
@@ -115,13 +139,19 @@ func plain(err error) error {
 	if e, ok := judged(err); ok {
 		return e
 	}
+	short := shortage(err)
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return errno
+		err = errno
+	} else {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		err = errors.New(oneLine(err.Error()))
 	}
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err
+	if short {
+		return lacking{err}
 	}
-	return errors.New(oneLine(err.Error()))
+	return err
 }
 
 // oneLine makes untrusted text safe for a report, a log and a terminal.

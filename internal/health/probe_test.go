@@ -2,12 +2,14 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -239,6 +241,49 @@ func TestOneLine(t *testing.T) {
 func alive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err == nil && syscall.Kill(pid, 0) == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// TestShortage: what this machine lacks is no evidence against a program.
+func TestShortage(t *testing.T) {
+	at := func(address string, number syscall.Errno) error {
+		a, err := net.ResolveTCPAddr("tcp", address)
+		testkit.Must(t, err)
+		return &net.OpError{Op: "dial", Net: "tcp", Addr: a, Err: os.NewSyscallError("connect", number)}
+	}
+	lookup := func(e net.DNSError) error { return &url.Error{Op: "Get", Err: &net.OpError{Op: "dial", Err: &e}} }
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{at("127.0.0.1:1", syscall.ENFILE), true},
+		{at("127.0.0.1:1", syscall.EMFILE), true},
+		{at("127.0.0.1:1", syscall.ENOMEM), true},
+		{at("127.0.0.1:1", syscall.ENOBUFS), true},
+		{at("127.0.0.1:1", syscall.EADDRNOTAVAIL), true},
+		{at("[::1]:1", syscall.EADDRNOTAVAIL), false}, // this machine has no IPv6
+		{at("192.0.2.1:1", syscall.EADDRNOTAVAIL), false},
+		{at("127.0.0.1:1", syscall.ECONNREFUSED), false},
+		{at("127.0.0.1:1", syscall.ECONNRESET), false},
+		{at("127.0.0.1:1", syscall.EAGAIN), false}, // the program accepts no connection
+		{lookup(net.DNSError{Err: "server misbehaving", Name: "x", IsTemporary: true}), true},
+		{lookup(net.DNSError{Err: "i/o timeout", Name: "x", IsTimeout: true}), true},
+		{lookup(net.DNSError{Err: "no such host", Name: "x", IsNotFound: true}), false},
+		{context.DeadlineExceeded, false},
+	} {
+		_, got := errors.AsType[lacking](plain(c.err))
+		if _, known := judged(plain(c.err)); got != c.want || known != c.want {
+			t.Errorf("%v: %v, %v, want %v", c.err, got, known, c.want)
+		}
+	}
+	run := commandsOf(t, target.Health{VersionCommand: sh("kill -KILL $$"), Probes: []target.Probe{{Command: sh("kill -SEGV $$")}}})
+	_, err := run(t.Context(), "")
+	if _, lacks := errors.AsType[lacking](err); !lacks || err.Error() != "was killed by SIGKILL" {
+		t.Errorf("a command that somebody killed: %v", err)
+	}
+	_, err = run(t.Context(), target.Probe{Command: sh("kill -SEGV $$")}.Key())
+	if _, lacks := errors.AsType[lacking](err); lacks || err == nil {
+		t.Errorf("a command that crashed: %v", err)
+	}
 }
 
 func TestVersionCommand(t *testing.T) {

@@ -151,24 +151,29 @@ func TestContest(t *testing.T) {
 		user    string // of the unit
 		foreign bool
 		excused bool
-		says    string // "": the release is bad
+		is      systemd.Unit // more of the unit
+		files   bool         // the release changes a unit file
+		says    string       // "": the release is bad
 	}{
-		"a free address":                           {address: free},
-		"a socket that does not listen":            {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, says: held},
-		"the same, by IPv6":                        {address: func(t *testing.T) string { return bound(t, unix.AF_INET6, false) }, says: held},
-		"the same, with an http probe":             {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
-		"the same, with a grpc probe":              {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, grpc: true, says: held},
-		"one beside which the unit can listen":     {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
-		"a probe that failed before the swap, too": {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, excused: true},
-		"a probe that any program may answer":      {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
-		"an address that this machine lacks":       {address: func(*testing.T) string { return "192.0.2.1:9" }},
-		"an abstract socket that does not listen":  {unix: true, address: func(t *testing.T) string { return bindTo(t, "@machinemon-update-test-contest") }, says: held},
-		"a free abstract socket":                   {unix: true, address: func(*testing.T) string { return "@machinemon-update-test-free" }},
-		"another user's socket":                    {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }, says: "a file of user 61234, at which nothing listens, is at "},
-		"the socket of the unit's user":            {unix: true, user: "61234", address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }},
-		"a socket where only the unit makes files": {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o755) }},
-		"a socket of root that is left over":       {unix: true, address: func(t *testing.T) string { return bindTo(t, filepath.Join(t.TempDir(), "s")) }},
-		"a port that only root and the unit have":  {address: func(*testing.T) string { return "127.0.0.1:1" }},
+		"a free address":                            {address: free},
+		"a socket that does not listen":             {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, says: held},
+		"the same, by IPv6":                         {address: func(t *testing.T) string { return bound(t, unix.AF_INET6, false) }, says: held},
+		"the same, with an http probe":              {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, http: true, says: held},
+		"the same, with a grpc probe":               {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, grpc: true, says: held},
+		"one beside which the unit can listen":      {address: func(t *testing.T) string { return bound(t, unix.AF_INET, true) }},
+		"a probe that failed before the swap, too":  {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, excused: true},
+		"a probe that any program may answer":       {address: func(t *testing.T) string { return bound(t, unix.AF_INET, false) }, foreign: true},
+		"an address that this machine lacks":        {address: func(*testing.T) string { return "192.0.2.1:9" }},
+		"an abstract socket that does not listen":   {unix: true, address: func(t *testing.T) string { return bindTo(t, "@machinemon-update-test-contest") }, says: held},
+		"a free abstract socket":                    {unix: true, address: func(*testing.T) string { return "@machinemon-update-test-free" }},
+		"another user's socket":                     {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }, says: "a file of user 61234, at which nothing listens, is at "},
+		"the socket of the unit's user":             {unix: true, user: "61234", address: func(t *testing.T) string { return leftBehind(t, 0o777|os.ModeSticky) }},
+		"a socket where only the unit makes files":  {unix: true, address: func(t *testing.T) string { return leftBehind(t, 0o755) }},
+		"a socket of root that is left over":        {unix: true, address: func(t *testing.T) string { return bindTo(t, filepath.Join(t.TempDir(), "s")) }},
+		"a unit that is frozen":                     {address: free, is: systemd.Unit{Frozen: true}, says: "; somebody has frozen x.service"},
+		"a start for which systemd lacks something": {address: free, is: systemd.Unit{Result: "resources"}, says: "its main process ended"},
+		"the same, with a new unit file":            {address: free, is: systemd.Unit{Result: "resources"}, files: true},
+		"a port that only root and the unit have":   {address: func(*testing.T) string { return "127.0.0.1:1" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			probe := target.Probe{TCP: c.address(t), Foreign: c.foreign}
@@ -180,10 +185,12 @@ func TestContest(t *testing.T) {
 			case c.grpc:
 				probe = target.Probe{GRPC: "http://" + probe.TCP}
 			}
+			c.is.Name, c.is.User, c.is.UID = "x.service", c.user, systemd.NoUID
 			p := plan{
-				units:  []subject{{unit: "x.service"}},
-				probes: probers(target.Health{Probes: []target.Probe{probe}}, nil),
-				peers:  peers{manager: fakeUnits{is: map[string]systemd.Unit{"x.service": {Name: "x.service", User: c.user, UID: systemd.NoUID}}}},
+				unitFile: c.files,
+				units:    []subject{{unit: "x.service"}},
+				probes:   probers(target.Health{Probes: []target.Probe{probe}}, nil),
+				peers:    peers{manager: fakeUnits{is: map[string]systemd.Unit{"x.service": c.is}}},
 			}
 			p.probes[0].excused = c.excused
 			out := outcome{finding: state.FindingBad, reason: "its main process ended", standing: c.http}

@@ -66,6 +66,12 @@ func newTrial(p plan, now time.Time) *trial {
 // probeEnded records the outcome of a try of a probe.
 func (t *trial) probeEnded(now time.Time, i int, err error) {
 	p := &t.probes[i]
+	if held, ok := errors.AsType[heldUp](err); ok {
+		p.busy, p.next = false, now
+		t.wasHeldUp(held.by)
+		t.advance(now)
+		return
+	}
 	p.busy, p.passed, p.detail = false, err == nil, ""
 	p.tries++
 	p.took = now.Sub(p.began)
@@ -76,16 +82,20 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 	if err != nil {
 		p.detail = err.Error()
 	}
-	_, p.unknown = errors.AsType[noAnswer](err)
+	_, silent := errors.AsType[noAnswer](err)
+	p.unknown = silent
 	_, p.unasked = errors.AsType[notAsked](err)
 	other, unowned := errors.AsType[unowned](err)
 	p.unowned = unowned
 	_, p.mistake = errors.AsType[mistaken](err)
 	p.unknown = p.unknown || p.unasked || p.mistake || other.unknown
+	if _, lacks := errors.AsType[lacking](err); lacks {
+		p.unasked = true
+	}
 	if err != nil && !t.settling.IsZero() && !p.dropped && t.failure == "" {
 		if p.excused {
 			p.dropped = true
-		} else if p.unasked || p.mistake {
+		} else if p.unasked || p.mistake || silent {
 			t.finish(state.FindingUnsure, p.name+" could not be tried again: "+p.detail)
 		} else {
 			t.failure = fmt.Sprintf("%s failed %s into the settle time: %s", p.name, seconds(now.Sub(t.settling)), p.detail)
@@ -93,6 +103,24 @@ func (t *trial) probeEnded(now time.Time, i int, err error) {
 		}
 	}
 	t.advance(now)
+}
+
+// heldUp is the error of a try that ended later than it could, because this process was held
+// up: it was frozen or stopped, or waited for systemd. Such a try shows nothing.
+type heldUp struct{ by time.Duration }
+
+func (h heldUp) Error() string { return "the gate was held up for " + seconds(h.by) }
+
+// slip is how much later than planned something may happen in a process that is not held up.
+const slip = time.Second
+
+// wasHeldUp prolongs the trial by a time in which nothing could be seen of the program. The
+// deadline of the trial bounds that.
+func (t *trial) wasHeldUp(by time.Duration) {
+	t.start = t.start.Add(by)
+	if !t.settling.IsZero() {
+		t.settling = t.settling.Add(by)
+	}
 }
 
 // advance changes the state as the time requires.

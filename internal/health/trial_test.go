@@ -38,6 +38,14 @@ func (s unitState) exited(result string, code, value int32) unitState {
 	return s
 }
 
+// stopped makes the end one that a job caused, of a run that began after the last stop.
+func (s unitState) stopped() unitState {
+	s.Began, s.MainBegan, s.Left, s.MainEnded = 2, 1, 3, 4
+	return s
+}
+
+func (s unitState) of(kind string) unitState { s.Type = kind; return s }
+
 func (s unitState) restarted(n uint32) unitState    { s.NRestarts = n; return s }
 func (s unitState) job() unitState                  { s.Job = 7; return s }
 func (s unitState) runs(text string) unitState      { s.foreign = text; return s }
@@ -63,6 +71,7 @@ var (
 
 	errRefused  = errors.New("connection refused")
 	errStranger = unowned{error: errors.New("another program answers")}
+	errShort    = lacking{errors.New("too many open files in system")}
 	bash        = "no process of x.service runs /opt/x; its main process runs /usr/bin/bash"
 )
 
@@ -248,6 +257,16 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingUnsure, reason: "changed from 10 to 12", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "somebody's SIGTERM", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", systemd.Killed, 15), nil}}, fallen: true,
 			finding: state.FindingUnsure, reason: "SIGTERM", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "somebody's SIGKILL", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("activating", "auto-restart", 0).exited("signal", systemd.Killed, 9), nil}}, fallen: true,
+			finding: state.FindingUnsure, reason: "SIGKILL", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "out of memory", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("failed", "failed", 0).exited("oom-kill", systemd.Killed, 9), nil}}, fallen: true,
+			finding: state.FindingBad, reason: "killed by SIGKILL (systemd says: oom-kill) after 2 s", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "an operator has stopped it", units: []seenAt{{0, up, nil}, {2 * time.Second, ended.stopped(), nil}}, fallen: true,
+			finding: state.FindingUnsure, reason: "another program or the operator stopped it", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "an operator has stopped it, and it failed then", units: []seenAt{{0, up, nil}, {2 * time.Second, failed.stopped(), nil}}, fallen: true,
+			finding: state.FindingUnsure, reason: "another program or the operator stopped it", from: 2 * time.Second, to: 2 * time.Second},
+		{name: "it told systemd that it fails", units: []seenAt{{0, up, nil}, {2 * time.Second, failed.stopped().of("notify"), nil}}, fallen: true,
+			finding: state.FindingBad, reason: "exited with status 2 after 2 s", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "a signal that systemd takes for a clean end", units: []seenAt{{0, up, nil}, {2 * time.Second, unit("inactive", "dead", 0).exited("success", systemd.Killed, 13), nil}}, fallen: true,
 			finding: state.FindingBad, reason: "killed by SIGPIPE after 2 s", from: 2 * time.Second, to: 2 * time.Second},
 		{name: "systemd's SIGTERM after a start timeout", units: []seenAt{{0, starting, nil}, {9 * time.Second, unit("failed", "failed", 0).exited("timeout", systemd.Killed, 15), nil}}, fallen: true,
@@ -276,10 +295,18 @@ func TestTrial(t *testing.T) {
 			finding: state.FindingHealthy, from: time.Second, to: 1600 * ms},
 		{name: "a probe that could not be tried", units: steady, probes: map[string][]answers{"a": always(notAsked{errors.New("cannot ask for the command")})},
 			finding: state.FindingUnsure, reason: "a could not be tried within 30 s: cannot ask for the command", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "no descriptors for a try in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, errShort, false}, {3 * time.Second, nil, false}}},
+			finding: state.FindingUnsure, reason: "a could not be tried again: too many open files in system", from: 2 * time.Second, to: 2600 * ms},
+		{name: "no descriptors for any try", units: steady, probes: map[string][]answers{"a": always(errShort)},
+			finding: state.FindingUnsure, reason: "a could not be tried within 30 s: too many open files", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "baseline: no descriptors count as a failure", lenient: true, units: steady, probes: map[string][]answers{"a": always(errShort)}, excused: "a", settle: -1,
+			finding: state.FindingHealthy, to: time.Second},
 		{name: "a probe that could not be tried again", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, notAsked{errors.New("cannot ask for the command")}, false}}},
 			finding: state.FindingUnsure, reason: "a could not be tried again: cannot ask for the command", from: 2 * time.Second, to: 2700 * ms},
 		{name: "a trial needs an answer", units: steady, probes: map[string][]answers{"a": always(noAnswer{errors.New("too many lines")})},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: too many lines", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
+		{name: "no answer in the settle time", units: steady, probes: map[string][]answers{"a": {{0, nil, false}, {2 * time.Second, noAnswer{errors.New("not in time")}, false}}},
+			finding: state.FindingUnsure, reason: "a could not be tried again: not in time", from: 2 * time.Second, to: 2700 * ms},
 		{name: "a daemon that needs 40 s", units: steady, probes: map[string][]answers{"a": {{0, errRefused, false}, {40 * time.Second, nil, false}}},
 			finding: state.FindingBad, reason: "a did not pass within 30 s: connection refused (hint: if x.service needs longer to start, raise health.timeout_seconds)", blamed: "a", from: 30 * time.Second, to: 30 * time.Second},
 		{name: "a daemon that needs 40 s to be ready", units: []seenAt{{0, starting, nil}, {40 * time.Second, up, nil}}, probes: good, fallen: true,
@@ -480,6 +507,54 @@ func TestLateLook(t *testing.T) {
 		if tr.advance(late); (tr.end != nil) == trying {
 			t.Errorf("a try is running: %v; the end is %+v", trying, tr.end)
 		}
+	}
+}
+
+// TestHeldUp: a good release is not to blame if the gate is frozen, or waits for systemd: a
+// try meanwhile shows nothing, and the time does not count.
+func TestHeldUp(t *testing.T) {
+	for _, c := range []struct {
+		name                       string
+		frozen, silent, held, wait time.Duration // the second try, the second look, the loop, until the first success
+		took                       time.Duration
+	}{
+		{name: "a try in the settle time", frozen: 10 * time.Second, took: 13 * time.Second},
+		{name: "systemd is silent beyond the timeout", silent: 40 * time.Second, wait: time.Second, took: 45 * time.Second},
+		{name: "the loop is held up beyond the timeout", held: 40 * time.Second, wait: time.Second, took: 45 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start, tries, looks := time.Now(), 0, 0
+				p := plan{units: []subject{{unit: "x.service"}}, timeout: 30 * time.Second, settle: 5 * time.Second, strict: true, probes: []prober{{name: "a", limit: answerLimit,
+					try: func(context.Context, peers) error {
+						if tries++; tries == 2 && c.frozen > 0 {
+							time.Sleep(c.frozen)
+							return context.DeadlineExceeded
+						}
+						if time.Since(start) < c.wait {
+							return errRefused
+						}
+						return nil
+					}}}}
+				changes := make(chan struct{}, 1)
+				look := func(context.Context, int) (unitState, error) {
+					if looks++; looks == 2 {
+						time.Sleep(c.silent)
+					}
+					return up, nil
+				}
+				if c.silent > 0 {
+					changes <- struct{}{}
+				}
+				out := watch(t.Context(), newTrial(p, start), look, changes, func(string) { time.Sleep(c.held); c.held = 0 })
+				if out.finding != state.FindingHealthy {
+					t.Errorf("finding %q: %s", out.finding, out.reason)
+				}
+				if took := time.Since(start).Round(time.Second); took != c.took {
+					t.Errorf("it took %s, want %s", took, c.took)
+				}
+			})
+		})
 	}
 }
 

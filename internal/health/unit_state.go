@@ -90,7 +90,9 @@ func (s unitState) classify() (standing, string) {
 	case u.Active == "activating" && !s.restarting():
 		return standingPending, "it is still starting (" + u.Sub + ")"
 	case killedFromOutside(u):
-		return standingInterrupted, "another process ended its main process by SIGTERM"
+		return standingInterrupted, "another process ended its main process by " + unix.SignalName(unix.Signal(u.ExecValue))
+	case stoppedFromOutside(u):
+		return standingInterrupted, "another program or the operator stopped it"
 	case u.Active == "activating", u.Active == "failed":
 		return standingDown, describeEnd(u)
 	case u.Job != 0:
@@ -104,11 +106,32 @@ func active(u systemd.Unit) bool {
 	return u.Active == "active" || u.Active == "reloading" || u.Active == "refreshing"
 }
 
-// killedFromOutside reports whether another program ended the main process by SIGTERM.
-// systemd takes SIGTERM for a clean end, unless it sent the signal itself because of a
-// time limit; and a program does not send SIGTERM to itself.
+// killedFromOutside reports whether another program ended the main process by SIGTERM or
+// SIGKILL, neither of which a program sends to itself. systemd takes SIGTERM for a clean end.
+// The result is another one if systemd sent the signal itself because of a time limit, or if
+// memory was short.
 func killedFromOutside(u systemd.Unit) bool {
-	return u.MainPID == 0 && u.ExecCode == systemd.Killed && unix.Signal(u.ExecValue) == unix.SIGTERM && u.Result == "success"
+	if u.MainPID != 0 || u.ExecCode != systemd.Killed {
+		return false
+	}
+	signal := unix.Signal(u.ExecValue)
+	return signal == unix.SIGTERM && u.Result == "success" || signal == unix.SIGKILL && u.Result == "signal"
+}
+
+// stoppedFromOutside reports whether a job stopped the unit: its main process ended only
+// after that, in any way. A program that tells systemd of its end can look so, too; its end
+// must then be a clean one.
+func stoppedFromOutside(u systemd.Unit) bool {
+	if !u.Stopped() {
+		return false
+	}
+	switch u.Result {
+	case "success":
+		return true
+	case "exit-code", "signal", "core-dump":
+		return !strings.HasPrefix(u.Type, "notify")
+	}
+	return false
 }
 
 // describeEnd describes how the unit ended.

@@ -22,7 +22,12 @@ func watch(ctx context.Context, t *trial, look func(ctx context.Context, unit in
 	results := make(chan result, len(t.probes)) // each probe has at most one try running
 
 	see := func(i int) {
-		switch s, err := look(ctx, i); {
+		begin := time.Now()
+		s, err := look(ctx, i)
+		if took := time.Since(begin); took > slip {
+			t.wasHeldUp(took) // systemd does nothing else than reload, perhaps
+		}
+		switch {
 		case err == nil:
 			t.unitSeen(time.Now(), i, s)
 		case !errors.Is(err, errVanished):
@@ -48,16 +53,25 @@ func watch(ctx context.Context, t *trial, look func(ctx context.Context, unit in
 			say(s)
 			said = s
 		}
-		var alarm <-chan time.Time
-		if at, ok := t.nextWake(now); ok {
-			alarm = time.After(time.Until(at))
+		// At least as often as this, to notice if this process is held up.
+		alarm := now.Add(slip)
+		if at, ok := t.nextWake(now); ok && at.Before(alarm) {
+			alarm = at
+		}
+		woken := func() {
+			if late := time.Since(alarm); late > slip {
+				t.wasHeldUp(late)
+			}
 		}
 		select {
 		case <-changes:
+			woken()
 			seeAll()
 		case r := <-results:
+			woken()
 			t.probeEnded(time.Now(), r.probe, r.err)
-		case <-alarm:
+		case <-time.After(time.Until(alarm)):
+			woken()
 			now := time.Now()
 			for i, w := range t.units {
 				if !w.lookAt.IsZero() && !now.Before(w.lookAt) {
@@ -74,11 +88,15 @@ func watch(ctx context.Context, t *trial, look func(ctx context.Context, unit in
 func try(ctx context.Context, p prober, who peers, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	begin := time.Now()
 	err := p.try(ctx, who)
 	if _, ok := judged(err); ok {
 		return err
 	}
 	if err != nil && ctx.Err() != nil {
+		if over := time.Since(begin) - limit; over > slip {
+			return heldUp{over}
+		}
 		return fmt.Errorf("no answer within %s", seconds(limit))
 	}
 	return err

@@ -1,6 +1,8 @@
 package swap
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -199,20 +201,46 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// TestReloadFails: a reload that fails is the release's fault. A new unit file needs a
-// restart.
+// TestReloadFails: a reload that fails, or does not end, is the release's fault, and one that
+// somebody cancels, or of which systemd does not tell, is not. A new unit file needs a restart.
 func TestReloadFails(t *testing.T) {
 	k := kinds()["reload"]
-	r := k.trialOf(t)
-	r.sys.fails["reload agent.service"] = &systemd.JobError{Verb: "reload", Unit: "agent.service", Result: "failed"}
-	r.fails(t, "swap", state.ResultFailed, `cannot reload agent.service: the job ended with "failed"`)
-	r.step(t, "rollback")
-	r.ended(t, "a1", state.ResultRolledBack, `cannot reload agent.service`)
-	if len(r.status(t).Rejected) != 1 {
-		t.Errorf("rejected: %+v", r.status(t).Rejected)
+	job := func(result string) error {
+		return &systemd.JobError{Verb: "reload", Unit: "agent.service", Result: result}
+	}
+	late := fmt.Errorf("cannot reload agent.service: %w", context.DeadlineExceeded)
+	reloading := &systemd.Unit{Load: "loaded", Active: "reloading", Sub: "reload", MainPID: 7}
+	for name, c := range map[string]struct {
+		err      error
+		is       *systemd.Unit // when the reload has ended
+		asked    error         // what systemd answers then
+		rejected bool
+	}{
+		"it fails":                {err: job("failed"), rejected: true},
+		"its limit ends it":       {err: job("timeout"), rejected: true},
+		"somebody stops the unit": {err: job("canceled")},
+		"it does not end":         {err: late, is: reloading, rejected: true},
+		"its end is not heard of": {err: late},
+		"systemd does not answer": {err: late, asked: errors.New("systemd does not answer")},
+	} {
+		r := k.trialOf(t)
+		r.sys.fails["reload agent.service"] = c.err
+		r.sys.on["reload agent.service"] = func() {
+			if c.is != nil {
+				r.sys.units["agent.service"] = *c.is
+			}
+			r.sys.fails["unit agent.service"] = c.asked
+		}
+		r.fails(t, "swap", state.ResultFailed, c.err.Error())
+		delete(r.sys.units, "agent.service")
+		delete(r.sys.fails, "unit agent.service")
+		r.step(t, "rollback")
+		if got := len(r.status(t).Rejected) == 1 && r.status(t).Rejected[0].Interruptions == 0; got != c.rejected {
+			t.Errorf("%s: rejected: %+v", name, r.status(t).Rejected)
+		}
 	}
 
-	r = k.trialOf(t)
+	r := k.trialOf(t)
 	r.offer(t, "a2", "v2", 2, release2)
 	r.step(t, "swap")
 	if got := r.sys.unitCalls(); !slices.Equal(got, []string{"reload", "restart agent.service"}) {

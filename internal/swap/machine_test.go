@@ -146,8 +146,6 @@ func (m *machine) Start(_ context.Context, name string) error {
 		return err
 	}
 	switch name {
-	case "needs.service":
-		return m.set("needs", "")
 	case "machinemon-baseline@agent.service":
 		j, err := m.tree.Journal("agent")
 		if err != nil || j == nil && m.now == nil {
@@ -300,7 +298,13 @@ func (m *machine) Alive(_ context.Context, patterns ...string) ([]string, error)
 	return names, m.call("list", strings.Join(patterns, " "))
 }
 
-func (m *machine) Queue(_ context.Context, name string) error { return m.call("queue", name) }
+func (m *machine) Queue(_ context.Context, name string) error {
+	err := m.call("queue", name)
+	if err == nil && name == "needs.service" {
+		err = m.set("needs", "")
+	}
+	return err
+}
 
 func (m *machine) ResetFailed(_ context.Context, names ...string) error {
 	for _, n := range names {

@@ -71,7 +71,7 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 	}
 	// The units that trigger these were stopped while their data were restored. They
 	// start first, because a socket cannot start once its service runs.
-	s.startAgain(ctx, j, j.Triggers)
+	s.startAgain(ctx, j, j.Triggers, s.Systemd.Start)
 	for _, u := range running {
 		if err := s.Systemd.Restart(ctx, u.Name, limit); err != nil {
 			if _, ok := errors.AsType[*systemd.JobError](err); !ok {
@@ -80,14 +80,16 @@ func (s *Swapper) restart(ctx context.Context, j *state.Journal, limit time.Dura
 			s.logf("%s: %v", describe(j), err)
 		}
 	}
-	// Requires= stops the dependents with the units, and does not start them again.
-	s.startAgain(ctx, j, j.Dependents)
+	// Requires= stops the dependents with the units, and does not start them again. Nothing here
+	// needs them, and their start may take longer than the trial.
+	s.startAgain(ctx, j, j.Dependents, s.Systemd.Queue)
 	return nil
 }
 
 // reload makes the running units execute the new program at a reload, in their order. The
-// gate then looks whether they did. A reload that fails is a fault of the release, which
-// the old program refuses to become.
+// gate then looks whether they did. A reload that fails, or does not end, is a fault of the
+// release, which the old program refuses to become. It is none if somebody else cancels the
+// reload, or if systemd does not answer.
 func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 	log.Status(renewal(j))
 	ctx, cancel := context.WithTimeout(ctx, j.Timeout*time.Duration(len(j.Units())))
@@ -98,8 +100,8 @@ func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 			return err
 		}
 		err := s.Systemd.ReloadUnit(ctx, name)
-		_, failed := errors.AsType[*systemd.JobError](err)
-		if failed || errors.Is(err, context.DeadlineExceeded) {
+		job, ended := errors.AsType[*systemd.JobError](err)
+		if ended && (job.Result == "failed" || job.Result == "timeout") || errors.Is(err, context.DeadlineExceeded) && s.reloads(ctx, name) {
 			j.Finding = state.FindingBad
 		}
 		if err != nil {
@@ -109,12 +111,20 @@ func (s *Swapper) reload(ctx context.Context, j *state.Journal) error {
 	return nil
 }
 
+// reloads reports whether systemd says that the unit is still being reloaded.
+func (s *Swapper) reloads(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	u, err := s.Systemd.Unit(ctx, name)
+	return err == nil && u.Active == "reloading"
+}
+
 // startAgain starts the units that were stopped with the trial's unit.
-func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string) {
+func (s *Swapper) startAgain(ctx context.Context, j *state.Journal, names []string, start func(context.Context, string) error) {
 	for _, name := range names {
 		u, err := s.Systemd.Unit(ctx, name)
 		if err == nil && u.Active != "active" {
-			err = s.Systemd.Start(ctx, name)
+			err = start(ctx, name)
 		}
 		if err != nil {
 			s.logf("%s: cannot start %s again, which was stopped with %s: %v", describe(j), name, named(j), err)

@@ -21,13 +21,13 @@ func TestCommit(t *testing.T) {
 	r := newRig(t)
 	goodTrial(t, r)
 	r.want(t, newFiles)
-	if !r.sys.order("arm machinemon-deadline@agent.timer", "reload", "reset agent.service", "restart agent.service", "start needs.service") || r.sys.called("arm machinemon-deadline@agent.timer") != 1 {
+	if !r.sys.order("arm machinemon-deadline@agent.timer", "reload", "reset agent.service", "restart agent.service", "queue needs.service") || r.sys.called("arm machinemon-deadline@agent.timer") != 1 {
 		t.Errorf("calls: %q", r.sys.calls)
 	}
 	if least := 35 * time.Second; r.sys.armed < least {
 		t.Errorf("the deadline is after %s, the gate may take %s", r.sys.armed, least)
 	}
-	if r.sys.called("start idle.service") != 0 {
+	if r.sys.called("queue idle.service") != 0 {
 		t.Error("a dependent that was not active was started")
 	}
 	r.step(t, "commit")
@@ -154,12 +154,12 @@ func TestDependents(t *testing.T) {
 	must(t, r.sys.set("needs", "stopped"))
 	badTrial(t, r)
 	r.step(t, "rollback")
-	if r.sys.called("start needs.service") != 0 {
+	if r.sys.called("queue needs.service") != 0 {
 		t.Error("a unit that was stopped on purpose was started")
 	}
 	// If the dependent cannot start, the release is not to blame.
 	r = newRig(t)
-	r.sys.fails["start needs.service"] = errors.New("it is ill")
+	r.sys.fails["queue needs.service"] = errors.New("it is ill")
 	trial(t, r)
 	if !strings.Contains(r.log.String(), "cannot start needs.service again") {
 		t.Errorf("log: %s", r.log)

@@ -7,7 +7,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,11 +14,10 @@ import (
 // count the time that the machine was suspended.
 func (c *Conn) Uptime(ctx context.Context) (time.Duration, error) {
 	const booted = "UserspaceTimestampMonotonic" // org.freedesktop.systemd1(5)
-	text, err := ask(ctx, c, func(sd *dbus.Conn) (string, error) { return sd.GetManagerProperty(booted) })
 	var usec uint64
-	if err == nil {
-		_, err = fmt.Sscanf(text, "@t %d", &usec)
-	}
+	err := c.do(ctx, func(l *link) error {
+		return l.property(ctx, "/org/freedesktop/systemd1", manager, booted, &usec)
+	})
 	now, nerr := Monotonic()
 	if err = errors.Join(err, nerr); err != nil {
 		return 0, fmt.Errorf("cannot read when systemd started: %w", err)

@@ -38,8 +38,9 @@ type Conn struct {
 	private bool                            // root does without the bus
 	changed func(map[string]godbus.Variant) // receives properties of a watched unit that changed; may be nil
 
-	mu  sync.Mutex
-	cur *link
+	turn chan struct{} // holds a value while a caller connects; unlike a lock, a caller can give it up
+	mu   sync.Mutex
+	cur  *link
 }
 
 // link is one connection, until it is lost.
@@ -58,14 +59,19 @@ func Running() bool {
 
 // Connect makes a connection. [Conn.Changes] reports changes of the watched units.
 func Connect(ctx context.Context, watch ...string) (*Conn, error) {
-	c := &Conn{watched: watch, ticks: make(chan struct{}, 1)}
+	c := newConn(watch...)
 	return c, c.do(ctx, func(*link) error { return nil })
 }
 
 // ConnectPrivate makes a connection of root that needs no bus.
 func ConnectPrivate(ctx context.Context) (*Conn, error) {
-	c := &Conn{ticks: make(chan struct{}, 1), private: true}
+	c := newConn()
+	c.private = true
 	return c, c.do(ctx, func(*link) error { return nil })
+}
+
+func newConn(watch ...string) *Conn {
+	return &Conn{watched: watch, ticks: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // Close ends the connection.
@@ -93,10 +99,10 @@ func (c *Conn) tick() {
 // until the call has an answer, ctx ends or patience is over. A call must be safe to
 // repeat: if the answer was lost, systemd may have carried it out.
 func (c *Conn) do(ctx context.Context, call func(*link) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	patient, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		l, err := c.link()
+		l, err := c.link(ctx) // not less: PID 1 is slow while a hundred updates begin
 		if err == nil {
 			err = call(l)
 		}
@@ -105,7 +111,7 @@ func (c *Conn) do(ctx context.Context, call func(*link) error) error {
 		}
 		c.drop(l)
 		select {
-		case <-ctx.Done():
+		case <-patient.Done():
 			return fmt.Errorf("systemd does not answer: %w", err)
 		case <-time.After(pause): // PID 1 sends no event when it listens again
 		}
@@ -121,28 +127,43 @@ func ask[T any](ctx context.Context, c *Conn, call func(*dbus.Conn) (T, error)) 
 	return answer, err
 }
 
-func (c *Conn) link() (*link, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cur != nil {
-		return c.cur, nil
+// link returns the connection, and makes it if there is none. A peer may accept it and then
+// not answer, so link ends with ctx.
+func (c *Conn) link(ctx context.Context) (*link, error) {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	c.mu.Lock()
+	cur := c.cur
+	c.mu.Unlock()
+	if cur != nil {
+		return cur, nil
+	}
+	life, stop := context.WithCancel(context.Background())
+	inTime := context.AfterFunc(ctx, stop) // which closes the connection, and so ends the calls below
 	l := &link{stop: stop}
 	var err error
-	l.raw, l.bus, err = dial(ctx, c.private)
+	l.raw, l.bus, err = dial(life, c.private)
 	if err == nil {
 		// go-systemd wants one connection for calls and one for signals. PID 1 would send all
 		// signals to both.
 		l.sd, err = dbus.NewConnection(func() (*godbus.Conn, error) { return l.raw, nil })
 	}
 	if err == nil {
-		err = c.watch(ctx, l)
+		err = c.watch(life, l)
+	}
+	if !inTime() {
+		return nil, context.Cause(ctx)
 	}
 	if err != nil {
 		stop()
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.cur = l
 	return l, nil
 }

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -59,15 +60,30 @@ func (c *Conn) Kill(ctx context.Context, name string) error {
 // A queuer is a method of go-systemd that queues a job and later sends its result.
 type queuer func(sd *dbus.Conn, ctx context.Context, name, mode string, done chan<- string) (int, error)
 
+// job queues a job and waits for its end. Since systemd 256 no job ends a unit that somebody has
+// frozen, so job thaws it, as systemd itself did before.
 func (c *Conn) job(ctx context.Context, verb, name string, queue queuer) error {
+	err := c.tryJob(ctx, verb, name, queue)
+	if ended, ok := errors.AsType[*JobError](err); !ok || ended.Result != "frozen" {
+		return err
+	}
+	if terr := c.do(ctx, func(l *link) error { return l.sd.ThawUnit(ctx, name) }); terr != nil {
+		return fmt.Errorf("%w; cannot thaw it: %w", err, terr)
+	}
+	return c.tryJob(ctx, verb, name, queue)
+}
+
+func (c *Conn) tryJob(ctx context.Context, verb, name string, queue queuer) error {
 	done := make(chan string, 1)
+	enough := func() {}
+	defer func() { enough() }()
 	var l *link
-	err := c.do(ctx, func(now *link) error {
+	err := c.do(ctx, func(now *link) (err error) {
 		l = now
-		if err := l.expect(ctx, name); err != nil {
+		if enough, err = l.expect(ctx, name); err != nil {
 			return err
 		}
-		_, err := queue(now.sd, ctx, name, "replace", done)
+		_, err = queue(now.sd, ctx, name, "replace", done)
 		return err
 	})
 	if err != nil {

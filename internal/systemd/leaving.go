@@ -22,7 +22,8 @@ func (c *Conn) Leaving(ctx context.Context, units ...string) (left func() time.D
 	}
 	var mu sync.Mutex
 	first, seen := time.Duration(0), make(chan struct{})
-	watcher := &Conn{watched: units, ticks: make(chan struct{}, 1), private: true, changed: func(p map[string]godbus.Variant) {
+	watcher := newConn(units...)
+	watcher.private, watcher.changed = true, func(p map[string]godbus.Variant) {
 		usec, _ := p["ActiveExitTimestampMonotonic"].Value().(uint64)
 		at := time.Duration(usec) * time.Microsecond
 		if at <= since {
@@ -36,15 +37,10 @@ func (c *Conn) Leaving(ctx context.Context, units ...string) (left func() time.D
 		if first == 0 || at < first {
 			first = at
 		}
-	}}
-	watches := make(chan error, 1) // longer than `late` is too late here
-	go func() { watches <- watcher.do(ctx, func(*link) error { return nil }) }()
-	select {
-	case err = <-watches:
-	case <-time.After(10 * late):
-		err = errors.New("systemd does not answer")
 	}
-	if err != nil { // a connection that does not answer cannot be closed, either
+	soon, cancel := context.WithTimeoutCause(ctx, 10*late, errors.New("systemd does not answer"))
+	defer cancel()
+	if err := watcher.do(soon, func(*link) error { return nil }); err != nil {
 		return nil, fmt.Errorf("cannot watch %s: %w", strings.Join(units, ", "), err)
 	}
 	return func() time.Duration {

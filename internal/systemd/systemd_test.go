@@ -75,6 +75,28 @@ func TestUnit(t *testing.T) {
 	}
 }
 
+// TestStopped: the unit's times tell a stop from an end of the program itself.
+func TestStopped(t *testing.T) {
+	for name, c := range map[string]struct {
+		unit Unit
+		want bool
+	}{
+		"runs":                     {Unit{Began: 12, MainBegan: 11, MainPID: 7, Left: 5, MainEnded: 0}, false},
+		"stopped":                  {Unit{Began: 12, MainBegan: 11, Left: 20, MainEnded: 21}, true},
+		"ended by itself":          {Unit{Began: 12, MainBegan: 11, Left: 21, MainEnded: 20}, false},
+		"never began":              {Unit{}, false},
+		"never active":             {Unit{Began: 10, MainBegan: 11, MainEnded: 20, Left: 5}, false},
+		"the next start failed":    {Unit{Began: 30, MainBegan: 11, Left: 20, MainEnded: 21}, false},
+		"the next restart failed":  {Unit{Began: 12, MainBegan: 25, Left: 21, MainEnded: 26}, false},
+		"stopped after a restart":  {Unit{Began: 12, MainBegan: 25, Left: 30, MainEnded: 31}, true},
+		"stopped, and starts anew": {Unit{Began: 32, MainBegan: 31, Left: 20, MainEnded: 0, MainPID: 8}, false},
+	} {
+		if got := c.unit.Stopped(); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestExits(t *testing.T) {
 	declared := Unit{Forced: exits([]any{[]int32{75, 133}, []int32{10}}), Clean: exits([]any{[]int32{143}, []int32{}})}
 	for _, c := range []struct {
@@ -164,7 +186,8 @@ func TestDo(t *testing.T) {
 		{[]error{refused, nil}, refused},
 		{[]error{io.EOF, refused, nil}, refused},
 	} {
-		conn := &Conn{cur: &link{stop: func() {}}}
+		conn := newConn()
+		conn.cur = &link{stop: func() {}}
 		made := 0
 		err := conn.do(t.Context(), func(*link) error {
 			made++
@@ -181,7 +204,8 @@ func TestDo(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	conn := &Conn{cur: &link{stop: func() {}}}
+	conn := newConn()
+	conn.cur = &link{stop: func() {}}
 	err := conn.do(ctx, func(*link) error { cancel(); return io.EOF })
 	if err == nil || errors.Is(err, context.Canceled) || err.Error() != "systemd does not answer: EOF" {
 		t.Errorf("given up: %v", err)

@@ -39,6 +39,9 @@ type Unit struct {
 	Began time.Duration
 	// Entered is when it last became active, by the same clock.
 	Entered time.Duration
+	// Left is when it last stopped being active. MainBegan and MainEnded are when its last main
+	// process began and ended; all by the same clock.
+	Left, MainBegan, MainEnded time.Duration
 	// Command is the first ExecStart=, with the program's path.
 	Command []string
 	User    string   // User=; "" is root
@@ -54,6 +57,7 @@ type Unit struct {
 	// [longest].
 	StartLimit, StopLimit time.Duration
 
+	Frozen          bool   // its processes do not run (systemctl freeze)
 	Type            string // simple, forking, oneshot, …
 	RemainAfterExit bool
 	CanReload       bool      // it has an ExecReload=, or another way to be reloaded
@@ -106,6 +110,13 @@ func (u Unit) Remains() bool {
 // Passes reports whether the unit never stays active: it is done when its process ends.
 func (u Unit) Passes() bool { return u.Type == "oneshot" && !u.RemainAfterExit }
 
+// Stopped reports whether the unit stopped being active while its main process ran, which
+// then ended. A job stopped it, or the program announced its end (sd_notify(3)). Without the
+// begin, a start that failed before that process would look like the stop before it.
+func (u Unit) Stopped() bool {
+	return u.MainPID == 0 && u.Began <= u.Left && u.MainBegan < u.Left && u.Left < u.MainEnded
+}
+
 // String returns the state in the form of `systemctl status`.
 func (u Unit) String() string {
 	s := u.Active + " (" + u.Sub + ")"
@@ -145,11 +156,12 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 	u.Fragment, _ = p["FragmentPath"].(string)
 	u.DropIns, _ = p["DropInPaths"].([]string)
 	u.Outdated, _ = p["NeedDaemonReload"].(bool)
-	if usec, ok := p["InactiveExitTimestampMonotonic"].(uint64); ok {
-		u.Began = time.Duration(usec) * time.Microsecond
-	}
-	if usec, ok := p["ActiveEnterTimestampMonotonic"].(uint64); ok {
-		u.Entered = time.Duration(usec) * time.Microsecond
+	for property, at := range map[string]*time.Duration{
+		"InactiveExitTimestampMonotonic": &u.Began, "ActiveEnterTimestampMonotonic": &u.Entered, "ActiveExitTimestampMonotonic": &u.Left,
+		"ExecMainStartTimestampMonotonic": &u.MainBegan, "ExecMainExitTimestampMonotonic": &u.MainEnded,
+	} {
+		usec, _ := p[property].(uint64)
+		*at = time.Duration(usec) * time.Microsecond
 	}
 	u.Command = firstCommand(p["ExecStart"])
 	u.User, _ = p["User"].(string)
@@ -164,6 +176,8 @@ func (c *Conn) Unit(ctx context.Context, name string) (Unit, error) {
 		u.Invocation = hex.EncodeToString(id)
 	}
 	u.StartLimit, u.StopLimit = limit(p["TimeoutStartUSec"]), limit(p["TimeoutStopUSec"])
+	freezer, _ := p["FreezerState"].(string)
+	u.Frozen = strings.HasPrefix(freezer, "fr") || strings.HasPrefix(freezer, "thaw") // or is about to be
 	u.Type, _ = p["Type"].(string)
 	u.RemainAfterExit, _ = p["RemainAfterExit"].(bool)
 	u.CanReload, _ = p["CanReload"].(bool)

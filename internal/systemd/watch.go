@@ -24,6 +24,11 @@ func (l *link) primary(ctx context.Context, names ...string) ([]dbus.UnitStatus,
 	return all, err
 }
 
+// property reads a property of one of systemd's objects.
+func (l *link) property(ctx context.Context, of godbus.ObjectPath, kind, name string, value any) error {
+	return l.raw.Object(service, of).CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, kind, name).Store(value)
+}
+
 // watch waits for changes of the watched units, and for the return of a systemd that has
 // executed itself again.
 func (c *Conn) watch(ctx context.Context, l *link) error {
@@ -48,7 +53,10 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 		}
 	}
 	if len(paths) > 0 {
-		if err := l.call(ctx, "Subscribe").Err; err != nil {
+		// When the bus restarts, it gives the names of connections anew. systemd 257 takes ours
+		// for that of an earlier subscriber.
+		err := l.call(ctx, "Subscribe").Err
+		if err != nil && !isName(err, "org.freedesktop.systemd1.AlreadySubscribed") {
 			return err
 		}
 	}
@@ -77,8 +85,15 @@ func (l *link) narrow(ctx context.Context, paths []godbus.ObjectPath) error {
 	if err := l.raw.RemoveMatchSignalContext(ctx, jobRemoved...); err != nil {
 		return err
 	}
+	var objects []godbus.MatchOption
 	for _, path := range paths {
-		err := l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender(service), godbus.WithMatchObjectPath(path),
+		objects = append(objects, godbus.WithMatchObjectPath(path))
+	}
+	if len(paths) > mostRules {
+		objects = []godbus.MatchOption{godbus.WithMatchPathNamespace("/org/freedesktop/systemd1/unit")}
+	}
+	for _, object := range objects {
+		err := l.raw.AddMatchSignalContext(ctx, godbus.WithMatchSender(service), object,
 			godbus.WithMatchInterface("org.freedesktop.DBus.Properties"), godbus.WithMatchMember("PropertiesChanged"),
 			godbus.WithMatchArg(0, service+".Unit"))
 		if err != nil {
@@ -89,16 +104,27 @@ func (l *link) narrow(ctx context.Context, paths []godbus.ObjectPath) error {
 		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, service))
 }
 
+// mostRules is how many units are asked for one by one: the bus allows 512 rules of a
+// connection (max_match_rules_per_connection of dbus-daemon(1)).
+const mostRules = 256
+
 var jobRemoved = []godbus.MatchOption{godbus.WithMatchInterface(manager), godbus.WithMatchMember("JobRemoved")}
 
-// expect asks the bus for the ends of a unit's jobs.
-func (l *link) expect(ctx context.Context, unit string) error {
+// expect asks the bus for the ends of a unit's jobs, until enough is called.
+func (l *link) expect(ctx context.Context, unit string) (enough func(), err error) {
 	if !l.bus {
-		return nil
+		return func() {}, nil
 	}
 	all, err := l.primary(ctx, unit)
 	if err != nil {
-		return err
+		return func() {}, err
 	}
-	return l.raw.AddMatchSignalContext(ctx, append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, all[0].Name))...)
+	rule := append(slices.Clone(jobRemoved), godbus.WithMatchArg(2, all[0].Name))
+	if err := l.raw.AddMatchSignalContext(ctx, rule...); err != nil {
+		return func() {}, err
+	}
+	return func() {
+		// If this fails, the connection has ended, or it is about to end with ctx.
+		_ = l.raw.RemoveMatchSignalContext(ctx, rule...)
+	}, nil
 }

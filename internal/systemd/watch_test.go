@@ -1,6 +1,9 @@
 package systemd
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -20,11 +23,20 @@ import (
 type fakeManager struct {
 	bus        *godbus.Conn
 	subscribed atomic.Int32
+	answer     *godbus.Error        // of Subscribe
+	list       func() *godbus.Error // the error of ListUnitsByNames; nil: there is none
+	frozen     atomic.Bool          // the units
+	thaws      *godbus.Error        // answers ThawUnit
 }
 
 func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
 	t.Helper()
-	f := &fakeManager{bus: bus}
+	return new(fakeManager).serve(t, bus)
+}
+
+func (f *fakeManager) serve(t *testing.T, bus *godbus.Conn) *fakeManager {
+	t.Helper()
+	f.bus = bus
 	testkit.Must(t, bus.Export(f, "/org/freedesktop/systemd1", manager))
 	if _, err := bus.RequestName(service, godbus.NameFlagDoNotQueue); err != nil {
 		t.Fatal(err)
@@ -34,6 +46,11 @@ func newManager(t *testing.T, bus *godbus.Conn) *fakeManager {
 
 // ListUnitsByNames knows one alias.
 func (f *fakeManager) ListUnitsByNames(names []string) (all []dbus.UnitStatus, _ *godbus.Error) {
+	if f.list != nil {
+		if err := f.list(); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range names {
 		if name == "alias.service" {
 			name = "fetch@agent-1.service"
@@ -44,7 +61,7 @@ func (f *fakeManager) ListUnitsByNames(names []string) (all []dbus.UnitStatus, _
 	return all, nil
 }
 
-func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return nil }
+func (f *fakeManager) Subscribe() *godbus.Error { f.subscribed.Add(1); return f.answer }
 
 // StartUnit ends the job of another unit, then the one of this. A job's unit has its own name.
 func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.Error) {
@@ -53,8 +70,17 @@ func (f *fakeManager) StartUnit(name, mode string) (godbus.ObjectPath, *godbus.E
 	}
 	const job = "/org/freedesktop/systemd1/job/7"
 	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), "other.service", "failed")
-	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, "done")
+	result := "done"
+	if f.frozen.Load() {
+		result = "frozen"
+	}
+	f.bus.Emit("/org/freedesktop/systemd1", manager+".JobRemoved", uint32(7), godbus.ObjectPath(job), name, result)
 	return job, nil
+}
+
+func (f *fakeManager) ThawUnit(string) *godbus.Error {
+	f.frozen.Store(f.thaws != nil)
+	return f.thaws
 }
 
 func (f *fakeManager) change(t *testing.T, path godbus.ObjectPath, kind string) {
@@ -156,6 +182,132 @@ func TestDial(t *testing.T) {
 		}
 		if err == nil {
 			conn.Close()
+		}
+	}
+}
+
+// TestWithoutAnswer: a caller does not wait longer than its context for a systemd that lets
+// it in and does not answer, nor for another caller that waits for that.
+func TestWithoutAnswer(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	bus, asked, wait := newBus(t), make(chan struct{}), make(chan struct{})
+	sd := &fakeManager{list: func() *godbus.Error {
+		close(asked)
+		<-wait
+		return nil
+	}}
+	sd.serve(t, bus)
+	defer close(wait)
+	c := newConn("agent.service")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { first <- c.do(ctx, func(*link) error { return nil }) }()
+	<-asked
+	soon, stop := context.WithCancel(t.Context())
+	go func() { second <- c.do(soon, func(*link) error { return nil }) }()
+	for _, end := range []struct {
+		cancel func()
+		err    chan error
+	}{{stop, second}, {cancel, first}} {
+		end.cancel()
+		select {
+		case err := <-end.err:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("it waits still")
+		}
+	}
+	c.Close()
+}
+
+// TestConnectAgain: systemd 257 takes the name of a connection for the one of an earlier
+// subscriber after a restart of the bus, and a connection that is lost between two calls is
+// made again.
+func TestConnectAgain(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	bus := newBus(t)
+	const path = "/org/freedesktop/systemd1/unit/fetch_40agent_2d1_2eservice"
+	var lists atomic.Int32
+	sd := &fakeManager{answer: godbus.NewError("org.freedesktop.systemd1.AlreadySubscribed", []any{"Client is already subscribed."}),
+		list: func() *godbus.Error {
+			if lists.Add(1) == 1 {
+				return godbus.NewError("org.freedesktop.DBus.Error.NoReply", nil)
+			}
+			return nil
+		}}
+	sd.serve(t, bus)
+	c, err := Connect(t.Context(), "alias.service")
+	testkit.Must(t, err)
+	defer c.Close()
+	<-c.Changes() // the connection
+	sd.change(t, path, "Unit")
+	select {
+	case <-c.Changes():
+	case <-time.After(5 * time.Second):
+		t.Error("no tick after a change of the unit with the alias")
+	}
+}
+
+// TestManyUnits watches, and starts, more units than the bus allows rules of a connection.
+func TestManyUnits(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	const many = 513
+	sd := newManager(t, newBus(t))
+	var names []string
+	for i := range many {
+		names = append(names, fmt.Sprintf("agent-%d.service", i))
+	}
+	c, err := Connect(t.Context(), names...)
+	testkit.Must(t, err)
+	defer c.Close()
+	<-c.Changes() // the connection
+	sd.change(t, "/org/freedesktop/systemd1/unit/agent_2d512_2eservice", "Unit")
+	select {
+	case <-c.Changes():
+	case <-time.After(5 * time.Second):
+		t.Error("no tick after a change of the last unit")
+	}
+	for _, name := range names {
+		if err := c.Start(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFrozen: a job of a frozen unit is tried again, once, after the unit was thawed.
+func TestFrozen(t *testing.T) {
+	if _, err := exec.LookPath("dbus-daemon"); err != nil {
+		t.Skip("there is no dbus-daemon")
+	}
+	parent := godbus.NewError("org.freedesktop.systemd1.FrozenByParent", []any{"Unit is frozen by a parent."})
+	for _, c := range []struct {
+		thaws *godbus.Error
+		want  string
+	}{
+		{nil, ""},
+		{parent, `cannot start agent.service: the job ended with "frozen"; cannot thaw it: Unit is frozen by a parent.`},
+	} {
+		sd := &fakeManager{thaws: c.thaws}
+		sd.frozen.Store(true)
+		sd.serve(t, newBus(t))
+		conn, err := Connect(t.Context())
+		testkit.Must(t, err)
+		defer conn.Close()
+		err = conn.Start(t.Context(), "agent.service")
+		if err == nil && c.want != "" || err != nil && err.Error() != c.want {
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+		if _, of := errors.AsType[*JobError](err); err != nil && !of {
+			t.Error("the result of the job is not in the error")
 		}
 	}
 }
