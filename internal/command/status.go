@@ -215,6 +215,9 @@ func (s targetStatus) row() row {
 	if s.Error == "" {
 		r.note(reason)
 	}
+	if s.Last != nil && strings.HasPrefix(why, state.RejectedOn) && s.Available == s.Last.Rejected {
+		rejected = nil // why says so, and how to undo it
+	}
 	if s.Error == "" && s.Held == nil && s.Last != nil {
 		r.aftermath(s.Target, *s.Last, rejected)
 	}
