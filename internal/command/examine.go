@@ -156,6 +156,7 @@ func (e *examination) trust(context.Context) {
 		e.add(found(levelWarn, "trust", exposed))
 	}
 	pinned, err := pin(t)
+	file := t.Trust.Root
 	switch t.Trust.Mode {
 	case target.TrustChecksum:
 		if t.Trust.AllowUnauthenticated {
@@ -166,6 +167,7 @@ func (e *examination) trust(context.Context) {
 		e.add(found(levelOK, "trust", "unsigned: the connection to the source authenticates a release"))
 		return
 	case target.TrustSigned:
+		file = t.Trust.Key
 		if err == nil {
 			_, err = signature.ParseKeys(pinned)
 		}
@@ -194,5 +196,5 @@ func (e *examination) trust(context.Context) {
 			return
 		}
 	}
-	e.add(found(levelOK, "trust", "signed: "+cmp.Or(t.Trust.Key, t.Trust.Root)+" is pinned"))
+	e.add(found(levelOK, "trust", "signed: "+file+" is pinned"))
 }

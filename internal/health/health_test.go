@@ -441,6 +441,15 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestStopped: a stop by systemctl ends the main process by SIGTERM, too, so doctor and probe
+// must not speak of another process only.
+func TestStopped(t *testing.T) {
+	how, why := unit("inactive", "dead", 0).exited("success", systemd.Killed, 15).classify()
+	if how != standingInterrupted || why != "it was stopped, or another process ended its main process by SIGTERM" {
+		t.Errorf("%d: %s", how, why)
+	}
+}
+
 // TestExcuse shows that a failure before the swap excuses only the probe that failed, as the
 // target file has it now.
 func TestExcuse(t *testing.T) {

@@ -90,7 +90,7 @@ func (s unitState) classify() (standing, string) {
 	case u.Active == "activating" && !s.restarting():
 		return standingPending, "it is still starting (" + u.Sub + ")"
 	case killedFromOutside(u):
-		return standingInterrupted, "another process ended its main process by SIGTERM"
+		return standingInterrupted, "it was stopped, or another process ended its main process by SIGTERM"
 	case u.Active == "activating", u.Active == "failed":
 		return standingDown, describeEnd(u)
 	case u.Job != 0:
