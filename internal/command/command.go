@@ -306,7 +306,7 @@ func (a *app) load(name string) (*target.Target, error) {
 
 // noTargets returns the text for a machine without targets.
 func (a *app) noTargets() string {
-	return fmt.Sprintf("no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
+	return fmt.Sprintf("no targets: no file in %s or %s (hint: sudo machinemon-update init UNIT describes a service that runs)\n", a.targets.Admin, a.targets.Vendor)
 }
 
 func (a *app) needRoot(c *cobra.Command, args []string) error {
