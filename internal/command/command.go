@@ -23,6 +23,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/util"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/generate"
@@ -313,8 +314,16 @@ func (a *app) needRoot(c *cobra.Command, args []string) error {
 	if a.root {
 		return nil
 	}
-	again := strings.Join(append([]string{c.Name()}, args...), " ")
-	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", c.Name(), again)
+	again := []string{c.Name()}
+	c.Flags().Visit(func(f *pflag.Flag) {
+		again = append(again, "--"+f.Name)
+		if f.Value.Type() != "bool" {
+			again = append(again, f.Value.String())
+		} else if f.Value.String() != "true" {
+			again[len(again)-1] += "=" + f.Value.String()
+		}
+	})
+	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", c.Name(), strings.Join(append(again, args...), " "))
 }
 
 // worst keeps the worst exit status of several targets.
