@@ -39,7 +39,7 @@ func TestSummary(t *testing.T) {
 		{state.Attempt{Result: state.ResultInterrupted, Version: "1.1.0", Reason: "it was killed"}, "agent: interrupted 1.1.0: it was killed (the files of before are in place)"},
 		{state.Attempt{Result: state.ResultInterrupted, Version: "1.1.0", From: "1.0.0", Reason: "the trial was cut short", Healthy: true}, "agent: interrupted 1.1.0: the trial was cut short (1.0.0 runs again)"},
 		{state.Attempt{Result: state.ResultRollbackFailed, Version: "1.1.0", Reason: "it died; the rollback failed: no space left on device"},
-			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: see systemctl status, then sudo machinemon-update settle agent keep|back: keep what is installed now, or roll back once more)"},
+			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: see systemctl status, then sudo machinemon-update settle agent back: roll back once more; or settle agent keep: keep what is installed now)"},
 		{state.Attempt{Result: state.ResultRefused, Version: "1.1.0", Reason: "no"}, "agent: refused 1.1.0: no"},
 		{state.Attempt{Result: state.ResultNotDownloaded, Reason: "no"}, "agent: not downloaded: no"},
 		{state.Attempt{Result: state.ResultNotAttempted, Version: "1.1.0", Reason: "it was rejected"}, "agent: not attempted 1.1.0: it was rejected"},

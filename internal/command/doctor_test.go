@@ -58,13 +58,18 @@ func TestExamine(t *testing.T) {
 		swap  func(*state.Status)
 		fetch func(*state.Status)
 		want  string // a line
-		exit  int    // 1 beside a line that is not bad: another one is
+		// journal is the record of an open trial; "" if there is none.
+		journal string
+		exit    int // 1 beside a line that is not bad: another one is
 	}{
 		{name: "version", units: well, swap: known, want: "ok    installed: 1.1.0"},
 		{name: "unknown version", units: well, want: "warn  installed: the version is unknown (hint: set health.version_command to the command that prints it)"},
 		{name: "changed", units: well, swap: release(func(r *state.Release) { r.Files[0].SHA256 = "x" }),
 			more: "health.version_command = ['/bin/echo', '1.0.0']\n",
 			want: "warn  installed: 1.0.0, changed by hand since the last update: scheduled runs leave it alone (hint: sudo machinemon-update apply agent)"},
+		{name: "on trial", units: well, swap: release(func(r *state.Release) { r.Files[0].SHA256 = "x" }), more: "health.version_command = ['/bin/echo', '1.0.0']\n",
+			journal: `{"format": 1, "attempt": "20261101t120000-00000001", "target": "agent", "version": "1.0.0", "phase": "trial"}`,
+			want:    "ok    installed: unknown, of a trial that is open\n"},
 		{name: "unit", units: well, want: "ok    unit: agent.service is active (running) and runs " + program},
 		{name: "symlink", units: unit(func(u *systemd.Unit) { u.Command = []string{link} }), want: "ok    unit: agent.service is active (running) and runs " + link},
 		{name: "wrong to", units: unit(func(u *systemd.Unit) { u.Command = []string{"/opt/agent/bin/agent"} }),
@@ -112,6 +117,9 @@ func TestExamine(t *testing.T) {
 				if change != nil {
 					ok(t, a.tree.Update(role, "agent", change))
 				}
+			}
+			if c.journal != "" {
+				write(t, filepath.Join(a.tree.Dir(state.RoleSwap, "agent"), "journal.json"), c.journal)
 			}
 			loaded, err := a.targets.Load("agent")
 			ok(t, err)

@@ -74,6 +74,8 @@ func (e *examination) installed(ctx context.Context) {
 	case missing != "":
 		e.add(found(levelWarn, "installed", missing+" is not there: the first update brings it, if the path is right").
 			with("install[].to must be the path that the unit runs"))
+	case e.onTrial(): // others than root do not ask its program
+		e.add(found(levelOK, "installed", cmp.Or(version, "unknown")+", of a trial that is open"))
 	case version == "":
 		f := found(levelWarn, "installed", "the version is unknown").with("set health.version_command to the command that prints it")
 		if argv := e.target.Health.VersionCommand; len(argv) > 0 {
@@ -87,6 +89,13 @@ func (e *examination) installed(ctx context.Context) {
 	default:
 		e.add(found(levelOK, "installed", version))
 	}
+}
+
+// onTrial reports whether the installed files are those of an open trial. trial shows the
+// errors of its record.
+func (e *examination) onTrial() bool {
+	j, err := e.tree.Journal(e.name)
+	return err == nil && j != nil
 }
 
 // trial examines whether an earlier update is still open.
