@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/log"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
@@ -46,7 +47,7 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	outcomes := []outcomeOf{}
+	outcomes, status := []outcomeOf{}, ""
 	for _, name := range names {
 		if ctx.Err() != nil {
 			a.exit = exitDetached
@@ -66,7 +67,11 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 		a.worst(o.Exit)
 		outcomes = append(outcomes, o)
 		if !a.json {
-			fmt.Fprintln(a.out, state.Printable(summary(name, at, time.Since(started))))
+			line := summary(name, at, time.Since(started))
+			if status == "" || o.Exit != 0 && o.Exit == a.exit {
+				status = line
+			}
+			fmt.Fprintln(a.out, state.Printable(line))
 			for _, line := range below(name, at) {
 				fmt.Fprintln(a.out, "  "+state.Printable(line))
 			}
@@ -74,6 +79,9 @@ func (a *app) each(args []string, run func(context.Context, string) (state.Attem
 	}
 	if a.json {
 		return a.print(map[string]any{"targets": outcomes}, "")
+	}
+	if status != "" {
+		log.Status(status) // systemctl status shows the worst end, not the last step
 	}
 	return nil
 }

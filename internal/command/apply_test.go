@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,7 +39,7 @@ func TestSummary(t *testing.T) {
 		{state.Attempt{Result: state.ResultInterrupted, Version: "1.1.0", Reason: "it was killed"}, "agent: interrupted 1.1.0: it was killed (the files of before are in place)"},
 		{state.Attempt{Result: state.ResultInterrupted, Version: "1.1.0", From: "1.0.0", Reason: "the trial was cut short", Healthy: true}, "agent: interrupted 1.1.0: the trial was cut short (1.0.0 runs again)"},
 		{state.Attempt{Result: state.ResultRollbackFailed, Version: "1.1.0", Reason: "it died; the rollback failed: no space left on device"},
-			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: see systemctl status, then sudo machinemon-update settle agent keep|back: keep what is installed now, or roll back once more)"},
+			"agent: rollback failed 1.1.0: it died; the rollback failed: no space left on device (hint: see systemctl status, then sudo machinemon-update settle agent back: roll back once more; or settle agent keep: keep what is installed now)"},
 		{state.Attempt{Result: state.ResultRefused, Version: "1.1.0", Reason: "no"}, "agent: refused 1.1.0: no"},
 		{state.Attempt{Result: state.ResultNotDownloaded, Reason: "no"}, "agent: not downloaded: no"},
 		{state.Attempt{Result: state.ResultNotAttempted, Version: "1.1.0", Reason: "it was rejected"}, "agent: not attempted 1.1.0: it was rejected"},
@@ -87,6 +88,28 @@ func newApp(t *testing.T, names ...string) (a *app, out, progress *strings.Build
 		tree:    state.Tree{Var: filepath.Join(dir, "var"), Run: filepath.Join(dir, "run")},
 		targets: target.Dirs{Root: dir, Vendor: "/vendor", Admin: "/admin"}, out: out, err: progress, clock: clockSynchronised,
 	}, out, progress
+}
+
+// TestUmbrellaStatus: systemctl status machinemon-update.service shows the target that failed.
+func TestUmbrellaStatus(t *testing.T) {
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unixgram"})
+	ok(t, err)
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", socket.LocalAddr().String())
+	a, _, _ := newApp(t, "a", "b", "c")
+	ok(t, a.each(nil, func(_ context.Context, name string) (state.Attempt, error) {
+		if name == "b" {
+			return state.Attempt{Result: state.ResultRefused, Version: "2.0", Reason: "it is too large"}, nil
+		}
+		return state.Attempt{Result: state.ResultCurrent, Version: "1.0"}, nil
+	}))
+	ok(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+	message := make([]byte, 4096)
+	n, err := socket.Read(message)
+	ok(t, err)
+	if got, want := string(message[:n]), "STATUS=b: refused 2.0: it is too large"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // TestTwoCommands: a second command on the same target ends before it asks the chain for

@@ -23,6 +23,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/util"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/machinemon/machinemon-update/internal/cli"
 	"github.com/machinemon/machinemon-update/internal/generate"
@@ -306,15 +307,23 @@ func (a *app) load(name string) (*target.Target, error) {
 
 // noTargets returns the text for a machine without targets.
 func (a *app) noTargets() string {
-	return fmt.Sprintf("no targets: no file in %s or %s\n", a.targets.Admin, a.targets.Vendor)
+	return fmt.Sprintf("no targets: no file in %s or %s (hint: sudo machinemon-update init UNIT describes a service that runs)\n", a.targets.Admin, a.targets.Vendor)
 }
 
 func (a *app) needRoot(c *cobra.Command, args []string) error {
 	if a.root {
 		return nil
 	}
-	again := strings.Join(append([]string{c.Name()}, args...), " ")
-	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", c.Name(), again)
+	again := []string{c.Name()}
+	c.Flags().Visit(func(f *pflag.Flag) {
+		again = append(again, "--"+f.Name)
+		if f.Value.Type() != "bool" {
+			again = append(again, f.Value.String())
+		} else if f.Value.String() != "true" {
+			again[len(again)-1] += "=" + f.Value.String()
+		}
+	})
+	return cli.Usagef("cannot %s: only root may (hint: sudo machinemon-update %s)", c.Name(), strings.Join(append(again, args...), " "))
 }
 
 // worst keeps the worst exit status of several targets.

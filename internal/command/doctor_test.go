@@ -58,18 +58,32 @@ func TestExamine(t *testing.T) {
 		swap  func(*state.Status)
 		fetch func(*state.Status)
 		want  string // a line
+		// journal is the record of an open trial; "" if there is none.
+		journal string
+		exit    int // 1 beside a line that is not bad: another one is
 	}{
 		{name: "version", units: well, swap: known, want: "ok    installed: 1.1.0"},
 		{name: "unknown version", units: well, want: "warn  installed: the version is unknown (hint: set health.version_command to the command that prints it)"},
 		{name: "changed", units: well, swap: release(func(r *state.Release) { r.Files[0].SHA256 = "x" }),
 			more: "health.version_command = ['/bin/echo', '1.0.0']\n",
 			want: "warn  installed: 1.0.0, changed by hand since the last update: scheduled runs leave it alone (hint: sudo machinemon-update apply agent)"},
+		{name: "on trial", units: well, swap: release(func(r *state.Release) { r.Files[0].SHA256 = "x" }), more: "health.version_command = ['/bin/echo', '1.0.0']\n",
+			journal: `{"format": 1, "attempt": "20261101t120000-00000001", "target": "agent", "version": "1.0.0", "phase": "trial"}`,
+			want:    "ok    installed: unknown, of a trial that is open\n"},
 		{name: "unit", units: well, want: "ok    unit: agent.service is active (running) and runs " + program},
 		{name: "symlink", units: unit(func(u *systemd.Unit) { u.Command = []string{link} }), want: "ok    unit: agent.service is active (running) and runs " + link},
 		{name: "wrong to", units: unit(func(u *systemd.Unit) { u.Command = []string{"/opt/agent/bin/agent"} }),
 			want: `warn  unit: agent.service is active (running) and runs /opt/agent/bin/agent, which no update replaces (hint: if that is the program, to = "/opt/agent/bin/agent")`},
 		{name: "wrong unit", units: map[string]systemd.Unit{"agent.service": {Load: "not-found", Active: "inactive", Sub: "dead"}}, want: "bad   unit: agent.service is not installed"},
 		{name: "stopped", units: unit(func(u *systemd.Unit) { u.Active, u.Sub = "inactive", "dead" }), want: "bad   unit: agent.service is stopped (hint: sudo systemctl start agent.service)"},
+		{name: "stopped, and what it runs", units: unit(func(u *systemd.Unit) {
+			u.Active, u.Sub, u.ExecCode, u.ExecValue = "inactive", "dead", systemd.Killed, 15
+		}),
+			want: "ok    unit: agent.service starts " + program + "\n", exit: 1},
+		{name: "failed", units: unit(func(u *systemd.Unit) {
+			u.Active, u.Sub, u.ExecCode, u.ExecValue = "failed", "failed", systemd.Exited, 1
+		}),
+			want: "ok    unit: agent.service is failed (failed), its main process exited with status 1, and starts " + program + "\n"},
 		{name: "held", units: well, swap: func(s *state.Status) { s.Held = &state.Hold{Since: time.Unix(0, 0).UTC()} },
 			want: "warn  unit: it is held since 1970-01-01 (hint: sudo machinemon-update unhold agent)"},
 		{name: "dead path unit", units: map[string]systemd.Unit{"agent.service": runs, "machinemon-swap@agent.path": {Load: "loaded", Active: "failed", Sub: "failed"}},
@@ -104,6 +118,9 @@ func TestExamine(t *testing.T) {
 					ok(t, a.tree.Update(role, "agent", change))
 				}
 			}
+			if c.journal != "" {
+				write(t, filepath.Join(a.tree.Dir(state.RoleSwap, "agent"), "journal.json"), c.journal)
+			}
 			loaded, err := a.targets.Load("agent")
 			ok(t, err)
 			st, err := a.tree.Status(state.RoleSwap, "agent")
@@ -114,7 +131,7 @@ func TestExamine(t *testing.T) {
 			}
 			if got := a.report("agent", e.findings); !strings.Contains(got, "  "+c.want) {
 				t.Errorf("got:\n%swant:\n%s", got, c.want)
-			} else if bad := strings.HasPrefix(c.want, levelBad); bad != (a.exit == 1) {
+			} else if bad := strings.HasPrefix(c.want, levelBad) || c.exit == 1; bad != (a.exit == 1) {
 				t.Errorf("exit status %d: %s", a.exit, got)
 			}
 		})

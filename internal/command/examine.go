@@ -74,6 +74,8 @@ func (e *examination) installed(ctx context.Context) {
 	case missing != "":
 		e.add(found(levelWarn, "installed", missing+" is not there: the first update brings it, if the path is right").
 			with("install[].to must be the path that the unit runs"))
+	case e.onTrial(): // others than root do not ask its program
+		e.add(found(levelOK, "installed", cmp.Or(version, "unknown")+", of a trial that is open"))
 	case version == "":
 		f := found(levelWarn, "installed", "the version is unknown").with("set health.version_command to the command that prints it")
 		if argv := e.target.Health.VersionCommand; len(argv) > 0 {
@@ -87,6 +89,13 @@ func (e *examination) installed(ctx context.Context) {
 	default:
 		e.add(found(levelOK, "installed", version))
 	}
+}
+
+// onTrial reports whether the installed files are those of an open trial. trial shows the
+// errors of its record.
+func (e *examination) onTrial() bool {
+	j, err := e.tree.Journal(e.name)
+	return err == nil && j != nil
 }
 
 // trial examines whether an earlier update is still open.
@@ -156,6 +165,7 @@ func (e *examination) trust(context.Context) {
 		e.add(found(levelWarn, "trust", exposed))
 	}
 	pinned, err := pin(t)
+	file := t.Trust.Root
 	switch t.Trust.Mode {
 	case target.TrustChecksum:
 		if t.Trust.AllowUnauthenticated {
@@ -166,6 +176,7 @@ func (e *examination) trust(context.Context) {
 		e.add(found(levelOK, "trust", "unsigned: the connection to the source authenticates a release"))
 		return
 	case target.TrustSigned:
+		file = t.Trust.Key
 		if err == nil {
 			_, err = signature.ParseKeys(pinned)
 		}
@@ -194,5 +205,5 @@ func (e *examination) trust(context.Context) {
 			return
 		}
 	}
-	e.add(found(levelOK, "trust", "signed: "+cmp.Or(t.Trust.Key, t.Trust.Root)+" is pinned"))
+	e.add(found(levelOK, "trust", "signed: "+file+" is pinned"))
 }

@@ -57,7 +57,14 @@ func runs(t *target.Target, u systemd.Unit) finding {
 		return found(levelOK, "unit", says)
 	}
 	program := u.Command[0]
-	says += " and runs " + program
+	switch u.Active {
+	case "inactive": // that it is stopped is a finding of its own, where that matters
+		says = u.Name + " starts " + program
+	case "failed":
+		says += ", and starts " + program
+	default:
+		says += " and runs " + program
+	}
 	real, err := filepath.EvalSymlinks(program)
 	if err != nil {
 		real = program

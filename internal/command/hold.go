@@ -48,7 +48,11 @@ func (a *app) skip(names []string) error {
 		}
 		s.Reject(state.Rejection{Version: f.Offer.Version, Sequence: f.Offer.Sequence, Fingerprint: f.Offer.Fingerprint,
 			Archive: f.Offer.Archive, Time: time.Now().UTC(), Reason: "the operator skips it"})
-		return f.Offer.Version + " is skipped until there is another release or unskip", nil
+		says := f.Offer.Version + " is skipped until there is another release or unskip"
+		if s.Installed != nil && s.Installed.Archive == f.Offer.Archive {
+			says += fmt.Sprintf("; it is installed, and stays (hint: sudo machinemon-update rollback %s goes back)", name)
+		}
+		return says, nil
 	})
 }
 

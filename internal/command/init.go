@@ -43,7 +43,7 @@ func (a *app) addInit(add func(use, short, more string, args cobra.PositionalArg
 		}
 		return len(args) > 0 && given <= 1
 	})
-	flags := add("init UNIT [FILE]", "Print a target file for a service that runs", `
+	flags := add("init UNIT [--github OWNER/NAME|--manifest URL|FILE]", "Print a target file for a service that runs", `
 It names the unit, its program, the command that prints the version, and a TCP
 port of the unit as probe. The newest release is downloaded and listed, so that
 the names of its archive and of the program in it are right. FILE is a manifest,
@@ -111,7 +111,11 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 		return err
 	}
 	if u.Load != "loaded" || len(u.Command) == 0 {
-		return cli.Usagef("cannot describe %s: it has no program (%s) (hint: %s)", unit, u.Load,
+		what := "it has no program (" + u.Load + ")"
+		if u.Load == "not-found" {
+			what = "there is no such service"
+		}
+		return cli.Usagef("cannot describe %s: %s (hint: %s)", unit, what,
 			cmp.Or(nearest.Hint(unit, running(ctx, m)), "systemctl list-units --type=service lists the units"))
 	}
 	in := initiated{Target: name, File: filepath.Join(a.targets.Admin, name+".toml")}
@@ -125,7 +129,7 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 		return err
 	}
 	// Before the source is asked, so that no request goes to an address that is refused.
-	if err := a.acceptable(name, d.text(newest{})); err != nil {
+	if err := a.acceptable(name, u.Name, d.text(newest{})); err != nil {
 		return err
 	}
 	var release newest
@@ -140,7 +144,7 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 	}
 	text := d.text(release)
 	in.Text = text
-	if err := a.acceptable(name, text); err != nil {
+	if err := a.acceptable(name, u.Name, text); err != nil {
 		return err
 	}
 	if !write {
@@ -180,8 +184,12 @@ func running(ctx context.Context, m machine) []string {
 	return names
 }
 
-// acceptable returns the error with which a target file would be refused.
-func (a *app) acceptable(name, text string) error {
+// givenBy are the arguments of init that a key of the target file has.
+var givenBy = map[string]string{"source.repo": "--github", "source.url": "--manifest", "source.path": "FILE", "source.token_file": "--token-file"}
+
+// acceptable returns the error with which the target file of a unit would be refused, without
+// the name of the file, which is not kept.
+func (a *app) acceptable(name, unit, text string) error {
 	dir, err := os.MkdirTemp("", "machinemon-update-")
 	if err != nil {
 		return err
@@ -191,7 +199,15 @@ func (a *app) acceptable(name, text string) error {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return err
 	}
-	return a.targets.CheckFile(file)
+	err = a.targets.CheckFile(file)
+	if e, is := errors.AsType[*target.ConfigError](err); is && e.File == file {
+		what := strings.TrimPrefix(cmp.Or(givenBy[e.Key], e.Key)+": "+e.Problem, ": ")
+		if e.Hint != "" {
+			what += " (hint: " + e.Hint + ")"
+		}
+		return cli.Usagef("cannot describe %s: %s", unit, what)
+	}
+	return err
 }
 
 // described is what a target file says of a unit.

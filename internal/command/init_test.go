@@ -136,11 +136,11 @@ func TestInit(t *testing.T) {
 		}
 	}
 	for want, args := range map[string][]string{
-		"cannot describe none.service: it has no program (not-found)":                     {"none"},
+		"cannot describe none.service: there is no such service (hint: systemctl":         {"none"},
 		"cannot describe sleepy.service: its program /nonexistent/sleepy is not there":    {"sleepy"},
 		"init needs a unit, and at most one source":                                       {"true", "--github", "a/b", "--manifest", "https://x/m.json"},
-		"source.repo: must be a repository":                                               {"true", "--github", "https://github.com/a/b"},
-		"source.url: must be a URL":                                                       {"true", "--manifest", "m.json"},
+		"cannot describe true.service: --github: must be a repository":                    {"true", "--github", "https://github.com/a/b"},
+		"cannot describe true.service: --manifest: must be a URL":                         {"true", "--manifest", "m.json"},
 		"init needs a unit, and at most one source (hint: machinemon-update init --help)": {},
 		"--token-file is that of a repository (hint: name it by --github)":                {"true", "--token-file", "/etc/hosts"},
 		"cannot read /nonexistent: no such file or directory (hint: write the token to":   {"true", "--github", "a/b", "--token-file", "/nonexistent"},

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ func TestReasonIsOver(t *testing.T) {
 	rejection := state.Rejection{Version: "2.0.0", Archive: "a", Time: at, Reason: "the operator skips it"}
 	for name, c := range map[string]struct {
 		mode string
+		to   string // "" for a directory that there is
 		last state.Attempt
 		swap func(*state.Status)
 		pin  bool
@@ -31,12 +33,16 @@ func TestReasonIsOver(t *testing.T) {
 		"no keys":   {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, says: true, note: " unpinned "},
 		"no attempt since": {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultCurrent}, says: true,
 			note: "cannot trust any release of agent: there is no /trust/agent.key (hint: sudo machinemon-update trust agent FILE --sha256 HEX)"},
-		"trusted": {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, pin: true, note: " signed "},
-		"another": {last: state.Attempt{Result: state.ResultNotAttempted, Reason: "another attempt is under way"}, says: true},
+		"trusted":      {mode: "trust = { mode = 'signature', product = 'a' }\n", last: state.Attempt{Result: state.ResultRefused, Reason: noKeys}, pin: true, note: " signed "},
+		"mended":       {last: state.Attempt{Result: state.ResultMisconfigured, Reason: "cannot use target agent: /admin/agent.toml:1: unti: is not a known key"}, note: "\n  the target file can be used now\n"},
+		"not mended":   {to: "/nonexistent/a", last: state.Attempt{Result: state.ResultMisconfigured, Reason: "cannot use target agent: /admin/agent.toml:2: install.to: /nonexistent: no such file or directory"}, says: true},
+		"another file": {last: state.Attempt{Result: state.ResultMisconfigured, Reason: "cannot use target agent: /root/client.toml: does not exist"}, says: true},
+		"another":      {last: state.Attempt{Result: state.ResultNotAttempted, Reason: "another attempt is under way"}, says: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, out, _ := newApp(t)
-			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), c.mode+"unit = 'agent.service'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n")
+			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), c.mode+"unit = 'agent.service'\ninstall = [{ from = 'a', to = '"+cmp.Or(c.to, "/usr/local/bin/a")+"' }]\n")
+			ok(t, os.MkdirAll(filepath.Join(a.targets.Root, "usr/local/bin"), 0o755))
 			c.last.ID, c.last.Time, c.last.Stage = "a-1", at, "swap"
 			ok(t, os.MkdirAll(a.tree.Dir(state.RoleSwap, "agent"), 0o755))
 			ok(t, a.tree.Update(state.RoleSwap, "agent", func(s *state.Status) {

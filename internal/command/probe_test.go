@@ -70,7 +70,7 @@ func TestOpenTrial(t *testing.T) {
 	for want, j := range map[string]state.Journal{
 		"1.1.0 is on trial":              {Target: "agent", Version: "1.1.0"},
 		"an unknown version is on trial": {Target: "agent"},
-		"the rollback of 1.1.0 failed, and its trial waits for you (hint: sudo machinemon-update settle agent keep|back: keep what is installed now, or roll back once more)": {
+		"the rollback of 1.1.0 failed, and its trial waits for you (hint: sudo machinemon-update settle agent back: roll back once more; or settle agent keep: keep what is installed now)": {
 			Target: "agent", Version: "1.1.0", RollbackFailed: "it does not run"},
 	} {
 		if got := openTrial(&j); got != want {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/policy"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
@@ -43,6 +44,7 @@ type targetStatus struct {
 	Drift       []string       `json:"drift,omitempty"`          // what is not as the last update left it
 	Warnings    []string       `json:"warnings,omitempty"`       // what may go wrong at an update
 	Last        *state.Attempt `json:"last,omitempty"`
+	mended      bool           // whether the mistake in the target file that ended the last attempt is there no more
 	Error       string         `json:"error,omitempty"`
 }
 
@@ -146,6 +148,7 @@ func (a *app) statusOf(ctx context.Context, m machine, name string) targetStatus
 	}
 	if n := len(h); n > 0 {
 		s.Last = &h[n-1]
+		s.mended = a.mended(t, *s.Last)
 	}
 	if err := a.outlook(ctx, m, &s, t, &st, h); err != nil {
 		failed(err)
@@ -194,6 +197,9 @@ func (s targetStatus) row() row {
 		if s.Last.Result == state.ResultUnproven && s.Unproven == "" {
 			reason = provenSince
 		}
+		if s.mended {
+			reason = "the target file can be used now"
+		}
 		if s.over(reason) {
 			reason = ""
 		}
@@ -214,6 +220,9 @@ func (s targetStatus) row() row {
 	}
 	if s.Error == "" {
 		r.note(reason)
+	}
+	if s.Last != nil && strings.HasPrefix(why, state.RejectedOn) && s.Available == s.Last.Rejected {
+		rejected = nil // why says so, and how to undo it
 	}
 	if s.Error == "" && s.Held == nil && s.Last != nil {
 		r.aftermath(s.Target, *s.Last, rejected)
@@ -253,6 +262,18 @@ func (s targetStatus) row() row {
 		r.note("next check: " + s.NextCheck.Local().Format(minutes))
 	}
 	return r
+}
+
+// mended reports whether the target file, which can be read, has no longer the mistake that
+// ended an attempt.
+func (a *app) mended(t *target.Target, at state.Attempt) bool {
+	rest, is := strings.CutPrefix(at.Reason, "cannot use target "+t.Name+": ")
+	if !is || at.Result != state.ResultMisconfigured ||
+		!strings.HasPrefix(rest, a.targets.Admin+"/") && !strings.HasPrefix(rest, a.targets.Vendor+"/") {
+		return false
+	}
+	others, _ := installed.Others(a.tree, a.targets, t.Name) // status shows their mistakes, too
+	return t.CheckDestinations(others) == nil
 }
 
 // over reports whether what refused the last attempt holds no more, since the operator has

@@ -62,7 +62,11 @@ func (a *app) pin(args []string, sum string) error {
 		what = signed.String()
 	}
 	if err != nil {
-		return state.Fail(state.ResultRefused, "cannot trust %s: %w", file, err)
+		hint := ""
+		if _, other := signature.ParseKeys(b); t.Trust.Mode == target.TrustChecksum && other == nil {
+			hint = fmt.Sprintf(" (hint: it has public keys: write trust.mode = \"signature\" in %s/%s.toml first)", a.targets.Admin, name)
+		}
+		return state.Fail(state.ResultRefused, "cannot trust %s: %w%s", file, err, hint)
 	}
 	switch sum := strings.ToLower(sum); {
 	case sum == "":

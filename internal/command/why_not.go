@@ -146,8 +146,11 @@ func deferral(t *target.Target, st *state.Status, fs state.Status) *state.Deferr
 func offered(fs state.Status) *policy.Release {
 	o := fs.Offer
 	r := policy.Release{Version: o.Version, Sequence: o.Sequence, NotYet: o.NotYet, Archive: o.Archive, Fingerprint: o.Fingerprint}
-	if n := len(fs.Attempts); n > 0 {
-		r.Manifest = fs.Attempts[n-1].Manifest
+	for _, a := range slices.Backward(fs.Attempts) { // a later one may be of an import
+		if a.Version == o.Version && a.Manifest != "" {
+			r.Manifest = a.Manifest
+			break
+		}
 	}
 	return &r
 }

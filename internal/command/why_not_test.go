@@ -85,6 +85,10 @@ func TestOutlook(t *testing.T) {
 			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultRolledBack, Reason: "it died"}}
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 2, Time: next, Reason: "it died"}}
 		}, want: "it was rejected on 2026-11-01 13:00 UTC: it died (hint: sudo machinemon-update unskip agent tries it again)"},
+		{name: "rejected by going back", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: next, Result: state.ResultCommitted, Version: "1.0.0", Rejected: "1.1.0", Reason: "the operator went back from 1.1.0 to 1.0.0"}}
+			s.Rejected = []state.Rejection{{Archive: "a", Version: "1.1.0", Sequence: 2, Time: next, Reason: "the operator went back to 1.0.0"}}
+		}, want: "the operator went back from 1.1.0 to 1.0.0\nit was rejected on 2026-11-01 13:00 UTC: the operator went back to 1.0.0 (hint: sudo machinemon-update unskip agent tries it again)"},
 		{name: "withdrawn, with a higher sequence", more: on, unit: running, fetch: offer, swap: func(s *state.Status) {
 			s.Rejected = []state.Rejection{{Archive: "a", Sequence: 1, Time: next, Reason: "it died"}}
 		}},
@@ -109,8 +113,13 @@ func TestOutlook(t *testing.T) {
 		{name: "not installed", more: on, unit: systemd.Unit{Load: "not-found"}, fetch: offer, want: "agent.service is not installed (hint: systemctl list-units --type=service lists what unit may be)"},
 		{name: "backing off", more: on, unit: running, fetch: func(s *state.Status) {
 			offer(s)
-			s.Attempts = []state.Attempt{{ID: "a-1", Time: failed, Manifest: "m", Result: state.ResultNotDownloaded, Reason: "no route"}}
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: failed, Manifest: "m", Version: "1.1.0", Result: state.ResultNotDownloaded, Reason: "no route"}}
 		}, want: "no route\nit failed before: backing off until " + failed.Add(time.Hour).Format(minutes+" MST")},
+		{name: "backing off, and another release was imported", more: on, unit: running, fetch: func(s *state.Status) {
+			offer(s)
+			s.Attempts = []state.Attempt{{ID: "a-1", Time: failed, Manifest: "m", Version: "1.1.0", Result: state.ResultNotDownloaded, Reason: "no route"},
+				{ID: "a-2", Time: failed, Manifest: "n", Version: "1.0.0", Result: state.ResultHandedOn}}
+		}, want: "it failed before: backing off until " + failed.Add(time.Hour).Format(minutes+" MST")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, _, _ := newApp(t)

@@ -166,11 +166,17 @@ func TestHostileServer(t *testing.T) {
 			func(l *download.Limits) { l.Dial = 100 * time.Millisecond }, state.ResultNotDownloaded, "dial tcp 192.0.2.1:80"},
 
 		{"TLS 1.1", withTLS(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}), nil, state.ResultNotDownloaded, "protocol version"},
-		{"self-signed", withTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Minute), true)}}), nil, state.ResultNotDownloaded, "certificate"},
-		{"expired", withTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(-time.Minute), false)}}), nil, state.ResultNotDownloaded, "expired"},
+		{"self-signed", withTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Minute), true)}}), nil, state.ResultNotDownloaded,
+			"certificate signed by unknown authority (hint: source.ca_file names that of an authority of your own)"},
+		{"no TLS", func(t *testing.T) *bench {
+			return newBench(t, strings.Replace(serve(t, newSite(t)), "http:", "https:", 1))
+		}, nil, state.ResultNotDownloaded,
+			"gave HTTP response to HTTPS client (hint: is the port right? it answers without TLS)"},
+		{"expired", withTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(-time.Minute), false)}}), nil, state.ResultNotDownloaded,
+			"(hint: timedatectl shows whether this machine's clock is right; if it is, the server needs a new certificate)"},
 		{"wrong host", func(t *testing.T) *bench {
 			return newBench(t, strings.Replace(serveTLS(t, newSite(t)), "127.0.0.1", "localhost", 1))
-		}, nil, state.ResultNotDownloaded, "not localhost"},
+		}, nil, state.ResultNotDownloaded, "not localhost (hint: the address must have a name that the server's certificate has)"},
 
 		{"captive portal", with(onManifest, bytesHandler([]byte("<html>Please pay\x1b[31m</html>"))), nil, state.ResultRefused, "cannot download http://127"},
 		{"other bytes", with(onArchive, bytesHandler([]byte(strings.Repeat("x", n)))), nil, state.ResultRefused, "its sha256 is"},

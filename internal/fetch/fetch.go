@@ -144,6 +144,7 @@ type fetcher struct {
 	asked     time.Time         // when it asked for that; zero if it did not
 	deferred  *state.Deferral   // what it was told; nil if it got the lock
 	warning   string            // of the source, for the operator; "" for none
+	aside     bool              // whether the release does not come from the target's source, which has its own
 }
 
 // outcome is what an attempt came to.
@@ -188,6 +189,7 @@ func (f *fetcher) fetch(ctx context.Context, t *target.Target, cache string) out
 			return failed(nil, state.Fail(state.ResultMisconfigured, "%w", err))
 		}
 	}
+	f.aside = f.order.Brought() && t.Source.Type != ""
 	src, err := f.source(t, cache)
 	if err != nil {
 		return failed(nil, err)
@@ -275,11 +277,12 @@ func (f *fetcher) ended(o outcome) state.Attempt {
 }
 
 // recordAttempt records how the attempt ended. Without a usable manifest, the offer of an
-// earlier check stays; a disabled release removes it.
+// earlier check stays; a disabled release removes it. What the operator names by import is
+// no offer of the source, from which apply and scheduled runs would not get it.
 func (f *fetcher) recordAttempt(o outcome) (state.Attempt, error) {
 	a := f.ended(o)
 	return a, f.tree.Update(state.RoleFetch, f.name, func(s *state.Status) {
-		if r := o.release; r != nil {
+		if r := o.release; r != nil && !f.aside {
 			s.Offer = nil
 			if !r.Manifest.Disabled {
 				s.Offer = &state.Offer{LeftOut: f.leftOut, Inside: f.inside, Version: a.Version, Sequence: a.Sequence, Checked: a.Time, Unsigned: r.Metadata == nil, Signed: r.Signed,

@@ -87,6 +87,43 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// TestImportIsNoOffer: after an import, what the last check found at the source is still what
+// is available, because apply would take that. Without a source it is what was imported.
+func TestImportIsNoOffer(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		change     func(*target.Target)
+	}{
+		{"with a source", "v2", func(*target.Target) {}},
+		{"without one", "v1", func(t *target.Target) { t.Source = target.Source{} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, serve(t, newSite(t)))
+			b.run(t, b.order(state.VerbCheck, "v1"))
+			m := release1()
+			m.Version = "v1"
+			b.target.Source.Type = target.SourceManifest
+			c.change(b.target)
+			o := b.order(state.VerbApply, "v3")
+			o.Import = true
+			if err := os.MkdirAll(b.tree.Import("agent"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for name, content := range map[string][]byte{"client-manifest.json": marshal(t, m), "agent.tar.gz": payload} {
+				if err := os.WriteFile(filepath.Join(b.tree.Import("agent"), name), content, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if a := b.run(t, o); a.Result != state.ResultHandedOn || a.Version != "v1" {
+				t.Fatalf("%+v", a)
+			}
+			if got := b.status(t).Offer; got == nil || got.Version != c.want {
+				t.Errorf("on offer is %+v, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 // TestImportFromElsewhere replaces the directory while root reads it, as its owner can.
 func TestImportFromElsewhere(t *testing.T) {
 	dir, other := filepath.Join(t.TempDir(), "rel"), t.TempDir()

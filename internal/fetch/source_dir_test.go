@@ -46,7 +46,7 @@ func TestFileSource(t *testing.T) {
 		{"an archive", "agent.tar.gz", nil, state.ResultHandedOn, ""},
 		{"an archive without a manifest", "agent.tar.gz", func(t *testing.T, dir string) {
 			must(t, os.Remove(filepath.Join(dir, "client-manifest.json")))
-		}, state.ResultNotDownloaded, "there is no client-manifest.json beside it (make one with machinemon-release publish)"},
+		}, state.ResultNotDownloaded, "there is no client-manifest.json beside it (hint: make one with machinemon-release publish)"},
 		{"an archive that the manifest does not name", "agent.tar.gz", renamed("other.tar.gz"), state.ResultRefused, "beside it names other.tar.gz"},
 		{"nothing there", "nowhere", nil, state.ResultNotDownloaded, "no such file"},
 		{"an empty directory", "", func(t *testing.T, dir string) {

@@ -442,6 +442,21 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestStopped: a stop by systemctl ends the main process by SIGTERM, too, but only after the
+// unit has stopped being active. doctor and probe then speak of no other process.
+func TestStopped(t *testing.T) {
+	for left, want := range map[time.Duration]string{
+		2: "another program or the operator stopped it",
+		3: "another process ended its main process by SIGTERM",
+	} {
+		s := unit("inactive", "dead", 0).exited("success", systemd.Killed, 15)
+		s.MainBegan, s.Left, s.MainEnded = 1, left, 3
+		if how, why := s.classify(); how != standingInterrupted || why != want {
+			t.Errorf("left at %d: %d: %s", left, how, why)
+		}
+	}
+}
+
 // TestExcuse shows that a failure before the swap excuses only the probe that failed, as the
 // target file has it now.
 func TestExcuse(t *testing.T) {

@@ -89,10 +89,10 @@ func (s unitState) classify() (standing, string) {
 		return standingUp, ""
 	case u.Active == "activating" && !s.restarting():
 		return standingPending, "it is still starting (" + u.Sub + ")"
-	case killedFromOutside(u):
-		return standingInterrupted, "another process ended its main process by " + unix.SignalName(unix.Signal(u.ExecValue))
 	case stoppedFromOutside(u):
 		return standingInterrupted, "another program or the operator stopped it"
+	case killedFromOutside(u):
+		return standingInterrupted, "another process ended its main process by " + unix.SignalName(unix.Signal(u.ExecValue))
 	case u.Active == "activating", u.Active == "failed":
 		return standingDown, describeEnd(u)
 	case u.Job != 0:

@@ -58,10 +58,10 @@ func publishCommand() *cobra.Command {
 	c.Flags().IntVar(&q.Deltas, "deltas", 3, "make deltas from the last `N` releases")
 	l.add(c)
 	keyFlags(c, &q.Keys)
-	if err := c.MarkFlagRequired("version"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if !c.Flags().Changed("version") {
+			return cli.Usagef("publish needs the version of the archives (hint: --version V; machinemon-release publish --help)")
+		}
 		for flag, value := range map[string]string{"version": q.Version, "product": q.Product, "min-version": q.MinVersion} {
 			if c.Flags().Changed(flag) && !manifest.ValidName(value) {
 				return badName(flag)

@@ -189,7 +189,8 @@ func (j *Journal) Warn(text string) {
 
 // SettleHint says what the operator can do about a trial whose rollback failed.
 func SettleHint(name string) string {
-	return fmt.Sprintf("sudo machinemon-update settle %s keep|back: keep what is installed now, or roll back once more", name)
+	// Without "keep|back": whoever pastes that into a shell has chosen keep.
+	return fmt.Sprintf("sudo machinemon-update settle %s back: roll back once more; or settle %[1]s keep: keep what is installed now", name)
 }
 
 // Fingerprint returns a digest of the paths and bytes of a set of installed files. It does

@@ -195,7 +195,7 @@ func (sw *swapping) planTree(ctx context.Context, entry *state.Bundle) error {
 func (sw *swapping) planPrevious(ctx context.Context) error {
 	prev := sw.status.Previous
 	if prev == nil {
-		return state.Fail(state.ResultNotAttempted, "cannot go back: no previous release of %s is kept", sw.name)
+		return state.Fail(state.ResultNotAttempted, "cannot go back: no previous release of %s is kept (hint: sudo machinemon-update import %[1]s FILE installs a release that you have)", sw.name)
 	}
 	sw.journal.Version, sw.journal.Sequence, sw.journal.Unsigned = prev.Version, prev.Sequence, prev.Unsigned
 	sw.journal.Archive, sw.journal.Listed = prev.Archive, prev.Listed

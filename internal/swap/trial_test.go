@@ -115,7 +115,7 @@ func TestGoingBack(t *testing.T) {
 	r.offer(t, "c1", "v2", 2, release2)
 	r.fails(t, "swap", state.ResultNotAttempted, "it was rejected on", "went back to v1")
 	must(t, r.tree.SetRequest("agent", state.Request{Attempt: "c2", Verb: state.VerbRollback}))
-	r.fails(t, "swap", state.ResultNotAttempted, "no previous release of agent is kept")
+	r.fails(t, "swap", state.ResultNotAttempted, "no previous release of agent is kept (hint: sudo machinemon-update import agent FILE installs a release that you have)")
 	r.want(t, wentBack)
 }
 

@@ -77,6 +77,7 @@ func TestPurge(t *testing.T) {
 	c.must("systemctl", "reset-failed", "testd.service")
 	c.writeFile("/etc/machinemon-update/targets.d/testd.toml.d/long.toml", "[health]\nsettle_seconds = 50\n", 0o644)
 	c.writeFile("/var/lib/systemd/timers/stamp-machinemon-fetch@testd.timer", "", 0o644)
+	c.must("systemctl", "enable", "--now", "machinemon-release-refresh@srv-releases.timer", "machinemon-release-rollout@srv-releases.timer")
 	c.publish(c.dir, releases.Daemon{Version: "1.3.0"})
 	apply := c.startApply()
 	c.awaitTrial()

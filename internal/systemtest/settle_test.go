@@ -17,7 +17,7 @@ import (
 
 const (
 	settleTrap = "/etc/systemd/system/testd.service.d/trap.conf"
-	settleHint = "machinemon-update settle testd keep|back"
+	settleHint = "machinemon-update settle testd back: roll back once more; or settle testd keep"
 )
 
 var (

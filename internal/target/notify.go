@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/nearest"
 	"github.com/machinemon/machinemon-update/internal/pattern"
 )
 
@@ -119,6 +120,9 @@ func (d Dirs) notifyForAll(check checker) (*Notify, *ConfigError) {
 	}
 	v := validation{settings: settings{}, dirs: d, check: check}
 	if err := v.merge(data, file, 0); err != nil {
+		if problem, _ := unknown("", ""); err.Problem == problem { // its list is that of a target file
+			err.Problem, err.Hint = "is not a known key (allowed here: only [notify])", nearest.Hint(err.Key, []string{"notify"})
+		}
 		return nil, err
 	}
 	for path, at := range v.settings {

@@ -23,6 +23,8 @@ func TestNotify(t *testing.T) {
 			&Notify{Events: []string{EventFailed}, Webhook: "https://x.test/{token}", TokenFile: "/etc/x", Format: FormatSlack}, ""},
 		{"a mistake for all", "", "[notify]\nmial = ['root']\n", nil, "no notification of its updates: /etc/machinemon-update/notify.toml:2: notify.mial: is not a known key"},
 		{"nothing for all", "", "[notify]\n", nil, "notify: names no way to tell people"},
+		{"an unknown key for all", "", "mail = ['root']\n", nil, ":1: mail: is not a known key (allowed here: only [notify])"},
+		{"a misspelt table for all", "", "[notfy]\nmail = ['root']\n", nil, ":1: notfy: is not a known key (allowed here: only [notify]) (hint: did you mean \"notify\"?)"},
 		{"another key for all", "", "unit = 'x.service'\n", nil, ":1: unit: is a key of a target file (allowed here: only [notify])"},
 		{"its own beside a mistake", "[notify]\nmail = ['root']\n", "[", ofAll, ""},
 	} {

@@ -56,7 +56,11 @@ func (v *validation) source() Source {
 		at, written := v.settings[path]
 		decided, typed := v.settings["source.type"]
 		if written && (!typed || at.order >= decided.order) {
-			v.problem(path, `does not belong to a source of type "`+kind+`"`, "set source.type as well")
+			hint := "set source.type as well"
+			if typed && at.order == decided.order {
+				hint = "remove it, or set another source.type"
+			}
+			v.problem(path, `does not belong to a source of type "`+kind+`"`, hint)
 		}
 	}
 	return s

@@ -62,6 +62,8 @@ type Client struct {
 	Anybody   bool     // the operator accepts a transport that anyone on the path can change
 	Limits    Limits
 	Linked    bool // the server of URL says where its files are, which may be on other servers
+	Named     bool // the operator named URL for one import, in place of the target's source
+	caFile    string
 	reach     *reach
 	transport *http.Transport
 }
@@ -88,6 +90,7 @@ func NewClient(t *target.Target, address string, l Limits) (Client, error) {
 		URL:     u,
 		Anybody: t.Trust.AllowUnauthenticated,
 		Limits:  l,
+		caFile:  t.Source.CAFile,
 		reach:   reach,
 		transport: &http.Transport{
 			Proxy:                  reach.through(proxy, t.Source.NoProxy),

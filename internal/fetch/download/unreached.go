@@ -41,7 +41,7 @@ func (c *Client) unreached(ctx context.Context, u, last *url.URL, err error) err
 	if from := c.leading(u); c.veils(from, last) {
 		return veil(from, last, Failed(ctx, last, err))
 	}
-	return Failed(ctx, u, err)
+	return Failed(ctx, u, c.hinted(netCause(ctx, err)))
 }
 
 // Unusable returns the error that an answer cannot be used because of err.

@@ -95,7 +95,7 @@ func (d *Disk) Manifest(context.Context) ([]byte, string, error) {
 		if d.named != nil {
 			return d.without()
 		}
-		return nil, "", state.NotDownloaded("cannot use %s: there is no %s beside it (make one with machinemon-release publish)", d.Path, name)
+		return nil, "", state.NotDownloaded("cannot use %s: there is no %s beside it (hint: make one with machinemon-release publish)", d.Path, name)
 	}
 	if err != nil {
 		return nil, "", err

@@ -25,6 +25,7 @@ func NewDirect(t *target.Target, address, sum, version string, l download.Limits
 	own := *t // the exceptions of the target's own source do not apply; its proxy does
 	own.Source.InsecureSkipTLS, own.Source.CAFile, own.Trust.AllowUnauthenticated = false, "", false
 	c, err := download.NewClient(&own, address, l)
+	c.Named = true
 	return &direct{c, t, sum, version}, err
 }
 
