@@ -216,10 +216,11 @@ func (c *Conn) properties(ctx context.Context, unit string) (map[string]any, err
 // the order of the names. [Conn.Unit] is too slow for each change in a chain of units:
 // PID 1 gathers hundreds of properties for it.
 func (c *Conn) Units(ctx context.Context, names ...string) ([]Unit, error) {
-	listed, err := ask(ctx, c, func(sd *dbus.Conn) ([]dbus.UnitStatus, error) { return sd.ListUnitsByNamesContext(ctx, names) })
-	if err == nil && len(listed) != len(names) {
-		err = fmt.Errorf("systemd lists %d of %d", len(listed), len(names))
-	}
+	var listed []dbus.UnitStatus
+	err := c.do(ctx, func(l *link) (err error) {
+		listed, err = l.list(ctx, names...)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the states of %s: %w", strings.Join(names, ", "), err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
@@ -14,12 +13,12 @@ import (
 // unit's type, then for the one of all units, with all their properties that may change.
 const changed = "org.freedesktop.DBus.Properties.PropertiesChanged"
 
-// primary returns the objects and the names that systemd's signals have for units, since the
-// given names may be aliases.
-func (l *link) primary(ctx context.Context, names ...string) ([]dbus.UnitStatus, error) {
+// list returns the states of units, and the objects and names that systemd's signals have for
+// them, since the given names may be aliases. It is one call, in the order of the names.
+func (l *link) list(ctx context.Context, names ...string) ([]dbus.UnitStatus, error) {
 	all, err := l.sd.ListUnitsByNamesContext(ctx, names)
 	if err == nil && len(all) != len(names) {
-		err = fmt.Errorf("systemd lists %d of the units %s", len(all), strings.Join(names, ", "))
+		err = fmt.Errorf("systemd lists %d of %d units", len(all), len(names))
 	}
 	return all, err
 }
@@ -37,7 +36,7 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 	}
 	var paths []godbus.ObjectPath
 	if len(c.watched) > 0 {
-		all, err := l.primary(ctx, c.watched...)
+		all, err := l.list(ctx, c.watched...)
 		if err != nil {
 			return err
 		}
@@ -53,8 +52,8 @@ func (c *Conn) watch(ctx context.Context, l *link) error {
 		}
 	}
 	if len(paths) > 0 {
-		// When the bus restarts, it gives the names of connections anew. systemd 257 takes ours
-		// for that of an earlier subscriber.
+		// A bus that was restarted counts its connections from the start again, so this one can
+		// have the name of an earlier subscriber, which systemd 257 remembers.
 		err := l.call(ctx, "Subscribe").Err
 		if err != nil && !isName(err, "org.freedesktop.systemd1.AlreadySubscribed") {
 			return err
@@ -115,7 +114,7 @@ func (l *link) expect(ctx context.Context, unit string) (enough func(), err erro
 	if !l.bus {
 		return func() {}, nil
 	}
-	all, err := l.primary(ctx, unit)
+	all, err := l.list(ctx, unit)
 	if err != nil {
 		return func() {}, err
 	}
