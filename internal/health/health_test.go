@@ -363,7 +363,7 @@ func TestJudge(t *testing.T) {
 		{"crashed", fake{unit: crashed.Unit}, true, nil, false, state.FindingBad, false},
 		{"no systemd", nil, true, nil, false, state.FindingUnsure, false},
 		{"the swap took longer than the limit", fake{unit: late}, true, nil, false, state.FindingHealthy, false},
-		{"the swap took longer than the limit, in vain", fake{unit: late}, false, nil, false, state.FindingBad, false},
+		{"the swap took longer than the limit, and no probe passes", fake{unit: late}, false, nil, false, state.FindingBad, false},
 		{"systemd lost", fake{err: errors.New("systemd does not answer")}, true, nil, false, state.FindingUnsure, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

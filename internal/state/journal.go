@@ -189,7 +189,7 @@ func (j *Journal) Warn(text string) {
 
 // SettleHint says what the operator can do about a trial whose rollback failed.
 func SettleHint(name string) string {
-	// Without "keep|back": whoever pastes that into a shell has chosen keep.
+	// Not "keep|back": a shell takes | for a pipe, and would run settle keep.
 	return fmt.Sprintf("sudo machinemon-update settle %s back: roll back once more; or settle %[1]s keep: keep what is installed now", name)
 }
 

@@ -89,7 +89,7 @@ func TestStopped(t *testing.T) {
 		"the next start failed":    {Unit{Began: 30, MainBegan: 11, Left: 20, MainEnded: 21}, false},
 		"the next restart failed":  {Unit{Began: 12, MainBegan: 25, Left: 21, MainEnded: 26}, false},
 		"stopped after a restart":  {Unit{Began: 12, MainBegan: 25, Left: 30, MainEnded: 31}, true},
-		"stopped, and starts anew": {Unit{Began: 32, MainBegan: 31, Left: 20, MainEnded: 0, MainPID: 8}, false},
+		"stopped, and it starts again": {Unit{Began: 32, MainBegan: 31, Left: 20, MainEnded: 0, MainPID: 8}, false},
 	} {
 		if got := c.unit.Stopped(); got != c.want {
 			t.Errorf("%s: %v", name, got)
