@@ -81,14 +81,14 @@ func TestStopped(t *testing.T) {
 		unit Unit
 		want bool
 	}{
-		"runs":                     {Unit{Began: 12, MainBegan: 11, MainPID: 7, Left: 5, MainEnded: 0}, false},
-		"stopped":                  {Unit{Began: 12, MainBegan: 11, Left: 20, MainEnded: 21}, true},
-		"ended by itself":          {Unit{Began: 12, MainBegan: 11, Left: 21, MainEnded: 20}, false},
-		"never began":              {Unit{}, false},
-		"never active":             {Unit{Began: 10, MainBegan: 11, MainEnded: 20, Left: 5}, false},
-		"the next start failed":    {Unit{Began: 30, MainBegan: 11, Left: 20, MainEnded: 21}, false},
-		"the next restart failed":  {Unit{Began: 12, MainBegan: 25, Left: 21, MainEnded: 26}, false},
-		"stopped after a restart":  {Unit{Began: 12, MainBegan: 25, Left: 30, MainEnded: 31}, true},
+		"runs":                         {Unit{Began: 12, MainBegan: 11, MainPID: 7, Left: 5, MainEnded: 0}, false},
+		"stopped":                      {Unit{Began: 12, MainBegan: 11, Left: 20, MainEnded: 21}, true},
+		"ended by itself":              {Unit{Began: 12, MainBegan: 11, Left: 21, MainEnded: 20}, false},
+		"never began":                  {Unit{}, false},
+		"never active":                 {Unit{Began: 10, MainBegan: 11, MainEnded: 20, Left: 5}, false},
+		"the next start failed":        {Unit{Began: 30, MainBegan: 11, Left: 20, MainEnded: 21}, false},
+		"the next restart failed":      {Unit{Began: 12, MainBegan: 25, Left: 21, MainEnded: 26}, false},
+		"stopped after a restart":      {Unit{Began: 12, MainBegan: 25, Left: 30, MainEnded: 31}, true},
 		"stopped, and it starts again": {Unit{Began: 32, MainBegan: 31, Left: 20, MainEnded: 0, MainPID: 8}, false},
 	} {
 		if got := c.unit.Stopped(); got != c.want {
