@@ -6,8 +6,8 @@ import (
 )
 
 // awaitSwap waits until the unit of the swap has ended. Meanwhile the unit of the target's
-// commands starts. It returns an error if the swap failed, because the rollback then ends
-// the trial. If systemd does not answer, the judgement reports that.
+// commands starts. It returns an error if the swap failed in a trial, because the rollback then
+// ends that. If systemd does not answer, the judgement reports that.
 func (g Gate) awaitSwap(ctx context.Context, name string, commands *commander) error {
 	unit := "machinemon-swap@" + name + ".service"
 	m, err := g.connect(ctx, unit)
@@ -21,6 +21,10 @@ func (g Gate) awaitSwap(ctx context.Context, name string, commands *commander) e
 		case err != nil:
 			return nil
 		case u.Active == "failed":
+			// Most often the release was refused, and this waited for nothing.
+			if j, err := g.tree.Journal(name); err != nil || j == nil {
+				return err
+			}
 			return fmt.Errorf("cannot judge the trial of %s: %s failed", name, unit)
 		case u.Active != "activating" && u.Active != "deactivating":
 			return nil

@@ -535,23 +535,27 @@ func TestNothingToJudge(t *testing.T) {
 }
 
 // TestJudgeAwaitsSwap: a gate that runs before the swap has ended judges only after that, and
-// not at all if the swap failed.
+// not at all if the swap failed. Then it fails only if there is a trial to be rolled back.
 func TestJudgeAwaitsSwap(t *testing.T) {
 	for _, c := range []struct {
-		states []string
-		fails  bool
+		states               []string
+		trial, judges, fails bool
 	}{
-		{nil, false},
-		{[]string{"activating", "activating", "deactivating"}, false},
-		{[]string{"activating", "failed"}, true},
-		{[]string{"failed"}, true},
+		{nil, true, true, false},
+		{[]string{"activating", "activating", "deactivating"}, true, true, false},
+		{[]string{"activating", "failed"}, true, false, true},
+		{[]string{"failed"}, true, false, true},
+		{[]string{"activating", "failed"}, false, false, false},
+		{[]string{"activating", "deactivating"}, false, false, false},
 	} {
 		left := slices.Clone(c.states)
 		b := newBench(t, fake{unit: running(os.Getpid()), pids: []int{os.Getpid()}, swaps: &left}, true)
-		b.open(t, state.PhaseTrial, "")
+		if c.trial {
+			b.open(t, state.PhaseTrial, "")
+		}
 		r, err := b.Judge(t.Context(), "x")
-		if (err != nil) != c.fails || (r == nil) != c.fails || len(left) > 0 {
-			t.Errorf("%q: %+v, %v; not seen: %q", c.states, r, err, left)
+		if (err != nil) != c.fails || (r != nil) != c.judges || len(left) > 0 {
+			t.Errorf("%q, trial %t: %+v, %v; not seen: %q", c.states, c.trial, r, err, left)
 		}
 	}
 }

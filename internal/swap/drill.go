@@ -92,6 +92,9 @@ func (sw *swapping) tryDrill(ctx context.Context, consume func()) error {
 	if err := sw.weigh(before); err != nil {
 		return err
 	}
+	if err := sw.startGate(ctx); err != nil {
+		return err
+	}
 	all, err := sw.knowUnits(ctx, before)
 	if err != nil {
 		return err

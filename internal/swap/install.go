@@ -252,6 +252,11 @@ func (sw *swapping) try(ctx context.Context, consume func()) error {
 	if err := sw.weigh(before); err != nil {
 		return err
 	}
+	if !sw.known.Order.DryRun {
+		if err := sw.startGate(ctx); err != nil {
+			return err
+		}
+	}
 	log.Status("pre-flight")
 	if err := sw.preflight(ctx); err != nil {
 		return err

@@ -21,11 +21,12 @@
 // The steps of a trial follow. After a crash between two steps, the journal tells
 // rollback and recover how to get back:
 //
-//  1. copy the new files beside their destinations, hashing; check; pre-flight
+//  1. copy the new files beside their destinations, hashing; check; start the gate, which
+//     waits for the swap's end; pre-flight
 //  2. link (or copy) the old files to backups beside them, and take the snapshot
 //  3. write the journal: prepared; arm the deadline; with rollback.stop the unit is
 //     stopped now, and the snapshot taken after that; run the hooks before the swap
-//  4. start the gate, which waits for the swap's end; rename each new file to its destination
+//  4. rename each new file to its destination
 //  5. write the journal: trial; restart the unit
 //  6. the gate watches; its exit status starts commit or rollback
 //  7. write the verdict into the journal; carry it out; record; close the journal

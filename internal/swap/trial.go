@@ -11,21 +11,26 @@ import (
 	"github.com/machinemon/machinemon-update/internal/systemd"
 )
 
+// startGate starts the gate, whose sandbox takes longer to make than most of what remains of the
+// swap. The gate begins to judge when this unit has ended, whose OnSuccess= starts it if it does
+// not run by then. It gives no verdict if no trial was begun.
+func (sw *swapping) startGate(ctx context.Context) error {
+	// Earlier failures must not keep the units that end the trial from starting.
+	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
+		return err
+	}
+	// systemd hands the files of probes to the gate when it starts it, and the new program may
+	// write them, such as a certificate that it makes for itself.
+	if len(sw.target.ProbeFiles()) == 0 {
+		sw.logError(sw.journal, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
+	}
+	return nil
+}
+
 // begun carries a trial from the open journal to the restart. stop is how long the old
 // program may take to stop and its data to be saved.
 func (sw *swapping) begun(ctx context.Context, stop time.Duration) error {
 	j := sw.journal
-	// Earlier failures must not keep these units from starting now.
-	if err := sw.Systemd.ResetFailed(ctx, unitOf("health-gate", sw.name), unitOf("commit", sw.name), unitOf("rollback", sw.name), unitOf("deadline", sw.name)); err != nil {
-		return err
-	}
-	// The gate's unit takes longer to start than the program, so it is the first to start. It
-	// begins to judge when this unit has ended, whose OnSuccess= starts it if it does not run
-	// by then. systemd hands the files of probes to the gate when it starts it, and the new
-	// program may write them, such as a certificate that it makes for itself.
-	if len(sw.target.ProbeFiles()) == 0 {
-		sw.logError(j, sw.Systemd.Queue(ctx, unitOf("health-gate", sw.name)))
-	}
 	// A shutdown now would be undone at the next boot, like a power cut. It can wait a little.
 	delayed, err := sw.Systemd.Delay(ctx, "updating "+j.Target+" to "+state.Called(j.Version))
 	sw.logError(j, err)
