@@ -43,10 +43,14 @@ func (s *Swapper) Rollback(ctx context.Context, name string) error {
 	lastWords := s.lastWords(ctx, j)
 	s.decideRollback(j)
 	// If the deadline started this, the gate may hang. Its answer no longer counts.
-	s.logError(j, s.Systemd.Stop(ctx, unitOf("health-gate", name)))
-	if swap, err := s.Systemd.Unit(ctx, unitOf("swap", name)); err == nil && swap.Active == "failed" {
+	gate := unitOf("health-gate", name)
+	all, err := s.Systemd.Units(ctx, gate, unitOf("swap", name))
+	if err != nil || all[0].Active != "failed" || all[0].Job > 0 {
+		s.logError(j, s.Systemd.Stop(ctx, gate))
+	}
+	if err == nil && all[1].Active == "failed" {
 		// The gate waited for the swap to end, and is no failed unit.
-		s.logError(j, s.Systemd.ResetFailed(ctx, unitOf("health-gate", name)))
+		s.logError(j, s.Systemd.ResetFailed(ctx, gate))
 	}
 	// Stop every process that could write what is about to be restored.
 	for _, unit := range helpersOf(j) {
