@@ -86,6 +86,9 @@ func run(ctx context.Context, verb, name string, lines *log.Log) (int, error) {
 		return 0, nil
 	}
 	r, err := g.Judge(ctx, name)
+	if err == nil && r == nil {
+		lines.Printf("%s: there is no trial to judge", name)
+	}
 	if err != nil || r == nil {
 		return status(err), err
 	}
