@@ -34,11 +34,15 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 		report, err := s.Tree.Report(name, j.Attempt)
 		switch {
 		case err == nil && j.Drill:
-			err = s.unnoticed(j)
+			err = fmt.Errorf("cannot commit %s: this is a drill, and %s", name, unnoticed)
 		case err == nil:
 			err = s.proven(ctx, j, report)
 		}
 		if err != nil {
+			if j.Failure == "" { // or else the swap failed
+				j.Failure = state.Line(err.Error())
+				s.logError(j, s.Tree.SetJournal(j))
+			}
 			// systemd undoes nothing if commit fails: the unit's OnFailure= only informs,
 			// because a commit that is killed must be retried, not undone.
 			return errors.Join(err, s.Systemd.Queue(ctx, unitOf("rollback", name)))
@@ -95,6 +99,9 @@ func (s *Swapper) provenIn(ctx context.Context, j *state.Journal, unit string, p
 	}
 	if u.Invocation != "" && slices.Contains(ran(j), u.Invocation) && !j.ByReload {
 		return fmt.Errorf("cannot commit %s: %s has not been restarted", j.Target, unit)
+	}
+	if u.Frozen { // a trial without probes does not notice that
+		return fmt.Errorf("cannot commit %s: somebody has frozen %s", j.Target, unit)
 	}
 	if u.Remains() {
 		return nil // such a unit has no process

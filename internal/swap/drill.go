@@ -112,16 +112,7 @@ func (s *Swapper) watchDrill(ctx context.Context, j *state.Journal) (left func()
 	return s.Systemd.Leaving(ctx, j.Units()...)
 }
 
-// unnoticed ends a drill that the gate found healthy. Its error makes the commit unit start
-// the rollback.
-func (s *Swapper) unnoticed(j *state.Journal) error {
-	j.Failure = unnoticed
-	if err := s.Tree.SetJournal(j); err != nil {
-		return err
-	}
-	return fmt.Errorf("cannot commit %s: this is a drill, and %s", j.Target, j.Failure)
-}
-
+// unnoticed is why a drill that the gate found healthy has failed.
 const unnoticed = "the health gate found a program healthy that ends at once"
 
 // judgeDrill records how a drill ended. It is judge for a program that is to fail.
@@ -138,7 +129,7 @@ func (s *Swapper) judgeDrill(ctx context.Context, j *state.Journal, after *state
 		a.Result, a.Reason = state.ResultDrilled, "rolled back to "+state.Called(j.From)+s.away(ctx, j, &a)+"; the failure that was seen: "+j.Reason
 	case j.Finding == state.FindingUnsure:
 		a.Result, a.Reason = state.ResultFailed, "the health gate could not tell that a program fails that ends at once: "+j.Reason
-	case j.Failure == unnoticed:
+	case strings.HasSuffix(j.Failure, unnoticed):
 		a.Result, a.Reason = state.ResultFailed, unnoticed+" (hint: [health] of the target file has nothing that notices it: see settle_seconds and [[health.probe]])"
 	case j.Failure != "" && j.Phase == state.PhasePrepared && !changed:
 		a.Result = state.ResultFailed

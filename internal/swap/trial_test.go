@@ -342,6 +342,9 @@ func TestCommitRefused(t *testing.T) {
 			r.gate(t, "a1", state.FindingHealthy, "")
 		}, "no such file"},
 		"systemd is gone": {func(t *testing.T, r *rig) { r.sys.fails["unit agent.service"] = errors.New("no answer") }, "no answer"},
+		"it is frozen": {func(t *testing.T, r *rig) {
+			r.sys.units["agent.service"] = systemd.Unit{Load: "loaded", Active: "active", Sub: "running", MainPID: r.sys.pid, Frozen: true}
+		}, "somebody has frozen agent.service"},
 		"the swapper was killed": {func(t *testing.T, r *rig) {
 			r.journal(t, func(j *state.Journal) { j.Phase = state.PhasePrepared })
 		}, "not all files of v2 are in place"},
@@ -363,8 +366,8 @@ func TestCommitRefused(t *testing.T) {
 			}
 			r.fails(t, "commit", state.ResultFailed, c.want)
 			j, err := r.tree.Journal("agent")
-			if err != nil || j == nil || j.Verdict != "" {
-				t.Errorf("journal: %+v, %v", j, err)
+			if err != nil || j == nil || j.Verdict != "" || !strings.Contains(j.Failure, strings.TrimPrefix(c.want, "the swap failed: ")) {
+				t.Errorf("journal: %+v, %v", j, err) // the rollback records why
 			}
 			if r.sys.called("queue machinemon-rollback@agent.service") != 1 {
 				t.Errorf("the rollback was not started: %q", r.sys.calls)
@@ -401,6 +404,10 @@ func TestPreflight(t *testing.T) {
 				r.step(t, "swap")
 				if over := r.sys.trial.Over; len(over) != 2 || over[0].To != r.at("bin/agent") || !strings.HasSuffix(over[0].From, "agent@a1.0.new") {
 					t.Errorf("put over: %v", over)
+				}
+				// The gate's sandbox is made meanwhile.
+				if gate := slices.Index(r.sys.calls, "queue machinemon-health-gate@agent.service"); gate < 0 || gate > slices.Index(r.sys.calls, "try agent") {
+					t.Errorf("the gate did not start before the pre-flight: %q", r.sys.calls)
 				}
 				return
 			}
