@@ -97,6 +97,15 @@ func (t *Target) CheckDestinations(all []*Target) error {
 	return nil
 }
 
+// CheckExisting is [Target.CheckDestinations] on a machine on which the program may not be
+// installed yet: a directory that is missing, or that this process may not look at, is no
+// error.
+func (t *Target) CheckExisting(all []*Target) error {
+	existing := *t
+	existing.check.existing = true
+	return existing.CheckDestinations(all)
+}
+
 // CheckPlaces is [Target.CheckDestinations] without the packages, whose lists of files take
 // some 25 ms to read on a machine with 900 of them.
 func (t *Target) CheckPlaces(all []*Target) error {
@@ -176,6 +185,9 @@ func (t *Target) refuse(path, problem, hint string) *ConfigError {
 // because of which root must not write it.
 func (c checker) destination(file string, i Install) (resolved, problem, hint string) {
 	dir, err := c.resolve(filepath.Dir(file))
+	if c.unseen(err) {
+		return file, "", ""
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", err.Error(), "create the directory first"
 	}
@@ -188,7 +200,7 @@ func (c checker) destination(file string, i Install) (resolved, problem, hint st
 	}
 	info, err := os.Lstat(c.root + resolved)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), c.unseen(err):
 		return resolved, "", ""
 	case err != nil:
 		return "", file + ": " + durable.Cause(err).Error(), ""
@@ -234,7 +246,7 @@ const capabilitiesHint = "give the unit what it needs by AmbientCapabilities= an
 func (c checker) replaceable(file string) (problem, hint string) {
 	info, err := os.Lstat(c.root + file)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), c.unseen(err):
 		return "", ""
 	case err != nil:
 		return file + ": " + durable.Cause(err).Error(), ""
