@@ -49,7 +49,7 @@ type app struct {
 	reload   func() error // makes systemd read changed targets
 	// inform makes monitoring learn of a decision about the targets; nil if systemd does not run.
 	inform func(names []string) error
-	send   func(name string) error // starts the sender of a target's notices
+	send   func(name string) (said []string, err error) // starts the sender of a target's notices
 	// machine connects to systemd; nil if systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // the directory of the generator's units
