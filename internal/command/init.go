@@ -128,6 +128,13 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 	if err != nil {
 		return err
 	}
+	pkg, err := a.targets.Package(d.program)
+	if err != nil {
+		return err
+	}
+	if pkg != "" {
+		a.warnAbout(name, fmt.Sprintf("%s belongs to the Debian package %s, so no update will replace it (hint: apt updates it; or let %s run another copy, in /usr/local/bin)", d.program, pkg, u.Name))
+	}
 	// Before the source is asked, so that no request goes to an address that is refused.
 	if err := a.acceptable(name, u.Name, d.text(newest{})); err != nil {
 		return err

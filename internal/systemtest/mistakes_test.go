@@ -84,7 +84,7 @@ func TestMistakes(t *testing.T) {
 		{name: "relative path", target: edit(`to = "/usr/local/bin/testd"`, `to = "bin/testd"`), run: dry, exit: 2,
 			says: []string{"install.to: must be an absolute path", `allowed: "/DIR/NAME"`}},
 		{name: "program of a package", target: edit(`to = "`+testdPath+`"`, `to = "/usr/bin/journalctl"`), run: "machinemon-update check-config testd", exit: 2,
-			says: []string{"install.to: /usr/bin/journalctl belongs to the Debian package systemd", "a program that apt installs is updated by apt"}},
+			says: []string{"install.to: ", "bin/journalctl belongs to the Debian package systemd", "a program that apt installs is updated by apt"}},
 		{name: "wrong arch", do: publish("2.0.2", "testd", foreign), undo: right, run: dry, exit: 6,
 			says: []string{"built for aarch64, this machine is linux-amd64", "must have a program for it"}},
 		{name: "no sudo", run: "runuser -u nobody -- " + apply, exit: 2, says: []string{"cannot apply: only root may", "sudo machinemon-update apply testd"}},
