@@ -146,7 +146,8 @@ func TestServeEnds(t *testing.T) {
 	c := *b.config
 	data := newDatabase(t)
 	c.Database = data.name
-	g := New(&c, func(string) {})
+	said := make(chan string, 10)
+	g := New(&c, func(line string) { said <- line })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +165,15 @@ func TestServeEnds(t *testing.T) {
 		t.Fatalf("%+v, %v", resp, err)
 	}
 	resp.Body.Close()
+	line := ""
+	select {
+	case line = <-said:
+	default:
+	}
+	if line != "there is no "+c.DownloadDir+"/"+c.Manifest+", so no client gets a directive (hint: machinemon-release publish "+c.DownloadDir+" writes it; "+
+		"download_dir in /etc/machinemon-update/checkin-gate.toml names the directory)" {
+		t.Errorf("without a release it says %q", line)
+	}
 	// The switch was read before the first request was accepted.
 	if g.stopped() {
 		t.Error("updates are stopped")
