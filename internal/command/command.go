@@ -153,7 +153,7 @@ Nothing is updated or restarted.`, cobra.ArbitraryArgs, a.completeAny, a.doctor)
 With the ID of an attempt whose trial failed, root sees what was kept of it:
 what each probe was answered, and what the program and the steps logged, in the
 order of time. The log of any attempt:
-  journalctl MACHINEMON_ATTEMPT=ID`, upToAttempt, oneOnly, a.history)
+  journalctl MACHINEMON_ATTEMPT=ID`, upToAttempt, a.completeAttempt, a.history)
 	addForRoot("rollback TARGET", "Go back to the previous release, and reject the present one", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbRollback})) })
@@ -265,6 +265,23 @@ func (a *app) completeFirst(words []string, second cobra.ShellCompDirective) cob
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeAttempt offers the targets, and then the attempts on the one that is named, the
+// newest first.
+func (a *app) completeAttempt(c *cobra.Command, named []string, begun string) (offers []string, _ cobra.ShellCompDirective) {
+	const inOrder = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	if len(named) == 0 {
+		return a.completeAny(c, named, begun)
+	}
+	if len(named) > 1 || !target.ValidName(named[0]) {
+		return nil, inOrder
+	}
+	attempts, _, _ := a.attemptsOn(named[0]) // history reports the error
+	for _, at := range attempts {
+		offers = append(offers, cobra.CompletionWithDesc(string(at.ID), state.Printable(outcome(at))))
+	}
+	return offers, inOrder
 }
 
 // choose returns the named targets, or all if names is empty. A target without a file is

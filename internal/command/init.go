@@ -49,7 +49,7 @@ port of the unit as probe. The newest release is downloaded and listed, so that
 the names of its archive and of the program in it are right. FILE is a manifest,
 an archive or a directory with releases on this machine. --write puts it into
   /etc/machinemon-update/targets.d
-unless there is such a target.`, oneSource, completeSecond, func(args []string) error {
+unless there is such a target.`, oneSource, a.completeUnit, func(args []string) error {
 		if len(args) > 1 {
 			var err error
 			if from.file, err = filepath.Abs(args[1]); err != nil {
@@ -76,10 +76,16 @@ unless there is such a target.`, oneSource, completeSecond, func(args []string) 
 	flags.BoolVar(&write, "write", false, "write the file, and let systemd read it")
 }
 
-// completeSecond offers files for the second argument only.
-func completeSecond(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
+// completeUnit offers the services that run for the first argument, and files for the second.
+func (a *app) completeUnit(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(named) == 1 {
 		return nil, cobra.ShellCompDirectiveDefault
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if m := a.see(ctx); m != nil && len(named) == 0 {
+		defer m.Close()
+		return running(ctx, m), cobra.ShellCompDirectiveNoFileComp
 	}
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
