@@ -76,20 +76,6 @@ unless there is such a target.`, oneSource, a.completeUnit, func(args []string) 
 	flags.BoolVar(&write, "write", false, "write the file, and let systemd read it")
 }
 
-// completeUnit offers the services that run for the first argument, and files for the second.
-func (a *app) completeUnit(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(named) == 1 {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if m := a.see(ctx); m != nil && len(named) == 0 {
-		defer m.Close()
-		return running(ctx, m), cobra.ShellCompDirectiveNoFileComp
-	}
-	return nil, cobra.ShellCompDirectiveNoFileComp
-}
-
 // initiated is the JSON of init.
 type initiated struct {
 	Target  string `json:"target"`
