@@ -97,15 +97,6 @@ func (t *Target) CheckDestinations(all []*Target) error {
 	return nil
 }
 
-// CheckExisting is [Target.CheckDestinations] on a machine on which the program may not be
-// installed yet: a directory that is missing, or that this process may not look at, is no
-// error.
-func (t *Target) CheckExisting(all []*Target) error {
-	existing := *t
-	existing.check.existing = true
-	return existing.CheckDestinations(all)
-}
-
 // CheckPlaces is [Target.CheckDestinations] without the packages, whose lists of files take
 // some 25 ms to read on a machine with 900 of them.
 func (t *Target) CheckPlaces(all []*Target) error {
