@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -20,14 +21,19 @@ import (
 
 const usage = "usage: checkin-gate directives [on|off]\n(machinemon-checkin-gate.service runs it without arguments)"
 
+// patience is how long the switch waits for a gate that is just starting, or cannot start.
+const patience = 10 * time.Second
+
 func main() {
 	var err error
 	switch args := os.Args[1:]; {
 	case len(args) == 0:
 		err = serve()
 	case args[0] == "directives" && (len(args) == 1 || len(args) == 2 && (args[1] == "on" || args[1] == "off")):
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
 		var state string
-		state, err = gate.Switch(gate.LocalSocket, strings.Join(args[1:], ""), os.Getenv("SUDO_USER"))
+		state, err = gate.Switch(ctx, gate.LocalSocket, strings.Join(args[1:], ""), os.Getenv("SUDO_USER"))
 		fmt.Print(state)
 	case args[0] == "-h" || args[0] == "--help":
 		fmt.Println(usage)

@@ -5,8 +5,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/machinemon/machinemon-update/internal/log"
@@ -29,7 +31,9 @@ func main() {
 		do = s.Hand
 	}
 	if err := do(context.Background(), name); err != nil {
-		lines.Error(err)
+		for line := range strings.SplitSeq(err.Error(), "\n") { // one for each way
+			lines.Error(errors.New(line))
+		}
 		os.Exit(1)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/machinemon/machinemon-update/internal/installed"
 	"github.com/machinemon/machinemon-update/internal/state"
 )
 
@@ -15,8 +16,9 @@ type configCheck struct {
 }
 
 // checkConfig checks configuration and touches nothing else. An argument with a slash or
-// the end ".toml" is a file, which need not be in its place; others are targets. Without
-// arguments it checks all targets.
+// the end ".toml" is a file, which need not be in its place; others are targets. Of a target
+// it also checks what is on this machine already, as an attempt does. Without arguments it
+// checks all targets.
 func (a *app) checkConfig(names []string) error {
 	if len(names) == 0 {
 		all, err := a.targets.Names()
@@ -47,11 +49,16 @@ func (a *app) configError(name string) error {
 		if err != nil {
 			return err
 		}
-		return a.targets.CheckFile(path)
+		if err := a.targets.CheckFile(path); err != nil || filepath.Dir(path) != filepath.Join(a.targets.Root, a.targets.Admin) {
+			return err
+		}
+		name = strings.TrimSuffix(filepath.Base(path), ".toml") // it is in its place
 	}
 	t, err := a.targets.Load(name)
-	if err == nil {
-		a.warnAbout(name, t.Unnotified)
+	if err != nil {
+		return err
 	}
-	return err
+	a.warnAbout(name, t.Unnotified)
+	others, _ := installed.Others(a.tree, a.targets, name) // their own checks report their errors
+	return t.CheckExisting(others)
 }

@@ -49,7 +49,7 @@ type app struct {
 	reload   func() error // makes systemd read changed targets
 	// inform makes monitoring learn of a decision about the targets; nil if systemd does not run.
 	inform func(names []string) error
-	send   func(name string) error // starts the sender of a target's notices
+	send   func(name string) (said []string, err error) // starts the sender of a target's notices
 	// machine connects to systemd; nil if systemd does not run.
 	machine   func(context.Context) (machine, error)
 	generated string // the directory of the generator's units
@@ -153,7 +153,7 @@ Nothing is updated or restarted.`, cobra.ArbitraryArgs, a.completeAny, a.doctor)
 With the ID of an attempt whose trial failed, root sees what was kept of it:
 what each probe was answered, and what the program and the steps logged, in the
 order of time. The log of any attempt:
-  journalctl MACHINEMON_ATTEMPT=ID`, upToAttempt, oneOnly, a.history)
+  journalctl MACHINEMON_ATTEMPT=ID`, upToAttempt, a.completeAttempt, a.history)
 	addForRoot("rollback TARGET", "Go back to the previous release, and reject the present one", `
 One previous release is kept. "apply" leaves the rejected one alone until there
 is another release, or "unskip".`, oneTarget, oneOnly, func(args []string) error { return a.each(args, a.asking(state.Request{Verb: state.VerbRollback})) })
@@ -237,35 +237,6 @@ var (
 )
 
 const listsThem = "machinemon-update status lists them"
-
-// completeAny offers the targets that are not named yet.
-func (a *app) completeAny(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
-	names, err := a.targets.Names()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	names = slices.DeleteFunc(names, func(n string) bool { return !target.ValidName(n) || slices.Contains(named, n) })
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-// completeConfig offers the targets, and files.
-func (a *app) completeConfig(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
-	names, _ := a.completeAny(c, named, begun)
-	return names, cobra.ShellCompDirectiveDefault
-}
-
-// completeFirst offers the targets for the first argument, and words for the second.
-func (a *app) completeFirst(words []string, second cobra.ShellCompDirective) cobra.CompletionFunc {
-	return func(c *cobra.Command, named []string, begun string) ([]string, cobra.ShellCompDirective) {
-		switch len(named) {
-		case 0:
-			return a.completeAny(c, named, begun)
-		case 1:
-			return words, second
-		}
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-}
 
 // choose returns the named targets, or all if names is empty. A target without a file is
 // included while its trial is open.

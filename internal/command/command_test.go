@@ -37,6 +37,12 @@ func fetcher() {
 	}
 }
 
+// sendNothing is a sender whose server is not there.
+func sendNothing(name string) ([]string, error) {
+	return []string{`cannot tell "test" of ` + name + ` by webhook: the server answers with status 404`,
+		`cannot tell "test" of ` + name + ` by mail: there is no /usr/sbin/sendmail (hint: install a mail server)`}, nil
+}
+
 // program is the command on a machine whose files are below $WORK: state in var and run,
 // target files in etc and usr. With AS_ROOT=1 it behaves as for root. PATH_UNIT is the
 // state of the path units.
@@ -47,7 +53,7 @@ func program() {
 	a := &app{
 		tree:    state.Tree{Var: filepath.Join(work, "var"), Run: filepath.Join(work, "run")},
 		targets: dirs, in: os.Stdin, out: os.Stdout, err: os.Stderr, root: os.Getenv("AS_ROOT") == "1",
-		reload: func() error { return nil }, send: func(string) error { return nil }, fetcher: "fetcher", machineID: filepath.Join(work, "machine-id"),
+		reload: func() error { return nil }, send: sendNothing, fetcher: "fetcher", machineID: filepath.Join(work, "machine-id"),
 		clock: clockSynchronised,
 	}
 	if state := os.Getenv("PATH_UNIT"); state != "" {

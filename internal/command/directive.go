@@ -28,7 +28,7 @@ func (a *app) directive(args []string) error {
 	}
 	d := directiveOf{Target: name, Installed: "unknown"}
 	if d.Announced, err = checkin.Announced(a.in); err != nil {
-		return err
+		return fmt.Errorf(`%w (hint: standard input must be the server's answer to a check-in, such as {"update_version": "1.9"})`, err)
 	}
 	st, err := a.tree.Status(state.RoleSwap, name)
 	if err != nil {

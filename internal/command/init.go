@@ -49,7 +49,7 @@ port of the unit as probe. The newest release is downloaded and listed, so that
 the names of its archive and of the program in it are right. FILE is a manifest,
 an archive or a directory with releases on this machine. --write puts it into
   /etc/machinemon-update/targets.d
-unless there is such a target.`, oneSource, completeSecond, func(args []string) error {
+unless there is such a target.`, oneSource, a.completeUnit, func(args []string) error {
 		if len(args) > 1 {
 			var err error
 			if from.file, err = filepath.Abs(args[1]); err != nil {
@@ -74,14 +74,6 @@ unless there is such a target.`, oneSource, completeSecond, func(args []string) 
 	flags.StringVar(&from.token, "token-file", "", "`FILE` with the token of a private repository")
 	flags.StringVar(&from.manifest, "manifest", "", "`URL` of the publisher's manifest")
 	flags.BoolVar(&write, "write", false, "write the file, and let systemd read it")
-}
-
-// completeSecond offers files for the second argument only.
-func completeSecond(_ *cobra.Command, named []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(named) == 1 {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 // initiated is the JSON of init.
@@ -127,6 +119,13 @@ func (a *app) initTarget(unit string, from initFrom, write bool) error {
 	d, err := describe(ctx, m, u, name, from)
 	if err != nil {
 		return err
+	}
+	pkg, err := a.targets.Package(d.program)
+	if err != nil {
+		return err
+	}
+	if pkg != "" {
+		a.warnAbout(name, fmt.Sprintf("%s belongs to the Debian package %s, so no update will replace it (hint: apt updates it; or let %s run another copy, in /usr/local/bin)", d.program, pkg, u.Name))
 	}
 	// Before the source is asked, so that no request goes to an address that is refused.
 	if err := a.acceptable(name, u.Name, d.text(newest{})); err != nil {

@@ -27,6 +27,10 @@ func (listeningMachine) Processes(context.Context, string) ([]int, error) {
 	return []int{os.Getpid()}, nil
 }
 
+func (listeningMachine) Alive(context.Context, ...string) ([]string, error) {
+	return []string{"true.service"}, nil
+}
+
 // Try answers as the fetcher and the verifier do in their sandboxes.
 func (listeningMachine) Try(_ context.Context, s systemd.Sandbox) (r systemd.SandboxResult, err error) {
 	answers := map[string]string{
@@ -89,6 +93,21 @@ func TestInit(t *testing.T) {
 		if !strings.Contains(said, want) {
 			t.Errorf("lacks %q:\n%s", want, said)
 		}
+	}
+	if strings.Contains(said, "warning") {
+		t.Errorf("a program of no package:\n%s", said)
+	}
+	info := filepath.Join(a.targets.Root, "var/lib/dpkg/info")
+	ok(t, os.MkdirAll(info, 0o755))
+	ok(t, os.WriteFile(filepath.Join(info, "coreutils.list"), []byte("/.\n/bin\n/bin/true\n"), 0o644)) // from before /bin was a link
+	warned := &strings.Builder{}
+	a.err = warned
+	if exit := a.main([]string{"init", "true"}, ""); exit != 0 || warned.String() != "true: warning: /usr/bin/true belongs to the Debian package coreutils, so no update will replace it "+
+		"(hint: apt updates it; or let true.service run another copy, in /usr/local/bin)\n" {
+		t.Errorf("a program of a package: exit status %d, %s", exit, warned)
+	}
+	if offers, _ := a.completeUnit(nil, nil, ""); !slices.Equal(offers, []string{"true.service"}) {
+		t.Errorf("completion offers %q", offers)
 	}
 	if names, err := a.targets.Names(); err != nil || len(names) > 0 {
 		t.Errorf("without --write there are %q, %v", names, err)

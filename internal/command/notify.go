@@ -41,9 +41,9 @@ func (a *app) notifyTest(args []string, test bool) error {
 	if err := a.reload(); err != nil {
 		return err
 	}
-	var late []string
+	var late, said []string
 	for range 2 { // the sender may be at its end already, and then tells the rest the next time
-		if err := a.send(t.Name); err != nil {
+		if said, err = a.send(t.Name); err != nil {
 			return err
 		}
 		late = nil
@@ -61,23 +61,47 @@ func (a *app) notifyTest(args []string, test bool) error {
 		}
 	}
 	if len(late) > 0 {
-		return fmt.Errorf("cannot tell of %s by %s; it is tried again (hint: journalctl -u %s says why)", t.Name, strings.Join(late, " and "), systemd.NotifyUnit(t.Name))
+		return untold(t.Name, late, said)
 	}
 	return a.print(map[string]any{"target": t.Name, "told": ways}, fmt.Sprintf("%s: told by %s\n", t.Name, strings.Join(ways, " and ")))
 }
 
+// untold returns the error that a target's test was not told in these ways, with the causes
+// among the lines of the sender.
+func untold(name string, ways, said []string) error {
+	hint := "journalctl -u " + systemd.NotifyUnit(name) + " has all that the sender said"
+	var causes []string
+	for _, way := range ways {
+		cause := "by " + way
+		for _, line := range said {
+			if _, why, is := strings.Cut(line, " of "+name+" by "+way+": "); is {
+				if text, cure, has := strings.Cut(why, " (hint: "); has {
+					why, hint = text, strings.TrimSuffix(cure, ")")
+				}
+				cause = "by " + way + ": " + why
+			}
+		}
+		causes = append(causes, cause)
+	}
+	return fmt.Errorf("cannot tell of %s %s; it is tried again (hint: %s)", name, strings.Join(causes, ", and "), hint)
+}
+
 // sendNotices starts the sender of a target's notices and waits for its end. What it could
-// not send still waits in the spool.
-func sendNotices(name string) error {
+// not send still waits in the spool; said are the lines of a sender that failed.
+func sendNotices(name string) (said []string, err error) {
 	ctx := context.Background()
 	conn, err := systemd.Connect(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
+	since, err := systemd.Monotonic()
+	if err != nil {
+		return nil, err
+	}
 	err = conn.Start(ctx, systemd.NotifyUnit(name))
 	if _, failed := errors.AsType[*systemd.JobError](err); failed {
-		return nil
+		return conn.LinesSince(ctx, systemd.NotifyUnit(name), since)
 	}
-	return err
+	return nil, err
 }

@@ -45,7 +45,8 @@ func TestOutlook(t *testing.T) {
 	const on = "auto_update_enabled = true\n"
 	later := time.Now().UTC().Add(3 * time.Hour)
 	closed, opens := later.Format("15:04-")+later.Add(time.Hour).Format("15:04 UTC"), later.Format(minutes)
-	failed := time.Now()
+	began := time.Now()
+	failed := began
 	offer := func(s *state.Status) { s.Offer = &state.Offer{Version: "1.1.0", Sequence: 2, Archive: "a"} }
 	empty := filepath.Join(t.TempDir(), "a")
 	write(t, empty, "")
@@ -125,6 +126,8 @@ func TestOutlook(t *testing.T) {
 			a, _, _ := newApp(t)
 			target := "unit = 'agent.service'\nsource.url = 'https://x/m.json'\ninstall = [{ from = 'a', to = '/usr/local/bin/a' }]\n" + c.more
 			write(t, filepath.Join(a.targets.Root, a.targets.Admin, "agent.toml"), target)
+			failed = time.Now() // the change of a target file after a failure ends the wait
+			c.want = strings.ReplaceAll(c.want, began.Add(time.Hour).Format(minutes), failed.Add(time.Hour).Format(minutes))
 			a.generated = t.TempDir()
 			m := fakeMachine{unit: c.unit, next: c.next.In(elsewhere)}
 			// From here on the units exist as the generator made them.

@@ -43,7 +43,7 @@ func TestBare(t *testing.T) {
 		{"x.tar.gz", "", asks, "", "", state.ResultRefused, "its version is not known, but /usr/local/bin/agent must report it"},
 		{"x.tar.gz", "", asks, "1.9.4", "1.9.4", state.ResultHandedOn, ""},
 		{build, sum, named, "1.9.4", "1.9.4", state.ResultHandedOn, ""},
-		{"x.tar.gz", manifest.Digest(nil), nil, "", "", state.ResultRefused, "its sha256 is " + sum + " instead of " + manifest.Digest(nil)},
+		{"x.tar.gz", manifest.Digest(nil), nil, "", "", state.ResultRefused, "its sha256 is " + sum + " instead of " + manifest.Digest(nil) + " (hint: is that the digest that its publisher states, "},
 	} {
 		t.Run(c.file+" "+c.says+" "+fmt.Sprint(c.result), func(t *testing.T) {
 			handler := site{"/d/" + c.file: func(w http.ResponseWriter, r *http.Request) {
@@ -120,7 +120,7 @@ func TestDirectRefused(t *testing.T) {
 	}{
 		"redirected out of the machine's own": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other+"/x", http.StatusFound) },
 			state.ResultRefused, "it was redirected to " + other + "/x, which is not authenticated"},
-		"not there": {http.NotFound, state.ResultNotDownloaded, "the server answered 404 Not Found"},
+		"not there": {http.NotFound, state.ResultNotDownloaded, "the server answered 404 Not Found (hint: is the address right, and public?)"},
 		"no size": {func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); w.Write(payload) },
 			state.ResultNotDownloaded, "the server does not send its size"},
 	} {

@@ -157,9 +157,38 @@ func (f *fetcher) add(ctx context.Context, src source.Source, r *source.Release,
 		from.Learn = func(sum string) error { return l.Learn(r, sum) }
 	}
 	if err := from.Download(ctx, part); err != nil {
+		if name == state.PayloadName { // an archive stands in for a delta
+			err = f.ifDiffers(src, err)
+		}
 		return err
 	}
 	return part.Move(b, name, name == state.PayloadName && f.returns())
+}
+
+// ifDiffers adds to the error of an archive that differs from what the operator, a manifest on
+// this machine's disk, or the publisher states what the operator can do about it.
+func (f *fetcher) ifDiffers(src source.Source, err error) error {
+	_, local := src.(*source.Disk)
+	switch {
+	case f.order.SHA256 != "":
+		return differs(err, typedDigest)
+	case local:
+		return differs(err, copiedDigest)
+	}
+	return differs(err, "archive and digest must be of one release: its publisher must publish both again, unless a proxy on the way answers instead")
+}
+
+const (
+	typedDigest  = "is that the digest that its publisher states, in another place than the archive?"
+	copiedDigest = "copy the archive and its manifest again, both of one release"
+)
+
+// differs adds a hint to a [download.Differs], and to no other error.
+func differs(err error, hint string) error {
+	if _, is := errors.AsType[download.Differs](err); is {
+		err = fmt.Errorf("%w (hint: %s)", err, hint)
+	}
+	return err
 }
 
 // returns reports whether the archive will be wanted once more: this attempt only looks at

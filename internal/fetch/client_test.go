@@ -138,7 +138,7 @@ func TestHostileServer(t *testing.T) {
 		{"no headers at all", with(onArchive, raw("", true)), short, state.ResultNotDownloaded, ""},
 		{"huge headers", with(onArchive, raw(head+"X: "+strings.Repeat("x", 1<<20), true)), nil, state.ResultNotDownloaded, "exceeded"},
 
-		{"Content-Length too long", with(onArchive, raw(head+length(n+1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes instead of %d", n+1, n)},
+		{"Content-Length too long", with(onArchive, raw(head+length(n+1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes instead of %d (hint: archive and digest must be of one release: ", n+1, n)},
 		{"Content-Length too short", with(onArchive, raw(head+length(n-1), true)), nil, state.ResultRefused, fmt.Sprintf("offers %d bytes instead of %d", n-1, n)},
 		{"Content-Length absurd", with(onArchive, raw(head+"Content-Length: 9223372036854775808\r\n\r\n", false)), nil, state.ResultNotDownloaded, "Content-Length"},
 		{"no Content-Length, endless", with(onArchive, endless), nil, state.ResultRefused, fmt.Sprintf("longer than %d bytes", n)},
@@ -151,7 +151,7 @@ func TestHostileServer(t *testing.T) {
 		{"unsolicited 304", with(onManifest, status(304)), nil, state.ResultNotDownloaded, "answered 304 Not Modified"},
 		{"304 for the archive", with(onArchive, status(304)), nil, state.ResultNotDownloaded, "answered 304 Not Modified"},
 
-		{"404", with(onArchive, status(404)), nil, state.ResultNotDownloaded, "/agent.tar.gz: the server answered 404 Not Found"},
+		{"404", with(onArchive, status(404)), nil, state.ResultNotDownloaded, "/agent.tar.gz: the server answered 404 Not Found (hint: the manifest says that it is there: "},
 		{"403", with(onManifest, status(403)), nil, state.ResultNotDownloaded, "/client-manifest.json: the server answered 403 Forbidden"},
 		{"429", with(onManifest, status(429)), nil, state.ResultNotDownloaded, "429 Too Many Requests"},
 		{"500", with(onArchive, status(500)), nil, state.ResultNotDownloaded, "500 Internal Server Error"},
@@ -179,7 +179,7 @@ func TestHostileServer(t *testing.T) {
 		}, nil, state.ResultNotDownloaded, "not localhost (hint: the address must have a name that the server's certificate has)"},
 
 		{"captive portal", with(onManifest, bytesHandler([]byte("<html>Please pay\x1b[31m</html>"))), nil, state.ResultRefused, "cannot download http://127"},
-		{"other bytes", with(onArchive, bytesHandler([]byte(strings.Repeat("x", n)))), nil, state.ResultRefused, "its sha256 is"},
+		{"other bytes", with(onArchive, bytesHandler([]byte(strings.Repeat("x", n)))), nil, state.ResultRefused, " (hint: archive and digest must be of one release: its publisher must publish both again, unless a proxy on the way answers instead)"},
 		{"archive on another host", naming(func(p *manifest.Platform) { p.File = "https://198.51.100.7/agent.tar.gz" }), nil, state.ResultRefused, "cannot download https://198.51.100.7/agent.tar.gz: it is not on the manifest's origin"},
 		{"too large for the disk", naming(func(p *manifest.Platform) { p.Size = 1 << 40 }), nil, state.ResultFailed, "are free"},
 	} {

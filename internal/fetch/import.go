@@ -46,13 +46,17 @@ func Import(ctx context.Context, tree state.Tree, t *target.Target, n target.Nam
 	if err != nil {
 		return false, err
 	}
+	hint := copiedDigest
+	if n.SHA256 != "" {
+		hint = typedDigest
+	}
 	if n.SHA256 != "" && n.SHA256 != r.Platform.SHA256 {
-		return false, state.Refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s", n.Path, n.SHA256, r.Platform.SHA256)
+		return false, state.Refused("cannot use %s: its archive is to have sha256 %s, the manifest says %s (hint: %s)", n.Path, n.SHA256, r.Platform.SHA256, hint)
 	}
 	if n.Version != "" && n.Version != r.Manifest.Version {
 		return false, state.Refused("cannot use %s: it is to be version %s, the manifest says %s", n.Path, n.Version, r.Manifest.Version)
 	}
-	return src.Unvouched && t.Trust.Mode == target.TrustChecksum, bring(ctx, src, r, beside, dir)
+	return src.Unvouched && t.Trust.Mode == target.TrustChecksum, differs(bring(ctx, src, r, beside, dir), hint)
 }
 
 // recorder stores the files that are read of a signed repository.
@@ -126,7 +130,7 @@ func bring(ctx context.Context, src *source.Disk, r *source.Release, beside map[
 		return failed(err)
 	}
 	if sum != r.Platform.SHA256 {
-		return state.Refused("cannot use %s: its sha256 is %s instead of %s", name, sum, r.Platform.SHA256)
+		return state.Refused("cannot use %s: %w", name, download.Differs(fmt.Sprintf("its sha256 is %s instead of %s", sum, r.Platform.SHA256)))
 	}
 	if err := durable.WriteFile(filepath.Join(dir, manifest.FileName), r.Raw, 0o600); err != nil {
 		return err

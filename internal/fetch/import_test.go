@@ -36,7 +36,7 @@ func TestImport(t *testing.T) {
 		{"another product", "", func(m *manifest.Manifest) { m.Product = "server" }, state.ResultRefused, `of product "server"`},
 		{"another digest", "", func(m *manifest.Manifest) {
 			edit(m, func(p *manifest.Platform) { p.SHA256 = manifest.Digest([]byte("x")) })
-		}, state.ResultRefused, "its sha256 is"},
+		}, state.ResultRefused, "(hint: copy the archive and its manifest again, both of one release)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := release1()

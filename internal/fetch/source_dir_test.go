@@ -73,7 +73,7 @@ func TestFileSource(t *testing.T) {
 		}, state.ResultRefused, "bytes instead of 340000"},
 		{"another archive", "", func(t *testing.T, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, "agent.tar.gz"), make([]byte, len(payload)), 0o644))
-		}, state.ResultRefused, "its sha256 is"},
+		}, state.ResultRefused, "(hint: copy the archive and its manifest again, both of one release)"},
 		{"a huge manifest", "", func(t *testing.T, dir string) {
 			must(t, os.Truncate(filepath.Join(dir, "client-manifest.json"), 10<<30))
 		}, state.ResultRefused, "larger than 1048576 bytes"},

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/machinemon/machinemon-update/internal/durable"
 	"github.com/machinemon/machinemon-update/internal/state"
 	"github.com/machinemon/machinemon-update/internal/target"
 )
@@ -59,7 +60,7 @@ func (s *Sender) run(ctx context.Context, name string, argv []string, input []by
 	if err := cmd.Run(); ctx.Err() != nil {
 		return fmt.Errorf("%s did not end within %s", argv[0], patience)
 	} else if err != nil {
-		return fmt.Errorf("%s: %w", argv[0], err)
+		return fmt.Errorf("%s: %w", argv[0], durable.Cause(err))
 	}
 	return nil
 }

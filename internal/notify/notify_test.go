@@ -258,6 +258,10 @@ func TestCommand(t *testing.T) {
 	if err := run("7"); err == nil || !strings.Contains(err.Error(), "exit status 7") {
 		t.Errorf("the error is %v", err)
 	}
+	absent := &target.Notify{Command: []string{b.root + "/absent"}}
+	if err := b.command(t.Context(), absent, rolledBack); err == nil || err.Error() != b.root+"/absent: no such file or directory" {
+		t.Errorf("the error is %v", err)
+	}
 	must(t, run("0"))
 	env, err := os.ReadFile(b.root + "/env")
 	must(t, err)

@@ -30,6 +30,9 @@ func (k Known) backsOffUntil(manifest string) time.Time {
 		if k.Order.Booted && a.Result == state.ResultNotDownloaded && a.RetryAfter.IsZero() {
 			continue // the network may be up by now
 		}
+		if k.mended(a) {
+			continue
+		}
 		// An attempt by directive counts every failure as one of this manifest, because
 		// the server may write a new manifest for each directive.
 		if k.Order.Origin == state.OriginDirective && a.Failed() {
@@ -38,6 +41,12 @@ func (k Known) backsOffUntil(manifest string) time.Time {
 		counted = append(counted, a)
 	}
 	return Backoff(counted, manifest, k.Rules.CheckEvery, k.Now)
+}
+
+// mended reports whether the target file was changed after an attempt that failed before its
+// trial, so that the next one may succeed. It still waits if the source asked for that.
+func (k Known) mended(a state.Attempt) bool {
+	return a.Failed() && !a.Blameless && a.RetryAfter.IsZero() && a.Time.Before(k.Rules.Changed) && !k.Rules.Changed.After(k.Now)
 }
 
 // Backoff returns the time before which scheduled attempts leave a manifest alone because

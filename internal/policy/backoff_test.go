@@ -143,6 +143,33 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+// TestBackoffMended: after the target file was changed, an unattended attempt does not wait,
+// once, for what failed before its trial.
+func TestBackoffMended(t *testing.T) {
+	failed := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	now := failed.Add(10 * time.Minute)
+	for _, c := range []struct {
+		name    string
+		failure state.Attempt
+		changed time.Time
+		waits   bool
+	}{
+		{"misconfigured, mended", state.Attempt{Result: state.ResultMisconfigured}, failed.Add(time.Minute), false},
+		{"misconfigured, unchanged", state.Attempt{Result: state.ResultMisconfigured}, failed.Add(-time.Minute), true},
+		{"misconfigured, not known", state.Attempt{Result: state.ResultMisconfigured}, time.Time{}, true},
+		{"a clock that was wrong", state.Attempt{Result: state.ResultMisconfigured}, now.Add(time.Hour), true},
+		{"refused, mended", state.Attempt{Result: state.ResultRefused}, failed.Add(time.Minute), false},
+		{"the source asks for a pause", state.Attempt{Result: state.ResultNotDownloaded, RetryAfter: failed.Add(time.Minute)}, failed.Add(time.Minute), true},
+		{"a trial", state.Attempt{Result: state.ResultRolledBack, Blameless: true}, failed.Add(time.Minute), true},
+	} {
+		c.failure.Time = failed
+		k := Known{Rules: Rules{AutoUpdate: true, CheckEvery: time.Hour, Changed: c.changed}, History: []state.Attempt{c.failure}, Now: now}
+		if d := Decide(k); (d.Rule == RuleBackoff) != c.waits {
+			t.Errorf("%s: %+v", c.name, d)
+		}
+	}
+}
+
 func make100(r state.Result) []state.Result {
 	all := make([]state.Result, 100)
 	for i := range all {

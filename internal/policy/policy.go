@@ -26,6 +26,8 @@ type Rules struct {
 	CheckEvery time.Duration
 	// Window is when unattended attempts may install.
 	Window calendar.Window
+	// Changed is when a file of the target was changed last; zero: not known.
+	Changed time.Time
 }
 
 // Unit is the state of one of a target's units in systemd.

@@ -46,9 +46,12 @@ func (p *Plan) Ask(socket string) (Counts, error) {
 
 // Unreachable explains why a request to the gate's socket got no answer.
 func Unreachable(err error) error {
-	hint := "sudo systemctl start machinemon-checkin-gate-local.socket"
+	cause, hint := errors.Unwrap(err), "sudo systemctl start machinemon-checkin-gate-local.socket"
 	if errors.Is(err, fs.ErrPermission) {
 		hint = "ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket"
 	}
-	return fmt.Errorf("cannot reach the gate: %w (hint: %s)", errors.Unwrap(err), hint)
+	if errors.Is(err, context.DeadlineExceeded) { // its socket waits for a gate that does not start
+		cause, hint = errors.New("it does not answer"), "systemctl status machinemon-checkin-gate.service says why"
+	}
+	return fmt.Errorf("cannot reach the gate: %w (hint: %s)", cause, hint)
 }

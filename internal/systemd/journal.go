@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -54,6 +55,25 @@ func (c *Conn) LastLines(ctx context.Context, unit, boot string, n int) ([]LogLi
 	lines := parseLog(out.data)
 	slices.Reverse(lines)
 	return lines, nil
+}
+
+// LinesSince reads the last lines, a hundred at most, that the processes of the unit wrote
+// since a time of [Monotonic], once the journal has them all in its files.
+func (c *Conn) LinesSince(ctx context.Context, unit string, since time.Duration) (text []string, err error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err == nil {
+		err = exec.CommandContext(ctx, journalctl, "--sync").Run()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
+	}
+	lines, err := c.LastLines(ctx, unit, strings.ReplaceAll(strings.TrimSpace(string(boot)), "-", ""), 100)
+	for _, l := range lines {
+		if l.At >= since {
+			text = append(text, l.Text)
+		}
+	}
+	return text, err
 }
 
 // parseLog reads journalctl's JSON up to its end or to an entry that was cut off.

@@ -62,7 +62,7 @@ func TestImport(t *testing.T) {
 	archive := "/root/usb2" + c.archive("1.2.0")
 	c.must("cp", archive, "/root/good")
 	c.must("sh", "-c", "printf x | dd of="+archive+" conv=notrunc bs=1 seek=100 2>&1")
-	from(6, archive, "its sha256 is")
+	from(6, archive, "its sha256 is", "(hint: copy the archive and its manifest again, both of one release)")
 	c.must("cp", "/root/good", archive)
 	from(4, archive, "rolled back 1.2.0", "1.1.0 runs again")
 	from(8, archive, "it was rejected on")

@@ -100,6 +100,9 @@ func TestInit(t *testing.T) {
 			b.executes(p.unit, path, newest)
 		})
 	}
+	if r := b.run("machinemon-update", "init", "systemd-journald"); r.Code != 0 || !strings.Contains(r.Stderr, "/systemd-journald belongs to the Debian package systemd, so no update will replace it") {
+		b.t.Errorf("of a program of a package: %+v", r)
+	}
 }
 
 // githubAt serves a repository as GitHub, and the directory dir at publisherAt.

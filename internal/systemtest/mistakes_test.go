@@ -23,7 +23,7 @@ type mistake struct {
 	says   []string
 }
 
-// TestMistakes: each of fifteen mistakes of a newcomer is answered with its cause and its
+// TestMistakes: each mistake of a newcomer is answered with its cause and its
 // cure, and nothing is replaced.
 func TestMistakes(t *testing.T) {
 	once(t)
@@ -83,6 +83,8 @@ func TestMistakes(t *testing.T) {
 			says: []string{testdTOML + " is writable by everyone", "chmod"}},
 		{name: "relative path", target: edit(`to = "/usr/local/bin/testd"`, `to = "bin/testd"`), run: dry, exit: 2,
 			says: []string{"install.to: must be an absolute path", `allowed: "/DIR/NAME"`}},
+		{name: "program of a package", target: edit(`to = "`+testdPath+`"`, `to = "/usr/bin/journalctl"`), run: "machinemon-update check-config testd", exit: 2,
+			says: []string{"install.to: ", "bin/journalctl belongs to the Debian package systemd", "a program that apt installs is updated by apt"}},
 		{name: "wrong arch", do: publish("2.0.2", "testd", foreign), undo: right, run: dry, exit: 6,
 			says: []string{"built for aarch64, this machine is linux-amd64", "must have a program for it"}},
 		{name: "no sudo", run: "runuser -u nobody -- " + apply, exit: 2, says: []string{"cannot apply: only root may", "sudo machinemon-update apply testd"}},

@@ -171,6 +171,12 @@ token_file = "/etc/machinemon-update/hook-token"
 	if h := await(c.box, hooks); h.Event != "test" {
 		t.Errorf("the webhook got %+v", h)
 	}
+	c.must("rm", "/usr/sbin/sendmail")
+	c.writeFile("/usr/local/bin/told", "#!/bin/sh\nexit 3\n", 0o755)
+	const why = "cannot tell of testd by mail: there is no /usr/sbin/sendmail, and by command: /usr/local/bin/told: exit status 3; it is tried again (hint: install a mail server, such as nullmailer or postfix)\n"
+	if r := c.run("machinemon-update", "notify", "--test", "testd"); r.Code != 1 || !strings.Contains(r.Stderr, why) {
+		t.Errorf("a test that fails says %+v", r)
+	}
 	if said := c.must("sh", "-c", "journalctl --no-pager -o export | grep -a "+hookToken+" || true; grep -ras "+hookToken+" /var/lib/machinemon-update /run/machinemon-update || true"); said != "" {
 		t.Errorf("the token is in the journal or on the disk:\n%s", said)
 	}

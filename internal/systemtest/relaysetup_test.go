@@ -65,6 +65,10 @@ func TestRelaySetup(t *testing.T) {
 		refused("read-only file system")
 		a.must("umount", targets)
 	})
+	f.step("no such target", func() {
+		a.writeFile(config, "target = \"agnet\"\n", 0o644)
+		refused("there is no target agnet (hint: sudo apt install machinemon-update-agent brings the agent's; target in " + config + " names another)")
+	})
 	f.step("the operator wrote another server", func() {
 		a.writeFile(config, "server_url = \""+server+":444\"\n", 0o644)
 		refused("the agent checks in at " + server + ", and " + config + " has server_url = \"" + server + ":444\"")

@@ -173,7 +173,7 @@ func TestScaleboxReleaseURL(t *testing.T) {
 	})
 	s.step("another under the same name, with its digest", func() {
 		url, sum := serve(releases.Daemon{Version: "build-19"}, "scalebox-test.tar.gz")
-		s.said(s.run(named(url+"#sha256="+strings.Repeat("0", 63)+"1")...), 1, "ERROR: refused test: ", "its sha256 is "+sum+" instead of 0000")
+		s.said(s.run(named(url+"#sha256="+strings.Repeat("0", 63)+"1")...), 1, "ERROR: refused test: ", "its sha256 is "+sum+" instead of 0000", "(hint: is that the digest that its publisher states, ")
 		s.awaitDaemon("build-18")
 		r := s.run(named(url + "#sha256=" + sum)...)
 		s.said(r, 0, "committed test (was test)", "Update complete!")

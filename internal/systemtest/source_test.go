@@ -39,12 +39,12 @@ func TestBadSource(t *testing.T) {
 		result     string
 		says       string
 	}{
-		{"altered", archive, releases.Content(altered), 6, refused, "its sha256 is "},
+		{"altered", archive, releases.Content(altered), 6, refused, "publisher must publish both again"},
 		{"longer", archive, releases.Content(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("longer than %d bytes", len(good))},
 		{"shorter", archive, releases.Content(good[:len(good)-1]), 6, refused, fmt.Sprintf("ends after %d bytes", len(good)-1)},
 		{"says longer", archive, sized(append(bytes.Clone(good), 'x')), 6, refused, fmt.Sprintf("offers %d bytes", len(good)+1)},
 		{"says shorter", archive, sized(good[:len(good)-1]), 6, refused, fmt.Sprintf("offers %d bytes", len(good)-1)},
-		{"missing", archive, releases.Status(http.StatusNotFound), 7, notDownloaded, "404 Not Found"},
+		{"missing", archive, releases.Status(http.StatusNotFound), 7, notDownloaded, "404 Not Found (hint: the manifest says that it is there: put it there"},
 		{"cut", archive, releases.Die(int64(len(good)) / 2), 7, notDownloaded, "the connection was cut"},
 		{"no manifest", document, releases.Status(http.StatusNotFound), 7, notDownloaded, "404 Not Found"},
 		{"page", document, releases.Content([]byte("<!DOCTYPE html><title>Log in</title>")), 6, refused, "JSON"},

@@ -62,3 +62,12 @@ func readFragment(root, file string) ([]byte, *ConfigError) {
 	defer f.Close()
 	return content(f, file, maxFragment)
 }
+
+// CheckExisting is [Target.CheckDestinations] on a machine on which the program may not be
+// installed yet: a directory that is missing, or that this process may not look at, is no
+// error.
+func (t *Target) CheckExisting(all []*Target) error {
+	existing := *t
+	existing.check.existing = true
+	return existing.CheckDestinations(all)
+}

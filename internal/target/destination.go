@@ -176,6 +176,9 @@ func (t *Target) refuse(path, problem, hint string) *ConfigError {
 // because of which root must not write it.
 func (c checker) destination(file string, i Install) (resolved, problem, hint string) {
 	dir, err := c.resolve(filepath.Dir(file))
+	if c.unseen(err) {
+		return file, "", ""
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", err.Error(), "create the directory first"
 	}
@@ -188,7 +191,7 @@ func (c checker) destination(file string, i Install) (resolved, problem, hint st
 	}
 	info, err := os.Lstat(c.root + resolved)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), c.unseen(err):
 		return resolved, "", ""
 	case err != nil:
 		return "", file + ": " + durable.Cause(err).Error(), ""
@@ -234,7 +237,7 @@ const capabilitiesHint = "give the unit what it needs by AmbientCapabilities= an
 func (c checker) replaceable(file string) (problem, hint string) {
 	info, err := os.Lstat(c.root + file)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), c.unseen(err):
 		return "", ""
 	case err != nil:
 		return file + ": " + durable.Cause(err).Error(), ""

@@ -12,6 +12,12 @@ import (
 	"github.com/machinemon/machinemon-update/internal/durable"
 )
 
+// Package returns the Debian package that owns a file, whose path has no symlinks, or "".
+func (d Dirs) Package(file string) (string, error) {
+	_, pkg, err := checker{root: d.Root}.packaged(aliases(file, file))
+	return pkg, err
+}
+
 // packaged returns the first of files that a Debian package owns, and the package's name.
 // Both are "" if there is no such file, or no dpkg on this machine. A name with / at its
 // end stands for everything below that directory.

@@ -60,6 +60,13 @@ type checker struct {
 	// elsewhere says that the target file is for another machine, so that the files of
 	// this one prove nothing about it.
 	elsewhere bool
+	// existing says that what is missing, or hidden from this process, is no problem.
+	existing bool
+}
+
+// unseen reports whether an error is no problem because only what can be seen is checked.
+func (c checker) unseen(err error) bool {
+	return c.existing && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission))
 }
 
 func (c checker) rootOnly(path string) error {

@@ -121,6 +121,8 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	place.Path = path
 	dir, err := c.resolve(filepath.Dir(path))
 	switch {
+	case c.unseen(err):
+		return place, "", ""
 	case errors.Is(err, errOtherWriter):
 		place.Theirs = err.Error()
 	case errors.Is(err, fs.ErrNotExist):
@@ -140,7 +142,7 @@ func (c checker) snapshotPlace(path string) (place SnapshotPlace, problem, hint 
 	}
 	info, err := os.Lstat(c.root + place.Path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), c.unseen(err):
 		return place, "", ""
 	case err != nil:
 		return place, path + ": " + durable.Cause(err).Error(), ""

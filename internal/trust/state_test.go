@@ -203,7 +203,7 @@ func TestTerms(t *testing.T) {
 		{"no contents", func(_ *trust.Terms, m *manifest.Manifest) {
 			m.Platforms = map[string]manifest.Platform{"linux-amd64": {File: "a"}}
 		}, "it does not say what is in a"},
-		{"min_version", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "it needs at least v0.10.0 first, and 0.9.3 is installed"},
+		{"min_version", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "0.9.3" }, "it needs at least v0.10.0 first, and 0.9.3 is installed (hint: install v0.10.0 or a later version before it, by machinemon-update import or by hand)"},
 		{"min_version itself", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "v0.10.0" }, ""},
 		{"no semantic version", func(t *trust.Terms, _ *manifest.Manifest) { t.Installed = "build-3" }, ""},
 	} {

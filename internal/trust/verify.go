@@ -121,7 +121,7 @@ func (t Terms) Check(m *manifest.Manifest) error {
 	case len(p.Contents) == 0:
 		return fmt.Errorf("it does not say what is in %s", p.File)
 	case version.Lower(t.Installed, m.MinVersion):
-		return fmt.Errorf("it needs at least %s first, and %s is installed", m.MinVersion, t.Installed)
+		return fmt.Errorf("it needs at least %s first, and %s is installed (hint: install %[1]s or a later version before it, by machinemon-update import or by hand)", m.MinVersion, t.Installed)
 	}
 	return nil
 }

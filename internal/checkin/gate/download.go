@@ -90,7 +90,7 @@ func (g *Gate) serveFile(w http.ResponseWriter, r *http.Request, name string) bo
 		if !errors.Is(err, fs.ErrNotExist) {
 			// No download ends this problem: a client that requests a bad name and a
 			// good one in turns would fill the journal.
-			g.problems.Begin("download", fmt.Sprintf("cannot serve from %s: %v", g.config.DownloadDir, err))
+			g.problems.Begin("download", fmt.Sprintf("cannot serve from %s: %v%s", g.config.DownloadDir, err, unreadable(err)))
 		}
 		return false
 	}

@@ -135,7 +135,15 @@ func (g *Gate) logState(what, meaning string, err error) {
 	if meaning != "" {
 		line += ": " + meaning
 	}
-	g.problems.Begin(what, line)
+	g.problems.Begin(what, line+unreadable(err))
+}
+
+// unreadable returns the hint for a file that the gate's user must not read; else "".
+func unreadable(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return " (hint: the user machinemon-checkin must be able to read it)"
+	}
+	return ""
 }
 
 // Handler returns the handler for the public sockets.
@@ -221,6 +229,10 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	case <-tried:
 	case <-time.After(queryTimeout):
 	case <-ctx.Done():
+	}
+	if m, broken := g.readManifest(); m == nil && !broken {
+		g.problems.Begin("manifest", fmt.Sprintf("there is no %s, so no client gets a directive (hint: machinemon-release publish %s writes it; download_dir in %s names the directory)",
+			filepath.Join(g.config.DownloadDir, g.config.Manifest), g.config.DownloadDir, ConfigFile))
 	}
 	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer, WriteTimeout: 30 * time.Second}}
 	shares := []func(net.Conn) []checkin.Share{g.shares, localShares}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -245,7 +246,11 @@ func serveOnce(t *testing.T, address string, wait int) string {
 		t.Fatal(err)
 	}
 	lines := make(chan string, 10)
-	g := New(&Config{Upstream: at, DownloadDir: t.TempDir(), Manifest: "m.json", Database: address}, func(s string) { lines <- s })
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "m.json"), []byte(`{"version":"v1","platforms":{"linux-amd64":{"file":"a","sha256":"`+strings.Repeat("a", 64)+`","size":1}}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := New(&Config{Upstream: at, DownloadDir: dir, Manifest: "m.json", Database: address}, func(s string) { lines <- s })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -94,8 +94,9 @@ func (g *Gate) metrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 // Switch asks the gate at this socket for the state of its switch, and returns it as
-// text. If to is "on" or "off", it turns the switch first, in the name of sudoUser.
-func Switch(socket, to, sudoUser string) (string, error) {
+// text. If to is "on" or "off", it turns the switch first, in the name of sudoUser. It waits
+// for the answer until ctx ends.
+func Switch(ctx context.Context, socket, to, sudoUser string) (string, error) {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
@@ -103,7 +104,7 @@ func Switch(socket, to, sudoUser string) (string, error) {
 	if to != "" {
 		method, body = http.MethodPut, `{"directives": `+strconv.FormatBool(to == "on")+`}`
 	}
-	q, err := http.NewRequest(method, "http://gate/settings", strings.NewReader(body))
+	q, err := http.NewRequestWithContext(ctx, method, "http://gate/settings", strings.NewReader(body))
 	if err != nil {
 		return "", err
 	}

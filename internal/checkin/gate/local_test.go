@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestLocal checks that the local socket has metrics for all, and the switch for root.
@@ -31,21 +32,31 @@ func TestLocal(t *testing.T) {
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 
-	said, err := Switch(socket, "off", "nobody")
+	said, err := Switch(t.Context(), socket, "off", "nobody")
 	if err != nil || !b.stopped() || !strings.Contains(said, ", by nobody on this machine\n") || !strings.HasSuffix(said, "machinemon-release set "+b.config.DownloadDir+" --disabled\n") {
 		t.Errorf("%q, %v", said, err)
 	}
-	if said, err := Switch(socket, "", ""); err != nil || !strings.HasPrefix(said, "directives are off since ") {
+	if said, err := Switch(t.Context(), socket, "", ""); err != nil || !strings.HasPrefix(said, "directives are off since ") {
 		t.Errorf("%q, %v", said, err)
 	}
-	if said, err := Switch(socket, "on", "no such user"); err != nil || b.stopped() || !strings.Contains(said, ", by root on this machine\n") {
+	if said, err := Switch(t.Context(), socket, "on", "no such user"); err != nil || b.stopped() || !strings.Contains(said, ", by root on this machine\n") {
 		t.Errorf("%q, %v", said, err)
 	}
 	uid.Store(65534)
-	if _, err := Switch(socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may turn the switch" || b.stopped() {
+	if _, err := Switch(t.Context(), socket, "off", ""); err == nil || err.Error() != "cannot change the settings: only root may turn the switch" || b.stopped() {
 		t.Errorf("%v", err)
 	}
-	if _, err := Switch(socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: sudo systemctl start") {
+	if _, err := Switch(t.Context(), socket+".none", "", ""); err == nil || !strings.HasPrefix(err.Error(), "cannot reach the gate: ") || !strings.Contains(err.Error(), "hint: sudo systemctl start") {
+		t.Errorf("%v", err)
+	}
+	silent, err := net.Listen("unix", socket+".silent") // as systemd's socket, while the gate does not start
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Switch(soon, socket+".silent", "off", ""); err == nil || err.Error() != "cannot reach the gate: it does not answer (hint: systemctl status machinemon-checkin-gate.service says why)" {
 		t.Errorf("%v", err)
 	}
 
@@ -120,7 +131,7 @@ func TestPeer(t *testing.T) {
 	}}
 	go s.Serve(l)
 	defer s.Close()
-	_, err = Switch(socket, "off", "")
+	_, err = Switch(t.Context(), socket, "off", "")
 	if (err == nil) != (os.Getuid() == 0) || b.stopped() != (os.Getuid() == 0) {
 		t.Errorf("as user %d: %v", os.Getuid(), err)
 	}
@@ -135,7 +146,8 @@ func TestServeEnds(t *testing.T) {
 	c := *b.config
 	data := newDatabase(t)
 	c.Database = data.name
-	g := New(&c, func(string) {})
+	said := make(chan string, 10)
+	g := New(&c, func(line string) { said <- line })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +165,15 @@ func TestServeEnds(t *testing.T) {
 		t.Fatalf("%+v, %v", resp, err)
 	}
 	resp.Body.Close()
+	line := ""
+	select {
+	case line = <-said:
+	default:
+	}
+	if line != "there is no "+c.DownloadDir+"/"+c.Manifest+", so no client gets a directive (hint: machinemon-release publish "+c.DownloadDir+" writes it; "+
+		"download_dir in /etc/machinemon-update/checkin-gate.toml names the directory)" {
+		t.Errorf("without a release it says %q", line)
+	}
 	// The switch was read before the first request was accepted.
 	if g.stopped() {
 		t.Error("updates are stopped")

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -81,7 +82,11 @@ func (g *Gate) upstreamFailed(w http.ResponseWriter, r *http.Request, err error)
 		return
 	}
 	if r.Context().Err() == nil && !unfinished {
-		g.problems.Begin("upstream", "cannot reach the MachineMon server: "+err.Error())
+		hint := ""
+		if at, is := errors.AsType[*net.OpError](err); is && at.Op == "dial" {
+			hint = " (hint: upstream in " + ConfigFile + " must be its address)"
+		}
+		g.problems.Begin("upstream", "cannot reach the MachineMon server: "+err.Error()+hint)
 	}
 	http.Error(w, "machinemon-checkin-gate: the MachineMon server does not answer", http.StatusBadGateway)
 }

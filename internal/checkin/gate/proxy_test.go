@@ -141,7 +141,17 @@ func TestUpstreamDown(t *testing.T) {
 	}
 	b.up.instead(nil)
 	b.checkIn(request("amd64", "v0.1.11"))
-	if got := b.lines(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "cannot reach the MachineMon server: ") || !strings.HasSuffix(got, "the MachineMon server answers again") {
+	if got := b.lines(); strings.Contains(got, "hint") || strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "cannot reach the MachineMon server: ") || !strings.HasSuffix(got, "the MachineMon server answers again") {
+		t.Errorf("it said\n%s", got)
+	}
+}
+
+// TestUpstreamAway checks that the log names the key of an address at which nothing listens.
+func TestUpstreamAway(t *testing.T) {
+	b := newBench(t)
+	b.up.Close()
+	b.checkIn(request("amd64", "v0.1.11"))
+	if got := b.lines(); !strings.HasSuffix(got, "connection refused (hint: upstream in /etc/machinemon-update/checkin-gate.toml must be its address)") {
 		t.Errorf("it said\n%s", got)
 	}
 }

@@ -46,7 +46,7 @@ func (f *file) check() (*Config, error) {
 	u, err := url.Parse(f.ServerURL)
 	switch {
 	case f.ServerURL == "":
-		return nil, errors.New("server_url: is missing (hint: take it from the agent's configuration)")
+		return nil, errors.New("server_url: is missing (hint: sudo machinemon-checkin-relay --setup takes it from the agent's configuration)")
 	// The operator may choose http, as in the agent's configuration.
 	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New(`server_url: must be the MachineMon server's URL (allowed: "https://HOST/PATH" or "http://HOST/PATH", without user, password, query and fragment)`)

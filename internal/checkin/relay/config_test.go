@@ -17,7 +17,7 @@ func load(t *testing.T, text string) (*Config, error) {
 // none.
 func TestShippedConfig(t *testing.T) {
 	shipped := testkit.Shipped(t, "checkin-relay", keys)
-	if _, err := load(t, shipped); err == nil || !strings.HasSuffix(err.Error(), "server_url: is missing (hint: take it from the agent's configuration)") {
+	if _, err := load(t, shipped); err == nil || !strings.HasSuffix(err.Error(), "server_url: is missing (hint: sudo machinemon-checkin-relay --setup takes it from the agent's configuration)") {
 		t.Errorf("as shipped: %v", err)
 	}
 	c, err := load(t, strings.ReplaceAll(strings.ReplaceAll(shipped, "\n#server_url", "\nserver_url"), "\n#target", "\ntarget"))

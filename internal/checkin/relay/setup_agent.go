@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,13 @@ func (s *setup) look(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	s.drop = filepath.Join(target.DefaultDirs.Admin, c.Target+".toml.d", "relay.toml")
+	known, err := target.DefaultDirs.Names()
+	if err != nil {
+		return false, err
+	}
+	if !slices.Contains(known, c.Target) {
+		return false, fmt.Errorf("there is no target %s (hint: sudo apt install machinemon-update-agent brings the agent's; target in %s names another)", c.Target, ConfigFile)
+	}
 	now, err := target.DefaultDirs.Load(c.Target)
 	if err != nil {
 		return false, err

@@ -61,8 +61,9 @@ type Client struct {
 	URL       *url.URL // as configured
 	Anybody   bool     // the operator accepts a transport that anyone on the path can change
 	Limits    Limits
-	Linked    bool // the server of URL says where its files are, which may be on other servers
-	Named     bool // the operator named URL for one import, in place of the target's source
+	Linked    bool   // the server of URL says where its files are, which may be on other servers
+	Named     bool   // the operator named URL for one import, in place of the target's source
+	Absent    string // the hint for an archive that is not there; "" for none
 	caFile    string
 	reach     *reach
 	transport *http.Transport
@@ -153,7 +154,10 @@ func (c *Client) Stream(ctx context.Context, u *url.URL, header http.Header, siz
 		return c.Stream(ctx, u, header, size, Piece{}, allow)
 	}
 	if err = Whole(resp); err == nil && resp.ContentLength >= 0 && resp.ContentLength != size {
-		err = state.Refused("the server offers %d bytes instead of %d", resp.ContentLength, size)
+		err = state.Refused("%w", Differs(fmt.Sprintf("the server offers %d bytes instead of %d", resp.ContentLength, size)))
+	}
+	if err != nil && resp.StatusCode == http.StatusNotFound && c.Absent != "" {
+		err = fmt.Errorf("%w (hint: %s)", err, c.Absent)
 	}
 	if err != nil {
 		err = c.Unusable(flowing, resp, err)

@@ -18,6 +18,12 @@ import (
 // the download. No archive has it.
 var UnknownDigest = strings.Repeat("0", 64)
 
+// Differs is the error that an archive is another one than the manifest describes: how it
+// differs.
+type Differs string
+
+func (d Differs) Error() string { return string(d) }
+
 // reportEvery is the least time between two reports of progress.
 const reportEvery = 100 * time.Millisecond
 
@@ -55,7 +61,7 @@ func (t *Transfer) Download(ctx context.Context, part *Partial) error {
 		}
 		if !part.pieced || again {
 			// The manifest may be made of what GitHub or the operator said.
-			return state.Refused("cannot use %s: %s", part.name, wrong)
+			return state.Refused("cannot use %s: %w", part.name, Differs(wrong))
 		}
 		// The pieces do not fit together, or a power cut damaged some. That says nothing
 		// about the source's archive, so it is downloaded once more.
@@ -129,7 +135,7 @@ func (t *Transfer) Receive(to io.Writer, from io.Reader, done, size int64, name 
 	for {
 		n, err := from.Read(buf)
 		if done+int64(n) > size {
-			return done, state.Refused("cannot use %s: it is longer than %d bytes", name, size)
+			return done, state.Refused("cannot use %s: %w", name, Differs(fmt.Sprintf("it is longer than %d bytes", size)))
 		}
 		stored, failed := to.Write(buf[:n])
 		done += int64(stored)
@@ -148,7 +154,7 @@ func (t *Transfer) Receive(to io.Writer, from io.Reader, done, size int64, name 
 		}
 	}
 	if done < size {
-		return done, state.Refused("cannot use %s: it ends after %d bytes instead of %d", name, done, size)
+		return done, state.Refused("cannot use %s: %w", name, Differs(fmt.Sprintf("it ends after %d bytes instead of %d", done, size)))
 	}
 	return done, nil
 }

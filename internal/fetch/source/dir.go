@@ -159,7 +159,7 @@ func (d *Disk) Archive(_ context.Context, p manifest.Platform, _ download.Piece)
 	}
 	info, err := f.Stat()
 	if err == nil && info.Size() != p.Size {
-		err = state.Refused("it has %d bytes instead of %d", info.Size(), p.Size)
+		err = state.Refused("%w", download.Differs(fmt.Sprintf("it has %d bytes instead of %d", info.Size(), p.Size)))
 	}
 	if err != nil {
 		f.Close()

@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path"
 
@@ -41,6 +42,9 @@ func (d *direct) Manifest(ctx context.Context) ([]byte, string, error) {
 	resp.Body.Close()
 	if err = download.Whole(resp); err == nil && resp.ContentLength < 0 {
 		err = errors.New("the server does not send its size")
+	}
+	if err != nil && resp.StatusCode == http.StatusNotFound {
+		err = fmt.Errorf("%w (hint: is the address right, and public?)", err)
 	}
 	if err != nil {
 		return nil, "", d.Unusable(ctx, resp, err)

@@ -32,6 +32,7 @@ type web struct {
 func newWeb(t *target.Target, dir string, l download.Limits) (*web, error) {
 	c, err := download.NewClient(t, t.Source.URL, l)
 	c.Anybody = t.Trust.AnyTransport()
+	c.Absent = "the manifest says that it is there: put it there, as machinemon-release publish does, or correct the manifest"
 	return &web{Client: c, signed: t.Trust.Mode == target.TrustTUF, cache: cache{
 		dir: dir, url: t.Source.URL, insecure: t.Source.InsecureSkipTLS,
 		usable: func(b []byte) bool { _, err := manifest.Parse(b); return err == nil },

@@ -232,7 +232,7 @@ func onMetadata() []Attack {
 		}},
 		{"version below min_version", func(r *Repo) {
 			r.Check(1)
-			r.Attack("it needs at least v9 first, and v1 is installed", func() {
+			r.Attack("it needs at least v9 first, and v1 is installed (hint: install v9 or a later version before it, by machinemon-update import or by hand)", func() {
 				m := r.manifest
 				m.MinVersion = "v9"
 				r.Publish(&m)
