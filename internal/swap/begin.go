@@ -109,7 +109,7 @@ func (b *beginning) takeOrder() error {
 // run carries out the steps of an attempt until its order is complete.
 func (b *beginning) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		b.finishEarlier, b.resetUnits, b.load, b.clearBeside, b.recognise, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.makeRoomForDownload, b.handBrought, b.writeOrder,
+		b.finishEarlier, b.resetUnits, b.load, b.recognise, b.knowAccount, b.decideVerb, b.findSource, b.prepareInstall, b.askUptime, b.makeRoomForDownload, b.handBrought, b.writeOrder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -158,15 +158,6 @@ func (b *beginning) load(context.Context) (err error) {
 				b.order.Looked[f.To] = at
 			}
 		}
-	}
-	return nil
-}
-
-// clearBeside removes what a swap that was killed before its trial left beside the installed
-// files, which may be as large as they are. The next swap would, but it may be weeks away.
-func (b *beginning) clearBeside(context.Context) error {
-	if err := b.sweep(b.name, everywhere(b.target, &b.status), b.status.Previous); err != nil {
-		b.logf("%s: %v", b.name, err)
 	}
 	return nil
 }

@@ -402,22 +402,3 @@ func TestInstalled(t *testing.T) {
 		}
 	})
 }
-
-// TestBeginClearsBeside: an attempt removes what a swap that was killed before its trial has
-// left beside the installed files, and nothing else from there.
-func TestBeginClearsBeside(t *testing.T) {
-	r := newRig(t)
-	trial(t, r)
-	r.gate(t, "a1", state.FindingHealthy, "")
-	r.step(t, "commit")
-	want := r.beside(t) // the backups of the previous release
-	other := sidePath(r.at("bin/"+sideName), "other", "a2", 0, "new")
-	testkit.Put(t, other, "of another target")
-	want = append(want, other)
-	slices.Sort(want)
-	testkit.Put(t, sidePath(r.at("bin/"+sideName), "agent", "a2", 0, "new"), "staged")
-	r.step(t, "begin")
-	if got := r.beside(t); !slices.Equal(got, want) || len(got) < 2 {
-		t.Errorf("beside the installed files are\n%q, want\n%q", got, want)
-	}
-}
