@@ -32,6 +32,13 @@ func (s *Swapper) Commit(ctx context.Context, name string) error {
 	log.Status("committing " + state.Called(j.Version))
 	if j.Verdict == "" {
 		report, err := s.Tree.Report(name, j.Attempt)
+		if err == nil && report == nil {
+			// A gate that ended before there was a trial may have started this.
+			if u, err := s.underWay(ctx, name, []string{"swap", "health-gate"}); err == nil && u != nil {
+				s.logf("%s: not judged yet: %s is %s", describe(j), u.Name, u.Active)
+				return nil
+			}
+		}
 		switch {
 		case err == nil && j.Drill:
 			err = fmt.Errorf("cannot commit %s: this is a drill, and %s", name, unnoticed)

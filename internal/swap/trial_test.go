@@ -304,6 +304,24 @@ func TestAdoptRuns(t *testing.T) {
 	}
 }
 
+// TestCommitTooSoon: a commit that a gate without a trial has started leaves alone the trial
+// that has begun meanwhile, and is not judged yet.
+func TestCommitTooSoon(t *testing.T) {
+	for _, step := range []string{"swap", "health-gate"} {
+		r := newRig(t)
+		trial(t, r)
+		r.sys.units[unitOf(step, "agent")] = systemd.Unit{Load: "loaded", Active: "activating"}
+		r.step(t, "commit")
+		if j, err := r.tree.Journal("agent"); err != nil || j == nil || j.Failure != "" || r.sys.called("queue machinemon-rollback@agent.service") > 0 {
+			t.Errorf("%s: %+v, %v, %q", step, j, err, r.sys.calls)
+		}
+		delete(r.sys.units, unitOf(step, "agent"))
+		r.gate(t, "a1", state.FindingHealthy, "")
+		r.step(t, "commit")
+		r.ended(t, "a1", state.ResultCommitted)
+	}
+}
+
 // TestCommitRefused checks that only the program that the gate saw is committed.
 func TestCommitRefused(t *testing.T) {
 	testkit.Slow(t)
