@@ -101,7 +101,11 @@ func sendNotices(name string) (said []string, err error) {
 	}
 	err = conn.Start(ctx, systemd.NotifyUnit(name))
 	if _, failed := errors.AsType[*systemd.JobError](err); failed {
-		return conn.LinesSince(ctx, systemd.NotifyUnit(name), since)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		// Without the lines, the command's error names the journal, which then says why.
+		said, _ = conn.LinesSince(ctx, systemd.NotifyUnit(name), since)
+		return said, nil
 	}
 	return nil, err
 }

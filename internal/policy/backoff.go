@@ -43,10 +43,15 @@ func (k Known) backsOffUntil(manifest string) time.Time {
 	return Backoff(counted, manifest, k.Rules.CheckEvery, k.Now)
 }
 
-// mended reports whether the target file was changed after an attempt that failed before its
-// trial, so that the next one may succeed. It still waits if the source asked for that.
+// mended reports whether the target file was changed after the begin of an attempt that failed
+// before its trial, so that the next one may succeed. It still waits if the source asked for
+// that.
 func (k Known) mended(a state.Attempt) bool {
-	return a.Failed() && !a.Blameless && a.RetryAfter.IsZero() && a.Time.Before(k.Rules.Changed) && !k.Rules.Changed.After(k.Now)
+	read, known := a.ID.Began()
+	if !known {
+		read = a.Time
+	}
+	return a.Failed() && !a.Blameless && a.RetryAfter.IsZero() && read.Before(k.Rules.Changed) && !k.Rules.Changed.After(k.Now)
 }
 
 // Backoff returns the time before which scheduled attempts leave a manifest alone because

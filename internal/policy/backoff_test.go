@@ -155,6 +155,7 @@ func TestBackoffMended(t *testing.T) {
 		waits   bool
 	}{
 		{"misconfigured, mended", state.Attempt{Result: state.ResultMisconfigured}, failed.Add(time.Minute), false},
+		{"mended while it ran", state.Attempt{ID: "20261101t110000000-1", Result: state.ResultRefused}, failed.Add(-time.Minute), false},
 		{"misconfigured, unchanged", state.Attempt{Result: state.ResultMisconfigured}, failed.Add(-time.Minute), true},
 		{"misconfigured, not known", state.Attempt{Result: state.ResultMisconfigured}, time.Time{}, true},
 		{"a clock that was wrong", state.Attempt{Result: state.ResultMisconfigured}, now.Add(time.Hour), true},

@@ -51,7 +51,7 @@ func Unreachable(err error) error {
 		hint = "ask as root, or set SocketUser= of machinemon-checkin-gate-local.socket"
 	}
 	if errors.Is(err, context.DeadlineExceeded) { // its socket waits for a gate that does not start
-		cause, hint = errors.New("it does not answer"), "systemctl status machinemon-checkin-gate.service says why"
+		cause, hint = errors.New("it does not answer, and may still do what it was asked when it starts"), "systemctl status machinemon-checkin-gate.service says why"
 	}
 	return fmt.Errorf("cannot reach the gate: %w (hint: %s)", cause, hint)
 }

@@ -231,7 +231,7 @@ func (g *Gate) Serve(ctx context.Context, public, local []net.Listener) error {
 	case <-ctx.Done():
 	}
 	if m, broken := g.readManifest(); m == nil && !broken {
-		g.problems.Begin("manifest", fmt.Sprintf("there is no %s, so no client gets a directive (hint: machinemon-release publish %s writes it; download_dir in %s names the directory)",
+		g.problems.Say(fmt.Sprintf("there is no %s, so no client gets a directive (hint: machinemon-release publish %s writes it; download_dir in %s names the directory)",
 			filepath.Join(g.config.DownloadDir, g.config.Manifest), g.config.DownloadDir, ConfigFile))
 	}
 	servers := []*http.Server{{Handler: g.Handler()}, {Handler: g.Local(), ConnContext: withPeer, WriteTimeout: 30 * time.Second}}
